@@ -1,0 +1,90 @@
+"""Frozen dataclasses to JSON and back, directed by their annotations.
+
+Standard JSON has no NaN and no infinity, and a diverged run is full of them: they are written as strings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from typing import Any, Union
+
+_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode(value: Any) -> Any:
+    """``value`` in terms that standard JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, (tuple, list)):
+        return [encode(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): encode(v) for k, v in value.items()}
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} is not plain data")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def decode(kind: Any, value: Any, where: str = "trace") -> Any:
+    """The inverse of :func:`encode` for an annotation; ``ValueError`` names the place that does not fit."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return decode(next(a for a in args if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise _unfit(where, kind.__name__, value)
+        hints, known = _hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+        unknown = sorted(set(value) - set(known))
+        if unknown:
+            raise ValueError(f"{where}: unknown field {unknown[0]!r}")
+        missing = [
+            n
+            for n, f in known.items()
+            if n not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ValueError(f"{where}: field {missing[0]!r} is missing")
+        return kind(**{n: decode(hints[n], v, f"{where}.{n}") for n, v in value.items()})
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _unfit(where, "a list", value)
+        if len(args) == 2 and args[1] is Ellipsis:
+            if args[0] is float and all(type(v) is float for v in value):
+                return tuple(value)  # long series: no call a number
+            return tuple(decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        if len(args) != len(value):
+            raise _unfit(where, f"{len(args)} items", value)
+        return tuple(decode(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _unfit(where, "an object", value)
+        return {k: decode(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float:
+        if isinstance(value, str) and value in _SPECIAL:
+            return _SPECIAL[value]
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _unfit(where, "a number", value)
+        return float(value)
+    if kind in (int, str, bool):
+        if type(value) is not kind:
+            raise _unfit(where, kind.__name__, value)
+        return value
+    raise TypeError(f"{where}: cannot decode {kind!r}")  # pragma: no cover - a field type nobody taught us
+
+
+def _unfit(where: str, expected: str, value: Any) -> ValueError:
+    return ValueError(f"{where}: expected {expected}, found {str(value)[:60]!r}")

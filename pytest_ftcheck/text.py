@@ -1,0 +1,111 @@
+"""How numbers and tables are written: one place, so that every message reads alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def number(value: float | int | None, digits: int = 3) -> str:
+    """A number as a person would write it: ``0.0200``, ``1.2e-09``, ``147,456``, ``NaN``.
+
+    >>> [number(v) for v in (0.02, 1.234e-9, 147456, 0.0, float("nan"), None)]
+    ['0.0200', '1.23e-09', '147,456', '0', 'NaN', '-']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 1e-3 or size >= 1e6:
+        return f"{value:.{digits - 1}e}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def percent(share: float | None) -> str:
+    """A share of one as a percentage with two or three significant digits.
+
+    >>> [percent(v) for v in (1.0, 0.0312, 0.9999, 0.0, 0.00001, None)]
+    ['100 %', '3.1 %', '99.9 %', '0 %', '<0.01 %', '-']
+    """
+    if share is None or not math.isfinite(share):
+        return number(share)
+    value = 100 * share
+    if value == 0:
+        return "0 %"
+    if 0 < value < 0.01:
+        return "<0.01 %"
+    if abs(value) >= 1e4:
+        return f"{value:.1e} %"
+    if 99.9 < value < 100:  # not all of it, so never rounded up to all of it
+        return "99.9 %"
+    if abs(value) >= 9.95:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if abs(value) >= 0.995 else f"{value:.2f} %"
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """
+    >>> plural(1, "tensor"), plural(4, "tensor")
+    ('1 tensor', '4 tensors')
+    """
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def shorten(name: str, width: int = 44) -> str:
+    """A long name with its middle left out; the two ends say most.
+
+    >>> shorten("transformer.layer.0.attention.q_lin.weight", 24)
+    'transform…n.q_lin.weight'
+    """
+    if len(name) <= width:
+        return name
+    head = (width - 1) * 2 // 5
+    return name[:head] + "…" + name[-(width - 1 - head) :]
+
+
+def cell(value: Any) -> str:
+    """A table cell: numbers through :func:`number`, all else as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, (int, float)):
+        return number(value)
+    return str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | None = None) -> list[str]:
+    """Rows of equal columns as aligned lines; numbers to the right; ``most`` rows at most, and how many are left.
+
+    >>> print("\\n".join(table([{"name": "a", "x": 1.5}, {"name": "bb", "x": None}])))
+      name     x
+      a     1.50
+      bb       -
+    """
+    if not rows:
+        return []
+    shown = rows if most is None or len(rows) <= most + 1 else rows[:most]
+    columns = list(dict.fromkeys(key for row in shown for key in row))
+    grid = [[cell(row.get(c)) for c in columns] for row in shown]
+    right = [
+        all(isinstance(r.get(c), (int, float, type(None))) or cell(r.get(c)).endswith("%") for r in shown)
+        for c in columns
+    ]
+    widths = [max(len(c), *(len(line[i]) for line in grid)) for i, c in enumerate(columns)]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+        return (indent + "  ".join(parts)).rstrip()
+
+    lines = [line(columns), *(line(cells) for cells in grid)]
+    if len(shown) < len(rows):
+        lines.append(f"{indent}... and {len(rows) - len(shown):,} more")
+    return lines

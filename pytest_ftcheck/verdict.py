@@ -1,0 +1,85 @@
+"""What one check concluded, and the error that carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from .text import table
+
+Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+#: Rows of evidence shown in a message; the verdict itself keeps all of them.
+ROWS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What ONE check concluded from a trace.
+
+    ``print(verdict)`` is the whole message: headline, worst offenders, limit, cause and what to do next.
+
+    >>> print(Verdict("weights_move", "pass", "4 of 4 head tensors moved."))
+    weights_move: pass. 4 of 4 head tensors moved.
+    """
+
+    #: Name of the check: ``weights_move`` for ``check_weights_move`` and ``assert_weights_move``.
+    check: str
+    #: ``pass``, ``fail``, ``inconclusive`` (the run cannot tell), ``skipped`` (nothing to judge) or ``advice``.
+    status: Status
+    #: One sentence with the decisive numbers; self-contained, for it is what a CI log shows.
+    headline: str
+    #: The numbers, worst offender first: one mapping (column -> plain value) a row.
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    #: What was compared with which limit, and where the limit comes from.
+    limit: str = ""
+    #: The likely root causes, most likely first.
+    causes: tuple[str, ...] = ()
+    #: The next action to take.
+    remedy: str = ""
+    #: How the numbers were taken.
+    measured: str = ""
+    #: Remarks that change nothing about the status (exemptions, peculiarities).
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status={self.status!r}: expected one of {', '.join(STATUSES)}")
+
+    @property
+    def ok(self) -> bool:
+        """Whether ``assert_x`` lets this verdict through."""
+        return self.status not in ("fail", "inconclusive")
+
+    def __str__(self) -> str:
+        status = "FAIL" if self.status == "fail" else self.status.upper() if self.status == "inconclusive" else self.status
+        lines = [f"{self.check}: {status}. {self.headline}"]
+        lines += table(self.evidence, most=ROWS_SHOWN)
+        # a passed verdict is read for its numbers only
+        if not self.ok or self.status == "advice":
+            lines += [f"  cause: {cause}" for cause in self.causes]
+            lines += [f"  {'what would settle it' if self.status == 'inconclusive' else 'do'}: {self.remedy}"] * bool(self.remedy)
+            lines += [f"  limit: {self.limit}"] * bool(self.limit)
+            lines += [f"  measured: {self.measured}"] * bool(self.measured)
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+class CheckFailed(AssertionError):
+    """A check failed, or could not decide: the training was judged, and this is the judgement.
+
+    Wrong *input* raises ``ValueError`` or ``TypeError`` instead; the two never mix.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(str(verdict))
+        #: The verdict behind the message.
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[type[CheckFailed], tuple[Verdict]]:
+        return type(self), (self.verdict,)
+
+
+CheckFailed.__module__ = "pytest_ftcheck"  # what a traceback shows is what a user imports
