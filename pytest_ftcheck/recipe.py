@@ -84,7 +84,8 @@ class Recipe:
     @property
     def warmup_steps(self) -> int:
         """Length of the warm-up in steps."""
-        return math.ceil(self.warmup * self.steps) if self.warmup < 1 else int(self.warmup)
+        # rounded first: 0.07 * 100 is 7.000000000000001
+        return math.ceil(round(self.warmup * self.steps, 9)) if self.warmup < 1 else int(self.warmup)
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak learning rate in force at optimizer step ``step`` (0-based).

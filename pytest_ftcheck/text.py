@@ -26,7 +26,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
     size = abs(value)
     if size < 1e-3 or size >= 1e6:
         return f"{value:.{digits - 1}e}"
-    if size >= 1000:
+    if float(f"{size:.{digits}g}") >= 10**digits:  # as rounded: 999.6 would be written 1.00e+03
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
 

@@ -1,0 +1,1 @@
+"""One writer a format: each turns a `Trace` into something a person, or a viewer, reads."""
