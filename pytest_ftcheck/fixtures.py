@@ -1,0 +1,92 @@
+"""The fixtures: session-scoped ones that hand out plain functions, so they work under ``@given`` too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .options import FIELDS
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .trace import Trace
+
+#: Names of the fixtures; a test that uses one gets the marker ``ftcheck``.
+NAMES = frozenset({"finetune", "tiny_distilbert", "toy_batches"})
+
+
+@pytest.fixture(scope="session")
+def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace]:
+    """Run a short fine-tune and return its trace; ``--ftcheck-*`` options set steps, seed, device and so on.
+
+    The function takes what :func:`pytest_ftcheck.finetune` takes: a model, batches, and fields of the recipe.
+    A field is taken from the call, else from the command line (``--ftcheck-steps=50``), else from the
+    configuration file (``ftcheck_steps = 50``), else from :class:`pytest_ftcheck.Recipe`. A whole ``recipe=``
+    counts as given in the call: the options change none of its fields.
+
+    Wrap it in a module-scoped fixture of your own to fine-tune once and assert many times.
+
+    Example::
+
+        import pytest
+        from pytest_ftcheck import assert_grads_nonzero, assert_weights_move
+
+        @pytest.fixture(scope="module")
+        def trace(finetune, tiny_distilbert, toy_batches):
+            return finetune(tiny_distilbert, toy_batches(), steps=20)
+
+        def test_head_gets_gradients(trace):
+            assert_grads_nonzero(trace)
+
+        def test_head_moves(trace):
+            assert_weights_move(trace)
+    """
+    # as a recipe, not as arguments: with an optimizer of the caller's own, an lr beside it would be refused
+    session = Recipe(**pytestconfig.stash[FIELDS])
+
+    def run(model: Any, batches: Any, recipe: Recipe | None = None, **arguments: Any) -> Trace:
+        from .training.loop import finetune
+
+        return finetune(model, batches, session if recipe is None else recipe, **arguments)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_distilbert() -> Callable[..., Any]:
+    """Make a tiny DistilBERT with a two-layer head and random weights: no download, milliseconds a step.
+
+    The function is :func:`pytest_ftcheck.tiny_distilbert`; its arguments set the sizes. Every call makes a
+    new model, so no test trains the model of another.
+
+    Example::
+
+        def test_two_logits_a_row(tiny_distilbert, toy_batches):
+            model = tiny_distilbert()
+            inputs, labels = toy_batches(size=8)[0]
+            assert model(inputs).shape == (8, 2)
+    """
+    from .training.toys import tiny_distilbert
+
+    return tiny_distilbert
+
+
+@pytest.fixture(scope="session")
+def toy_batches() -> Callable[..., Any]:
+    """Make batches of a small synthetic task that a healthy model learns within a few steps.
+
+    The function is :func:`pytest_ftcheck.toy_batches`; its arguments set number and size of the batches,
+    classes and seed. A batch is ``((ids, length, attention_mask), labels)``.
+
+    Example::
+
+        def test_batches_repeat(toy_batches):
+            (_, labels), (_, again) = toy_batches(seed=1)[0], toy_batches(seed=1)[0]
+            assert labels.equal(again)
+    """
+    from .training.toys import toy_batches
+
+    return toy_batches

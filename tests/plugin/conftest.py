@@ -1,0 +1,40 @@
+"""A project to run pytest in: its checks judge hand-written traces, so no test here waits for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+#: A module of the project under test: one check a line, through the same calls as the real assertions.
+JUDGING = """
+from pytest_ftcheck import CheckFailed, Verdict, example_trace, listener
+
+def judge(status, headline="1 of 4 head tensors moved"):
+    __tracebackhide__ = True
+    verdict = Verdict("weights_move", status, headline, ({"tensor": "classifier.weight", "share": 0.5},),
+                      limit="THE-LIMIT", causes=("THE-CAUSE",), remedy="THE-REMEDY")
+    listener.current().judged(verdict, example_trace())
+    if not verdict.ok:
+        raise CheckFailed(verdict)
+
+def trace():
+    listener.current().traced(example_trace())
+"""
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
+    monkeypatch.delenv("CI", raising=False)  # pytest, and we, cut no lines there
+    monkeypatch.setenv("COLUMNS", "100")
+    pytester.makepyfile(judging=JUDGING)
+
+    def run(*arguments: str, alone: bool = True, subprocess: bool = False) -> pytest.RunResult:
+        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio") if alone else ()
+        runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
+        return runner(*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
+
+    return run
