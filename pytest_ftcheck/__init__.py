@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         check_weights_move,
     )
     from .explain import explain_weight_motion
-    from .intent import Intent
     from .recipe import Recipe
     from .trace import Trace, example_trace
     from .training.loop import finetune
@@ -51,7 +50,6 @@ _HOMES = {
     "check_metric_improves": "checks",
     "check_weights_move": "checks",
     "explain_weight_motion": "explain",
-    "Intent": "intent",
     "Recipe": "recipe",
     "Trace": "trace",
     "example_trace": "trace",

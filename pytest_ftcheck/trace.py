@@ -192,7 +192,7 @@ class Tensor:
     motion: Motion
     first: Statistics
     last: Statistics
-    #: At the recorded steps (`Trace.recorded`): gradient norm, rms update, rms displacement since the start.
+    #: At the recorded steps (`Trace.recorded`): gradient norm (-1: it had no gradient), rms update, rms displacement.
     grad_norms: tuple[float, ...] = ()
     updates: tuple[float, ...] = ()
     displacements: tuple[float, ...] = ()

@@ -1,0 +1,95 @@
+"""Does what is frozen stay as it is, buffers too?"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+from ..text import percent, plural
+from ..trace import Buffer, Tensor, Trace
+from ..verdict import Verdict
+
+
+def check_frozen_stay_frozen(
+    trace: Trace,
+    part: str | None = None,
+    *,
+    include: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] | None = None,
+) -> Verdict:
+    """Frozen parameters, and the buffers of modules that are frozen as a whole, are bit for bit as before.
+
+    Without ``part`` and ``include``: what has ``requires_grad=False``. With them: everything selected, whatever its flag, for you say
+    that it is meant to stay. A checksum of every byte is compared; parameters that train are compared elementwise.
+
+    :param part: ``head``, ``base`` or ``all``.  :param include, ignore: globs or prefixes of names.
+    :raises ValueError: a selection that matches nothing.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> check_frozen_stay_frozen(example_trace()).status, check_frozen_stay_frozen(example_trace(), "base").status
+    ('skipped', 'fail')
+    """
+    meant = part is not None or include is not None
+    tensors = [
+        t for t in trace.select(part or "all", include, ignore) if meant or not (t.trainable or t.trainable_last)
+    ]
+    buffers = [b for b in trace.buffers if _selected(b, meant, part, include, ignore)]
+    measured = "a checksum of every byte before and after; parameters that train elementwise"
+    if not tensors and not buffers:
+        return Verdict("frozen_stay_frozen", "skipped", "nothing is frozen.", measured=measured)
+    drifted = [t for t in tensors if _moved(t)]
+    changed = [b for b in buffers if not b.unchanged]
+    what = f"{plural(len(tensors), 'parameter')} and {plural(len(buffers), 'buffer')}"
+    if not drifted and not changed:
+        return Verdict("frozen_stay_frozen", "pass", f"{what} are bit for bit as before.", measured=measured)
+    training = [t for t in drifted if t.trainable or t.trainable_last]
+    causes: list[str] = []
+    if training:
+        causes.append(f"{training[0].name} is not frozen: requires_grad is True" + (f" ({len(training)} such)" if len(training) > 1 else ""))
+    if len(drifted) > len(training):
+        causes.append(
+            "requires_grad=False stops gradients, not writes: something copies into them (an EMA, load_state_dict, an optimizer "
+            "that still holds an old .grad)"
+        )
+    if changed:
+        causes.append(
+            f"{changed[0].name} is a running statistic: a frozen BatchNorm in train mode goes on counting; call .eval() on the frozen "
+            "module after every model.train()"
+        )
+    rows: list[dict[str, Any]] = [
+        {"name": t.name, "kind": "parameter", "moved": percent(t.motion.moved), "requires_grad": t.trainable_last}
+        for t in drifted
+    ]
+    rows += [{"name": b.name, "kind": "buffer", "moved": "-", "requires_grad": None} for b in changed]
+    return Verdict(
+        "frozen_stay_frozen",
+        "fail",
+        f"{plural(len(drifted), 'parameter')} and {plural(len(changed), 'buffer')} changed of {what} that should stay.",
+        evidence=tuple(rows),
+        limit="not one bit changes",
+        causes=tuple(causes),
+        remedy="freeze with requires_grad_(False) before the optimizer is built, and keep frozen modules in eval mode",
+        measured=measured,
+    )
+
+
+def _moved(t: Tensor) -> bool:
+    return t.motion.moved > 0 if t.unchanged is None else not t.unchanged
+
+
+def _selected(
+    b: Buffer, meant: bool, part: str | None, include: str | Sequence[str] | None, ignore: str | Sequence[str] | None
+) -> bool:
+    if not meant and not b.frozen:
+        return False
+    if part not in (None, "all", b.part):
+        return False
+    if include is not None and not _matches(b.name, include):
+        return False
+    return ignore is None or not _matches(b.name, ignore)
+
+
+def _matches(name: str, patterns: str | Sequence[str]) -> bool:
+    several = (patterns,) if isinstance(patterns, str) else patterns
+    return any(fnmatch.fnmatchcase(name, p) or name.startswith(p + ".") for p in several)

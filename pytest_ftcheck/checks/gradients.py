@@ -1,0 +1,132 @@
+"""Do gradients reach the layers, and are they more than nothing?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..text import number, percent, plural
+from ..trace import Tensor, Trace
+from ..verdict import Status, Verdict
+from .kinds import STEPS_FOR_ZERO, kind_of, largest_norm, nothing_happened, weigh
+from .weights import dead_causes
+
+_WHY = {
+    "none": "no gradient at any step",
+    "zero": "gradient exactly zero at every step",
+    "negligible": "gradient negligible beside Adam's eps",
+    "nonfinite": "gradient not finite",
+}
+
+
+def check_grads_nonzero(
+    trace: Trace,
+    part: str = "all",
+    *,
+    include: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] | None = None,
+) -> Verdict:
+    """A gradient that is more than nothing reaches every tensor that is meant to learn, at some step.
+
+    Over several steps, so that a zero last layer or LoRA's B = 0 (exactly zero gradients below it at the first step only) is
+    no alarm; and by kind, not by size: rounding noise, such as the gradient of attention key biases, whose true value is zero, is told
+    from a small real gradient by whether it survives rescaling the loss. Gradients are those that the optimizer saw.
+
+    :param part: ``head``, ``base`` or ``all``.  :param include, ignore: globs or prefixes of names.
+    :raises ValueError: a selection that matches nothing.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> print(check_grads_nonzero(example_trace(), part="head"))
+    grads_nonzero: pass. Gradients reach 2 of 2 head tensors; norms 0.500 to 0.500.
+    """
+    chosen = trace.select(part, include, ignore)
+    tensors = [t for t in chosen if t.trainable or t.trainable_last]
+    what = f"{part} tensors" if part != "all" else "tensors"
+    measured = f"gradients as {trace.optimizer.name} saw them, over {plural(len(trace.steps), 'step')}"
+    if not tensors:
+        return Verdict(
+            "grads_nonzero", "skipped", f"all {len(chosen)} selected tensors are frozen (requires_grad=False).", measured=measured
+        )
+    if stuck := nothing_happened(trace):
+        headline, causes, remedy = stuck
+        return Verdict(
+            "grads_nonzero", "fail", f"{headline[:1].upper()}{headline[1:]}.", causes=causes, remedy=remedy, measured=measured
+        )
+    largest = largest_norm(trace)
+    kinds = {t.name: kind_of(t, trace, largest) for t in tensors}
+    judged = weigh([t for t in tensors if kinds[t.name] in ("none", "zero", "negligible")], tensors)
+    ill = [*judged.ill, *(t for t in tensors if kinds[t.name] == "nonfinite")]
+    notes = _notes(tensors, kinds, judged.odd)
+    limit = (
+        "some step with a gradient that is not zero, not rounding noise and, under Adam, of rms >= eps / 100 "
+        "(its step is then 1 % of the learning rate)"
+    )
+    if not ill:
+        norms = [t.gradients.max_norm for t in tensors if kinds[t.name] in ("fine", "transient")]
+        spread = f"; norms {number(min(norms))} to {number(max(norms))}" if norms else ""
+        return Verdict(
+            "grads_nonzero",
+            "pass",
+            f"Gradients reach {len(norms)} of {len(tensors)} {what}{spread}.",
+            limit=limit,
+            measured=measured,
+            notes=notes,
+        )
+    kind = Counter(kinds[t.name] for t in ill).most_common(1)[0][0]
+    worst = [t for t in ill if kinds[t.name] == kind]
+    status: Status = "fail"
+    if kind == "zero" and len(trace.steps) < STEPS_FOR_ZERO:
+        status = "inconclusive"
+    if kind == "nonfinite":
+        causes: tuple[str, ...] = (f"NaN or infinite from step {worst[0].gradients.first_nonfinite} on; assert_all_finite says where it began",)
+        remedy = "lower the learning rate, or look for log(0), sqrt(0), division by zero and overflow in low precision"
+    else:
+        causes, remedy = dead_causes("eps" if kind == "negligible" else kind, worst, trace)
+    if status == "inconclusive":
+        remedy = f"run at least {STEPS_FOR_ZERO} steps: a zero last layer gives the layers below it no gradient at the first one"
+    side = ""
+    if kind == "none" and all(t.part == "base" for t in worst) and any(
+        t.part == "head" and t.gradients.max_norm > 0 for t in trace.tensors
+    ):
+        side = ", while the head gets some"
+    return Verdict(
+        "grads_nonzero",
+        status,
+        f"{len(ill)} of {len(tensors)} {what}: {_WHY[kind]}{side}.",
+        evidence=tuple(_row(t, kinds[t.name]) for t in ill),
+        limit=limit,
+        causes=causes,
+        remedy=remedy,
+        measured=measured,
+        notes=notes,
+    )
+
+
+def _row(t: Tensor, kind: str) -> dict[str, Any]:
+    g = t.gradients
+    return {
+        "tensor": t.name,
+        "largest norm": g.max_norm,
+        "rms": g.max_rms,
+        "steps without": percent(g.none / g.steps) if g.steps else "-",
+        "steps at zero": percent(g.zero / g.steps) if g.steps else "-",
+        "why": _WHY.get(kind, kind),
+    }
+
+
+def _notes(tensors: Sequence[Tensor], kinds: dict[str, str], odd: Sequence[Tensor]) -> tuple[str, ...]:
+    notes = []
+    for kind, words in (
+        ("noise", "whose true gradient is zero (what is measured is rounding noise)"),
+        ("transient", "zero at first and alive later, as below a zero last layer"),
+    ):
+        found = [t for t in tensors if kinds[t.name] == kind]
+        if found:
+            notes.append(f"{plural(len(found), 'tensor')} {words}: {found[0].name}{' and others' if len(found) > 1 else ''}")
+    if odd:
+        notes.append(
+            f"{plural(len(odd), 'base tensor')} without gradient, in modules that nothing else depends on: {odd[0].name}"
+            f"{' and others' if len(odd) > 1 else ''}; freeze them to say that this is meant"
+        )
+    return tuple(notes)

@@ -1,0 +1,131 @@
+"""The kinds of gradient: none, permanently zero, transient, rounding noise, negligible, non-finite, fine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..text import number
+from ..trace import Tensor, Trace
+
+Kind = Literal["none", "zero", "transient", "noise", "negligible", "nonfinite", "fine"]
+
+#: Gradients of ``loss`` and of ``3 * loss / 3`` differ by more than 0.27 for rounding noise and by less than 0.005 for
+#: real ones (125 architectures, see docs/explanation/how-we-judge.md); the limit is the geometric middle, rounded.
+NOISE = 0.05
+#: Without that probe: a vector whose gradient is this small beside the largest one, and whose own matrix learns, is taken for
+#: noise. Measured noise reaches 1.4e-9 of the largest gradient.
+NOISE_ASSUMED = 1e-8
+#: Adam divides by sqrt(v) + eps: at an rms of eps / 100 its step is 1 % of the learning rate.
+EPS_SHARE = 0.01
+#: Steps needed to tell a permanent zero from a transient one: a zero last layer, or LoRA's B = 0, frees the layer below
+#: it after its own first step.
+STEPS_FOR_ZERO = 3
+
+
+def kind_of(tensor: Tensor, trace: Trace, largest: float) -> Kind:
+    """The kind of a tensor's gradients over all steps; ``largest``: the largest gradient norm of any tensor."""
+    g = tensor.gradients
+    if g.nonfinite:
+        return "nonfinite"
+    if g.steps == 0 or g.none == g.steps:
+        return "none"
+    if g.max_norm == 0:
+        return "zero"
+    if g.noise is not None and g.noise > NOISE:
+        return "noise"
+    if g.noise is None and len(tensor.shape) < 2 and g.max_norm < NOISE_ASSUMED * largest:
+        return "noise"
+    eps = epsilon(tensor, trace)
+    if eps and g.max_rms < EPS_SHARE * eps:
+        return "negligible"
+    return "transient" if g.first_nonzero else "fine"
+
+
+def largest_norm(trace: Trace) -> float:
+    """The largest finite gradient norm of any tensor at any step."""
+    return max((t.gradients.max_norm for t in trace.tensors if math.isfinite(t.gradients.max_norm)), default=0.0)
+
+
+def epsilon(tensor: Tensor, trace: Trace) -> float | None:
+    """``eps`` of an Adam-like optimizer's group; None where it plays no such role."""
+    if trace.optimizer.family != "adam" or not trace.optimizer.groups:
+        return None
+    index = tensor.group if tensor.group is not None and tensor.group < len(trace.optimizer.groups) else 0
+    return trace.optimizer.groups[index].settings.get("eps")
+
+
+def unit_of(name: str) -> str:
+    """The block a parameter belongs to: its path up to the first number, else its module.
+
+    >>> unit_of("distilbert.transformer.layer.3.ffn.lin1.weight"), unit_of("bert.pooler.dense.bias")
+    ('distilbert.transformer.layer.3', 'bert.pooler.dense')
+    """
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ".".join(parts[:-1])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Tensors sorted by what is the matter with them."""
+
+    #: Tensors that must be alive and are not.
+    ill: tuple[Tensor, ...]
+    #: Tensors that are odd, but whose neighbours live: an unused pooler, an expert without tokens.
+    odd: tuple[Tensor, ...]
+
+
+def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor]) -> Judged:
+    """Which of the bad tensors are a fault, and which a peculiarity of the architecture.
+
+    In the head every tensor counts. In the base a tensor that takes no part in a block that does is odd, and so is a single module
+    that is no numbered block (a pooler that nothing reads); a whole numbered block, or the whole base, is a fault.
+    """
+    names = {t.name for t in bad}
+    base = [t for t in selected if t.part == "base"]
+    all_base_bad = bool(base) and all(t.name in names for t in base)
+    alive = {unit_of(t.name) for t in base if t.name not in names}
+    ill, odd = [], []
+    for t in bad:
+        unit = unit_of(t.name)
+        block = unit.rsplit(".", 1)[-1].isdigit()
+        if t.part == "head" or all_base_bad or (block and unit not in alive):
+            ill.append(t)
+        else:
+            odd.append(t)
+    return Judged(tuple(ill), tuple(odd))
+
+
+def fraction(argument: str, value: Any, *, low: float = 0.0, high: float = 1.0) -> float:
+    """A numeric limit given by the user, checked."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument}={value!r}: expected a number")
+    if not low < value < high:
+        raise ValueError(f"{argument}={value!r}: expected a number above {number(low)} and below {number(high)}")
+    return float(value)
+
+
+def nothing_happened(trace: Trace) -> tuple[str, tuple[str, ...], str] | None:
+    """Headline, causes and remedy where not one optimizer step was taken."""
+    if trace.steps:
+        return None
+    if trace.broken:
+        return (
+            f"no step was taken, for backward cannot run: {trace.broken}",
+            (trace.broken,),
+            "compute the loss from the model's own output tensor, inside enabled gradients, without .detach(), .data or .item()",
+        )
+    seen = len(trace.iterations)
+    return (
+        f"no optimizer step was taken{f' in {seen:,} iterations' if seen else ''}",
+        (
+            "optimizer.step() is never reached: it is missing, accumulation is longer than the run, or a GradScaler skipped every step",
+            "the loop steps another optimizer than the one that is watched",
+        ),
+        f"call {trace.optimizer.name}.step() in the loop, or run longer than one accumulation cycle",
+    )

@@ -1,0 +1,243 @@
+"""Does the loss fall?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..text import number, percent, plural
+from ..trace import Descent, Probe, Trace
+from ..verdict import Status, Verdict
+from .kinds import fraction, nothing_happened
+
+#: Least relative drop of the probe loss that counts by itself: no broken trainer of 60 x 4 passed it (needs 60 steps or so).
+LEAST_DROP = 0.05
+#: False-pass rate of the sign test on same-batch descents, and of the trend test.
+ALPHA = 0.01
+#: A change of the loss below this share of it is rounding (float32 has 6e-8; a mean over a batch a few times that).
+ROUNDING = 1e-6
+#: Rounding in other dtypes: half a spacing at 1.
+_ROUNDING = {"bfloat16": 4e-3, "float16": 5e-4}
+
+
+def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: float = ALPHA) -> Verdict:
+    """The loss falls, judged on fixed rows with dropout off and on each step's own batch; never by "last < first".
+
+    Passes if the probe loss fell by ``min_drop`` and nothing speaks against it; or, at a learning rate too small for that in
+    so few steps, if it fell at all and significantly many steps lowered the loss of the very batch they were computed
+    from (sign test). Fails if the steps leave the loss as it is, or raise it, or if it is a cross-entropy and negative. What
+    cannot be told from so few steps is ``inconclusive``. Without probes the trend of the training losses is all there is
+    (Mann-Kendall on block means).
+
+    :param min_drop: least relative drop of the probe loss.  :param alpha: error rate of the sign test and the trend test.
+    :raises ValueError: a limit out of range.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> print(check_loss_decreases(example_trace()))
+    loss_decreases: pass. The probe loss fell by 56 %, 0.700 -> 0.310; 12 of 12 steps lowered the loss of their own batch.
+    """
+    fraction("min_drop", min_drop)
+    fraction("alpha", alpha)
+    probe = trace.probe
+    measured = _measured(probe)
+    if (stuck := nothing_happened(trace)) and (trace.broken or not trace.losses):
+        headline, causes, remedy = stuck
+        return Verdict("loss_decreases", "fail", f"{headline[:1].upper()}{headline[1:]}.", causes=causes, remedy=remedy, measured=measured)
+    limit = (
+        f"probe loss down by {percent(min_drop)}, or down at all with significantly many steps lowering their own batch's "
+        f"loss (sign test, p < {alpha:g})"
+    )
+
+    def verdict(status: Status, headline: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()) -> Verdict:
+        return Verdict(
+            "loss_decreases", status, headline, _rows(trace), limit if status != "pass" else limit, tuple(causes), remedy, measured, tuple(notes)
+        ) if status != "pass" else Verdict(
+            "loss_decreases", status, headline, limit=limit, measured=measured, notes=tuple(notes)
+        )
+
+    bad = next((i for i, loss in enumerate(trace.losses) if not math.isfinite(loss)), None)
+    points = [p for p in probe.points] if probe is not None else []
+    if bad is not None or any(not math.isfinite(p.loss) for p in points):
+        return verdict(
+            "fail",
+            f"The loss is not finite{f' from iteration {bad} on' if bad is not None else ' on the probe'}.",
+            ["the run diverged, or computes something undefined; assert_all_finite names the first bad step and tensor"],
+            "lower the learning rate; look for log(0), division by zero, overflow in low precision",
+        )
+    if negative := _negative(trace):
+        return negative
+    if len(points) < 2:
+        return _by_trend(trace, alpha, verdict, probe)
+    first, last = points[0], points[-1]
+    scale = abs(first.loss) or max((abs(p.loss) for p in points), default=1.0) or 1.0
+    drop = (first.loss - last.loss) / scale
+    descents = _counted(trace, probe)
+    down, still, total = _tally(trace, descents)
+    p = _sign_test(down, total - still)
+    moved = f"{'fell' if drop > 0 else 'rose'} by {percent(abs(drop))}, {number(first.loss)} -> {number(last.loss)}"
+    own = f"{down} of {total} steps lowered the loss of their own batch" if total else ""
+    if last.reference is not None and first.reference is not None and drop >= min_drop:
+        rise = (last.reference - first.reference) / max(abs(first.reference), 1e-12)
+        if rise > min_drop:
+            return verdict(
+                "fail",
+                f"The loss {moved}, but the textbook loss of the same logits rose, {number(first.reference)} -> {number(last.reference)}.",
+                ["what is minimised is not the task's loss: a flipped sign, the wrong targets, or a loss on the wrong scale"],
+                "compare your loss with cross_entropy(logits, labels) on one batch",
+            )
+    if total >= 4 and still > total / 2 and abs(drop) < min_drop:
+        return verdict(
+            "fail",
+            f"The steps do not change the loss: {still} of {total} left the loss of their own batch as it was (within rounding).",
+            ["the weights do not move, or what moves has no part in the loss; assert_weights_move says which"],
+            "see assert_weights_move and assert_grads_nonzero for the reason",
+        )
+    if total >= 8 and down <= total / 4 and drop < min_drop:
+        return verdict(
+            "fail",
+            f"The steps raise the loss: only {down} of {total} lowered the loss of their own batch; on the probe it {moved}.",
+            ["the sign is flipped (loss negated, maximize=True, gradient ascent), or the learning rate is far too high"],
+            "check the sign of the loss; try a tenth of the learning rate",
+        )
+    if drop <= -min_drop:
+        return verdict(
+            "fail",
+            f"The probe loss {moved}.",
+            ["the learning rate is too high and the run diverges, or the loss that is minimised is another one"],
+            "try a tenth of the learning rate; look at the losses above",
+        )
+    if drop >= min_drop and (drop >= 2 * min_drop or not total or 2 * down >= total or _falls(trace.losses, alpha)):
+        return verdict("pass", f"The probe loss {moved}{'; ' + own if own else ''}.", notes=_prior_note(probe, last.loss, trace))
+    if drop > ROUNDING and p < alpha and down >= 0.75 * total:
+        return verdict(
+            "pass",
+            f"The loss falls, slowly: {own} (p = {number(p)}); on the probe it {moved}.",
+            notes=[
+                f"{plural(len(trace.steps), 'step')} at these learning rates show that the steps lower the loss, not yet that the labels are learnt; "
+                "assert_metric_improves asks for that"
+            ],
+        )
+    return verdict(
+        "inconclusive",
+        f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}{'; ' + own if own else ''}.",
+        ["too few steps at too small a learning rate", "or a task that this model cannot learn (shuffled labels, unreadable inputs)"],
+        f"run longer (steps={max(100, 3 * len(trace.steps))}) or at a higher learning rate",
+        notes=_prior_note(probe, last.loss, trace),
+    )
+
+
+def _by_trend(trace: Trace, alpha: float, verdict: Any, probe: Probe | None) -> Verdict:
+    """Only training losses: their trend."""
+    losses = trace.losses
+    why = f" (the probe was skipped: {probe.skipped})" if probe is not None and probe.skipped else ""
+    if len(losses) < 8:
+        return verdict(  # type: ignore[no-any-return]
+            "inconclusive",
+            f"There is no probe{why}, and {plural(len(losses), 'training loss', 'training losses')} cannot tell.",
+            ["nothing to judge by"],
+            "tell the losses with w.loss(loss), and give watch a probe_batch= (and loss_fn=)",
+        )
+    n = max(1, len(losses) // 4)
+    first, last = sum(losses[:n]) / n, sum(losses[-n:]) / n
+    change = f"the first quarter's mean is {number(first)}, the last quarter's {number(last)}"
+    if _falls(losses, alpha) and last < first:
+        return verdict("pass", f"The training loss falls: {change}.", notes=[f"judged by the trend of {len(losses)} training losses alone{why}"])  # type: ignore[no-any-return]
+    if _falls([-v for v in losses], alpha) and last > first:
+        return verdict(  # type: ignore[no-any-return]
+            "fail",
+            f"The training loss rises: {change}.",
+            ["the learning rate is too high, or the sign is flipped"],
+            "try a tenth of the learning rate; check the sign of the loss",
+        )
+    return verdict(  # type: ignore[no-any-return]
+        "inconclusive",
+        f"No trend in {len(losses)} training losses: {change}{why}.",
+        ["too few steps for the noise of the batches, or nothing is learnt"],
+        "run longer, or give a probe_batch= so that the same rows are compared with dropout off",
+    )
+
+
+def _negative(trace: Trace) -> Verdict | None:
+    if trace.reading.task not in ("single_label", "multi_label") or trace.probe is None:
+        return None
+    point = next((p for p in trace.probe.points if p.loss < -1e-6 and p.reference is not None), None)
+    if point is None:
+        return None
+    return Verdict(
+        "loss_decreases",
+        "fail",
+        f"The loss is negative ({number(point.loss)} after {plural(point.step, 'step')}), which no cross-entropy can be; "
+        f"the textbook loss of the same logits is {number(point.reference)}.",
+        _rows(trace),
+        "a cross-entropy is >= 0",
+        ("the loss is not a negative log-likelihood: NLL on raw logits or on probabilities, or a flipped sign",),
+        "use cross_entropy on raw logits, or nll_loss on log_softmax",
+        _measured(trace.probe),
+    )
+
+
+def _counted(trace: Trace, probe: Probe | None) -> list[Descent]:
+    """Descents of steps that had a learning rate: a warm-up may begin at zero."""
+    if probe is None:
+        return []
+    return [d for d in probe.descents if d.step >= len(trace.steps) or any(lr > 0 for lr in trace.steps[d.step].lrs) or _never(trace)]
+
+
+def _never(trace: Trace) -> bool:
+    return not any(lr > 0 for s in trace.steps for lr in s.lrs)
+
+
+def _tally(trace: Trace, descents: Sequence[Descent]) -> tuple[int, int, int]:
+    """Steps that lowered the loss, that left it within rounding, and all."""
+    dtype = trace.environment.get("dtype", "float32")
+    share = max([ROUNDING, *(v for k, v in _ROUNDING.items() if k in dtype)])
+    still = [d for d in descents if abs(d.after - d.before) <= share * max(abs(d.before), 1e-3)]
+    down = sum(d.after < d.before for d in descents if d not in still)
+    return down, len(still), len(descents)
+
+
+def _sign_test(down: int, total: int) -> float:
+    """P(at least ``down`` of ``total`` by luck)."""
+    if total <= 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(down, total, 0.5, alternative="greater").pvalue)
+
+
+def _falls(losses: Sequence[float], alpha: float) -> bool:
+    """Mann-Kendall test for a downward trend, on at most 20 block means (neighbouring losses are correlated)."""
+    if len(losses) < 8:
+        return False
+    from scipy.stats import kendalltau
+
+    blocks = min(20, len(losses))
+    edges = [round(i * len(losses) / blocks) for i in range(blocks + 1)]
+    means = [sum(losses[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    if len(set(means)) < 2:
+        return False
+    return bool(kendalltau(range(blocks), means, alternative="less").pvalue < alpha)
+
+
+def _prior_note(probe: Probe | None, last: float, trace: Trace) -> list[str]:
+    if probe is None or probe.prior_entropy is None or "user" in trace.reading.loss:
+        return []
+    if last < probe.prior_entropy - 1e-3:
+        return []
+    return [
+        f"the loss is not yet below the entropy of the labels ({number(probe.prior_entropy)}): "
+        "a model that knows the class frequencies and nothing else scores that"
+    ]
+
+
+def _rows(trace: Trace) -> tuple[dict[str, Any], ...]:
+    if trace.probe is None or len(trace.probe.points) < 2:
+        return ()
+    return tuple({"after steps": p.step, "probe loss": p.loss, "textbook loss": p.reference} for p in trace.probe.points)
+
+
+def _measured(probe: Probe | None) -> str:
+    if probe is None or not probe.points:
+        return "training losses only"
+    return f"dropout off, on {plural(probe.rows, 'row')} ({probe.source}), and on the own batch of {plural(len(probe.descents), 'step')}"

@@ -1,0 +1,116 @@
+"""Does a metric get better than knowing nothing?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..text import number, percent, plural
+from ..trace import Metric, Trace
+from ..verdict import Verdict
+from .kinds import fraction
+
+#: Share of label permutations that may do as well by luck: the false-pass rate.
+ALPHA = 0.01
+
+
+def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: float = ALPHA) -> Verdict:
+    """A metric beats the best prediction that looks at no input, by more than luck.
+
+    The baseline is the majority class (each tag's majority; the mean for regression) on the same rows; luck is measured by permuting
+    the labels, so the test is exact for any metric and any class balance. With imbalance treated by class weights accuracy may
+    rightly stay below the majority's: then macro recall decides.
+
+    :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy or R squared.
+    :param alpha: largest share of label permutations that may do as well.
+    :raises ValueError: no such metric, or a limit out of range.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> print(check_metric_improves(example_trace()))
+    metric_improves: pass. accuracy 0.500 -> 0.900 on 64 held-out rows, against 0.530 for the majority class (p = 0.00100).
+    """
+    fraction("alpha", alpha)
+    if metric is not None and metric not in [m.name for m in trace.metrics]:
+        have = ", ".join(m.name for m in trace.metrics) or "none"
+        raise ValueError(f"metric={metric!r}: the trace has {have}")
+    if not trace.metrics:
+        why = next((n for n in trace.notes if n.startswith("metrics skipped")), "no logits or labels could be read")
+        return Verdict("metric_improves", "skipped", f"there is no metric: {why}.")
+    chosen = next(m for m in trace.metrics if metric in (None, m.name))
+    blind = "the mean" if trace.reading.task == "regression" else "the majority class"
+    against = f", against {number(chosen.baseline)} for {blind}" if chosen.baseline is not None else ""
+    luck = f" (p = {number(chosen.p_value)})" if chosen.p_value is not None else ""
+    rows = f" on {plural(chosen.rows, chosen.source.removesuffix('s'))}" if chosen.rows else ""
+    headline = f"{chosen.name} {number(chosen.first)} -> {number(chosen.last)}{rows}{against}{luck}."
+    limit = f"above {blind}'s score, and matched by at most {percent(alpha)} of label permutations"
+    measured = "the same rows before and after the run, dropout off" if chosen.rows else "the user's own evaluate()"
+
+    def verdict(status: Any, text: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()) -> Verdict:
+        return Verdict("metric_improves", status, text, _rows(chosen), limit, tuple(causes), remedy, measured, tuple(notes))
+
+    if not math.isfinite(chosen.last):
+        return verdict("fail", headline, ["the metric is not a number: the outputs are not finite"], "see assert_all_finite")
+    one = _one_class(chosen)
+    if chosen.p_value is None:
+        if chosen.last > chosen.first and (chosen.baseline is None or chosen.last > chosen.baseline):
+            return Verdict(
+                "metric_improves", "pass", headline, limit="higher than before", measured=measured,
+                notes=("how much of it is luck was not measured",),
+            )
+        status = "fail" if chosen.last < chosen.first and chosen.baseline is not None and chosen.last < chosen.baseline else "inconclusive"
+        return verdict(status, f"No improvement: {headline}", one, "run longer; evaluate on more rows")
+    if _dropped(chosen):
+        return verdict(
+            "fail",
+            f"It got worse: {headline}",
+            ["what the model knew is being destroyed: the learning rate is too high, or the labels mean something else", *one],
+            "try a tenth of the learning rate; check the mapping of the labels",
+        )
+    if chosen.p_value <= alpha:
+        if chosen.baseline is None or chosen.last > chosen.baseline:
+            return Verdict("metric_improves", "pass", headline, limit=limit, measured=measured)
+        recall = next((m for m in trace.metrics if m.name == "recall"), None)
+        if recall is not None and recall.p_value is not None and recall.p_value <= alpha and recall.last > (recall.baseline or 0):
+            return Verdict(
+                "metric_improves", "pass", headline, limit=limit, measured=measured,
+                notes=(
+                    f"below the majority class in {chosen.name}, but macro recall is {number(recall.last)} against {number(recall.baseline)}: "
+                    "the rare classes are found, as with treated imbalance",
+                ),
+            )
+    if chosen.p_value >= 1 - alpha and not one:
+        return verdict(
+            "fail",
+            f"Worse than luck: {headline}",
+            ["predictions and labels are systematically crossed: labels shifted or permuted, a flipped sign, argmin for argmax"],
+            "look at ten predictions beside their labels",
+        )
+    return verdict(
+        "inconclusive",
+        f"Not better than knowing nothing, so far: {headline}",
+        [*one, "too few steps, too small a learning rate, or too few rows to tell"],
+        "run longer, or evaluate on more rows (eval_batches=)",
+    )
+
+
+def _one_class(metric: Metric) -> list[str]:
+    if metric.predicted and max(metric.predicted) == sum(metric.predicted):
+        return [f"all {plural(sum(metric.predicted), 'row')} are predicted as class {metric.predicted.index(max(metric.predicted))}"]
+    return []
+
+
+def _dropped(metric: Metric) -> bool:
+    """Significantly lower than before the run (three standard errors of two shares; only for scores of rows in 0..1)."""
+    if metric.name != "accuracy" or not metric.rows:
+        return False
+    spread = math.sqrt(max(metric.first * (1 - metric.first) + metric.last * (1 - metric.last), 1e-9) / metric.rows)
+    return metric.last < metric.first - 3 * spread and metric.first > (metric.baseline or 0) + 3 * spread
+
+
+def _rows(metric: Metric) -> tuple[dict[str, Any], ...]:
+    if not metric.predicted:
+        return ()
+    return tuple(
+        {"class": i, "rows": metric.actual[i] if i < len(metric.actual) else 0, "predicted": n} for i, n in enumerate(metric.predicted)
+    )

@@ -1,0 +1,87 @@
+"""Is every number finite?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..text import plural
+from ..trace import Trace
+from ..verdict import Verdict
+
+
+def check_all_finite(
+    trace: Trace,
+    part: str = "all",
+    *,
+    include: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] | None = None,
+) -> Verdict:
+    """Losses, gradients and weights are finite; if not, the first bad step and the tensor nearest to the loss.
+
+    Steps that a GradScaler skipped on purpose never reach the optimizer and are no alarm.
+
+    :param part: ``head``, ``base`` or ``all``.  :param include, ignore: globs or prefixes of names.
+    :raises ValueError: a selection that matches nothing.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> print(check_all_finite(example_trace()))
+    all_finite: pass. 20 losses, the gradients of 20 steps and 4 tensors are finite.
+    """
+    tensors = trace.select(part, include, ignore)
+    measured = "losses of every iteration, gradient norms of every step, every weight at the end"
+    if not trace.steps and not trace.losses:
+        return Verdict(
+            "all_finite", "inconclusive", "Nothing was recorded: no loss, no step.", remedy="see assert_weights_move", measured=measured
+        )
+    loss = next(((i, v.loss) for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
+    gradients = sorted(
+        ((t.gradients.first_nonfinite, -i, t) for i, t in enumerate(tensors) if t.gradients.first_nonfinite is not None),
+        key=lambda row: row[:2],
+    )
+    weights = [t for t in tensors if t.last.nonfinite]
+    if loss is None and not gradients and not weights:
+        return Verdict(
+            "all_finite",
+            "pass",
+            f"{plural(len(trace.losses), 'loss', 'losses')}, the gradients of {plural(len(trace.steps), 'step')} and {plural(len(tensors), 'tensor')} are finite.",
+            measured=measured,
+        )
+    rows: list[dict[str, Any]] = [
+        {"tensor": t.name, "gradient bad at step": step, "bad weights at the end": t.last.nonfinite} for step, _, t in gradients
+    ]
+    named = {row["tensor"] for row in rows}
+    rows += [
+        {"tensor": t.name, "gradient bad at step": None, "bad weights at the end": t.last.nonfinite}
+        for t in weights
+        if t.name not in named
+    ]
+    before = [t for t in tensors if t.first.nonfinite]
+    said = []
+    if loss is not None:
+        said.append(f"the loss is {'NaN' if math.isnan(loss[1] or 0) else 'infinite'} from iteration {loss[0]} on")
+    if gradients:
+        step, _, tensor = gradients[0]
+        said.append(f"the first gradient is bad at step {step}, nearest to the loss in {tensor.name}")
+    if weights:
+        said.append(f"{plural(len(weights), 'tensor')} hold NaN or inf at the end")
+    causes = []
+    if before:
+        causes.append(f"{before[0].name} was not finite before the run: never initialised, or loaded from a broken checkpoint")
+    elif weights and not gradients:
+        causes.append("gradients were finite, so the optimizer made it: Adam's eps of 1e-8 is 0 in float16 and divides by zero")
+    elif loss is not None and gradients and (trace.iterations[loss[0]].step or 0) <= (gradients[0][0] or 0):
+        causes.append("it begins in the forward pass or the loss: log(0), 0/0, overflow, a learning rate that blew the weights up")
+    else:
+        causes.append("it begins in the backward pass: sqrt or norm at 0, a masked row of only -inf, overflow in low precision")
+    return Verdict(
+        "all_finite",
+        "fail",
+        f"{'; '.join(said)[:1].upper()}{'; '.join(said)[1:]}.",
+        evidence=tuple(rows),
+        limit="no NaN, no infinity",
+        causes=tuple(causes),
+        remedy="lower the learning rate, keep parameters in float32, and run the bad batch under torch.autograd.set_detect_anomaly(True)",
+        measured=measured,
+    )

@@ -1,0 +1,413 @@
+"""``finetune``: one short fine-tune, watched, undone, and returned as a `Trace`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import listener
+from ..recipe import OPTIMIZERS, Recipe
+from ..trace import Descent, Metric, Reading, Trace
+from .batches import Batches, Forward, LossFn, Reader, device_of, split, to_device
+from .environment import environment
+from .metrics import MetricFn
+from .parts import find_head
+from .probes import BATCHES, DESCENTS, PROBES, FixedProbe, MetricProbe, rounding_noise
+from .recorder import Recorder
+from .setup import (
+    Undo,
+    check_callables,
+    expects_metric,
+    needs_closure,
+    resolve_model,
+    resolve_optimizer,
+    resolve_recipe,
+    resolve_scheduler,
+)
+from .state import LoaderSnapshot, preserved_globals, quiet, seed_everything
+from .tracing import assemble
+
+StepFn = Callable[[Any, Any, Any, Any], Any]
+#: torch's words for a loss that is cut off from the weights.
+_NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
+#: A run whose loss is NaN or infinite this many times in a row is over.
+HOPELESS = 3
+
+
+def finetune(
+    model: nn.Module | Callable[[], nn.Module],
+    batches: Iterable[Any],
+    recipe: Recipe | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | Callable[[Any], torch.optim.Optimizer] | str | None = None,
+    scheduler: Any = None,
+    loss_fn: LossFn | None = None,
+    forward: Forward | None = None,
+    step: StepFn | None = None,
+    head: str | Sequence[str] | None = None,
+    metrics: Mapping[str, MetricFn] | None = None,
+    eval_batches: Iterable[Any] | None = None,
+    evaluate: Callable[[Any], float] | None = None,
+    intent: None = None,
+    probes: Sequence[str] | None = None,
+    **recipe_fields: Any,
+) -> Trace:
+    """Run one short fine-tune and return what happened; the model, the optimizer and all random states are as before.
+
+    :param model: a module (trained in place, then restored bit for bit), or a function without arguments that makes one (called
+        under the recipe's seed).
+    :param batches: a list, a DataLoader or any re-iterable; a batch is a mapping with ``labels``, or ``(inputs, labels)``, where the
+        inputs may be a mapping (keywords), a tensor, or a tuple (handed over as one argument if the model takes it so).
+    :param recipe: how to fine-tune; single fields can be given as keywords: ``finetune(model, batches, lr=1e-4, steps=50)``.
+    :param optimizer: yours, an instance over this module's parameters or ``callable(model) -> optimizer``; it is used as it is.
+        A name such as ``"sgd"`` is the recipe's field.
+    :param scheduler: yours, or ``callable(optimizer) -> scheduler``; stepped after every optimizer step.
+    :param loss_fn: ``(model, batch) -> loss`` or ``(loss, logits)``. Default: the model's own loss, else cross-entropy for integer
+        labels, binary cross-entropy with logits for multi-hot labels, mean squared error for floats.
+    :param forward: ``(model, batch) -> logits``, where the model's output cannot be read.
+    :param step: ``(model, batch, optimizer, scheduler) -> loss``: your own loop body, watched and not touched. Mode, ``zero_grad``,
+        clipping, accumulation and scheduler are then yours, too.
+    :param head: prefix, or prefixes, of the head's parameter names; default: found by the usual names, else behind the base model.
+    :param metrics: name -> ``(logits, labels) -> float``, greater is better. Default for classification: accuracy,
+        macro precision and recall; for regression: R squared.
+    :param eval_batches: held-out batches for the metrics; default: the rows of the loss probe.
+    :param evaluate: your own metric, ``(model) -> float``, recorded before and after.
+    :param intent: reserved for what the author declares about the run.
+    :param probes: which measurements to make beside the training: any of ``loss``, ``descent``, ``noise``, ``metrics``; default all.
+    :raises ValueError, TypeError: bad input, before any training. What your own code raises passes through, with the partial
+        trace as attribute ``ftcheck_trace`` of the exception, everything restored.
+
+    >>> from pytest_ftcheck import finetune, tiny_distilbert, toy_batches
+    >>> trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=5)
+    >>> len(trace.steps), trace.reading.inputs, trace.head
+    (5, 'one tuple of 3', ('classifier',))
+    """
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={optimizer!r}: expected one of {', '.join(OPTIMIZERS)}, an optimizer, or a callable")
+        recipe_fields["optimizer"], optimizer = optimizer, None
+    recipe = resolve_recipe(recipe, recipe_fields, optimizer, scheduler)
+    check_callables(loss_fn=loss_fn, forward=forward, step=step, evaluate=evaluate, **_named("metrics", metrics))
+    if intent is not None:
+        raise TypeError(f"intent={intent!r}: this version judges no declared intent; leave it out")
+    wanted = tuple(PROBES if probes is None else probes)
+    if unknown := [p for p in wanted if p not in PROBES]:
+        raise ValueError(f"probes={probes!r}: {unknown[0]!r} is none of {', '.join(PROBES)}")
+    undo = Undo()
+    with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
+        undo.keep(LoaderSnapshot(batches))
+        try:
+            seed_everything(recipe.seed)
+            run = _Run(
+                model=resolve_model(model, optimizer, recipe, undo),
+                batches=batches,
+                recipe=recipe,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                loss_fn=loss_fn,
+                forward=forward,
+                step=step,
+                head=head,
+                metrics=metrics,
+                eval_batches=eval_batches,
+                evaluate=evaluate,
+                probes=wanted,
+                undo=undo,
+            )
+            trace = run.go()
+        finally:
+            undo.restore()
+    if told := listener.current():
+        told.traced(trace)
+    return trace
+
+
+def _named(argument: str, callables: Mapping[str, Any] | None) -> dict[str, Any]:
+    if callables is not None and not isinstance(callables, Mapping):
+        raise TypeError(f"{argument} is a {type(callables).__name__}: expected a mapping name -> callable(logits, labels)")
+    return {f"{argument}[{name!r}]": fn for name, fn in (callables or {}).items()}
+
+
+class _Run:
+    """One fine-tune: checks and preparations when made, training in :meth:`go`."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        batches: Any,
+        recipe: Recipe,
+        optimizer: Any,
+        scheduler: Any,
+        loss_fn: LossFn | None,
+        forward: Forward | None,
+        step: StepFn | None,
+        head: str | Sequence[str] | None,
+        metrics: Mapping[str, MetricFn] | None,
+        eval_batches: Any,
+        evaluate: Callable[[Any], float] | None,
+        probes: tuple[str, ...],
+        undo: Undo,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.model, self.recipe, self.step_fn, self.evaluate, self.probes = model, recipe, step, evaluate, probes
+        self.notes: list[str] = list(recipe.warnings()) if optimizer is None and scheduler is None else []
+        self.batches = Batches(batches, recipe.steps)
+        self.device = device_of(model)
+        self.head = find_head(model, head)
+        self.reader = self._reader(loss_fn, forward)
+        held_out = None if eval_batches is None else list(Batches(eval_batches, 2**31, "eval_batches").source)
+        self._check_labels(held_out)
+        self.optimizer = resolve_optimizer(model, optimizer, recipe, undo)
+        self.scheduler = resolve_scheduler(
+            self.optimizer, scheduler, recipe, own_optimizer=optimizer is None, undo=undo
+        )
+        if step is None:
+            # only in our own loop: with the user's, the mode the model comes in is part of what is judged
+            model.train()
+        self.probe: FixedProbe | None = None
+        self.metrics: MetricProbe | None = None
+        self.evaluated: float | None = None
+        self.training_seconds = 0.0
+        self.stopped: str | None = None
+        self.noise: dict[str, float | None] = {}
+        self._prepare_probes(held_out, metrics)
+        self.scaler = torch.amp.GradScaler("cuda") if self._needs_scaler() else None
+        self._plateau = self.scheduler is not None and step is None and expects_metric(self.scheduler)
+        self._closure = step is None and needs_closure(self.optimizer)
+        self.recorder = Recorder(model, self.optimizer, self.head)
+
+    # ------------------------------------------------------------------ before
+    def _reader(self, loss_fn: LossFn | None, forward: Forward | None) -> Reader | None:
+        with quiet(self.model):
+            try:
+                return Reader(self.model, self.batches.known[0], loss_fn=loss_fn, forward=forward)
+            except (ValueError, TypeError) as error:
+                if self.step_fn is None or loss_fn is not None or forward is not None:
+                    raise
+                self.notes.append(f"no probes: with step= the batches need not be readable, and they are not ({error})")
+                return None
+
+    def _check_labels(self, held_out: list[Any] | None) -> None:
+        if self.reader is None or self.step_fn is not None:
+            return
+        for i, batch in enumerate(self.batches.known):
+            self.reader.check_labels(batch, i)
+        for i, batch in enumerate(held_out or ()):
+            self.reader.check_labels(batch, i, "eval_batches")
+
+    def _prepare_probes(self, held_out: list[Any] | None, metrics: Mapping[str, MetricFn] | None) -> None:
+        if self.reader is not None:
+            rows = self.batches.known[:BATCHES]
+            self.notes += self.reader.notes
+            if "loss" in self.probes:
+                source = f"the first {len(rows)} training batches" if len(rows) > 1 else "the first training batch"
+                self.probe = FixedProbe(self.model, self.reader, rows, source, self.recipe.steps)
+                self.probe.look(0)
+            if "metrics" in self.probes:
+                name = "training rows" if held_out is None else "held-out rows"
+                self.metrics = MetricProbe(self.model, self.reader, held_out or rows, name, metrics)
+        if self.evaluate is not None:
+            self.evaluated = self._evaluate()
+
+    def _evaluate(self) -> float:
+        assert self.evaluate is not None
+        modes = [(m, m.training) for m in self.model.modules()]
+        with preserved_globals():
+            try:
+                return float(self.evaluate(self.model))
+            finally:
+                if self.step_fn is None:  # with the user's loop, an evaluate() that forgets model.train() is part of it
+                    for module, mode in modes:
+                        module.training = mode
+
+    def _needs_scaler(self) -> bool:
+        return self.step_fn is None and self.recipe.autocast == "float16" and self.device.type == "cuda"
+
+    # ------------------------------------------------------------------ the run
+    def go(self) -> Trace:
+        """Train, measure, and put it all into a trace; on an exception the partial trace travels with it."""
+        self.recorder.attach()
+        told = listener.current()
+        try:
+            self._train(told)
+        except BaseException as error:
+            self.recorder.detach()
+            self.stopped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            with contextlib.suppress(Exception):
+                error.ftcheck_trace = self._trace(partial=True)  # type: ignore[attr-defined]
+            raise
+        finally:
+            self.recorder.detach()
+            if told:
+                told.progress(self.recipe.steps, self.recipe.steps, None)
+        return self._trace(partial=False)
+
+    def _train(self, told: listener.Listener | None) -> None:
+        recorder, total = self.recorder, self.recipe.steps
+        since_step: list[Any] = []
+        bad = 0
+        for i in range(total):
+            batch = self.batches.take(i)
+            if self.step_fn is None:
+                batch = to_device(batch, self.device)
+                if self.reader is not None and i >= len(self.batches.known):
+                    self.reader.check_labels(batch, i)
+            since_step = [*since_step, batch][-4:]
+            before = self._before(since_step)
+            began = time.perf_counter()
+            recorder.begin()
+            done = len(recorder.steps)
+            loss, broken = self._iterate(batch)
+            recorder.tell(loss, broken)
+            self.training_seconds += time.perf_counter() - began
+            if len(recorder.steps) > done:
+                self._after(before, since_step, len(recorder.steps) - 1)
+                since_step = []
+                if self.probe is not None and len(recorder.steps) in self.probe.when:
+                    self.probe.look(len(recorder.steps))
+            value = None if loss is None else float(loss)
+            if told:
+                told.progress(i, total, value)
+            bad = bad + 1 if value is not None and not math.isfinite(value) else 0
+            if broken:
+                self.stopped = f"backward cannot run: {broken}"
+            elif bad >= HOPELESS:
+                self.stopped = f"the loss was not finite {HOPELESS} times in a row"
+            elif self.recipe.max_seconds and time.perf_counter() - self.began > self.recipe.max_seconds and i + 1 < total:
+                self.stopped = f"max_seconds={self.recipe.max_seconds:g} reached after {i + 1} of {total} steps"
+            if self.stopped:
+                return
+
+    def _before(self, batches: list[Any]) -> tuple[int, float | None] | None:
+        if self.probe is None or "descent" not in self.probes or len(self.probe.descents) >= DESCENTS:
+            return None
+        # with accumulation a step comes from several batches: looked at anew with each, the last one counts
+        return len(batches), self.probe.loss_of(batches)
+
+    def _after(self, before: tuple[int, float | None] | None, batches: list[Any], step: int) -> None:
+        if before is None or before[1] is None or self.probe is None:
+            return
+        if (after := self.probe.loss_of(batches)) is not None:
+            self.probe.descents.append(Descent(step, before[1], after))
+
+    def _iterate(self, batch: Any) -> tuple[Any, str | None]:
+        """One iteration; the loss, and why backward could not run, if so."""
+        try:
+            if self.step_fn is not None:
+                return _loss_value(self.step_fn(self.model, batch, self.optimizer, self.scheduler)), None
+            return self._own_step(batch)
+        except RuntimeError as error:
+            if not _NO_GRAPH.search(str(error)):
+                raise
+            return None, self._where_cut(batch)
+
+    def _own_step(self, batch: Any) -> tuple[Any, str | None]:
+        assert self.reader is not None
+        if self._closure:
+            return self.optimizer.step(lambda: self._backward(batch)), None  # type: ignore[arg-type]
+        loss = self._backward(batch)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.recipe.max_grad_norm is not None:
+            held = [p for g in self.optimizer.param_groups for p in g["params"]]
+            self.recorder.unclipped = nn.utils.clip_grad_norm_(held, self.recipe.max_grad_norm)
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step(*([float(loss)] if self._plateau else []))
+        return loss, None
+
+    def _backward(self, batch: Any) -> torch.Tensor:
+        assert self.reader is not None
+        self.model.zero_grad(set_to_none=True)
+        kind = self.recipe.autocast
+        context = torch.autocast(self.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
+        with context:
+            loss = self.reader.loss(batch)[0]
+        (self.scaler.scale(loss) if self.scaler is not None else loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _where_cut(self, batch: Any) -> str:
+        """Where the graph ends: in the model or in the loss."""
+        if self.reader is None:
+            return "the loss has no graph"
+        with quiet(self.model, grad=True), contextlib.suppress(Exception):
+            logits = self.reader.logits(to_device(batch, self.device))
+            if logits is not None and logits.requires_grad:
+                return (
+                    "the loss has no graph, though the model's logits have one: it is cut between logits and loss "
+                    "(argmax, .detach(), .data, .item(), a tensor made anew, torch.no_grad())"
+                )
+            if logits is not None:
+                return (
+                    "the loss has no graph, for the model's logits have none: it is cut inside the model "
+                    "(.detach(), .data, torch.no_grad(), numpy)"
+                )
+        return "the loss has no graph"
+
+    # ------------------------------------------------------------------ after
+    def _trace(self, *, partial: bool) -> Trace:
+        fields = self.recorder.finish()
+        metrics: tuple[Metric, ...] = ()
+        if not partial:
+            done = len(self.recorder.steps)
+            if self.probe is not None:
+                self.probe.look(done)
+            if self.metrics is not None:
+                metrics = self.metrics.record()
+                self.notes += self.metrics.notes
+            if self.evaluate is not None and self.evaluated is not None:
+                metrics += (Metric("evaluate", self.evaluated, self._evaluate(), 0, "the user's own"),)
+            if "noise" in self.probes and self.reader is not None:
+                self.noise = self._noise(fields["tensors"])
+        return assemble(
+            "finetune",
+            fields,
+            recipe=self.recipe,
+            reading=self.reader.reading if self.reader else Reading("not read", "not read", "the user's step"),
+            probe=self.probe.record() if self.probe is not None else None,
+            metrics=metrics,
+            noise=self.noise,
+            environment=environment(self.model),
+            seconds=time.perf_counter() - self.began,
+            training_seconds=self.training_seconds,
+            stopped=self.stopped,
+            notes=tuple(self.notes),
+        )
+
+    def _noise(self, tensors: Sequence[Any]) -> dict[str, float | None]:
+        """Probe the tensors whose gradient is small beside the largest; the others are real beyond doubt."""
+        assert self.reader is not None
+        largest = max((t.gradients.max_norm for t in tensors), default=0.0)
+        by_name = dict(self.model.named_parameters())
+        small = [
+            t.name
+            for t in tensors
+            if t.trainable_last and t.name in by_name and 0 < t.gradients.max_norm < 1e-4 * largest
+        ]
+        batch = self.batches.known[0]
+        if split(batch)[1] is None and self.reader.loss_fn is None:
+            return {}
+        return dict(
+            zip(small, rounding_noise(self.model, self.reader, batch, [by_name[n] for n in small]), strict=True)
+        )
+
+
+def _loss_value(value: Any) -> Any:
+    """What a user's step returned, as a number or a scalar tensor; other things are taken for "not told"."""
+    if isinstance(value, torch.Tensor):
+        return value.detach() if value.numel() == 1 else value.detach().float().mean()
+    if isinstance(value, (int, float)):
+        return float(value)
+    return None

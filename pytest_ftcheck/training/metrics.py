@@ -1,0 +1,178 @@
+"""Metrics, what knowing nothing scores, and how likely that score is by luck."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from ..trace import Metric
+
+MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
+#: Label permutations for a metric of ours, and seconds that a user's metric may take for its own.
+PERMUTATIONS = 499
+SECONDS = 0.3
+LEAST = 99  # fewer cannot reach p = 0.01
+
+
+def predictions(task: str | None, logits: torch.Tensor) -> torch.Tensor:
+    """Predicted class of each row (``single_label``), tags on or off (``multi_label``), or values (``regression``)."""
+    if task == "multi_label":
+        return (logits > 0).long()
+    if task == "regression":
+        return logits.reshape(logits.shape[0], -1).squeeze(-1)
+    return (logits.reshape(-1) > 0).long() if logits.shape[-1] == 1 or logits.dim() == 1 else logits.argmax(-1)
+
+
+def accuracy(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Share of right predictions (of rows, or of tags)."""
+    return float((guess == truth).mean())
+
+
+def _confusion(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    classes = int(max(guess.max(initial=0), truth.max(initial=0))) + 1
+    return np.bincount(truth * classes + guess, minlength=classes * classes).reshape(classes, classes)
+
+
+def macro_precision(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of rows predicted as the class that belong to it (0 for none)."""
+    return _macro(guess, truth, axis=0)
+
+
+def macro_recall(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their rows that are found."""
+    return _macro(guess, truth, axis=1)
+
+
+def _macro(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
+    if truth.ndim == 2:  # tags: the "on" class of each column
+        return float(np.mean([_share(g, t, axis) for g, t in zip(guess.T, truth.T, strict=True) if t.any()] or [0.0]))
+    table = _confusion(guess, truth)
+    present = table.sum(1) > 0
+    totals = table.sum(axis)
+    shares = np.divide(np.diag(table), totals, out=np.zeros(len(table)), where=totals > 0)
+    return float(shares[present].mean())
+
+
+def _share(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
+    base = guess if axis == 0 else truth
+    return float((guess & truth).sum() / base.sum()) if base.sum() else 0.0
+
+
+def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the variance explained; 0 for always predicting the mean."""
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
+
+
+_CLASSIFICATION = {"accuracy": accuracy, "precision": macro_precision, "recall": macro_recall}
+_REGRESSION = {"r_squared": r_squared}
+
+
+def measure(
+    task: str | None,
+    first: torch.Tensor,
+    last: torch.Tensor,
+    labels: torch.Tensor,
+    source: str,
+    custom: Mapping[str, MetricFn] | None = None,
+) -> tuple[Metric, ...]:
+    """Metrics of the logits before and after the run on the same rows.
+
+    :param first: logits before, ``(rows, ...)``.  :param last: logits after.  :param labels: as in the batches.
+    :param custom: the user's metrics, ``(logits, labels) -> float``, greater is better; without them ours.
+    """
+    keep = labels != -100 if task == "single_label" else torch.ones(labels.shape[:1], dtype=torch.bool)
+    if task == "single_label" and labels.dim() > 1 and first.dim() > labels.dim():  # one label a token
+        first, last, labels = (x.reshape(-1, *x.shape[labels.dim() :])[keep.reshape(-1)] for x in (first, last, labels))
+    elif task == "single_label":
+        first, last, labels = first[keep.reshape(-1)], last[keep.reshape(-1)], labels.reshape(-1)[keep.reshape(-1)]
+    if not len(labels):
+        return ()
+    out = [_custom(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]
+    if task is not None and custom is None:
+        out += _ours(task, first, last, labels, source)
+    return tuple(out)
+
+
+def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, source: str) -> list[Metric]:
+    truth = (labels.long() if task != "regression" else labels.reshape(len(labels), -1).squeeze(-1).double()).numpy()
+    before, after = predictions(task, first).numpy(), predictions(task, last).numpy()
+    blind = _blind(task, truth)
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(truth)) for _ in range(PERMUTATIONS)]
+    classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
+    out = []
+    for name, fn in (_REGRESSION if task == "regression" else _CLASSIFICATION).items():
+        score = fn(after, truth)
+        p = _p_value(score, [fn(after, truth[order]) for order in orders])
+        out.append(
+            Metric(
+                name=name,
+                first=fn(before, truth),
+                last=score,
+                rows=len(truth),
+                source=source,
+                baseline=fn(blind, truth),
+                p_value=p,
+                predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
+                actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
+            )
+        )
+    return out
+
+
+def _blind(task: str, truth: np.ndarray) -> np.ndarray:
+    """The best prediction that looks at no input: the majority class, each tag's majority, or the mean."""
+    if task == "regression":
+        return np.full_like(truth, truth.mean())
+    if task == "multi_label":
+        return np.broadcast_to((truth.mean(0) > 0.5).astype(truth.dtype), truth.shape)
+    return np.full_like(truth, np.bincount(truth).argmax())
+
+
+def _custom(
+    name: str,
+    fn: MetricFn,
+    task: str | None,
+    first: torch.Tensor,
+    last: torch.Tensor,
+    labels: torch.Tensor,
+    source: str,
+) -> Metric:
+    before, began = _value(name, fn, first, labels), time.perf_counter()
+    after = _value(name, fn, last, labels)
+    each = max(time.perf_counter() - began, 1e-6)
+    baseline = None
+    if task in ("single_label", "multi_label", "regression"):
+        baseline = _value(name, fn, _blind_logits(task, last, labels), labels)
+    p = None
+    if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
+        generator = torch.Generator().manual_seed(0)
+        p = _p_value(
+            after, [_value(name, fn, last, labels[torch.randperm(len(labels), generator=generator)]) for _ in range(count)]
+        )
+    return Metric(name, before, after, len(labels), source, baseline, p)
+
+
+def _blind_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    blind = torch.as_tensor(_blind(task, (labels.double() if task == "regression" else labels.long()).numpy().copy()))
+    if task == "regression":
+        return blind.to(logits.dtype).reshape(logits.shape)
+    if task == "multi_label" or logits.shape[-1] == 1 or logits.dim() == 1:
+        return (2.0 * blind - 1).to(logits.dtype).reshape(logits.shape)
+    return torch.nn.functional.one_hot(blind, logits.shape[-1]).to(logits.dtype)
+
+
+def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    try:
+        return float(fn(logits, labels))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error}") from error
+
+
+def _p_value(score: float, by_luck: list[float]) -> float:
+    """Share of the permutations that do at least as well, the observed one counted in (Phipson and Smyth 2010)."""
+    return (1 + sum(value >= score - 1e-12 for value in by_luck)) / (1 + len(by_luck))

@@ -1,0 +1,101 @@
+"""Which parameters are the head, and what each parameter is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+#: Names that heads go by in transformers and torchvision, and in most people's own code.
+KNOWN_HEADS = (
+    "classifier",
+    "pre_classifier",
+    "score",
+    "classification_head",
+    "qa_outputs",
+    "logits_proj",
+    "lm_head",
+    "cls",
+    "head",
+    "heads",
+    "fc",
+)
+
+
+def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Prefixes of the head's parameter names: those given, else found by name, else what lies behind the base model.
+
+    :raises ValueError: a prefix matches no parameter, or nothing was given and nothing is clear; lists the candidates.
+    """
+    names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
+    if head is not None:
+        return _given(head, names, model)
+    # the shallowest occurrence: base_model.model.classifier.modules_to_save.default.weight under PEFT
+    depths = {n: [i for i, s in enumerate(n.split(".")) if s in KNOWN_HEADS] for n in names}
+    hits = {n: d[0] for n, d in depths.items() if d}
+    if hits:
+        top = min(hits.values())
+        found = dict.fromkeys(".".join(n.split(".")[: d + 1]) for n, d in hits.items() if d == top)
+        if not all(n.startswith(tuple(p + "." for p in found)) or n in found for n in names):
+            return tuple(found)
+    base = _base_prefix(model)
+    if base is not None:
+        rest = dict.fromkeys(n.split(".")[0] for n in names if not n.startswith(base + "."))
+        if rest:
+            return tuple(rest)
+    raise ValueError(
+        f"head=None: no head found in {type(model).__name__} under any usual name "
+        f"({', '.join(KNOWN_HEADS[:5])}, ...); pass head= with one or more of: {_candidates(model)}"
+    )
+
+
+def _given(head: str | Sequence[str], names: list[str], model: nn.Module) -> tuple[str, ...]:
+    prefixes = (head,) if isinstance(head, str) else tuple(head)
+    if not prefixes or not all(isinstance(p, str) and p for p in prefixes):
+        raise TypeError(f"head={head!r}: expected a prefix of parameter names, or a list of prefixes")
+    prefixes = tuple(p.rstrip(".") for p in prefixes)
+    for prefix in prefixes:
+        if not any(in_part(n, (prefix,)) for n in names):
+            raise ValueError(
+                f"head={prefix!r}: no parameter of {type(model).__name__} starts with it; candidates: {_candidates(model)}"
+            )
+    return prefixes
+
+
+def _candidates(model: nn.Module) -> str:
+    tops = dict.fromkeys(n.split(".")[0] for n, _ in model.named_parameters())
+    return ", ".join(list(tops)[:12]) or "none, for the model has no parameters"
+
+
+def _base_prefix(model: nn.Module) -> str | None:
+    prefix = getattr(model, "base_model_prefix", "")
+    if isinstance(prefix, str) and prefix and isinstance(getattr(model, prefix, None), nn.Module):
+        return prefix
+    for name, child in model.named_children():
+        # by class name, so that transformers need not be imported for a model that has none of it
+        if any(c.__name__ == "PreTrainedModel" for c in type(child).__mro__):
+            return name
+    return None
+
+
+def in_part(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a parameter name lies under one of the prefixes."""
+    return any(name == p or name.startswith(p + ".") for p in prefixes)
+
+
+def roles(model: nn.Module) -> dict[str, str]:
+    """``matrix``, ``bias``, ``norm``, ``embedding`` or ``adapter`` for every parameter name."""
+    found: dict[str, str] = {}
+    for module_name, module in model.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            full = f"{module_name}.{name}" if module_name else name
+            segments = full.lower().split(".")
+            if any(s.startswith(("lora_", "adapter")) for s in segments):
+                found[full] = "adapter"
+            elif "norm" in type(module).__name__.lower():
+                found[full] = "norm"
+            elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                found[full] = "embedding"
+            else:
+                found[full] = "matrix" if p.dim() > 1 else "bias"
+    return found

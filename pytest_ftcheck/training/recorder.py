@@ -1,0 +1,647 @@
+"""Watch an optimizer at work: what the gradients were, what moved, by how much, and what for.
+
+Attached to torch's global step hooks, so that it sees whichever optimizer steps on the model's parameters; the hook after the
+step is the one to rely on, for with a closure there are no gradients before it. Nothing is patched.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer as TorchOptimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ..trace import (
+    Buffer,
+    Gradients,
+    Group,
+    Histogram,
+    Iteration,
+    Motion,
+    Optimizer,
+    Statistics,
+    Step,
+    Tensor,
+)
+from .parts import in_part, roles
+from .tracked import SAMPLE_BASE, SAMPLE_HEAD, Tracked, gradient_norm, row_stride
+
+#: Series of per-tensor numbers keep at most this many steps; then every second one goes, and so on.
+SERIES = 1024
+BINS = 48
+#: Optimizers whose step moves a weight by about one learning rate at most (Kingma and Ba 2015, section 2.1).
+_ADAM = ("adam", "lion", "lamb")
+
+
+@dataclass
+class _Iteration:
+    loss: float | torch.Tensor | None = None
+    step: int | None = None
+    steps: int = 0
+    training: bool = True
+    broken: str | None = None
+
+
+@dataclass
+class _Step:
+    iteration: int | None
+    lrs: tuple[float, ...]
+    total: torch.Tensor
+    unclipped: float | torch.Tensor | None
+    training: bool
+
+
+@dataclass
+class _Watched:
+    """One parameter, and the running numbers that are not vectors."""
+
+    name: str
+    aliases: tuple[str, ...]
+    parameter: nn.Parameter
+    part: str
+    role: str
+    stride: int
+    trainable: bool
+    slot: int | None  # place among the tracked, None for those that cannot be (not floating point)
+    digest: int | None
+    initial: torch.Tensor | None  # exact copy of a head tensor too large to be tracked whole
+    first: Statistics
+    group: int | None = None
+    since: int | None = None
+    lr_sum: float = 0.0
+    lr_peak: float = 0.0
+    none: int = 0
+    histograms: list[Histogram] = field(default_factory=list)
+
+
+@dataclass
+class _GroupSeen:
+    first: float | None = None
+    peak: float = 0.0
+    total: float = 0.0
+
+
+def family_of(optimizer: TorchOptimizer) -> str:
+    """``adam``, ``sgd`` or ``other``, from the names of its classes."""
+    names = [c.__name__.lower() for c in type(optimizer).__mro__ if c not in (TorchOptimizer, object)]
+    if any(key in name for name in names for key in _ADAM):
+        return "adam"
+    return "sgd" if any("sgd" in name for name in names) else "other"
+
+
+class Recorder:
+    """Records every optimizer step on a model's parameters between :meth:`attach` and :meth:`detach`.
+
+    The cost of a step does not depend on how many were recorded; no copy of the model is made.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: TorchOptimizer, head: Sequence[str]) -> None:
+        self.model, self.optimizer, self.head = model, optimizer, tuple(head)
+        self.family = family_of(optimizer)
+        self.iterations: list[_Iteration] = []
+        self.steps: list[_Step] = []
+        self.unclipped: float | torch.Tensor | None = None
+        self.foreign_steps = 0
+        self.watched = self._watch()
+        live = [w for w in self.watched if w.slot is not None]
+        self._live = live
+        sizes = [SAMPLE_HEAD if w.part == "head" else SAMPLE_BASE for w in live]
+        self.tracked = Tracked([w.parameter for w in live], sizes)
+        for w in live:
+            if w.part == "head" and w.parameter.numel() > SAMPLE_HEAD:
+                w.initial = w.parameter.detach().clone()
+        t = self.tracked
+        self._start = t.values(t.zeros())
+        self._before, self._after = t.zeros(), self._start.clone()
+        self._grads, self._touched = t.zeros(), t.zeros(torch.bool)
+        self._pushed, self._decayed = t.zeros(), t.zeros()
+        self._decay_momentum: torch.Tensor | None = None
+        n, device = len(live), t.device
+        self._zero = torch.zeros(n, device=device)
+        self._bad = torch.zeros(n, device=device)
+        self._first_nonzero = torch.full((n,), -1.0, device=device)
+        self._first_bad = torch.full((n,), -1.0, device=device)
+        self._max_norm = torch.zeros(n, device=device)
+        self._last_norm = torch.zeros(n, device=device)
+        self._max_push = torch.zeros(n, device=device)
+        self._outside = torch.zeros(n, dtype=torch.float64, device=device)
+        self._rows: list[torch.Tensor] = []  # one a recorded step: norms of gradient, update and displacement
+        self._recorded: list[int] = []
+        self._every = 1
+        self._groups: dict[int, _GroupSeen] = {}
+        self._by_id = {id(w.parameter): w for w in self.watched}
+        self._mine = _chain(optimizer)
+        self._open = False
+        self._next_histogram = 0
+        self._converted = 0
+        self._handles: list[Any] = []
+        self._buffers = [(n, b, _digest(b)) for n, b in model.named_buffers()]
+        self._histograms(-1, exact=True)
+        self._map_groups(optimizer, 0)
+
+    # ------------------------------------------------------------------ set-up
+    def _watch(self) -> list[_Watched]:
+        names: dict[int, list[str]] = {}
+        parameters: dict[int, nn.Parameter] = {}
+        for name, p in self.model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(p), []).append(name)
+            parameters[id(p)] = p
+        role = roles(self.model)
+        found, slot = [], 0
+        for key, (name, *aliases) in names.items():
+            p = parameters[key]
+            floating = p.is_floating_point() and p.device.type != "meta" and p.numel() > 0
+            found.append(
+                _Watched(
+                    name=name,
+                    aliases=tuple(aliases),
+                    parameter=p,
+                    part="head" if in_part(name, self.head) else "base",
+                    role=role.get(name, "matrix"),
+                    stride=row_stride(p),
+                    trainable=p.requires_grad,
+                    slot=slot if floating else None,
+                    digest=None if p.requires_grad else _digest(p),
+                    initial=None,
+                    first=_statistics(p),
+                )
+            )
+            slot += floating
+        return found
+
+    def attach(self) -> None:
+        """Start to record."""
+        self._handles = [
+            register_optimizer_step_pre_hook(self._pre),
+            register_optimizer_step_post_hook(self._post),
+        ]
+
+    def detach(self) -> None:
+        """Stop recording; safe to call twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    # ------------------------------------------------------------------ what the loop tells
+    def begin(self) -> None:
+        """A new iteration begins."""
+        self.iterations.append(_Iteration(training=self.model.training))
+        if len(self.iterations) - self._converted > 64:
+            self._convert_losses(keep=1)
+
+    def tell(self, loss: Any, broken: str | None = None) -> None:
+        """The loss of the current iteration (kept as it is for now: reading it would make a GPU wait)."""
+        current = self.iterations[-1]
+        current.loss = loss.detach() if isinstance(loss, torch.Tensor) else loss if loss is None else float(loss)
+        current.broken = broken
+        current.training = self.model.training
+
+    def _convert_losses(self, keep: int = 0) -> None:
+        end = len(self.iterations) - keep
+        for iteration in self.iterations[self._converted : end]:
+            if isinstance(iteration.loss, torch.Tensor):
+                iteration.loss = float(iteration.loss)
+        self._converted = max(self._converted, end)
+        for step in self.steps[-128:]:
+            if isinstance(step.unclipped, torch.Tensor):
+                step.unclipped = float(step.unclipped)
+
+    # ------------------------------------------------------------------ hooks
+    def _concerns(self, optimizer: TorchOptimizer) -> bool:
+        if id(optimizer) in self._mine:
+            return True
+        return any(id(p) in self._by_id for g in optimizer.param_groups for p in g["params"])
+
+    def _pre(self, optimizer: TorchOptimizer, *_: Any) -> None:
+        if self._open or not self._concerns(optimizer):
+            return  # nested: an optimizer whose step() calls its parent's
+        self._open = True
+        self.tracked.values(self._before)
+        if not torch.equal(self._before, self._after):
+            moved = self.tracked.norms(self._before - self._after)
+            self._outside += torch.nan_to_num(moved).double().square()
+
+    def _post(self, optimizer: TorchOptimizer, *_: Any) -> None:
+        if not self._open or not self._concerns(optimizer):
+            return
+        self._open = False
+        with torch.no_grad():
+            self._record(optimizer)
+
+    def _record(self, optimizer: TorchOptimizer) -> None:
+        number = len(self.steps)
+        if id(optimizer) not in self._mine:
+            self.foreign_steps += 1
+        lrs = tuple(float(g.get("lr", math.nan)) for g in optimizer.param_groups)
+        self._map_groups(optimizer, number)
+        for index, lr in enumerate(lrs):
+            seen = self._groups.setdefault(index, _GroupSeen())
+            seen.first = lr if seen.first is None else seen.first
+            seen.peak, seen.total = max(seen.peak, lr), seen.total + lr
+        norms = self._gradient_norms(lrs)
+        finite = torch.isfinite(norms)
+        present = norms >= 0  # False for a NaN too, which is present all the same
+        self._zero += norms == 0
+        bad = ~finite
+        self._bad += bad
+        self._first_nonzero = torch.where((self._first_nonzero < 0) & ((norms > 0) | bad), number, self._first_nonzero)
+        self._first_bad = torch.where((self._first_bad < 0) & bad, number, self._first_bad)
+        self._max_norm = torch.where(present & finite, torch.maximum(self._max_norm, norms), self._max_norm)
+        self._last_norm = torch.where(present | bad, norms, self._last_norm)
+
+        t = self.tracked
+        t.values(self._after)
+        t.gradients(self._grads)
+        self._touched |= self._grads != 0  # NaN != 0, as it should be
+        update = self._after - self._before
+        decay = self._decay(optimizer, lrs)
+        push = update if decay is None else update - decay
+        if decay is not None:
+            self._decayed += decay
+        self._pushed += push
+        self._max_push = torch.maximum(self._max_push, torch.nan_to_num(t.norms(push)))
+        if number % self._every == 0:
+            self._rows.append(torch.stack([norms, t.norms(update), t.norms(self._after - self._start)]))
+            self._recorded.append(number)
+            if len(self._rows) >= SERIES:
+                self._rows, self._recorded, self._every = self._rows[::2], self._recorded[::2], 2 * self._every
+        if number == self._next_histogram:
+            self._histograms(number)
+            self._next_histogram = max(number + 1, math.ceil(1.5 * number))
+        iteration = None
+        if self.iterations:
+            iteration = len(self.iterations) - 1
+            self.iterations[-1].step, self.iterations[-1].steps = number, self.iterations[-1].steps + 1
+        total = torch.linalg.vector_norm(torch.where(present | bad, norms, 0.0))
+        self.steps.append(_Step(iteration, lrs, total, self.unclipped, self.model.training))
+        self.unclipped = None
+        if len(self.steps) % 64 == 0:  # small tensors cost more memory than numbers
+            for step in self.steps[-64:]:
+                step.total = step.total if isinstance(step.total, float) else float(step.total)  # type: ignore[assignment]
+
+    def _gradient_norms(self, lrs: tuple[float, ...]) -> torch.Tensor:
+        """L2 norm of each gradient; -1: none."""
+        places, norms = [], []
+        for place, w in enumerate(self._live):
+            if w.group is not None and w.group < len(lrs):
+                w.lr_sum += lrs[w.group]
+                w.lr_peak = max(w.lr_peak, lrs[w.group])
+            grad = w.parameter.grad
+            if grad is None:
+                w.none += 1
+            else:
+                places.append(place)
+                norms.append(gradient_norm(grad, w.stride).to(self.tracked.device, torch.float32))
+        if len(places) == len(self._live):
+            return torch.stack(norms)
+        out = torch.full((len(self._live),), -1.0, device=self.tracked.device)
+        if places:
+            out[torch.tensor(places, device=out.device)] = torch.stack(norms)
+        return out
+
+    def _map_groups(self, optimizer: TorchOptimizer, number: int) -> None:
+        held: dict[int, int] = {}
+        for index, group in enumerate(optimizer.param_groups):
+            for p in group["params"]:
+                held.setdefault(id(p), index)
+        for w in self.watched:
+            group = held.get(id(w.parameter))
+            if group is not None:
+                w.since = number if w.since is None else w.since
+                w.group = group
+
+    def _decay(self, optimizer: TorchOptimizer, lrs: tuple[float, ...]) -> torch.Tensor | None:
+        """What weight decay did at this step: exact where it is decoupled, and for SGD; None: nothing, or not separable."""
+        out: torch.Tensor | None = None
+        for index, group in enumerate(optimizer.param_groups):
+            wd = float(group.get("weight_decay") or 0.0)
+            if wd == 0:
+                continue
+            decoupled = _decouples(optimizer, group)
+            if not decoupled and self.family != "sgd":
+                continue
+            if out is None:
+                out = self.tracked.zeros()
+            momentum = 0.0 if decoupled else float(group.get("momentum") or 0.0)
+            before, places = self.tracked.split(self._before), self.tracked.split(out)
+            if momentum and self._decay_momentum is None:
+                self._decay_momentum = self.tracked.zeros()
+            for place, w in enumerate(self._live):
+                # torch's optimizers pass over a parameter that has no gradient, decay and all
+                if w.group != index or w.parameter.grad is None:
+                    continue
+                if momentum and self._decay_momentum is not None:
+                    buffer = self.tracked.split(self._decay_momentum)[place]
+                    first = w.since == len(self.steps)
+                    buffer.mul_(momentum).add_(before[place], alpha=wd * (1 if first else 1 - float(group.get("dampening", 0))))
+                    pull = before[place] * wd + momentum * buffer if group.get("nesterov") else buffer
+                    torch.mul(pull, -lrs[index], out=places[place])
+                else:
+                    torch.mul(before[place], -lrs[index] * wd, out=places[place])
+        return out
+
+    def _histograms(self, number: int, *, exact: bool = False) -> None:
+        values = self._start if number < 0 else self._after
+        for w, sample in zip(self._live, self.tracked.split(values), strict=True):
+            if w.trainable:
+                source = w.parameter.detach().reshape(-1).float() if exact and w.part == "head" else sample
+                if (histogram := _histogram(number, source)) is not None:
+                    w.histograms.append(histogram)
+
+    # ------------------------------------------------------------------ the end
+    def finish(self) -> dict[str, Any]:
+        """The fields of a `Trace` that this recorder knows."""
+        self._convert_losses()
+        t = self.tracked
+        final = t.values(t.zeros())
+        if not torch.equal(final, self._after):
+            self._outside += torch.nan_to_num(t.norms(final - self._after)).double().square()
+        rows = torch.stack(self._rows).cpu().double() if self._rows else torch.zeros(0, 3, len(self._live))
+        exact = max(len(self.steps) - 1, 0)
+        now = {n: p for n, p in self.model.named_parameters(remove_duplicate=False)}
+        vectors = {
+            k: v.tolist()
+            for k, v in {
+                "zero": self._zero,
+                "bad": self._bad,
+                "first_nonzero": self._first_nonzero,
+                "first_bad": self._first_bad,
+                "max_norm": self._max_norm,
+                "last_norm": self._last_norm,
+                "max_push": self._max_push,
+                "outside": self._outside,
+            }.items()
+        }
+        pieces = [t.split(v) for v in (self._start, final, self._touched, self._pushed, self._decayed)]
+        if self.steps:
+            self._after = final
+            for w in self.watched:
+                if w.histograms and w.histograms[-1].step == exact:
+                    w.histograms.pop()
+            self._histograms(exact, exact=True)
+        tensors = tuple(
+            self._tensor(w, now, vectors, [p[w.slot] for p in pieces], rows[:, :, w.slot])
+            if w.slot is not None
+            else self._untracked(w, now)
+            for w in self.watched
+        )
+        return {
+            "head": self.head,
+            "optimizer": self._optimizer(),
+            "iterations": tuple(
+                Iteration(_plain(i.loss), i.step, i.steps, i.training, i.broken) for i in self.iterations
+            ),
+            "steps": tuple(
+                Step(s.iteration, s.lrs, _short(float(s.total)), _plain(s.unclipped), s.training) for s in self.steps
+            ),
+            "recorded": tuple(self._recorded),
+            "tensors": tensors,
+            "buffers": self._buffer_records(),
+        }
+
+    def _tensor(
+        self,
+        w: _Watched,
+        now: dict[str, nn.Parameter],
+        v: dict[str, list[float]],
+        pieces: list[torch.Tensor],
+        rows: torch.Tensor,
+    ) -> Tensor:
+        slot, p = w.slot, w.parameter
+        assert slot is not None
+        start, final, touched, pushed, decayed = pieces
+        hit = int(touched.sum())
+        share = hit / max(1, touched.numel())
+        if w.initial is not None:
+            a, b = w.initial.reshape(-1).float(), p.detach().reshape(-1).float()
+        else:
+            a, b = start, final
+        # an element that never got a gradient was moved by something else, whatever the optimizer calls it
+        by_gradient = _rms(pushed[touched]) if hit else 0.0
+        by_decay = _rms(decayed) if hit else _rms(pushed + decayed)
+        delta = b - a
+        norm_a = float(torch.linalg.vector_norm(a))
+        scale = 1 / math.sqrt(max(1, touched.numel()))
+        motion = Motion(
+            elements=delta.numel(),
+            moved=float((delta != 0).float().mean()),
+            touched=share,
+            rms=_rms(delta),
+            largest=float(delta.abs().max()),
+            relative=float(torch.linalg.vector_norm(delta)) / norm_a if norm_a > 0 else None,
+            by_gradient=by_gradient,
+            by_decay=by_decay,
+            outside=math.sqrt(v["outside"][slot]) * scale,
+            max_update=v["max_push"][slot] / math.sqrt(max(1, hit)),
+            wasserstein=float((a.sort().values - b.sort().values).abs().mean()),
+        )
+        steps = len(self.steps)
+        gradients = Gradients(
+            steps=steps,
+            none=w.none,
+            zero=int(v["zero"][slot]),
+            nonfinite=int(v["bad"][slot]),
+            first_nonzero=_index(v["first_nonzero"][slot]),
+            first_nonfinite=_index(v["first_bad"][slot]),
+            max_norm=v["max_norm"][slot],
+            last_norm=v["last_norm"][slot],
+            max_rms=v["max_norm"][slot] / math.sqrt(max(1.0, share * p.numel())),
+            stride=w.stride,
+        )
+        return Tensor(
+            name=w.name,
+            aliases=w.aliases,
+            part=w.part,
+            role=w.role,
+            shape=tuple(p.shape),
+            dtype=str(p.dtype).removeprefix("torch."),
+            trainable=w.trainable,
+            trainable_last=p.requires_grad,
+            group=w.group,
+            since=w.since,
+            lr_sum=w.lr_sum,
+            lr_peak=w.lr_peak,
+            replaced=now.get(w.name) is not p,
+            unchanged=None if w.digest is None else w.digest == _digest(p),
+            gradients=gradients,
+            motion=motion,
+            first=w.first,
+            last=_statistics(p),
+            grad_norms=_series(rows[:, 0]),
+            updates=_series(rows[:, 1] * scale),
+            displacements=_series(rows[:, 2] * scale),
+            histograms=tuple(w.histograms),
+        )
+
+    def _untracked(self, w: _Watched, now: dict[str, nn.Parameter]) -> Tensor:
+        p = w.parameter
+        same = w.digest == _digest(p)
+        return Tensor(
+            name=w.name,
+            aliases=w.aliases,
+            part=w.part,
+            role=w.role,
+            shape=tuple(p.shape),
+            dtype=str(p.dtype).removeprefix("torch."),
+            trainable=w.trainable,
+            trainable_last=p.requires_grad,
+            group=w.group,
+            since=w.since,
+            lr_sum=w.lr_sum,
+            lr_peak=w.lr_peak,
+            replaced=now.get(w.name) is not p,
+            unchanged=same,
+            gradients=Gradients(len(self.steps), len(self.steps), 0, 0, None, None, 0.0, 0.0, 0.0),
+            motion=Motion(0, float(not same), 0.0, 0.0, 0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0),
+            first=w.first,
+            last=_statistics(p),
+        )
+
+    def _optimizer(self) -> Optimizer:
+        groups = []
+        for index, group in enumerate(self.optimizer.param_groups):
+            seen = self._groups.get(index, _GroupSeen())
+            now = float(group.get("lr", math.nan))
+            mine = sum(id(p) in self._by_id for p in group["params"])
+            groups.append(
+                Group(
+                    index=index,
+                    lr_first=now if seen.first is None else seen.first,
+                    lr_peak=seen.peak if seen.first is not None else now,
+                    lr_sum=seen.total,
+                    weight_decay=float(group.get("weight_decay") or 0.0),
+                    settings=_settings(group),
+                    tensors=mine,
+                    foreign=len(group["params"]) - mine,
+                )
+            )
+        return Optimizer(_name(self.optimizer), self.family, tuple(groups), self.foreign_steps)
+
+    def _buffer_records(self) -> tuple[Buffer, ...]:
+        frozen = {w.name: not w.trainable and not w.parameter.requires_grad for w in self.watched}
+        for w in self.watched:
+            frozen.update(dict.fromkeys(w.aliases, frozen[w.name]))
+        now = dict(self.model.named_buffers())
+        return tuple(
+            Buffer(
+                name=name,
+                part="head" if in_part(name, self.head) else "base",
+                frozen=_lives_in_frozen(name, frozen),
+                unchanged=name in now and _digest(now[name]) == digest,
+            )
+            for name, _, digest in self._buffers
+        )
+
+
+def _lives_in_frozen(buffer: str, frozen: dict[str, bool]) -> bool:
+    """Whether the innermost module around the buffer that has parameters has only frozen ones."""
+    prefix = buffer
+    while prefix:
+        prefix = prefix.rpartition(".")[0]
+        inside = [f for n, f in frozen.items() if not prefix or n.startswith(prefix + ".")]
+        if inside:
+            return all(inside)
+    return False
+
+
+def _chain(optimizer: Any) -> set[int]:
+    """The optimizer and those it wraps (Accelerate's ``.optimizer``)."""
+    found: set[int] = set()
+    while optimizer is not None and id(optimizer) not in found:
+        found.add(id(optimizer))
+        optimizer = getattr(optimizer, "optimizer", None)
+    return found
+
+
+def _name(optimizer: Any) -> str:
+    while isinstance(getattr(optimizer, "optimizer", None), TorchOptimizer):
+        optimizer = optimizer.optimizer
+    return type(optimizer).__name__
+
+
+def _decouples(optimizer: TorchOptimizer, group: dict[str, Any]) -> bool:
+    """Whether weight decay shrinks the weight directly instead of joining the gradient."""
+    if "decoupled_weight_decay" in group:
+        return bool(group["decoupled_weight_decay"])
+    names = {c.__name__.lower() for c in type(optimizer).__mro__}
+    return any("adamw" in n or "lion" in n for n in names) or "adafactor" in names
+
+
+def _settings(group: dict[str, Any]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for key, value in group.items():
+        if key in ("params", "lr", "weight_decay", "initial_lr") or isinstance(value, (bool, str)):
+            continue
+        if isinstance(value, (int, float)):
+            out[key] = float(value)
+        elif isinstance(value, (tuple, list)):
+            out.update({f"{key}[{i}]": float(v) for i, v in enumerate(value) if isinstance(v, (int, float))})
+    return out
+
+
+def _digest(tensor: torch.Tensor) -> int | None:
+    """Checksum of every byte: tells whether anything changed, without a copy."""
+    if tensor.device.type == "meta" or tensor.is_sparse:
+        return None
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return zlib.crc32(memoryview(flat.view(torch.uint8).numpy())) if flat.numel() else 0
+
+
+def _rms(x: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
+
+
+def _statistics(p: torch.Tensor) -> Statistics:
+    """Exact for tensors of up to a million elements, else of every k-th row; non-finite values are always counted in all."""
+    if p.device.type == "meta" or p.numel() == 0 or not p.is_floating_point():
+        return Statistics(0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    with torch.no_grad():
+        values = p.detach()
+        nonfinite = 0
+        if not torch.isfinite(torch.linalg.vector_norm(values, dtype=torch.float32)):
+            nonfinite = int((~torch.isfinite(values)).sum())
+        if p.numel() > 2**20 and p.dim() > 1:
+            values = values[:: max(1, p.numel() // 2**18)] if p.shape[0] > 64 else values.reshape(-1)[::16]
+        values = values.reshape(-1).float()
+        if nonfinite:
+            values = values[torch.isfinite(values)]
+            if not values.numel():
+                return Statistics(math.nan, math.nan, math.nan, math.nan, math.nan, nonfinite)
+        std = float(values.std(unbiased=False))
+        low, high = torch.aminmax(values)
+        return Statistics(float(values.mean()), std, _rms(values), float(low), float(high), nonfinite)
+
+
+def _histogram(step: int, values: torch.Tensor) -> Histogram | None:
+    values = values[torch.isfinite(values)] if not torch.isfinite(values.sum()) else values
+    if not values.numel():
+        return None
+    low, high = (float(v) for v in torch.aminmax(values))
+    if low == high:
+        return Histogram(step, low, high, (values.numel(),))
+    counts = torch.histc(values.float().cpu(), BINS, low, high)
+    return Histogram(step, low, high, tuple(int(c) for c in counts))
+
+
+def _series(values: torch.Tensor) -> tuple[float, ...]:
+    # four significant digits: a picture needs no more, and a trace of many steps stays small
+    return tuple(_short(v) for v in values.tolist())
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _plain(value: float | torch.Tensor | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _index(value: float) -> int | None:
+    return int(value) if value >= 0 else None
+

@@ -1,0 +1,199 @@
+"""Leave no trace of ourselves: what is the user's is as before after every call, also after an exception."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+@contextlib.contextmanager
+def preserved_globals() -> Iterator[None]:
+    """Random states (python, numpy if loaded, torch on every device) and torch's global switches, kept."""
+    python = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    dtype = torch.get_default_dtype()
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    grad = torch.is_grad_enabled()
+    anomaly = torch.is_anomaly_enabled()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy and numpy_state is not None:
+            numpy.random.set_state(numpy_state)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+        torch.set_grad_enabled(grad)
+        torch.autograd.set_detect_anomaly(anomaly)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy (if loaded) and torch; use inside :func:`preserved_globals`."""
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
+    """Dropout off, no gradients (unless asked for), randomness as before: how every probe looks at a model.
+
+    Each module gets its own mode back, for the mode is part of what is judged; buffers that the forward pass
+    wrote are put back too.
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    with preserved_globals(), torch.inference_mode(False), torch.set_grad_enabled(grad):
+        try:
+            for module, _ in modes:
+                module.training = False  # not .eval(): an overridden train() may do more than switch the mode
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for buffer, was in buffers:
+                    if not same_bits(buffer, was):
+                        buffer.copy_(was)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal shape and values, NaN equal to NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
+
+
+_CONTAINERS = (list, dict, set, collections.deque)
+
+
+class _Attributes:
+    """The ``__dict__`` of one object, and the contents of the plain containers in it, one level deep."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.values = dict(vars(owner))
+        self.contents = [(v, copy.copy(v)) for v in self.values.values() if isinstance(v, _CONTAINERS)]
+
+    def restore(self) -> None:
+        mine = vars(self.owner)
+        mine.clear()
+        mine.update(self.values)
+        for container, was in self.contents:
+            if isinstance(container, (list, collections.deque)):
+                container.clear()
+                container.extend(was)
+            else:
+                container.clear()
+                container.update(was)
+
+
+class ModelSnapshot:
+    """A module as it is now: values, gradients, buffers, modes, flags, hooks, plain attributes and its config."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.attributes = [_Attributes(m) for m in model.modules()]
+        configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "__dict__")}
+        self.attributes += [_Attributes(c) for c in configs.values()]
+        self.parameters = [(p, p.data, p.data.clone(), p.requires_grad, p.grad) for p in model.parameters()]
+        self.buffers = [(b, b.detach().clone()) for b in model.buffers()]
+        for p, _, _, _, grad in self.parameters:
+            if grad is not None:
+                p.grad = grad.clone()  # a run that adds to, or zeroes, an old gradient does it to a copy
+
+    def restore(self) -> None:
+        """Everything as it was when the snapshot was taken."""
+        with torch.no_grad():
+            for p, storage, values, requires_grad, grad in self.parameters:
+                storage.copy_(values)
+                p.data = storage
+                p.requires_grad_(requires_grad)
+                p.grad = grad
+            for buffer, values in self.buffers:
+                buffer.copy_(values)
+        for attributes in self.attributes:
+            attributes.restore()
+
+
+class OptimizerSnapshot:
+    """An optimizer as it is now: groups, state, hooks, and the attributes that schedulers put on it."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.attributes = _Attributes(optimizer)
+        self.groups = [
+            (group, {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()}, group["params"])
+            for group in optimizer.param_groups
+        ]
+        self.state = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
+
+    def restore(self) -> None:
+        """Everything as it was when the snapshot was taken."""
+        self.attributes.restore()
+        for group, values, params in self.groups:
+            lr = group.get("lr")
+            group.clear()
+            group.update(values)
+            params[:] = values["params"]
+            group["params"] = params
+            if isinstance(lr, torch.Tensor):  # a tensor LR is shared with whoever made it
+                lr.copy_(values["lr"])
+                group["lr"] = lr
+        self.optimizer.param_groups[:] = [group for group, _, _ in self.groups]
+        self.optimizer.state.clear()
+        self.optimizer.state.update(self.state)
+
+
+class SchedulerSnapshot:
+    """A learning-rate scheduler as it is now."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.state = copy.deepcopy(scheduler.state_dict()) if hasattr(scheduler, "state_dict") else None
+        self.attributes = _Attributes(scheduler) if hasattr(scheduler, "__dict__") else None
+
+    def restore(self) -> None:
+        """Everything as it was when the snapshot was taken."""
+        if self.attributes is not None:
+            self.attributes.restore()
+        if self.state is not None:
+            self.scheduler.load_state_dict(self.state)
+
+
+class LoaderSnapshot:
+    """The generators of a DataLoader and its sampler: iterating draws from them."""
+
+    def __init__(self, batches: Any) -> None:
+        owners = [batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)]
+        owners.append(getattr(owners[-1], "sampler", None))
+        found = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+        self.states = [(g, g.get_state()) for g in found.values()]
+
+    def restore(self) -> None:
+        """Everything as it was when the snapshot was taken."""
+        for generator, state in self.states:
+            generator.set_state(state)

@@ -1,0 +1,107 @@
+"""The elements we look at, of all tensors, side by side in flat vectors.
+
+Copying a whole model every step would cost more than training it. A head of a million elements is compared exactly when the run
+is over; at each step a fixed random sample of every tensor is enough, for an optimizer that moves one element moves its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+#: Elements of one tensor looked at at every step.
+SAMPLE_HEAD = 4096
+SAMPLE_BASE = 1024
+#: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a
+#: 66 M model costs 3 % of a training step, reading a third of them 1 % (benchmarks/overhead.py).
+LARGE = 2**20
+
+
+class Tracked:
+    """A sample of the elements of some parameters.
+
+    :param parameters: the parameters, all of them floating point.
+    :param sizes: how many elements to look at in each, at most.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], sizes: Sequence[int]) -> None:
+        self.parameters = list(parameters)
+        generator = torch.Generator().manual_seed(20062)  # ours: the user's random state is not drawn from
+        self.index: list[torch.Tensor | None] = []
+        self.counts: list[int] = []
+        for p, size in zip(self.parameters, sizes, strict=True):
+            if p.numel() <= size:
+                self.index.append(None)
+                self.counts.append(p.numel())
+            else:
+                picked = torch.randint(p.numel(), (size,), generator=generator).sort().values.unique()
+                self.index.append(picked.to(p.device, torch.int32 if p.numel() < 2**31 else torch.int64))
+                self.counts.append(len(picked))
+        self.device = self.parameters[0].device
+        self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
+        self.total = sum(self.counts)
+
+    def zeros(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A flat vector with one place for each element looked at."""
+        return torch.zeros(self.total, dtype=dtype or self.dtype, device=self.device)
+
+    def split(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One view a tensor."""
+        return torch.split(flat, self.counts)
+
+    def values(self, out: torch.Tensor) -> torch.Tensor:
+        """The current values, into ``out``."""
+        with torch.no_grad():
+            for p, index, place in zip(self.parameters, self.index, self.split(out), strict=True):
+                _pick(p.data, index, place)
+        return out
+
+    def gradients(self, out: torch.Tensor) -> torch.Tensor:
+        """The current gradients, into ``out``; 0 where there is none, 1 for a row that a sparse gradient names."""
+        with torch.no_grad():
+            for p, index, place in zip(self.parameters, self.index, self.split(out), strict=True):
+                if p.grad is None:
+                    place.zero_()
+                elif p.grad.is_sparse:
+                    rows = p.grad.coalesce().indices()[0]
+                    flat = torch.arange(p.numel(), device=p.device) if index is None else index
+                    place.copy_(torch.isin(flat // max(1, p.numel() // p.shape[0]), rows))
+                else:
+                    _pick(p.grad, index, place)
+        return out
+
+    def norms(self, flat: torch.Tensor) -> torch.Tensor:
+        """L2 norm of each tensor's piece."""
+        return torch.stack([torch.linalg.vector_norm(piece) for piece in self.split(flat)])
+
+
+def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor) -> None:
+    flat = source.reshape(-1)
+    if index is None:
+        place.copy_(flat)
+    elif flat.dtype == place.dtype and flat.device == place.device:
+        torch.index_select(flat, 0, index, out=place)
+    else:
+        place.copy_(flat.index_select(0, index))
+
+
+def row_stride(p: torch.Tensor) -> int:
+    """Every how many rows of a gradient are read for its norm."""
+    if p.device.type != "cpu" or p.numel() <= LARGE or p.dim() < 2:
+        return 1
+    return min(math.ceil(p.numel() / (LARGE // 2)), max(1, p.shape[0] // 64))
+
+
+def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
+    """L2 norm in at least float32; estimated from every ``stride``-th row of a large tensor."""
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    if grad.is_sparse:
+        return torch.linalg.vector_norm(grad.coalesce().values(), dtype=dtype)
+    if stride > 1:
+        rows = grad[::stride]
+        norm = torch.linalg.vector_norm(rows, dtype=dtype) * math.sqrt(grad.shape[0] / rows.shape[0])
+        if norm != 0:  # all rows read were zero: that happens to embeddings, so read on
+            return norm
+    return torch.linalg.vector_norm(grad, dtype=dtype)

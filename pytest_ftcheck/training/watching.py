@@ -1,0 +1,176 @@
+"""``watch``: somebody's own loop, watched and not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .. import listener
+from ..trace import Metric, Reading, Trace
+from .batches import LossFn, Reader
+from .environment import environment
+from .parts import find_head
+from .probes import FixedProbe, MetricProbe, rounding_noise
+from .recorder import Recorder
+from .setup import check_callables, check_parameters
+from .state import quiet
+from .tracing import assemble
+
+T = TypeVar("T")
+
+
+class watch:  # noqa: N801 - a context manager that reads as a verb
+    """Watch your own training loop: ``with watch(model, optimizer) as w: ...``, then ``w.trace``.
+
+    Nothing is patched, trained or restored: hooks on ``optimizer.step()`` read gradients and weights. Accumulation, clipping,
+    GradScaler and autocast, closures, several groups, groups added midway, shared parameters and sparse gradients all work.
+
+    :param model: the module being trained.
+    :param optimizer: the ``torch.optim.Optimizer`` (or Accelerate's wrapper) that trains it.
+    :param scheduler: your scheduler; only named in the trace, for the learning rates are read off the optimizer.
+    :param head: prefix, or prefixes, of the head's parameter names; default: found.
+    :param probe_batch: a batch to evaluate with dropout off when the block begins and ends; needs readable labels or ``loss_fn``.
+    :param loss_fn: ``(model, batch) -> loss`` for the probe batch, where the default reading does not do.
+    :raises ValueError, TypeError: bad input, before the block begins.
+
+    >>> from pytest_ftcheck import tiny_distilbert, toy_batches
+    >>> model, batches = tiny_distilbert(), toy_batches()
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    >>> with watch(model, optimizer) as w:
+    ...     for inputs, labels in batches[:4]:
+    ...         optimizer.zero_grad()
+    ...         w.loss(torch.nn.functional.cross_entropy(model(inputs), labels)).backward()
+    ...         optimizer.step()
+    >>> len(w.trace.steps), w.trace.tensor("classifier.0.weight").motion.moved
+    (4, 1.0)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        scheduler: Any = None,
+        head: str | Sequence[str] | None = None,
+        probe_batch: Any = None,
+        loss_fn: LossFn | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer")
+        check_callables(loss_fn=loss_fn)
+        if loss_fn is not None and probe_batch is None:
+            raise ValueError("loss_fn is given without probe_batch: it would never be called; pass both or neither")
+        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+            raise TypeError(f"scheduler is a {type(scheduler).__name__}: expected a learning-rate scheduler")
+        check_parameters(model)
+        self._model, self._optimizer = model, optimizer
+        self._head = find_head(model, head)
+        self._notes: list[str] = []
+        if scheduler is not None:
+            self._notes.append(f"scheduler: {type(scheduler).__name__}")
+        self._probe_batch, self._loss_fn = probe_batch, loss_fn
+        self._reader: Reader | None = None
+        self._probe: FixedProbe | None = None
+        self._metrics: MetricProbe | None = None
+        if probe_batch is not None:
+            with quiet(model):
+                self._reader = Reader(model, probe_batch, loss_fn=loss_fn)
+                self._reader.check_labels(probe_batch, 0, "probe_batch")
+            self._notes += self._reader.notes
+        self._recorder: Recorder | None = None
+        self._began = 0.0
+        self._trace: Trace | None = None
+
+    def __enter__(self) -> watch:
+        if self._recorder is not None:
+            raise RuntimeError("this watch has been used already: make a new one for another loop")
+        self._began = time.perf_counter()
+        if self._reader is not None:
+            self._probe = FixedProbe(self._model, self._reader, [self._probe_batch], "probe_batch", 2**31)
+            self._probe.look(0)
+            self._metrics = MetricProbe(self._model, self._reader, [self._probe_batch], "probe_batch", None)
+        self._recorder = Recorder(self._model, self._optimizer, self._head)
+        self._recorder.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._recorder is not None
+        self._recorder.detach()
+        if error is not None:
+            with contextlib.suppress(Exception):
+                self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
+                error.ftcheck_trace = self._trace  # type: ignore[attr-defined]
+            return
+        self._trace = self._measure(None)
+        if told := listener.current():
+            told.traced(self._trace)
+
+    def loss(self, loss: T) -> T:
+        """Tell the loss of one batch, and get it back: ``w.loss(loss).backward()``.
+
+        :raises ValueError: a tensor of more than one element.
+        """
+        if self._recorder is None:
+            raise RuntimeError("w.loss() outside the with block")
+        if isinstance(loss, torch.Tensor):
+            if loss.numel() != 1:
+                raise ValueError(f"loss has shape {tuple(loss.shape)}: expected one number; take its mean over the rows")
+        elif not isinstance(loss, (int, float)):
+            raise TypeError(f"loss is a {type(loss).__name__}: expected a scalar tensor or a number")
+        self._recorder.begin()
+        cut = isinstance(loss, torch.Tensor) and not loss.requires_grad and torch.is_grad_enabled() and not loss.is_leaf
+        self._recorder.tell(loss, "the loss has no graph" if cut else None)
+        return loss
+
+    @property
+    def trace(self) -> Trace:
+        """What happened; complete once the block is left."""
+        if self._trace is None:
+            raise RuntimeError("the trace is ready when the with block has been left")
+        return self._trace
+
+    def _measure(self, stopped: str | None) -> Trace:
+        recorder = self._recorder
+        assert recorder is not None
+        seconds = time.perf_counter() - self._began
+        fields = recorder.finish()
+        metrics: tuple[Metric, ...] = ()
+        noise: dict[str, float | None] = {}
+        if stopped is None and self._probe is not None and self._reader is not None:
+            self._probe.look(len(recorder.steps))
+            if self._metrics is not None:
+                metrics = self._metrics.record()
+                self._notes += self._metrics.notes
+            largest = max((t.gradients.max_norm for t in fields["tensors"]), default=0.0)
+            now = dict(self._model.named_parameters())
+            small = [
+                t.name
+                for t in fields["tensors"]
+                if t.trainable_last and t.name in now and 0 < t.gradients.max_norm < 1e-4 * largest
+            ]
+            found = rounding_noise(self._model, self._reader, self._probe_batch, [now[n] for n in small])
+            noise = dict(zip(small, found, strict=True))
+        return assemble(
+            "watch",
+            fields,
+            recipe=None,
+            reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),
+            probe=self._probe.record() if self._probe is not None else None,
+            metrics=metrics,
+            noise=noise,
+            environment=environment(self._model),
+            seconds=seconds,
+            training_seconds=seconds,
+            stopped=stopped,
+            notes=tuple(self._notes),
+        )
