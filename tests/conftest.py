@@ -1,0 +1,30 @@
+"""One thread for torch: small tensors are faster so, and results do not depend on the machine."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Only where torch is loaded: most tests here need none."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def rows():
+    """A learnable task: 8 batches ``(x, y)`` of 16 rows with 6 features; the class is the sign of the first feature."""
+    import torch
+
+    g = torch.Generator().manual_seed(0)
+    x = [torch.randn(16, 6, generator=g) for _ in range(8)]
+    return [(v, (v[:, 0] > 0).long()) for v in x]
