@@ -61,7 +61,31 @@ _HOMES = {
     "Verdict": "verdict",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "CheckFailed",
+    "Recipe",
+    "Trace",
+    "Verdict",
+    "__version__",
+    "assert_all_finite",
+    "assert_frozen_stay_frozen",
+    "assert_grads_nonzero",
+    "assert_loss_decreases",
+    "assert_metric_improves",
+    "assert_weights_move",
+    "check_all_finite",
+    "check_frozen_stay_frozen",
+    "check_grads_nonzero",
+    "check_loss_decreases",
+    "check_metric_improves",
+    "check_weights_move",
+    "example_trace",
+    "explain_weight_motion",
+    "finetune",
+    "tiny_distilbert",
+    "toy_batches",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

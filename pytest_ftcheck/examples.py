@@ -79,7 +79,11 @@ def build(**changes: Any) -> Trace:
         source="finetune",
         recipe=recipe,
         reading=Reading(
-            "keywords input_ids, attention_mask", "bare logits", "cross-entropy of the logits", "single_label", 2
+            "keywords input_ids, attention_mask",
+            "bare logits",
+            "cross-entropy of the logits",
+            "single_label",
+            2,
         ),
         head=("classifier",),
         optimizer=Optimizer(
@@ -87,7 +91,14 @@ def build(**changes: Any) -> Trace:
             "adam",
             (
                 Group(
-                    0, recipe.lr_at(0), recipe.lr, recipe.lr_sum(), 0.01, {"eps": 1e-8, "betas[0]": 0.9}, tensors=4, foreign=0
+                    0,
+                    recipe.lr_at(0),
+                    recipe.lr,
+                    recipe.lr_sum(),
+                    0.01,
+                    {"eps": 1e-8, "betas[0]": 0.9},
+                    tensors=4,
+                    foreign=0,
                 ),
             ),
         ),

@@ -141,9 +141,7 @@ def _stood(t: Tensor) -> str:
     if not t.trainable:
         return "it is frozen (requires_grad is False) and did not move, as it should."
     if t.unchanged is False:
-        return (
-            "no sampled element moved, yet its checksum changed: some other element did, a rare row perhaps."
-        )
+        return "no sampled element moved, yet its checksum changed: some other element did, a rare row perhaps."
     g = t.gradients
     if t.group is None:
         why = "the optimizer does not hold it"

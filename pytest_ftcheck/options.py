@@ -45,9 +45,7 @@ SETTINGS = (
     Setting("lr", float, "peak learning rate", "a finite number >= 0"),
     Setting("optimizer", str, "optimizer", f"one of {', '.join(OPTIMIZERS)}"),
     Setting("schedule", str, "learning rate after the warm-up", f"one of {', '.join(SCHEDULES)}"),
-    Setting(
-        "warmup", float, "length of the warm-up", "a share of the steps below 1, or a whole number of steps"
-    ),
+    Setting("warmup", float, "length of the warm-up", "a share of the steps below 1, or a whole number of steps"),
     Setting("weight_decay", float, "weight decay", "a finite number >= 0"),
     Setting(
         "max_grad_norm",
@@ -58,6 +56,7 @@ SETTINGS = (
     ),
     Setting("seed", int, "seed of data order and dropout", "a whole number >= 0"),
     Setting("device", str, "where to train", "a device such as cpu, cuda or cuda:1"),
+    Setting("threads", int, "threads torch computes with", "a whole number >= 1"),
     Setting("dtype", str, "dtype to convert parameters to", f"one of {', '.join(DTYPES)}"),
     Setting("autocast", str, "dtype for torch.autocast", f"one of {', '.join(AUTOCASTS)}"),
     Setting(
@@ -82,9 +81,7 @@ def add(parser: pytest.Parser) -> None:
     group = parser.getgroup("ftcheck", GROUP)
     for setting in SETTINGS:
         # no argparse type: a bad value is refused in one place and in one wording, wherever it comes from
-        group.addoption(
-            setting.flag, dest=setting.ini, default=None, metavar=setting.kind.__name__, help=setting.help
-        )
+        group.addoption(setting.flag, dest=setting.ini, default=None, metavar=setting.kind.__name__, help=setting.help)
         # a typed key takes text from ini files and numbers from native TOML, which a "string" key refuses
         kinds = {int: "int", float: "float", str: "string"}
         parser.addini(setting.ini, setting.help, type=kinds[setting.kind], default=None)  # type: ignore[arg-type]

@@ -208,9 +208,7 @@ class _Summary:
             if judged > len(alarms):
                 terminalreporter.write_line(f"{len(alarms):,} of {judged:,} verdicts; -v shows all of them")
 
-    def _verdict(
-        self, terminal: pytest.TerminalReporter, report: pytest.TestReport, verdict: dict[str, Any]
-    ) -> None:
+    def _verdict(self, terminal: pytest.TerminalReporter, report: pytest.TestReport, verdict: dict[str, Any]) -> None:
         news = report.failed and not verdict["ok"]
         if news and self._config.getoption("tbstyle") in _WITHOUT_MESSAGE:
             self._line(terminal, verdict["status"], report.nodeid, fit=False)

@@ -57,9 +57,7 @@ class ProgressLine:
         elif self._started is None or done < before:
             self.erase()
             self._started = now
-        elif now - self._started >= self._patience and (
-            not self._width or now - self._drawn >= self._interval
-        ):
+        elif now - self._started >= self._patience and (not self._width or now - self._drawn >= self._interval):
             shown = "" if loss is None else f", loss {number(loss)}"
             self._draw(f" {done:,}/{total:,} steps{shown}, {now - self._started:.0f} s")
             self._drawn = now

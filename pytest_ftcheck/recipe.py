@@ -53,6 +53,9 @@ class Recipe:
     seed: int = 0
     #: ``cpu``, ``cuda``, ``cuda:1``, ...; None: where the model already is.
     device: str | None = None
+    #: Threads torch computes with during the run, >= 1; None: one for a model of less than a million parameters (more only get
+    #: in each other's way, above all on a busy machine), else as torch is set.
+    threads: int | None = None
     #: Parameters are converted to this dtype; None: left as they are.
     dtype: str | None = None
     #: Forward passes run under ``torch.autocast`` with this dtype; None: no autocast.
@@ -67,13 +70,17 @@ class Recipe:
         _number("weight_decay", self.weight_decay, least=0)
         _number("warmup", self.warmup, least=0)
         if self.warmup >= 1 and self.warmup != int(self.warmup):
-            raise ValueError(f"warmup={self.warmup!r}: expected a share of the steps below 1, or a whole number of steps")
+            raise ValueError(
+                f"warmup={self.warmup!r}: expected a share of the steps below 1, or a whole number of steps"
+            )
         _whole("steps", self.steps, least=1)
         _whole("seed", self.seed, least=0)
         if self.max_grad_norm is not None:
             _number("max_grad_norm", self.max_grad_norm, least=0, open_end=True)
         if self.max_seconds is not None:
             _number("max_seconds", self.max_seconds, least=0, open_end=True)
+        if self.threads is not None:
+            _whole("threads", self.threads, least=1)
         if self.dtype is not None:
             _one_of("dtype", self.dtype, DTYPES)
         if self.autocast is not None:

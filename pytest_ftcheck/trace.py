@@ -348,7 +348,10 @@ class Trace:
         raise ValueError(f"name={name!r}: no such tensor{'; near: ' + ', '.join(near) if near else ''}")
 
     def select(
-        self, part: str = "all", include: str | Sequence[str] | None = None, ignore: str | Sequence[str] | None = None
+        self,
+        part: str = "all",
+        include: str | Sequence[str] | None = None,
+        ignore: str | Sequence[str] | None = None,
     ) -> tuple[Tensor, ...]:
         """The tensors of a part whose name matches an ``include`` glob and no ``ignore`` glob.
 
@@ -450,9 +453,7 @@ def _patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str,
 
 
 def _matches(pattern: str, tensor: Tensor) -> bool:
-    return any(
-        fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in (tensor.name, *tensor.aliases)
-    )
+    return any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in (tensor.name, *tensor.aliases))
 
 
 def example_trace(**changes: Any) -> Trace:

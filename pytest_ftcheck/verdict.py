@@ -54,13 +54,17 @@ class Verdict:
         return self.status not in ("fail", "inconclusive")
 
     def __str__(self) -> str:
-        status = "FAIL" if self.status == "fail" else self.status.upper() if self.status == "inconclusive" else self.status
+        status = (
+            "FAIL" if self.status == "fail" else self.status.upper() if self.status == "inconclusive" else self.status
+        )
         lines = [f"{self.check}: {status}. {self.headline}"]
         lines += table(self.evidence, most=ROWS_SHOWN)
         # a passed verdict is read for its numbers only
         if not self.ok or self.status == "advice":
             lines += [f"  cause: {cause}" for cause in self.causes]
-            lines += [f"  {'what would settle it' if self.status == 'inconclusive' else 'do'}: {self.remedy}"] * bool(self.remedy)
+            lines += [f"  {'what would settle it' if self.status == 'inconclusive' else 'do'}: {self.remedy}"] * bool(
+                self.remedy
+            )
             lines += [f"  limit: {self.limit}"] * bool(self.limit)
             lines += [f"  measured: {self.measured}"] * bool(self.measured)
         lines += [f"  note: {note}" for note in self.notes]

@@ -46,7 +46,10 @@ def check_frozen_stay_frozen(
     training = [t for t in drifted if t.trainable or t.trainable_last]
     causes: list[str] = []
     if training:
-        causes.append(f"{training[0].name} is not frozen: requires_grad is True" + (f" ({len(training)} such)" if len(training) > 1 else ""))
+        causes.append(
+            f"{training[0].name} is not frozen: requires_grad is True"
+            + (f" ({len(training)} such)" if len(training) > 1 else "")
+        )
     if len(drifted) > len(training):
         causes.append(
             "requires_grad=False stops gradients, not writes: something copies into them (an EMA, load_state_dict, an optimizer "
@@ -58,7 +61,12 @@ def check_frozen_stay_frozen(
             "module after every model.train()"
         )
     rows: list[dict[str, Any]] = [
-        {"name": t.name, "kind": "parameter", "moved": percent(t.motion.moved), "requires_grad": t.trainable_last}
+        {
+            "name": t.name,
+            "kind": "parameter",
+            "moved": percent(t.motion.moved),
+            "requires_grad": t.trainable_last,
+        }
         for t in drifted
     ]
     rows += [{"name": b.name, "kind": "buffer", "moved": "-", "requires_grad": None} for b in changed]
@@ -79,7 +87,11 @@ def _moved(t: Tensor) -> bool:
 
 
 def _selected(
-    b: Buffer, meant: bool, part: str | None, include: str | Sequence[str] | None, ignore: str | Sequence[str] | None
+    b: Buffer,
+    meant: bool,
+    part: str | None,
+    include: str | Sequence[str] | None,
+    ignore: str | Sequence[str] | None,
 ) -> bool:
     if not meant and not b.frozen:
         return False

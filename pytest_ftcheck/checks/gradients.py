@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..text import number, percent, plural
@@ -46,12 +46,20 @@ def check_grads_nonzero(
     measured = f"gradients as {trace.optimizer.name} saw them, over {plural(len(trace.steps), 'step')}"
     if not tensors:
         return Verdict(
-            "grads_nonzero", "skipped", f"all {len(chosen)} selected tensors are frozen (requires_grad=False).", measured=measured
+            "grads_nonzero",
+            "skipped",
+            f"all {len(chosen)} selected tensors are frozen (requires_grad=False).",
+            measured=measured,
         )
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
         return Verdict(
-            "grads_nonzero", "fail", f"{headline[:1].upper()}{headline[1:]}.", causes=causes, remedy=remedy, measured=measured
+            "grads_nonzero",
+            "fail",
+            f"{headline[:1].upper()}{headline[1:]}.",
+            causes=causes,
+            remedy=remedy,
+            measured=measured,
         )
     largest = largest_norm(trace)
     kinds = {t.name: kind_of(t, trace, largest) for t in tensors}
@@ -79,15 +87,19 @@ def check_grads_nonzero(
     if kind == "zero" and len(trace.steps) < STEPS_FOR_ZERO:
         status = "inconclusive"
     if kind == "nonfinite":
-        causes: tuple[str, ...] = (f"NaN or infinite from step {worst[0].gradients.first_nonfinite} on; assert_all_finite says where it began",)
+        causes = (
+            f"NaN or infinite from step {worst[0].gradients.first_nonfinite} on; assert_all_finite says where it began",
+        )
         remedy = "lower the learning rate, or look for log(0), sqrt(0), division by zero and overflow in low precision"
     else:
         causes, remedy = dead_causes("eps" if kind == "negligible" else kind, worst, trace)
     if status == "inconclusive":
         remedy = f"run at least {STEPS_FOR_ZERO} steps: a zero last layer gives the layers below it no gradient at the first one"
     side = ""
-    if kind == "none" and all(t.part == "base" for t in worst) and any(
-        t.part == "head" and t.gradients.max_norm > 0 for t in trace.tensors
+    if (
+        kind == "none"
+        and all(t.part == "base" for t in worst)
+        and any(t.part == "head" and t.gradients.max_norm > 0 for t in trace.tensors)
     ):
         side = ", while the head gets some"
     return Verdict(
@@ -115,7 +127,7 @@ def _row(t: Tensor, kind: str) -> dict[str, Any]:
     }
 
 
-def _notes(tensors: Sequence[Tensor], kinds: dict[str, str], odd: Sequence[Tensor]) -> tuple[str, ...]:
+def _notes(tensors: Sequence[Tensor], kinds: Mapping[str, str], odd: Sequence[Tensor]) -> tuple[str, ...]:
     notes = []
     for kind, words in (
         ("noise", "whose true gradient is zero (what is measured is rounding noise)"),
@@ -123,7 +135,9 @@ def _notes(tensors: Sequence[Tensor], kinds: dict[str, str], odd: Sequence[Tenso
     ):
         found = [t for t in tensors if kinds[t.name] == kind]
         if found:
-            notes.append(f"{plural(len(found), 'tensor')} {words}: {found[0].name}{' and others' if len(found) > 1 else ''}")
+            notes.append(
+                f"{plural(len(found), 'tensor')} {words}: {found[0].name}{' and others' if len(found) > 1 else ''}"
+            )
     if odd:
         notes.append(
             f"{plural(len(odd), 'base tensor')} without gradient, in modules that nothing else depends on: {odd[0].name}"

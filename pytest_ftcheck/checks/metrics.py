@@ -46,36 +46,74 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     limit = f"above {blind}'s score, and matched by at most {percent(alpha)} of label permutations"
     measured = "the same rows before and after the run, dropout off" if chosen.rows else "the user's own evaluate()"
 
-    def verdict(status: Any, text: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()) -> Verdict:
-        return Verdict("metric_improves", status, text, _rows(chosen), limit, tuple(causes), remedy, measured, tuple(notes))
+    def verdict(
+        status: Any, text: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()
+    ) -> Verdict:
+        return Verdict(
+            "metric_improves",
+            status,
+            text,
+            _rows(chosen),
+            limit,
+            tuple(causes),
+            remedy,
+            measured,
+            tuple(notes),
+        )
 
     if not math.isfinite(chosen.last):
-        return verdict("fail", headline, ["the metric is not a number: the outputs are not finite"], "see assert_all_finite")
+        return verdict(
+            "fail",
+            headline,
+            ["the metric is not a number: the outputs are not finite"],
+            "see assert_all_finite",
+        )
     one = _one_class(chosen)
     if chosen.p_value is None:
         if chosen.last > chosen.first and (chosen.baseline is None or chosen.last > chosen.baseline):
             return Verdict(
-                "metric_improves", "pass", headline, limit="higher than before", measured=measured,
+                "metric_improves",
+                "pass",
+                headline,
+                limit="higher than before",
+                measured=measured,
                 notes=("how much of it is luck was not measured",),
             )
-        status = "fail" if chosen.last < chosen.first and chosen.baseline is not None and chosen.last < chosen.baseline else "inconclusive"
+        status = (
+            "fail"
+            if chosen.last < chosen.first and chosen.baseline is not None and chosen.last < chosen.baseline
+            else "inconclusive"
+        )
         return verdict(status, f"No improvement: {headline}", one, "run longer; evaluate on more rows")
     if _dropped(chosen):
         return verdict(
             "fail",
             f"It got worse: {headline}",
-            ["what the model knew is being destroyed: the learning rate is too high, or the labels mean something else", *one],
+            [
+                "what the model knew is being destroyed: the learning rate is too high, or the labels mean something else",
+                *one,
+            ],
             "try a tenth of the learning rate; check the mapping of the labels",
         )
     if chosen.p_value <= alpha:
         if chosen.baseline is None or chosen.last > chosen.baseline:
             return Verdict("metric_improves", "pass", headline, limit=limit, measured=measured)
         recall = next((m for m in trace.metrics if m.name == "recall"), None)
-        if recall is not None and recall.p_value is not None and recall.p_value <= alpha and recall.last > (recall.baseline or 0):
+        if (
+            recall is not None
+            and recall.p_value is not None
+            and recall.p_value <= alpha
+            and recall.last > (recall.baseline or 0)
+        ):
             return Verdict(
-                "metric_improves", "pass", headline, limit=limit, measured=measured,
+                "metric_improves",
+                "pass",
+                headline,
+                limit=limit,
+                measured=measured,
                 notes=(
-                    f"below the majority class in {chosen.name}, but macro recall is {number(recall.last)} against {number(recall.baseline)}: "
+                    f"below the majority class in {chosen.name}, but macro recall is {number(recall.last)} "
+                    f"against {number(recall.baseline)}: "
                     "the rare classes are found, as with treated imbalance",
                 ),
             )
@@ -83,7 +121,9 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
         return verdict(
             "fail",
             f"Worse than luck: {headline}",
-            ["predictions and labels are systematically crossed: labels shifted or permuted, a flipped sign, argmin for argmax"],
+            [
+                "predictions and labels are systematically crossed: labels shifted or permuted, a flipped sign, argmin for argmax"
+            ],
             "look at ten predictions beside their labels",
         )
     return verdict(
@@ -96,7 +136,9 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
 
 def _one_class(metric: Metric) -> list[str]:
     if metric.predicted and max(metric.predicted) == sum(metric.predicted):
-        return [f"all {plural(sum(metric.predicted), 'row')} are predicted as class {metric.predicted.index(max(metric.predicted))}"]
+        return [
+            f"all {plural(sum(metric.predicted), 'row')} are predicted as class {metric.predicted.index(max(metric.predicted))}"
+        ]
     return []
 
 
@@ -112,5 +154,6 @@ def _rows(metric: Metric) -> tuple[dict[str, Any], ...]:
     if not metric.predicted:
         return ()
     return tuple(
-        {"class": i, "rows": metric.actual[i] if i < len(metric.actual) else 0, "predicted": n} for i, n in enumerate(metric.predicted)
+        {"class": i, "rows": metric.actual[i] if i < len(metric.actual) else 0, "predicted": n}
+        for i, n in enumerate(metric.predicted)
     )

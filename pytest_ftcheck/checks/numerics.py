@@ -33,11 +33,22 @@ def check_all_finite(
     measured = "losses of every iteration, gradient norms of every step, every weight at the end"
     if not trace.steps and not trace.losses:
         return Verdict(
-            "all_finite", "inconclusive", "Nothing was recorded: no loss, no step.", remedy="see assert_weights_move", measured=measured
+            "all_finite",
+            "inconclusive",
+            "Nothing was recorded: no loss, no step.",
+            remedy="see assert_weights_move",
+            measured=measured,
         )
-    loss = next(((i, v.loss) for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
+    loss = next(
+        ((i, v.loss) for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)),
+        None,
+    )
     gradients = sorted(
-        ((t.gradients.first_nonfinite, -i, t) for i, t in enumerate(tensors) if t.gradients.first_nonfinite is not None),
+        (
+            (t.gradients.first_nonfinite, -i, t)
+            for i, t in enumerate(tensors)
+            if t.gradients.first_nonfinite is not None
+        ),
         key=lambda row: row[:2],
     )
     weights = [t for t in tensors if t.last.nonfinite]
@@ -45,11 +56,13 @@ def check_all_finite(
         return Verdict(
             "all_finite",
             "pass",
-            f"{plural(len(trace.losses), 'loss', 'losses')}, the gradients of {plural(len(trace.steps), 'step')} and {plural(len(tensors), 'tensor')} are finite.",
+            f"{plural(len(trace.losses), 'loss', 'losses')}, the gradients of {plural(len(trace.steps), 'step')} "
+            f"and {plural(len(tensors), 'tensor')} are finite.",
             measured=measured,
         )
     rows: list[dict[str, Any]] = [
-        {"tensor": t.name, "gradient bad at step": step, "bad weights at the end": t.last.nonfinite} for step, _, t in gradients
+        {"tensor": t.name, "gradient bad at step": step, "bad weights at the end": t.last.nonfinite}
+        for step, _, t in gradients
     ]
     named = {row["tensor"] for row in rows}
     rows += [
@@ -68,13 +81,21 @@ def check_all_finite(
         said.append(f"{plural(len(weights), 'tensor')} hold NaN or inf at the end")
     causes = []
     if before:
-        causes.append(f"{before[0].name} was not finite before the run: never initialised, or loaded from a broken checkpoint")
+        causes.append(
+            f"{before[0].name} was not finite before the run: never initialised, or loaded from a broken checkpoint"
+        )
     elif weights and not gradients:
-        causes.append("gradients were finite, so the optimizer made it: Adam's eps of 1e-8 is 0 in float16 and divides by zero")
+        causes.append(
+            "gradients were finite, so the optimizer made it: Adam's eps of 1e-8 is 0 in float16 and divides by zero"
+        )
     elif loss is not None and gradients and (trace.iterations[loss[0]].step or 0) <= (gradients[0][0] or 0):
-        causes.append("it begins in the forward pass or the loss: log(0), 0/0, overflow, a learning rate that blew the weights up")
+        causes.append(
+            "it begins in the forward pass or the loss: log(0), 0/0, overflow, a learning rate that blew the weights up"
+        )
     else:
-        causes.append("it begins in the backward pass: sqrt or norm at 0, a masked row of only -inf, overflow in low precision")
+        causes.append(
+            "it begins in the backward pass: sqrt or norm at 0, a masked row of only -inf, overflow in low precision"
+        )
     return Verdict(
         "all_finite",
         "fail",

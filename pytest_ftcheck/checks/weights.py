@@ -69,7 +69,10 @@ def check_weights_move(
     measured = f"elementwise, before against after {plural(len(trace.steps), 'step')}; all elements of the head, a fixed sample elsewhere"
     if not tensors:
         return Verdict(
-            "weights_move", "skipped", f"all {len(chosen)} selected tensors are frozen (requires_grad=False).", measured=measured
+            "weights_move",
+            "skipped",
+            f"all {len(chosen)} selected tensors are frozen (requires_grad=False).",
+            measured=measured,
         )
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
@@ -97,7 +100,12 @@ def check_weights_move(
         )
         good = len(tensors) - len(odd)
         return Verdict(
-            "weights_move", "pass", f"{good} of {len(tensors)} {what} moved{share}.", limit=limit, measured=measured, notes=notes
+            "weights_move",
+            "pass",
+            f"{good} of {len(tensors)} {what} moved{share}.",
+            limit=limit,
+            measured=measured,
+            notes=notes,
         )
     kinds = Counter(str(found[t.name]) for t in ill)
     kind = kinds.most_common(1)[0][0]
@@ -113,7 +121,7 @@ def check_weights_move(
         "weights_move",
         status,
         f"{len(ill)} of {len(tensors)} {what} {verb}: {_WHY[kind]}{_where(kind, ill, trace)}.",
-        evidence=tuple(_row(t, found[t.name], max_steps) for t in sorted(ill, key=lambda t: (t.part != "head", t.name))),
+        evidence=tuple(_row(t, found[t.name]) for t in sorted(ill, key=lambda t: (t.part != "head", t.name))),
         limit=limit,
         causes=causes,
         remedy=remedy,
@@ -167,7 +175,7 @@ def _spare_slow(tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | 
     return found
 
 
-def _row(t: Tensor, kind: str | None, max_steps: float) -> dict[str, Any]:
+def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
     steps = steps_to_matter(t)
     return {
         "tensor": t.name,
@@ -192,7 +200,11 @@ def _where(kind: str, ill: Sequence[Tensor], trace: Trace) -> str:
 def _explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
     """Causes and remedy for one kind of fault."""
     first, name = ill[0], trace.optimizer.name
-    group = trace.optimizer.groups[first.group] if first.group is not None and first.group < len(trace.optimizer.groups) else None
+    group = (
+        trace.optimizer.groups[first.group]
+        if first.group is not None and first.group < len(trace.optimizer.groups)
+        else None
+    )
     if kind == "out":
         stale = sum(g.foreign for g in trace.optimizer.groups)
         cause = (
@@ -201,11 +213,16 @@ def _explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str,
             if stale
             else f"{name} was built without them (only another part's parameters were handed over, or they were added later)"
         )
-        return (cause,), f"build {name} over model.parameters() after the model is complete, or call optimizer.add_param_group"
+        return (
+            (cause,),
+            f"build {name} over model.parameters() after the model is complete, or call optimizer.add_param_group",
+        )
     if kind == "lr0":
         return (
-            (f"the learning rate was 0 at each of the {len(trace.steps)} steps of parameter group {first.group}: "
-             "lr=0, or a schedule that never leaves zero",),
+            (
+                f"the learning rate was 0 at each of the {len(trace.steps)} steps of parameter group {first.group}: "
+                "lr=0, or a schedule that never leaves zero",
+            ),
             "give that group a learning rate; print scheduler.get_last_lr() over the first steps",
         )
     if kind in ("none", "zero"):
@@ -215,7 +232,11 @@ def _explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str,
             (
                 f"what they moved by ({number(first.motion.by_decay)} rms) is weight decay"
                 f"{f' {group.weight_decay:g}' if group else ''}; gradients moved them by {number(first.motion.by_gradient)}: "
-                + ("no gradient reaches them" if first.gradients.max_norm == 0 else f"their largest gradient has rms {number(first.gradients.max_rms)}"),
+                + (
+                    "no gradient reaches them"
+                    if first.gradients.max_norm == 0
+                    else f"their largest gradient has rms {number(first.gradients.max_rms)}"
+                ),
                 *dead_causes("zero" if first.gradients.max_norm == 0 else "eps", ill, trace)[0],
             ),
             "find out why no gradient reaches them (assert_grads_nonzero names the place); weight decay only hides it",
@@ -226,19 +247,25 @@ def _explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str,
         others = [g.lr_peak for g in trace.optimizer.groups if g.index != first.group]
         beside = f"; the other groups have up to {number(max(others))}" if others else ""
         return (
-            (f"the learning rate of parameter group {first.group} peaks at {number(first.lr_peak)}{beside}: "
-             f"too small for weights of rms {number(first.first.rms)}",),
+            (
+                f"the learning rate of parameter group {first.group} peaks at {number(first.lr_peak)}{beside}: "
+                f"too small for weights of rms {number(first.first.rms)}",
+            ),
             "raise that group's learning rate (1e-5 to 1e-3 is usual for Adam; SGD needs far more)",
         )
     if kind == "rounding":
         return (
-            (f"{first.dtype} cannot add an update of {number(first.lr_peak)} to weights of rms {number(first.first.rms)}: "
-             "it is less than half the spacing of its numbers",),
+            (
+                f"{first.dtype} cannot add an update of {number(first.lr_peak)} to weights of rms {number(first.first.rms)}: "
+                "it is less than half the spacing of its numbers",
+            ),
             "keep the parameters in float32 (dtype=torch.float32; transformers 5 loads the checkpoint's dtype) and use autocast",
         )
     return (
-        (f"{name} changed them (rms {number(first.motion.max_update)} a step), and between steps something put them back: an EMA, "
-         "a checkpoint loaded again, a layer initialised again",)
+        (
+            f"{name} changed them (rms {number(first.motion.max_update)} a step), and between steps something put them back: an EMA, "
+            "a checkpoint loaded again, a layer initialised again",
+        )
         if kind == "back"
         else ("nothing that was measured explains it: does the optimizer's step() really write to these tensors?",),
         "look for writes to the weights outside optimizer.step()",
@@ -252,13 +279,17 @@ def dead_causes(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[s
     if kind == "none":
         if head_alive and all(t.part == "base" for t in ill):
             return (
-                ("the graph is cut between the base and the head: features pass through .detach(), .data, torch.no_grad(), numpy, "
-                 "or the base is frozen at run time",),
+                (
+                    "the graph is cut between the base and the head: features pass through .detach(), .data, torch.no_grad(), numpy, "
+                    "or the base is frozen at run time",
+                ),
                 "let the base's output tensor reach the head as it is; or freeze the base on purpose with requires_grad_(False)",
             )
         return (
-            ("they take no part in the loss: another layer is used instead, the output is not what the loss is computed from, "
-             "or the graph is cut above them",),
+            (
+                "they take no part in the loss: another layer is used instead, the output is not what the loss is computed from, "
+                "or the graph is cut above them",
+            ),
             "compute the loss from what these layers output; freeze or remove them if they are not needed",
         )
     if kind == "zero":
@@ -273,20 +304,31 @@ def dead_causes(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[s
             "look at the activations above them: how many are exactly zero for every input?",
         )
     eps = epsilon(first, trace)
-    clipped = [s for s in trace.steps if s.grad_norm_unclipped is not None and s.grad_norm < 1e-3 * s.grad_norm_unclipped]
+    clipped = [
+        s for s in trace.steps if s.grad_norm_unclipped is not None and s.grad_norm < 1e-3 * s.grad_norm_unclipped
+    ]
     causes = []
     if clipped:
         s = clipped[0]
-        causes.append(f"gradients are clipped to nothing: norm {number(s.grad_norm_unclipped)} before, {number(s.grad_norm)} after")
+        causes.append(
+            f"gradients are clipped to nothing: norm {number(s.grad_norm_unclipped)} before, {number(s.grad_norm)} after"
+        )
     causes.append(
         f"their gradients (rms {number(first.gradients.max_rms)} at most) are small"
-        + (f" beside the eps of {trace.optimizer.name} ({number(eps)}): it divides by sqrt(v) + eps, so the step shrinks with them" if eps else "")
+        + (
+            f" beside the eps of {trace.optimizer.name} ({number(eps)}): it divides by sqrt(v) + eps, so the step shrinks with them"
+            if eps
+            else ""
+        )
     )
     if not clipped:
         causes.append(
-            "the loss is scaled down (a tiny factor, a mean over too many elements), gradients are clipped to nothing, or they vanish on the way"
+            "the loss is scaled down (a tiny factor, a mean over too many elements), gradients are clipped to nothing, "
+            "or they vanish on the way"
         )
-    return tuple(causes), "undo the scaling of the loss or the clipping; the loss should begin near the entropy of the labels"
+    return tuple(
+        causes
+    ), "undo the scaling of the loss or the clipping; the loss should begin near the entropy of the labels"
 
 
 def _notes(
@@ -302,12 +344,12 @@ def _notes(
     unused = [n for n in odd if found[n] in ("none", "zero", "decay")]
     if unused:
         notes.append(
-            f"{plural(len(unused), 'base tensor')} without gradient, in modules that nothing else depends on: {sorted(unused)[0]}"
+            f"{plural(len(unused), 'base tensor')} without gradient, in modules that nothing else depends on: {min(unused)}"
             f"{' and others' if len(unused) > 1 else ''}; freeze them to say that this is meant"
         )
     rounded = [n for n in odd if found[n] == "rounding"]
     if rounded:
-        notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {sorted(rounded)[0]}")
+        notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {min(rounded)}")
     outside = [t for t in tensors if t.motion.outside > 0.01 * t.motion.rms > 0]
     if outside:
         notes.append(

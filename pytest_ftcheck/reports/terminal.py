@@ -128,9 +128,7 @@ def _course(trace: Trace) -> list[str]:
     losses = trace.losses
     odd = sum(not math.isfinite(v) for v in losses)
     remark = plural(len(losses), "iteration") + (f", {odd:,} not finite" if odd else "")
-    rows: list[Row] = [
-        ("training loss", _span(losses), sparkline(losses), remark if losses else "never told", "")
-    ]
+    rows: list[Row] = [("training loss", _span(losses), sparkline(losses), remark if losses else "never told", "")]
     rows += _probe(trace.probe) if trace.probe is not None else ()
     rows += _rates(trace)
     knows = "mean alone" if trace.reading.task == "regression" else "majority class"
@@ -283,9 +281,7 @@ def _folded(title: str, tensors: Sequence[Tensor]) -> list[str]:
             ]
         )
         kinds = Counter(chain.from_iterable(_kinds(t) for t in members))
-        remarks.append(
-            ", ".join(f"{n:,} of {len(members):,}: {kind}" for kind, n in kinds.items() if kind != "frozen")
-        )
+        remarks.append(", ".join(f"{n:,} of {len(members):,}: {kind}" for kind, n in kinds.items() if kind != "frozen"))
     room = WIDTH - 2 - sum(w + 2 for w in _widths(columns, cells))
     names = [_name(n, max(8, room)) for n in blocks]
     left_out = len(names) - BLOCKS
@@ -374,11 +370,7 @@ def sparkline(values: Sequence[float], width: int = SPARK) -> str:
     """
     if not values:
         return ""
-    cuts = (
-        [round(i * len(values) / width) for i in range(width + 1)]
-        if len(values) > width
-        else range(len(values) + 1)
-    )
+    cuts = [round(i * len(values) / width) for i in range(width + 1)] if len(values) > width else range(len(values) + 1)
     means = []
     for start, end in pairwise(cuts):
         part = values[start:end]
@@ -424,15 +416,12 @@ def _grid(
 
     def row(texts: Sequence[str]) -> str:
         return "".join(
-            "  " + (t.rjust(w) if c[2] else t.ljust(w))
-            for t, w, c in zip(texts, widths, columns, strict=True)
+            "  " + (t.rjust(w) if c[2] else t.ljust(w)) for t, w, c in zip(texts, widths, columns, strict=True)
         )
 
     top, i = "", 0
     while i < len(columns):
-        pair = (
-            bool(columns[i][0]) and i + 1 < len(columns) and not columns[i + 1][0] and bool(columns[i + 1][1])
-        )
+        pair = bool(columns[i][0]) and i + 1 < len(columns) and not columns[i + 1][0] and bool(columns[i + 1][1])
         room = widths[i] + (2 + widths[i + 1] if pair else 0)
         top += "  " + (columns[i][0].center(room) if pair else columns[i][0].rjust(room))
         i += 2 if pair else 1
@@ -451,9 +440,9 @@ def _grid(
 
 def _wrap(text: str, *, indent: str, hang: str) -> list[str]:
     short = _name(" ".join(text.split()), LONGEST)
-    return textwrap.wrap(
-        short, WIDTH, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False
-    ) or [indent.rstrip()]
+    return textwrap.wrap(short, WIDTH, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False) or [
+        indent.rstrip()
+    ]
 
 
 def _name(name: str, width: int) -> str:

@@ -154,7 +154,9 @@ class Reader:
             out, how = self._first_call(inputs, labels)
             logits, outputs = self._logits(out), _describe(out)
             if logits is None and _own_loss(out) is None:
-                raise ValueError(f"the model returned {outputs}: no logits in it; pass forward=(model, batch) -> logits")
+                raise ValueError(
+                    f"the model returned {outputs}: no logits in it; pass forward=(model, batch) -> logits"
+                )
         else:
             out = None
             try:  # logits are welcome for the metrics, but the loss does not depend on them
@@ -178,13 +180,16 @@ class Reader:
         else:
             self._classify(logits, labels, own=False, strict=True)
             loss = {
-                "single_label": "cross-entropy of the logits" if (self.classes or 0) != 2 or logits is None or logits.shape[-1] > 1
+                "single_label": "cross-entropy of the logits"
+                if (self.classes or 0) != 2 or logits is None or logits.shape[-1] > 1
                 else "binary cross-entropy of one logit",
                 "multi_label": "binary cross-entropy of the logits, one a tag",
                 "regression": "mean squared error",
             }.get(self.task or "", "unknown")
             if self.task is None:
-                raise ValueError(f"batches: cannot tell a loss from labels {_what(labels)} and logits {_what(logits)}: pass loss_fn=")
+                raise ValueError(
+                    f"batches: cannot tell a loss from labels {_what(labels)} and logits {_what(logits)}: pass loss_fn="
+                )
         return Reading(how, outputs, loss, self.task, self.classes)
 
     def _first_call(self, inputs: Any, labels: Any) -> tuple[Any, str]:
@@ -218,7 +223,9 @@ class Reader:
             try:
                 out = self._call(inputs, labels)
             except Exception as error:  # noqa: BLE001 - whatever the user's model raises, the next way is tried
-                errors.append(f"as {what if way == 'one' else 'positional arguments'}: {type(error).__name__}: {str(error).strip()[:160]}")
+                errors.append(
+                    f"as {what if way == 'one' else 'positional arguments'}: {type(error).__name__}: {str(error).strip()[:160]}"
+                )
                 continue
             if way == "one":
                 return out, f"{what} of {len(inputs)}" if isinstance(inputs, (tuple, list)) else what
@@ -277,9 +284,13 @@ class Reader:
         if self.loss_fn is not None or not isinstance(labels, torch.Tensor):
             return
         if self.task == "single_label" and self.classes and labels.numel():
-            low, high = (int(v) for v in torch.aminmax(labels[labels != IGNORED])) if (labels != IGNORED).any() else (0, 0)
+            low, high = (
+                (int(v) for v in torch.aminmax(labels[labels != IGNORED])) if (labels != IGNORED).any() else (0, 0)
+            )
             if labels.is_floating_point() or labels.is_complex():
-                raise ValueError(f"{argument}[{number}]: labels are {labels.dtype}, those of the first batch whole numbers")
+                raise ValueError(
+                    f"{argument}[{number}]: labels are {labels.dtype}, those of the first batch whole numbers"
+                )
             if low < 0 or high >= self.classes:
                 raise ValueError(
                     f"{argument}[{number}]: label {low if low < 0 else high} is outside the head's {self.classes} classes: "

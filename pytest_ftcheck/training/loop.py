@@ -39,6 +39,8 @@ StepFn = Callable[[Any, Any, Any, Any], Any]
 _NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
 #: A run whose loss is NaN or infinite this many times in a row is over.
 HOPELESS = 3
+#: Models with fewer parameters are trained on one thread.
+SMALL = 1_000_000
 
 
 def finetune(
@@ -91,7 +93,9 @@ def finetune(
     """
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer={optimizer!r}: expected one of {', '.join(OPTIMIZERS)}, an optimizer, or a callable")
+            raise ValueError(
+                f"optimizer={optimizer!r}: expected one of {', '.join(OPTIMIZERS)}, an optimizer, or a callable"
+            )
         recipe_fields["optimizer"], optimizer = optimizer, None
     recipe = resolve_recipe(recipe, recipe_fields, optimizer, scheduler)
     check_callables(loss_fn=loss_fn, forward=forward, step=step, evaluate=evaluate, **_named("metrics", metrics))
@@ -131,7 +135,9 @@ def finetune(
 
 def _named(argument: str, callables: Mapping[str, Any] | None) -> dict[str, Any]:
     if callables is not None and not isinstance(callables, Mapping):
-        raise TypeError(f"{argument} is a {type(callables).__name__}: expected a mapping name -> callable(logits, labels)")
+        raise TypeError(
+            f"{argument} is a {type(callables).__name__}: expected a mapping name -> callable(logits, labels)"
+        )
     return {f"{argument}[{name!r}]": fn for name, fn in (callables or {}).items()}
 
 
@@ -157,9 +163,16 @@ class _Run:
         undo: Undo,
     ) -> None:
         self.began = time.perf_counter()
-        self.model, self.recipe, self.step_fn, self.evaluate, self.probes = model, recipe, step, evaluate, probes
+        self.model, self.recipe, self.step_fn, self.evaluate, self.probes = (
+            model,
+            recipe,
+            step,
+            evaluate,
+            probes,
+        )
         self.notes: list[str] = list(recipe.warnings()) if optimizer is None and scheduler is None else []
         self.batches = Batches(batches, recipe.steps)
+        _limit_threads(model, recipe)
         self.device = device_of(model)
         self.head = find_head(model, head)
         self.reader = self._reader(loss_fn, forward)
@@ -274,14 +287,16 @@ class _Run:
                 if self.probe is not None and len(recorder.steps) in self.probe.when:
                     self.probe.look(len(recorder.steps))
             value = None if loss is None else float(loss)
-            if told:
-                told.progress(i, total, value)
+            if told and i + 1 < total:
+                told.progress(i + 1, total, value)
             bad = bad + 1 if value is not None and not math.isfinite(value) else 0
             if broken:
                 self.stopped = f"backward cannot run: {broken}"
             elif bad >= HOPELESS:
                 self.stopped = f"the loss was not finite {HOPELESS} times in a row"
-            elif self.recipe.max_seconds and time.perf_counter() - self.began > self.recipe.max_seconds and i + 1 < total:
+            elif (
+                self.recipe.max_seconds and time.perf_counter() - self.began > self.recipe.max_seconds and i + 1 < total
+            ):
                 self.stopped = f"max_seconds={self.recipe.max_seconds:g} reached after {i + 1} of {total} steps"
             if self.stopped:
                 return
@@ -312,7 +327,7 @@ class _Run:
     def _own_step(self, batch: Any) -> tuple[Any, str | None]:
         assert self.reader is not None
         if self._closure:
-            return self.optimizer.step(lambda: self._backward(batch)), None  # type: ignore[arg-type]
+            return self.optimizer.step(lambda: self._backward(batch)), None  # type: ignore[arg-type, return-value]
         loss = self._backward(batch)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -400,8 +415,21 @@ class _Run:
         if split(batch)[1] is None and self.reader.loss_fn is None:
             return {}
         return dict(
-            zip(small, rounding_noise(self.model, self.reader, batch, [by_name[n] for n in small]), strict=True)
+            zip(
+                small,
+                rounding_noise(self.model, self.reader, batch, [by_name[n] for n in small]),
+                strict=True,
+            )
         )
+
+
+def _limit_threads(model: nn.Module, recipe: Recipe) -> None:
+    """Threads for this run; `preserved_globals` gives the others back."""
+    wanted = recipe.threads
+    if wanted is None and sum(p.numel() for p in model.parameters()) < SMALL:
+        wanted = 1
+    if wanted is not None and wanted != torch.get_num_threads():
+        torch.set_num_threads(wanted)
 
 
 def _loss_value(value: Any) -> Any:

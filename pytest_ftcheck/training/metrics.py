@@ -88,7 +88,11 @@ def measure(
     if task == "single_label" and labels.dim() > 1 and first.dim() > labels.dim():  # one label a token
         first, last, labels = (x.reshape(-1, *x.shape[labels.dim() :])[keep.reshape(-1)] for x in (first, last, labels))
     elif task == "single_label":
-        first, last, labels = first[keep.reshape(-1)], last[keep.reshape(-1)], labels.reshape(-1)[keep.reshape(-1)]
+        first, last, labels = (
+            first[keep.reshape(-1)],
+            last[keep.reshape(-1)],
+            labels.reshape(-1)[keep.reshape(-1)],
+        )
     if not len(labels):
         return ()
     out = [_custom(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]
@@ -152,7 +156,8 @@ def _custom(
     if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
         generator = torch.Generator().manual_seed(0)
         p = _p_value(
-            after, [_value(name, fn, last, labels[torch.randperm(len(labels), generator=generator)]) for _ in range(count)]
+            after,
+            [_value(name, fn, last, labels[torch.randperm(len(labels), generator=generator)]) for _ in range(count)],
         )
     return Metric(name, before, after, len(labels), source, baseline, p)
 
@@ -170,7 +175,9 @@ def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) 
     try:
         return float(fn(logits, labels))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error}") from error
+        raise ValueError(
+            f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error}"
+        ) from error
 
 
 def _p_value(score: float, by_luck: list[float]) -> float:

@@ -18,7 +18,7 @@ from .state import quiet
 PROBES = ("loss", "descent", "noise", "metrics")
 #: Batches of the probe, and steps whose own batch is evaluated before and after.
 BATCHES = 2
-DESCENTS = 12
+DESCENTS = 20
 
 
 class FixedProbe:
@@ -87,7 +87,9 @@ def _rows(batch: Any) -> int:
     inputs, labels = split(batch)
     if isinstance(labels, torch.Tensor) and labels.dim():
         return len(labels)
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    )
     return next((len(v) for v in values if isinstance(v, torch.Tensor) and v.dim()), 1)
 
 
@@ -135,7 +137,13 @@ class MetricProbe:
         source: str,
         custom: Mapping[str, MetricFn] | None,
     ) -> None:
-        self.model, self.reader, self.batches, self.source, self.custom = model, reader, batches, source, custom
+        self.model, self.reader, self.batches, self.source, self.custom = (
+            model,
+            reader,
+            batches,
+            source,
+            custom,
+        )
         self.notes: list[str] = []
         self.first = self._gather()
 
@@ -158,7 +166,9 @@ class MetricProbe:
             return ()
 
 
-def rounding_noise(model: nn.Module, reader: Reader, batch: Any, parameters: Sequence[nn.Parameter]) -> list[float | None]:
+def rounding_noise(
+    model: nn.Module, reader: Reader, batch: Any, parameters: Sequence[nn.Parameter]
+) -> list[float | None]:
     """Relative difference between the gradients of ``loss`` and of ``3 * loss / 3``, dropout off, a number a parameter.
 
     The two are equal in exact arithmetic; rounding noise differs by more than 0.27, real gradients by less than

@@ -52,7 +52,7 @@ class _Iteration:
 class _Step:
     iteration: int | None
     lrs: tuple[float, ...]
-    total: torch.Tensor
+    total: float | torch.Tensor
     unclipped: float | torch.Tensor | None
     training: bool
 
@@ -270,7 +270,11 @@ class Recorder:
             self._rows.append(torch.stack([norms, t.norms(update), t.norms(self._after - self._start)]))
             self._recorded.append(number)
             if len(self._rows) >= SERIES:
-                self._rows, self._recorded, self._every = self._rows[::2], self._recorded[::2], 2 * self._every
+                self._rows, self._recorded, self._every = (
+                    self._rows[::2],
+                    self._recorded[::2],
+                    2 * self._every,
+                )
         if number == self._next_histogram:
             self._histograms(number)
             self._next_histogram = max(number + 1, math.ceil(1.5 * number))
@@ -283,7 +287,7 @@ class Recorder:
         self.unclipped = None
         if len(self.steps) % 64 == 0:  # small tensors cost more memory than numbers
             for step in self.steps[-64:]:
-                step.total = step.total if isinstance(step.total, float) else float(step.total)  # type: ignore[assignment]
+                step.total = float(step.total)
 
     def _gradient_norms(self, lrs: tuple[float, ...]) -> torch.Tensor:
         """L2 norm of each gradient; -1: none."""
@@ -311,10 +315,10 @@ class Recorder:
             for p in group["params"]:
                 held.setdefault(id(p), index)
         for w in self.watched:
-            group = held.get(id(w.parameter))
-            if group is not None:
+            index_held = held.get(id(w.parameter))
+            if index_held is not None:
                 w.since = number if w.since is None else w.since
-                w.group = group
+                w.group = index_held
 
     def _decay(self, optimizer: TorchOptimizer, lrs: tuple[float, ...]) -> torch.Tensor | None:
         """What weight decay did at this step: exact where it is decoupled, and for SGD; None: nothing, or not separable."""
@@ -339,7 +343,9 @@ class Recorder:
                 if momentum and self._decay_momentum is not None:
                     buffer = self.tracked.split(self._decay_momentum)[place]
                     first = w.since == len(self.steps)
-                    buffer.mul_(momentum).add_(before[place], alpha=wd * (1 if first else 1 - float(group.get("dampening", 0))))
+                    buffer.mul_(momentum).add_(
+                        before[place], alpha=wd * (1 if first else 1 - float(group.get("dampening", 0)))
+                    )
                     pull = before[place] * wd + momentum * buffer if group.get("nesterov") else buffer
                     torch.mul(pull, -lrs[index], out=places[place])
                 else:
@@ -364,7 +370,7 @@ class Recorder:
             self._outside += torch.nan_to_num(t.norms(final - self._after)).double().square()
         rows = torch.stack(self._rows).cpu().double() if self._rows else torch.zeros(0, 3, len(self._live))
         exact = max(len(self.steps) - 1, 0)
-        now = {n: p for n, p in self.model.named_parameters(remove_duplicate=False)}
+        now = dict(self.model.named_parameters(remove_duplicate=False))
         vectors = {
             k: v.tolist()
             for k, v in {
@@ -590,7 +596,7 @@ def _digest(tensor: torch.Tensor) -> int | None:
     if tensor.device.type == "meta" or tensor.is_sparse:
         return None
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(memoryview(flat.view(torch.uint8).numpy())) if flat.numel() else 0
+    return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
 
 
 def _rms(x: torch.Tensor) -> float:
@@ -644,4 +650,3 @@ def _plain(value: float | torch.Tensor | None) -> float | None:
 
 def _index(value: float) -> int | None:
     return int(value) if value >= 0 else None
-

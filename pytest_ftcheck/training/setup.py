@@ -31,7 +31,10 @@ def resolve_recipe(recipe: Recipe | None, fields: dict[str, Any], optimizer: Any
             f"finetune() has no argument {unknown[0]!r}; beside its own it takes the fields of Recipe: "
             f"{', '.join(Recipe.field_names())}"
         )
-    for given, owned in ((optimizer, (*OPTIMIZER_FIELDS[1:], *SCHEDULE_FIELDS)), (scheduler, SCHEDULE_FIELDS)):
+    for given, owned in (
+        (optimizer, (*OPTIMIZER_FIELDS[1:], *SCHEDULE_FIELDS)),
+        (scheduler, SCHEDULE_FIELDS),
+    ):
         clash = [name for name in owned if name in fields]
         if given is not None and clash:
             what = "optimizer" if given is optimizer else "scheduler"
@@ -109,7 +112,9 @@ def check_parameters(model: nn.Module) -> None:
                 f"model: parameter {name!r} is on the meta device and has no values; load it first (model.to_empty, from_pretrained)"
             )
         if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(f"model: parameter {name!r} is not initialised yet; run one forward pass first (lazy module)")
+            raise ValueError(
+                f"model: parameter {name!r} is not initialised yet; run one forward pass first (lazy module)"
+            )
         if not p.is_floating_point():
             raise ValueError(
                 f"model: parameter {name!r} is quantized ({p.dtype}); expected floating-point parameters: judge the model before "

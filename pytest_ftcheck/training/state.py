@@ -22,7 +22,7 @@ def preserved_globals() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy else None
     cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and _cuda_ready() else None
     dtype = torch.get_default_dtype()
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -48,6 +48,10 @@ def preserved_globals() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
         torch.set_grad_enabled(grad)
         torch.autograd.set_detect_anomaly(anomaly)
+
+
+def _cuda_ready() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def seed_everything(seed: int) -> None:
@@ -145,8 +149,12 @@ class OptimizerSnapshot:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.attributes = _Attributes(optimizer)
-        self.groups = [
-            (group, {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()}, group["params"])
+        self.groups: list[tuple[dict[str, Any], dict[str, Any], list[Any]]] = [
+            (
+                group,
+                {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()},
+                group["params"],
+            )
             for group in optimizer.param_groups
         ]
         self.state = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
@@ -155,7 +163,7 @@ class OptimizerSnapshot:
         """Everything as it was when the snapshot was taken."""
         self.attributes.restore()
         for group, values, params in self.groups:
-            lr = group.get("lr")
+            lr: Any = group.get("lr")
             group.clear()
             group.update(values)
             params[:] = values["params"]

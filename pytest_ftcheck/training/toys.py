@@ -87,9 +87,15 @@ def toy_batches(
     >>> bool((mask.sum(1) == length).all()), sorted(set(labels.tolist()))
     (True, [0, 1])
     """
-    for name, value, low, high in (("batches", batches, 1, None), ("size", size, 1, None), ("classes", classes, 2, 8)):
+    for name, value, low, high in (
+        ("batches", batches, 1, None),
+        ("size", size, 1, None),
+        ("classes", classes, 2, 8),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < low or (high and value > high):
-            raise ValueError(f"{name}={value!r}: expected a whole number >= {low}" + (f" and <= {high}" if high else ""))
+            raise ValueError(
+                f"{name}={value!r}: expected a whole number >= {low}" + (f" and <= {high}" if high else "")
+            )
     if not 0 < keywords <= 1:
         raise ValueError(f"keywords={keywords!r}: expected a share above 0 and up to 1")
     g = torch.Generator().manual_seed(seed)

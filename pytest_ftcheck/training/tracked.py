@@ -36,7 +36,8 @@ class Tracked:
                 self.index.append(None)
                 self.counts.append(p.numel())
             else:
-                picked = torch.randint(p.numel(), (size,), generator=generator).sort().values.unique()
+                picked = torch.randint(p.numel(), (size,), generator=generator).sort().values
+                picked = torch.unique_consecutive(picked)
                 self.index.append(picked.to(p.device, torch.int32 if p.numel() < 2**31 else torch.int64))
                 self.counts.append(len(picked))
         self.device = self.parameters[0].device
@@ -97,11 +98,14 @@ def row_stride(p: torch.Tensor) -> int:
 def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
     """L2 norm in at least float32; estimated from every ``stride``-th row of a large tensor."""
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    norm: torch.Tensor
     if grad.is_sparse:
-        return torch.linalg.vector_norm(grad.coalesce().values(), dtype=dtype)
+        norm = torch.linalg.vector_norm(grad.coalesce().values(), dtype=dtype)
+        return norm
     if stride > 1:
         rows = grad[::stride]
         norm = torch.linalg.vector_norm(rows, dtype=dtype) * math.sqrt(grad.shape[0] / rows.shape[0])
         if norm != 0:  # all rows read were zero: that happens to embeddings, so read on
             return norm
-    return torch.linalg.vector_norm(grad, dtype=dtype)
+    norm = torch.linalg.vector_norm(grad, dtype=dtype)
+    return norm

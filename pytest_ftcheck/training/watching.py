@@ -124,7 +124,9 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             raise RuntimeError("w.loss() outside the with block")
         if isinstance(loss, torch.Tensor):
             if loss.numel() != 1:
-                raise ValueError(f"loss has shape {tuple(loss.shape)}: expected one number; take its mean over the rows")
+                raise ValueError(
+                    f"loss has shape {tuple(loss.shape)}: expected one number; take its mean over the rows"
+                )
         elif not isinstance(loss, (int, float)):
             raise TypeError(f"loss is a {type(loss).__name__}: expected a scalar tensor or a number")
         self._recorder.begin()

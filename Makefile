@@ -1,0 +1,41 @@
+# The everyday commands; each does all its own set-up. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help demo test check lint types docs bench clean
+
+help:            ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# the constraints pin torch's CPU build and everything that numbers in the docs depend on
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,examples,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)   ## the main job: toy default and founding question; leaves a TensorBoard folder in runs/
+	$(BIN)/python docs/examples/demo.py runs
+
+test: $(STAMP)   ## all tests, the documentation's examples among them
+	$(BIN)/python -m pytest -q -p no:cacheprovider
+
+lint: $(STAMP)   ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy --strict
+	$(BIN)/mypy
+
+docs: $(STAMP)   ## the documentation's checks: links, public names, code blocks
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py
+
+check: lint types test  ## what CI runs
+
+bench: $(STAMP)  ## the benchmarks behind the numbers in the docs (about half an hour)
+	for script in startup overhead error_rates; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+clean:           ## remove the virtual environment and all that was made
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
