@@ -22,12 +22,12 @@ class Batches:
     """The user's batches as something that can be asked for the i-th one; cycles when it comes to an end.
 
     A list is indexed; a DataLoader or other re-iterable is iterated again and again; of a one-shot iterator the first ``steps``
-    are kept, and too few of them are an error.
+    are kept, and too few of them are an error (``steps=None``: all of them are kept).
 
     :raises TypeError: not an iterable of batches.  :raises ValueError: empty, or a one-shot iterator that is too short.
     """
 
-    def __init__(self, source: Any, steps: int, argument: str = "batches") -> None:
+    def __init__(self, source: Any, steps: int | None, argument: str = "batches") -> None:
         self.argument = argument
         if isinstance(source, (Mapping, torch.Tensor, str)) or not isinstance(source, Iterable):
             raise TypeError(
@@ -39,7 +39,7 @@ class Batches:
                 kept.append(batch)
                 if len(kept) == steps:
                     break
-            if 0 < len(kept) < steps:
+            if steps is not None and 0 < len(kept) < steps:
                 raise ValueError(
                     f"{argument}: a one-shot iterator that ends after {len(kept)} batches, but steps={steps}: "
                     "pass a list or a DataLoader, which can be read again, or fewer steps"

@@ -107,6 +107,7 @@ def finetune(
     undo = Undo()
     with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
         undo.keep(LoaderSnapshot(batches))
+        undo.keep(LoaderSnapshot(eval_batches))
         try:
             seed_everything(recipe.seed)
             run = _Run(
@@ -176,7 +177,7 @@ class _Run:
         self.device = device_of(model)
         self.head = find_head(model, head)
         self.reader = self._reader(loss_fn, forward)
-        held_out = None if eval_batches is None else list(Batches(eval_batches, 2**31, "eval_batches").source)
+        held_out = None if eval_batches is None else list(Batches(eval_batches, None, "eval_batches").source)
         self._check_labels(held_out)
         self.optimizer = resolve_optimizer(model, optimizer, recipe, undo)
         self.scheduler = resolve_scheduler(
@@ -327,7 +328,9 @@ class _Run:
     def _own_step(self, batch: Any) -> tuple[Any, str | None]:
         assert self.reader is not None
         if self._closure:
-            return self.optimizer.step(lambda: self._backward(batch)), None  # type: ignore[arg-type, return-value]
+            loss: Any = self.optimizer.step(lambda: self._backward(batch))  # type: ignore[arg-type, return-value]
+            self._step_scheduler(loss)
+            return loss, None
         loss = self._backward(batch)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -339,9 +342,12 @@ class _Run:
             self.scaler.update()
         else:
             self.optimizer.step()
+        self._step_scheduler(loss)
+        return loss, None
+
+    def _step_scheduler(self, loss: Any) -> None:
         if self.scheduler is not None:
             self.scheduler.step(*([float(loss)] if self._plateau else []))
-        return loss, None
 
     def _backward(self, batch: Any) -> torch.Tensor:
         assert self.reader is not None
@@ -349,7 +355,8 @@ class _Run:
         kind = self.recipe.autocast
         context = torch.autocast(self.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
         with context:
-            loss = self.reader.loss(batch)[0]
+            # a loss_fn that ends in .item() gives a number: backward then says that it has no graph
+            loss = torch.as_tensor(self.reader.loss(batch)[0])
         (self.scaler.scale(loss) if self.scaler is not None else loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -599,6 +599,10 @@ def _digest(tensor: torch.Tensor) -> int | None:
     return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
 
 
+def _wide(x: torch.Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _rms(x: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
 
@@ -610,7 +614,7 @@ def _statistics(p: torch.Tensor) -> Statistics:
     with torch.no_grad():
         values = p.detach()
         nonfinite = 0
-        if not torch.isfinite(torch.linalg.vector_norm(values, dtype=torch.float32)):
+        if not torch.isfinite(torch.linalg.vector_norm(values, dtype=_wide(values))):
             nonfinite = int((~torch.isfinite(values)).sum())
         if p.numel() > 2**20 and p.dim() > 1:
             values = values[:: max(1, p.numel() // 2**18)] if p.shape[0] > 64 else values.reshape(-1)[::16]
