@@ -94,6 +94,8 @@ def split(batch: Any) -> tuple[Any, Any]:
 def to_device(value: Any, device: torch.device) -> Any:
     """Tensors moved to ``device``, containers kept; the value itself where nothing has to move."""
     if isinstance(value, torch.Tensor):
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            value = value.clone()  # made under the caller's inference_mode: autograd refuses the original
         return value if value.device == device else value.to(device)
     if isinstance(value, Mapping):
         moved = {k: to_device(v, device) for k, v in value.items()}

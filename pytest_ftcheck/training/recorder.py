@@ -123,13 +123,13 @@ class Recorder:
         self._pushed, self._decayed = t.zeros(), t.zeros()
         self._decay_momentum: torch.Tensor | None = None
         n, device = len(live), t.device
-        self._zero = torch.zeros(n, device=device)
-        self._bad = torch.zeros(n, device=device)
-        self._first_nonzero = torch.full((n,), -1.0, device=device)
-        self._first_bad = torch.full((n,), -1.0, device=device)
-        self._max_norm = torch.zeros(n, device=device)
-        self._last_norm = torch.zeros(n, device=device)
-        self._max_push = torch.zeros(n, device=device)
+        self._zero = torch.zeros(n, dtype=torch.float32, device=device)
+        self._bad = torch.zeros(n, dtype=torch.float32, device=device)
+        self._first_nonzero = torch.full((n,), -1.0, dtype=torch.float32, device=device)
+        self._first_bad = torch.full((n,), -1.0, dtype=torch.float32, device=device)
+        self._max_norm = torch.zeros(n, dtype=torch.float32, device=device)
+        self._last_norm = torch.zeros(n, dtype=torch.float32, device=device)
+        self._max_push = torch.zeros(n, dtype=torch.float32, device=device)
         self._outside = torch.zeros(n, dtype=torch.float64, device=device)
         self._rows: list[torch.Tensor] = []  # one a recorded step: norms of gradient, update and displacement
         self._recorded: list[int] = []
@@ -304,7 +304,7 @@ class Recorder:
                 norms.append(gradient_norm(grad, w.stride).to(self.tracked.device, torch.float32))
         if len(places) == len(self._live):
             return torch.stack(norms)
-        out = torch.full((len(self._live),), -1.0, device=self.tracked.device)
+        out = torch.full((len(self._live),), -1.0, dtype=torch.float32, device=self.tracked.device)
         if places:
             out[torch.tensor(places, device=out.device)] = torch.stack(norms)
         return out
