@@ -1,0 +1,52 @@
+"""The documentation keeps its promises: links lead somewhere, public names are in it, and its settings are those of the code.
+
+Its Python blocks are collected and run by sybil (see the root conftest.py).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import pytest_ftcheck
+from pytest_ftcheck import options
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("tests/*.md")])
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get on the usual sites."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{page.name} links to {target}, which does not exist"
+        if anchor:
+            assert anchor in anchors(found), f"{page.name} links to {target}: no such heading"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
+    missing = [n for n in pytest_ftcheck.__all__ if not n.startswith("__") and f"`{n}`" not in reference]
+    assert not missing
+
+
+def test_every_option_is_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/options.md").read_text(encoding="utf-8")
+    assert not [s.field for s in options.SETTINGS if f"| `{s.field}` |" not in page]
+
+
+def test_no_page_names_a_path_of_somebodys_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(home|root|work|Users|tmp)/", page.read_text(encoding="utf-8")), page
