@@ -79,7 +79,7 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if value is None or isinstance(value, (int, float)):
         return number(value)
-    return str(value)
+    return shorten(str(value), 72)
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | None = None) -> list[str]:
@@ -93,7 +93,10 @@ def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | 
     if not rows:
         return []
     shown = rows if most is None or len(rows) <= most + 1 else rows[:most]
-    columns = list(dict.fromkeys(key for row in shown for key in row))
+    # a column that says nothing in any row is not worth its width
+    columns = [
+        key for key in dict.fromkeys(k for row in shown for k in row) if any(row.get(key) is not None for row in shown)
+    ]
     grid = [[cell(row.get(c)) for c in columns] for row in shown]
     right = [
         all(isinstance(r.get(c), (int, float, type(None))) or cell(r.get(c)).endswith("%") for r in shown)

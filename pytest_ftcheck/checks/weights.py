@@ -88,7 +88,7 @@ def check_weights_move(
     ill = [t for t in tensors if found[t.name] is not None and t.name not in odd]
     notes = _notes(tensors, trace, largest, odd, found)
     limit = (
-        f"rms displacement by gradients >= {number(min_budget)} of the summed learning rates (healthy Adam: 0.15 to 0.7); "
+        f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7); "
         f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
     )
     if not ill:
@@ -120,7 +120,7 @@ def check_weights_move(
     return Verdict(
         "weights_move",
         status,
-        f"{len(ill)} of {len(tensors)} {what} {verb}: {_WHY[kind]}{_where(kind, ill, trace)}.",
+        f"{len(ill)} of {len(tensors)} {what}{_which(ill, tensors)} {verb}: {_WHY[kind]}{_where(kind, ill, trace)}.",
         evidence=tuple(_row(t, found[t.name]) for t in sorted(ill, key=lambda t: (t.part != "head", t.name))),
         limit=limit,
         causes=causes,
@@ -186,6 +186,16 @@ def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
         "steps to matter": int(min(steps, 1e12)) if steps is not None and kind == "slow" else None,
         "why": _WHY[kind or "still"],
     }
+
+
+def _which(ill: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
+    """Which they are, where that can be said in three words."""
+    names = {t.name for t in ill}
+    for part in ("head", "base"):
+        members = {t.name for t in tensors if t.part == part}
+        if members and names == members and len(members) < len(tensors):
+            return f" (the whole {part})"
+    return f" ({ill[0].name})" if len(ill) == 1 else ""
 
 
 def _where(kind: str, ill: Sequence[Tensor], trace: Trace) -> str:

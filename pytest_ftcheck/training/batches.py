@@ -113,6 +113,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def row_count(inputs: Any) -> int | None:
+    """Rows of the first tensor in the inputs; None: there is none."""
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    return next((len(v) for v in values if isinstance(v, torch.Tensor) and v.dim()), None)
+
+
 class Reader:
     """Reads batches for one model: calls it, finds the logits, computes the loss.
 
@@ -123,7 +129,13 @@ class Reader:
     """
 
     def __init__(
-        self, model: nn.Module, batch: Any, *, loss_fn: LossFn | None = None, forward: Forward | None = None
+        self,
+        model: nn.Module,
+        batch: Any,
+        *,
+        loss_fn: LossFn | None = None,
+        forward: Forward | None = None,
+        argument: str = "batches",
     ) -> None:
         self.model, self.loss_fn, self.user_forward = model, loss_fn, forward
         self._forward_of = _inner(model).forward
@@ -136,6 +148,8 @@ class Reader:
         self.task: str | None = None
         self.classes: int | None = None
         self._own_loss = False
+        self.argument = argument
+        self._first: tuple[torch.Tensor, bool] | None = None  # labels of the first batch; one a row of the inputs?
         self.reading = self._read(to_device(batch, device_of(model)))
 
     # ------------------------------------------------------------------ the first look
@@ -150,7 +164,7 @@ class Reader:
         elif self.loss_fn is None:
             if labels is None:
                 raise ValueError(
-                    f"batches: {_what(batch)} has no labels, and there is no loss_fn: expected a mapping with a key 'labels', "
+                    f"{self.argument}: {_what(batch)} has no labels, and there is no loss_fn: expected a mapping with a key 'labels', "
                     "(inputs, labels), or loss_fn=(model, batch) -> loss"
                 )
             out, how = self._first_call(inputs, labels)
@@ -190,7 +204,7 @@ class Reader:
             }.get(self.task or "", "unknown")
             if self.task is None:
                 raise ValueError(
-                    f"batches: cannot tell a loss from labels {_what(labels)} and logits {_what(logits)}: pass loss_fn="
+                    f"{self.argument}: cannot tell a loss from labels {_what(labels)} and logits {_what(logits)}: pass loss_fn="
                 )
         return Reading(how, outputs, loss, self.task, self.classes)
 
@@ -212,6 +226,7 @@ class Reader:
             try:
                 out = self._call(inputs, labels)
             except Exception as error:
+                self._blame_labels(inputs, labels)
                 raise ValueError(
                     f"the model could not be called with the keywords {', '.join(used)} "
                     f"({type(error).__name__}: {str(error).strip()[:200]}); it takes {', '.join(names) or 'anything'}"
@@ -233,6 +248,17 @@ class Reader:
                 return out, f"{what} of {len(inputs)}" if isinstance(inputs, (tuple, list)) else what
             return out, f"{len(inputs)} positional arguments"
         raise ValueError(f"the model could not be called with {_what(inputs)}: " + "; ".join(errors))
+
+    def _blame_labels(self, inputs: Any, labels: Any) -> None:
+        """The error about labels that a model with a loss of its own would word in its own way."""
+        if not self._passes_labels or self.loss_fn is not None:
+            return
+        try:
+            logits = self._logits(self._call(inputs, None))
+        except Exception:  # noqa: BLE001 - it is not the labels
+            return
+        self._classify(logits, labels, own=False, strict=True)
+        self.check_labels((inputs, labels), 0, self.argument)
 
     def _call(self, inputs: Any, labels: Any) -> Any:
         if self._style == "keywords":
@@ -264,7 +290,7 @@ class Reader:
         """Find the task from logits and labels; with ``strict`` reject labels that do not fit."""
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() == 0:
             if strict and labels is not None and not own and not isinstance(labels, torch.Tensor):
-                raise TypeError(f"batches: labels are a {type(labels).__name__}: expected a tensor")
+                raise TypeError(f"{self.argument}: labels are a {type(labels).__name__}: expected a tensor")
             return
         config = getattr(_inner(self.model), "config", None)
         # problem_type may have been written by the forward pass just now: it says the same as the labels do
@@ -275,31 +301,46 @@ class Reader:
             self.classes = logits.shape[-1]
         elif self.task is None and strict and not own:
             raise ValueError(
-                f"batches: labels {_what(labels)} do not fit logits {_what(logits)}: expected whole-number classes of shape "
+                f"{self.argument}: labels {_what(labels)} do not fit logits {_what(logits)}: expected whole-number classes of shape "
                 f"{tuple(logits.shape[:-1])}, a multi-hot tensor of shape {tuple(logits.shape)}, or floats of shape "
                 f"{tuple(logits.shape[:-1])} for a model with one output"
             )
 
     def check_labels(self, batch: Any, number: int, argument: str = "batches") -> None:
-        """``ValueError`` if the labels of a batch lie outside the head's classes."""
-        labels = split(batch)[1]
+        """``ValueError`` if the labels of a batch lie outside the head's classes, or are unlike those of the first batch."""
+        inputs, labels = split(batch)
         if self.loss_fn is not None or not isinstance(labels, torch.Tensor):
             return
+        where = f"{argument}[{number}]"
+        self._compare(inputs, labels, where)
         if self.task == "single_label" and self.classes and labels.numel():
-            low, high = (
-                (int(v) for v in torch.aminmax(labels[labels != IGNORED])) if (labels != IGNORED).any() else (0, 0)
-            )
             if labels.is_floating_point() or labels.is_complex():
-                raise ValueError(
-                    f"{argument}[{number}]: labels are {labels.dtype}, those of the first batch whole numbers"
-                )
+                raise ValueError(f"{where}: labels are {_what(labels)}, those of the first batch whole numbers")
+            counted = labels[labels != IGNORED].long()
+            low, high = (int(v) for v in torch.aminmax(counted)) if counted.numel() else (0, 0)
             if low < 0 or high >= self.classes:
                 raise ValueError(
-                    f"{argument}[{number}]: label {low if low < 0 else high} is outside the head's {self.classes} classes: "
+                    f"{where}: label {low if low < 0 else high} is outside the head's {self.classes} classes: "
                     f"expected 0 to {self.classes - 1}, or {IGNORED} for a row to leave out"
                 )
         elif self.task == "regression" and not bool(torch.isfinite(labels.float()).all()):
-            raise ValueError(f"{argument}[{number}]: a label is NaN or infinite")
+            raise ValueError(f"{where}: a label is NaN or infinite")
+
+    def _compare(self, inputs: Any, labels: torch.Tensor, where: str) -> None:
+        """Labels beside those of the first batch looked at."""
+        rows = row_count(inputs)
+        aligned = labels.dim() > 0 and rows == len(labels)
+        if self._first is None:
+            self._first = labels, aligned
+            return
+        first, was_aligned = self._first
+        if was_aligned and not aligned:
+            raise ValueError(f"{where}: labels {_what(labels)} for {rows} rows: expected one a row, as in the first batch")
+        like = labels.dim() == first.dim() and (self.task != "multi_label" or labels.shape[1:] == first.shape[1:])
+        if not like and not self._own_loss:
+            raise ValueError(
+                f"{where}: labels {_what(labels)}, those of the first batch {_what(first)}: expected the same but for the rows"
+            )
 
     # ------------------------------------------------------------------ every look after that
     def loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

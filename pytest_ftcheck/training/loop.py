@@ -236,7 +236,10 @@ class _Run:
         modes = [(m, m.training) for m in self.model.modules()]
         with preserved_globals():
             try:
-                return float(self.evaluate(self.model))
+                value = self.evaluate(self.model)
+                if not isinstance(value, (int, float)) and not hasattr(value, "item"):
+                    raise TypeError(f"evaluate(model) returned a {type(value).__name__}: expected a number")
+                return float(value)
             finally:
                 if self.step_fn is None:  # with the user's loop, an evaluate() that forgets model.train() is part of it
                     for module, mode in modes:

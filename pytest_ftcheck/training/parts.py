@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -50,7 +50,7 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, 
 
 
 def _given(head: str | Sequence[str], names: list[str], model: nn.Module) -> tuple[str, ...]:
-    prefixes = (head,) if isinstance(head, str) else tuple(head)
+    prefixes = (head,) if isinstance(head, str) else tuple(head) if isinstance(head, Iterable) else ()
     if not prefixes or not all(isinstance(p, str) and p for p in prefixes):
         raise TypeError(f"head={head!r}: expected a prefix of parameter names, or a list of prefixes")
     prefixes = tuple(p.rstrip(".") for p in prefixes)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..trace import Descent, Metric, Probe, ProbePoint
-from .batches import IGNORED, Reader, device_of, split, to_device
+from .batches import IGNORED, Reader, device_of, row_count, split, to_device
 from .metrics import MetricFn, measure
 from .state import quiet
 
@@ -87,10 +87,7 @@ def _rows(batch: Any) -> int:
     inputs, labels = split(batch)
     if isinstance(labels, torch.Tensor) and labels.dim():
         return len(labels)
-    values = (
-        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
-    )
-    return next((len(v) for v in values if isinstance(v, torch.Tensor) and v.dim()), 1)
+    return row_count(inputs) or 1
 
 
 def prior_entropy(task: str | None, labels: Sequence[Any]) -> float | None:

@@ -82,7 +82,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         self._metrics: MetricProbe | None = None
         if probe_batch is not None:
             with quiet(model):
-                self._reader = Reader(model, probe_batch, loss_fn=loss_fn)
+                self._reader = Reader(model, probe_batch, loss_fn=loss_fn, argument="probe_batch")
                 self._reader.check_labels(probe_batch, 0, "probe_batch")
             self._notes += self._reader.notes
         self._recorder: Recorder | None = None
