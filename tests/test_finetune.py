@@ -107,7 +107,9 @@ def test_every_kind_of_output(rows, kind, outputs, own):
 
 
 def test_a_mapping_beside_labels(rows):
-    assert healthy(finetune(Keywords("logits"), [({"x": x}, y) for x, y in rows], **FAST)).reading.task == "single_label"
+    assert (
+        healthy(finetune(Keywords("logits"), [({"x": x}, y) for x, y in rows], **FAST)).reading.task == "single_label"
+    )
 
 
 def test_batch_encoding():
@@ -230,7 +232,9 @@ def test_a_loss_fn_may_do_without_labels(rows):
 
 
 def test_forward_makes_the_logits(rows):
-    trace = healthy(finetune(Keywords("tuple without loss"), named(rows), forward=lambda m, b: 2 * m(b["x"])[0], **FAST))
+    trace = healthy(
+        finetune(Keywords("tuple without loss"), named(rows), forward=lambda m, b: 2 * m(b["x"])[0], **FAST)
+    )
     assert trace.reading.inputs == "the user's forward"
     assert trace.reading.loss == "cross-entropy of the logits"
 
@@ -341,7 +345,9 @@ def test_the_recipes_optimizer_and_schedule(rows):
     assert trace.tensor("classifier.weight").lr_sum == pytest.approx(trace.recipe.lr_sum())
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "nadam", "radam", "adamax", "adagrad", "adafactor", "rmsprop", "sgd"])
+@pytest.mark.parametrize(
+    "name", ["adamw", "adam", "nadam", "radam", "adamax", "adagrad", "adafactor", "rmsprop", "sgd"]
+)
 def test_every_named_optimizer(rows, name):
     trace = healthy(finetune(Net(), rows, optimizer=name, **FAST))
     assert trace.optimizer.name.lower() == name
@@ -610,7 +616,9 @@ def test_own_metrics_replace_ours(rows):
         assert labels.shape == (32,)
         return (logits.argmax(-1) == 1).float().mean()
 
-    trace = finetune(Net(), rows, metrics={"ones": share_of_ones, "zeros": lambda a, b: 1 - share_of_ones(a, b)}, **FAST)
+    trace = finetune(
+        Net(), rows, metrics={"ones": share_of_ones, "zeros": lambda a, b: 1 - share_of_ones(a, b)}, **FAST
+    )
     assert [m.name for m in trace.metrics] == ["ones", "zeros"]
     assert trace.metrics[0].last == pytest.approx(1 - trace.metrics[1].last)
 
@@ -733,16 +741,30 @@ CONFIG = {
     "pad_token_id": 0,
 }
 ARCHITECTURES = {
-    "DistilBert": ({"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "vocab_size": 200}, ("pre_classifier", "classifier")),
+    "DistilBert": (
+        {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "vocab_size": 200},
+        ("pre_classifier", "classifier"),
+    ),
     "Bert": (CONFIG, ("classifier",)),
     "Roberta": ({**CONFIG, "max_position_embeddings": 64}, ("classifier",)),
     "Electra": ({**CONFIG, "embedding_size": 32}, ("classifier",)),
     "Albert": ({**CONFIG, "embedding_size": 32}, ("classifier",)),
     "GPT2": ({"vocab_size": 200, "n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": 0}, ("score",)),
     "Llama": (CONFIG, ("score",)),
-    "XLNet": ({"vocab_size": 200, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32, "pad_token_id": 0}, ("logits_proj",)),
+    "XLNet": (
+        {"vocab_size": 200, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32, "pad_token_id": 0},
+        ("logits_proj",),
+    ),
     "Funnel": (
-        {"vocab_size": 200, "d_model": 32, "block_sizes": [1], "n_head": 2, "d_head": 16, "d_inner": 32, "num_decoder_layers": 1},
+        {
+            "vocab_size": 200,
+            "d_model": 32,
+            "block_sizes": [1],
+            "n_head": 2,
+            "d_head": 16,
+            "d_inner": 32,
+            "num_decoder_layers": 1,
+        },
         ("classifier",),
     ),
     "Bart": (
@@ -800,7 +822,8 @@ def test_start_and_end_positions_need_a_loss_fn_and_then_work():
 
     model = DistilBertForQuestionAnswering(tiny_hf("DistilBert").config)
     batches = [
-        {"input_ids": b["input_ids"], "start_positions": b["labels"], "end_positions": b["labels"] + 1} for b in hf_batches()
+        {"input_ids": b["input_ids"], "start_positions": b["labels"], "end_positions": b["labels"] + 1}
+        for b in hf_batches()
     ]
     trace = finetune(model, batches, loss_fn=lambda m, b: m(**b).loss, steps=2, lr=1e-3)
     assert len(trace.steps) == 2

@@ -115,7 +115,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 def row_count(inputs: Any) -> int | None:
     """Rows of the first tensor in the inputs; None: there is none."""
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    )
     return next((len(v) for v in values if isinstance(v, torch.Tensor) and v.dim()), None)
 
 
@@ -335,7 +337,9 @@ class Reader:
             return
         first, was_aligned = self._first
         if was_aligned and not aligned:
-            raise ValueError(f"{where}: labels {_what(labels)} for {rows} rows: expected one a row, as in the first batch")
+            raise ValueError(
+                f"{where}: labels {_what(labels)} for {rows} rows: expected one a row, as in the first batch"
+            )
         like = labels.dim() == first.dim() and (self.task != "multi_label" or labels.shape[1:] == first.shape[1:])
         if not like and not self._own_loss:
             raise ValueError(

@@ -236,7 +236,7 @@ class _Run:
         modes = [(m, m.training) for m in self.model.modules()]
         with preserved_globals():
             try:
-                value = self.evaluate(self.model)
+                value: Any = self.evaluate(self.model)
                 if not isinstance(value, (int, float)) and not hasattr(value, "item"):
                     raise TypeError(f"evaluate(model) returned a {type(value).__name__}: expected a number")
                 return float(value)
