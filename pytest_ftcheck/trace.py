@@ -210,8 +210,11 @@ class Tensor:
 
     @property
     def budget_used(self) -> float | None:
-        """rms displacement by gradients over the LR budget; None where the budget is zero."""
-        return self.motion.by_gradient / self.lr_sum if self.lr_sum > 0 else None
+        """rms displacement by gradients over the LR budget; None where the budget is zero, or where none of the elements looked
+        at got the gradient that others did (a large embedding table)."""
+        if self.lr_sum <= 0 or (self.motion.touched == 0 and self.gradients.max_norm > 0):
+            return None
+        return self.motion.by_gradient / self.lr_sum
 
 
 @dataclass(frozen=True)

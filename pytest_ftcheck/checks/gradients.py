@@ -63,9 +63,12 @@ def check_grads_nonzero(
         )
     largest = largest_norm(trace)
     kinds = {t.name: kind_of(t, trace, largest) for t in tensors}
-    judged = weigh([t for t in tensors if kinds[t.name] in ("none", "zero", "negligible")], tensors)
-    ill = [*judged.ill, *(t for t in tensors if kinds[t.name] == "nonfinite")]
-    notes = _notes(tensors, kinds, judged.odd)
+    dead = [t for t in tensors if kinds[t.name] in ("none", "zero")]
+    feeble = [t for t in tensors if kinds[t.name] == "negligible"]
+    strict, lenient = weigh(dead, tensors), weigh([*dead, *feeble], tensors, matrices=True)
+    bad = {t.name for t in strict.ill} | {t.name for t in lenient.ill if kinds[t.name] == "negligible"}
+    ill = [t for t in tensors if t.name in bad or kinds[t.name] == "nonfinite"]
+    notes = _notes(tensors, kinds, [t for t in dead if t.name not in bad])
     limit = (
         "some step with a gradient that is not zero, not rounding noise and, under Adam, of rms >= eps / 100 "
         "(its step is then 1 % of the learning rate)"

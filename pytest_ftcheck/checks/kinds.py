@@ -80,25 +80,38 @@ class Judged:
     odd: tuple[Tensor, ...]
 
 
-def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor]) -> Judged:
+def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool = False) -> Judged:
     """Which of the bad tensors are a fault, and which a peculiarity of the architecture.
 
-    In the head every tensor counts. In the base a tensor that takes no part in a block that does is odd, and so is a single module
-    that is no numbered block (a pooler that nothing reads); a whole numbered block, or the whole base, is a fault.
+    In the head every tensor counts. In the base a tensor that takes no part in a block that does is odd; so is a single module that
+    is no numbered block (a pooler that nothing reads), and a whole stack of blocks beside another one that lives (an encoder
+    whose output another head would use). A block whose neighbours in the stack live, or the whole base, is a fault.
+
+    :param matrices: a block lives if one of its matrices does; the biases and norms of many healthy models learn next to nothing.
     """
     names = {t.name for t in bad}
     base = [t for t in selected if t.part == "base"]
-    all_base_bad = bool(base) and all(t.name in names for t in base)
-    alive = {unit_of(t.name) for t in base if t.name not in names}
+    decisive = [t for t in base if not matrices or len(t.shape) > 1]
+    all_bad = bool(decisive) and all(t.name in names for t in decisive)
+    alive = {unit_of(t.name) for t in decisive if t.name not in names}
+    known = {unit_of(t.name) for t in decisive}
+    stacks_alive = {_stack(unit) for unit in alive} - {None}
     ill, odd = [], []
     for t in bad:
         unit = unit_of(t.name)
-        block = unit.rsplit(".", 1)[-1].isdigit()
-        if t.part == "head" or all_base_bad or (block and unit not in alive):
+        stack = _stack(unit)
+        dead = stack is not None and unit in known and unit not in alive
+        if t.part == "head" or all_bad or (dead and (stack in stacks_alive or not stacks_alive)):
             ill.append(t)
         else:
             odd.append(t)
     return Judged(tuple(ill), tuple(odd))
+
+
+def _stack(unit: str) -> str | None:
+    """The list of blocks that a numbered block is in; None for a module that is no such block."""
+    path, _, last = unit.rpartition(".")
+    return path if last.isdigit() else None
 
 
 def fraction(argument: str, value: Any, *, low: float = 0.0, high: float = 1.0) -> float:

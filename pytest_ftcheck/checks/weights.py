@@ -82,8 +82,10 @@ def check_weights_move(
     found = _spare_slow(tensors, trace, found)
     # whatever is wrong with the optimizer or the schedule counts for each tensor; a dead gradient is weighed by where it is
     dead = [t for t in tensors if found[t.name] in ("none", "zero", "decay")]
-    judged = weigh(dead, tensors)
-    odd = {t.name for t in judged.odd}
+    feeble = {t.name for t in tensors if found[t.name] in ("eps", "budget")}
+    odd = {t.name for t in weigh(dead, tensors).odd}
+    both = [t for t in tensors if t in dead or t.name in feeble]
+    odd |= {t.name for t in weigh(both, tensors, matrices=True).odd if t.name in feeble}
     odd |= {t.name for t in tensors if found[t.name] == "rounding" and t.role in ("norm", "bias")}
     ill = [t for t in tensors if found[t.name] is not None and t.name not in odd]
     notes = _notes(tensors, trace, largest, odd, found)
@@ -141,6 +143,8 @@ def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
         return None
     if kind in ("none", "zero"):
         return "decay" if m.moved > 0 and m.by_decay > 0 else kind
+    if m.touched == 0:
+        return None  # only rows that are not looked at got gradients: a large embedding table
     low = t.dtype in ("bfloat16", "float16")
     if low and m.moved < LEAST_MOVED * m.touched:
         return "rounding"

@@ -36,7 +36,10 @@ class Tracked:
                 self.index.append(None)
                 self.counts.append(p.numel())
             else:
-                picked = torch.randint(p.numel(), (size,), generator=generator).sort().values
+                # spread over the rows, for in an embedding table only a few of them are ever seen
+                rows, width = (p.shape[0], p.numel() // p.shape[0]) if p.dim() else (1, 1)
+                row = torch.arange(size) % rows if rows <= size else torch.randint(rows, (size,), generator=generator)
+                picked = (row * width + torch.randint(width, (size,), generator=generator)).sort().values
                 picked = torch.unique_consecutive(picked)
                 self.index.append(picked.to(p.device, torch.int32 if p.numel() < 2**31 else torch.int64))
                 self.counts.append(len(picked))
