@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -32,11 +31,9 @@ from .setup import (
     resolve_scheduler,
 )
 from .state import LoaderSnapshot, preserved_globals, quiet, seed_everything
-from .tracing import assemble
+from .tracing import assemble, is_cut
 
 StepFn = Callable[[Any, Any, Any, Any], Any]
-#: torch's words for a loss that is cut off from the weights.
-_NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
 #: A run whose loss is NaN or infinite this many times in a row is over.
 HOPELESS = 3
 #: Models with fewer parameters are trained on one thread.
@@ -324,7 +321,7 @@ class _Run:
                 return _loss_value(self.step_fn(self.model, batch, self.optimizer, self.scheduler)), None
             return self._own_step(batch)
         except RuntimeError as error:
-            if not _NO_GRAPH.search(str(error)):
+            if not is_cut(error):
                 raise
             return None, self._where_cut(batch)
 

@@ -436,7 +436,7 @@ class Recorder:
         scale = 1 / math.sqrt(max(1, touched.numel()))
         motion = Motion(
             elements=delta.numel(),
-            moved=float((delta != 0).float().mean()),
+            moved=int(torch.count_nonzero(delta)) / max(1, delta.numel()),
             touched=share,
             rms=_rms(delta),
             largest=float(delta.abs().max()),

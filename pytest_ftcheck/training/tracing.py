@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from ..trace import Trace
+
+#: torch's words for a loss that is cut off from the weights.
+_NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether backward failed because the loss has no graph."""
+    return isinstance(error, RuntimeError) and bool(_NO_GRAPH.search(str(error)))
 
 
 def assemble(source: str, fields: dict[str, Any], *, noise: dict[str, float | None], **rest: Any) -> Trace:

@@ -20,7 +20,7 @@ from .probes import FixedProbe, MetricProbe, rounding_noise
 from .recorder import Recorder
 from .setup import check_callables, check_parameters
 from .state import quiet
-from .tracing import assemble
+from .tracing import assemble, is_cut
 
 T = TypeVar("T")
 
@@ -107,6 +107,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         assert self._recorder is not None
         self._recorder.detach()
         if error is not None:
+            if is_cut(error) and self._recorder.iterations:
+                self._recorder.iterations[-1].broken = "the loss has no graph"
             with contextlib.suppress(Exception):
                 self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
                 error.ftcheck_trace = self._trace  # type: ignore[attr-defined]
@@ -130,8 +132,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         elif not isinstance(loss, (int, float)):
             raise TypeError(f"loss is a {type(loss).__name__}: expected a scalar tensor or a number")
         self._recorder.begin()
-        cut = isinstance(loss, torch.Tensor) and not loss.requires_grad and torch.is_grad_enabled() and not loss.is_leaf
-        self._recorder.tell(loss, "the loss has no graph" if cut else None)
+        self._recorder.tell(loss)
         return loss
 
     @property
