@@ -90,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(1)
     left_out: dict[str, str] = {}
     alarms: list[str] = []
-    noise: list[tuple[float, str]] = []
+    noise: list[tuple[float, float, str]] = []
     judged = 0
     for kind, name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.items():
         name = name if isinstance(name, str) else name[0]
@@ -112,7 +112,12 @@ def main() -> None:
             continue
         judged += 1
         verdicts = [check(trace) for check in CHECKS.values()]
-        noise += [(t.gradients.noise, f"{kind} {t.name}") for t in trace.tensors if t.gradients.noise is not None]
+        largest = max(t.gradients.max_norm for t in trace.tensors)
+        noise += [
+            (t.gradients.noise, t.gradients.max_norm / largest, f"{kind} {t.name}")
+            for t in trace.tensors
+            if t.gradients.noise is not None
+        ]
         odd = [v for v in verdicts if v.status == "fail"]
         print(
             f"{'FAIL' if odd else 'ok  '} {kind:28s} {time.perf_counter() - began:5.1f} s  "
@@ -126,8 +131,14 @@ def main() -> None:
     print(f"\n{judged} architectures judged, {len(alarms)} with a failed check ({stamp})")
     noise.sort()
     real, rounding = [n for n in noise if n[0] <= NOISE], [n for n in noise if n[0] > NOISE]
-    print(f"noise probe: {len(real)} tensors below {NOISE}, the largest {real[-1] if real else '-'};")
-    print(f"             {len(rounding)} above, the smallest {rounding[0] if rounding else '-'}")
+    print("rounding-noise probe on tensors whose gradient is below 1e-4 of the largest:")
+    for title, found, edge in (("real", real, -1), ("noise", rounding, 0)):
+        if found:
+            sizes = sorted(n[1] for n in found)
+            print(
+                f"  {title:5s} {len(found):4d} tensors; nearest to the limit of {NOISE}: {found[edge][0]:.2g} ({found[edge][2]}); "
+                f"gradient over the largest: {sizes[0]:.1e} to {sizes[-1]:.1e}"
+            )
     print(f"\n{len(left_out)} left out:")
     for kind, why in left_out.items():
         print(f"  {kind}: {why}")
