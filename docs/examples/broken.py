@@ -49,7 +49,7 @@ def learning_rate_zero(finetune: Run) -> None:
 
 
 # ---------------------------------------------------------------------- 4
-def learning_rate_of_the_head_1e_9(finetune: Run) -> None:
+def learning_rate_of_the_head_a_billionth(finetune: Run) -> None:
     """The base learns, the head has a parameter group of its own and a slip in its exponent."""
 
     def optimizer(model: founding.Classifier) -> torch.optim.Optimizer:
@@ -89,7 +89,7 @@ FAULTS = (
     head_not_in_the_optimizer,
     features_detached,
     learning_rate_zero,
-    learning_rate_of_the_head_1e_9,
+    learning_rate_of_the_head_a_billionth,
     loss_scaled_to_nothing,
     moved_by_weight_decay_alone,
 )

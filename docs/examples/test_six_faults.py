@@ -24,7 +24,7 @@ WORDS = {
         "the learning rate was 0 at each of the 5 steps",
         "give that group a learning rate",
     ),
-    broken.learning_rate_of_the_head_1e_9: (
+    broken.learning_rate_of_the_head_a_billionth: (
         "weights_move: FAIL. 2 of 4 head tensors did not learn",
         "the learning rate of parameter group 1 peaks at 1.00e-09; the other groups have up to 5.00e-05",
         "raise that group's learning rate",
