@@ -31,9 +31,7 @@ def check_frozen_stay_frozen(
     ('skipped', 'fail')
     """
     meant = part is not None or include is not None
-    tensors = [
-        t for t in trace.select(part or "all", include, ignore) if meant or not (t.trainable or t.trainable_last)
-    ]
+    tensors = [t for t in _parameters(trace, part, include, ignore) if meant or not (t.trainable or t.trainable_last)]
     buffers = [b for b in trace.buffers if _selected(b, meant, part, include, ignore)]
     measured = "a checksum of every byte before and after; parameters that train elementwise"
     if not tensors and not buffers:
@@ -80,6 +78,28 @@ def check_frozen_stay_frozen(
         remedy="freeze with requires_grad_(False) before the optimizer is built, and keep frozen modules in eval mode",
         measured=measured,
     )
+
+
+def _parameters(
+    trace: Trace, part: str | None, include: str | Sequence[str] | None, ignore: str | Sequence[str] | None
+) -> tuple[Tensor, ...]:
+    """The selection among the parameters; a pattern may name buffers only."""
+
+    def without_buffers(patterns: str | Sequence[str] | None) -> list[str] | None:
+        if patterns is None:
+            return None
+        several = [patterns] if isinstance(patterns, str) else list(patterns)
+        return [p for p in several if not isinstance(p, str) or not _names_buffers_only(p, trace)]
+
+    wanted, unwanted = without_buffers(include), without_buffers(ignore)
+    if include and not wanted:
+        return ()
+    return trace.select(part or "all", wanted, unwanted)
+
+
+def _names_buffers_only(pattern: str, trace: Trace) -> bool:
+    names = [name for t in trace.tensors for name in (t.name, *t.aliases)]
+    return any(_matches(b.name, pattern) for b in trace.buffers) and not any(_matches(n, pattern) for n in names)
 
 
 def _moved(t: Tensor) -> bool:

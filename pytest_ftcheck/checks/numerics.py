@@ -78,7 +78,7 @@ def check_all_finite(
         step, _, tensor = gradients[0]
         said.append(f"the first gradient is bad at step {step}, nearest to the loss in {tensor.name}")
     if weights:
-        said.append(f"{plural(len(weights), 'tensor')} hold NaN or inf at the end")
+        said.append(f"{plural(len(weights), 'tensor holds', 'tensors hold')} NaN or inf at the end")
     causes = []
     if before:
         causes.append(
