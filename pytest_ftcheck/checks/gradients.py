@@ -9,7 +9,7 @@ from typing import Any
 from ..text import number, percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
-from .kinds import STEPS_FOR_ZERO, kind_of, largest_norm, nothing_happened, weigh
+from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, kind_of, largest_norm, nothing_happened, weigh
 from .weights import dead_causes
 
 _WHY = {
@@ -97,7 +97,7 @@ def check_grads_nonzero(
     else:
         causes, remedy = dead_causes("eps" if kind == "negligible" else kind, worst, trace)
     if status == "inconclusive":
-        remedy = f"run at least {STEPS_FOR_ZERO} steps: a zero last layer gives the layers below it no gradient at the first one"
+        remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
     side = ""
     if (
         kind == "none"

@@ -23,6 +23,7 @@ EPS_SHARE = 0.01
 #: Steps needed to tell a permanent zero from a transient one: a zero last layer, or LoRA's B = 0, frees the layer below
 #: it after its own first step.
 STEPS_FOR_ZERO = 3
+ZERO_AT_FIRST = "a zero last layer gives the layers below it no gradient at the first one"
 
 
 def kind_of(tensor: Tensor, trace: Trace, largest: float) -> Kind:

@@ -10,7 +10,7 @@ from typing import Any
 from ..text import number, percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
-from .kinds import epsilon, fraction, kind_of, largest_norm, nothing_happened, weigh
+from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, epsilon, fraction, kind_of, largest_norm, nothing_happened, weigh
 
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
@@ -115,6 +115,9 @@ def check_weights_move(
     if kind == "lr0" and len(trace.steps) == 1:
         status = "inconclusive"  # a warm-up that begins at zero
     causes, remedy = _explain(kind, [t for t in ill if found[t.name] == kind], trace)
+    if len(trace.steps) < STEPS_FOR_ZERO and all(kind_of(t, trace, largest) == "zero" for t in ill):
+        status = "inconclusive"
+        remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
     for other in list(kinds)[:4]:
         if other != kind:
             causes += _explain(other, [t for t in ill if found[t.name] == other], trace)[0][:1]

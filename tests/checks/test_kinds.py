@@ -164,3 +164,20 @@ def test_a_run_without_a_step_is_explained():
     headline, causes, _ = nothing_happened(example_trace(steps=(), iterations=(cut,)))
     assert headline.endswith("the loss has no graph, for a reason")
     assert causes == ("the loss has no graph, for a reason",)
+
+
+def test_a_stack_of_blocks_that_nothing_reads_beside_one_that_lives_is_odd():
+    decoder = [base(f"b.decoder.{i}.weight") for i in (0, 1)]
+    judged = weigh(decoder, [*ALL, *decoder])
+    assert judged.ill == ()
+    assert list(judged.odd) == decoder
+    # one block of it dead, its neighbour alive: a cut in the middle
+    assert list(weigh(decoder[:1], [*ALL, *decoder]).ill) == decoder[:1]
+
+
+def test_with_matrices_alone_biases_do_not_make_a_block_alive_or_dead():
+    bias = tensor("b.layer.0.q.bias", "base", shape=(64,))
+    selected = [*LAYERS, bias, *HEAD]
+    assert list(weigh([bias], selected, matrices=True).odd) == [bias]
+    assert list(weigh(LAYERS[:2], selected, matrices=True).ill) == LAYERS[:2]
+    assert list(weigh(LAYERS[:2], selected).odd) == LAYERS[:2]  # the bias lives
