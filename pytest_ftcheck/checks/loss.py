@@ -63,7 +63,7 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
         rows = () if status == "pass" else _rows(trace)
         return Verdict("loss_decreases", status, headline, rows, limit, tuple(causes), remedy, measured, tuple(notes))
 
-    bad = next((i for i, loss in enumerate(trace.losses) if not math.isfinite(loss)), None)
+    bad = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
     points = list(probe.points) if probe is not None else []
     if bad is not None or any(not math.isfinite(p.loss) for p in points):
         return verdict(

@@ -1,0 +1,180 @@
+"""metric_improves: above what knowing nothing scores, and by more than luck."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from pytest_ftcheck import check_metric_improves, example_trace
+from pytest_ftcheck.checks.metrics import ALPHA
+from pytest_ftcheck.trace import Metric
+
+GOOD = example_trace()
+ACCURACY = Metric("accuracy", 0.5, 0.9, 64, "held-out rows", 0.53, 0.001, (31, 33), (34, 30))
+
+
+def judge(*metrics, **arguments):
+    return check_metric_improves(replace(GOOD, metrics=metrics), **arguments)
+
+
+def accuracy(**changes):
+    return replace(ACCURACY, **changes)
+
+
+def test_better_than_the_majority_and_than_luck():
+    verdict = judge(ACCURACY)
+    assert verdict.status == "pass"
+    assert verdict.headline == (
+        "accuracy 0.500 -> 0.900 on 64 held-out rows, against 0.530 for the majority class (p = 0.00100)."
+    )
+
+
+@pytest.mark.parametrize(("p", "status"), [(ALPHA, "pass"), (ALPHA * 1.01, "inconclusive")])
+def test_the_limit_of_luck(p, status):
+    verdict = judge(accuracy(p_value=p))
+    assert verdict.status == status
+    assert judge(accuracy(p_value=p), alpha=0.05).status == "pass"
+    if status == "inconclusive":
+        assert "Not better than knowing nothing, so far" in verdict.headline
+        assert "eval_batches=" in verdict.remedy
+
+
+@pytest.mark.parametrize(("last", "status"), [(0.54, "pass"), (0.53, "inconclusive"), (0.40, "inconclusive")])
+def test_the_baseline(last, status):
+    assert judge(accuracy(last=last)).status == status
+
+
+def test_without_a_baseline_luck_alone_decides():
+    assert judge(accuracy(baseline=None)).status == "pass"
+    assert "against" not in judge(accuracy(baseline=None)).headline
+
+
+def test_macro_recall_decides_where_imbalance_is_treated():
+    low = accuracy(last=0.85, baseline=0.9)
+    recall = Metric("recall", 0.5, 0.8, 64, "held-out rows", 0.5, 0.002)
+    verdict = judge(low, recall)
+    assert verdict.status == "pass"
+    assert "macro recall is 0.800 against 0.500" in verdict.notes[0]
+    assert judge(low, replace(recall, p_value=0.2)).status == "inconclusive"
+    assert judge(low, replace(recall, p_value=None)).status == "inconclusive"
+    assert judge(low, replace(recall, last=0.5)).status == "inconclusive"
+    assert judge(low).status == "inconclusive"
+    assert judge(accuracy(last=0.85, baseline=0.9, p_value=0.2), recall).status == "inconclusive"
+
+
+@pytest.mark.parametrize(("p", "status"), [(0.99, "fail"), (0.989, "inconclusive")])
+def test_worse_than_luck(p, status):
+    verdict = judge(accuracy(last=0.1, p_value=p))
+    assert verdict.status == status
+    if status == "fail":
+        assert "Worse than luck" in verdict.headline
+        assert "labels shifted or permuted" in verdict.causes[0]
+
+
+def test_one_class_for_all_rows():
+    verdict = judge(accuracy(last=0.53, p_value=1.0, predicted=(64, 0)))
+    assert verdict.status == "inconclusive"  # every permutation scores the same: that is no crossing
+    assert verdict.causes[0] == "all 64 rows are predicted as class 0"
+    assert verdict.evidence == (
+        {"class": 0, "rows": 34, "predicted": 64},
+        {"class": 1, "rows": 30, "predicted": 0},
+    )
+    assert judge(accuracy(last=0.53, p_value=1.0, predicted=(0, 64))).causes[0].endswith("as class 1")
+
+
+def test_a_class_that_occurs_only_in_the_predictions():
+    assert judge(accuracy(last=0.5, p_value=0.5, predicted=(30, 30, 4), actual=(34, 30))).evidence[2] == {
+        "class": 2,
+        "rows": 0,
+        "predicted": 4,
+    }
+
+
+def test_it_got_worse():
+    verdict = judge(accuracy(first=0.95, last=0.6))
+    assert verdict.status == "fail"
+    assert verdict.headline.startswith("It got worse: accuracy 0.950 -> 0.600")
+    assert "what the model knew is being destroyed" in verdict.causes[0]
+
+
+def test_worse_within_three_standard_errors_is_not_worse():
+    # first 0.95, 64 rows: the standard error of the difference at 0.85 is 0.052
+    assert judge(accuracy(first=0.95, last=0.80)).status == "pass"
+    assert judge(accuracy(first=0.95, last=0.75)).status == "fail"
+    # what was no better than the majority cannot be destroyed
+    assert judge(accuracy(first=0.60, last=0.2, p_value=0.5)).status == "inconclusive"
+    # other metrics are no shares of rows
+    assert judge(Metric("f1", 0.95, 0.6, 64, "held-out rows", 0.5, 0.001)).status == "pass"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_not_finite(value):
+    verdict = judge(accuracy(last=value))
+    assert verdict.status == "fail"
+    assert "not a number" in verdict.causes[0]
+
+
+# ------------------------------------------------------------------ without a p-value
+OWN = Metric("evaluate", 0.5, 0.7, 0, "the user's own")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "baseline", "status"),
+    [
+        (0.5, 0.7, None, "pass"),
+        (0.5, 0.5, None, "inconclusive"),
+        (0.5, 0.4, None, "inconclusive"),
+        (0.5, 0.7, 0.6, "pass"),
+        (0.5, 0.55, 0.6, "inconclusive"),
+        (0.5, 0.4, 0.6, "fail"),
+        (0.9, 0.8, 0.6, "inconclusive"),
+    ],
+)
+def test_a_metric_whose_luck_is_unknown(first, last, baseline, status):
+    verdict = judge(replace(OWN, first=first, last=last, baseline=baseline))
+    assert verdict.status == status
+    if status == "pass":
+        assert verdict.notes == ("how much of it is luck was not measured",)
+    else:
+        assert verdict.headline.startswith("No improvement: evaluate")
+
+
+def test_the_users_own_evaluate_names_no_rows():
+    assert judge(OWN).headline == "evaluate 0.500 -> 0.700."
+
+
+# ------------------------------------------------------------------ which one
+def test_the_first_metric_or_the_one_that_is_named():
+    assert judge(OWN, ACCURACY).headline.startswith("evaluate")
+    assert judge(OWN, ACCURACY, metric="accuracy").headline.startswith("accuracy")
+    with pytest.raises(ValueError, match=r"metric='f1': the trace has evaluate, accuracy"):
+        judge(OWN, ACCURACY, metric="f1")
+    with pytest.raises(ValueError, match=r"metric='f1': the trace has none"):
+        judge(metric="f1")
+
+
+def test_regression_is_compared_with_the_mean():
+    trace = replace(
+        GOOD,
+        reading=replace(GOOD.reading, task="regression"),
+        metrics=(Metric("r_squared", -0.2, 0.6, 32, "training rows", 0.0, 0.002),),
+    )
+    assert check_metric_improves(trace).headline == (
+        "r_squared -0.200 -> 0.600 on 32 training rows, against 0 for the mean (p = 0.00200)."
+    )
+
+
+def test_no_metric_is_skipped_with_a_reason():
+    verdict = judge()
+    assert verdict.status == "skipped"
+    assert "no logits or labels could be read" in verdict.headline
+    noted = replace(GOOD, metrics=(), notes=("other", "metrics skipped: IndexError: boo"))
+    assert "metrics skipped: IndexError: boo" in check_metric_improves(noted).headline
+
+
+@pytest.mark.parametrize(("alpha", "error"), [(0, ValueError), (1, ValueError), ("x", TypeError), (True, TypeError)])
+def test_bad_arguments(alpha, error):
+    with pytest.raises(error, match="alpha="):
+        judge(ACCURACY, alpha=alpha)
