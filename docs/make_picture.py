@@ -12,7 +12,8 @@ from pathlib import Path
 import matplotlib as mpl
 
 from pytest_ftcheck import Trace
-from pytest_ftcheck.checks.kinds import kind_of, largest_norm, unit_of
+from pytest_ftcheck.checks.kinds import kind_of, largest_norm
+from pytest_ftcheck.text import block_of
 
 HERE = Path(__file__).parent
 INK, FIRST, LAST, PALE = "#222222", "#8a8a8a", "#0b6e99", "#a9d3e3"
@@ -50,7 +51,12 @@ def draw(trace: Trace, path: Path) -> None:
         step = (histogram.high - histogram.low) / bins
         density = [c / sum(histogram.counts) / step for c in histogram.counts]
         left.plot([histogram.low + (i + 0.5) * step for i in range(bins)], density, color=colour, lw=width, label=label)
-    left.set(title=f"The histogram of {weight.name}\nstands still ...", xlabel="weight", xticks=[-0.08, -0.04, 0, 0.04, 0.08], yticks=[])
+    left.set(
+        title=f"The histogram of {weight.name}\nstands still ...",
+        xlabel="weight",
+        xticks=[-0.08, -0.04, 0, 0.04, 0.08],
+        yticks=[],
+    )
     left.legend(frameon=False, fontsize=9, loc="upper left")
     left.set_ylim(0, left.get_ylim()[1] * 1.3)
 
@@ -59,7 +65,7 @@ def draw(trace: Trace, path: Path) -> None:
     chosen = [t for t in trace.tensors if t.role == "matrix" and kind_of(t, trace, largest) == "fine" and t.lr_sum > 0]
     rows = [
         (name, list(members))
-        for name, members in groupby(chosen, key=lambda t: t.name if t.part == "head" else unit_of(t.name))
+        for name, members in groupby(chosen, key=lambda t: t.name if t.part == "head" else block_of(t.name))
     ]
     names = [name.replace("transformer.", "") for name, _ in rows]
     used = [sum(100 * (t.budget_used or 0) for t in ts) / len(ts) for _, ts in rows]

@@ -75,7 +75,7 @@ def _schedule(trace: Trace, t: Tensor) -> str:
     used = f"{percent(t.budget_used)} (rms, by gradients), {percent(t.motion.largest / t.lr_sum)} (largest)"
     family = trace.optimizer.family
     if family == "adam":
-        return f"{text}; used {used}. Adam moves a weight by about one learning rate a step at most."
+        return f"{text}; used {used}. Adam moves a weight by about one learning rate a step, seldom more."
     measured = (
         f"peak lr {number(t.lr_peak)}, largest gradient {number(t.gradients.max_rms)} (rms), "
         f"largest step {number(t.motion.max_update)} (rms)"
@@ -107,7 +107,7 @@ def _meaning(trace: Trace, t: Tensor) -> str:
         )
     never = t.gradients.first_nonzero is None
     if m.by_decay > 0 and (never or m.by_gradient <= DECAY_ONLY * m.by_decay):
-        why = "no gradient reached it" if never else f"gradients account for rms {number(m.by_gradient)}"
+        why = "no gradient but zero reached it" if never else f"gradients account for rms {number(m.by_gradient)}"
         return (
             f"only weight decay moved it (rms {number(m.by_decay)}; {why}): it shrinks, it does not learn; "
             "assert_grads_nonzero looks for the cause."

@@ -73,6 +73,19 @@ def shorten(name: str, width: int = 44) -> str:
     return name[:head] + "…" + name[-(width - 1 - head) :]
 
 
+def block_of(name: str) -> str:
+    """The block a parameter belongs to: its path up to the first number, else its module.
+
+    >>> block_of("distilbert.transformer.layer.3.ffn.lin1.weight"), block_of("bert.pooler.dense.bias")
+    ('distilbert.transformer.layer.3', 'bert.pooler.dense')
+    """
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ".".join(parts[:-1])
+
+
 def cell(value: Any) -> str:
     """A table cell: numbers through :func:`number`, all else as it is."""
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from .text import table
+from .text import block_of, table
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -58,7 +58,7 @@ class Verdict:
             "FAIL" if self.status == "fail" else self.status.upper() if self.status == "inconclusive" else self.status
         )
         lines = [f"{self.check}: {status}. {self.headline}"]
-        lines += table(self.evidence, most=ROWS_SHOWN)
+        lines += table(_folded(self.evidence), most=ROWS_SHOWN)
         # a passed verdict is read for its numbers only
         if not self.ok or self.status == "advice":
             lines += [f"  cause: {cause}" for cause in self.causes]
@@ -71,10 +71,31 @@ class Verdict:
         return "\n".join(lines)
 
 
+def _folded(rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """More rows than are shown: those of one block of the model that say the same become one."""
+    if len(rows) <= ROWS_SHOWN + 1 or not all("tensor" in row and "why" in row for row in rows):
+        return list(rows)
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((block_of(row["tensor"]), row["why"]), []).append(row)
+    folded: list[Mapping[str, Any]] = []
+    for (block, _), members in groups.items():
+        first = members[0]
+        if len(members) == 1:
+            folded.append(first)
+            continue
+        same = {k: v if all(m.get(k) == v for m in members) else None for k, v in first.items()}
+        folded.append({**same, "tensor": f"{block} ({len(members)} tensors)"})
+    return folded
+
+
 class CheckFailed(AssertionError):
     """A check failed, or could not decide: the training was judged, and this is the judgement.
 
     Wrong *input* raises ``ValueError`` or ``TypeError`` instead; the two never mix.
+
+    >>> str(CheckFailed(Verdict("weights_move", "fail", "1 of 4 tensors did not move.")))
+    'weights_move: FAIL. 1 of 4 tensors did not move.'
     """
 
     def __init__(self, verdict: Verdict) -> None:

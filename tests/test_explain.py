@@ -26,10 +26,7 @@ STILL = {
 
 def lines(trace_changes=None, **changes):
     """The four lines for the healthy tensor with these changes."""
-    parts = {
-        k: dataclasses.replace(getattr(HEALTHY, k), **v) if isinstance(v, dict) else v
-        for k, v in changes.items()
-    }
+    parts = {k: dataclasses.replace(getattr(HEALTHY, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
     trace = example_trace(**{"tensors": (dataclasses.replace(HEALTHY, **parts),), **(trace_changes or {})})
     result = explain_weight_motion(trace).splitlines()
     assert [x.split()[0] for x in result] == ["Histogram:", "Elements:", "Schedule:", "Meaning:"]
@@ -42,16 +39,11 @@ def optimizer(family, name="SGD"):
 
 def test_healthy():
     histogram, elements, schedule, meaning = lines()
-    assert (
-        "classifier.0.weight: std 0.0200 -> 0.0201; Wasserstein distance 0.30 % of the initial std"
-        in histogram
-    )
-    assert (
-        "100 % of 589,824 moved; displacement: relative L2 0.69 %, rms 1.38e-04, largest 4.40e-04" in elements
-    )
+    assert "classifier.0.weight: std 0.0200 -> 0.0201; Wasserstein distance 0.30 % of the initial std" in histogram
+    assert "100 % of 589,824 moved; displacement: relative L2 0.69 %, rms 1.38e-04, largest 4.40e-04" in elements
     assert "20 steps sum to 5.50e-04 = 2.8 % of the initial std" in schedule
     assert "used 25 % (rms, by gradients), 80 % (largest)" in schedule
-    assert "Adam moves a weight by about one learning rate a step at most" in schedule
+    assert "Adam moves a weight by about one learning rate a step, seldom more" in schedule
     assert "a histogram cannot show it" in meaning
     assert "Nothing is broken: probe loss 0.700 -> 0.310" in meaning
 
@@ -78,9 +70,7 @@ def test_the_default_is_the_heads_largest_trainable_matrix():
 
 
 def test_a_tensor_can_be_named():
-    assert "base_model.layer.0.lin.bias" in explain_weight_motion(
-        example_trace(), "base_model.layer.0.lin.bias"
-    )
+    assert "base_model.layer.0.lin.bias" in explain_weight_motion(example_trace(), "base_model.layer.0.lin.bias")
     with pytest.raises(ValueError, match=r"no such tensor; near: classifier\.weight"):
         explain_weight_motion(example_trace(), "classifier.wieght")
     with pytest.raises(ValueError, match="no tensors"):

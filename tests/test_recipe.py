@@ -140,8 +140,7 @@ def test_warm_up_longer_than_the_run(schedule):
     recipe = Recipe(warmup=50, steps=20, schedule=schedule)
     (warning,) = recipe.warnings()
     assert warning == (
-        "warm-up of 50 steps is longer than the run of 20: "
-        "the learning rate ends at 2e-05, not at the peak of 5e-05"
+        "warm-up of 50 steps is longer than the run of 20: the learning rate ends at 2e-05, not at the peak of 5e-05"
     )
     assert recipe.lr_sum() == pytest.approx(5e-5 / 50 * 210)
     assert Recipe(warmup=20, steps=20).warnings() == ()

@@ -33,9 +33,7 @@ def trace():
     made = example_trace()
     return dataclasses.replace(
         made,
-        tensors=tuple(
-            dataclasses.replace(t, histograms=histograms if t.part == "head" else ()) for t in made.tensors
-        ),
+        tensors=tuple(dataclasses.replace(t, histograms=histograms if t.part == "head" else ()) for t in made.tensors),
     )
 
 
@@ -71,9 +69,7 @@ def test_tensors(trace, events):
             ("update_rms", t.updates),
             ("displacement_rms", t.displacements),
         ):
-            assert series(events, f"{tag}/{name}") == [
-                (s + 1, v) for s, v in zip(trace.recorded, values, strict=True)
-            ]
+            assert series(events, f"{tag}/{name}") == [(s + 1, v) for s, v in zip(trace.recorded, values, strict=True)]
 
 
 def test_displacement_over_budget_so_far(trace, events):

@@ -28,16 +28,12 @@ NAN = math.nan
 
 def with_(t, **changes):
     """A tensor with other motion, gradients or statistics."""
-    parts = {
-        k: dataclasses.replace(getattr(t, k), **v) if isinstance(v, dict) else v for k, v in changes.items()
-    }
+    parts = {k: dataclasses.replace(getattr(t, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
     return dataclasses.replace(t, **parts)
 
 
 def founding():
-    names = [
-        f"base.transformer.layer.{i}.{m}.weight" for i in range(6) for m in ("attention.q_lin", "ffn.lin1")
-    ]
+    names = [f"base.transformer.layer.{i}.{m}.weight" for i in range(6) for m in ("attention.q_lin", "ffn.lin1")]
     base = [
         tensor("base.embeddings.word_embeddings.weight", "base", shape=(99, 8)),
         *(tensor(n, "base") for n in names),
@@ -77,12 +73,8 @@ ODD = {
     "no steps": example_trace(steps=(), recorded=()),
     "no losses": example_trace(iterations=tuple(Iteration(None, i, 1, True) for i in range(20))),
     "NaN losses": example_trace(iterations=tuple(Iteration(NAN, i, 1, True) for i in range(20))),
-    "some NaN": example_trace(
-        iterations=tuple(Iteration(NAN if i > 9 else 1.0, i, 1, True) for i in range(20))
-    ),
-    "huge losses": example_trace(
-        iterations=tuple(Iteration(1.7e308 * (-1) ** i, i, 1, True) for i in range(50))
-    ),
+    "some NaN": example_trace(iterations=tuple(Iteration(NAN if i > 9 else 1.0, i, 1, True) for i in range(20))),
+    "huge losses": example_trace(iterations=tuple(Iteration(1.7e308 * (-1) ** i, i, 1, True) for i in range(50))),
     "tiny losses": example_trace(iterations=tuple(Iteration(5e-324 * i, i, 1, True) for i in range(3))),
     "broken": example_trace(iterations=(Iteration(0.7, None, 0, True, broken="no graph"),), steps=()),
     "one tensor": example_trace(tensors=(W,)),
@@ -101,9 +93,7 @@ ODD = {
     "probe skipped": example_trace(probe=Probe(0, "", (), skipped="the step function hides the batches")),
     "probe NaN": example_trace(probe=Probe(4, "rows", (ProbePoint(0, NAN), ProbePoint(1, math.inf)))),
     "no metrics": example_trace(metrics=()),
-    "lr_sum 0": example_trace(
-        tensors=tuple(dataclasses.replace(t, lr_sum=0.0) for t in example_trace().tensors)
-    ),
+    "lr_sum 0": example_trace(tensors=tuple(dataclasses.replace(t, lr_sum=0.0) for t in example_trace().tensors)),
     "sgd": example_trace(optimizer=Optimizer("SGD", "sgd", (group(0),))),
     "other": example_trace(optimizer=Optimizer("Lion", "other", (group(0),), foreign_steps=3)),
     "groups": example_trace(
@@ -124,9 +114,7 @@ ODD = {
         )
     ),
     "absurd": example_trace(
-        tensors=tuple(
-            with_(t, motion={"by_gradient": 1e30, "largest": 1e300, "relative": 1e10}) for t in (W, B)
-        ),
+        tensors=tuple(with_(t, motion={"by_gradient": 1e30, "largest": 1e300, "relative": 1e10}) for t in (W, B)),
         seconds=1e9,
     ),
     "scalar": example_trace(tensors=(dataclasses.replace(W, shape=()),)),

@@ -42,9 +42,7 @@ def with_group(**changes):
 
 
 # ------------------------------------------------------------------ JSON
-@pytest.mark.parametrize(
-    "trace", [example_trace(), full(), example_trace(tensors=(), probe=None, recipe=None)]
-)
+@pytest.mark.parametrize("trace", [example_trace(), full(), example_trace(tensors=(), probe=None, recipe=None)])
 def test_round_trip(trace, tmp_path):
     assert Trace.from_json(trace.to_json()) == trace
     trace.save(tmp_path / "trace.json")
@@ -54,9 +52,7 @@ def test_round_trip(trace, tmp_path):
 
 def test_json_is_standard_even_after_divergence():
     made = example_trace(
-        iterations=tuple(
-            Iteration(v, i, 1, True) for i, v in enumerate((math.nan, math.inf, -math.inf, 1.0))
-        ),
+        iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate((math.nan, math.inf, -math.inf, 1.0))),
         tensors=(dataclasses.replace(tensor("w", "head"), grad_norms=(1.0, math.nan, math.inf)),),
     )
 
@@ -84,9 +80,7 @@ def test_whole_numbers_are_taken_for_floats():
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 0, "1", None, 1.5])
 def test_another_schema(schema):
-    with pytest.raises(
-        ValueError, match=rf"schema {schema!r}, this version of pytest-ftcheck reads {SCHEMA}"
-    ):
+    with pytest.raises(ValueError, match=rf"schema {schema!r}, this version of pytest-ftcheck reads {SCHEMA}"):
         Trace.from_json(json.dumps(raw(schema=schema)))
 
 
@@ -196,8 +190,7 @@ BASE = ["base_model.layer.0.lin.weight", "base_model.layer.0.lin.bias"]
 )
 def test_select(arguments, expected):
     tensors = tuple(
-        dataclasses.replace(t, aliases=("decoder.weight",)) if t.name == HEAD[0] else t
-        for t in example_trace().tensors
+        dataclasses.replace(t, aliases=("decoder.weight",)) if t.name == HEAD[0] else t for t in example_trace().tensors
     )
     assert names(example_trace(tensors=tensors).select(**arguments)) == expected
 

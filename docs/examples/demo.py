@@ -1,6 +1,6 @@
 """``make demo``: the toy default and the founding question, the answer in numbers, and a TensorBoard folder.
 
-    python docs/examples/demo.py [FOLDER]
+python docs/examples/demo.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def main(folder: Path) -> None:
     began = time.perf_counter()
     training, held_out = news()
     trace = finetune(make_model, training, eval_batches=held_out, head="classifier", lr=5e-5, steps=120)
-    show("The founding question: real pretrained weights, real news, peak learning rate 5e-5", trace, folder / "founding-question")
+    show(
+        "The founding question: real pretrained weights, real news, peak learning rate 5e-5",
+        trace,
+        folder / "founding-question",
+    )
     print(f"\n{time.perf_counter() - began:.0f} s. Event files: tensorboard --logdir {folder}")
 
 

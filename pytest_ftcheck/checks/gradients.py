@@ -9,8 +9,8 @@ from typing import Any
 from ..text import number, percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
+from .causes import explain
 from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, kind_of, largest_norm, nothing_happened, weigh
-from .weights import dead_causes
 
 _WHY = {
     "none": "no gradient at any step",
@@ -63,9 +63,11 @@ def check_grads_nonzero(
         )
     largest = largest_norm(trace)
     kinds = {t.name: kind_of(t, trace, largest) for t in tensors}
-    dead = [t for t in tensors if kinds[t.name] in ("none", "zero")]
-    feeble = [t for t in tensors if kinds[t.name] == "negligible"]
-    strict, lenient = weigh(dead, tensors), weigh([*dead, *feeble], tensors, matrices=True)
+    # what has rounding noise for a gradient says nothing about the block it is in
+    judged = [t for t in tensors if kinds[t.name] != "noise"]
+    dead = [t for t in judged if kinds[t.name] in ("none", "zero")]
+    feeble = [t for t in judged if kinds[t.name] == "negligible"]
+    strict, lenient = weigh(dead, judged), weigh([*dead, *feeble], judged, matrices=True)
     bad = {t.name for t in strict.ill} | {t.name for t in lenient.ill if kinds[t.name] == "negligible"}
     ill = [t for t in tensors if t.name in bad or kinds[t.name] == "nonfinite"]
     notes = _notes(tensors, kinds, [t for t in dead if t.name not in bad])
@@ -95,7 +97,7 @@ def check_grads_nonzero(
         )
         remedy = "lower the learning rate, or look for log(0), sqrt(0), division by zero and overflow in low precision"
     else:
-        causes, remedy = dead_causes("eps" if kind == "negligible" else kind, worst, trace)
+        causes, remedy = explain(kind, worst, trace)
     if status == "inconclusive":
         remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
     side = ""

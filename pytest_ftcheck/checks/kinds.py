@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..text import number
+from ..text import block_of, number
 from ..trace import Tensor, Trace
 
 Kind = Literal["none", "zero", "transient", "noise", "negligible", "nonfinite", "fine"]
@@ -58,19 +58,6 @@ def epsilon(tensor: Tensor, trace: Trace) -> float | None:
     return trace.optimizer.groups[index].settings.get("eps")
 
 
-def unit_of(name: str) -> str:
-    """The block a parameter belongs to: its path up to the first number, else its module.
-
-    >>> unit_of("distilbert.transformer.layer.3.ffn.lin1.weight"), unit_of("bert.pooler.dense.bias")
-    ('distilbert.transformer.layer.3', 'bert.pooler.dense')
-    """
-    parts = name.split(".")
-    for i, part in enumerate(parts[:-1]):
-        if part.isdigit():
-            return ".".join(parts[: i + 1])
-    return ".".join(parts[:-1])
-
-
 @dataclass(frozen=True)
 class Judged:
     """Tensors sorted by what is the matter with them."""
@@ -94,12 +81,12 @@ def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool =
     base = [t for t in selected if t.part == "base"]
     decisive = [t for t in base if not matrices or len(t.shape) > 1]
     all_bad = bool(decisive) and all(t.name in names for t in decisive)
-    alive = {unit_of(t.name) for t in decisive if t.name not in names}
-    known = {unit_of(t.name) for t in decisive}
+    alive = {block_of(t.name) for t in decisive if t.name not in names}
+    known = {block_of(t.name) for t in decisive}
     stacks_alive = {_stack(unit) for unit in alive} - {None}
     ill, odd = [], []
     for t in bad:
-        unit = unit_of(t.name)
+        unit = block_of(t.name)
         stack = _stack(unit)
         dead = stack is not None and unit in known and unit not in alive
         if t.part == "head" or all_bad or (dead and (stack in stacks_alive or not stacks_alive)):

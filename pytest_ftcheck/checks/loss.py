@@ -142,12 +142,24 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
         "inconclusive",
         f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}{'; ' + own if own else ''}.",
         [
+            *_silent(trace),
             "too few steps at too small a learning rate",
             "or a task that this model cannot learn (shuffled labels, unreadable inputs)",
         ],
         f"run longer (steps={max(100, 3 * len(trace.steps))}) or at a higher learning rate",
         notes=_prior_note(probe, last.loss, trace),
     )
+
+
+def _silent(trace: Trace) -> list[str]:
+    """Most tensors without any gradient: then that comes first."""
+    trainable = [t for t in trace.tensors if t.trainable]
+    silent = [t for t in trainable if t.gradients.max_norm == 0]
+    if len(silent) <= len(trainable) / 2:
+        return []
+    return [
+        f"{len(silent)} of {len(trainable)} tensors get no gradient, or one of exactly zero; see assert_grads_nonzero"
+    ]
 
 
 def _by_trend(trace: Trace, alpha: float, verdict: Callable[..., Verdict], probe: Probe | None) -> Verdict:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..text import number, percent, plural
+from ..text import percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
-from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, epsilon, fraction, kind_of, largest_norm, nothing_happened, weigh
+from .causes import WHY, explain, headline_of
+from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, fraction, kind_of, largest_norm, nothing_happened, weigh
 
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
@@ -19,20 +20,6 @@ LEAST_BUDGET = 1e-3
 MOST_STEPS = 10_000
 #: Share of a matrix that must change in low precision (bf16 cannot add 5e-5 to 43 % of N(0, 0.02), measured).
 LEAST_MOVED = 0.5
-
-_WHY = {
-    "out": "in no parameter group of the optimizer",
-    "lr0": "the learning rate of its group was 0",
-    "none": "no gradient reached it",
-    "zero": "its gradient is exactly zero",
-    "decay": "moved by weight decay alone",
-    "eps": "its gradient is negligible beside Adam's eps",
-    "budget": "moved far less than its learning rate allows",
-    "slow": "its steps are negligible beside its size",
-    "rounding": "its updates are rounded away",
-    "back": "moved by the optimizer, then put back",
-    "still": "did not change",
-}
 
 
 def check_weights_move(
@@ -79,20 +66,21 @@ def check_weights_move(
         return Verdict("weights_move", "fail", f"{_cap(headline)}.", causes=causes, remedy=remedy, measured=measured)
     largest = largest_norm(trace)
     found = {t.name: _fault(t, trace, largest, min_budget, max_steps) for t in tensors}
-    found = _spare_slow(tensors, trace, found)
-    # whatever is wrong with the optimizer or the schedule counts for each tensor; a dead gradient is weighed by where it is
-    dead = [t for t in tensors if found[t.name] in ("none", "zero", "decay")]
-    feeble = {t.name for t in tensors if found[t.name] in ("eps", "budget")}
-    odd = {t.name for t in weigh(dead, tensors).odd}
-    both = [t for t in tensors if t in dead or t.name in feeble]
-    odd |= {t.name for t in weigh(both, tensors, matrices=True).odd if t.name in feeble}
+    found = _whole_groups(tensors, trace, _spare_slow(tensors, trace, found), largest)
+    exempt = [t for t in tensors if found[t.name] is None and kind_of(t, trace, largest) == "noise"]
+    # whatever is wrong with the optimizer or the schedule counts for each tensor; a dead or feeble gradient is weighed by
+    # where it is, among the tensors that could have a real one
+    judged = [t for t in tensors if t not in exempt]
+    dead = [t for t in judged if found[t.name] in ("none", "zero", "decay") and t.gradients.max_norm == 0]
+    feeble = [t for t in judged if found[t.name] in ("eps", "budget", "decay") and t.gradients.max_norm > 0]
+    weak = {t.name for t in feeble}
+    odd = {t.name for t in weigh(dead, judged).odd}
+    odd |= {t.name for t in weigh([*dead, *feeble], judged, matrices=True).odd if t.name in weak}
     odd |= {t.name for t in tensors if found[t.name] == "rounding" and t.role in ("norm", "bias")}
     ill = [t for t in tensors if found[t.name] is not None and t.name not in odd]
     notes = _notes(tensors, trace, largest, odd, found)
-    limit = (
-        f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7); "
-        f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
-    )
+    budget = f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
+    pace = f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
     if not ill:
         used = sorted(t.budget_used for t in tensors if t.budget_used is not None and t.gradients.max_norm > 0)
         share = (
@@ -100,12 +88,12 @@ def check_weights_move(
             if used and trace.optimizer.family == "adam"
             else ""
         )
-        good = len(tensors) - len(odd)
+        good = len(tensors) - len(odd) - len(exempt)
         return Verdict(
             "weights_move",
             "pass",
             f"{good} of {len(tensors)} {what} moved{share}.",
-            limit=limit,
+            limit=f"{budget}; {pace}",
             measured=measured,
             notes=notes,
         )
@@ -114,20 +102,20 @@ def check_weights_move(
     status: Status = "fail"
     if kind == "lr0" and len(trace.steps) == 1:
         status = "inconclusive"  # a warm-up that begins at zero
-    causes, remedy = _explain(kind, [t for t in ill if found[t.name] == kind], trace)
+    causes, remedy = explain(kind, [t for t in ill if found[t.name] == kind], trace)
     if len(trace.steps) < STEPS_FOR_ZERO and all(kind_of(t, trace, largest) == "zero" for t in ill):
         status = "inconclusive"
         remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
     for other in list(kinds)[:4]:
         if other != kind:
-            causes += _explain(other, [t for t in ill if found[t.name] == other], trace)[0][:1]
+            causes += explain(other, [t for t in ill if found[t.name] == other], trace)[0][:1]
     verb = "did not learn" if kind in ("decay", "eps", "budget", "slow") else "did not move"
     return Verdict(
         "weights_move",
         status,
-        f"{len(ill)} of {len(tensors)} {what}{_which(ill, tensors)} {verb}: {_WHY[kind]}{_where(kind, ill, trace)}.",
+        f"{len(ill)} of {len(tensors)} {what}{_which(ill, tensors)} {verb}: {headline_of(kind, ill, trace)}.",
         evidence=tuple(_row(t, found[t.name]) for t in sorted(ill, key=lambda t: (t.part != "head", t.name))),
-        limit=limit,
+        limit={"slow": pace, "eps": budget, "budget": budget, "decay": budget}.get(kind, "every element may move"),
         causes=causes,
         remedy=remedy,
         measured=measured,
@@ -156,7 +144,7 @@ def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     used = t.budget_used
     if trace.optimizer.family == "adam" and used is not None and used < min_budget:
         if kind == "negligible":
-            return "decay" if m.by_decay > m.by_gradient else "eps"
+            return "eps"
         return "decay" if m.by_decay > m.by_gradient else "budget"
     return "slow" if (steps := steps_to_matter(t)) is not None and steps > max_steps else None
 
@@ -182,6 +170,20 @@ def _spare_slow(tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | 
     return found
 
 
+def _whole_groups(
+    tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | None], largest: float
+) -> dict[str, str | None]:
+    """Where every matrix of a parameter group is slow, so are its biases: the learning rate is the group's."""
+    out = dict(found)
+    for group in {t.group for t in tensors if found[t.name] == "slow"}:
+        members = [t for t in tensors if t.group == group]
+        if all(found[t.name] == "slow" for t in members if steps_to_matter(t) is not None):
+            out.update(
+                {t.name: "slow" for t in members if found[t.name] is None and kind_of(t, trace, largest) != "noise"}
+            )
+    return out
+
+
 def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
     steps = steps_to_matter(t)
     return {
@@ -191,7 +193,7 @@ def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
         "by decay": t.motion.by_decay,
         "LR sum": t.lr_sum,
         "steps to matter": int(min(steps, 1e12)) if steps is not None and kind == "slow" else None,
-        "why": _WHY[kind or "still"],
+        "why": WHY[kind or "still"],
     }
 
 
@@ -205,149 +207,6 @@ def _which(ill: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
     return f" ({ill[0].name})" if len(ill) == 1 else ""
 
 
-def _where(kind: str, ill: Sequence[Tensor], trace: Trace) -> str:
-    peaks = sorted({t.lr_peak for t in ill})
-    if kind == "slow" and peaks:
-        return f" (peak LR {number(peaks[-1])})"
-    if kind == "out":
-        return f" ({trace.optimizer.name} holds {sum(g.tensors for g in trace.optimizer.groups)} tensors of this model)"
-    return ""
-
-
-def _explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
-    """Causes and remedy for one kind of fault."""
-    first, name = ill[0], trace.optimizer.name
-    group = (
-        trace.optimizer.groups[first.group]
-        if first.group is not None and first.group < len(trace.optimizer.groups)
-        else None
-    )
-    if kind == "out":
-        stale = sum(g.foreign for g in trace.optimizer.groups)
-        cause = (
-            f"{name} holds {plural(stale, 'tensor')} that are not in this model: it was built before the layer was replaced, or before "
-            "the model was copied or wrapped"
-            if stale
-            else f"{name} was built without them (only another part's parameters were handed over, or they were added later)"
-        )
-        return (
-            (cause,),
-            f"build {name} over model.parameters() after the model is complete, or call optimizer.add_param_group",
-        )
-    if kind == "lr0":
-        return (
-            (
-                f"the learning rate was 0 at each of the {len(trace.steps)} steps of parameter group {first.group}: "
-                "lr=0, or a schedule that never leaves zero",
-            ),
-            "give that group a learning rate; print scheduler.get_last_lr() over the first steps",
-        )
-    if kind in ("none", "zero"):
-        return dead_causes(kind, ill, trace)
-    if kind == "decay":
-        return (
-            (
-                f"what they moved by ({number(first.motion.by_decay)} rms) is weight decay"
-                f"{f' {group.weight_decay:g}' if group else ''}; gradients moved them by {number(first.motion.by_gradient)}: "
-                + (
-                    "no gradient reaches them"
-                    if first.gradients.max_norm == 0
-                    else f"their largest gradient has rms {number(first.gradients.max_rms)}"
-                ),
-                *dead_causes("zero" if first.gradients.max_norm == 0 else "eps", ill, trace)[0],
-            ),
-            "find out why no gradient reaches them (assert_grads_nonzero names the place); weight decay only hides it",
-        )
-    if kind in ("eps", "budget"):
-        return dead_causes("eps", ill, trace)
-    if kind == "slow":
-        others = [g.lr_peak for g in trace.optimizer.groups if g.index != first.group]
-        beside = f"; the other groups have up to {number(max(others))}" if others else ""
-        return (
-            (
-                f"the learning rate of parameter group {first.group} peaks at {number(first.lr_peak)}{beside}: "
-                f"too small for weights of rms {number(first.first.rms)}",
-            ),
-            "raise that group's learning rate (1e-5 to 1e-3 is usual for Adam; SGD needs far more)",
-        )
-    if kind == "rounding":
-        return (
-            (
-                f"{first.dtype} cannot add an update of {number(first.lr_peak)} to weights of rms {number(first.first.rms)}: "
-                "it is less than half the spacing of its numbers",
-            ),
-            "keep the parameters in float32 (dtype=torch.float32; transformers 5 loads the checkpoint's dtype) and use autocast",
-        )
-    return (
-        (
-            f"{name} changed them (rms {number(first.motion.max_update)} a step), and between steps something put them back: an EMA, "
-            "a checkpoint loaded again, a layer initialised again",
-        )
-        if kind == "back"
-        else ("nothing that was measured explains it: does the optimizer's step() really write to these tensors?",),
-        "look for writes to the weights outside optimizer.step()",
-    )
-
-
-def dead_causes(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
-    """Causes and remedy for tensors whose gradient is missing, zero, or negligible."""
-    first = ill[0]
-    head_alive = any(t.part == "head" and t.gradients.max_norm > 0 for t in trace.tensors)
-    if kind == "none":
-        if head_alive and all(t.part == "base" for t in ill):
-            return (
-                (
-                    "the graph is cut between the base and the head: features pass through .detach(), .data, torch.no_grad(), numpy, "
-                    "or the base is frozen at run time",
-                ),
-                "let the base's output tensor reach the head as it is; or freeze the base on purpose with requires_grad_(False)",
-            )
-        return (
-            (
-                "they take no part in the loss: another layer is used instead, the output is not what the loss is computed from, "
-                "or the graph is cut above them",
-            ),
-            "compute the loss from what these layers output; freeze or remove them if they are not needed",
-        )
-    if kind == "zero":
-        zeroed = [t for t in trace.tensors if t.part == "head" and len(t.shape) > 1 and t.last.rms == 0]
-        return (
-            (
-                f"{zeroed[0].name} is zero and stays zero, so nothing passes through it"
-                if zeroed and zeroed[0].name != first.name
-                else "they are connected to the loss, but what they do is multiplied by zero: dead ReLUs (a large negative bias, a large "
-                "step), zero weights above them, a saturated or constant output, a mask or weight of zero",
-            ),
-            "look at the activations above them: how many are exactly zero for every input?",
-        )
-    eps = epsilon(first, trace)
-    clipped = [
-        s for s in trace.steps if s.grad_norm_unclipped is not None and s.grad_norm < 1e-3 * s.grad_norm_unclipped
-    ]
-    causes = []
-    if clipped:
-        s = clipped[0]
-        causes.append(
-            f"gradients are clipped to nothing: norm {number(s.grad_norm_unclipped)} before, {number(s.grad_norm)} after"
-        )
-    causes.append(
-        f"their gradients (rms {number(first.gradients.max_rms)} at most) are small"
-        + (
-            f" beside the eps of {trace.optimizer.name} ({number(eps)}): it divides by sqrt(v) + eps, so the step shrinks with them"
-            if eps
-            else ""
-        )
-    )
-    if not clipped:
-        causes.append(
-            "the loss is scaled down (a tiny factor, a mean over too many elements), gradients are clipped to nothing, "
-            "or they vanish on the way"
-        )
-    return tuple(
-        causes
-    ), "undo the scaling of the loss or the clipping; the loss should begin near the entropy of the labels"
-
-
 def _notes(
     tensors: Sequence[Tensor], trace: Trace, largest: float, odd: set[str], found: dict[str, str | None]
 ) -> tuple[str, ...]:
@@ -358,11 +217,17 @@ def _notes(
             f"{plural(len(noise), 'tensor')} exempt, whose gradient is rounding noise: {noise[0].name}"
             f"{' and others' if len(noise) > 1 else ''} (a constant that softmax or a norm layer cancels)"
         )
-    unused = [n for n in odd if found[n] in ("none", "zero", "decay")]
+    silent = {t.name for t in tensors if t.gradients.max_norm == 0}
+    unused = [n for n in odd if n in silent]
     if unused:
         notes.append(
             f"{plural(len(unused), 'base tensor')} without gradient, in modules that nothing else depends on: {min(unused)}"
             f"{' and others' if len(unused) > 1 else ''}; freeze them to say that this is meant"
+        )
+    feeble = [n for n in odd - set(unused) if found[n] != "rounding"]
+    if feeble:
+        notes.append(
+            f"{plural(len(feeble), 'base tensor')} with next to no gradient, in blocks whose matrices learn: {min(feeble)}"
         )
     rounded = [n for n in odd if found[n] == "rounding"]
     if rounded:

@@ -134,7 +134,7 @@ def _course(trace: Trace) -> list[str]:
     knows = "mean alone" if trace.reading.task == "regression" else "majority class"
     for metric in trace.metrics:
         source = metric.source if metric.source.endswith(" rows") else f"rows ({metric.source})"
-        remarks = [f"{metric.rows:,} {source}"]
+        remarks = [f"{metric.rows:,} {source}" if metric.rows else metric.source]
         if metric.p_value is not None:
             remarks.append(f"p {metric.p_value:.2g}")
         if len(metric.predicted) > 1 and sum(n > 0 for n in metric.predicted) == 1:
@@ -197,7 +197,7 @@ _LEGEND = (
     "the largest of all."
 )
 _LEGENDS = {
-    "adam": " Adam moves a weight by about one learning rate a step at most.",
+    "adam": " Adam moves a weight by about one learning rate a step, seldom more.",
     "sgd": " SGD moves a weight by lr * |gradient|, so the sum is no limit here.",
 }
 

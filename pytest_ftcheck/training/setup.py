@@ -68,8 +68,12 @@ class Undo:
 
     def restore(self) -> None:
         """Everything back."""
-        while self._snapshots:
-            self._snapshots.pop().restore()
+        try:
+            while self._snapshots:
+                self._snapshots.pop().restore()
+        finally:
+            if self._snapshots:  # one could not be restored: that must not keep the others from it
+                self.restore()
 
 
 def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.Module:

@@ -30,6 +30,8 @@ def preserved_globals() -> Iterator[None]:
     cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     grad = torch.is_grad_enabled()
     anomaly = torch.is_anomaly_enabled()
+    precision = torch.get_float32_matmul_precision()
+    place = torch.get_default_device()
     try:
         yield
     finally:
@@ -49,6 +51,10 @@ def preserved_globals() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
         torch.set_grad_enabled(grad)
         torch.autograd.set_detect_anomaly(anomaly)
+        if torch.get_float32_matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
+        if torch.get_default_device() != place:
+            torch.set_default_device(place)
 
 
 def _cuda_ready() -> bool:
@@ -158,7 +164,16 @@ class OptimizerSnapshot:
             )
             for group in optimizer.param_groups
         ]
-        self.state = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
+        self.state = {
+            p: (
+                state,
+                {
+                    k: (v, v.detach().clone() if isinstance(v, torch.Tensor) else copy.deepcopy(v))
+                    for k, v in state.items()
+                },
+            )
+            for p, state in optimizer.state.items()
+        }
 
     def restore(self) -> None:
         """Everything as it was when the snapshot was taken."""
@@ -174,7 +189,12 @@ class OptimizerSnapshot:
                 group["lr"] = lr
         self.optimizer.param_groups[:] = [group for group, _, _ in self.groups]
         self.optimizer.state.clear()
-        self.optimizer.state.update(self.state)
+        with torch.no_grad():
+            for p, (state, entries) in self.state.items():
+                state.clear()
+                for key, (value, was) in entries.items():
+                    state[key] = value.copy_(was) if isinstance(value, torch.Tensor) else was
+                self.optimizer.state[p] = state
 
 
 class SchedulerSnapshot:

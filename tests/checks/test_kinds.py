@@ -16,10 +16,10 @@ from pytest_ftcheck.checks.kinds import (
     kind_of,
     largest_norm,
     nothing_happened,
-    unit_of,
     weigh,
 )
 from pytest_ftcheck.examples import tensor
+from pytest_ftcheck.text import block_of
 from pytest_ftcheck.trace import Gradients, Iteration, example_trace
 
 FINE = Gradients(20, 0, 0, 0, 0, None, 0.5, 0.4, 0.008)
@@ -106,7 +106,7 @@ def test_the_largest_norm_leaves_out_what_is_not_finite():
     ],
 )
 def test_units(name, unit):
-    assert unit_of(name) == unit
+    assert block_of(name) == unit
 
 
 def base(name):

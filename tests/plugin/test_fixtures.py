@@ -30,9 +30,7 @@ def test_the_example_in_the_manual_passes(pytester, run, name):
 def test_fixtures_are_listed_with_a_line_each(run):
     result = run("--fixtures")
     for name in sorted(fixtures.NAMES):
-        result.stdout.fnmatch_lines(
-            [f"{name} [[]session scope[]] -- *pytest_ftcheck/fixtures.py:*", "    *."]
-        )
+        result.stdout.fnmatch_lines([f"{name} [[]session scope[]] -- *pytest_ftcheck/fixtures.py:*", "    *."])
 
 
 def test_the_options_reach_the_run_and_arguments_go_before(pytester, run):

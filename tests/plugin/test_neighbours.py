@@ -96,9 +96,7 @@ status = pytest.main(["--collect-only", "-q", "-p", "pytest_ftcheck.plugin", "-p
 print("HEAVY", sorted(set({HEAVY!r}) & set(sys.modules)), "pytest_ftcheck.plugin" in sys.modules)
 """
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "HEAVY [] True" in done.stdout
 
 

@@ -169,9 +169,7 @@ def test_through_every_way_to_capture(slow, capture):
     assert text.count(" " * len(" 4/6 steps, loss 0.500, 0 s") + "\b") == 2
 
 
-@pytest.mark.parametrize(
-    "arguments", [("-q",), ("--ftcheck-no-progress",), ("-oftcheck_no_progress=true",), ("-n1",)]
-)
+@pytest.mark.parametrize("arguments", [("-q",), ("--ftcheck-no-progress",), ("-oftcheck_no_progress=true",), ("-n1",)])
 def test_not_on_a_terminal_where_nobody_wants_it(slow, arguments):
     if "-n1" in arguments:
         pytest.importorskip("xdist")

@@ -60,9 +60,7 @@ class TestSection:
             "inconclusive test_it.py::test_expects_red - (expected) weights_move: 1 of 4 head tensors moved",
         ]
 
-    @pytest.mark.parametrize(
-        "arguments", [("-q",), ("-q", "--tb=no"), ("--no-summary",), ("-v", "--no-summary")]
-    )
+    @pytest.mark.parametrize("arguments", [("-q",), ("-q", "--tb=no"), ("--no-summary",), ("-v", "--no-summary")])
     def test_shows_nothing_when_asked_to_be_quiet(self, run, arguments):
         assert section(run(*arguments)) == []
 
@@ -138,9 +136,7 @@ def test_an_expected_failure_is_no_news(pytester, run):
         """
     )
     assert section(run()) == []
-    assert section(run("-v")) == [
-        "fail test_it.py::test_it - (expected) weights_move: 1 of 4 head tensors moved"
-    ]
+    assert section(run("-v")) == ["fail test_it.py::test_it - (expected) weights_move: 1 of 4 head tensors moved"]
 
 
 def test_a_suite_without_verdicts_sees_nothing_of_us(pytester, run):
