@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from pytest_ftcheck import Trace, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.training.setup import Undo
 
 
 class Boom(Exception):
@@ -299,6 +300,32 @@ def test_an_optimizer_instance_is_as_before(rows, kind, used):
     unchanged(model, weights)
 
 
+@pytest.mark.parametrize("kind", [k for k in OPTIMIZERS if k != "LBFGS"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_state_of_an_optimizer_is_the_same_objects_as_before(rows, kind, fails):
+    """Whoever holds ``optimizer.state[p]["exp_avg"]`` (a scheduler, a logger, an EMA) holds the optimizer's own afterwards."""
+    torch.manual_seed(0)
+    model = Rich()
+    optimizer = OPTIMIZERS[kind]([p for p in model.parameters() if p.requires_grad])
+    F.cross_entropy(model(rows[0][0]), rows[0][1]).backward()
+    optimizer.step()
+    states = dict(optimizer.state)
+    held = {(p, k): (v, v.data_ptr(), v.clone()) for p, s in states.items() for k, v in s.items() if torch.is_tensor(v)}
+    assert held
+    if fails:
+        model.fail_at = 3  # one pass here
+        with pytest.raises(Boom):
+            finetune(model, rows, optimizer=optimizer, steps=5)
+    else:
+        finetune(model, rows, optimizer=optimizer, steps=3)
+    assert set(optimizer.state) == set(states)
+    assert all(optimizer.state[p] is s for p, s in states.items())
+    for (p, key), (value, address, was) in held.items():
+        assert optimizer.state[p][key] is value
+        assert value.data_ptr() == address
+        assert torch.equal(value, was)
+
+
 def test_a_used_optimizer_goes_on_exactly_where_it_was(rows):
     """Ten steps in a row, or five, a fine-tune in between, and five more: the same weights."""
 
@@ -380,6 +407,54 @@ def test_a_scheduler_made_by_a_callable_leaves_the_optimizer_alone(rows):
     )
     assert optimizer_state(optimizer) == before
     assert "initial_lr" not in optimizer.param_groups[0]
+
+
+# ------------------------------------------------------------------ what cannot be restored
+class Kept:
+    """A snapshot that says when it is restored, and perhaps cannot be."""
+
+    def __init__(self, name, restored, error=None):
+        self.name, self.restored, self.error = name, restored, error
+
+    def restore(self):
+        self.restored.append(self.name)
+        if self.error is not None:
+            raise self.error
+
+
+def test_one_that_cannot_be_restored_does_not_keep_the_others_from_it():
+    restored, undo = [], Undo()
+    for name, error in (("model", None), ("optimizer", Boom("first")), ("scheduler", None), ("loader", None)):
+        undo.keep(Kept(name, restored, error))
+    with pytest.raises(Boom, match="first"):
+        undo.restore()
+    assert restored == ["loader", "scheduler", "optimizer", "model"]  # the last one first
+    undo.restore()  # nothing is left: each is restored once
+    assert len(restored) == 4
+
+
+def test_of_two_that_cannot_be_restored_both_are_told():
+    restored, undo = [], Undo()
+    for name, error in (("model", None), ("optimizer", Boom("second")), ("scheduler", KeyboardInterrupt("first"))):
+        undo.keep(Kept(name, restored, error))
+    with pytest.raises(Boom, match="second") as info:
+        undo.restore()
+    assert isinstance(info.value.__context__, KeyboardInterrupt)
+    assert restored == ["scheduler", "optimizer", "model"]
+
+
+def test_a_scheduler_that_cannot_be_restored_leaves_the_model_as_before(model, rows):
+    class Stubborn(torch.optim.lr_scheduler.LambdaLR):
+        def load_state_dict(self, state):
+            raise Boom("not mine")
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    scheduler = Stubborn(optimizer, lambda i: 0.5**i)
+    before, groups = state_of(model), optimizer_state(optimizer)
+    with pytest.raises(Boom, match="not mine"):
+        finetune(model, rows, optimizer=optimizer, scheduler=scheduler, steps=2)
+    unchanged(model, before)
+    assert optimizer_state(optimizer) == groups
 
 
 # ------------------------------------------------------------------ data

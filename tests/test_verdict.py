@@ -68,6 +68,48 @@ def test_long_evidence_is_cut_in_the_message_only():
     assert len(verdict.evidence) == 50
 
 
+def rows_of(blocks, leaves, why="no gradient reached it", **columns):
+    return tuple(
+        {"tensor": f"base.layer.{i}.{leaf}", "why": why, **columns} for i in range(blocks) for leaf in range(leaves)
+    )
+
+
+def test_many_rows_of_one_block_are_folded():
+    rows = rows_of(3, 4, moved="0 %")
+    rows = tuple({**row, "by decay": 0.5 + i} for i, row in enumerate(rows))
+    verdict = Verdict("weights_move", "fail", "Many.", evidence=rows)
+    lines = str(verdict).splitlines()
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "tensor why moved",  # the numbers that differ within a block are left out, not made up
+        *(f"base.layer.{i} (4 tensors) no gradient reached it 0 %" for i in range(3)),
+    ]
+    assert verdict.evidence == rows
+
+
+def test_a_row_that_differs_is_not_folded_away():
+    other = {"tensor": "base.layer.0.k", "why": "learning rate 0", "moved": "0 %"}
+    alone = {"tensor": "classifier.weight", "why": "learning rate 0", "moved": "7 %"}
+    text = str(Verdict("x", "fail", "Many.", evidence=(alone, *rows_of(3, 4, moved="0 %"), other)))
+    assert len(text.splitlines()) == 1 + 1 + 5
+    for words in ("classifier.weight ", "base.layer.0 (4 tensors)", "base.layer.0.k ", "7 %"):
+        assert words in text
+
+
+def test_few_rows_are_not_folded():
+    rows = rows_of(3, 3)  # as many as are shown without a line "... and 1 more"
+    assert len(rows) == ROWS_SHOWN + 1
+    text = str(Verdict("x", "fail", "Few.", evidence=rows))
+    assert all(row["tensor"] in text for row in rows)
+    assert "tensors)" not in text
+
+
+def test_folded_rows_are_cut_too():
+    text = str(Verdict("x", "fail", "Many.", evidence=rows_of(50, 2)))
+    assert len(text.splitlines()) == 1 + 1 + ROWS_SHOWN + 1
+    assert "base.layer.0 (2 tensors)" in text
+    assert "... and 42 more" in text
+
+
 def test_ok():
     assert {s: Verdict("x", s, "").ok for s in STATUSES} == {
         "pass": True,

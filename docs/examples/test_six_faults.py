@@ -11,7 +11,7 @@ from pytest_ftcheck import CheckFailed
 WORDS = {
     broken.head_not_in_the_optimizer: (
         "weights_move: FAIL. 4 of 4 head tensors did not move",
-        "in no parameter group of the optimizer (AdamW holds 100 tensors of this model)",
+        "they are in no parameter group of the optimizer (AdamW holds 100 tensors of this model)",
         "build AdamW over model.parameters()",
     ),
     broken.features_detached: (
@@ -20,26 +20,29 @@ WORDS = {
         ".detach()",
     ),
     broken.learning_rate_zero: (
-        "weights_move: FAIL. 4 of 4 head tensors did not move",
-        "the learning rate was 0 at each of the 5 steps",
-        "give that group a learning rate",
+        "weights_move: FAIL. 4 of 4 head tensors did not move: their learning rate was 0",
+        "the run was asked for with lr=0",
+        "do: give it a learning rate",
     ),
     broken.learning_rate_of_the_head_a_billionth: (
-        "weights_move: FAIL. 2 of 4 head tensors did not learn",
-        "the learning rate of parameter group 1 peaks at 1.00e-09; the other groups have up to 5.00e-05",
-        "raise that group's learning rate",
+        "weights_move: FAIL. 4 of 4 head tensors did not learn",
+        "their steps are negligible beside their size (peak LR 1.00e-09)",
+        "parameter group 1 peaks at LR 1.00e-09 (other groups: up to 5.00e-05), too small for weights of rms 0.02",
+        "raise that learning rate",
+        "limit: at most 10,000 steps for a matrix to change its output by its own size",
     ),
     broken.loss_scaled_to_nothing: (
         "grads_nonzero: FAIL. 4 of 4 head tensors",
+        "cause: the loss is scaled down: it begins at 1.60e-12, where the textbook loss of the same logits is 1.60",
         "small beside the eps of AdamW (1.00e-08)",
-        "the loss is scaled down",
+        "undo the scaling of the loss",
     ),
     broken.moved_by_weight_decay_alone: (
-        "weights_move: FAIL. 3 of 4 head tensors did not learn: moved by weight decay alone",
+        "weights_move: FAIL. 3 of 4 head tensors did not learn: they were moved by weight decay alone",
         " 100 % ",  # of the elements differ: a test of "before != after" calls this learning
-        "is weight decay 0.01",
-        "gradients moved them by 0: no gradient reaches them",
-        "dead ReLUs",
+        "cause: the input of classifier.3 is zero for every row",
+        "ReLUs that never fire",
+        "is weight decay 0.01; their gradient is exactly zero",
     ),
 }
 

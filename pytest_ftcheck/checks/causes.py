@@ -21,7 +21,7 @@ WHY = {
     "slow": "steps negligible beside its size",
     "rounding": "updates rounded away",
     "back": "moved by the optimizer, then put back",
-    "still": "did not change",
+    "still": "nothing changed it",
 }
 _THEY = {
     "out": "they are in no parameter group of the optimizer",
@@ -38,11 +38,12 @@ _THEY = {
 }
 
 
-def headline_of(kind: str, ill: Sequence[Tensor], trace: Trace) -> str:
-    """What is the matter, with the number that decides."""
-    words = _THEY[kind] if len(ill) > 1 else WHY[kind]
+def headline_of(kind: str, ill: Sequence[Tensor], trace: Trace, *, many: bool) -> str:
+    """What is the matter with the tensors of one kind, with the number that decides; ``many``: the sentence is about several."""
+    words = _THEY[kind] if many else WHY[kind]
     if kind == "slow":
-        return f"{words} (peak LR {number(max(t.lr_peak for t in ill))})"
+        peak = max(t.lr_peak for t in ill)
+        return f"{words} (peak LR {number(peak)})" if peak else words
     if kind == "out":
         held = sum(g.tensors for g in trace.optimizer.groups)
         return f"{words} ({trace.optimizer.name} holds {plural(held, 'tensor')} of this model)"
@@ -93,14 +94,25 @@ def _decay(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
     index = ill[0].group
     group = trace.optimizer.groups[index] if index is not None and index < len(trace.optimizer.groups) else None
     decay = f"weight decay {group.weight_decay:g}" if group is not None else "weight decay"
-    nothing = all(t.gradients.max_norm == 0 for t in ill)
-    causes, remedy = (_zero if nothing else _feeble)(ill, trace)
-    why = "their gradient is exactly zero" if nothing else "their gradients did less"
+    if all(t.gradients.none == t.gradients.steps for t in ill):
+        (causes, remedy), why = _none(ill, trace), "no gradient reached them"
+    elif all(t.gradients.max_norm == 0 for t in ill):
+        (causes, remedy), why = _zero(ill, trace), "their gradient is exactly zero"
+    else:
+        (causes, remedy), why = _feeble(ill, trace), "their gradients did less"
     return (*causes, f"what moved them (rms {spread}) is {decay}; {why}"), remedy
 
 
 def _slow(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
     worst = max(ill, key=lambda t: t.first.rms)
+    if worst.group is None:
+        return (
+            (
+                f"another optimizer than {trace.optimizer.name} moves them, by rms {number(worst.motion.max_update)} a step at most, "
+                f"too small for weights of rms {number(worst.first.rms)}",
+            ),
+            "raise the learning rate of that optimizer",
+        )
     others = [g.lr_peak for g in trace.optimizer.groups if g.index != worst.group]
     which = f"parameter group {worst.group}" if others else "the learning rate"
     beside = f" (other groups: up to {number(max(others))})" if others else ""
@@ -125,10 +137,12 @@ def _rounding(ill: Sequence[Tensor], _: Trace) -> tuple[tuple[str, ...], str]:
 
 
 def _back(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
+    largest = max(t.motion.max_update for t in ill)
+    size = f" (rms {number(largest)} a step)" if largest else ""
     return (
         (
-            f"{trace.optimizer.name} changed them (rms {number(ill[0].motion.max_update)} a step), and between steps something put "
-            "them back: an EMA, a checkpoint loaded again, a layer initialised again",
+            f"{trace.optimizer.name} changed them{size}, and between steps something put them back: an EMA, a checkpoint loaded "
+            "again, a layer initialised again",
         ),
         "look for writes to the weights outside optimizer.step()",
     )
@@ -209,15 +223,20 @@ def _feeble(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
         causes.append(
             f"gradients are clipped to nothing: norm {number(s.grad_norm_unclipped)} before, {number(s.grad_norm)} after"
         )
-    eps = epsilon(ill[0], trace)
-    causes.append(
-        f"their gradients (rms {number(max(t.gradients.max_rms for t in ill))} at most) are small"
-        + (
-            f" beside the eps of {trace.optimizer.name} ({number(eps)}): it divides by sqrt(v) + eps, so the step shrinks with them"
-            if eps
-            else ""
+    eps, largest = epsilon(ill[0], trace), max(t.gradients.max_rms for t in ill)
+    if eps is not None and largest >= eps:  # Adam would make full steps of these
+        causes.append(
+            f"their gradients (rms {number(largest)} at most) are not small beside the eps of {trace.optimizer.name} ({number(eps)}): "
+            "they cancel from step to step, come at few of the steps, or one burst of them shrinks the steps after it"
         )
-    )
+        if not scaled and not clipped:
+            return tuple(
+                causes
+            ), "look at their gradient norms step by step: is there a burst, and then next to nothing?"
+    else:
+        beside = f" beside the eps of {trace.optimizer.name} ({number(eps)})" if eps else ""
+        how = ": it divides by sqrt(v) + eps, so the step shrinks with them" if eps else ""
+        causes.append(f"their gradients (rms {number(largest)} at most) are small{beside}{how}")
     if not scaled and not clipped:
         known = any(s.grad_norm_unclipped is not None for s in trace.steps)
         causes.append(
@@ -225,7 +244,7 @@ def _feeble(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
             + ("" if known else ", or gradients are clipped to nothing")
         )
     remedy = (
-        "undo the scaling of the loss: it should begin near the entropy of the labels"
+        "undo the scaling of the loss: it should begin near that textbook loss"
         if scaled
         else "undo the clipping (max_norm is a norm, not eps)"
         if clipped

@@ -102,7 +102,8 @@ def check_weights_move(
     status: Status = "fail"
     if kind == "lr0" and len(trace.steps) == 1:
         status = "inconclusive"  # a warm-up that begins at zero
-    causes, remedy = explain(kind, [t for t in ill if found[t.name] == kind], trace)
+    worst = [t for t in ill if found[t.name] == kind]
+    causes, remedy = explain(kind, worst, trace)
     if len(trace.steps) < STEPS_FOR_ZERO and all(kind_of(t, trace, largest) == "zero" for t in ill):
         status = "inconclusive"
         remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
@@ -113,9 +114,12 @@ def check_weights_move(
     return Verdict(
         "weights_move",
         status,
-        f"{len(ill)} of {len(tensors)} {what}{_which(ill, tensors)} {verb}: {headline_of(kind, ill, trace)}.",
+        f"{len(ill)} of {len(tensors)} {what}{_which(ill, tensors)} {verb}: {headline_of(kind, worst, trace, many=len(ill) > 1)}.",
         evidence=tuple(_row(t, found[t.name]) for t in sorted(ill, key=lambda t: (t.part != "head", t.name))),
-        limit={"slow": pace, "eps": budget, "budget": budget, "decay": budget}.get(kind, "every element may move"),
+        limit={
+            "slow": pace,
+            "rounding": f"at least {percent(LEAST_MOVED)} of the elements of a matrix move in {worst[0].dtype}",
+        }.get(kind, budget if kind in ("eps", "budget", "decay") else "every tensor that is meant to learn moves"),
         causes=causes,
         remedy=remedy,
         measured=measured,
@@ -175,7 +179,7 @@ def _whole_groups(
 ) -> dict[str, str | None]:
     """Where every matrix of a parameter group is slow, so are its biases: the learning rate is the group's."""
     out = dict(found)
-    for group in {t.group for t in tensors if found[t.name] == "slow"}:
+    for group in {t.group for t in tensors if found[t.name] == "slow" and t.group is not None}:
         members = [t for t in tensors if t.group == group]
         if all(found[t.name] == "slow" for t in members if steps_to_matter(t) is not None):
             out.update(

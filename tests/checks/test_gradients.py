@@ -9,6 +9,8 @@ import pytest
 
 from pytest_ftcheck import check_grads_nonzero, example_trace
 from pytest_ftcheck.checks.kinds import EPS_SHARE, STEPS_FOR_ZERO
+from pytest_ftcheck.examples import tensor
+from pytest_ftcheck.text import number
 from pytest_ftcheck.trace import Iteration
 
 GOOD = example_trace()
@@ -90,6 +92,18 @@ def test_a_layer_that_stays_zero_is_named():
     assert check_grads_nonzero(trace).causes[0].startswith("classifier.weight is zero and stays zero")
 
 
+def test_the_module_whose_input_is_zero_is_named():
+    names = ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias")
+    layers = [tensor(n, "head", shape=(64,) if n.endswith("bias") else (64, 64)) for n in names]
+    trace = replace(GOOD, tensors=(*GOOD.tensors[:2], *layers))
+    verdict = check_grads_nonzero(with_gradients(names[:3], trace, **ZERO), "head")
+    assert verdict.headline == "3 of 4 head tensors: gradient exactly zero at every step."
+    assert verdict.causes[0].startswith("the input of classifier.3 is zero for every row")
+    assert "what goes into classifier.3" in verdict.remedy
+    # its bias gets none either: nothing is known of its input
+    assert "the input of" not in check_grads_nonzero(with_gradients(names, trace, **ZERO), "head").causes[0]
+
+
 @pytest.mark.parametrize(("steps", "status"), [(STEPS_FOR_ZERO - 1, "inconclusive"), (STEPS_FOR_ZERO, "fail")])
 def test_too_few_steps_to_tell_a_permanent_zero(steps, status):
     verdict = check_grads_nonzero(shorter(with_gradients(BASE, **ZERO), steps))
@@ -117,6 +131,37 @@ def test_rounding_noise_is_exempt():
     assert any("whose true gradient is zero" in n and BASE[1] in n for n in verdict.notes)
 
 
+@pytest.mark.parametrize(
+    ("gradients", "why"),
+    [
+        ({"max_rms": 1e-14}, "gradient negligible beside Adam's eps"),
+        (NONE, "no gradient at any step"),
+        (ZERO, "gradient exactly zero at every step"),
+    ],
+)
+def test_rounding_noise_is_no_sign_of_life(gradients, why):
+    """A base whose real tensors are all dead, and whose key bias has noise for a gradient, is a dead base."""
+    noisy = with_gradients(BASE[1:], noise=0.9, max_norm=1e-10, max_rms=1e-12)
+    verdict = check_grads_nonzero(with_gradients(BASE[:1], noisy, **gradients), "base")
+    assert verdict.status == "fail"
+    assert verdict.headline.startswith(f"1 of 2 base tensors: {why}")
+    assert [r["tensor"] for r in verdict.evidence] == [BASE[0]]
+    assert any("whose true gradient is zero" in n and BASE[1] in n for n in verdict.notes)
+
+
+def test_a_second_stack_of_blocks_beside_a_living_one_is_a_note():
+    """Canine: the head reads one encoder; the blocks of the other take no part."""
+    spare = [replace(GOOD.tensors[0], name=f"base_model.final_encoder.layer.{i}.lin.weight") for i in (0, 1)]
+    trace = replace(GOOD, tensors=(*GOOD.tensors, *spare))
+    verdict = check_grads_nonzero(with_gradients([t.name for t in spare], trace, **NONE))
+    assert verdict.status == "pass"
+    assert "Gradients reach 4 of 6 tensors" in verdict.headline
+    assert any("2 base tensors without gradient" in n and spare[0].name in n for n in verdict.notes)
+    verdict = check_grads_nonzero(with_gradients([spare[0].name], trace, **NONE))
+    assert verdict.status == "fail"
+    assert verdict.headline.startswith("1 of 6 tensors: no gradient at any step")
+
+
 @pytest.mark.parametrize(("share", "status"), [(0.99, "fail"), (1.01, "pass")])
 def test_negligible_beside_eps(share, status):
     verdict = check_grads_nonzero(with_gradients(HEAD, max_rms=share * EPS_SHARE * 1e-8))
@@ -124,8 +169,36 @@ def test_negligible_beside_eps(share, status):
     if status == "fail":
         assert "negligible beside Adam's eps" in verdict.headline
         assert "the eps of AdamW (1.00e-08)" in verdict.causes[0]
-        assert "the loss is scaled down" in verdict.causes[1]
-        assert "undo the scaling of the loss" in verdict.remedy
+        assert f"(rms {number(share * EPS_SHARE * 1e-8)} at most)" in verdict.causes[0]
+        assert "or the loss is scaled down" in verdict.causes[1]  # the probe knows the loss: it is not
+        assert "clipped" not in verdict.causes[1]  # the norm before clipping is known, too
+        assert "norms layer by layer" in verdict.remedy
+
+
+def test_a_loss_that_is_scaled_down_is_the_root():
+    point = replace(GOOD.probe.points[0], loss=7e-13, reference=0.70)
+    trace = replace(GOOD, probe=replace(GOOD.probe, points=(point, *GOOD.probe.points[1:])))
+    verdict = check_grads_nonzero(with_gradients((*BASE, *HEAD), trace, max_rms=1e-14))
+    assert verdict.status == "fail"
+    assert verdict.headline == "4 of 4 tensors: gradient negligible beside Adam's eps."
+    assert verdict.causes[0] == (
+        "the loss is scaled down: it begins at 7.00e-13, where the textbook loss of the same logits is 0.700"
+    )
+    assert "(rms 1.00e-14 at most) are small beside the eps of AdamW (1.00e-08)" in verdict.causes[1]
+    assert "undo the scaling of the loss" in verdict.remedy
+
+
+@pytest.mark.parametrize("probe", [None, replace(GOOD.probe, points=())])
+def test_without_a_probe_the_scale_of_the_loss_is_a_guess(probe):
+    verdict = check_grads_nonzero(with_gradients(HEAD, replace(GOOD, probe=probe), max_rms=1e-14))
+    assert not any("it begins at" in c for c in verdict.causes)
+    assert any("or the loss is scaled down" in c for c in verdict.causes)
+
+
+def test_clipping_is_a_guess_where_the_norm_before_it_is_unknown():
+    steps = tuple(replace(s, grad_norm_unclipped=None) for s in GOOD.steps)
+    verdict = check_grads_nonzero(with_gradients(HEAD, replace(GOOD, steps=steps), max_rms=1e-14))
+    assert verdict.causes[1].endswith("or the loss is scaled down, or gradients are clipped to nothing")
 
 
 def test_clipped_to_nothing():

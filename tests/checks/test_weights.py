@@ -62,8 +62,8 @@ def test_not_in_the_optimizer():
     )
     verdict = check_weights_move(trace)
     assert verdict.status == "fail"
-    assert "2 of 4 tensors (the whole head) did not move: in no parameter group" in verdict.headline
-    assert "AdamW holds 2 tensors of this model" in verdict.headline
+    assert "2 of 4 tensors (the whole head) did not move: they are in no parameter group" in verdict.headline
+    assert "(AdamW holds 2 tensors of this model)" in verdict.headline
     assert "built without them" in verdict.causes[0]
     assert "add_param_group" in verdict.remedy
 
@@ -83,20 +83,39 @@ def test_moved_by_another_optimizer_is_not_out():
 def test_a_learning_rate_of_zero():
     verdict = check_weights_move(changed(HEAD, motion=STILL, lr_sum=0.0, lr_peak=0.0))
     assert verdict.status == "fail"
-    assert "the learning rate of its group was 0" in verdict.headline
-    assert "at each of the 20 steps of parameter group 0" in verdict.causes[0]
+    assert "2 of 4 tensors (the whole head) did not move: their learning rate was 0." in verdict.headline
+    assert "the learning rate was 0 at each of the 20 steps" in verdict.causes[0]
+    assert "a schedule that never leaves zero" in verdict.causes[0]
+    assert {r["LR sum"] for r in verdict.evidence} == {0.0}
+    two = (GOOD.optimizer.groups[0], replace(GOOD.optimizer.groups[0], index=1, lr_peak=0.0))
+    trace = changed(HEAD, motion=STILL, lr_sum=0.0, lr_peak=0.0, group=1)
+    verdict = check_weights_move(replace(trace, optimizer=replace(GOOD.optimizer, groups=two)))
+    assert "the learning rate of parameter group 1 was 0 at each of the 20 steps" in verdict.causes[0]
+
+
+def test_a_learning_rate_of_zero_that_was_asked_for():
+    trace = changed(ALL, replace(GOOD, recipe=Recipe(steps=20, lr=0.0)), motion=STILL, lr_sum=0.0, lr_peak=0.0)
+    verdict = check_weights_move(trace)
+    assert verdict.status == "fail"
+    assert "4 of 4 tensors did not move: their learning rate was 0." in verdict.headline
+    assert verdict.causes == ("the run was asked for with lr=0",)
+    assert "give it a learning rate" in verdict.remedy
+    # a schedule that never leaves zero was not asked for
+    assert "schedule" in check_weights_move(replace(trace, recipe=Recipe(steps=20))).causes[0]
 
 
 def test_one_step_at_learning_rate_zero_cannot_tell():
     trace = changed(ALL, motion=STILL, lr_sum=0.0)
-    assert check_weights_move(replace(trace, steps=trace.steps[:1])).status == "inconclusive"
+    verdict = check_weights_move(replace(trace, steps=trace.steps[:1]))
+    assert verdict.status == "inconclusive"
+    assert "was 0 at the only step" in verdict.causes[0]
     assert check_weights_move(replace(trace, steps=trace.steps[:2])).status == "fail"
 
 
 def test_no_gradient():
     verdict = check_weights_move(changed(BASE, motion=STILL, gradients=NONE))
     assert verdict.status == "fail"
-    assert "(the whole base) did not move: no gradient reached it" in verdict.headline
+    assert "(the whole base) did not move: no gradient reached them" in verdict.headline
     assert "cut between the base and the head" in verdict.causes[0]
     verdict = check_weights_move(changed(HEAD, motion=STILL, gradients=NONE))
     assert "they take no part in the loss" in verdict.causes[0]
@@ -105,7 +124,7 @@ def test_no_gradient():
 def test_zero_gradient():
     verdict = check_weights_move(changed(HEAD, motion=STILL, gradients=ZERO))
     assert verdict.status == "fail"
-    assert "its gradient is exactly zero" in verdict.headline
+    assert "(the whole head) did not move: their gradient is exactly zero" in verdict.headline
     assert "dead ReLUs" in verdict.causes[0]
 
 
@@ -122,21 +141,54 @@ def test_below_a_zero_last_layer_one_step_cannot_tell():
     assert check_weights_move(replace(missing, steps=trace.steps[:1])).status == "fail"
 
 
-@pytest.mark.parametrize("gradients", [NONE, ZERO])
-def test_moved_by_weight_decay_alone(gradients):
+def test_the_module_whose_input_is_zero_is_named():
+    """Its bias learns and its weight gets exactly nothing: what comes before it is silent."""
+    names = ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight")
+    bias = tensor("classifier.3.bias", "head", shape=(2,))
+    layers = [tensor(n, "head", shape=(64,) if n.endswith("bias") else (64, 64)) for n in names]
+    trace = replace(GOOD, tensors=(*GOOD.tensors[:2], *layers, bias))
+    for motion, verb in ((STILL, "did not move"), (DECAYED, "did not learn")):
+        verdict = check_weights_move(changed(names, trace, motion=motion, gradients=ZERO))
+        assert verdict.status == "fail"
+        assert f"3 of 6 tensors {verb}: " in verdict.headline
+        assert verdict.causes[0].startswith("the input of classifier.3 is zero for every row")
+        assert "what goes into classifier.3" in verdict.remedy
+    # a bias that gets none either: nothing is known of its input
+    both = changed((*names, bias.name), trace, motion=STILL, gradients=ZERO)
+    assert not any("the input of" in c for c in check_weights_move(both).causes)
+    # no gradient at all is another fault than one that is zero
+    cut = changed(names, trace, motion=STILL, gradients=NONE)
+    assert not any("the input of" in c for c in check_weights_move(cut).causes)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "root", "why"),
+    [
+        (NONE, "they take no part in the loss", "no gradient reached them"),
+        (
+            ZERO,
+            "they are connected to the loss, but what they do is multiplied by zero",
+            "their gradient is exactly zero",
+        ),
+    ],
+)
+def test_moved_by_weight_decay_alone(gradients, root, why):
     verdict = check_weights_move(changed(HEAD, motion=DECAYED, gradients=gradients))
     assert verdict.status == "fail"
-    assert "did not learn: moved by weight decay alone" in verdict.headline
-    assert (
-        "1.00e-06 rms) is weight decay 0.01; gradients moved them by 0: no gradient reaches them" in verdict.causes[0]
-    )
-    assert "weight decay only hides it" in verdict.remedy
+    assert "(the whole head) did not learn: they were moved by weight decay alone" in verdict.headline
+    assert root in verdict.causes[0]  # the root first: decay is only what hides it
+    assert verdict.causes[1] == f"what moved them (rms 1.00e-06 to 1.00e-06) is weight decay 0.01; {why}"
+    assert "0.001 of the summed learning rates" in verdict.limit
+    single = check_weights_move(changed(HEAD[:1], motion=DECAYED, gradients=gradients))
+    assert "(classifier.weight) did not learn: moved by weight decay alone" in single.headline
+    assert any("what moved them (rms 1.00e-06) is weight decay 0.01" in c for c in single.causes)
 
 
 def test_more_decay_than_gradient():
     verdict = check_weights_move(changed(HEAD, motion={"by_gradient": 1e-5 * BUDGET, "by_decay": 1e-3 * BUDGET}))
     assert "moved by weight decay alone" in verdict.headline
-    assert "their largest gradient has rms 0.00800" in verdict.causes[0]
+    assert "their gradients (rms 0.00800 at most)" in verdict.causes[0]
+    assert verdict.causes[-1].endswith("is weight decay 0.01; their gradients did less")
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.99, "fail"), (1.01, "pass")])
@@ -145,8 +197,12 @@ def test_the_least_share_of_the_budget(share, status):
     verdict = check_weights_move(trace)
     assert verdict.status == status
     if status == "fail":
-        assert "moved far less than its learning rate allows" in verdict.headline
+        assert "did not learn: they moved far less than their learning rates allow" in verdict.headline
         assert "0.001 of the summed learning rates" in verdict.limit
+        assert "10,000 steps" not in verdict.limit  # only what was violated
+        # a gradient of rms 0.008 is a full step to Adam
+        assert "(rms 0.00800 at most) are not small beside the eps of AdamW (1.00e-08)" in verdict.causes[0]
+        assert "step by step" in verdict.remedy
         assert verdict.evidence[0]["by gradient/LR sum"] == pytest.approx(share * LEAST_BUDGET)
     assert check_weights_move(trace, min_budget=1e-4).status == "pass"
     assert check_weights_move(trace, min_budget=0.1).status == "fail"
@@ -157,9 +213,47 @@ def test_gradients_negligible_beside_eps():
         changed(HEAD, motion={"by_gradient": 1e-6 * BUDGET, "by_decay": 0.0}, gradients={"max_rms": 1e-14})
     )
     assert verdict.status == "fail"
+    assert "did not learn: their gradients are negligible beside Adam's eps" in verdict.headline
+    assert "(rms 1.00e-14 at most) are small beside the eps of AdamW (1.00e-08)" in verdict.causes[0]
+    assert "or the loss is scaled down" in verdict.causes[1]
+    assert "0.001 of the summed learning rates" in verdict.limit
+    assert {r["why"] for r in verdict.evidence} == {"gradient negligible beside Adam's eps"}
+
+
+def test_negligible_gradients_are_not_called_weight_decay():
+    """Even where decay moved more than they did: the root is the gradient."""
+    motion = {"by_gradient": 1e-9 * BUDGET, "by_decay": 1e-3 * BUDGET}
+    verdict = check_weights_move(changed(HEAD, motion=motion, gradients={"max_rms": 1e-14}))
     assert "negligible beside Adam's eps" in verdict.headline
-    assert "rms 1.00e-14 at most" in verdict.causes[0]
-    assert "scaled down" in verdict.causes[1]
+    assert "decay" not in verdict.headline
+
+
+def scaled(factor, trace=GOOD):
+    """The loss as the probe sees it at the start, beside the textbook loss of 0.70."""
+    first = replace(trace.probe.points[0], loss=0.70 * factor, reference=0.70)
+    return replace(trace, probe=replace(trace.probe, points=(first, *trace.probe.points[1:])))
+
+
+def test_a_loss_that_is_scaled_down_is_the_root():
+    feeble = {"motion": {"by_gradient": 1e-6 * BUDGET, "by_decay": 0.0}, "gradients": {"max_rms": 1e-14}}
+    verdict = check_weights_move(changed(HEAD, scaled(1e-12), **feeble))
+    assert verdict.causes[0] == (
+        "the loss is scaled down: it begins at 7.00e-13, where the textbook loss of the same logits is 0.700"
+    )
+    assert "small beside the eps of AdamW (1.00e-08)" in verdict.causes[1]
+    assert len(verdict.causes) == 2
+    assert "undo the scaling of the loss" in verdict.remedy
+    # ... and of weight decay's share, too
+    decayed = {"motion": {"by_gradient": 1e-5 * BUDGET, "by_decay": 1e-3 * BUDGET}, "gradients": {"max_rms": 1e-9}}
+    assert "it begins at 7.00e-13" in check_weights_move(changed(HEAD, scaled(1e-12), **decayed)).causes[0]
+
+
+@pytest.mark.parametrize(("factor", "named"), [(0.99e-3, True), (1.01e-3, False), (-1e-6, True), (float("nan"), False)])
+def test_a_thousandth_of_the_textbook_loss_is_scaled_down(factor, named):
+    feeble = {"motion": {"by_gradient": 1e-6 * BUDGET, "by_decay": 0.0}, "gradients": {"max_rms": 1e-14}}
+    verdict = check_weights_move(changed(HEAD, scaled(factor), **feeble))
+    assert verdict.causes[0].startswith("the loss is scaled down: it begins at ") is named
+    assert verdict.status == "fail"
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.01, "fail"), (0.99, "pass")])
@@ -171,10 +265,13 @@ def test_the_most_steps_for_the_output_to_change(factor, status):
     verdict = check_weights_move(trace)
     assert verdict.status == status
     if status == "fail":
-        assert "its steps are negligible beside its size (peak LR 1.00e-09)" in verdict.headline
-        assert "peaks at 1.00e-09" in verdict.causes[0]
+        assert (
+            "(classifier.weight) did not learn: steps negligible beside its size (peak LR 1.00e-09)" in verdict.headline
+        )
+        assert "the learning rate peaks at 1.00e-09, too small for weights of rms 0.0200" in verdict.causes[0]
         assert verdict.evidence[0]["steps to matter"] == pytest.approx(MOST_STEPS * factor, abs=1)
         assert "10,000 steps" in verdict.limit
+        assert "summed learning rates" not in verdict.limit  # only what was violated
     assert check_weights_move(trace, max_steps=1e6).status == "pass"
     assert check_weights_move(trace, max_steps=10).status == "fail"
 
@@ -184,7 +281,50 @@ def test_a_slow_group_is_compared_with_the_others():
     group = GOOD.optimizer.groups[0]
     groups = (group, replace(group, index=1, lr_peak=1e-10))
     verdict = check_weights_move(replace(trace, optimizer=replace(GOOD.optimizer, groups=groups)))
-    assert "parameter group 1 peaks at 1.00e-10; the other groups have up to 5.00e-05" in verdict.causes[0]
+    assert (
+        "2 of 4 tensors (the whole head) did not learn: their steps are negligible beside their size (peak LR 1.00e-10)."
+        in (verdict.headline)
+    )
+    assert (
+        "parameter group 1 peaks at LR 1.00e-10 (other groups: up to 5.00e-05), too small for weights of rms 0.0200"
+        in verdict.causes[0]
+    )
+    # the bias has no fan-in to measure it by, and the learning rate is the group's
+    assert {r["tensor"]: r["steps to matter"] for r in verdict.evidence} == {
+        "classifier.weight": pytest.approx(2.5e9, rel=1e-3),
+        "classifier.bias": None,
+    }
+
+
+def test_the_bias_of_a_group_counts_only_where_all_its_matrices_are_slow():
+    slow = {"max_update": 1e-12, "by_gradient": 2.5e-10}
+    rate = {"lr_sum": 1e-9, "lr_peak": 1e-10, "group": 1}
+    second = replace(GOOD, tensors=(*GOOD.tensors, tensor("classifier.2.weight", "head", group=1)))
+    verdict = check_weights_move(changed(HEAD, second, motion=slow, **rate))
+    assert [r["tensor"] for r in verdict.evidence] == ["classifier.weight"]
+    # nor does rounding noise: it would not learn at any rate
+    noisy = changed(HEAD[1:], changed(HEAD, motion=slow, **rate), gradients={"noise": 0.8})
+    assert [r["tensor"] for r in check_weights_move(noisy).evidence] == ["classifier.weight"]
+
+
+def test_the_peak_learning_rate_is_that_of_the_slow_tensors():
+    """Another fault beside it lies in a group with a learning rate of its own."""
+    motion = {"max_update": 1e-12, "by_gradient": 2.5e-10}
+    trace = changed(HEAD, motion=motion, lr_sum=1e-9, lr_peak=1e-10, group=1)
+    trace = changed(BASE[:1], trace, motion={"moved": 0.1}, dtype="bfloat16")
+    verdict = check_weights_move(trace)
+    assert (
+        "3 of 4 tensors did not learn: their steps are negligible beside their size (peak LR 1.00e-10)"
+        in verdict.headline
+    )
+    assert any("bfloat16 cannot add" in c for c in verdict.causes[1:])
+
+
+def test_slow_in_the_hands_of_another_optimizer():
+    verdict = check_weights_move(changed(HEAD, motion={"max_update": 1e-12}, lr_sum=0.0, lr_peak=0.0, group=None))
+    assert "1 of 4 tensors (classifier.weight) did not learn: steps negligible beside its size." in verdict.headline
+    assert "another optimizer than AdamW moves them, by rms 1.00e-12 a step at most" in verdict.causes[0]
+    assert "weights of rms 0.0200" in verdict.causes[0]
 
 
 def test_without_adam_all_matrices_of_a_part_must_be_slow():
@@ -203,7 +343,9 @@ def test_updates_rounded_away(dtype, share, status):
     verdict = check_weights_move(changed(HEAD[:1], motion={"moved": share * LEAST_MOVED}, dtype=dtype))
     assert verdict.status == status
     if status == "fail":
-        assert "its updates are rounded away" in verdict.headline
+        assert "(classifier.weight) did not move: updates rounded away" in verdict.headline
+        assert verdict.limit == f"at least 50 % of the elements of a matrix move in {dtype}"
+        assert verdict.evidence[0]["moved"] == "50 %"
         assert f"{dtype} cannot add an update of 5.00e-05 to weights of rms 0.0200" in verdict.causes[0]
         assert "keep the parameters in float32" in verdict.remedy
 
@@ -225,22 +367,28 @@ def test_norms_and_biases_that_low_precision_cannot_move_are_a_note():
 def test_put_back_between_the_steps(fields):
     verdict = check_weights_move(changed(HEAD, **fields))
     assert verdict.status == "fail"
-    assert "moved by the optimizer, then put back" in verdict.headline
+    assert "did not move: the optimizer moved them, and something put them back" in verdict.headline
     assert "an EMA" in verdict.causes[0]
+    assert ("(rms 4.00e-05 a step)" in verdict.causes[0]) is bool(fields["motion"]["max_update"])
+    assert "(rms 0 a step)" not in verdict.causes[0]
+    assert {r["why"] for r in verdict.evidence} == {"moved by the optimizer, then put back"}
 
 
 def test_what_nothing_explains():
     verdict = check_weights_move(changed(HEAD, motion=STILL))
     assert verdict.status == "fail"
-    assert "did not change" in verdict.headline
+    assert "(the whole head) did not move: nothing changed them" in verdict.headline
+    assert "does AdamW.step() really write to classifier.weight" in verdict.causes[0]
     assert "nothing that was measured explains it" in verdict.causes[0]
 
 
 def test_several_faults_are_all_listed_and_the_commonest_leads():
     trace = changed(HEAD[:1], changed(BASE, motion=STILL, gradients=NONE), motion=STILL, lr_sum=0.0)
     verdict = check_weights_move(trace)
-    assert "3 of 4 tensors did not move: no gradient reached it" in verdict.headline
-    assert any("learning rate was 0" in c for c in verdict.causes[1:])
+    assert "3 of 4 tensors did not move: no gradient reached them" in verdict.headline
+    assert "cut between the base and the head" in verdict.causes[0]
+    assert any("learning rate was 0 at each of the 20 steps" in c for c in verdict.causes[1:])
+    assert verdict.evidence[0]["why"] == "learning rate 0"
     assert verdict.evidence[0]["tensor"] == "classifier.weight"  # the head first
     assert len(verdict.evidence) == 3
 
@@ -257,6 +405,48 @@ def test_rounding_noise_is_exempt():
     verdict = check_weights_move(changed(BASE[1:], motion=STILL, gradients={"noise": 0.8}))
     assert verdict.status == "pass"
     assert any("1 tensor exempt" in n and BASE[1] in n for n in verdict.notes)
+
+
+def test_rounding_noise_is_no_sign_of_life():
+    """The key biases of a base whose real tensors are all negligible: exempt themselves, and no excuse for the others."""
+    weights = [f"base_model.layer.{i}.{m}.weight" for i in (0, 1) for m in ("q", "k")]
+    keys = [f"base_model.layer.{i}.k.bias" for i in (0, 1)]
+    trace = replace(
+        GOOD,
+        tensors=(
+            *(tensor(n, "base") for n in weights),
+            *(tensor(n, "base", shape=(64,)) for n in keys),
+            *GOOD.tensors[2:],
+        ),
+    )
+    trace = changed(keys, trace, gradients={"noise": 0.8, "max_rms": 1e-16})
+    negligible = {"motion": {"by_gradient": 1e-6 * BUDGET, "by_decay": 0.0}, "gradients": {"max_rms": 1e-14}}
+    for fields, why in (
+        (negligible, "their gradients are negligible beside Adam's eps"),
+        ({"motion": STILL, "gradients": NONE}, "no gradient reached them"),
+        ({"motion": STILL, "gradients": ZERO}, "their gradient is exactly zero"),
+    ):
+        verdict = check_weights_move(changed(weights, trace, **fields), part="base")
+        assert verdict.status == "fail"
+        assert verdict.headline.startswith("4 of 6 base tensors did not ")
+        assert why in verdict.headline
+        assert [r["tensor"] for r in verdict.evidence] == sorted(weights)
+        assert any("2 tensors exempt" in n and "layer.0.k.bias and others" in n for n in verdict.notes)
+
+
+def test_a_second_stack_of_blocks_beside_a_living_one_is_a_note():
+    """Canine: the head reads one encoder; the blocks of the other take no part."""
+    spare = [f"base_model.final_encoder.layer.{i}.lin.{leaf}" for i in (0, 1) for leaf in ("weight", "bias")]
+    tensors = [tensor(n, "base", shape=(64,) if n.endswith("bias") else (64, 64)) for n in spare]
+    trace = replace(GOOD, tensors=(*GOOD.tensors, *tensors))
+    verdict = check_weights_move(changed(spare, trace, motion=STILL, gradients=NONE))
+    assert verdict.status == "pass"
+    assert "4 of 8 tensors moved" in verdict.headline
+    assert any("4 base tensors without gradient" in n and "final_encoder.layer.0" in n for n in verdict.notes)
+    # one block of it alone: a cut between neighbours
+    verdict = check_weights_move(changed(spare[:2], trace, motion=STILL, gradients=NONE))
+    assert verdict.status == "fail"
+    assert verdict.headline.startswith("2 of 8 tensors did not move: no gradient reached them")
 
 
 def test_a_pooler_that_nothing_reads_is_a_note():
