@@ -320,8 +320,9 @@ def page(outcomes: Sequence[Outcome], seconds: float, command: str) -> str:
         "## Healthy runs",
         "",
         f"{len(healthy)} runs: {', '.join(OPTIMIZERS)}; learning rates {LRS[0]:g} to {LRS[-1]:g} (SGD: times 100), "
-        f"{', '.join(map(str, STEPS))} steps, 2 to 5 classes; {', '.join(KINDS[1:])}; metrics on held-out rows in half of them. Some are slow on purpose (SGD at "
-        "0.005, Adafactor at 5e-5, 20 steps from a zero last layer): there `inconclusive` is right. A `fail` is a false alarm.",
+        f"{', '.join(map(str, STEPS))} steps, 2 to 5 classes; {', '.join(KINDS[1:])}; "
+        "metrics on held-out rows in half of them. Some are slow on purpose (SGD at 0.005, "
+        "Adafactor at 5e-5, 20 steps from a zero last layer): there `inconclusive` is right. A `fail` is a false alarm.",
         "",
     ]
     rows = []

@@ -30,7 +30,15 @@ from ..trace import (
     Tensor,
 )
 from .parts import in_part, roles
-from .tracked import SAMPLE_BASE, SAMPLE_HEAD, Tracked, gradient_norm, row_stride
+from .tracked import (
+    LARGE_BASE,
+    LARGE_HEAD,
+    SAMPLE_BASE,
+    SAMPLE_HEAD,
+    Tracked,
+    gradient_norm,
+    row_stride,
+)
 
 #: Series of per-tensor numbers keep at most this many steps; then every second one goes, and so on.
 SERIES = 1024
@@ -156,15 +164,16 @@ class Recorder:
         found, slot = [], 0
         for key, (name, *aliases) in names.items():
             p = parameters[key]
+            part = "head" if in_part(name, self.head) else "base"
             floating = p.is_floating_point() and p.device.type != "meta" and p.numel() > 0
             found.append(
                 _Watched(
                     name=name,
                     aliases=tuple(aliases),
                     parameter=p,
-                    part="head" if in_part(name, self.head) else "base",
+                    part=part,
                     role=role.get(name, "matrix"),
-                    stride=row_stride(p),
+                    stride=row_stride(p, LARGE_HEAD if part == "head" else LARGE_BASE),
                     trainable=p.requires_grad,
                     slot=slot if floating else None,
                     digest=None if p.requires_grad else _digest(p),

@@ -14,9 +14,10 @@ import torch
 #: Elements of one tensor looked at at every step.
 SAMPLE_HEAD = 4096
 SAMPLE_BASE = 1024
-#: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a
-#: 66 M model costs 3 % of a training step, reading a third of them 1 % (benchmarks/overhead.py).
-LARGE = 2**20
+#: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model costs 4 %
+#: of a training step, reading a seventh of them 1 % (benchmarks/overhead.py). Heads of the usual size are read in full.
+LARGE_HEAD = 2**20
+LARGE_BASE = 2**19
 
 
 class Tracked:
@@ -91,11 +92,11 @@ def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor)
         place.copy_(flat.index_select(0, index))
 
 
-def row_stride(p: torch.Tensor) -> int:
+def row_stride(p: torch.Tensor, large: int = LARGE_BASE) -> int:
     """Every how many rows of a gradient are read for its norm."""
-    if p.device.type != "cpu" or p.numel() <= LARGE or p.dim() < 2:
+    if p.device.type != "cpu" or p.numel() <= large or p.dim() < 2:
         return 1
-    return min(math.ceil(p.numel() / (LARGE // 2)), max(1, p.shape[0] // 64))
+    return min(math.ceil(p.numel() / (large // 2)), max(1, p.shape[0] // 64))
 
 
 def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
