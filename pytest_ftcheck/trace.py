@@ -226,6 +226,8 @@ class Buffer:
     #: It belongs to a module whose parameters are all frozen.
     frozen: bool
     unchanged: bool
+    #: NaN and infinite values at the end.
+    nonfinite: int = 0
 
 
 @dataclass(frozen=True)

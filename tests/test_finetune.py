@@ -417,6 +417,7 @@ def test_reduce_on_plateau_is_told_the_loss(rows):
 
 
 def test_lbfgs_gets_its_closure(rows):
+    torch.manual_seed(0)  # of one seed in ten a hidden unit is dead, and its weights stay
     trace = finetune(Net(), rows[:1], optimizer=lambda m: torch.optim.LBFGS(m.parameters(), max_iter=5), steps=3)
     assert trace.optimizer.name == "LBFGS"
     assert len(trace.steps) == 3

@@ -41,7 +41,7 @@ def check_grads_nonzero(
     grads_nonzero: pass. Gradients reach 2 of 2 head tensors; norms 0.500 to 0.500.
     """
     chosen = trace.select(part, include, ignore)
-    tensors = [t for t in chosen if t.trainable or t.trainable_last]
+    tensors = [t for t in chosen if (t.trainable or t.trainable_last) and t.numel]
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"gradients as {trace.optimizer.name} saw them, over {plural(len(trace.steps), 'step')}"
     if not tensors:
@@ -143,6 +143,11 @@ def _notes(tensors: Sequence[Tensor], kinds: Mapping[str, str], odd: Sequence[Te
             notes.append(
                 f"{plural(len(found), 'tensor')} {words}: {found[0].name}{' and others' if len(found) > 1 else ''}"
             )
+    partial = [t for t in tensors if t.part == "head" and kinds[t.name] == "fine" and t.motion.touched < 0.5]
+    if partial:
+        notes.append(
+            f"{percent(1 - partial[0].motion.touched)} of {partial[0].name} never got a gradient: dead units, or rows that nothing uses"
+        )
     if odd:
         notes.append(
             f"{plural(len(odd), 'base tensor')} without gradient, in modules that nothing else depends on: {odd[0].name}"

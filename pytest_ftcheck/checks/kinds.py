@@ -73,7 +73,8 @@ def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool =
 
     In the head every tensor counts. In the base a tensor that takes no part in a block that does is odd; so is a single module that
     is no numbered block (a pooler that nothing reads), and a whole stack of blocks beside another one that lives (an encoder
-    whose output another head would use). A block whose neighbours in the stack live, or the whole base, is a fault.
+    whose output another head would use), and an expert. A block whose neighbours in the stack live, a tensor whose like in another block
+    lives, all embeddings, or the whole base, is a fault.
 
     :param matrices: a block lives if one of its matrices does; the biases and norms of many healthy models learn next to nothing.
     """
@@ -81,19 +82,33 @@ def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool =
     base = [t for t in selected if t.part == "base"]
     decisive = [t for t in base if not matrices or len(t.shape) > 1]
     all_bad = bool(decisive) and all(t.name in names for t in decisive)
-    alive = {block_of(t.name) for t in decisive if t.name not in names}
+    living = [t for t in decisive if t.name not in names]
+    alive = {block_of(t.name) for t in living}
+    twins = {_twin(t.name) for t in living}
+    tables = [t for t in base if t.role == "embedding"]
+    blind = bool(tables) and all(t.name in names for t in tables)
     known = {block_of(t.name) for t in decisive}
     stacks_alive = {_stack(unit) for unit in alive} - {None}
     ill, odd = [], []
     for t in bad:
         unit = block_of(t.name)
         stack = _stack(unit)
-        dead = stack is not None and unit in known and unit not in alive
-        if t.part == "head" or all_bad or (dead and (stack in stacks_alive or not stacks_alive)):
+        dead = stack is not None and unit in known and unit not in alive and (stack in stacks_alive or not stacks_alive)
+        # the same place in another block lives: cut off here alone
+        lone = stack is not None and unit in alive and not matrices and _twin(t.name) in twins
+        idle = any("expert" in s for s in t.name.lower().split("."))  # which tokens an expert gets is chance
+        if t.part == "head" or all_bad or (blind and t.role == "embedding") or ((dead or lone) and not idle):
             ill.append(t)
         else:
             odd.append(t)
     return Judged(tuple(ill), tuple(odd))
+
+
+def _twin(name: str) -> str:
+    """The name with its block's number left out: equal for the same place in all blocks of a stack."""
+    unit = block_of(name)
+    stack = _stack(unit)
+    return name if stack is None else f"{stack}.*{name[len(unit) :]}"
 
 
 def _stack(unit: str) -> str | None:

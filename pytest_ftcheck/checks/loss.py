@@ -16,6 +16,8 @@ from .kinds import fraction, nothing_happened
 LEAST_DROP = 0.05
 #: False-pass rate of the sign test on same-batch descents, and of the trend test.
 ALPHA = 0.01
+#: A rise of the textbook loss, as a share of knowing nothing, that no other sound objective explains.
+RISE = 0.25
 #: A change of the loss below this share of it is rounding (float32 has 6e-8; a mean over a batch a few times that).
 ROUNDING = 1e-6
 #: Rounding in other dtypes: half a spacing at 1.
@@ -89,8 +91,9 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
     )
     own = f"{down} of {total} steps lowered the loss of their own batch" if total else ""
     if last.reference is not None and first.reference is not None and drop >= min_drop:
-        rise = (last.reference - first.reference) / max(abs(first.reference), 1e-12)
-        if rise > min_drop:
+        # another sound objective (smoothed labels, class weights, a teacher) may raise it a little: beside what knowing nothing scores
+        rise = (last.reference - first.reference) / max(abs(first.reference), probe_scale(trace))
+        if rise > RISE:
             return verdict(
                 "fail",
                 f"The loss {moved}, but the textbook loss of the same logits rose, "
@@ -100,14 +103,14 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
                 ],
                 "compare your loss with cross_entropy(logits, labels) on one batch",
             )
-    if total >= 4 and still > total / 2 and abs(drop) < min_drop:
+    if total and _dead(trace) and all(d.after == d.before for d in descents) and last.loss == first.loss:
         return verdict(
             "fail",
-            f"The steps do not change the loss: {still} of {total} left the loss of their own batch as it was (within rounding).",
+            f"The steps do not change the loss: each of {total} left the loss of its own batch exactly as it was.",
             ["the weights do not move, or what moves has no part in the loss; assert_weights_move says which"],
             "see assert_weights_move and assert_grads_nonzero for the reason",
         )
-    if total >= 8 and down <= total / 4 and drop < min_drop:
+    if total - still >= 8 and down <= (total - still) / 4 and drop < min_drop:
         return verdict(
             "fail",
             f"The steps raise the loss: only {down} of {total} lowered the loss of their own batch; on the probe it {moved}.",
@@ -129,7 +132,17 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
             f"The probe loss {moved}{'; ' + own if own else ''}.",
             notes=_prior_note(probe, last.loss, trace),
         )
-    if drop > ROUNDING and p < alpha and down >= 0.75 * total:
+    if last.reference is not None and first.reference is not None and drop > 0:
+        against = last.reference - first.reference > ROUNDING * max(abs(first.reference), 1e-12)
+        if against and drop < min_drop:
+            return verdict(
+                "inconclusive",
+                f"The loss {moved}, and the textbook loss of the same logits rose, "
+                f"{number(first.reference, 6)} -> {number(last.reference, 6)}.",
+                ["what is minimised may not be the task's loss: a flipped sign, or the wrong targets"],
+                "compare your loss with cross_entropy(logits, labels) on one batch, and run longer",
+            )
+    if drop > ROUNDING and p < alpha and down >= 0.75 * (total - still):
         return verdict(
             "pass",
             f"The loss falls, slowly: {own} (p = {number(p)}); on the probe it {moved}.",
@@ -143,12 +156,29 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
         f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}{'; ' + own if own else ''}.",
         [
             *_silent(trace),
+            *(
+                [f"{still} of {total} steps changed the loss of their own batch by less than its rounding"]
+                if still > total / 2
+                else []
+            ),
             "too few steps at too small a learning rate",
             "or a task that this model cannot learn (shuffled labels, unreadable inputs)",
         ],
         f"run longer (steps={max(100, 3 * len(trace.steps))}) or at a higher learning rate",
         notes=_prior_note(probe, last.loss, trace),
     )
+
+
+def probe_scale(trace: Trace) -> float:
+    """The loss of knowing nothing: the entropy of the labels, or of equal classes."""
+    entropy = trace.probe.prior_entropy if trace.probe is not None else None
+    return entropy or math.log(max(2, trace.reading.classes or 2))
+
+
+def _dead(trace: Trace) -> bool:
+    """Nothing that is meant to learn moved, or none of it got a gradient: then an unchanged loss is no rounding."""
+    meant = [t for t in trace.tensors if t.trainable and t.numel]
+    return all(t.motion.moved == 0 for t in meant) or all(t.gradients.max_norm == 0 for t in meant)
 
 
 def _silent(trace: Trace) -> list[str]:
@@ -180,7 +210,14 @@ def _by_trend(trace: Trace, alpha: float, verdict: Callable[..., Verdict], probe
         return verdict(
             "pass",
             f"The training loss falls: {change}.",
-            notes=[f"judged by the trend of {len(losses)} training losses alone{why}"],
+            notes=[
+                f"judged by the trend of {len(losses)} training losses alone{why}",
+                *(
+                    ["the loss is negative, which no cross-entropy can be: is its sign right?"]
+                    if min(losses) < 0
+                    else []
+                ),
+            ],
         )
     if _falls([-v for v in losses], alpha) and last > first:
         return verdict(

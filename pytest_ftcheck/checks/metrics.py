@@ -96,6 +96,13 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
             "try a tenth of the learning rate; check the mapping of the labels",
         )
     if chosen.p_value <= alpha:
+        if chosen.last <= chosen.first and (chosen.baseline is None or chosen.first > chosen.baseline):
+            return verdict(
+                "inconclusive",
+                f"No improvement: {headline}",
+                ["the model knew it before the run: what this run added cannot be told"],
+                "judge a model with a new head, or another metric",
+            )
         if chosen.baseline is None or chosen.last > chosen.baseline:
             return Verdict("metric_improves", "pass", headline, limit=limit, measured=measured)
         recall = next((m for m in trace.metrics if m.name == "recall"), None)
@@ -117,7 +124,7 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
                     "the rare classes are found, as with treated imbalance",
                 ),
             )
-    if chosen.p_value >= 1 - alpha and not one:
+    if chosen.p_value >= 1 - alpha and not one and _worse(chosen):
         return verdict(
             "fail",
             f"Worse than luck: {headline}",
@@ -140,6 +147,11 @@ def _one_class(metric: Metric) -> list[str]:
             f"all {plural(sum(metric.predicted), 'row')} are predicted as class {metric.predicted.index(max(metric.predicted))}"
         ]
     return []
+
+
+def _worse(metric: Metric) -> bool:
+    """Lower than before the run: a random head may begin anywhere, below luck too."""
+    return metric.rows > 0 and metric.last < metric.first - 1 / metric.rows
 
 
 def _dropped(metric: Metric) -> bool:

@@ -52,7 +52,9 @@ def check_all_finite(
         key=lambda row: row[:2],
     )
     weights = [t for t in tensors if t.last.nonfinite]
-    if loss is None and not gradients and not weights:
+    buffers = [b for b in trace.buffers if b.nonfinite and part in ("all", b.part)]
+    probed = [p for p in (trace.probe.points if trace.probe is not None else ()) if not math.isfinite(p.loss)]
+    if loss is None and not gradients and not weights and not buffers and not probed:
         return Verdict(
             "all_finite",
             "pass",
@@ -79,8 +81,14 @@ def check_all_finite(
         said.append(f"the first gradient is bad at step {step}, nearest to the loss in {tensor.name}")
     if weights:
         said.append(f"{plural(len(weights), 'tensor holds', 'tensors hold')} NaN or inf at the end")
+    if buffers:
+        said.append(f"{plural(len(buffers), 'buffer')} not finite at the end: {buffers[0].name}")
+    if probed:
+        said.append(f"the probe loss is not finite after {plural(probed[0].step, 'step')}")
     causes = []
-    if before:
+    if buffers and not gradients and not weights:
+        causes.append(f"{buffers[0].name} is a running statistic: one bad batch stays in it for good")
+    elif before:
         causes.append(
             f"{before[0].name} was not finite before the run: never initialised, or loaded from a broken checkpoint"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..text import percent, plural
@@ -18,6 +19,10 @@ LEAST_BUDGET = 1e-3
 #: Fine-tunes last 100 to 10,000 steps. A matrix that would need more steps than that, all in one direction, before its
 #: output can change by its own size, is not being trained.
 MOST_STEPS = 10_000
+#: Inputs below which a matrix is a gain or a single feature, not a layer.
+LEAST_FAN_IN = 8
+#: Learning rate of a group over the largest of any group: layer-wise and discriminative rates go down to 1e-3.
+LEAST_SHARE = 1e-4
 #: Share of a matrix that must change in low precision (bf16 cannot add 5e-5 to 43 % of N(0, 0.02), measured).
 LEAST_MOVED = 0.5
 
@@ -51,7 +56,7 @@ def check_weights_move(
     fraction("min_budget", min_budget)
     fraction("max_steps", max_steps, high=math.inf)
     chosen = trace.select(part, include, ignore)
-    tensors = [t for t in chosen if t.trainable or t.trainable_last]
+    tensors = [t for t in chosen if (t.trainable or t.trainable_last) and t.numel]
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"elementwise, before against after {plural(len(trace.steps), 'step')}; all elements of the head, a fixed sample elsewhere"
     if not tensors:
@@ -66,7 +71,7 @@ def check_weights_move(
         return Verdict("weights_move", "fail", f"{_cap(headline)}.", causes=causes, remedy=remedy, measured=measured)
     largest = largest_norm(trace)
     found = {t.name: _fault(t, trace, largest, min_budget, max_steps) for t in tensors}
-    found = _whole_groups(tensors, trace, _spare_slow(tensors, trace, found), largest)
+    found = _whole_groups(tensors, trace, _spare_slow(tensors, trace, found, max_steps), largest)
     exempt = [t for t in tensors if found[t.name] is None and kind_of(t, trace, largest) == "noise"]
     # whatever is wrong with the optimizer or the schedule counts for each tensor; a dead or feeble gradient is weighed by
     # where it is, among the tensors that could have a real one
@@ -104,6 +109,8 @@ def check_weights_move(
         status = "inconclusive"  # a warm-up that begins at zero
     worst = [t for t in ill if found[t.name] == kind]
     causes, remedy = explain(kind, worst, trace)
+    if kind == "slow" and (open_question := _undecided([t for t in ill if found[t.name] == "slow"], trace)):
+        status, remedy = "inconclusive", open_question
     if len(trace.steps) < STEPS_FOR_ZERO and all(kind_of(t, trace, largest) == "zero" for t in ill):
         status = "inconclusive"
         remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
@@ -146,7 +153,10 @@ def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     if m.moved == 0:
         return "back" if m.outside > 0 or t.replaced else "still"
     used = t.budget_used
-    if trace.optimizer.family == "adam" and used is not None and used < min_budget:
+    # net displacement of a small tensor may cancel by luck: the largest single step tells
+    feeble = m.max_update < 10 * min_budget * t.lr_peak
+    mine = t.group is not None  # of another optimizer it is not known what its learning rates allow
+    if trace.optimizer.family == "adam" and mine and used is not None and used < min_budget and feeble:
         if kind == "negligible":
             return "eps"
         return "decay" if m.by_decay > m.by_gradient else "budget"
@@ -156,22 +166,49 @@ def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
 def steps_to_matter(t: Tensor) -> float | None:
     """Steps, all in one direction at the fastest pace seen, for a matrix to change its output by its own size.
 
-    None for vectors and embeddings, where fan-in has no such meaning, and for a matrix that starts at zero.
+    None for vectors, embeddings and gains, where fan-in has no such meaning, and for a matrix that starts at zero.
     """
-    if len(t.shape) < 2 or t.role == "embedding" or t.first.rms == 0 or t.motion.max_update <= 0:
+    if len(t.shape) < 2 or t.role == "embedding" or t.fan_in < LEAST_FAN_IN:
+        return None
+    if t.first.rms == 0 or t.motion.max_update <= 0:
         return None
     return t.first.rms / (t.motion.max_update * math.sqrt(t.fan_in))
 
 
-def _spare_slow(tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | None]) -> dict[str, str | None]:
-    """Without Adam's normalisation paces differ by orders of magnitude between healthy layers: all of a part must be slow."""
+def _spare_slow(
+    tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | None], max_steps: float
+) -> dict[str, str | None]:
+    """Without Adam's normalisation paces differ by orders of magnitude between healthy layers: all must be slow, or the learning
+    rate of a group far below that of another."""
     if trace.optimizer.family == "adam":
         return found
-    for part in ("head", "base"):
-        matrices = [t for t in tensors if t.part == part and steps_to_matter(t) is not None]
-        if any(found[t.name] != "slow" for t in matrices):
-            found = {n: None if k == "slow" and any(t.name == n for t in matrices) else k for n, k in found.items()}
-    return found
+    matrices = [
+        t
+        for t in trace.tensors
+        if t.trainable and t.fan_in >= LEAST_FAN_IN and t.role != "embedding" and t.motion.max_update > 0
+    ]
+    if all((steps := steps_to_matter(t)) is not None and steps > max_steps for t in matrices):
+        return found
+    fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
+    slow = {t.name for t in tensors if found[t.name] == "slow" and t.lr_peak >= LEAST_SHARE * fastest}
+    return {n: None if n in slow else k for n, k in found.items()}
+
+
+def _undecided(ill: Sequence[Tensor], trace: Trace) -> str | None:
+    """Why slow steps may yet be healthy, if so."""
+    if all(_rising(t, trace) for t in ill):
+        return "the warm-up is still under way: run past its peak"
+    fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
+    if trace.optimizer.family != "adam" and all(t.lr_peak >= LEAST_SHARE * fastest for t in ill):
+        return "raise the learning rate, or run a model that has not converged: the steps are small because the gradients are"
+    return None
+
+
+def _rising(t: Tensor, trace: Trace) -> bool:
+    rates = [s.lrs[t.group] for s in trace.steps if t.group is not None and t.group < len(s.lrs)]
+    # another optimizer's steps are among them: theirs neither rise with ours nor end at our peak
+    rising = len(rates) > 1 and all(a <= b for a, b in pairwise(rates))
+    return rising and rates[-1] == t.lr_peak and rates[0] <= 0.5 * rates[-1]
 
 
 def _whole_groups(

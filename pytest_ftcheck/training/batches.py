@@ -18,6 +18,17 @@ LABELS = ("labels", "label")
 IGNORED = -100  # the label that cross-entropy leaves out, torch's and transformers' convention
 
 
+#: Held-out batches that are read, at most: a stream without an end must not fill the memory.
+MOST = 1000
+
+
+def _spent(source: Any) -> bool:
+    """Whether iterating it again goes on where the first time ended: then it is a one-shot iterator in disguise."""
+    if hasattr(source, "__len__"):
+        return False
+    return iter(source) is iter(source)
+
+
 class Batches:
     """The user's batches as something that can be asked for the i-th one; cycles when it comes to an end.
 
@@ -33,11 +44,11 @@ class Batches:
             raise TypeError(
                 f"{argument} is a {type(source).__name__}: expected a list, a DataLoader or another iterable of batches"
             )
-        if isinstance(source, Iterator):
+        if isinstance(source, Iterator) or (not isinstance(source, (list, tuple)) and _spent(source)):
             kept = []
             for batch in source:
                 kept.append(batch)
-                if len(kept) == steps:
+                if len(kept) == (steps or MOST):
                     break
             if steps is not None and 0 < len(kept) < steps:
                 raise ValueError(
@@ -194,6 +205,7 @@ class Reader:
             self._own_loss = True
             _scalar(_own_loss(out), "the model's loss")
             self._classify(logits, labels, own=True, strict=True)
+            self._doubt(_own_loss(out), logits, labels)
             loss = "the model's own"
         else:
             self._classify(logits, labels, own=False, strict=True)
@@ -288,6 +300,18 @@ class Reader:
         return logits if isinstance(logits, torch.Tensor) else None
 
     # ------------------------------------------------------------------ labels and task
+    def _doubt(self, own: Any, logits: Any, labels: Any) -> None:
+        """One label a token may be meant shifted by one (causal language models): then ours would be another loss."""
+        if self.task != "single_label" or not isinstance(logits, torch.Tensor) or logits.dim() < 3:
+            return
+        textbook = float(self.reference(logits.float(), labels))
+        if abs(float(own) - textbook) > 0.01 * abs(textbook):
+            self.task, self.classes = None, None
+            self.notes.append(
+                f"the model's own loss ({float(own):.4g}) is not the cross-entropy of logits and labels as they stand ({textbook:.4g}), "
+                "as with labels that are shifted by one: no metrics and no textbook loss beside it"
+            )
+
     def _classify(self, logits: Any, labels: Any, *, own: bool, strict: bool) -> None:
         """Find the task from logits and labels; with ``strict`` reject labels that do not fit."""
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() == 0:
@@ -436,6 +460,8 @@ def _scalar(value: Any, source: str) -> None:
         return
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{source} is a {type(value).__name__}: expected a scalar tensor, or (loss, logits)")
+    if value.is_complex():
+        raise ValueError(f"{source} is complex: expected a real number")
     if value.numel() != 1:
         raise ValueError(f"{source} has shape {tuple(value.shape)}: expected one number; take its mean over the rows")
 

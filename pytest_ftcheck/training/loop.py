@@ -14,7 +14,7 @@ from torch import nn
 from .. import listener
 from ..recipe import OPTIMIZERS, Recipe
 from ..trace import Descent, Metric, Reading, Trace
-from .batches import Batches, Forward, LossFn, Reader, device_of, split, to_device
+from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, split, to_device
 from .environment import environment
 from .metrics import MetricFn
 from .parts import find_head
@@ -32,6 +32,7 @@ from .setup import (
 )
 from .state import LoaderSnapshot, preserved_globals, quiet, seed_everything
 from .tracing import assemble, is_cut
+from .tracked import gradient_norm
 
 StepFn = Callable[[Any, Any, Any, Any], Any]
 #: A run whose loss is NaN or infinite this many times in a row is over.
@@ -174,7 +175,7 @@ class _Run:
         self.device = device_of(model)
         self.head = find_head(model, head)
         self.reader = self._reader(loss_fn, forward)
-        held_out = None if eval_batches is None else list(Batches(eval_batches, None, "eval_batches").source)
+        held_out = None if eval_batches is None else _held_out(eval_batches)
         self._check_labels(held_out)
         self.optimizer = resolve_optimizer(model, optimizer, recipe, undo)
         self.scheduler = resolve_scheduler(
@@ -182,7 +183,12 @@ class _Run:
         )
         if step is None:
             # only in our own loop: with the user's, the mode the model comes in is part of what is judged
+            asleep = [m for m in model.modules() if not m.training and _all_frozen(m)]
             model.train()
+            for (
+                module
+            ) in asleep:  # a frozen module that came in eval mode stays in it: its running statistics are frozen, too
+                module.eval()
         self.probe: FixedProbe | None = None
         self.metrics: MetricProbe | None = None
         self.evaluated: float | None = None
@@ -236,7 +242,10 @@ class _Run:
                 value: Any = self.evaluate(self.model)
                 if not isinstance(value, (int, float)) and not hasattr(value, "item"):
                     raise TypeError(f"evaluate(model) returned a {type(value).__name__}: expected a number")
-                return float(value)
+                try:
+                    return float(value)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise TypeError(f"evaluate(model) returned {value!r}: expected a number") from error
             finally:
                 if self.step_fn is None:  # with the user's loop, an evaluate() that forgets model.train() is part of it
                     for module, mode in modes:
@@ -252,6 +261,8 @@ class _Run:
         told = listener.current()
         try:
             self._train(told)
+            self.recorder.detach()
+            return self._trace(partial=False)
         except BaseException as error:
             self.recorder.detach()
             self.stopped = f"{type(error).__name__}: {str(error).strip()[:200]}"
@@ -262,7 +273,6 @@ class _Run:
             self.recorder.detach()
             if told:
                 told.progress(self.recipe.steps, self.recipe.steps, None)
-        return self._trace(partial=False)
 
     def _train(self, told: listener.Listener | None) -> None:
         recorder, total = self.recorder, self.recipe.steps
@@ -335,8 +345,7 @@ class _Run:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.recipe.max_grad_norm is not None:
-            held = [p for g in self.optimizer.param_groups for p in g["params"]]
-            self.recorder.unclipped = nn.utils.clip_grad_norm_(held, self.recipe.max_grad_norm)
+            self.recorder.unclipped = self._clip(self.recipe.max_grad_norm)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -348,6 +357,20 @@ class _Run:
     def _step_scheduler(self, loss: Any) -> None:
         if self.scheduler is not None:
             self.scheduler.step(*([float(loss)] if self._plateau else []))
+
+    def _clip(self, max_norm: float) -> torch.Tensor | None:
+        """As ``clip_grad_norm_``, for sparse gradients too; gradients that are not finite stay as they are, so that it can be
+        seen which are (clipping would multiply them all by NaN)."""
+        grads = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if not grads:
+            return None
+        norms = [gradient_norm(g, 1).to(grads[0].device, torch.float32) for g in grads]
+        total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        if torch.isfinite(total):
+            share = torch.clamp(max_norm / (total + 1e-6), max=1.0)
+            for grad in grads:
+                grad.mul_(share.to(grad.device))
+        return total
 
     def _backward(self, batch: Any) -> torch.Tensor:
         assert self.reader is not None
@@ -428,6 +451,22 @@ class _Run:
                 strict=True,
             )
         )
+
+
+def _all_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _held_out(source: Any) -> list[Any]:
+    """All held-out batches; ``ValueError`` for a stream without an end."""
+    batches = Batches(source, None, "eval_batches")
+    kept = []
+    for batch in batches.source:  # not list(): that could not be interrupted
+        kept.append(batch)
+        if len(kept) > MOST:
+            raise ValueError(f"eval_batches: more than {MOST:,} batches; expected a held-out set of at most that many")
+    return kept
 
 
 def _limit_threads(model: nn.Module, recipe: Recipe) -> None:

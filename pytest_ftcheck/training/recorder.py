@@ -84,6 +84,7 @@ class _Watched:
     since: int | None = None
     lr_sum: float = 0.0
     lr_peak: float = 0.0
+    steps: int = 0
     none: int = 0
     histograms: list[Histogram] = field(default_factory=list)
 
@@ -98,6 +99,8 @@ class _GroupSeen:
 def family_of(optimizer: TorchOptimizer) -> str:
     """``adam``, ``sgd`` or ``other``, from the names of its classes."""
     names = [c.__name__.lower() for c in type(optimizer).__mro__ if c not in (TorchOptimizer, object)]
+    if any("radam" in name for name in names):  # its rectification holds the first steps far below the learning rate
+        return "other"
     if any(key in name for name in names for key in _ADAM):
         return "adam"
     return "sgd" if any("sgd" in name for name in names) else "other"
@@ -137,6 +140,7 @@ class Recorder:
         self._first_bad = torch.full((n,), -1.0, dtype=torch.float32, device=device)
         self._max_norm = torch.zeros(n, dtype=torch.float32, device=device)
         self._last_norm = torch.zeros(n, dtype=torch.float32, device=device)
+        self._shown = torch.full((n,), -1.0, dtype=torch.float32, device=device)
         self._max_push = torch.zeros(n, dtype=torch.float32, device=device)
         self._outside = torch.zeros(n, dtype=torch.float64, device=device)
         self._rows: list[torch.Tensor] = []  # one a recorded step: norms of gradient, update and displacement
@@ -145,6 +149,7 @@ class Recorder:
         self._groups: dict[int, _GroupSeen] = {}
         self._by_id = {id(w.parameter): w for w in self.watched}
         self._mine = _chain(optimizer)
+        self._elsewhere: set[int] = set()  # tensors that other optimizers were seen to hold
         self._open = False
         self._next_histogram = 0
         self._converted = 0
@@ -164,7 +169,7 @@ class Recorder:
         found, slot = [], 0
         for key, (name, *aliases) in names.items():
             p = parameters[key]
-            part = "head" if in_part(name, self.head) else "base"
+            part = "head" if any(in_part(n, self.head) for n in (name, *aliases)) else "base"
             floating = p.is_floating_point() and p.device.type != "meta" and p.numel() > 0
             found.append(
                 _Watched(
@@ -245,15 +250,15 @@ class Recorder:
 
     def _record(self, optimizer: TorchOptimizer) -> None:
         number = len(self.steps)
-        if id(optimizer) not in self._mine:
-            self.foreign_steps += 1
+        self.foreign_steps += id(optimizer) not in self._mine
         lrs = tuple(float(g.get("lr", math.nan)) for g in optimizer.param_groups)
-        self._map_groups(optimizer, number)
-        for index, lr in enumerate(lrs):
+        mine = id(optimizer) in self._mine
+        held = self._map_groups(optimizer, number)
+        for index, lr in enumerate(lrs if mine else ()):
             seen = self._groups.setdefault(index, _GroupSeen())
             seen.first = lr if seen.first is None else seen.first
             seen.peak, seen.total = max(seen.peak, lr), seen.total + lr
-        norms = self._gradient_norms(lrs)
+        norms = self._gradient_norms(lrs, held, mine)
         finite = torch.isfinite(norms)
         present = norms >= 0  # False for a NaN too, which is present all the same
         self._zero += norms == 0
@@ -264,19 +269,22 @@ class Recorder:
         self._max_norm = torch.where(present & finite, torch.maximum(self._max_norm, norms), self._max_norm)
         self._last_norm = torch.where(present | bad, norms, self._last_norm)
 
+        # at another optimizer's step the series keeps what was there: the tensor is not without gradient
+        self._shown = torch.where(norms == -2, self._shown, norms)
+
         t = self.tracked
         t.values(self._after)
         t.gradients(self._grads)
         self._touched |= self._grads != 0  # NaN != 0, as it should be
         update = self._after - self._before
-        decay = self._decay(optimizer, lrs)
+        decay = self._decay(optimizer, lrs, held)
         push = update if decay is None else update - decay
         if decay is not None:
             self._decayed += decay
         self._pushed += push
         self._max_push = torch.maximum(self._max_push, torch.nan_to_num(t.norms(push)))
         if number % self._every == 0:
-            self._rows.append(torch.stack([norms, t.norms(update), t.norms(self._after - self._start)]))
+            self._rows.append(torch.stack([self._shown, t.norms(update), t.norms(self._after - self._start)]))
             self._recorded.append(number)
             if len(self._rows) >= SERIES:
                 self._rows, self._recorded, self._every = (
@@ -298,13 +306,18 @@ class Recorder:
             for step in self.steps[-64:]:
                 step.total = float(step.total)
 
-    def _gradient_norms(self, lrs: tuple[float, ...]) -> torch.Tensor:
-        """L2 norm of each gradient; -1: none."""
-        places, norms = [], []
+    def _gradient_norms(self, lrs: tuple[float, ...], held: dict[int, int], mine: bool) -> torch.Tensor:
+        """L2 norm of each gradient that this step is about; -1: there is none; -2: another optimizer's tensor."""
+        places, norms, others = [], [], []
         for place, w in enumerate(self._live):
-            if w.group is not None and w.group < len(lrs):
-                w.lr_sum += lrs[w.group]
-                w.lr_peak = max(w.lr_peak, lrs[w.group])
+            group = held.get(id(w.parameter))
+            if group is None and (not mine or id(w.parameter) in self._elsewhere):
+                others.append(place)
+                continue
+            w.steps += 1
+            if group is not None:
+                w.lr_sum += lrs[group]
+                w.lr_peak = max(w.lr_peak, lrs[group])
             grad = w.parameter.grad
             if grad is None:
                 w.none += 1
@@ -316,49 +329,57 @@ class Recorder:
         out = torch.full((len(self._live),), -1.0, dtype=torch.float32, device=self.tracked.device)
         if places:
             out[torch.tensor(places, device=out.device)] = torch.stack(norms)
+        if others:
+            out[torch.tensor(others, device=out.device)] = -2.0
         return out
 
-    def _map_groups(self, optimizer: TorchOptimizer, number: int) -> None:
+    def _map_groups(self, optimizer: TorchOptimizer, number: int) -> dict[int, int]:
+        """Which tensors this optimizer holds, and in which group; remembers it of the one that is watched."""
         held: dict[int, int] = {}
         for index, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
                 held.setdefault(id(p), index)
+        if id(optimizer) not in self._mine:
+            self._elsewhere |= held.keys()
+            return held
         for w in self.watched:
-            index_held = held.get(id(w.parameter))
-            if index_held is not None:
+            where = held.get(id(w.parameter))
+            if where is not None:
                 w.since = number if w.since is None else w.since
-                w.group = index_held
+                w.group = where
+        return held
 
-    def _decay(self, optimizer: TorchOptimizer, lrs: tuple[float, ...]) -> torch.Tensor | None:
+    def _decay(self, optimizer: TorchOptimizer, lrs: tuple[float, ...], held: dict[int, int]) -> torch.Tensor | None:
         """What weight decay did at this step: exact where it is decoupled, and for SGD; None: nothing, or not separable."""
-        out: torch.Tensor | None = None
-        for index, group in enumerate(optimizer.param_groups):
-            wd = float(group.get("weight_decay") or 0.0)
-            if wd == 0:
-                continue
-            decoupled = _decouples(optimizer, group)
-            if not decoupled and self.family != "sgd":
-                continue
-            if out is None:
-                out = self.tracked.zeros()
+        separable = []
+        for group in optimizer.param_groups:
+            wd, decoupled = float(group.get("weight_decay") or 0.0), _decouples(optimizer, group)
             momentum = 0.0 if decoupled else float(group.get("momentum") or 0.0)
-            before, places = self.tracked.split(self._before), self.tracked.split(out)
-            if momentum and self._decay_momentum is None:
-                self._decay_momentum = self.tracked.zeros()
-            for place, w in enumerate(self._live):
-                # torch's optimizers pass over a parameter that has no gradient, decay and all
-                if w.group != index or w.parameter.grad is None:
-                    continue
-                if momentum and self._decay_momentum is not None:
-                    buffer = self.tracked.split(self._decay_momentum)[place]
-                    first = w.since == len(self.steps)
-                    buffer.mul_(momentum).add_(
-                        before[place], alpha=wd * (1 if first else 1 - float(group.get("dampening", 0)))
-                    )
-                    pull = before[place] * wd + momentum * buffer if group.get("nesterov") else buffer
-                    torch.mul(pull, -lrs[index], out=places[place])
-                else:
-                    torch.mul(before[place], -lrs[index] * wd, out=places[place])
+            separable.append((wd, momentum) if wd and (decoupled or family_of(optimizer) == "sgd") else None)
+        if not any(separable):
+            return None
+        out = self.tracked.zeros()
+        if self._decay_momentum is None and any(s and s[1] for s in separable):
+            self._decay_momentum = self.tracked.zeros()
+        before, places = self.tracked.split(self._before), self.tracked.split(out)
+        buffers = self.tracked.split(self._decay_momentum) if self._decay_momentum is not None else None
+        for place, w in enumerate(self._live):
+            index = held.get(id(w.parameter))
+            # torch's optimizers pass over a parameter that has no gradient, decay and all
+            settings = separable[index] if index is not None and w.parameter.grad is not None else None
+            if settings is None or index is None:
+                continue
+            wd, momentum = settings
+            if momentum and buffers is not None:
+                group, buffer = optimizer.param_groups[index], buffers[place]
+                first = w.since == len(self.steps)
+                buffer.mul_(momentum).add_(
+                    before[place], alpha=wd * (1 if first else 1 - float(group.get("dampening", 0)))
+                )
+                pull = before[place] * wd + momentum * buffer if group.get("nesterov") else buffer
+                torch.mul(pull, -lrs[index], out=places[place])
+            else:
+                torch.mul(before[place], -lrs[index] * wd, out=places[place])
         return out
 
     def _histograms(self, number: int, *, exact: bool = False) -> None:
@@ -456,9 +477,8 @@ class Recorder:
             max_update=v["max_push"][slot] / math.sqrt(max(1, hit)),
             wasserstein=float((a.sort().values - b.sort().values).abs().mean()),
         )
-        steps = len(self.steps)
         gradients = Gradients(
-            steps=steps,
+            steps=w.steps,
             none=w.none,
             zero=int(v["zero"][slot]),
             nonfinite=int(v["bad"][slot]),
@@ -549,9 +569,17 @@ class Recorder:
                 part="head" if in_part(name, self.head) else "base",
                 frozen=_lives_in_frozen(name, frozen),
                 unchanged=name in now and _digest(now[name]) == digest,
+                nonfinite=_nonfinite(now[name]) if name in now else 0,
             )
             for name, _, digest in self._buffers
         )
+
+
+def _nonfinite(buffer: torch.Tensor) -> int:
+    if not buffer.is_floating_point() or buffer.device.type == "meta" or buffer.is_sparse:
+        return 0
+    # -inf is how attention masks are kept; a running statistic is never that
+    return int((torch.isnan(buffer) | (buffer == math.inf)).sum())
 
 
 def _lives_in_frozen(buffer: str, frozen: dict[str, bool]) -> bool:

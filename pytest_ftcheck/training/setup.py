@@ -119,6 +119,10 @@ def check_parameters(model: nn.Module) -> None:
             raise ValueError(
                 f"model: parameter {name!r} is not initialised yet; run one forward pass first (lazy module)"
             )
+        if p.is_inference():
+            raise ValueError(
+                f"model: parameter {name!r} was made under torch.inference_mode() and cannot be trained; make the model outside it"
+            )
         if not p.is_floating_point():
             raise ValueError(
                 f"model: parameter {name!r} is quantized ({p.dtype}); expected floating-point parameters: judge the model before "
@@ -140,7 +144,12 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
         made: torch.optim.Optimizer = kind(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
         return made
     if isinstance(optimizer, torch.optim.Optimizer):
-        undo.keep(OptimizerSnapshot(optimizer))
+        seen: list[Any] = []
+        inner: Any = optimizer
+        while isinstance(inner, torch.optim.Optimizer) and not any(inner is s for s in seen):
+            seen.append(inner)  # a wrapper's optimizer has a state of its own
+            undo.keep(OptimizerSnapshot(inner))
+            inner = getattr(inner, "optimizer", None) or getattr(inner, "base_optimizer", None)
         return optimizer
     if not callable(optimizer):
         raise TypeError(

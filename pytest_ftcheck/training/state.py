@@ -89,7 +89,13 @@ def quiet(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, was in buffers:
                     if not same_bits(buffer, was):
-                        buffer.copy_(was)
+                        _put_back(buffer, was)
+
+
+def _put_back(buffer: torch.Tensor, values: torch.Tensor) -> None:
+    if buffer.shape != values.shape:
+        buffer.resize_(values.shape)  # resized in place by the forward pass
+    buffer.copy_(values)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -145,7 +151,7 @@ class ModelSnapshot:
                 p.requires_grad_(requires_grad)
                 p.grad = grad
             for buffer, values in self.buffers:
-                buffer.copy_(values)
+                _put_back(buffer, values)
         for attributes in self.attributes:
             attributes.restore()
 

@@ -124,7 +124,8 @@ ALL = [*LAYERS, *POOLER, *HEAD]
     [
         ([], []),
         (HEAD[:1], HEAD[:1]),  # every tensor of the head counts
-        (LAYERS[:1], []),  # a tensor of a block that lives is odd
+        (LAYERS[:1], LAYERS[:1]),  # the same place in another block lives: cut off here alone
+        (LAYERS[::2], []),  # the same place in all blocks, each of which lives, is odd
         (LAYERS[:2], LAYERS[:2]),  # a whole block is a fault
         (POOLER, []),  # a module that nothing reads is odd
         ([*LAYERS, *POOLER], [*LAYERS, *POOLER]),  # the whole base is a fault
@@ -180,4 +181,28 @@ def test_with_matrices_alone_biases_do_not_make_a_block_alive_or_dead():
     selected = [*LAYERS, bias, *HEAD]
     assert list(weigh([bias], selected, matrices=True).odd) == [bias]
     assert list(weigh(LAYERS[:2], selected, matrices=True).ill) == LAYERS[:2]
-    assert list(weigh(LAYERS[:2], selected).odd) == LAYERS[:2]  # the bias lives
+    # the bias makes its block live: what is dead in both blocks is odd there, and a fault in the block that is dead as a whole
+    assert list(weigh(LAYERS, selected).odd) == LAYERS[:2]
+    assert list(weigh(LAYERS, selected).ill) == LAYERS[2:]
+    assert list(weigh(LAYERS, selected, matrices=True).ill) == LAYERS
+    # a tensor whose like in another block lives is a fault, unless a feeble gradient is what is weighed
+    assert list(weigh(LAYERS[:1], selected).ill) == LAYERS[:1]
+    assert list(weigh(LAYERS[:1], selected, matrices=True).odd) == LAYERS[:1]
+
+
+def test_an_idle_expert_is_odd():
+    """Which tokens an expert gets is chance; the whole base is still a fault."""
+    experts = [base(f"b.layer.0.experts.{i}.weight") for i in range(3)]
+    selected = [*ALL, *experts]
+    assert list(weigh(experts[:1], selected).odd) == experts[:1]
+    assert list(weigh([*experts[:1], *LAYERS[:2]], selected).ill) == LAYERS[:2]
+    twins = [base(f"b.layer.1.experts.{i}.weight") for i in range(3)]
+    assert list(weigh(experts[:1], [*selected, *twins]).odd) == experts[:1]
+    plain = [base(f"b.layer.{i}.parts.0.weight") for i in (0, 1)]
+    assert list(weigh(plain[:1], [*ALL, *plain]).ill) == plain[:1]
+
+
+def test_all_embeddings_dead_is_a_fault():
+    tables = [tensor(f"b.{n}.weight", "base", role="embedding") for n in ("words", "positions")]
+    assert list(weigh(tables, [*ALL, *tables]).ill) == tables
+    assert list(weigh(tables[:1], [*ALL, *tables]).odd) == tables[:1]

@@ -101,12 +101,43 @@ def test_it_got_worse():
 
 def test_worse_within_three_standard_errors_is_not_worse():
     # first 0.95, 64 rows: the standard error of the difference at 0.85 is 0.052
-    assert judge(accuracy(first=0.95, last=0.80)).status == "pass"
+    verdict = judge(accuracy(first=0.95, last=0.80))
+    assert verdict.status == "inconclusive"
+    assert verdict.headline.startswith("No improvement: accuracy 0.950 -> 0.800")
     assert judge(accuracy(first=0.95, last=0.75)).status == "fail"
     # what was no better than the majority cannot be destroyed
     assert judge(accuracy(first=0.60, last=0.2, p_value=0.5)).status == "inconclusive"
     # other metrics are no shares of rows
-    assert judge(Metric("f1", 0.95, 0.6, 64, "held-out rows", 0.5, 0.001)).status == "pass"
+    assert judge(Metric("f1", 0.95, 0.6, 64, "held-out rows", 0.5, 0.001)).status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "baseline", "status"),
+    [
+        (0.9, 0.91, 0.53, "pass"),
+        (0.9, 0.9, 0.53, "inconclusive"),
+        (0.54, 0.54, 0.53, "inconclusive"),
+        (0.9, 0.9, None, "inconclusive"),
+        (0.53, 0.53, 0.53, "inconclusive"),
+        (0.54, 0.55, 0.53, "pass"),
+    ],
+)
+def test_what_the_model_knew_before_is_no_merit_of_the_run(first, last, baseline, status):
+    verdict = judge(accuracy(first=first, last=last, baseline=baseline))
+    assert verdict.status == status
+    if status == "inconclusive" and first != baseline:
+        assert verdict.headline.startswith("No improvement: ")
+        assert "knew it before the run" in verdict.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "status"), [(0.2 - 1.01 / 64, "fail"), (0.2 - 0.99 / 64, "inconclusive"), (0.3, "inconclusive")]
+)
+def test_worse_than_luck_only_if_it_went_down(last, status):
+    """A random head may begin below luck, and be on its way up."""
+    verdict = judge(accuracy(first=0.2, last=last, p_value=1.0))
+    assert verdict.status == status
+    assert ("Worse than luck" in verdict.headline) is (status == "fail")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

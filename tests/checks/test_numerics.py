@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_all_finite, example_trace
-from pytest_ftcheck.trace import Iteration
+from pytest_ftcheck.trace import Buffer, Iteration, ProbePoint
 
 GOOD = example_trace()
 
@@ -113,3 +113,27 @@ def test_a_loss_that_was_not_told_is_no_alarm():
 def test_a_bad_loss_is_counted_by_its_iteration_even_if_some_told_none():
     rows = (Iteration(None, 0, 1, True), Iteration(None, 1, 1, True), Iteration(math.nan, 2, 1, True))
     assert "from iteration 2 on" in check_all_finite(replace(GOOD, iterations=rows)).headline
+
+
+def test_a_buffer_that_is_not_finite():
+    """A running statistic keeps what one bad batch did, and only eval mode reads it."""
+    buffers = (
+        Buffer("base_model.bn.running_mean", "base", False, False, nonfinite=3),
+        Buffer("b", "base", False, False),
+    )
+    verdict = check_all_finite(replace(GOOD, buffers=buffers))
+    assert verdict.status == "fail"
+    assert verdict.headline == "1 buffer not finite at the end: base_model.bn.running_mean."
+    assert "is a running statistic" in verdict.causes[0]
+    assert check_all_finite(replace(GOOD, buffers=buffers), "base").status == "fail"
+    assert check_all_finite(replace(GOOD, buffers=buffers), "head").status == "pass"
+    assert check_all_finite(replace(GOOD, buffers=buffers[1:])).status == "pass"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_probe_loss_that_is_not_finite(value):
+    points = (*GOOD.probe.points[:2], ProbePoint(10, value))
+    verdict = check_all_finite(replace(GOOD, probe=replace(GOOD.probe, points=points)))
+    assert verdict.status == "fail"
+    assert "The probe loss is not finite after 10 steps" in verdict.headline
+    assert check_all_finite(replace(GOOD, probe=replace(GOOD.probe, points=points[:2]))).status == "pass"
