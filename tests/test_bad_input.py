@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -523,3 +524,44 @@ def test_a_data_loader_with_a_bad_label_late_in_the_data_is_named(rows):
     with pytest.raises(ValueError, match=r"batches\[6\]: label 5 is outside the head's 2 classes"):
         finetune(model, loader)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+# ------------------------------------------------------------------ streams
+class Endless:
+    def __iter__(self):
+        return itertools.repeat((torch.zeros(2, 6), torch.tensor([0, 1])))
+
+
+@pytest.mark.parametrize("kind", [Endless, lambda: iter(Endless())], ids=["re-iterable", "iterator"])
+def test_held_out_batches_without_an_end(rows, kind):
+    refused(rows, "eval_batches", "more than 1,000 batches", eval_batches=kind())
+
+
+def test_a_thousand_held_out_batches_are_not_too_many(rows):
+    many = list(itertools.islice(Endless(), 1000))
+    assert finetune(Net(), rows, eval_batches=iter(many), steps=1).metrics[0].rows == 2000
+    refused(rows, "eval_batches", "more than 1,000 batches", eval_batches=[*many, many[0]])
+
+
+class Once:
+    """Looks as if it could be read again, and goes on where it was."""
+
+    def __init__(self, rows):
+        self.rows = iter(rows)
+
+    def __iter__(self):
+        return self.rows
+
+
+def test_a_re_iterable_that_can_be_read_only_once(rows):
+    refused(Once(rows), "batches", "ends after 8 batches", "steps=9", steps=9)
+    expected = finetune(lambda: Net(), rows, steps=8).losses
+    assert finetune(lambda: Net(), Once(rows), steps=8).losses == expected  # none is lost to the probe
+
+
+def test_a_model_made_under_inference_mode(rows):
+    with torch.inference_mode():
+        model = Net()
+    refused(rows, "model", "'body.weight'", "inference_mode", model=model)
+    with pytest.raises(ValueError, match="inference_mode"):
+        watch(model, torch.optim.SGD(model.parameters(), lr=0.1))

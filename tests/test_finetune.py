@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import random
@@ -13,7 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from pytest_ftcheck import Recipe, Trace, finetune, listener, tiny_distilbert, toy_batches
+from pytest_ftcheck import (
+    Recipe,
+    Trace,
+    check_all_finite,
+    check_grads_nonzero,
+    finetune,
+    listener,
+    tiny_distilbert,
+    toy_batches,
+)
 
 FAST = {"steps": 3, "lr": 1e-2}
 
@@ -1034,3 +1044,126 @@ def test_twenty_steps_of_the_default_take_about_a_second():
     trace = finetune(tiny_distilbert, toy_batches())
     assert len(trace.steps) == 20
     assert trace.seconds < 10  # on any machine, however busy; about 0.5 s on two idle cores
+
+
+# ------------------------------------------------------------------ clipping
+class Partly(Net):
+    """One parameter whose gradient is NaN, though the loss is finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return super().forward(x) + torch.sqrt(self.extra * 0).sum()
+
+
+def test_clipping_does_not_spread_a_nan(rows):
+    trace = finetune(Partly(), rows, steps=1, lr=1e-2, max_grad_norm=1.0)
+    assert {t.name: t.gradients.nonfinite for t in trace.tensors if t.gradients.nonfinite} == {"extra": 1}
+    verdict = check_all_finite(trace)
+    assert verdict.status == "fail"
+    assert "nearest to the loss in extra" in verdict.headline
+
+
+def test_sparse_gradients_are_clipped(rows):
+    model = nn.Sequential(nn.Embedding(50, 4, sparse=True), nn.Flatten(), nn.Linear(8, 2))
+    batches = [(torch.tensor([[1, 2], [1, 2], [3, 1]]), torch.tensor([0, 1, 0]))]
+    trace = finetune(
+        model,
+        batches,
+        head="2",
+        loss_fn=lambda m, b: 1e3 * F.cross_entropy(m(b[0]), b[1]),
+        optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=1e-2),
+        max_grad_norm=0.5,
+        steps=2,
+    )
+    for step in trace.steps:
+        assert step.grad_norm == pytest.approx(0.5, rel=1e-3)
+        assert step.grad_norm_unclipped > 10
+    assert trace.tensor("0.weight").motion.moved == pytest.approx(3 / 50)
+
+
+def test_clipping_is_torchs(rows):
+    torch.manual_seed(0)
+    model = Net().double()
+    twin = copy.deepcopy(model)
+    batches = [(x.double(), y) for x, y in rows]
+    kept = {}
+
+    def evaluate(m):
+        kept.update({n: p.detach().clone() for n, p in m.named_parameters()})
+        return 0.0
+
+    finetune(
+        model,
+        batches,
+        optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.5),
+        max_grad_norm=0.1,
+        steps=4,
+        evaluate=evaluate,
+    )
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.5)
+    for x, y in batches[:4]:
+        optimizer.zero_grad()
+        F.cross_entropy(twin(x), y).backward()
+        nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+        optimizer.step()
+    for name, p in twin.named_parameters():
+        assert torch.allclose(kept[name], p, rtol=1e-5, atol=1e-8)
+
+
+# ------------------------------------------------------------------ modes
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("asleep", [True, False])
+def test_a_frozen_module_that_came_in_eval_stays_in_it(rows, frozen, asleep):
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.1)), nn.Linear(8, 2))
+    model[0].requires_grad_(not frozen)
+    if asleep:
+        model.eval()
+    modes = []
+    model.register_forward_hook(lambda m, *_: modes.append([part.training for part in (m, *m[0], m[1])]))
+    trace = finetune(model, rows, head="1", steps=2, probes=[])
+    awake = not (frozen and asleep)
+    assert [True, awake, awake, awake, True] in modes
+    assert next(b for b in trace.buffers if b.name.endswith("running_mean")).unchanged is not awake
+
+
+# ------------------------------------------------------------------ causal language models
+def causal(shift, tied=True):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, tie_word_embeddings=tied)
+    model = GPT2LMHeadModel(config)
+    if not shift:
+        model.loss_function = lambda logits, labels, **_: F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_causal_models_loss_is_not_compared_with_the_unshifted_one(shift):
+    g = torch.Generator().manual_seed(0)
+    ids = [torch.randint(32, (4, 8), generator=g) for _ in range(3)]
+    model = causal(shift)
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(20)  # so that shifted and not shifted differ
+    trace = finetune(model, [{"input_ids": i, "labels": i} for i in ids], steps=3, lr=1e-3)
+    assert trace.reading.loss == "the model's own"
+    assert trace.reading.task == (None if shift else "single_label")
+    assert [p.reference is None for p in trace.probe.points] == [shift] * len(trace.probe.points)
+    assert (trace.metrics == ()) is shift
+    assert any("shifted by one" in n for n in trace.notes) is shift
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_is_tied_to_the_embeddings_is_the_head(tied):
+    ids = torch.arange(32).reshape(4, 8)
+    trace = finetune(causal(True, tied), [{"input_ids": ids, "labels": ids}], steps=2, lr=1e-3)
+    assert trace.head == ("lm_head",)
+    assert trace.tensor("lm_head.weight").part == "head"
+    assert trace.tensor("transformer.wte.weight").part == ("head" if tied else "base")
+    assert trace.tensor("transformer.wpe.weight").part == "base"
+    assert check_grads_nonzero(trace, "head").status == "pass"

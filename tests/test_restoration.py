@@ -577,3 +577,61 @@ def test_batches_and_models_made_under_inference_mode_train():
         trace = finetune(tiny_distilbert, toy_batches(2, 4), steps=2, lr=1e-3)
     assert len(trace.steps) == 2
     assert trace.tensor("classifier.0.weight").motion.moved == 1
+
+
+@pytest.mark.parametrize("attribute", ["optimizer", "base_optimizer"])
+def test_the_state_of_an_optimizer_inside_another_is_as_before(rows, attribute):
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inner):
+            super().__init__(inner.param_groups, {})
+            setattr(self, attribute, inner)
+
+        def step(self, closure=None):
+            getattr(self, attribute).step(closure)
+
+    torch.manual_seed(0)
+    model = Rich()
+    inner = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = Wrapper(inner)
+    F.cross_entropy(model(rows[0][0]), rows[0][1]).backward()
+    optimizer.step()
+    before = optimizer_state(inner)
+    assert len(finetune(model, rows, optimizer=optimizer, steps=3).steps) == 3
+    assert optimizer_state(inner) == before
+
+
+def test_an_exception_after_training_carries_the_trace(model, rows):
+    """What was trained is known, and the measuring failed."""
+    calls = []
+
+    def evaluate(_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Boom("mine")
+        return 0.5
+
+    before = state_of(model)
+    with pytest.raises(Boom, match="mine") as info:
+        finetune(model, rows, steps=3, evaluate=evaluate)
+    assert isinstance(info.value.ftcheck_trace, Trace)
+    assert len(info.value.ftcheck_trace.steps) == 3
+    assert "Boom: mine" in info.value.ftcheck_trace.stopped
+    unchanged(model, before)
+
+
+def test_a_buffer_that_the_forward_pass_resizes_is_as_before(rows):
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = nn.Linear(6, 2)
+            self.register_buffer("seen", torch.ones(1))
+
+        def forward(self, x):
+            self.seen.resize_(len(self.seen) + 1).fill_(2)
+            return self.classifier(x)
+
+    model = Growing()
+    buffer = model.seen
+    finetune(model, rows, steps=2)
+    assert model.seen is buffer
+    assert model.seen.tolist() == [1]

@@ -10,7 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import optimizer as optim_module
 
-from pytest_ftcheck import check_grads_nonzero, check_loss_decreases, check_weights_move, listener, watch
+from pytest_ftcheck import (
+    check_all_finite,
+    check_grads_nonzero,
+    check_loss_decreases,
+    check_weights_move,
+    listener,
+    watch,
+)
 
 
 class Net(nn.Module):
@@ -789,3 +796,81 @@ def test_the_trainer_of_transformers(tmp_path, way):
     assert trace.tensor("classifier.weight").gradients.none == 0
     assert all(s.training for s in trace.steps)
     assert check_weights_move(trace, "head").status == "pass"
+
+
+# ------------------------------------------------------------------ several optimizers
+@pytest.mark.parametrize("watched_first", [False, True])
+def test_two_optimizers_are_kept_apart(model, rows, watched_first):
+    """Each with its own learning rate and decay, one after the other, each with the other's gradients gone."""
+    body = torch.optim.SGD(model.body.parameters(), lr=0.1)
+    head = torch.optim.SGD(model.classifier.parameters(), lr=0.5, weight_decay=0.1)
+    before = weights(model)
+    pair = [(body, model.classifier), (head, model.body)]
+    with watch(model, body) as w:
+        for x, y in rows[:4]:
+            for optimizer, other in pair if watched_first else pair[::-1]:
+                model.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                other.zero_grad()
+                optimizer.step()
+    agrees_with(w.trace, before, model)
+    mine, theirs = w.trace.tensor("body.weight"), w.trace.tensor("classifier.weight")
+    assert (len(w.trace.steps), w.trace.optimizer.foreign_steps) == (8, 4)
+    assert mine.lr_sum == pytest.approx(4 * 0.1)
+    assert theirs.lr_sum == pytest.approx(4 * 0.5)
+    assert (mine.group, theirs.group) == (0, None)
+    assert (mine.motion.by_decay, theirs.motion.by_decay > 0) == (0, True)
+    assert [g.lr_peak for g in w.trace.optimizer.groups] == [0.1]
+    assert w.trace.optimizer.groups[0].lr_sum == pytest.approx(0.4)
+    assert (mine.gradients.steps, mine.gradients.none) == (4, 0)
+    # that another optimizer has it is known from its first step on
+    assert (theirs.gradients.steps, theirs.gradients.none) == ((5, 1) if watched_first else (4, 0))
+    # in between, the series keeps the last norm: a tensor that waits is not without gradient
+    own = mine.grad_norms[::2] if watched_first else mine.grad_norms[1::2]
+    rest = mine.grad_norms[1::2] if watched_first else mine.grad_norms[2::2]
+    assert all(v > 0 for v in own)
+    assert rest == own[: len(rest)]
+    assert check_grads_nonzero(w.trace).status == "pass"
+    assert check_weights_move(w.trace).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [("RAdam", "other"), ("NAdam", "adam"), ("AdamW", "adam"), ("SGD", "sgd"), ("Rprop", "other")]
+)
+def test_the_family_of_an_optimizer(model, kind, family):
+    """RAdam's rectification holds its first steps far below the learning rate: it has no budget."""
+    with watch(model, getattr(torch.optim, kind)(model.parameters(), lr=1e-3)) as w:
+        pass
+    assert w.trace.optimizer.family == family
+
+
+@pytest.mark.parametrize("attribute", ["optimizer", "base_optimizer"])
+def test_the_optimizer_inside_a_wrapper_is_not_another(model, rows, attribute):
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inner):
+            super().__init__(inner.param_groups, {})
+            setattr(self, attribute, inner)
+
+        def step(self, closure=None):
+            getattr(self, attribute).step(closure)
+
+    optimizer = Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with watch(model, optimizer) as w:
+        train(model, optimizer, rows, steps=3)
+    assert (len(w.trace.steps), w.trace.optimizer.foreign_steps) == (3, 0)
+    assert w.trace.optimizer.groups[0].lr_sum == pytest.approx(0.3)
+
+
+def test_a_buffer_that_is_not_finite_is_counted(rows):
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    model.register_buffer("mask", torch.full((3,), -math.inf))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, head="2") as w:
+        with torch.no_grad():
+            model(torch.full((4, 6), math.nan))
+        train(model, optimizer, rows, steps=2)
+    found = {b.name: b.nonfinite for b in w.trace.buffers}
+    assert found["1.running_mean"] == 8
+    assert found["mask"] == 0  # that is how attention masks are kept
+    assert found["1.num_batches_tracked"] == 0
+    assert check_all_finite(w.trace).status == "fail"

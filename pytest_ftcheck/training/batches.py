@@ -48,7 +48,7 @@ class Batches:
             kept = []
             for batch in source:
                 kept.append(batch)
-                if len(kept) == (steps or MOST):
+                if len(kept) == (steps or MOST + 1):  # one more than may be: the caller refuses
                     break
             if steps is not None and 0 < len(kept) < steps:
                 raise ValueError(

@@ -33,11 +33,11 @@ from .parts import in_part, roles
 from .tracked import (
     LARGE_BASE,
     LARGE_HEAD,
-    SAMPLE_BASE,
     SAMPLE_HEAD,
     Tracked,
     gradient_norm,
     row_stride,
+    sample_size,
 )
 
 #: Series of per-tensor numbers keep at most this many steps; then every second one goes, and so on.
@@ -122,7 +122,7 @@ class Recorder:
         self.watched = self._watch()
         live = [w for w in self.watched if w.slot is not None]
         self._live = live
-        sizes = [SAMPLE_HEAD if w.part == "head" else SAMPLE_BASE for w in live]
+        sizes = [sample_size(w.parameter, w.part, w.role) for w in live]
         self.tracked = Tracked([w.parameter for w in live], sizes)
         for w in live:
             if w.part == "head" and w.parameter.numel() > SAMPLE_HEAD:
@@ -594,11 +594,11 @@ def _lives_in_frozen(buffer: str, frozen: dict[str, bool]) -> bool:
 
 
 def _chain(optimizer: Any) -> set[int]:
-    """The optimizer and those it wraps (Accelerate's ``.optimizer``)."""
+    """The optimizer and those it wraps (Accelerate's ``.optimizer``, others' ``.base_optimizer``)."""
     found: set[int] = set()
     while optimizer is not None and id(optimizer) not in found:
         found.add(id(optimizer))
-        optimizer = getattr(optimizer, "optimizer", None)
+        optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base_optimizer", None)
     return found
 
 

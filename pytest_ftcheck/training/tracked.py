@@ -13,11 +13,24 @@ import torch
 
 #: Elements of one tensor looked at at every step.
 SAMPLE_HEAD = 4096
-SAMPLE_BASE = 1024
+SAMPLE_BASE = 256
+#: Base tensors of up to this many elements are looked at whole: a straight copy is cheaper than a scattered one.
+WHOLE = 1024
 #: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model costs 4 %
 #: of a training step, reading a seventh of them 1 % (benchmarks/overhead.py). Heads of the usual size are read in full.
 LARGE_HEAD = 2**20
 LARGE_BASE = 2**19
+
+
+def sample_size(p: torch.Tensor, part: str, role: str) -> int:
+    """How many elements of a parameter are looked at at every step.
+
+    Reading scattered elements is what watching costs: 256 tell an rms to within 5 %. Of embeddings more, for few of their rows
+    are ever seen.
+    """
+    if part == "head":
+        return SAMPLE_HEAD
+    return WHOLE if p.numel() <= WHOLE or role == "embedding" else SAMPLE_BASE
 
 
 class Tracked:
