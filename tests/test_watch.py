@@ -662,8 +662,8 @@ def test_a_large_head_is_compared_whole_and_a_large_base_by_a_sample(rows):
     delta = model.classifier.weight.detach() - before["classifier.weight"]
     assert head.motion.rms == pytest.approx(rms(delta), rel=1e-5)
     assert head.motion.largest == pytest.approx(float(delta.abs().max()), rel=1e-5)
-    assert 900 < base.motion.elements <= 1024
-    assert base.motion.rms == pytest.approx(rms(model.body.weight.detach() - before["body.weight"]), rel=0.1)
+    assert 200 < base.motion.elements <= 256
+    assert base.motion.rms == pytest.approx(rms(model.body.weight.detach() - before["body.weight"]), rel=0.2)
     # gradient norms are exact all the same
     assert base.gradients.stride == 1
     assert base.gradients.last_norm == pytest.approx(float(model.body.weight.grad.norm()), rel=1e-4)
