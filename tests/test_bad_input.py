@@ -565,3 +565,14 @@ def test_a_model_made_under_inference_mode(rows):
     refused(rows, "model", "'body.weight'", "inference_mode", model=model)
     with pytest.raises(ValueError, match="inference_mode"):
         watch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_generator_over_a_stream_that_is_spent(rows):
+    """Each reading is a new generator, and there is nothing left: that shows only when it ends."""
+
+    class Spent(Once):
+        def __iter__(self):
+            yield from self.rows
+
+    with pytest.raises(ValueError, match="can be read only once, and ended before batch 6"):
+        finetune(Net(), Spent(rows), steps=9)

@@ -81,7 +81,11 @@ class Batches:
             return next(self._iterator)
         except StopIteration:
             self._iterator = iter(self.source)
-            return next(self._iterator)
+            for batch in self._iterator:
+                return batch
+            raise ValueError(
+                f"{self.argument}: can be read only once, and ended before batch {i}: pass a list or a DataLoader, or fewer steps"
+            ) from None
 
 
 def split(batch: Any) -> tuple[Any, Any]:

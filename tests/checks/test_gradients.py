@@ -279,3 +279,20 @@ def test_the_message_of_a_failure_has_everything():
 
 def test_infinite_norms_do_not_break_the_message():
     assert str(check_grads_nonzero(with_gradients(HEAD, nonfinite=1, first_nonfinite=0, max_norm=math.inf)))
+
+
+def test_a_tensor_without_elements_is_not_asked():
+    empty = tensor("classifier.extra", "head", shape=(0,))
+    empty = replace(empty, gradients=replace(empty.gradients, none=20, max_norm=0.0, first_nonzero=None))
+    verdict = check_grads_nonzero(replace(GOOD, tensors=(*GOOD.tensors, empty)))
+    assert verdict.status == "pass"
+    assert "4 of 4 tensors" in verdict.headline
+
+
+@pytest.mark.parametrize(("touched", "noted"), [(0.49, True), (0.5, False)])
+def test_a_head_tensor_of_which_half_never_got_a_gradient_gets_a_note(touched, noted):
+    t = next(t for t in GOOD.tensors if t.name == "classifier.weight")
+    partly = replace(t, motion=replace(t.motion, touched=touched))
+    verdict = check_grads_nonzero(replace(GOOD, tensors=tuple(partly if u is t else u for u in GOOD.tensors)))
+    assert verdict.status == "pass"
+    assert any("51 % of classifier.weight never got a gradient" in n for n in verdict.notes) is noted
