@@ -94,8 +94,10 @@ def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool =
         unit = block_of(t.name)
         stack = _stack(unit)
         dead = stack is not None and unit in known and unit not in alive and (stack in stacks_alive or not stacks_alive)
-        # the same place in another block lives: cut off here alone
-        lone = stack is not None and unit in alive and not matrices and _twin(t.name) in twins
+        # the same place in another block lives, and this one is not even part of the graph: cut off here alone. One that is, with
+        # a gradient of exactly zero, may be so by design (global attention where no token is global)
+        absent = t.gradients.none == t.gradients.steps
+        lone = absent and stack is not None and unit in alive and not matrices and _twin(t.name) in twins
         idle = any("expert" in s for s in t.name.lower().split("."))  # which tokens an expert gets is chance
         if t.part == "head" or all_bad or (blind and t.role == "embedding") or ((dead or lone) and not idle):
             ill.append(t)

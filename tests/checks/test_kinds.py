@@ -109,8 +109,9 @@ def test_units(name, unit):
     assert block_of(name) == unit
 
 
-def base(name):
-    return tensor(name, "base")
+def base(name, none=20):
+    """A base tensor without a gradient at any step, or (``none=0``) with one of exactly zero."""
+    return tensor(name, "base", gradients=Gradients(20, none, 20 - none, 0, None, None, 0.0, 0.0, 0.0))
 
 
 LAYERS = [base(f"b.layer.{i}.{m}.weight") for i in (0, 1) for m in ("q", "k")]
@@ -188,6 +189,14 @@ def test_with_matrices_alone_biases_do_not_make_a_block_alive_or_dead():
     # a tensor whose like in another block lives is a fault, unless a feeble gradient is what is weighed
     assert list(weigh(LAYERS[:1], selected).ill) == LAYERS[:1]
     assert list(weigh(LAYERS[:1], selected, matrices=True).odd) == LAYERS[:1]
+
+
+def test_a_gradient_of_exactly_zero_in_a_block_that_lives_may_be_by_design():
+    """Longformer's global attention, where no token is global: part of the graph, and multiplied by zero."""
+    zero = base("b.layer.0.v.weight", none=0)
+    twin = base("b.layer.1.v.weight")
+    assert list(weigh([zero], [*ALL, zero, twin]).odd) == [zero]
+    assert list(weigh([twin], [*ALL, zero, twin]).ill) == [twin]
 
 
 def test_an_idle_expert_is_odd():
