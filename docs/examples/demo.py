@@ -37,7 +37,10 @@ def main(folder: Path) -> None:
     show("The default: a tiny DistilBERT on a toy task", toy, folder / "toy")
     from founding import make_model, news  # real weights and real text: takes a moment to load
 
-    print("\nThe founding question, on pretrained weights and news articles: about a minute ...", flush=True)
+    print(
+        "\nThe founding question, on pretrained weights and news articles: a minute or two on two idle cores ...",
+        flush=True,
+    )
     began = time.perf_counter()
     training, held_out = news()
     trace = finetune(make_model, training, eval_batches=held_out, head="classifier", lr=5e-5, steps=120)

@@ -157,6 +157,14 @@ def _still(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
 
 # ------------------------------------------------------------------ dead and feeble gradients
 def _none(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
+    if all(t.gradients.none == t.gradients.steps for t in trace.tensors if t.trainable):
+        return (
+            (
+                "no tensor had a gradient when the optimizer stepped: loss.backward() is not called, or zero_grad() comes between it and "
+                "optimizer.step()",
+            ),
+            "call loss.backward() right before optimizer.step(), and zero_grad() after it or before the forward pass",
+        )
     head_alive = any(t.part == "head" and t.gradients.max_norm > 0 for t in trace.tensors)
     if head_alive and all(t.part == "base" for t in ill):
         return (

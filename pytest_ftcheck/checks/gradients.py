@@ -10,7 +10,16 @@ from ..text import number, percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
 from .causes import explain
-from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, kind_of, largest_norm, nothing_happened, weigh
+from .kinds import (
+    STEPS_FOR_ZERO,
+    ZERO_AT_FIRST,
+    all_frozen,
+    frozen_note,
+    kind_of,
+    largest_norm,
+    nothing_happened,
+    weigh,
+)
 
 _WHY = {
     "none": "no gradient at any step",
@@ -45,12 +54,7 @@ def check_grads_nonzero(
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"gradients as {trace.optimizer.name} saw them, over {plural(len(trace.steps), 'step')}"
     if not tensors:
-        return Verdict(
-            "grads_nonzero",
-            "skipped",
-            f"all {len(chosen)} selected tensors are frozen (requires_grad=False).",
-            measured=measured,
-        )
+        return all_frozen("grads_nonzero", part, chosen)
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
         return Verdict(
@@ -70,7 +74,7 @@ def check_grads_nonzero(
     strict, lenient = weigh(dead, judged), weigh([*dead, *feeble], judged, matrices=True)
     bad = {t.name for t in strict.ill} | {t.name for t in lenient.ill if kinds[t.name] == "negligible"}
     ill = [t for t in tensors if t.name in bad or kinds[t.name] == "nonfinite"]
-    notes = _notes(tensors, kinds, [t for t in dead if t.name not in bad])
+    notes = frozen_note(tensors, chosen) + _notes(tensors, kinds, [t for t in dead if t.name not in bad])
     limit = (
         "some step with a gradient that is not zero, not rounding noise and, under Adam, of rms >= eps / 100 "
         "(its step is then 1 % of the learning rate)"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..text import block_of, number
+from ..text import block_of, number, plural
 from ..trace import Tensor, Trace
+from ..verdict import Verdict
 
 Kind = Literal["none", "zero", "transient", "noise", "negligible", "nonfinite", "fine"]
 
@@ -126,6 +127,29 @@ def fraction(argument: str, value: Any, *, low: float = 0.0, high: float = 1.0) 
     if not low < value < high:
         raise ValueError(f"{argument}={value!r}: expected a number above {number(low)} and below {number(high)}")
     return float(value)
+
+
+def all_frozen(check: str, part: str, chosen: Sequence[Tensor]) -> Verdict:
+    """You asked for tensors to learn that cannot."""
+    what = f"the {len(chosen)} {part} tensors" if part != "all" else f"the {len(chosen)} selected tensors"
+    return Verdict(
+        check,
+        "fail",
+        f"All of {what} are frozen (requires_grad=False), {chosen[0].name} first: they cannot learn.",
+        causes=(
+            "they were frozen by mistake, or together with another part",
+            "or they are meant to stay, and this check is asked of them",
+        ),
+        remedy="un-freeze them with requires_grad_(True), or ask assert_frozen_stay_frozen instead",
+    )
+
+
+def frozen_note(tensors: Sequence[Tensor], chosen: Sequence[Tensor]) -> tuple[str, ...]:
+    """Of a selection with a head in it that is frozen as a whole: that is seldom meant."""
+    head = [t for t in chosen if t.part == "head"]
+    if not head or any(t in tensors for t in head):
+        return ()
+    return (f"the whole head is frozen ({plural(len(head), 'tensor')}, {head[0].name} first): only the base learns",)
 
 
 def nothing_happened(trace: Trace) -> tuple[str, tuple[str, ...], str] | None:

@@ -133,6 +133,13 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
             ],
             "look at ten predictions beside their labels",
         )
+    if sum(n > 0 for n in chosen.actual) == 1:
+        return verdict(
+            "inconclusive",
+            f"Nothing to tell: {headline}",
+            ["all rows carry the same label, so that a constant prediction is right for all of them"],
+            "use rows of several classes; is the label column the right one?",
+        )
     return verdict(
         "inconclusive",
         f"Not better than knowing nothing, so far: {headline}",

@@ -12,7 +12,17 @@ from ..text import percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
 from .causes import WHY, explain, headline_of
-from .kinds import STEPS_FOR_ZERO, ZERO_AT_FIRST, fraction, kind_of, largest_norm, nothing_happened, weigh
+from .kinds import (
+    STEPS_FOR_ZERO,
+    ZERO_AT_FIRST,
+    all_frozen,
+    fraction,
+    frozen_note,
+    kind_of,
+    largest_norm,
+    nothing_happened,
+    weigh,
+)
 
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
@@ -60,12 +70,7 @@ def check_weights_move(
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"elementwise, before against after {plural(len(trace.steps), 'step')}; all elements of the head, a fixed sample elsewhere"
     if not tensors:
-        return Verdict(
-            "weights_move",
-            "skipped",
-            f"all {len(chosen)} selected tensors are frozen (requires_grad=False).",
-            measured=measured,
-        )
+        return all_frozen("weights_move", part, chosen)
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
         return Verdict("weights_move", "fail", f"{_cap(headline)}.", causes=causes, remedy=remedy, measured=measured)
@@ -83,7 +88,7 @@ def check_weights_move(
     odd |= {t.name for t in weigh([*dead, *feeble], judged, matrices=True).odd if t.name in weak}
     odd |= {t.name for t in tensors if found[t.name] == "rounding" and t.role in ("norm", "bias")}
     ill = [t for t in tensors if found[t.name] is not None and t.name not in odd]
-    notes = _notes(tensors, trace, largest, odd, found)
+    notes = (*frozen_note(tensors, chosen), *_notes(tensors, trace, largest, odd, found))
     budget = f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
     pace = f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
     if not ill:

@@ -246,8 +246,8 @@ def test_a_bias_that_learns_next_to_nothing_in_a_block_that_learns_is_no_fault()
 def test_frozen_tensors_are_not_asked():
     frozen = replace(GOOD, tensors=tuple(replace(t, trainable=False, trainable_last=False) for t in GOOD.tensors))
     verdict = check_grads_nonzero(with_gradients((*BASE, *HEAD), frozen, **NONE))
-    assert verdict.status == "skipped"
-    assert "all 4 selected tensors are frozen" in verdict.headline
+    assert verdict.status == "fail"
+    assert "All of the 4 selected tensors are frozen (requires_grad=False)" in verdict.headline
     half = replace(GOOD, tensors=(*frozen.tensors[:2], *GOOD.tensors[2:]))
     assert check_grads_nonzero(with_gradients(BASE, half, **NONE)).status == "pass"
     # un-frozen on the way: it is asked

@@ -579,11 +579,17 @@ def test_writes_between_the_steps_are_a_note():
     assert check_weights_move(changed(HEAD[:1], motion={"outside": 0.005 * GOOD.tensors[2].motion.rms})).notes == ()
 
 
-def test_frozen_tensors_are_not_asked():
+def test_frozen_tensors_are_not_asked_unless_they_are_all_there_is():
     frozen = changed(BASE, motion=STILL, gradients=NONE, trainable=False, trainable_last=False, group=None)
     assert check_weights_move(frozen).headline.startswith("2 of 2 tensors moved")
-    assert check_weights_move(frozen, "base").status == "skipped"
-    assert "all 2 selected tensors are frozen" in check_weights_move(frozen, "base").headline
+    asked = check_weights_move(frozen, "base")
+    assert asked.status == "fail"
+    assert "All of the 2 base tensors are frozen (requires_grad=False)" in asked.headline
+    assert "assert_frozen_stay_frozen" in asked.remedy
+    head = changed(HEAD, motion=STILL, gradients=NONE, trainable=False, trainable_last=False, group=None)
+    noted = check_weights_move(head)
+    assert noted.status == "pass"
+    assert any("the whole head is frozen (2 tensors" in n for n in noted.notes)
 
 
 def test_nonfinite_gradients_are_for_another_check():
