@@ -73,7 +73,7 @@ def draw(trace: Trace, path: Path) -> None:
     colours = [LAST if ts[0].part == "head" else PALE for _, ts in rows]
     right.barh(names, used, color=colours)
     right.plot(most, names, "|", color=INK, ms=12, mew=2)
-    right.text(most[0] + 2, names[0], "its largest element", va="center", fontsize=9)
+    right.text(most[0] + 2, names[0], "largest element looked at", va="center", fontsize=9)
     right.axvline(100, color=INK, lw=1, ls=":")
     for name, value in zip(names, used, strict=True):
         right.text(value + 1, name, f"{value:.0f} %", va="center", fontsize=9)
