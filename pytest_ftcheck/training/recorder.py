@@ -7,7 +7,6 @@ step is the one to rely on, for with a closure there are no gradients before it.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +28,8 @@ from ..trace import (
     Step,
     Tensor,
 )
+from .numbers import digest, histogram_of, index_of, nonfinite, plain, rms, series, short, statistics
+from .optimizers import chain, decouples, family_of, name_of, settings_of
 from .parts import in_part, roles
 from .tracked import (
     LARGE_BASE,
@@ -42,9 +43,6 @@ from .tracked import (
 
 #: Series of per-tensor numbers keep at most this many steps; then every second one goes, and so on.
 SERIES = 1024
-BINS = 48
-#: Optimizers whose step moves a weight by about one learning rate at most (Kingma and Ba 2015, section 2.1).
-_ADAM = ("adam", "lion", "lamb")
 
 
 @dataclass
@@ -96,16 +94,6 @@ class _GroupSeen:
     total: float = 0.0
 
 
-def family_of(optimizer: TorchOptimizer) -> str:
-    """``adam``, ``sgd`` or ``other``, from the names of its classes."""
-    names = [c.__name__.lower() for c in type(optimizer).__mro__ if c not in (TorchOptimizer, object)]
-    if any("radam" in name for name in names):  # its rectification holds the first steps far below the learning rate
-        return "other"
-    if any(key in name for name in names for key in _ADAM):
-        return "adam"
-    return "sgd" if any("sgd" in name for name in names) else "other"
-
-
 class Recorder:
     """Records every optimizer step on a model's parameters between :meth:`attach` and :meth:`detach`.
 
@@ -148,13 +136,13 @@ class Recorder:
         self._every = 1
         self._groups: dict[int, _GroupSeen] = {}
         self._by_id = {id(w.parameter): w for w in self.watched}
-        self._mine = _chain(optimizer)
+        self._mine = chain(optimizer)
         self._elsewhere: set[int] = set()  # tensors that other optimizers were seen to hold
         self._open = False
         self._next_histogram = 0
         self._converted = 0
         self._handles: list[Any] = []
-        self._buffers = [(n, b, _digest(b)) for n, b in model.named_buffers()]
+        self._buffers = [(n, b, digest(b)) for n, b in model.named_buffers()]
         self._histograms(-1, exact=True)
         self._map_groups(optimizer, 0)
 
@@ -181,9 +169,9 @@ class Recorder:
                     stride=row_stride(p, LARGE_HEAD if part == "head" else LARGE_BASE),
                     trainable=p.requires_grad,
                     slot=slot if floating else None,
-                    digest=None if p.requires_grad else _digest(p),
+                    digest=None if p.requires_grad else digest(p),
                     initial=None,
-                    first=_statistics(p),
+                    first=statistics(p),
                 )
             )
             slot += floating
@@ -353,7 +341,7 @@ class Recorder:
         """What weight decay did at this step: exact where it is decoupled, and for SGD; None: nothing, or not separable."""
         separable = []
         for group in optimizer.param_groups:
-            wd, decoupled = float(group.get("weight_decay") or 0.0), _decouples(optimizer, group)
+            wd, decoupled = float(group.get("weight_decay") or 0.0), decouples(optimizer, group)
             momentum = 0.0 if decoupled else float(group.get("momentum") or 0.0)
             separable.append((wd, momentum) if wd and (decoupled or family_of(optimizer) == "sgd") else None)
         if not any(separable):
@@ -387,7 +375,7 @@ class Recorder:
         for w, sample in zip(self._live, self.tracked.split(values), strict=True):
             if w.trainable:
                 source = w.parameter.detach().reshape(-1).float() if exact and w.part == "head" else sample
-                if (histogram := _histogram(number, source)) is not None:
+                if (histogram := histogram_of(number, source)) is not None:
                     w.histograms.append(histogram)
 
     # ------------------------------------------------------------------ the end
@@ -431,10 +419,10 @@ class Recorder:
             "head": self.head,
             "optimizer": self._optimizer(),
             "iterations": tuple(
-                Iteration(_plain(i.loss), i.step, i.steps, i.training, i.broken) for i in self.iterations
+                Iteration(plain(i.loss), i.step, i.steps, i.training, i.broken) for i in self.iterations
             ),
             "steps": tuple(
-                Step(s.iteration, s.lrs, _short(float(s.total)), _plain(s.unclipped), s.training) for s in self.steps
+                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training) for s in self.steps
             ),
             "recorded": tuple(self._recorded),
             "tensors": tensors,
@@ -459,8 +447,8 @@ class Recorder:
         else:
             a, b = start, final
         # an element that never got a gradient was moved by something else, whatever the optimizer calls it
-        by_gradient = _rms(pushed[touched]) if hit else 0.0
-        by_decay = _rms(decayed) if hit else _rms(pushed + decayed)
+        by_gradient = rms(pushed[touched]) if hit else 0.0
+        by_decay = rms(decayed) if hit else rms(pushed + decayed)
         delta = b - a
         norm_a = float(torch.linalg.vector_norm(a))
         scale = 1 / math.sqrt(max(1, touched.numel()))
@@ -468,7 +456,7 @@ class Recorder:
             elements=delta.numel(),
             moved=int(torch.count_nonzero(delta)) / max(1, delta.numel()),
             touched=share,
-            rms=_rms(delta),
+            rms=rms(delta),
             largest=float(delta.abs().max()),
             relative=float(torch.linalg.vector_norm(delta)) / norm_a if norm_a > 0 else None,
             by_gradient=by_gradient,
@@ -482,8 +470,8 @@ class Recorder:
             none=w.none,
             zero=int(v["zero"][slot]),
             nonfinite=int(v["bad"][slot]),
-            first_nonzero=_index(v["first_nonzero"][slot]),
-            first_nonfinite=_index(v["first_bad"][slot]),
+            first_nonzero=index_of(v["first_nonzero"][slot]),
+            first_nonfinite=index_of(v["first_bad"][slot]),
             max_norm=v["max_norm"][slot],
             last_norm=v["last_norm"][slot],
             max_rms=v["max_norm"][slot] / math.sqrt(max(1.0, share * p.numel())),
@@ -503,20 +491,20 @@ class Recorder:
             lr_sum=w.lr_sum,
             lr_peak=w.lr_peak,
             replaced=now.get(w.name) is not p,
-            unchanged=None if w.digest is None else w.digest == _digest(p),
+            unchanged=None if w.digest is None else w.digest == digest(p),
             gradients=gradients,
             motion=motion,
             first=w.first,
-            last=_statistics(p),
-            grad_norms=_series(rows[:, 0]),
-            updates=_series(rows[:, 1] * scale),
-            displacements=_series(rows[:, 2] * scale),
+            last=statistics(p),
+            grad_norms=series(rows[:, 0]),
+            updates=series(rows[:, 1] * scale),
+            displacements=series(rows[:, 2] * scale),
             histograms=tuple(w.histograms),
         )
 
     def _untracked(self, w: _Watched, now: dict[str, nn.Parameter]) -> Tensor:
         p = w.parameter
-        same = w.digest == _digest(p)
+        same = w.digest == digest(p)
         return Tensor(
             name=w.name,
             aliases=w.aliases,
@@ -535,7 +523,7 @@ class Recorder:
             gradients=Gradients(len(self.steps), len(self.steps), 0, 0, None, None, 0.0, 0.0, 0.0),
             motion=Motion(0, float(not same), 0.0, 0.0, 0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0),
             first=w.first,
-            last=_statistics(p),
+            last=statistics(p),
         )
 
     def _optimizer(self) -> Optimizer:
@@ -551,12 +539,12 @@ class Recorder:
                     lr_peak=seen.peak if seen.first is not None else now,
                     lr_sum=seen.total,
                     weight_decay=float(group.get("weight_decay") or 0.0),
-                    settings=_settings(group),
+                    settings=settings_of(group),
                     tensors=mine,
                     foreign=len(group["params"]) - mine,
                 )
             )
-        return Optimizer(_name(self.optimizer), self.family, tuple(groups), self.foreign_steps)
+        return Optimizer(name_of(self.optimizer), self.family, tuple(groups), self.foreign_steps)
 
     def _buffer_records(self) -> tuple[Buffer, ...]:
         frozen = {w.name: not w.trainable and not w.parameter.requires_grad for w in self.watched}
@@ -568,18 +556,11 @@ class Recorder:
                 name=name,
                 part="head" if in_part(name, self.head) else "base",
                 frozen=_lives_in_frozen(name, frozen),
-                unchanged=name in now and _digest(now[name]) == digest,
-                nonfinite=_nonfinite(now[name]) if name in now else 0,
+                unchanged=name in now and digest(now[name]) == was,
+                nonfinite=nonfinite(now[name]) if name in now else 0,
             )
-            for name, _, digest in self._buffers
+            for name, _, was in self._buffers
         )
-
-
-def _nonfinite(buffer: torch.Tensor) -> int:
-    if not buffer.is_floating_point() or buffer.device.type == "meta" or buffer.is_sparse:
-        return 0
-    # -inf is how attention masks are kept; a running statistic is never that
-    return int((torch.isnan(buffer) | (buffer == math.inf)).sum())
 
 
 def _lives_in_frozen(buffer: str, frozen: dict[str, bool]) -> bool:
@@ -591,103 +572,3 @@ def _lives_in_frozen(buffer: str, frozen: dict[str, bool]) -> bool:
         if inside:
             return all(inside)
     return False
-
-
-def _chain(optimizer: Any) -> set[int]:
-    """The optimizer and those it wraps (Accelerate's ``.optimizer``, others' ``.base_optimizer``)."""
-    found: set[int] = set()
-    while optimizer is not None and id(optimizer) not in found:
-        found.add(id(optimizer))
-        optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base_optimizer", None)
-    return found
-
-
-def _name(optimizer: Any) -> str:
-    while isinstance(getattr(optimizer, "optimizer", None), TorchOptimizer):
-        optimizer = optimizer.optimizer
-    return type(optimizer).__name__
-
-
-def _decouples(optimizer: TorchOptimizer, group: dict[str, Any]) -> bool:
-    """Whether weight decay shrinks the weight directly instead of joining the gradient."""
-    if "decoupled_weight_decay" in group:
-        return bool(group["decoupled_weight_decay"])
-    names = {c.__name__.lower() for c in type(optimizer).__mro__}
-    return any("adamw" in n or "lion" in n for n in names) or "adafactor" in names
-
-
-def _settings(group: dict[str, Any]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for key, value in group.items():
-        if key in ("params", "lr", "weight_decay", "initial_lr") or isinstance(value, (bool, str)):
-            continue
-        if isinstance(value, (int, float)):
-            out[key] = float(value)
-        elif isinstance(value, (tuple, list)):
-            out.update({f"{key}[{i}]": float(v) for i, v in enumerate(value) if isinstance(v, (int, float))})
-    return out
-
-
-def _digest(tensor: torch.Tensor) -> int | None:
-    """Checksum of every byte: tells whether anything changed, without a copy."""
-    if tensor.device.type == "meta" or tensor.is_sparse:
-        return None
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
-
-
-def _wide(x: torch.Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _rms(x: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
-
-
-def _statistics(p: torch.Tensor) -> Statistics:
-    """Exact for tensors of up to a million elements, else of every k-th row; non-finite values are always counted in all."""
-    if p.device.type == "meta" or p.numel() == 0 or not p.is_floating_point():
-        return Statistics(0.0, 0.0, 0.0, 0.0, 0.0, 0)
-    with torch.no_grad():
-        values = p.detach()
-        nonfinite = 0
-        if not torch.isfinite(torch.linalg.vector_norm(values, dtype=_wide(values))):
-            nonfinite = int((~torch.isfinite(values)).sum())
-        if p.numel() > 2**20 and p.dim() > 1:
-            values = values[:: max(1, p.numel() // 2**18)] if p.shape[0] > 64 else values.reshape(-1)[::16]
-        values = values.reshape(-1).float()
-        if nonfinite:
-            values = values[torch.isfinite(values)]
-            if not values.numel():
-                return Statistics(math.nan, math.nan, math.nan, math.nan, math.nan, nonfinite)
-        std = float(values.std(unbiased=False))
-        low, high = torch.aminmax(values)
-        return Statistics(float(values.mean()), std, _rms(values), float(low), float(high), nonfinite)
-
-
-def _histogram(step: int, values: torch.Tensor) -> Histogram | None:
-    values = values[torch.isfinite(values)] if not torch.isfinite(values.sum()) else values
-    if not values.numel():
-        return None
-    low, high = (float(v) for v in torch.aminmax(values))
-    if low == high:
-        return Histogram(step, low, high, (values.numel(),))
-    counts = torch.histc(values.float().cpu(), BINS, low, high)
-    return Histogram(step, low, high, tuple(int(c) for c in counts))
-
-
-def _series(values: torch.Tensor) -> tuple[float, ...]:
-    # four significant digits: a picture needs no more, and a trace of many steps stays small
-    return tuple(_short(v) for v in values.tolist())
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _plain(value: float | torch.Tensor | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _index(value: float) -> int | None:
-    return int(value) if value >= 0 else None
