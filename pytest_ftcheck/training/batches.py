@@ -59,7 +59,6 @@ class Batches:
         self.source = source
         self.list: Sequence[Any] | None = source if isinstance(source, (list, tuple)) else None
         self._iterator: Iterator[Any] | None = None
-        self._read = 0
         if self.list is not None:
             self.known: list[Any] = list(self.list)
         else:

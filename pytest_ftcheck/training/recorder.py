@@ -477,25 +477,12 @@ class Recorder:
             max_rms=v["max_norm"][slot] / math.sqrt(max(1.0, share * p.numel())),
             stride=w.stride,
         )
-        return Tensor(
-            name=w.name,
-            aliases=w.aliases,
-            part=w.part,
-            role=w.role,
-            shape=tuple(p.shape),
-            dtype=str(p.dtype).removeprefix("torch."),
-            trainable=w.trainable,
-            trainable_last=p.requires_grad,
-            group=w.group,
-            since=w.since,
-            lr_sum=w.lr_sum,
-            lr_peak=w.lr_peak,
-            replaced=now.get(w.name) is not p,
+        return self._described(
+            w,
+            now,
             unchanged=None if w.digest is None else w.digest == digest(p),
             gradients=gradients,
             motion=motion,
-            first=w.first,
-            last=statistics(p),
             grad_norms=series(rows[:, 0]),
             updates=series(rows[:, 1] * scale),
             displacements=series(rows[:, 2] * scale),
@@ -503,8 +490,19 @@ class Recorder:
         )
 
     def _untracked(self, w: _Watched, now: dict[str, nn.Parameter]) -> Tensor:
+        same = w.digest == digest(w.parameter)
+        return self._described(
+            w,
+            now,
+            unchanged=same,
+            gradients=Gradients(len(self.steps), len(self.steps), 0, 0, None, None, 0.0, 0.0, 0.0),
+            motion=Motion(0, float(not same), 0.0, 0.0, 0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0),
+        )
+
+    @staticmethod
+    def _described(w: _Watched, now: dict[str, nn.Parameter], **measured: Any) -> Tensor:
+        """What is known of a tensor without measuring it at every step, and what was measured."""
         p = w.parameter
-        same = w.digest == digest(p)
         return Tensor(
             name=w.name,
             aliases=w.aliases,
@@ -519,11 +517,9 @@ class Recorder:
             lr_sum=w.lr_sum,
             lr_peak=w.lr_peak,
             replaced=now.get(w.name) is not p,
-            unchanged=same,
-            gradients=Gradients(len(self.steps), len(self.steps), 0, 0, None, None, 0.0, 0.0, 0.0),
-            motion=Motion(0, float(not same), 0.0, 0.0, 0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0),
             first=w.first,
             last=statistics(p),
+            **measured,
         )
 
     def _optimizer(self) -> Optimizer:
