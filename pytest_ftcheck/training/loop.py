@@ -13,12 +13,12 @@ from torch import nn
 
 from .. import listener
 from ..recipe import OPTIMIZERS, Recipe
-from ..trace import Descent, Metric, Reading, Trace
+from ..trace import Descent, Metric, Reading, Tensor, Trace
 from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, split, to_device
 from .environment import environment
 from .metrics import MetricFn
 from .parts import find_head
-from .probes import BATCHES, DESCENTS, PROBES, FixedProbe, MetricProbe, rounding_noise
+from .probes import BATCHES, DESCENTS, PROBES, FixedProbe, MetricProbe, small_gradients
 from .recorder import Recorder
 from .setup import (
     Undo,
@@ -431,26 +431,12 @@ class _Run:
             notes=tuple(self.notes),
         )
 
-    def _noise(self, tensors: Sequence[Any]) -> dict[str, float | None]:
-        """Probe the tensors whose gradient is small beside the largest; the others are real beyond doubt."""
+    def _noise(self, tensors: Sequence[Tensor]) -> dict[str, float | None]:
         assert self.reader is not None
-        largest = max((t.gradients.max_norm for t in tensors), default=0.0)
-        by_name = dict(self.model.named_parameters())
-        small = [
-            t.name
-            for t in tensors
-            if t.trainable_last and t.name in by_name and 0 < t.gradients.max_norm < 1e-4 * largest
-        ]
         batch = self.batches.known[0]
         if split(batch)[1] is None and self.reader.loss_fn is None:
             return {}
-        return dict(
-            zip(
-                small,
-                rounding_noise(self.model, self.reader, batch, [by_name[n] for n in small]),
-                strict=True,
-            )
-        )
+        return small_gradients(self.model, self.reader, batch, tensors)
 
 
 def _all_frozen(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..trace import Descent, Metric, Probe, ProbePoint
+from ..trace import Descent, Metric, Probe, ProbePoint, Tensor
 from .batches import IGNORED, Reader, device_of, row_count, split, to_device
 from .metrics import MetricFn, measure
 from .state import quiet
@@ -188,3 +188,13 @@ def rounding_noise(
         else:
             out.append(float(torch.linalg.vector_norm(a.double() - b.double() / 3)) / size)
     return out
+
+
+def small_gradients(model: nn.Module, reader: Reader, batch: Any, tensors: Sequence[Tensor]) -> dict[str, float | None]:
+    """:func:`rounding_noise` of the tensors whose gradient is small beside the largest; the others are real beyond doubt."""
+    largest = max((t.gradients.max_norm for t in tensors), default=0.0)
+    now = dict(model.named_parameters())
+    small = [
+        t.name for t in tensors if t.trainable_last and t.name in now and 0 < t.gradients.max_norm < 1e-4 * largest
+    ]
+    return dict(zip(small, rounding_noise(model, reader, batch, [now[n] for n in small]), strict=True))

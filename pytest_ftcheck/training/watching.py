@@ -16,7 +16,7 @@ from ..trace import Metric, Reading, Trace
 from .batches import LossFn, Reader
 from .environment import environment
 from .parts import find_head
-from .probes import FixedProbe, MetricProbe, rounding_noise
+from .probes import FixedProbe, MetricProbe, small_gradients
 from .recorder import Recorder
 from .setup import check_callables, check_parameters
 from .state import quiet
@@ -154,15 +154,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             if self._metrics is not None:
                 metrics = self._metrics.record()
                 self._notes += self._metrics.notes
-            largest = max((t.gradients.max_norm for t in fields["tensors"]), default=0.0)
-            now = dict(self._model.named_parameters())
-            small = [
-                t.name
-                for t in fields["tensors"]
-                if t.trainable_last and t.name in now and 0 < t.gradients.max_norm < 1e-4 * largest
-            ]
-            found = rounding_noise(self._model, self._reader, self._probe_batch, [now[n] for n in small])
-            noise = dict(zip(small, found, strict=True))
+            noise = small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
         return assemble(
             "watch",
             fields,
