@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 from . import checks, listener
 from .trace import Trace
 from .verdict import CheckFailed, Verdict
 
+P = ParamSpec("P")
 
-def _settle(name: str, trace: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Verdict:
+
+def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
+    """The assertion of a check: same arguments, and it raises what does not pass."""
+    name = check.__name__.removeprefix("check_")
+
+    @functools.wraps(check)
+    def assertion(*arguments: P.args, **options: P.kwargs) -> Verdict:
+        __tracebackhide__ = True
+        trace: Any = arguments[0] if arguments else options.get("trace")
+        if not isinstance(trace, Trace):
+            raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
+        return settle(check(*arguments, **options), trace)
+
+    assertion.__name__ = assertion.__qualname__ = f"assert_{name}"
+    assertion.__module__ = __name__
+    assertion.__doc__ = f"""Raise `CheckFailed` unless ``{name}`` passes; arguments as :func:`~pytest_ftcheck.check_{name}`.
+
+    {(check.__doc__ or "").strip().splitlines()[0]}
+
+    >>> from pytest_ftcheck import example_trace
+    >>> assert_{name}(example_trace()).ok
+    True
+    """
+    return assertion
+
+
+def settle(verdict: Verdict, trace: Trace) -> Verdict:
+    """Tell the listener, and raise if the verdict is none to let through."""
     __tracebackhide__ = True
-    if not isinstance(trace, Trace):
-        raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
-    verdict = checks.CHECKS[name](trace, *arguments, **options)
     if told := listener.current():
         told.judged(verdict, trace)
     if not verdict.ok:
@@ -22,92 +48,34 @@ def _settle(name: str, trace: Any, arguments: tuple[Any, ...], options: dict[str
     return verdict
 
 
-def assert_weights_move(
-    trace: Trace,
-    part: str = "all",
-    *,
-    include: str | Sequence[str] | None = None,
-    ignore: str | Sequence[str] | None = None,
-    **limits: float,
-) -> Verdict:
-    """Raise `CheckFailed` unless the weights move; arguments as :func:`~pytest_ftcheck.check_weights_move`.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_weights_move(example_trace(), part="head").status
-    'pass'
-    """
-    __tracebackhide__ = True
-    return _settle("weights_move", trace, (part,), {"include": include, "ignore": ignore, **limits})
-
-
-def assert_grads_nonzero(
-    trace: Trace,
-    part: str = "all",
-    *,
-    include: str | Sequence[str] | None = None,
-    ignore: str | Sequence[str] | None = None,
-) -> Verdict:
-    """Raise `CheckFailed` unless gradients arrive; arguments as :func:`~pytest_ftcheck.check_grads_nonzero`.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_grads_nonzero(example_trace(), ignore="*.bias").status
-    'pass'
-    """
-    __tracebackhide__ = True
-    return _settle("grads_nonzero", trace, (part,), {"include": include, "ignore": ignore})
-
-
-def assert_loss_decreases(trace: Trace, **limits: float) -> Verdict:
-    """Raise `CheckFailed` unless the loss falls; arguments as :func:`~pytest_ftcheck.check_loss_decreases`.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_loss_decreases(example_trace()).status
-    'pass'
-    """
-    __tracebackhide__ = True
-    return _settle("loss_decreases", trace, (), dict(limits))
-
-
-def assert_metric_improves(trace: Trace, metric: str | None = None, **limits: float) -> Verdict:
-    """Raise `CheckFailed` unless a metric beats its baseline; arguments as :func:`~pytest_ftcheck.check_metric_improves`.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_metric_improves(example_trace(), "accuracy").status
-    'pass'
-    """
-    __tracebackhide__ = True
-    return _settle("metric_improves", trace, (metric,), dict(limits))
-
-
-def assert_all_finite(
-    trace: Trace,
-    part: str = "all",
-    *,
-    include: str | Sequence[str] | None = None,
-    ignore: str | Sequence[str] | None = None,
-) -> Verdict:
-    """Raise `CheckFailed` unless every number is finite; arguments as :func:`~pytest_ftcheck.check_all_finite`.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_all_finite(example_trace()).status
-    'pass'
-    """
-    __tracebackhide__ = True
-    return _settle("all_finite", trace, (part,), {"include": include, "ignore": ignore})
-
-
-def assert_frozen_stay_frozen(
-    trace: Trace,
-    part: str | None = None,
-    *,
-    include: str | Sequence[str] | None = None,
-    ignore: str | Sequence[str] | None = None,
-) -> Verdict:
-    """Raise `CheckFailed` unless what is frozen stays; arguments as :func:`~pytest_ftcheck.check_frozen_stay_frozen`.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_frozen_stay_frozen(example_trace()).status
-    'skipped'
-    """
-    __tracebackhide__ = True
-    return _settle("frozen_stay_frozen", trace, (part,), {"include": include, "ignore": ignore})
+assert_optimizer_covers_model = _asserting(checks.check_optimizer_covers_model)
+assert_optimizer_settings = _asserting(checks.check_optimizer_settings)
+assert_lr_follows_schedule = _asserting(checks.check_lr_follows_schedule)
+assert_lr_sensible = _asserting(checks.check_lr_sensible)
+assert_head_init = _asserting(checks.check_head_init)
+assert_pretrained_kept = _asserting(checks.check_pretrained_kept)
+assert_initial_loss = _asserting(checks.check_initial_loss)
+assert_loss_matches_task = _asserting(checks.check_loss_matches_task)
+assert_batches_sound = _asserting(checks.check_batches_sound)
+assert_labels_learnable = _asserting(checks.check_labels_learnable)
+assert_no_leak = _asserting(checks.check_no_leak)
+assert_padding_ignored = _asserting(checks.check_padding_ignored)
+assert_rows_independent = _asserting(checks.check_rows_independent)
+assert_output_depends_on_input = _asserting(checks.check_output_depends_on_input)
+assert_dropout_active = _asserting(checks.check_dropout_active)
+assert_eval_deterministic = _asserting(checks.check_eval_deterministic)
+assert_grads_nonzero = _asserting(checks.check_grads_nonzero)
+assert_grads_match_reference = _asserting(checks.check_grads_match_reference)
+assert_grads_reach_depth = _asserting(checks.check_grads_reach_depth)
+assert_all_finite = _asserting(checks.check_all_finite)
+assert_weights_move = _asserting(checks.check_weights_move)
+assert_weights_kept = _asserting(checks.check_weights_kept)
+assert_frozen_stay_frozen = _asserting(checks.check_frozen_stay_frozen)
+assert_loss_decreases = _asserting(checks.check_loss_decreases)
+assert_loss_stable = _asserting(checks.check_loss_stable)
+assert_logits_unbounded = _asserting(checks.check_logits_unbounded)
+assert_units_alive = _asserting(checks.check_units_alive)
+assert_metric_improves = _asserting(checks.check_metric_improves)
+assert_metric_matches_reference = _asserting(checks.check_metric_matches_reference)
+assert_reload_keeps_head = _asserting(checks.check_reload_keeps_head)
+assert_head_needed = _asserting(checks.check_head_needed)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .codec import decode, encode
+from .intent import Intent
 from .recipe import Recipe
+from .records import Counterfactuals, Data, Head, Inputs, LossShape, Modes, ReferenceGradient
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -318,6 +320,18 @@ class Trace:
     buffers: tuple[Buffer, ...] = ()
     probe: Probe | None = None
     metrics: tuple[Metric, ...] = ()
+    #: What the author declared, without the tensors; None: nothing.
+    intent: Intent | None = None
+    #: What the experiments measured; None: not made, see `skipped`.
+    data: Data | None = None
+    modes: Modes | None = None
+    loss_shape: LossShape | None = None
+    reference: ReferenceGradient | None = None
+    inputs: Inputs | None = None
+    head_state: Head | None = None
+    counterfactuals: Counterfactuals | None = None
+    #: Experiment -> why it was not made.
+    skipped: dict[str, str] = field(default_factory=dict)
     #: Versions, device, dtype, threads.
     environment: dict[str, str] = field(default_factory=dict)
     #: Wall-clock seconds of the whole call, and of the training iterations alone.

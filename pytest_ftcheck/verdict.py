@@ -43,6 +43,8 @@ class Verdict:
     measured: str = ""
     #: Remarks that change nothing about the status (exemptions, peculiarities).
     notes: tuple[str, ...] = field(default=())
+    #: Which fault it is, a short name that `diagnose` knows the root causes by (``not_in_optimizer``); empty where none is found.
+    fault: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -39,7 +39,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    reference = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
+    reference = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference").glob("**/*.md"))
     missing = [n for n in pytest_ftcheck.__all__ if not n.startswith("__") and f"`{n}`" not in reference]
     assert not missing
 

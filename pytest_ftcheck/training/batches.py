@@ -135,6 +135,29 @@ def row_count(inputs: Any) -> int | None:
     return next((len(v) for v in values if isinstance(v, torch.Tensor) and v.dim()), None)
 
 
+def take_rows(batch: Any, rows: Sequence[int]) -> Any:
+    """Some rows of a batch: every tensor whose first length is the batch's row count is indexed, all else kept.
+
+    >>> take_rows({"input_ids": torch.arange(6).reshape(3, 2), "labels": torch.tensor([7, 8, 9])}, [2, 0])["labels"]
+    tensor([9, 7])
+    """
+    inputs, labels = split(batch)
+    count = len(labels) if isinstance(labels, torch.Tensor) and labels.dim() else row_count(inputs)
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            fits = value.dim() and len(value) == count
+            return value[torch.as_tensor(list(rows), device=value.device)] if fits else value
+        if isinstance(value, Mapping):
+            return {k: pick(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            items = [pick(v) for v in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
+
+    return pick(batch)
+
+
 class Reader:
     """Reads batches for one model: calls it, finds the logits, computes the loss.
 

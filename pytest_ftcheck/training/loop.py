@@ -12,13 +12,26 @@ import torch
 from torch import nn
 
 from .. import listener
+from ..intent import Intent
 from ..recipe import OPTIMIZERS, Recipe
 from ..trace import Descent, Metric, Reading, Tensor, Trace
-from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, split, to_device
+from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, row_count, split, to_device
 from .environment import environment
 from .metrics import MetricFn
 from .parts import find_head
-from .probes import BATCHES, DESCENTS, PROBES, FixedProbe, MetricProbe, small_gradients
+from .probes import (
+    BATCHES,
+    DESCENTS,
+    EXPERIMENTS,
+    Battery,
+    Bench,
+    FixedProbe,
+    MetricProbe,
+    allowance,
+    chosen_probes,
+    small_gradients,
+    tokens_of,
+)
 from .recorder import Recorder
 from .setup import (
     Undo,
@@ -31,7 +44,7 @@ from .setup import (
     resolve_scheduler,
 )
 from .state import LoaderSnapshot, preserved_globals, quiet, seed_everything
-from .tracing import assemble, is_cut
+from .tracing import assemble, experiments, is_cut
 from .tracked import gradient_norm
 
 StepFn = Callable[[Any, Any, Any, Any], Any]
@@ -55,7 +68,7 @@ def finetune(
     metrics: Mapping[str, MetricFn] | None = None,
     eval_batches: Iterable[Any] | None = None,
     evaluate: Callable[[Any], float] | None = None,
-    intent: None = None,
+    intent: Intent | None = None,
     probes: Sequence[str] | None = None,
     **recipe_fields: Any,
 ) -> Trace:
@@ -79,8 +92,10 @@ def finetune(
         macro precision and recall; for regression: R squared.
     :param eval_batches: held-out batches for the metrics; default: the rows of the loss probe.
     :param evaluate: your own metric, ``(model) -> float``, recorded before and after.
-    :param intent: reserved for what the author declares about the run.
-    :param probes: which measurements to make beside the training: any of ``loss``, ``descent``, ``noise``, ``metrics``; default all.
+    :param intent: what you mean the run to be (`Intent`); what our own recipe decides is filled in.
+    :param probes: which measurements to make beside the training: any of ``loss``, ``descent``, ``noise``, ``metrics``, ``data``,
+        ``modes``, ``loss_shape``, ``reference``, ``inputs``, ``head_state``, ``counterfactuals``. Default: all that fit into about the
+        cost of the training itself; what was left out is said in ``Trace.skipped``. Named ones are made whatever they cost.
     :raises ValueError, TypeError: bad input, before any training. What your own code raises passes through, with the partial
         trace as attribute ``ftcheck_trace`` of the exception, everything restored.
 
@@ -97,11 +112,9 @@ def finetune(
         recipe_fields["optimizer"], optimizer = optimizer, None
     recipe = resolve_recipe(recipe, recipe_fields, optimizer, scheduler)
     check_callables(loss_fn=loss_fn, forward=forward, step=step, evaluate=evaluate, **_named("metrics", metrics))
-    if intent is not None:
-        raise TypeError(f"intent={intent!r}: this version judges no declared intent; leave it out")
-    wanted = tuple(PROBES if probes is None else probes)
-    if unknown := [p for p in wanted if p not in PROBES]:
-        raise ValueError(f"probes={probes!r}: {unknown[0]!r} is none of {', '.join(PROBES)}")
+    if intent is not None and not isinstance(intent, Intent):
+        raise TypeError(f"intent is a {type(intent).__name__}: expected a pytest_ftcheck.Intent")
+    wanted = chosen_probes(probes)
     undo = Undo()
     with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
         undo.keep(LoaderSnapshot(batches))
@@ -121,7 +134,9 @@ def finetune(
                 metrics=metrics,
                 eval_batches=eval_batches,
                 evaluate=evaluate,
+                intent=intent,
                 probes=wanted,
+                everything=probes is not None,
                 undo=undo,
             )
             trace = run.go()
@@ -158,7 +173,9 @@ class _Run:
         metrics: Mapping[str, MetricFn] | None,
         eval_batches: Any,
         evaluate: Callable[[Any], float] | None,
+        intent: Intent | None,
         probes: tuple[str, ...],
+        everything: bool,
         undo: Undo,
     ) -> None:
         self.began = time.perf_counter()
@@ -174,6 +191,11 @@ class _Run:
         _limit_threads(model, recipe)
         self.device = device_of(model)
         self.head = find_head(model, head)
+        self.intent = intent
+        if intent is not None:
+            intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
+        if optimizer is None and scheduler is None and step is None:
+            self.intent = (intent or Intent()).filled(recipe)
         self.reader = self._reader(loss_fn, forward)
         held_out = None if eval_batches is None else _held_out(eval_batches)
         self._check_labels(held_out)
@@ -196,6 +218,7 @@ class _Run:
         self.stopped: str | None = None
         self.noise: dict[str, float | None] = {}
         self._prepare_probes(held_out, metrics)
+        self.battery = self._prepare_battery(held_out, everything)
         self.scaler = torch.amp.GradScaler("cuda") if self._needs_scaler() else None
         self._plateau = self.scheduler is not None and step is None and expects_metric(self.scheduler)
         self._closure = step is None and needs_closure(self.optimizer)
@@ -233,6 +256,33 @@ class _Run:
                 self.metrics = MetricProbe(self.model, self.reader, held_out or rows, name, metrics)
         if self.evaluate is not None:
             self.evaluated = self._evaluate()
+
+    def _prepare_battery(self, held_out: list[Any] | None, everything: bool) -> Battery | None:
+        kinds = [e for e in EXPERIMENTS if e.name in self.probes]
+        if self.reader is None or not kinds:
+            return None
+        first = to_device(self.batches.known[0], self.device)
+        bench = Bench(
+            model=self.model,
+            reader=self.reader,
+            probe=[to_device(b, self.device) for b in self.batches.known[:BATCHES]],
+            batches=self.batches,
+            held_out=held_out,
+            head=self.head,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            recipe=self.recipe,
+            intent=self.intent or Intent(),
+            evaluate=self.evaluate,
+            ours=self.step_fn is None,
+            device=self.device,
+            steps=self.recipe.steps,
+        )
+        rows = row_count(split(first)[0]) or 1
+        budget = math.inf if everything else allowance(self.model, rows, tokens_of(first), self.recipe.steps)
+        battery = Battery(bench, kinds, budget)
+        battery.before()
+        return battery
 
     def _evaluate(self) -> float:
         assert self.evaluate is not None
@@ -286,6 +336,8 @@ class _Run:
                     self.reader.check_labels(batch, i)
             since_step = [*since_step, batch][-4:]
             before = self._before(since_step)
+            if self.battery is not None:
+                self.battery.iteration(i, batch)
             began = time.perf_counter()
             recorder.begin()
             done = len(recorder.steps)
@@ -294,6 +346,8 @@ class _Run:
             self.training_seconds += time.perf_counter() - began
             if len(recorder.steps) > done:
                 self._after(before, since_step, len(recorder.steps) - 1)
+                if self.battery is not None:
+                    self.battery.stepped(len(recorder.steps) - 1)
                 since_step = []
                 if self.probe is not None and len(recorder.steps) in self.probe.when:
                     self.probe.look(len(recorder.steps))
@@ -413,12 +467,21 @@ class _Run:
                 metrics = self.metrics.record()
                 self.notes += self.metrics.notes
             if self.evaluate is not None and self.evaluated is not None:
-                metrics += (Metric("evaluate", self.evaluated, self._evaluate(), 0, "the user's own"),)
+                last = self._evaluate()
+                metrics += (Metric("evaluate", self.evaluated, last, 0, "the user's own"),)
+                if self.battery is not None:
+                    self.battery.bench.evaluated = self.evaluated, last
             if "noise" in self.probes and self.reader is not None:
                 self.noise = self._noise(fields["tensors"])
+            if self.battery is not None:
+                self.battery.bench.tensors = fields["tensors"]
+                self.battery.after(self._late)
+                self.notes += self.battery.bench.notes
         return assemble(
             "finetune",
             fields,
+            **experiments(self.battery, self.reader is not None),
+            intent=self.intent.plain() if self.intent is not None else None,
             recipe=self.recipe,
             reading=self.reader.reading if self.reader else Reading("not read", "not read", "the user's step"),
             probe=self.probe.record() if self.probe is not None else None,
@@ -430,6 +493,10 @@ class _Run:
             stopped=self.stopped,
             notes=tuple(self.notes),
         )
+
+    def _late(self) -> bool:
+        limit = self.recipe.max_seconds
+        return limit is not None and time.perf_counter() - self.began > limit
 
     def _noise(self, tensors: Sequence[Tensor]) -> dict[str, float | None]:
         assert self.reader is not None

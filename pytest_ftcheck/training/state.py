@@ -7,7 +7,7 @@ import contextlib
 import copy
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -70,18 +70,12 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def quiet(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
-    """Dropout off, no gradients (unless asked for), randomness as before: how every probe looks at a model.
-
-    Each module gets its own mode back, for the mode is part of what is judged; buffers that the forward pass
-    wrote are put back too.
-    """
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, random states, global switches, each module's own mode and every buffer are as before."""
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    with preserved_globals(), torch.inference_mode(False), torch.set_grad_enabled(grad):
+    with preserved_globals(), torch.inference_mode(False), torch.no_grad():
         try:
-            for module, _ in modes:
-                module.training = False  # not .eval(): an overridden train() may do more than switch the mode
             yield
         finally:
             for module, mode in modes:
@@ -90,6 +84,27 @@ def quiet(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
                 for buffer, was in buffers:
                     if not same_bits(buffer, was):
                         _put_back(buffer, was)
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
+    """Dropout off, no gradients (unless asked for), all else :func:`undisturbed`: how every probe looks at a model."""
+    with undisturbed(model), torch.set_grad_enabled(grad):
+        for module in model.modules():
+            module.training = False  # not .eval(): an overridden train() may do more than switch the mode
+        yield
+
+
+@contextlib.contextmanager
+def perturbed(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+    """The values of these parameters may be changed in place inside; afterwards every bit is as before."""
+    kept = [(p, p.detach().clone()) for p in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, was in kept:
+                p.data.copy_(was)
 
 
 def _put_back(buffer: torch.Tensor, values: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ..trace import Trace
+from .probes import Battery
 
 #: torch's words for a loss that is cut off from the weights.
 _NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
@@ -26,3 +27,10 @@ def assemble(source: str, fields: dict[str, Any], *, noise: dict[str, float | No
         for t in fields.pop("tensors")
     )
     return Trace(source=source, tensors=tensors, **fields, **rest)
+
+
+def experiments(battery: Battery | None, readable: bool) -> dict[str, Any]:
+    """The fields of a `Trace` that the experiments fill, and why others are empty."""
+    if battery is None:
+        return {"skipped": {} if readable else {"all": "the batches could not be read"}}
+    return {**battery.records(), "skipped": dict(battery.skipped)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,15 +13,27 @@ import torch
 from torch import nn
 
 from .. import listener
+from ..intent import Intent
+from ..recipe import Recipe
 from ..trace import Metric, Reading, Trace
-from .batches import LossFn, Reader
+from .batches import Batches, LossFn, Reader, device_of, row_count, split, to_device
 from .environment import environment
 from .parts import find_head
-from .probes import FixedProbe, MetricProbe, small_gradients
+from .probes import (
+    EXPERIMENTS,
+    Battery,
+    Bench,
+    FixedProbe,
+    MetricProbe,
+    allowance,
+    chosen_probes,
+    small_gradients,
+    tokens_of,
+)
 from .recorder import Recorder
 from .setup import check_callables, check_parameters
 from .state import quiet
-from .tracing import assemble, is_cut
+from .tracing import assemble, experiments, is_cut
 
 T = TypeVar("T")
 
@@ -37,6 +50,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
     :param head: prefix, or prefixes, of the head's parameter names; default: found.
     :param probe_batch: a batch to evaluate with dropout off when the block begins and ends; needs readable labels or ``loss_fn``.
     :param loss_fn: ``(model, batch) -> loss`` for the probe batch, where the default reading does not do.
+    :param intent: what you mean the run to be (`Intent`).
+    :param probes: which experiments to make on the probe batch, names as for `finetune`; default all that can be.
     :raises ValueError, TypeError: bad input, before the block begins.
 
     >>> from pytest_ftcheck import tiny_distilbert, toy_batches
@@ -60,6 +75,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         head: str | Sequence[str] | None = None,
         probe_batch: Any = None,
         loss_fn: LossFn | None = None,
+        intent: Intent | None = None,
+        probes: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
@@ -71,6 +88,13 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise TypeError(f"scheduler is a {type(scheduler).__name__}: expected a learning-rate scheduler")
         check_parameters(model)
+        if intent is not None:
+            if not isinstance(intent, Intent):
+                raise TypeError(f"intent is a {type(intent).__name__}: expected a pytest_ftcheck.Intent")
+            intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
+        self._intent, self._scheduler = intent, scheduler
+        self._wanted, self._everything = chosen_probes(probes), probes is not None
+        self._battery: Battery | None = None
         self._model, self._optimizer = model, optimizer
         self._head = find_head(model, head)
         self._notes: list[str] = []
@@ -97,9 +121,36 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             self._probe = FixedProbe(self._model, self._reader, [self._probe_batch], "probe_batch", 2**31)
             self._probe.look(0)
             self._metrics = MetricProbe(self._model, self._reader, [self._probe_batch], "probe_batch", None)
+            self._battery = self._prepare(self._reader)
         self._recorder = Recorder(self._model, self._optimizer, self._head)
         self._recorder.attach()
         return self
+
+    def _prepare(self, reader: Reader) -> Battery:
+        device = device_of(self._model)
+        batch = to_device(self._probe_batch, device)
+        bench = Bench(
+            model=self._model,
+            reader=reader,
+            probe=[batch],
+            batches=Batches([self._probe_batch], 1, "probe_batch"),
+            held_out=None,
+            head=self._head,
+            optimizer=self._optimizer,
+            scheduler=self._scheduler,
+            recipe=Recipe(),
+            intent=self._intent or Intent(),
+            evaluate=None,
+            ours=False,
+            device=device,
+        )
+        kinds = [e for e in EXPERIMENTS if e.watchable and e.name in self._wanted]
+        rows = row_count(split(batch)[0]) or 1
+        # of a loop that we do not run the length is not known: as for a short one
+        budget = math.inf if self._everything else allowance(self._model, rows, tokens_of(batch), Recipe().steps)
+        battery = Battery(bench, kinds, budget)
+        battery.before()
+        return battery
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -155,9 +206,15 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                 metrics = self._metrics.record()
                 self._notes += self._metrics.notes
             noise = small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
+            if self._battery is not None:
+                self._battery.bench.tensors = fields["tensors"]
+                self._battery.after()
+                self._notes += self._battery.bench.notes
         return assemble(
             "watch",
             fields,
+            **experiments(self._battery, True),
+            intent=self._intent.plain() if self._intent is not None else None,
             recipe=None,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),
             probe=self._probe.record() if self._probe is not None else None,

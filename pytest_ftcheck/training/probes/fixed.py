@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..trace import Descent, Metric, Probe, ProbePoint, Tensor
-from .batches import IGNORED, Reader, device_of, row_count, split, to_device
-from .metrics import MetricFn, measure
-from .state import quiet
+from ...trace import Descent, Metric, Probe, ProbePoint, Tensor
+from ..batches import IGNORED, Reader, device_of, row_count, split, to_device
+from ..metrics import MetricFn, measure
+from ..state import quiet
 
-#: Names that ``probes=`` accepts.
-PROBES = ("loss", "descent", "noise", "metrics")
 #: Batches of the probe, and steps whose own batch is evaluated before and after.
 BATCHES = 2
 DESCENTS = 20

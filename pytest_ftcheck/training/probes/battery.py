@@ -1,0 +1,202 @@
+"""The battery: which experiments are made beside a training, when, and at what cost; none of them can break the run.
+
+An experiment is a class with a name, a cost, and up to four moments at which it looks. All it may see is its `Bench`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ...intent import Intent
+from ...recipe import Recipe
+from ...trace import Tensor
+from ..batches import Batches, Reader
+from ..state import undisturbed
+
+#: Experiments may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
+SHARE = 0.35
+#: ... and this many floating-point operations in any case: about a second on one core.
+FREE = 3e10
+
+
+@dataclass
+class Bench:
+    """What an experiment may look at. Nothing on it may be changed beyond the call; whatever an experiment does to modes, random
+    states and buffers is undone for it, what it does to parameters it undoes itself (see `perturbed`)."""
+
+    model: nn.Module
+    reader: Reader
+    #: The first training batches, on the model's device: the fixed rows of every probe.
+    probe: list[Any]
+    #: All training batches, as the user gave them; ``batches.known`` is a list of those that are at hand.
+    batches: Batches
+    #: Held-out batches; None: none were given.
+    held_out: list[Any] | None
+    head: tuple[str, ...]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    recipe: Recipe
+    intent: Intent
+    #: The user's own metric, ``(model) -> float``; None: none.
+    evaluate: Callable[[Any], float] | None
+    #: Our own loop trains; False: the user's ``step`` does, or a watched loop.
+    ours: bool
+    device: torch.device
+    #: What the recorder knows of every tensor; filled in before `Experiment.after`.
+    tensors: tuple[Tensor, ...] = ()
+    #: Optimizer steps that the run is to take.
+    steps: int = 0
+    #: Filled in before `Experiment.after`: metrics that the user's ``evaluate`` gave before and after, if there is one.
+    evaluated: tuple[float, float] | None = None
+    #: Remarks for the trace.
+    notes: list[str] = field(default_factory=list)
+
+
+class Experiment:
+    """One measurement beside the training; subclasses fill in the moments they need.
+
+    At each moment the random states, modes and buffers are put back afterwards, gradients are enabled only if asked for
+    (``torch.enable_grad()``), and an exception ends this experiment alone: its reason goes into ``Trace.skipped``.
+    """
+
+    #: What ``probes=`` calls it; also the field of `Trace` that takes its record.
+    name: ClassVar[str]
+    #: False: only made when ``probes=`` asks for it.
+    default: ClassVar[bool] = True
+    #: False: it needs the training loop, and is not made by ``watch``.
+    watchable: ClassVar[bool] = True
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def cost(self) -> float:
+        """Rows through a forward pass that all its moments together take, about (forward and backward: three a row)."""
+        return 0.0
+
+    def before(self) -> None:
+        """Before the first iteration."""
+
+    def iteration(self, number: int, batch: Any) -> None:
+        """Right before iteration ``number``, with its batch."""
+
+    def stepped(self, number: int) -> None:
+        """Right after the iteration in which optimizer step ``number`` was taken."""
+
+    def after(self) -> None:
+        """After the last iteration; ``bench.tensors`` is known."""
+
+    def record(self) -> Any:
+        """What was measured, a dataclass of ``records``; None: nothing could be."""
+        raise NotImplementedError
+
+
+class Battery:
+    """The experiments of one run."""
+
+    def __init__(self, bench: Bench, kinds: Sequence[type[Experiment]], allowance: float) -> None:
+        self.bench = bench
+        self.skipped: dict[str, str] = {}
+        self.running: list[Experiment] = []
+        left = allowance
+        for kind in kinds:
+            made = self._guard(kind.name, lambda kind=kind: kind(bench))  # type: ignore[misc]
+            if made is None:
+                continue
+            price = self._guard(kind.name, made.cost)
+            if price is None:
+                continue
+            if price > left:
+                self.skipped[kind.name] = (
+                    f"left out: it takes {price:,.0f} rows through the model, and of the budget {max(0.0, left):,.0f} are left; "
+                    f"name it in probes= to have it all the same"
+                )
+                continue
+            left -= price
+            self.running.append(made)
+
+    def before(self) -> None:
+        """Call every experiment's `Experiment.before`."""
+        self._all(lambda e: e.before())
+
+    def iteration(self, number: int, batch: Any) -> None:
+        """Call every experiment's `Experiment.iteration`."""
+        self._all(lambda e: e.iteration(number, batch), "iteration")
+
+    def stepped(self, number: int) -> None:
+        """Call every experiment's `Experiment.stepped`."""
+        self._all(lambda e: e.stepped(number), "stepped")
+
+    def after(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Call every experiment's `Experiment.after`; those left when ``stop`` says so are left out."""
+        for experiment in list(self.running):
+            if stop():
+                self.running.remove(experiment)
+                self.skipped[experiment.name] = "left out: the time limit (max_seconds) was reached"
+            else:
+                self._one(experiment, lambda e: e.after())
+
+    def records(self) -> dict[str, Any]:
+        """Field of the trace -> record."""
+        found: dict[str, Any] = {}
+        for experiment in self.running:
+            record = self._guard(experiment.name, experiment.record)
+            if record is not None:
+                found[experiment.name] = record
+        return found
+
+    def _all(self, call: Callable[[Experiment], None], moment: str | None = None) -> None:
+        for experiment in list(self.running):
+            if moment is None or getattr(type(experiment), moment) is not getattr(Experiment, moment):
+                self._one(experiment, call)
+
+    def _one(self, experiment: Experiment, call: Callable[[Experiment], None]) -> None:
+        self._guard(experiment.name, lambda: call(experiment))
+        if experiment.name in self.skipped:
+            self.running.remove(experiment)
+
+    def _guard(self, name: str, call: Callable[[], Any]) -> Any:
+        """The call's result; None, and the reason noted, if it raised."""
+        with undisturbed(self.bench.model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return call()
+            except Exception as error:  # noqa: BLE001 - no experiment is worth breaking the run for
+                text = str(error).strip().splitlines()
+                self.skipped[name] = f"it raised {type(error).__name__}: {text[0][:200] if text else ''}"
+                return None
+
+
+def allowance(model: nn.Module, rows: int, tokens: int, steps: int) -> float:
+    """Rows through a forward pass that all experiments together may take.
+
+    Counted in work, not in seconds, so that the same run makes the same experiments on every machine.
+    """
+    size = sum(p.numel() for p in model.parameters())
+    return SHARE * 3 * rows * steps + FREE / (2.0 * max(1, size) * max(1, tokens))
+
+
+def tokens_of(batch: Any) -> int:
+    """Width of the widest two-dimensional whole-number tensor of a batch: tokens a row; 1 where there is none."""
+    widest = 1
+
+    def look(value: Any) -> None:
+        nonlocal widest
+        if isinstance(value, torch.Tensor):
+            if value.dim() >= 2 and not value.is_floating_point():
+                widest = max(widest, math.prod(value.shape[1:]))
+        elif isinstance(value, Mapping):
+            for v in value.values():
+                look(v)
+        elif isinstance(value, (tuple, list)):
+            for v in value:
+                look(v)
+
+    look(batch)
+    return widest
