@@ -43,7 +43,9 @@ def decode(kind: Any, value: Any, where: str = "trace") -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return decode(next(a for a in args if a is not type(None)), value, where)
+        if type(value) in args:  # ``bool | float``: a truth value is no number
+            return value
+        return decode(next(a for a in reversed(args) if a is not type(None)), value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise _unfit(where, kind.__name__, value)

@@ -1,16 +1,24 @@
-"""All checks over one trace, and the root causes behind what they found, ranked: a table, not a framework."""
+"""All checks over one trace, and the root causes behind what they found, ranked; which fault explains what is in `roots`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from . import listener
 from .checks import CHECKS
+from .roots import Root, rank_of, root_of
+from .text import plural
 from .trace import Trace
-from .verdict import Verdict
+from .verdict import CheckFailed, Status, Verdict
 
 Health = Literal["healthy", "ill", "undecided"]
+#: Columns of a printed diagnosis.
+WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -23,21 +31,24 @@ class Cause:
 
     #: What is wrong, in one line.
     title: str
-    #: Short name of the fault.
+    #: Short name of the fault, as in `Verdict.fault`.
     fault: str
-    #: Checks that show it, the one that names it first.
+    #: Failed checks that it explains, the one that names it first.
     checks: tuple[str, ...]
     #: Their headlines.
     evidence: tuple[str, ...] = ()
     #: The line to change.
     remedy: str = ""
-    #: ``certain`` (structure or declared intent), ``likely`` or ``possible``.
+    #: ``certain`` (read off the structure, or off what was declared), ``likely`` or ``possible``.
     confidence: str = "likely"
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.confidence}; shown by {', '.join(self.checks)})"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All verdicts of one trace, and what is behind them.
+    """All verdicts of one trace, and what is behind them. ``print(diagnosis)`` is the whole of it, the cause first.
 
     >>> from pytest_ftcheck import example_trace
     >>> diagnose(example_trace()).status
@@ -46,38 +57,190 @@ class Diagnosis:
 
     #: ``healthy``, ``ill`` (some check failed) or ``undecided`` (none failed, but a run this short cannot tell).
     status: Health
+    #: One a check, in the order in which a run goes.
     verdicts: tuple[Verdict, ...]
-    #: Root causes, most likely first; empty where nothing failed.
+    #: Root causes, the most likely first; empty where nothing failed.
     causes: tuple[Cause, ...] = ()
 
+    def having(self, *statuses: Status) -> tuple[Verdict, ...]:
+        """The verdicts with one of these statuses.
 
-def diagnose(trace: Trace) -> Diagnosis:
+        >>> from pytest_ftcheck import example_trace
+        >>> diagnose(example_trace()).having("fail", "inconclusive")
+        ()
+        """
+        return tuple(v for v in self.verdicts if v.status in statuses)
+
+    @property
+    def headline(self) -> str:
+        """One sentence: the status, and the first cause."""
+        failed, passed = self.having("fail"), self.having("pass")
+        if self.causes:
+            more = f", and {plural(len(self.causes) - 1, 'more cause')}" if len(self.causes) > 1 else ""
+            return f"{self.causes[0].title}{more} ({plural(len(failed), 'check')} of {len(self.verdicts)} failed)"
+        if open_questions := self.having("inconclusive"):
+            names = ", ".join(v.check for v in open_questions)
+            return f"nothing failed, but this run cannot tell: {names}"
+        return f"{plural(len(passed), 'check')} passed"
+
+    def __str__(self) -> str:
+        lines = [f"{self.status}: {self.headline}."]
+        for number, cause in enumerate(self.causes, 1):
+            lines += ["", *_wrapped(f"{number}. {_cap(cause.title)}.", f"[{cause.confidence}]")]
+            lines += _field(cause.checks[0], cause.evidence[0])
+            if rest := cause.checks[1:]:
+                lines += _field("also explains", ", ".join(rest))
+            if cause.remedy:
+                lines += _field("do", cause.remedy)
+        for title, statuses in (("undecided", ("inconclusive",)), ("advice", ("advice",))):
+            found = self.having(*statuses)  # type: ignore[arg-type]
+            if found:
+                lines += ["", f"{title}:"]
+                for verdict in found:
+                    lines += _field(verdict.check, verdict.headline)
+                    if verdict.remedy:
+                        lines += _field("  what would settle it" if title == "undecided" else "  do", verdict.remedy)
+        if skipped := self.having("skipped"):
+            lines += ["", "not judged:"]
+            reasons: dict[str, list[str]] = {}
+            for verdict in skipped:
+                reasons.setdefault(verdict.headline.rstrip("."), []).append(verdict.check)
+            for reason, checks in reasons.items():
+                lines += _field(", ".join(checks), reason)
+        return "\n".join(lines)
+
+
+def diagnose(trace: Trace, *, ignore: Iterable[str] = ()) -> Diagnosis:
     """Run every check on a trace, and rank the root causes of what failed.
 
+    One fault makes many checks fail: a head that the optimizer does not hold cannot move, and the loss cannot fall. It is said once,
+    first, with the checks that it explains.
+
+    :param ignore: names of checks to leave out.
+    :raises TypeError: not a trace.  :raises ValueError: a name that is no check.
+
     >>> from pytest_ftcheck import example_trace
-    >>> diagnose(example_trace()).causes
+    >>> diagnose(example_trace(), ignore=["head_needed"]).causes
     ()
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
-    verdicts = tuple(check(trace) for check in CHECKS.values())
-    failed = [v for v in verdicts if v.status == "fail"]
-    causes = tuple(
-        Cause(v.causes[0] if v.causes else v.headline, v.fault, (v.check,), (v.headline,), v.remedy) for v in failed
-    )
-    status: Health = (
-        "ill" if failed else "undecided" if any(v.status == "inconclusive" for v in verdicts) else "healthy"
-    )
-    return Diagnosis(status, verdicts, causes)
+    left_out = _known("ignore", ignore, CHECKS)
+    verdicts = tuple(check(trace) for name, check in CHECKS.items() if name not in left_out)
+    return _concluded(verdicts)
 
 
 def assert_healthy(
-    trace: Trace, *, ignore: Sequence[str] = (), allow: Mapping[str, Any] | Sequence[str] = ()
+    trace: Trace, *, ignore: Iterable[str] = (), allow: Mapping[str, str] | Iterable[str] = ()
 ) -> Diagnosis:
-    """Raise `CheckFailed` unless no check fails. ignore, allow.
+    """Raise `CheckFailed` unless every check passes: the one-line gate. Returns the diagnosis.
+
+    What is only ``inconclusive`` raises too, for what cannot be told is no pass; the message says what would settle it.
+
+    :param ignore: names of checks to leave out altogether.
+    :param allow: names of checks, or of faults (`Verdict.fault`), that may be as they are, best with the reason why:
+        ``allow={"loss_decreases": "20 steps of warm-up are too few"}``. They are still judged and told, as advice.
+    :raises TypeError: not a trace.  :raises ValueError: a name in ``ignore`` that is no check.
 
     >>> from pytest_ftcheck import example_trace
-    >>> assert_healthy(example_trace()).status
+    >>> assert_healthy(example_trace(), allow={"head_needed": "we keep it"}).status
     'healthy'
     """
-    return diagnose(trace)
+    __tracebackhide__ = True
+    allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
+    diagnosis = diagnose(trace, ignore=ignore)
+    diagnosis = _concluded(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
+    status: Status = {"healthy": "pass", "ill": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
+    verdict = Verdict(
+        "healthy",
+        status,
+        _cap(diagnosis.headline) + ".",
+        causes=tuple(str(c) for c in diagnosis.causes),
+        remedy=diagnosis.causes[0].remedy if diagnosis.causes else "",
+        fault=diagnosis.causes[0].fault if diagnosis.causes else "",
+    )
+    if told := listener.current():
+        told.judged(verdict, trace)
+    if not verdict.ok:
+        raise CheckFailed(verdict, str(diagnosis)) from None
+    return diagnosis
+
+
+def _concluded(verdicts: tuple[Verdict, ...]) -> Diagnosis:
+    failed = [v for v in verdicts if v.status == "fail"]
+    undecided = any(v.status == "inconclusive" for v in verdicts)
+    return Diagnosis("ill" if failed else "undecided" if undecided else "healthy", verdicts, _causes(failed))
+
+
+def _causes(failed: list[Verdict]) -> tuple[Cause, ...]:
+    """The failed verdicts, each root with what it explains; roots in the order of `roots`."""
+    left = sorted(failed, key=rank_of)  # stable: checks of one rank stay in the order in which a run goes
+    causes = []
+    while left:
+        first, left = left[0], left[1:]
+        root = root_of(first)
+        mine = [v for v in left if _explained(v, root)]
+        left = [v for v in left if v not in mine]
+        group = [first, *mine]
+        causes.append(
+            Cause(
+                title=root.title if root is not None else _title(first),
+                fault=first.fault,
+                checks=tuple(v.check for v in group),
+                evidence=tuple(v.headline for v in group),
+                remedy=first.remedy,
+                confidence=root.confidence if root is not None else "possible",
+            )
+        )
+    return tuple(causes)
+
+
+def _explained(verdict: Verdict, root: Root | None) -> bool:
+    if root is None:
+        return False
+    return verdict.fault == root.fault or verdict.check in root.explains
+
+
+def _title(verdict: Verdict) -> str:
+    return (verdict.causes[0] if verdict.causes else verdict.headline).rstrip(".")
+
+
+def _excused(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
+    """A verdict that would stop the gate, as advice if it was allowed."""
+    if verdict.ok:
+        return verdict
+    name = next((n for n in (verdict.check, verdict.fault) if n and n in allowed), None)
+    if name is None:
+        return verdict
+    why = f": {allowed[name]}" if allowed[name] else ""
+    return dataclasses.replace(verdict, status="advice", notes=(*verdict.notes, f"allowed{why}"))
+
+
+def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(n, str) for n in names):
+        raise TypeError(f"{argument}={value!r}: expected names of checks")
+    return names
+
+
+def _known(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    names, valid = _names(argument, value), list(known)
+    for name in names:
+        if name not in valid:
+            near = difflib.get_close_matches(name, valid, 3) or valid[:3]
+            raise ValueError(f"{argument}={name!r} is no check; near: {', '.join(near)}")
+    return names
+
+
+def _cap(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _wrapped(text: str, tail: str = "") -> list[str]:
+    return textwrap.wrap(f"{text} {tail}".rstrip(), WIDTH, subsequent_indent="   ", break_on_hyphens=False)
+
+
+def _field(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        f"{name}: {text}", WIDTH, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False
+    )

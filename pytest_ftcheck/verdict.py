@@ -100,13 +100,13 @@ class CheckFailed(AssertionError):
     'weights_move: FAIL. 1 of 4 tensors did not move.'
     """
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(str(verdict))
+    def __init__(self, verdict: Verdict, message: str | None = None) -> None:
+        super().__init__(str(verdict) if message is None else message)
         #: The verdict behind the message.
         self.verdict = verdict
 
-    def __reduce__(self) -> tuple[type[CheckFailed], tuple[Verdict]]:
-        return type(self), (self.verdict,)
+    def __reduce__(self) -> tuple[type[CheckFailed], tuple[Verdict, str]]:
+        return type(self), (self.verdict, str(self))
 
 
 CheckFailed.__module__ = "pytest_ftcheck"  # what a traceback shows is what a user imports

@@ -316,9 +316,9 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
         ("evaluate", lambda m: None, TypeError, ("evaluate", "NoneType", "expected a number")),
         ("metrics", [len], TypeError, ("metrics is a list", "expected a mapping")),
         ("metrics", {"f1": 3}, TypeError, ("metrics['f1'] is a int", "callable")),
-        ("intent", {"frozen": "*"}, TypeError, ("intent=",)),
+        ("intent", {"frozen": "*"}, TypeError, ("intent is a dict", "Intent")),
         ("probes", ["loss", "spin"], ValueError, ("probes=", "'spin'", "descent")),
-        ("probes", "loss", ValueError, ("probes='loss'", "descent")),
+        ("probes", "loss", TypeError, ("probes='loss'", "descent")),
         ("eval_batches", 3, TypeError, ("eval_batches is a int",)),
     ],
 )

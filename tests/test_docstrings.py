@@ -17,6 +17,8 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(pytest_ftcheck.__path__, "pytest_ftcheck.")
     if not m.name.endswith(".__main__")
 )
+#: Their fields are described beside them.
+NOUNS = ("Recipe", "Intent", "Trace", "Verdict", "Diagnosis", "Cause", "CheckFailed")
 PUBLIC = sorted(set(pytest_ftcheck.__all__) - {"__version__"})
 
 
@@ -55,8 +57,8 @@ def test_every_argument_is_spoken_of(name):
     """Each parameter's name is in the docstring, or the docstring says where its arguments are described."""
     thing = getattr(pytest_ftcheck, name)
     text = (inspect.getdoc(thing) or "") + (inspect.getdoc(getattr(thing, "__init__", None)) or "")
-    if "arguments as" in text or not callable(thing) or name in ("Recipe", "Trace", "Verdict", "CheckFailed"):
-        return  # the fields of a noun are described beside them
+    if "arguments as" in text or not callable(thing) or name in NOUNS:
+        return
     missing = [p for p in inspect.signature(thing).parameters if p not in text and p != "trace"]
     known = {"limits", "changes", "recipe_fields", "config"}  # **rest
     assert set(missing) <= known, missing
