@@ -1,0 +1,171 @@
+"""The battery: experiments look when they should, within a budget, and none of them can break the run or change anything."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from pytest_ftcheck import finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.training import probes
+from pytest_ftcheck.training.batches import take_rows
+from pytest_ftcheck.training.probes.battery import Battery, Experiment, allowance, tokens_of
+
+
+class Noted(Experiment):
+    name = "noted"
+
+    def __init__(self, bench):
+        super().__init__(bench)
+        self.seen = []
+
+    def cost(self):
+        return 10.0
+
+    def before(self):
+        self.seen.append("before")
+
+    def iteration(self, number, batch):
+        self.seen.append(f"iteration {number}")
+
+    def stepped(self, number):
+        self.seen.append(f"step {number}")
+
+    def after(self):
+        self.seen.append("after")
+
+    def record(self):
+        return self.seen
+
+
+class Rude(Noted):
+    """Does all that an experiment must not do; the battery undoes it."""
+
+    name = "rude"
+
+    def before(self):
+        for module in self.bench.model.modules():
+            module.training = not module.training
+        for buffer in self.bench.model.buffers():
+            buffer.add_(1)
+        torch.manual_seed(99)
+        random.seed(99)
+        torch.set_grad_enabled(True)
+
+
+class Failing(Noted):
+    name = "failing"
+
+    def iteration(self, number, batch):
+        if number == 1:
+            raise RuntimeError("the model cannot do that\nand more")
+
+
+class Bench:
+    def __init__(self):
+        self.model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3), torch.nn.Dropout())
+
+
+def drive(battery, steps=2):
+    battery.before()
+    for i in range(steps):
+        battery.iteration(i, None)
+        battery.stepped(i)
+    battery.after()
+    return battery.records()
+
+
+def test_every_moment_comes_in_its_order():
+    records = drive(Battery(Bench(), [Noted], 100))
+    assert records == {"noted": ["before", "iteration 0", "step 0", "iteration 1", "step 1", "after"]}
+
+
+def test_what_an_experiment_disturbs_is_put_back():
+    bench = Bench()
+    bench.model[1].eval()
+    modes = [m.training for m in bench.model.modules()]
+    buffers = [b.clone() for b in bench.model.buffers()]
+    torch.manual_seed(5)
+    state, python = torch.get_rng_state(), random.getstate()
+    drive(Battery(bench, [Rude], 100))
+    assert [m.training for m in bench.model.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(bench.model.buffers(), buffers, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == python
+
+
+def test_an_experiment_that_raises_ends_alone_and_says_why():
+    battery = Battery(Bench(), [Failing, Noted], 100)
+    records = drive(battery)
+    assert list(records) == ["noted"]
+    assert battery.skipped == {"failing": "it raised RuntimeError: the model cannot do that"}
+
+
+def test_an_interrupt_is_not_swallowed():
+    class Interrupted(Noted):
+        def before(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Battery(Bench(), [Interrupted], 100).before()
+
+
+def test_what_does_not_fit_into_the_budget_is_left_out_and_said():
+    class Dear(Noted):
+        name = "dear"
+
+        def cost(self):
+            return 1000.0
+
+    battery = Battery(Bench(), [Dear, Noted], 15)
+    assert list(drive(battery)) == ["noted"]
+    assert "1,000 rows" in battery.skipped["dear"]
+    assert "probes=" in battery.skipped["dear"]
+
+
+def test_the_time_limit_leaves_out_what_comes_last():
+    battery = Battery(Bench(), [Noted], 100)
+    battery.before()
+    battery.after(lambda: True)
+    assert battery.records() == {}
+    assert "max_seconds" in battery.skipped["noted"]
+
+
+def test_the_allowance_is_counted_in_work_not_in_seconds():
+    small, large = torch.nn.Linear(10, 10), torch.nn.Linear(8000, 8000)
+    assert allowance(small, 16, 64, 20) > 1e5
+    assert allowance(large, 16, 64, 20) < 2 * 16 * 20
+    assert allowance(large, 16, 64, 40) > 1.5 * allowance(large, 16, 64, 20)
+
+
+def test_the_width_of_a_batch():
+    ids = torch.zeros(4, 7, dtype=torch.long)
+    assert tokens_of({"input_ids": ids, "labels": torch.zeros(4, dtype=torch.long)}) == 7
+    assert tokens_of(((ids, torch.ones(4)), torch.zeros(4))) == 7
+    assert tokens_of((torch.zeros(4, 9), torch.zeros(4))) == 1
+
+
+def test_rows_of_a_batch_are_taken_from_every_tensor_that_has_them():
+    batch = ((torch.arange(6).reshape(3, 2), torch.tensor([1, 2, 3]), "text", torch.zeros(5)), torch.tensor([0, 1, 2]))
+    (ids, lengths, text, other), labels = take_rows(batch, [2, 0])
+    assert ids.tolist() == [[4, 5], [0, 1]]
+    assert lengths.tolist() == [3, 1]
+    assert labels.tolist() == [2, 0]
+    assert text == "text"
+    assert len(other) == 5
+
+
+def test_experiments_change_nothing_about_the_training():
+    bare = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6, probes=[])
+    full = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6, probes=probes.PROBES)
+    assert full.losses == bare.losses
+    assert [t.motion for t in full.tensors] == [t.motion for t in bare.tensors]
+    assert [t.last for t in full.tensors] == [t.last for t in bare.tensors]
+
+
+def test_every_experiment_has_a_field_in_the_trace_and_makes_it_there():
+    trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6)
+    fields = {e.name for e in probes.EXPERIMENTS}
+    assert fields <= set(trace.__dataclass_fields__)
+    assert trace.skipped == {}
