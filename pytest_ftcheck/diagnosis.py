@@ -84,7 +84,7 @@ class Diagnosis:
         return f"{plural(len(passed), 'check')} passed"
 
     def __str__(self) -> str:
-        lines = [f"{self.status}: {self.headline}."]
+        lines = _wrapped(f"{self.status}: {self.headline}.")
         for number, cause in enumerate(self.causes, 1):
             lines += ["", *_wrapped(f"{number}. {_cap(cause.title)}.", f"[{cause.confidence}]")]
             lines += _field(cause.checks[0], cause.evidence[0])

@@ -1,0 +1,211 @@
+"""Root causes are said once, first, with what they explain; the gate raises for what is ill or cannot be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+
+from pytest_ftcheck import CheckFailed, Diagnosis, Verdict, assert_healthy, diagnose
+from pytest_ftcheck import diagnosis as module
+from pytest_ftcheck.checks import CHECKS
+from pytest_ftcheck.examples import tensor
+from pytest_ftcheck.listener import listening
+from pytest_ftcheck.roots import OUTCOMES, ROOTS, Root, root_of
+from pytest_ftcheck.trace import ProbePoint, example_trace
+
+
+def failed(check, fault="", headline=None, **fields):
+    return Verdict(check, "fail", headline or f"{check} went wrong", fault=fault, **fields)
+
+
+def still(name, **changes):
+    """A head tensor that the optimizer does not hold."""
+    healthy = tensor(name, "head", **changes)
+    motion = dataclasses.replace(healthy.motion, moved=0.0, rms=0.0, largest=0.0, by_gradient=0.0, max_update=0.0)
+    return dataclasses.replace(healthy, group=None, motion=motion)
+
+
+@pytest.fixture
+def ill():
+    """The head is in no parameter group."""
+    trace = example_trace()
+    tensors = [t for t in trace.tensors if t.part != "head"]
+    return dataclasses.replace(
+        trace, tensors=(*tensors, still("classifier.weight", shape=(2, 64)), still("classifier.bias", shape=(2,)))
+    )
+
+
+@pytest.fixture
+def undecided():
+    trace = example_trace()
+    points = (ProbePoint(0, 0.70, 0.70), ProbePoint(20, 0.699, 0.699))
+    return dataclasses.replace(trace, probe=dataclasses.replace(trace.probe, points=points, descents=()))
+
+
+# ---------------------------------------------------------------------- the table
+def test_the_table_names_checks_that_exist_and_no_fault_twice():
+    assert len({r.fault for r in ROOTS}) == len(ROOTS)
+    for root in ROOTS:
+        assert root.explains <= set(CHECKS), root.fault
+        assert root.confidence in ("certain", "likely", "possible")
+        assert root.title
+        assert not root.title.endswith(".")
+
+
+def test_every_root_explains_what_came_of_the_run():
+    assert all(set(OUTCOMES) <= r.explains for r in ROOTS)
+
+
+# ---------------------------------------------------------------------- grouping
+@pytest.fixture
+def table(monkeypatch):
+    rows = (
+        Root("first", "the first thing is wrong", frozenset({"weights_move", "loss_decreases"}), "certain"),
+        Root("second", "the second thing is wrong", frozenset({"loss_decreases"}), "likely"),
+    )
+    monkeypatch.setattr("pytest_ftcheck.roots.ROOTS", rows)
+    monkeypatch.setattr("pytest_ftcheck.roots._RANK", {r.fault: i for i, r in enumerate(rows)})
+    return rows
+
+
+def test_a_root_takes_what_it_explains(table):
+    found = module._causes([failed("weights_move"), failed("loss_decreases"), failed("optimizer_covers_model", "first")])
+    assert [c.title for c in found] == ["the first thing is wrong"]
+    assert found[0].checks == ("optimizer_covers_model", "weights_move", "loss_decreases")
+    assert found[0].evidence[0] == "optimizer_covers_model went wrong"
+    assert found[0].confidence == "certain"
+
+
+def test_the_order_is_that_of_the_table_not_of_the_checks(table):
+    found = module._causes([failed("grads_nonzero", "second"), failed("reload_keeps_head", "first")])
+    assert [c.fault for c in found] == ["first", "second"]
+
+
+def test_the_same_fault_in_two_checks_is_one_cause(table):
+    found = module._causes([failed("grads_nonzero", "second"), failed("all_finite", "second")])
+    assert [c.checks for c in found] == [("grads_nonzero", "all_finite")]
+
+
+def test_a_fault_that_is_not_in_the_table_comes_last_in_its_own_words(table):
+    found = module._causes(
+        [failed("all_finite", "odd", causes=("something odd happened.",)), failed("frozen_stay_frozen", "second")]
+    )
+    assert [c.title for c in found] == ["the second thing is wrong", "something odd happened"]
+    assert found[1].confidence == "possible"
+
+
+def test_a_root_does_not_take_what_it_does_not_explain(table):
+    found = module._causes([failed("grads_nonzero", "second"), failed("padding_ignored")])
+    assert [c.checks for c in found] == [("grads_nonzero",), ("padding_ignored",)]
+
+
+# ---------------------------------------------------------------------- diagnose
+def test_a_healthy_run_has_no_cause():
+    diagnosis = diagnose(example_trace())
+    assert diagnosis.status == "healthy"
+    assert diagnosis.causes == ()
+    assert [v.check for v in diagnosis.verdicts] == list(CHECKS)
+    assert diagnosis.having("fail", "inconclusive") == ()
+
+
+def test_an_ill_run_says_its_cause_first(ill):
+    diagnosis = diagnose(ill)
+    assert diagnosis.status == "ill"
+    text = str(diagnosis)
+    assert text.startswith("ill: ")
+    assert "1. " in text
+    assert diagnosis.causes[0].remedy in " ".join(text.split())
+    assert "weights_move" in {c for cause in diagnosis.causes for c in cause.checks}
+
+
+def test_what_cannot_be_told_is_undecided(undecided):
+    diagnosis = diagnose(undecided)
+    assert diagnosis.status == "undecided"
+    assert "loss_decreases" in diagnosis.headline
+    assert "what would settle it" in str(diagnosis)
+
+
+def test_what_was_not_judged_is_listed_with_the_reason():
+    text = str(diagnose(example_trace()))
+    assert "not judged:" in text
+    assert "nothing is frozen" in text
+
+
+def test_a_diagnosis_fits_its_width(ill):
+    assert max(map(len, str(diagnose(ill)).splitlines())) <= module.WIDTH
+
+
+def test_ignored_checks_are_not_run(ill):
+    diagnosis = diagnose(ill, ignore=["weights_move"])
+    assert "weights_move" not in {v.check for v in diagnosis.verdicts}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: diagnose("trace"), TypeError, ["trace is a str"]),
+        (lambda: diagnose(example_trace(), ignore=["weights_mov"]), ValueError, ["'weights_mov'", "weights_move"]),
+        (lambda: assert_healthy(example_trace(), ignore="nothing_at_all"), ValueError, ["'nothing_at_all'"]),
+        (lambda: assert_healthy(example_trace(), allow=[3]), TypeError, ["allow=[3]"]),
+    ],
+)
+def test_bad_arguments(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert not isinstance(caught.value, AssertionError)
+    for word in words:
+        assert word in str(caught.value)
+
+
+# ---------------------------------------------------------------------- the gate
+def test_the_gate_lets_the_healthy_through():
+    assert isinstance(assert_healthy(example_trace()), Diagnosis)
+
+
+def test_the_gate_stops_the_ill_with_the_whole_diagnosis(ill):
+    with pytest.raises(CheckFailed) as caught:
+        assert_healthy(ill)
+    assert str(caught.value) == str(diagnose(ill))
+    assert caught.value.verdict.check == "healthy"
+    assert caught.value.verdict.status == "fail"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_the_gate_stops_what_cannot_be_told(undecided):
+    with pytest.raises(CheckFailed) as caught:
+        assert_healthy(undecided)
+    assert caught.value.verdict.status == "inconclusive"
+
+
+def test_what_is_allowed_is_told_and_does_not_stop_the_gate(undecided):
+    diagnosis = assert_healthy(undecided, allow={"loss_decreases": "20 steps are too few"})
+    verdict = next(v for v in diagnosis.verdicts if v.check == "loss_decreases")
+    assert verdict.status == "advice"
+    assert "allowed: 20 steps are too few" in verdict.notes
+
+
+def test_a_fault_can_be_allowed_by_its_name(ill):
+    faults = {v.fault or v.check for v in diagnose(ill).having("fail")}
+    assert assert_healthy(ill, allow=faults).status == "healthy"
+
+
+def test_the_gate_tells_the_listener_one_verdict(ill):
+    class Ears:
+        def __init__(self):
+            self.heard = []
+
+        def judged(self, verdict, trace):
+            self.heard.append(verdict)
+
+    ears = Ears()
+    with listening(ears):
+        assert_healthy(example_trace())
+        with pytest.raises(CheckFailed):
+            assert_healthy(ill)
+    assert [v.status for v in ears.heard] == ["pass", "fail"]
+
+
+def test_a_verdict_without_a_fault_has_no_root():
+    assert root_of(failed("weights_move")) is None
