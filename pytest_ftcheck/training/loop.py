@@ -52,6 +52,10 @@ StepFn = Callable[[Any, Any, Any, Any], Any]
 HOPELESS = 3
 #: Models with fewer parameters are trained on one thread.
 SMALL = 1_000_000
+#: Of models with more parameters the dear probes are made as seldom as they can be.
+LARGE = 20_000_000
+#: So many same-batch descents without an exception settle the sign test: 1 in 256 by luck.
+SETTLED = 8
 
 
 def finetune(
@@ -189,6 +193,7 @@ class _Run:
         self.notes: list[str] = list(recipe.warnings()) if optimizer is None and scheduler is None else []
         self.batches = Batches(batches, recipe.steps)
         _limit_threads(model, recipe)
+        self.large = sum(p.numel() for p in model.parameters()) >= LARGE
         self.device = device_of(model)
         self.head = find_head(model, head)
         self.intent = intent
@@ -367,10 +372,16 @@ class _Run:
                 return
 
     def _before(self, batches: list[Any]) -> tuple[int, float | None] | None:
-        if self.probe is None or "descent" not in self.probes or len(self.probe.descents) >= DESCENTS:
+        if self.probe is None or "descent" not in self.probes or self._enough(self.probe.descents):
             return None
         # with accumulation a step comes from several batches: looked at anew with each, the last one counts
         return len(batches), self.probe.loss_of(batches)
+
+    def _enough(self, descents: Sequence[Descent]) -> bool:
+        """Whether the sign test needs no more steps; of a large model, for which each costs two thirds of a step, as few as settle it."""
+        if len(descents) >= DESCENTS:
+            return True
+        return self.large and len(descents) >= SETTLED and all(d.after < d.before for d in descents)
 
     def _after(self, before: tuple[int, float | None] | None, batches: list[Any], step: int) -> None:
         if before is None or before[1] is None or self.probe is None:
