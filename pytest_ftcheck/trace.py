@@ -59,6 +59,8 @@ class Step:
     grad_norm_unclipped: float | None
     #: ``model.training`` during the step.
     training: bool
+    #: The optimizer that is watched took it, not another one on the same model.
+    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Group:
     tensors: int
     #: Tensors in this group that are not parameters of the model (stale copies, another model's).
     foreign: int
+    #: Entries of this group that name a tensor which the optimizer holds already: it is stepped once for each.
+    duplicates: int = 0
+    #: Weight decay shrinks the weight directly instead of joining the gradient.
+    decoupled: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,18 @@ class Optimizer:
     groups: tuple[Group, ...]
     #: Steps taken by other optimizers on parameters of the model.
     foreign_steps: int = 0
+    #: Names that it goes by: its class, and where that is not torch's own, those it is derived from.
+    classes: tuple[str, ...] = ()
+    #: How often a new optimizer took over the same tensors for good.
+    rebuilt: int = 0
+    #: Updates that its state says it has made, and the most steps at which one of its tensors had a gradient; None: it keeps no count.
+    state_steps: int | None = None
+    gradient_steps: int = 0
+    #: Class of the scheduler that was handed over; whether it drives an optimizer that is not this one.
+    scheduler: str | None = None
+    scheduler_elsewhere: bool = False
+    #: Steps before which, in the same iteration, the scheduler had been stepped already.
+    scheduler_ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,12 +152,19 @@ class Motion:
     by_gradient: float
     #: rms of what weight decay explains (exact for decoupled decay and for SGD; see docs).
     by_decay: float
-    #: rms of what changed between steps, when no optimizer was at work.
+    #: rms of what changed outside of steps, when no optimizer was at work (root of the sum of squares over all such writes).
     outside: float
     #: Largest rms update of a single step over the touched elements.
     max_update: float
     #: First Wasserstein distance between the histograms before and after.
     wasserstein: float
+    #: Writes before the last step, when no optimizer was at work, and the rms of the largest.
+    outside_steps: int = 0
+    outside_largest: float = 0.0
+    #: How many of them undid most of the way made so far (or, before the first step, replaced the initial values).
+    resets: int = 0
+    #: Share of the optimizer's work that was still there at the last step: <displacement, updates> / <updates, updates>.
+    kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +224,12 @@ class Tensor:
     updates: tuple[float, ...] = ()
     displacements: tuple[float, ...] = ()
     histograms: tuple[Histogram, ...] = ()
+    #: How often the optimizer holds it; it is stepped once for each.
+    entries: int = 1
+    #: Another optimizer that stepped on the model holds it, too.
+    elsewhere: bool = False
+    #: Its name led to a tensor in no optimizer when the run ended.
+    orphaned: bool = False
 
     @property
     def numel(self) -> int:

@@ -227,7 +227,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler("cuda") if self._needs_scaler() else None
         self._plateau = self.scheduler is not None and step is None and expects_metric(self.scheduler)
         self._closure = step is None and needs_closure(self.optimizer)
-        self.recorder = Recorder(model, self.optimizer, self.head)
+        self.recorder = Recorder(model, self.optimizer, self.head, self.scheduler)
 
     # ------------------------------------------------------------------ before
     def _reader(self, loss_fn: LossFn | None, forward: Forward | None) -> Reader | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch.optim import Optimizer as TorchOptimizer
@@ -34,6 +35,21 @@ def name_of(optimizer: Any) -> str:
     while isinstance(getattr(optimizer, "optimizer", None), TorchOptimizer):
         optimizer = optimizer.optimizer
     return type(optimizer).__name__
+
+
+def classes_of(optimizer: Any) -> tuple[str, ...]:
+    """Names that the innermost optimizer goes by: torch's own by their class, others by those they are derived from, too."""
+    while isinstance(getattr(optimizer, "optimizer", None), TorchOptimizer):
+        optimizer = optimizer.optimizer
+    names = [c for c in type(optimizer).__mro__ if issubclass(c, TorchOptimizer) and c is not TorchOptimizer]
+    own = [i for i, c in enumerate(names) if c.__module__.startswith("torch.optim")]
+    return tuple(c.__name__ for c in names[: own[0] + 1 if own else None])
+
+
+def rate_of(group: dict[str, Any]) -> float:
+    """The learning rate of a group; NaN where it has none (an optimizer that finds its own)."""
+    lr = group.get("lr")
+    return math.nan if lr is None else float(lr)
 
 
 def decouples(optimizer: TorchOptimizer, group: dict[str, Any]) -> bool:

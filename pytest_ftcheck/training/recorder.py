@@ -29,7 +29,8 @@ from ..trace import (
     Tensor,
 )
 from .numbers import digest, histogram_of, index_of, nonfinite, plain, rms, series, short, statistics
-from .optimizers import chain, decouples, family_of, name_of, settings_of
+from .handling import Handling, Scheduling, state_steps
+from .optimizers import chain, classes_of, decouples, family_of, name_of, rate_of, settings_of
 from .parts import in_part, roles
 from .tracked import (
     LARGE_BASE,
@@ -40,6 +41,7 @@ from .tracked import (
     row_stride,
     sample_size,
 )
+from .writes import Writes, kept
 
 #: Series of per-tensor numbers keep at most this many steps; then every second one goes, and so on.
 SERIES = 1024
@@ -61,6 +63,7 @@ class _Step:
     total: float | torch.Tensor
     unclipped: float | torch.Tensor | None
     training: bool
+    own: bool
 
 
 @dataclass
@@ -84,6 +87,7 @@ class _Watched:
     lr_peak: float = 0.0
     steps: int = 0
     none: int = 0
+    entries: int = 1
     histograms: list[Histogram] = field(default_factory=list)
 
 
@@ -100,7 +104,9 @@ class Recorder:
     The cost of a step does not depend on how many were recorded; no copy of the model is made.
     """
 
-    def __init__(self, model: nn.Module, optimizer: TorchOptimizer, head: Sequence[str]) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: TorchOptimizer, head: Sequence[str], scheduler: Any = None
+    ) -> None:
         self.model, self.optimizer, self.head = model, optimizer, tuple(head)
         self.family = family_of(optimizer)
         self.iterations: list[_Iteration] = []
@@ -130,14 +136,17 @@ class Recorder:
         self._last_norm = torch.zeros(n, dtype=torch.float32, device=device)
         self._shown = torch.full((n,), -1.0, dtype=torch.float32, device=device)
         self._max_push = torch.zeros(n, dtype=torch.float32, device=device)
-        self._outside = torch.zeros(n, dtype=torch.float64, device=device)
+        self._writes = Writes(t)
         self._rows: list[torch.Tensor] = []  # one a recorded step: norms of gradient, update and displacement
         self._recorded: list[int] = []
         self._every = 1
         self._groups: dict[int, _GroupSeen] = {}
         self._by_id = {id(w.parameter): w for w in self.watched}
         self._mine = chain(optimizer)
+        self._held_now: set[int] = set()
         self._elsewhere: set[int] = set()  # tensors that other optimizers were seen to hold
+        self._handling = Handling()
+        self._scheduling = Scheduling(scheduler, self._mine, optimizer)
         self._open = False
         self._next_histogram = 0
         self._converted = 0
@@ -194,6 +203,7 @@ class Recorder:
     def begin(self) -> None:
         """A new iteration begins."""
         self.iterations.append(_Iteration(training=self.model.training))
+        self._scheduling.begin()
         if len(self.iterations) - self._converted > 64:
             self._convert_losses(keep=1)
 
@@ -226,8 +236,7 @@ class Recorder:
         self._open = True
         self.tracked.values(self._before)
         if not torch.equal(self._before, self._after):
-            moved = self.tracked.norms(self._before - self._after)
-            self._outside += torch.nan_to_num(moved).double().square()
+            self._writes.seen(self._before, self._after, self._start, first=not self.steps)
 
     def _post(self, optimizer: TorchOptimizer, *_: Any) -> None:
         if not self._open or not self._concerns(optimizer):
@@ -238,10 +247,13 @@ class Recorder:
 
     def _record(self, optimizer: TorchOptimizer) -> None:
         number = len(self.steps)
-        self.foreign_steps += id(optimizer) not in self._mine
-        lrs = tuple(float(g.get("lr", math.nan)) for g in optimizer.param_groups)
         mine = id(optimizer) in self._mine
+        self.foreign_steps += not mine
+        lrs = tuple(rate_of(g) for g in optimizer.param_groups)
         held = self._map_groups(optimizer, number)
+        self._handling.stepped(optimizer, held.keys() & self._by_id.keys())
+        if mine:
+            self._scheduling.stepping(first=number == 0 and len(self.iterations) == 1)
         for index, lr in enumerate(lrs if mine else ()):
             seen = self._groups.setdefault(index, _GroupSeen())
             seen.first = lr if seen.first is None else seen.first
@@ -288,7 +300,7 @@ class Recorder:
             iteration = len(self.iterations) - 1
             self.iterations[-1].step, self.iterations[-1].steps = number, self.iterations[-1].steps + 1
         total = torch.linalg.vector_norm(torch.where(present | bad, norms, 0.0))
-        self.steps.append(_Step(iteration, lrs, total, self.unclipped, self.model.training))
+        self.steps.append(_Step(iteration, lrs, total, self.unclipped, self.model.training, mine))
         self.unclipped = None
         if len(self.steps) % 64 == 0:  # small tensors cost more memory than numbers
             for step in self.steps[-64:]:
@@ -324,9 +336,11 @@ class Recorder:
     def _map_groups(self, optimizer: TorchOptimizer, number: int) -> dict[int, int]:
         """Which tensors this optimizer holds, and in which group; remembers it of the one that is watched."""
         held: dict[int, int] = {}
+        entries: dict[int, int] = {}
         for index, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
                 held.setdefault(id(p), index)
+                entries[id(p)] = entries.get(id(p), 0) + 1
         if id(optimizer) not in self._mine:
             self._elsewhere |= held.keys()
             return held
@@ -335,6 +349,7 @@ class Recorder:
             if where is not None:
                 w.since = number if w.since is None else w.since
                 w.group = where
+                w.entries = entries[id(w.parameter)]
         return held
 
     def _decay(self, optimizer: TorchOptimizer, lrs: tuple[float, ...], held: dict[int, int]) -> torch.Tensor | None:
@@ -383,12 +398,13 @@ class Recorder:
         """The fields of a `Trace` that this recorder knows."""
         self._convert_losses()
         t = self.tracked
-        final = t.values(t.zeros())
+        final, ended = t.values(t.zeros()), self._after
         if not torch.equal(final, self._after):
-            self._outside += torch.nan_to_num(t.norms(final - self._after)).double().square()
+            self._writes.after_the_last_step(final, self._after)
         rows = torch.stack(self._rows).cpu().double() if self._rows else torch.zeros(0, 3, len(self._live))
         exact = max(len(self.steps) - 1, 0)
         now = dict(self.model.named_parameters(remove_duplicate=False))
+        self._held_now = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         vectors = {
             k: v.tolist()
             for k, v in {
@@ -399,10 +415,13 @@ class Recorder:
                 "max_norm": self._max_norm,
                 "last_norm": self._last_norm,
                 "max_push": self._max_push,
-                "outside": self._outside,
+                "outside": self._writes.squares,
+                "writes": self._writes.count,
+                "largest_write": self._writes.largest,
+                "resets": self._writes.resets,
             }.items()
         }
-        pieces = [t.split(v) for v in (self._start, final, self._touched, self._pushed, self._decayed)]
+        pieces = [t.split(v) for v in (self._start, final, self._touched, self._pushed, self._decayed, ended)]
         if self.steps:
             self._after = final
             for w in self.watched:
@@ -422,7 +441,7 @@ class Recorder:
                 Iteration(plain(i.loss), i.step, i.steps, i.training, i.broken) for i in self.iterations
             ),
             "steps": tuple(
-                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training) for s in self.steps
+                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training, s.own) for s in self.steps
             ),
             "recorded": tuple(self._recorded),
             "tensors": tensors,
@@ -439,7 +458,7 @@ class Recorder:
     ) -> Tensor:
         slot, p = w.slot, w.parameter
         assert slot is not None
-        start, final, touched, pushed, decayed = pieces
+        start, final, touched, pushed, decayed, ended = pieces
         hit = int(touched.sum())
         share = hit / max(1, touched.numel())
         if w.initial is not None:
@@ -464,6 +483,10 @@ class Recorder:
             outside=math.sqrt(v["outside"][slot]) * scale,
             max_update=v["max_push"][slot] / math.sqrt(max(1, hit)),
             wasserstein=float((a.sort().values - b.sort().values).abs().mean()),
+            outside_steps=int(v["writes"][slot]),
+            outside_largest=v["largest_write"][slot] * scale,
+            resets=int(v["resets"][slot]),
+            kept=kept(ended, start, pushed + decayed),
         )
         gradients = Gradients(
             steps=w.steps,
@@ -499,10 +522,9 @@ class Recorder:
             motion=Motion(0, float(not same), 0.0, 0.0, 0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0),
         )
 
-    @staticmethod
-    def _described(w: _Watched, now: dict[str, nn.Parameter], **measured: Any) -> Tensor:
+    def _described(self, w: _Watched, now: dict[str, nn.Parameter], **measured: Any) -> Tensor:
         """What is known of a tensor without measuring it at every step, and what was measured."""
-        p = w.parameter
+        p, here = w.parameter, now.get(w.name)
         return Tensor(
             name=w.name,
             aliases=w.aliases,
@@ -516,18 +538,25 @@ class Recorder:
             since=w.since,
             lr_sum=w.lr_sum,
             lr_peak=w.lr_peak,
-            replaced=now.get(w.name) is not p,
+            replaced=here is not p,
+            entries=w.entries,
+            elsewhere=id(p) in self._elsewhere,
+            orphaned=here is not None and here is not p and id(here) not in self._held_now | self._elsewhere,
             first=w.first,
             last=statistics(p),
             **measured,
         )
 
     def _optimizer(self) -> Optimizer:
-        groups = []
+        groups, known = [], set()
         for index, group in enumerate(self.optimizer.param_groups):
             seen = self._groups.get(index, _GroupSeen())
-            now = float(group.get("lr", math.nan))
-            mine = sum(id(p) in self._by_id for p in group["params"])
+            now = rate_of(group)
+            members = [id(p) for p in group["params"]]
+            unique = set(members)
+            mine = sum(i in self._by_id for i in unique)
+            duplicates = len(members) - len(unique - known)
+            known |= unique
             groups.append(
                 Group(
                     index=index,
@@ -537,10 +566,26 @@ class Recorder:
                     weight_decay=float(group.get("weight_decay") or 0.0),
                     settings=settings_of(group),
                     tensors=mine,
-                    foreign=len(group["params"]) - mine,
+                    foreign=len(unique) - mine,
+                    duplicates=duplicates,
+                    decoupled=decouples(self.optimizer, group),
                 )
             )
-        return Optimizer(name_of(self.optimizer), self.family, tuple(groups), self.foreign_steps)
+        held = [w for w in self._live if w.group is not None and w.steps > w.none]
+        held.sort(key=lambda w: w.none - w.steps)  # those that had a gradient most often
+        return Optimizer(
+            name_of(self.optimizer),
+            self.family,
+            tuple(groups),
+            self.foreign_steps,
+            classes=classes_of(self.optimizer),
+            rebuilt=self._handling.rebuilt,
+            state_steps=state_steps(self.optimizer, [w.parameter for w in held]),
+            gradient_steps=max((w.steps - w.none for w in held), default=0),
+            scheduler=self._scheduling.name,
+            scheduler_elsewhere=self._scheduling.elsewhere,
+            scheduler_ahead=self._scheduling.ahead,
+        )
 
     def _buffer_records(self) -> tuple[Buffer, ...]:
         frozen = {w.name: not w.trainable and not w.parameter.requires_grad for w in self.watched}

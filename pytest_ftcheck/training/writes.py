@@ -1,0 +1,64 @@
+"""What changed the weights when no optimizer was at work."""
+
+from __future__ import annotations
+
+import torch
+
+from .tracked import Tracked
+
+#: A write that takes back this share of the way made so far is a reset: Lookahead takes back a half at most, a running average
+#: with a decay of 0.9 or more nearly all.
+RESET = 0.7
+#: Before the first step there is no way to take back: a write of at least this share of the values' norm replaces them.
+REPLACED = 0.5
+
+
+class Writes:
+    """Running numbers of the writes between steps, one a tensor; costs nothing as long as there are none."""
+
+    def __init__(self, tracked: Tracked) -> None:
+        n, device = len(tracked.counts), tracked.device
+        self.tracked = tracked
+        self.squares = torch.zeros(n, dtype=torch.float64, device=device)
+        self.largest = torch.zeros(n, dtype=torch.float32, device=device)
+        self.count = torch.zeros(n, dtype=torch.float32, device=device)
+        self.resets = torch.zeros(n, dtype=torch.float32, device=device)
+
+    def seen(self, values: torch.Tensor, before: torch.Tensor, start: torch.Tensor, *, first: bool) -> None:
+        """The weights were ``before`` when the last step ended and are ``values`` now that the next one begins.
+
+        :param start: the values before the run.  :param first: no step was taken yet.
+        """
+        t = self.tracked
+        write = torch.nan_to_num(values - before)
+        norms = t.norms(write)
+        self.squares += norms.double().square()
+        self.largest = torch.maximum(self.largest, norms.to(self.largest.dtype))
+        self.count += norms > 0
+        if first:
+            self.resets += norms > REPLACED * t.norms(torch.nan_to_num(start)).clamp_min(1e-30)
+            return
+        way = torch.nan_to_num(before - start)
+        undone = -_sums(t, write * way)
+        self.resets += undone > RESET * _sums(t, way * way).clamp_min(1e-30)
+
+    def after_the_last_step(self, final: torch.Tensor, before: torch.Tensor) -> None:
+        """A write after the last step takes nothing from the training: only its size is kept."""
+        self.squares += self.tracked.norms(torch.nan_to_num(final - before)).double().square()
+
+
+def kept(after: torch.Tensor, start: torch.Tensor, updates: torch.Tensor) -> float | None:
+    """Share of the optimizer's work that is still there; None: it did nothing.
+
+    Elements that are zero at the end are left out, for pruning masks and padding rows are set to zero again after each step.
+    """
+    alive = after != 0
+    work = updates[alive].double()
+    total = float((work * work).sum())
+    if not total > 0:
+        return None
+    return float(((after - start)[alive].double() * work).sum()) / total
+
+
+def _sums(t: Tracked, flat: torch.Tensor) -> torch.Tensor:
+    return torch.stack([piece.sum() for piece in t.split(flat)])
