@@ -1,4 +1,4 @@
-"""The gradient at the step beside one recomputed for the same batch, weights and dropout masks."""
+"""What the gradients should have been: recomputed for the same batches, weights and dropout masks, beside what the optimizer found."""
 
 from __future__ import annotations
 
@@ -6,8 +6,73 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ReferenceGradient:
-    """The gradient at the step beside one recomputed for the same batch, weights and dropout masks."""
+class GradientMatch:
+    """The gradient of one part (or tensor) at one step, beside the one recomputed. Cosines are None where one side is zero."""
 
-    #: Rows looked at.
-    rows: int = 0
+    #: ``head``, ``base``, ``all``, or the name of a tensor.
+    name: str
+    #: L2 norm of the recomputed gradients' sum over the batches since the step before, and of what the optimizer found.
+    reference: float
+    actual: float
+    #: Cosine of what the optimizer found with that sum,
+    cosine: float | None = None
+    #: with the gradient of the last of these batches alone (None: there was only one),
+    last: float | None = None
+    #: with the sum for the step before (None: not recomputed),
+    previous: float | None = None
+    #: with the sum over all batches since the run began (None: not all were recomputed, or there was one step only).
+    total: float | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceStep:
+    """One optimizer step whose gradient was recomputed."""
+
+    step: int
+    #: The iterations since the step before; their losses, recomputed.
+    iterations: tuple[int, ...]
+    losses: tuple[float, ...]
+    #: Tensors that the optimizer holds and that need a gradient; those of them that the recomputed loss depends on.
+    tensors: int
+    reached: int
+    #: Those whose recomputed gradient is NaN or infinite; that the optimizer found not finite.
+    nonfinite: int
+    actual_nonfinite: int
+    #: Tensors with a recomputed gradient (more than rounding noise) for which the optimizer found none, or one of exactly zero.
+    missing: tuple[str, ...]
+    #: ``head``, ``base`` and ``all``, over the tensors that the optimizer holds.
+    parts: tuple[GradientMatch, ...]
+    #: Tensors whose gradient is as long as it should be and points elsewhere (cosine below 0.1).
+    astray: tuple[str, ...] = ()
+    #: Tensors whose direction fits worst, the worst first.
+    worst: tuple[GradientMatch, ...] = ()
+
+    def part(self, name: str) -> GradientMatch | None:
+        """The match of one part; None: the optimizer holds nothing of it."""
+        return next((p for p in self.parts if p.name == name), None)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Change of the loss when one part is moved along its own gradient, over the change which that gradient foretells (dropout off)."""
+
+    #: ``head``, ``base`` or ``embeddings``.
+    part: str
+    #: The quotient for a stride, and for a third of it; 1 in smooth models.
+    slope: float
+    near: float
+    #: The change of the loss that was foretold, over the loss.
+    foretold: float
+
+
+@dataclass(frozen=True)
+class ReferenceGradient:
+    """What the gradients should have been, at a few optimizer steps, and whether the loss follows its own gradient."""
+
+    steps: tuple[ReferenceStep, ...] = ()
+    slopes: tuple[Slope, ...] = ()
+    #: Whether the loss, and the logits, were connected to any trainable tensor; None: not known.
+    loss_connected: bool | None = None
+    logits_connected: bool | None = None
+    #: Why no step was recomputed, if so.
+    reason: str | None = None
