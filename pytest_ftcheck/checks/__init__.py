@@ -16,7 +16,7 @@ from .depth import check_grads_reach_depth
 from .evaluation import check_metric_matches_reference
 from .frozen import check_frozen_stay_frozen
 from .gradients import check_grads_nonzero
-from .init import check_head_init, check_pretrained_kept
+from .init import check_head_init
 from .initial_loss import check_initial_loss
 from .leakage import check_no_leak
 from .loss import check_loss_decreases
@@ -25,17 +25,20 @@ from .metrics import check_metric_improves
 from .mode import check_dropout_active, check_eval_deterministic
 from .numerics import check_all_finite
 from .overwritten import check_weights_kept
+from .pace import check_lr_sensible
 from .padding import check_padding_ignored
+from .pretrained import check_pretrained_kept
 from .redundancy import check_head_needed
 from .reference import check_grads_match_reference
 from .reload import check_reload_keeps_head
 from .rows import check_rows_independent
-from .schedule import check_lr_follows_schedule, check_lr_sensible
+from .schedule import check_lr_follows_schedule
 from .sensitivity import check_output_depends_on_input
+from .settings import check_optimizer_settings
 from .stability import check_loss_stable
 from .units import check_units_alive
 from .weights import check_weights_move
-from .wiring import check_optimizer_covers_model, check_optimizer_settings
+from .wiring import check_optimizer_covers_model
 
 #: Name -> check, in the order in which a run goes: wiring and data first, what came of it last.
 CHECKS: dict[str, Callable[..., Verdict]] = {
