@@ -9,8 +9,18 @@ from ..text import number, plural
 from ..trace import Tensor, Trace
 from .kinds import epsilon
 
+#: Kind of fault -> its name, where it is the same for all tensors.
+FAULTS = {
+    "frozen": "frozen_by_mistake",
+    "lr0": "lr_zero",
+    "slow": "lr_too_small",
+    "rounding": "lr_below_spacing",
+    "back": "weights_overwritten",
+    "still": "weights_still",
+}
 #: Kind of fault -> what is said of one tensor.
 WHY = {
+    "frozen": "frozen (requires_grad=False)",
     "out": "in no parameter group of the optimizer",
     "lr0": "learning rate 0",
     "none": "no gradient reached it",
@@ -24,6 +34,7 @@ WHY = {
     "still": "nothing changed it",
 }
 _THEY = {
+    "frozen": "they are frozen (requires_grad=False)",
     "out": "they are in no parameter group of the optimizer",
     "lr0": "their learning rate was 0",
     "none": "no gradient reached them",
@@ -55,6 +66,7 @@ def explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, 
     if kind in _DEAD:
         return _DEAD[kind](ill, trace)
     return {
+        "frozen": _frozen,
         "out": _out,
         "lr0": _lr0,
         "decay": _decay,
@@ -62,6 +74,15 @@ def explain(kind: str, ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, 
         "rounding": _rounding,
         "back": _back,
     }.get(kind, _still)(ill, trace)
+
+
+def _frozen(ill: Sequence[Tensor], _: Trace) -> tuple[tuple[str, ...], str]:
+    return (
+        (
+            f"{ill[0].name} has requires_grad=False, though it is declared to learn: frozen by mistake or with another part",
+        ),
+        "call requires_grad_(True) on it, before the optimizer is built",
+    )
 
 
 def _out(_: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
@@ -185,7 +206,7 @@ def _none(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
 
 def _zero(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
     remedy = "look at the activations above them: how many are exactly zero for every input?"
-    if name := _silenced(trace):
+    if name := silenced(trace):
         return (
             (
                 f"the input of {name} is zero for every row (its bias gets a gradient, its weight exactly none): what comes before it is "
@@ -205,7 +226,7 @@ def _zero(ill: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
     )
 
 
-def _silenced(trace: Trace) -> str | None:
+def silenced(trace: Trace) -> str | None:
     """The module whose bias learns while its weight gets exactly nothing: its input is zero."""
     norms = {t.name: t.gradients for t in trace.tensors}
     for t in reversed(trace.tensors):

@@ -279,7 +279,9 @@ def elsewhere(view: View) -> Finding | None:
 def not_clipped(trace: Trace) -> Finding | None:
     """The declared clipping never bites."""
     meant = trace.intent.max_grad_norm if trace.intent is not None else None
-    if not meant or not math.isfinite(meant):
+    if (
+        not meant or not math.isfinite(meant) or "lbfgs" in trace.optimizer.name.lower()
+    ):  # it computes its gradients itself
         return None
     estimated = any(t.gradients.stride > 1 for t in trace.tensors)
     groups = max(1, len(trace.optimizer.groups))
@@ -334,8 +336,9 @@ def scaled(view: View) -> Finding | None:
     ratios = view.ratios
     if len(ratios) < 2 or not _level(ratios) or not all(_is(_all(s).cosine, OTHER) for s in view.alive):
         return None
-    ratio = median(ratios) / abs(view.factor or 1.0)
     k = view.accumulation or 1
+    # a loss that is told in another unit has a gradient in that unit; told a k-th of it, the mean over k batches is as it should be
+    ratio = median(ratios) / (abs(view.factor or 1.0) if k == 1 else 1.0)
     status: Status = "advice" if view.trace.optimizer.family == "adam" else "fail"
     family = "Adam divides it away, all but its eps" if status == "advice" else "its steps are that much longer"
     if k > 1 and abs(ratio / k - 1) <= SAME_NORM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from ..text import number, percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
 from .causes import explain
+from .gradient_roots import why
 from .kinds import (
     STEPS_FOR_ZERO,
     ZERO_AT_FIRST,
@@ -50,10 +52,14 @@ def check_grads_nonzero(
     grads_nonzero: pass. Gradients reach 2 of 2 head tensors; norms 0.500 to 0.500.
     """
     chosen = trace.select(part, include, ignore)
-    tensors = [t for t in chosen if (t.trainable or t.trainable_last) and t.numel]
+    tensors = [t for t in chosen if (t.trainable or t.trainable_last) and t.numel and not _exempt(t, trace)]
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"gradients as {trace.optimizer.name} saw them, over {plural(len(trace.steps), 'step')}"
     if not tensors:
+        if any(_exempt(t, trace) for t in chosen):
+            return Verdict(
+                "grads_nonzero", "skipped", "All tensors selected are declared frozen or unused.", measured=measured
+            )
         return all_frozen("grads_nonzero", part, chosen)
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
@@ -64,6 +70,7 @@ def check_grads_nonzero(
             causes=causes,
             remedy=remedy,
             measured=measured,
+            fault="loss_cut_off" if trace.broken else "no_step_taken",
         )
     largest = largest_norm(trace)
     kinds = {t.name: kind_of(t, trace, largest) for t in tensors}
@@ -73,6 +80,7 @@ def check_grads_nonzero(
     feeble = [t for t in judged if kinds[t.name] == "negligible"]
     strict, lenient = weigh(dead, judged), weigh([*dead, *feeble], judged, matrices=True)
     bad = {t.name for t in strict.ill} | {t.name for t in lenient.ill if kinds[t.name] == "negligible"}
+    bad |= {t.name for t in dead if _named(t, trace)}
     ill = [t for t in tensors if t.name in bad or kinds[t.name] == "nonfinite"]
     notes = frozen_note(tensors, chosen) + _notes(tensors, kinds, [t for t in dead if t.name not in bad])
     limit = (
@@ -102,6 +110,9 @@ def check_grads_nonzero(
         remedy = "lower the learning rate, or look for log(0), sqrt(0), division by zero and overflow in low precision"
     else:
         causes, remedy = explain(kind, worst, trace)
+    root = why(kind, worst, trace)
+    if root.cause:
+        causes, remedy = (root.cause, *(causes[1:] if kind == "negligible" else ())), root.remedy
     if status == "inconclusive":
         remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
     side = ""
@@ -121,7 +132,27 @@ def check_grads_nonzero(
         remedy=remedy,
         measured=measured,
         notes=notes,
+        fault=root.fault if status == "fail" else "",
     )
+
+
+def _exempt(t: Tensor, trace: Trace) -> bool:
+    """Declared to stay as it is, or to take no part; or not yet thawed."""
+    intent = trace.intent
+    if intent is None:
+        return False
+    names = (t.name, *t.aliases)
+    waits = t.part != "head" and intent.thaw_step is not None and len(trace.steps) <= intent.thaw_step
+    return waits or any(intent.wants_frozen(n) or intent.is_unused(n) for n in names)
+
+
+def _named(t: Tensor, trace: Trace) -> bool:
+    """Declared to learn, by more than "everything"."""
+    intent = trace.intent
+    if intent is None or "expert" in t.name.lower():  # which tokens an expert gets is chance
+        return False
+    named = dataclasses.replace(intent, trained=tuple(p for p in intent.trained if p.strip("*")))
+    return any(named.wants_trained(n) is True for n in (t.name, *t.aliases))
 
 
 def _row(t: Tensor, kind: str) -> dict[str, Any]:

@@ -6,9 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..text import plural
+from ..text import number, plural
 from ..trace import Trace
 from ..verdict import Verdict
+from .kinds import epsilon
+
+#: A loss this many times its first value has run away.
+RUNAWAY = 5.0
 
 
 def check_all_finite(
@@ -85,22 +89,35 @@ def check_all_finite(
         said.append(f"{plural(len(buffers), 'buffer')} not finite at the end: {buffers[0].name}")
     if probed:
         said.append(f"the probe loss is not finite after {plural(probed[0].step, 'step')}")
-    causes = []
+    causes, fault = [], ""
     if buffers and not gradients and not weights:
+        fault = "nonfinite_buffer"
         causes.append(f"{buffers[0].name} is a running statistic: one bad batch stays in it for good")
     elif before:
+        fault = "nonfinite_start"
         causes.append(
             f"{before[0].name} was not finite before the run: never initialised, or loaded from a broken checkpoint"
         )
-    elif weights and not gradients:
+    elif half := _eps_of_zero(trace):
+        name, eps = half
+        fault = "eps_underflow"
         causes.append(
-            "gradients were finite, so the optimizer made it: Adam's eps of 1e-8 is 0 in float16 and divides by zero"
+            f"{name} is held in float16, where the eps of {trace.optimizer.name} ({eps:g}) is 0: a gradient whose square underflows "
+            "divides 0 by 0 at the very first step"
         )
+    elif weights and not gradients:
+        fault = "nonfinite_update"
+        causes.append("gradients were finite, so the optimizer or a write to the weights made it")
     elif loss is not None and gradients and (trace.iterations[loss[0]].step or 0) <= (gradients[0][0] or 0):
+        fault = "diverged" if _ran_away(trace, loss[0]) else "nonfinite_forward"
         causes.append(
-            "it begins in the forward pass or the loss: log(0), 0/0, overflow, a learning rate that blew the weights up"
+            f"the run diverged: the loss went from {number(trace.losses[0])} to {number(_largest(trace))} before it was lost; "
+            "the steps are too large for this loss"
+            if fault == "diverged"
+            else "it begins in the forward pass or the loss: log(0), 0/0, overflow, a learning rate that blew the weights up"
         )
     else:
+        fault = "nonfinite_backward"
         causes.append(
             "it begins in the backward pass: sqrt or norm at 0, a masked row of only -inf, overflow in low precision"
         )
@@ -111,6 +128,36 @@ def check_all_finite(
         evidence=tuple(rows),
         limit="no NaN, no infinity",
         causes=tuple(causes),
-        remedy="lower the learning rate, keep parameters in float32, and run the bad batch under torch.autograd.set_detect_anomaly(True)",
+        remedy=_REMEDY.get(fault, _GENERAL),
         measured=measured,
+        fault=fault,
     )
+
+
+_GENERAL = "lower the learning rate, keep parameters in float32, and run the bad batch under torch.autograd.set_detect_anomaly(True)"
+_REMEDY = {
+    "eps_underflow": "keep the parameters in float32 and use torch.autocast; never model.half() for training",
+    "diverged": "lower the learning rate, warm it up, average the loss over the rows, or clip the gradient norm to 1",
+}
+#: The smallest number of float16 is 6e-8; half of it and less becomes zero.
+HALF_LEAST = 2.98e-8
+
+
+def _eps_of_zero(trace: Trace) -> tuple[str, float] | None:
+    """A tensor in float16 under an Adam whose eps that type cannot hold, broken within the first steps."""
+    for t in trace.tensors:
+        eps = epsilon(t, trace)
+        early = t.gradients.first_nonfinite is None or t.gradients.first_nonfinite > 0
+        if t.dtype == "float16" and t.trainable and eps is not None and eps < HALF_LEAST and t.last.nonfinite and early:
+            return t.name, eps
+    return None
+
+
+def _largest(trace: Trace) -> float:
+    return max(loss for loss in trace.losses if math.isfinite(loss))
+
+
+def _ran_away(trace: Trace, bad: int) -> bool:
+    """The loss grew beyond measure before it was lost."""
+    before = [loss for loss in trace.losses[:bad] if math.isfinite(loss)]
+    return len(before) > 1 and max(before) > RUNAWAY * max(abs(before[0]), 1e-3)
