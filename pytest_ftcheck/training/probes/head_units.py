@@ -18,6 +18,8 @@ from .head_layers import repeated
 MOST_ROWS = 4096
 #: A unit that never exceeds this is dead.
 NOTHING = 1e-7
+#: Size from which on every activation differs from the identity by more than rounding (tanh: by 0.3 %).
+CURVED = 0.1
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x,
@@ -111,10 +113,14 @@ def _flat(values: torch.Tensor) -> torch.Tensor:
 
 def activation(before: torch.Tensor, after: torch.Tensor) -> str | None:
     """Which of the usual activations lies between, if one does."""
-    size = max(float(after.abs().max()), 1e-6) if after.numel() else 1.0
-    if not bool(torch.isfinite(before).all()):
+    if not before.numel() or not bool(torch.isfinite(before).all()):
         return None
+    size = max(float(after.abs().max()), 1e-6)
+    # near zero tanh is the identity, above zero ReLU is
+    told_apart = float(before.min()) < -CURVED and float(before.abs().max()) > CURVED
     for name, function in _ACTIVATIONS.items():
+        if name == "identity" and not told_apart:
+            continue
         if bool(((function(before) - after).abs() <= 1e-3 * after.abs() + 1e-5 * size).all()):
             return name
     return None

@@ -66,7 +66,9 @@ def _kind(a: torch.Tensor, b: torch.Tensor, relative: float | None, correlation:
     if relative is not None and relative <= CLOSE:
         return "rounded" if relative <= ROUNDED else "close"
     if correlation is None:
-        return "constant" if a.numel() > 1 and float(a.std(correction=0)) == 0 else "changed"
+        if a.numel() > 1 and float(a.std(correction=0)) == 0:
+            return "constant"
+        return "changed" if relative is not None and relative < 0.5 else "unrelated"
     if correlation > SAME:
         return "scaled"
     if bool(torch.equal(a.reshape(-1).sort().values, b.reshape(-1).sort().values)):
