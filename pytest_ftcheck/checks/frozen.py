@@ -6,9 +6,11 @@ import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
+from ..intent import Intent
 from ..text import percent, plural
 from ..trace import Buffer, Tensor, Trace
 from ..verdict import Verdict
+from .meant import meant_to_learn, meant_to_stay
 
 
 def check_frozen_stay_frozen(
@@ -20,8 +22,9 @@ def check_frozen_stay_frozen(
 ) -> Verdict:
     """Frozen parameters, and the buffers of modules that are frozen as a whole, are bit for bit as before.
 
-    Without ``part`` and ``include``: what has ``requires_grad=False``. With them: everything selected, whatever its flag, for you say
-    that it is meant to stay. A checksum of every byte is compared; parameters that train are compared elementwise.
+    Without ``part`` and ``include``: what `Intent.frozen` names, and what has ``requires_grad=False`` and is not declared to learn.
+    With them: everything selected, whatever its flag, for you say that it is meant to stay. A checksum of every byte is compared;
+    parameters that train are compared elementwise.
 
     :param part: ``head``, ``base`` or ``all``.  :param include, ignore: globs or prefixes of names.
     :raises ValueError: a selection that matches nothing.
@@ -31,8 +34,9 @@ def check_frozen_stay_frozen(
     ('skipped', 'fail')
     """
     meant = part is not None or include is not None
-    tensors = [t for t in _parameters(trace, part, include, ignore) if meant or not (t.trainable or t.trainable_last)]
-    buffers = [b for b in trace.buffers if _selected(b, meant, part, include, ignore)]
+    tensors = [t for t in _parameters(trace, part, include, ignore) if meant or _should_stay(t, trace)]
+    declared = trace.intent if not meant else None
+    buffers = [b for b in trace.buffers if _selected(b, meant, part, include, ignore, declared)]
     measured = "a checksum of every byte before and after; parameters that train elementwise"
     if not tensors and not buffers:
         return Verdict("frozen_stay_frozen", "skipped", "nothing is frozen.", measured=measured)
@@ -47,6 +51,7 @@ def check_frozen_stay_frozen(
         causes.append(
             f"{training[0].name} is not frozen: requires_grad is True"
             + (f" ({len(training)} such)" if len(training) > 1 else "")
+            + (": what freezes it was never called, or before it was there" if not meant else "")
         )
     if len(drifted) > len(training):
         causes.append(
@@ -71,13 +76,32 @@ def check_frozen_stay_frozen(
     return Verdict(
         "frozen_stay_frozen",
         "fail",
-        f"{plural(len(drifted), 'parameter')} and {plural(len(changed), 'buffer')} changed of {what} that should stay.",
+        f"{plural(len(drifted), 'parameter')} and {plural(len(changed), 'buffer')} changed of {what} that should stay"
+        f"{_first(drifted, changed)}.",
         evidence=tuple(rows),
         limit="not one bit changes",
         causes=tuple(causes),
         remedy="freeze with requires_grad_(False) before the optimizer is built, and keep frozen modules in eval mode",
         measured=measured,
+        fault="not_frozen" if training else "frozen_written" if drifted else "frozen_statistics_drift",
     )
+
+
+def _should_stay(t: Tensor, trace: Trace) -> bool:
+    """Declared frozen; or frozen in fact and not declared to learn (which would be another fault)."""
+    if meant_to_stay(t, trace):
+        return True
+    return not (t.trainable or t.trainable_last) and not meant_to_learn(t, trace)
+
+
+def _first(drifted: Sequence[Tensor], changed: Sequence[Buffer]) -> str:
+    """The one that came farthest, by name."""
+    if not drifted:
+        return f" ({changed[0].name} first)"
+    worst = max(drifted, key=lambda t: t.motion.relative or 0.0)
+    if worst.motion.relative:
+        return f" ({worst.name} by {percent(worst.motion.relative)} of its norm)"
+    return f" ({worst.name} first)"
 
 
 def _parameters(
@@ -112,8 +136,9 @@ def _selected(
     part: str | None,
     include: str | Sequence[str] | None,
     ignore: str | Sequence[str] | None,
+    declared: Intent | None,
 ) -> bool:
-    if not meant and not b.frozen:
+    if not meant and not b.frozen and not (declared is not None and declared.wants_frozen(b.name)):
         return False
     if part not in (None, "all", b.part):
         return False

@@ -11,7 +11,8 @@ from typing import Any
 from ..text import percent, plural
 from ..trace import Tensor, Trace
 from ..verdict import Status, Verdict
-from .causes import WHY, explain, headline_of
+from .causes import FAULTS, WHY, explain, headline_of
+from .gradient_roots import why
 from .kinds import (
     STEPS_FOR_ZERO,
     ZERO_AT_FIRST,
@@ -23,6 +24,7 @@ from .kinds import (
     nothing_happened,
     weigh,
 )
+from .meant import meant_to_learn, waits_for_thaw
 
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
@@ -66,14 +68,30 @@ def check_weights_move(
     fraction("min_budget", min_budget)
     fraction("max_steps", max_steps, high=math.inf)
     chosen = trace.select(part, include, ignore)
-    tensors = [t for t in chosen if (t.trainable or t.trainable_last) and t.numel]
+    tensors = [t for t in chosen if _judged(t, trace) and t.numel]
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"elementwise, before against after {plural(len(trace.steps), 'step')}; all elements of the head, a fixed sample elsewhere"
+    if not tensors and any(t.trainable or t.trainable_last for t in chosen):
+        return Verdict(
+            "weights_move",
+            "skipped",
+            "all of them are declared frozen or unused, or are still to be thawed.",
+            measured=measured,
+        )
     if not tensors:
         return all_frozen("weights_move", part, chosen)
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
-        return Verdict("weights_move", "fail", f"{_cap(headline)}.", causes=causes, remedy=remedy, measured=measured)
+        fault = "loss_cut_off" if trace.broken else "no_step_taken"
+        return Verdict(
+            "weights_move",
+            "fail",
+            f"{_cap(headline)}.",
+            causes=causes,
+            remedy=remedy,
+            measured=measured,
+            fault=fault,
+        )
     largest = largest_norm(trace)
     found = {t.name: _fault(t, trace, largest, min_budget, max_steps) for t in tensors}
     found = _whole_groups(tensors, trace, _spare_slow(tensors, trace, found, max_steps), largest)
@@ -136,11 +154,36 @@ def check_weights_move(
         remedy=remedy,
         measured=measured,
         notes=notes,
+        fault=_root(kind, worst, trace) if status == "fail" else "",
     )
+
+
+def _judged(t: Tensor, trace: Trace) -> bool:
+    """Meant to learn; not yet thawed is not yet meant to. "Everything" does not mean a table that is frozen by design."""
+    if waits_for_thaw(t, trace) or not meant_to_learn(t, trace):
+        return False
+    return t.trainable or t.trainable_last or t.part == "head" or t.role != "embedding"
+
+
+def _root(kind: str, worst: Sequence[Tensor], trace: Trace) -> str:
+    """Name of the fault behind one kind."""
+    if kind == "decay":
+        dead = all(t.gradients.max_norm == 0 for t in worst)
+        absent = all(t.gradients.none == t.gradients.steps for t in worst)
+        kind = "none" if absent else "zero" if dead else "budget"
+    if kind in ("none", "zero"):
+        return why(kind, worst, trace).fault
+    if kind in ("eps", "budget"):
+        return why("negligible", worst, trace).fault
+    if kind == "out":
+        return "stale_optimizer" if any(g.foreign for g in trace.optimizer.groups) else "not_in_optimizer"
+    return FAULTS[kind]
 
 
 def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps: float) -> str | None:
     """What is the matter with one tensor; None: nothing."""
+    if not t.trainable and not t.trainable_last:
+        return "frozen"
     m, kind = t.motion, kind_of(t, trace, largest)
     if t.group is None and m.moved == 0:
         return "out"

@@ -292,6 +292,7 @@ class _Run:
     def _evaluate(self) -> float:
         assert self.evaluate is not None
         modes = [(m, m.training) for m in self.model.modules()]
+        flags = [(p, p.requires_grad) for p in self.model.parameters()]
         with preserved_globals():
             try:
                 value: Any = self.evaluate(self.model)
@@ -302,9 +303,12 @@ class _Run:
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise TypeError(f"evaluate(model) returned {value!r}: expected a number") from error
             finally:
-                if self.step_fn is None:  # with the user's loop, an evaluate() that forgets model.train() is part of it
-                    for module, mode in modes:
-                        module.training = mode
+                for p, flag in flags:  # a train() of the model's own that freezes layers may be called by nobody else
+                    if p.requires_grad != flag:
+                        p.requires_grad_(flag)
+                # with the user's loop, too: this call is ours, and must neither put to sleep nor wake what trains
+                for module, mode in modes:
+                    module.training = mode
 
     def _needs_scaler(self) -> bool:
         return self.step_fn is None and self.recipe.autocast == "float16" and self.device.type == "cuda"

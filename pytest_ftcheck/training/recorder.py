@@ -28,8 +28,8 @@ from ..trace import (
     Step,
     Tensor,
 )
-from .numbers import digest, histogram_of, index_of, nonfinite, plain, rms, series, short, statistics
 from .handling import Handling, Scheduling, state_steps
+from .numbers import digest, histogram_of, index_of, nonfinite, plain, rms, series, short, statistics
 from .optimizers import chain, classes_of, decouples, family_of, name_of, rate_of, settings_of
 from .parts import in_part, roles
 from .tracked import (
@@ -104,9 +104,7 @@ class Recorder:
     The cost of a step does not depend on how many were recorded; no copy of the model is made.
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: TorchOptimizer, head: Sequence[str], scheduler: Any = None
-    ) -> None:
+    def __init__(self, model: nn.Module, optimizer: TorchOptimizer, head: Sequence[str], scheduler: Any = None) -> None:
         self.model, self.optimizer, self.head = model, optimizer, tuple(head)
         self.family = family_of(optimizer)
         self.iterations: list[_Iteration] = []
@@ -441,7 +439,8 @@ class Recorder:
                 Iteration(plain(i.loss), i.step, i.steps, i.training, i.broken) for i in self.iterations
             ),
             "steps": tuple(
-                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training, s.own) for s in self.steps
+                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training, s.own)
+                for s in self.steps
             ),
             "recorded": tuple(self._recorded),
             "tensors": tensors,
@@ -548,7 +547,7 @@ class Recorder:
         )
 
     def _optimizer(self) -> Optimizer:
-        groups, known = [], set()
+        groups, known = list[Group](), set[int]()
         for index, group in enumerate(self.optimizer.param_groups):
             seen = self._groups.get(index, _GroupSeen())
             now = rate_of(group)

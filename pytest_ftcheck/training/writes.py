@@ -6,7 +6,7 @@ import torch
 
 from .tracked import Tracked
 
-#: A write that takes back this share of the way made so far is a reset: Lookahead takes back a half at most, a running average
+#: A write that takes back this share of the way made since the last one is a reset: Lookahead takes back a half at most, a running average
 #: with a decay of 0.9 or more nearly all.
 RESET = 0.7
 #: Before the first step there is no way to take back: a write of at least this share of the values' norm replaces them.
@@ -23,6 +23,9 @@ class Writes:
         self.largest = torch.zeros(n, dtype=torch.float32, device=device)
         self.count = torch.zeros(n, dtype=torch.float32, device=device)
         self.resets = torch.zeros(n, dtype=torch.float32, device=device)
+        self._since: torch.Tensor | None = (
+            None  # values of each tensor after it was last written to, at first as they began
+        )
 
     def seen(self, values: torch.Tensor, before: torch.Tensor, start: torch.Tensor, *, first: bool) -> None:
         """The weights were ``before`` when the last step ended and are ``values`` now that the next one begins.
@@ -35,12 +38,17 @@ class Writes:
         self.squares += norms.double().square()
         self.largest = torch.maximum(self.largest, norms.to(self.largest.dtype))
         self.count += norms > 0
+        if self._since is None:
+            self._since = start.clone()
         if first:
             self.resets += norms > REPLACED * t.norms(torch.nan_to_num(start)).clamp_min(1e-30)
-            return
-        way = torch.nan_to_num(before - start)
-        undone = -_sums(t, write * way)
-        self.resets += undone > RESET * _sums(t, way * way).clamp_min(1e-30)
+        else:
+            way = torch.nan_to_num(before - self._since)
+            undone = -_sums(t, write * way)
+            self.resets += undone > RESET * _sums(t, way * way).clamp_min(1e-30)
+        for place, now, written in zip(t.split(self._since), t.split(values), (norms > 0).tolist(), strict=True):
+            if written:
+                place.copy_(now)
 
     def after_the_last_step(self, final: torch.Tensor, before: torch.Tensor) -> None:
         """A write after the last step takes nothing from the training: only its size is kept."""
