@@ -99,7 +99,7 @@ def _refused(found: Reload) -> Told | None:
 
 
 def _other_logits(found: Reload) -> Told | None:
-    if not found.difference > DIFFERENCE * found.size:
+    if found.difference <= DIFFERENCE * found.size:  # false for NaN
         return None
     return (
         f"After saving and reloading the logits differ by {number(found.difference)}; their rms is {number(found.size)}.",
