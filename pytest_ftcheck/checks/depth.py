@@ -16,8 +16,8 @@ from .kinds import EPS_SHARE, epsilon, kind_of, largest_norm
 
 #: A gradient that is this many times smaller below than above has vanished, if it is also too small for the optimizer.
 FALL = 1e3
-#: Without Adam's eps as a yardstick: the gradient per weight falls this far ...
-FALL_SGD = 1e7
+#: Without Adam's eps as a yardstick: the gradient per weight falls this far (over 103 architectures it fell 2.8e4 at most) ...
+FALL_SGD = 1e6
 #: ... and by this much at each of three layers one after another: a single small layer is no vanishing.
 FALL_LAYER = 5.0
 #: The whole gradient's norm grew this far above that of the first steps ...

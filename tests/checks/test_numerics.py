@@ -72,7 +72,8 @@ def test_it_began_in_the_forward_pass_if_the_loss_was_bad_first():
 def test_finite_gradients_and_bad_weights_point_at_the_optimizer():
     verdict = check_all_finite(with_tensor("classifier.bias", last=2))
     assert verdict.headline == "1 tensor holds NaN or inf at the end."
-    assert "eps of 1e-8 is 0 in float16" in verdict.causes[0]
+    assert "the optimizer or a write to the weights" in verdict.causes[0]
+    assert verdict.fault == "nonfinite_update"
     assert verdict.evidence[0]["bad weights at the end"] == 2
 
 

@@ -36,8 +36,9 @@ MOST_BATCHES = 16
 NOISE = 1e-5
 #: A tensor whose gradient has less than this cosine with what it should be, ...
 ASTRAY = 0.1
-#: ... and is not this many times longer (nor shorter) than those of the others are, has the gradient of something else.
+#: ... and is neither this many times longer than those of the others are, nor this many times shorter, has that of something else.
 LONGER = 5.0
+SHORTER = 100.0
 #: Wrappers whose own backward cannot be asked for gradients beside it.
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
 
@@ -319,7 +320,7 @@ class _Sample:
             for m in each
             if m.cosine is not None
             and m.cosine < ASTRAY
-            and m.actual < LONGER * scale * m.reference < LONGER**2 * m.actual
+            and scale * m.reference / SHORTER < m.actual < LONGER * scale * m.reference
         ]
         parts = {
             "head": [i for i in held if self.head[i]],
