@@ -2,15 +2,133 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..records.inputs import Effect, WordsLook
+from ..text import number, plural
 from ..trace import Trace
 from ..verdict import Verdict
+from .padding import confounded, skipped
+
+#: Roundings up to which a float32 output counts as the same: blind models show 0 to 1, healthy ones more than 10,000.
+ROUNDINGS = 4
+#: Types coarser than this round small effects away: there only an effect of exactly zero is one of nothing.
+COARSE = 1e-6
 
 
 def check_output_depends_on_input(trace: Trace) -> Verdict:
-    """The output depends on the input.
+    """The output depends on the input: other words between the first and the last token of a row give another output.
+
+    In evaluation mode, before and after the training. Only a change within rounding counts as none, so that a weak dependence is no alarm;
+    and only one seen at both times, or one that got lost on the way, so that a last layer that starts at zero is none.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_output_depends_on_input(example_trace()).status
     'skipped'
     """
-    return Verdict("output_depends_on_input", "skipped", "not measured.")
+    inputs = trace.inputs
+    if inputs is None:
+        return skipped("output_depends_on_input", trace)
+    looks = [w for w in inputs.words if w.distinct > 1]
+    if not looks:
+        why = inputs.unmeasured.get("words", "all rows looked at are the same" if inputs.words else "no reason")
+        return Verdict("output_depends_on_input", "skipped", f"Not measured: {why}.")
+    first, last = looks[0], looks[-1]
+    if why := confounded(inputs, check="output_depends_on_input"):
+        return Verdict("output_depends_on_input", "skipped", why)
+    decisive = last.words or last.across
+    what = "With other words in the same places" if last.words is not None else "Between different rows"
+    change = f"changes by {number(decisive.change)}" if decisive.change else "does not change at all"
+    headline = (
+        f"{what}, the largest output of {plural(last.rows, 'row')} {change} (outputs up to {number(decisive.scale)})"
+    )
+
+    def verdict(status: Any, text: str, **more: Any) -> Verdict:
+        return Verdict(
+            "output_depends_on_input",
+            status,
+            text,
+            evidence=tuple(_row(w) for w in looks),
+            limit=f"a change beyond rounding: {ROUNDINGS} roundings of the largest output (float32: {number(ROUNDINGS * 2.0**-23)} of it)",
+            measured="evaluation mode; each row's words taken from other rows, its first and last token, padding and mask as they were",
+            **more,
+        )
+
+    if not _blind(last):
+        notes: tuple[str, ...] = ()
+        if last.order is not None and blind(last.order):
+            notes = ("the order of the words makes no difference: a bag of words",)
+        return verdict("pass", f"{headline.replace('the largest output', 'an output')}.", notes=notes)
+    if len(looks) == 1 and last.when == "before":
+        return verdict(
+            "pass", f"{headline}, at the start.", notes=("what came of it is not known: the run did not end",)
+        )
+    if len(looks) > 1 and not _blind(first):
+        return verdict(
+            "fail",
+            f"{headline} after the training; before it, the input mattered.",
+            causes=("the training made the output the same for every input: dead units, saturation or divergence",),
+            remedy="lower the learning rate; look at what units_alive, loss_stable and all_finite say",
+            fault="output_collapsed",
+        )
+    cause, remedy, fault = _why(last, trace)
+    if not fault:
+        return Verdict("output_depends_on_input", "skipped", cause)
+    return verdict("fail", f"{headline}.", causes=(cause,), remedy=remedy, fault=fault)
+
+
+def _why(look: WordsLook, trace: Trace) -> tuple[str, str, str]:
+    """Cause, remedy and fault where the words never mattered."""
+    entering = look.features_words if look.words is not None else look.features_across
+    base = look.base or "the base"
+    if look.first is not None and look.rest is not None and blind(look.first) and not blind(look.rest):
+        return (
+            f"the first token's vector is what is classified, and in {base}, a causal model, the first token sees none after it",
+            "pool where the whole text was seen: the last real token, hidden[arange(rows), mask.sum(1) - 1], or a masked mean",
+            "pools_first_token_of_causal_model",
+        )
+    if entering is not None and not blind(entering):
+        if all(t.motion.moved == 0 for t in trace.tensors if t.part == "head"):
+            return "Cannot be told: the head's output is constant, but the head has not moved yet.", "", ""
+        return (
+            "what enters the head differs from row to row, what leaves it does not: dead units, zero weights or saturation in the head",
+            "look at the head's activations and initial weights (units_alive, head_init)",
+            "head_constant",
+        )
+    if look.first is not None and not blind(look.first):
+        return (
+            f"the head is fed with something else than {base}'s last hidden vectors: those depend on the words, what is classified does "
+            "not (hidden_states[0] is the output of the embedding layer, the same first vector for every text)",
+            "take last_hidden_state, or hidden_states[-1]",
+            "pools_blind_layer",
+        )
+    return (
+        "what is classified does not depend on the words: a constant position or tensor is pooled, or something on the way from the "
+        "ids is replaced by a constant",
+        "follow one row's ids through forward(): where does the vector stop depending on them?",
+        "words_ignored",
+    )
+
+
+def _blind(look: WordsLook) -> bool:
+    return blind(look.words if look.words is not None else look.across)
+
+
+def blind(effect: Effect) -> bool:
+    """Whether it is no effect at all: within rounding; in a coarse type exactly zero."""
+    return effect.change == 0 or (effect.precision <= COARSE and effect.ulps <= ROUNDINGS)
+
+
+def _row(look: WordsLook) -> dict[str, Any]:
+    def change(effect: Effect | None) -> float | None:
+        return None if effect is None else effect.change
+
+    return {
+        "when": look.when,
+        "largest output": look.across.scale,
+        "other rows": look.across.change,
+        "other words": change(look.words),
+        "features, other words": change(look.features_words),
+        "base, first token": change(look.first),
+        "base, other tokens": change(look.rest),
+    }

@@ -2,7 +2,110 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far an output went when something in the input was changed."""
+
+    #: Largest absolute change of an output.
+    change: float
+    #: rms of the outputs about their mean over the rows: how far apart different rows are.
+    spread: float
+    #: Largest absolute output.
+    scale: float
+    #: Relative spacing of numbers in the coarsest floating-point type that is involved.
+    precision: float = 2.0**-23
+
+    @property
+    def relative(self) -> float:
+        """The change over the spread between rows; infinite where rows do not differ, but the change does.
+
+        >>> Effect(0.02, 0.1, 1.0).relative
+        0.2
+        """
+        if self.change == 0:
+            return 0.0
+        return self.change / self.spread if self.spread > 0 else math.inf
+
+    @property
+    def ulps(self) -> float:
+        """The change in units of rounding: over the largest output times the relative spacing of numbers."""
+        return self.change / (self.scale * self.precision) if self.scale > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class PaddingLook:
+    """The same rows with less padding (or with other ids in it): the output should be the same."""
+
+    #: ``right`` or ``left``.
+    side: str
+    #: Id found in the padding; None: more than one.
+    pad_id: int | None
+    #: Rows compared, and columns of padding taken away.
+    rows: int
+    columns: int
+    #: Outputs with and without those columns; None: not measured (padding on the left).
+    amount: Effect | None = None
+    #: Outputs with the padding's ids and with others in their place.
+    content: Effect | None = None
+    #: Name of the module inside that takes ids and mask itself; None: none was found.
+    base: str | None = None
+    #: The same two for that module called directly with the right mask, at real tokens; None: not measured.
+    base_amount: Effect | None = None
+    base_content: Effect | None = None
+    #: What the module was handed as ``attention_mask``: ``right``, ``none``, ``inverted``, ``all ones`` or ``other``; None: not seen.
+    handed: str | None = None
+    #: Keywords that it was handed and does not know, and arguments that got the mask in place of ``attention_mask``.
+    unknown: tuple[str, ...] = ()
+    misplaced: tuple[str, ...] = ()
+    #: The batch has a mask.
+    given: bool = False
+    #: Largest change of the output when the mask is all ones instead; None: not measured.
+    mask_matters: Effect | None = None
+    #: The model has torch's own attention layers, which see padding unless they are given a mask.
+    attention: bool = False
+
+
+@dataclass(frozen=True)
+class RowsLook:
+    """The same rows in other company, and in another order: their outputs should be the same."""
+
+    rows: int
+    output: Effect
+    #: The output of the module inside that takes the ids itself; None: none was found.
+    base: Effect | None = None
+    base_name: str | None = None
+    #: Its class is the library's, not the user's.
+    base_library: bool = False
+    #: Normalisation layers without running statistics: in evaluation they normalise over the batch.
+    batch_statistics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WordsLook:
+    """Different rows, and the same rows with other words between the first and the last token: the output should differ."""
+
+    #: ``before`` or ``after`` the training.
+    when: str
+    #: Rows looked at, and how many different ones there are among them.
+    rows: int
+    distinct: int
+    #: Distance of the rows' outputs from their mean (``change`` is the largest).
+    across: Effect
+    #: Outputs with other words; None: no tokens were found in the input.
+    words: Effect | None = None
+    #: What enters the head, across rows and with other words; None: not seen.
+    features_across: Effect | None = None
+    features_words: Effect | None = None
+    #: Last hidden vectors of the module inside, with other words: at the first token, and at all others.
+    first: Effect | None = None
+    rest: Effect | None = None
+    base: str | None = None
+    #: Outputs with the words in another order.
+    order: Effect | None = None
 
 
 @dataclass(frozen=True)
@@ -11,3 +114,10 @@ class Inputs:
 
     #: Rows looked at.
     rows: int = 0
+    padding: PaddingLook | None = None
+    company: RowsLook | None = None
+    words: tuple[WordsLook, ...] = ()
+    #: The same rows once more, nothing changed, where something had an effect: what is left of it is no effect of the change.
+    repeat: Effect | None = None
+    #: ``padding``, ``company`` or ``words`` -> why it was not measured.
+    unmeasured: dict[str, str] = field(default_factory=dict)

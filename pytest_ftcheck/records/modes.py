@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .inputs import Effect
+
+
+@dataclass(frozen=True)
+class DropoutSite:
+    """One place where the model drops something at random."""
+
+    name: str
+    #: Class of the module, and the attribute that holds the rate.
+    kind: str
+    rate: float
+    #: ``head`` or ``base``.
+    part: str
+    #: Of the looks at which the parameters around it were trainable: how many there were, and at which iterations it was off.
+    looks: int = 0
+    off: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -11,3 +28,24 @@ class Modes:
 
     #: Rows looked at.
     rows: int = 0
+    #: Iterations at which modes were read, right before and right after the step.
+    looked: tuple[int, ...] = ()
+    #: Those at which the whole model was in evaluation mode, before and after.
+    root_off: tuple[int, ...] = ()
+    sites: tuple[DropoutSite, ...] = ()
+    #: Two passes over the same rows with all modules in training mode, and in evaluation mode; None: not measured.
+    training: Effect | None = None
+    evaluation: Effect | None = None
+    #: Module inside that takes the ids itself, its outputs in those two passes in evaluation mode, and whether it is a class of a library.
+    base: str | None = None
+    base_evaluation: Effect | None = None
+    base_library: bool = False
+    #: The user's ``evaluate``: forward passes of the whole model that it made, how many of them in training mode, and how many with
+    #: dropout or batch statistics on; None: there is none.
+    passes: int | None = None
+    passes_training: int = 0
+    passes_random: int = 0
+    #: It was handed a model in training mode and gave it back in evaluation mode.
+    leaves_evaluation_mode: bool = False
+    #: ``evaluation``, ``training`` or ``evaluate`` -> why it was not measured.
+    unmeasured: dict[str, str] = field(default_factory=dict)

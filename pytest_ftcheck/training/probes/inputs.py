@@ -2,18 +2,356 @@
 
 from __future__ import annotations
 
-from ...records import Inputs
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...records.inputs import Effect, Inputs, PaddingLook, RowsLook, WordsLook
+from ..batches import row_count, split, take_rows, to_device
+from ..parts import in_part
+from ..state import quiet
 from .battery import Bench, Experiment
+from .inner import Call, Inner, effect, entering, find_inner, handed, listening, output_types, precision_of
+from .tokens import (
+    Tokens,
+    find_tokens,
+    other_padding,
+    other_words,
+    shuffled_words,
+    tensors_of,
+    with_values,
+    without_columns,
+)
+
+#: Rows looked at; rows of which padding is taken away; batches searched for padding.
+ROWS = 8
+SHORT = 4
+SEARCHED = 8
+#: A change, or a difference between rows, of fewer roundings than this is none: see `Effect.ulps`.
+ROUNDINGS = 64
 
 
 class InputsExperiment(Experiment):
-    """Change the input, and see whether the output cares: padding, the other rows, the tokens, their order."""
+    """Change the input, and see whether the output cares: padding, the other rows, the tokens, their order.
+
+    All in evaluation mode. Padding and company are looked at before the training, when nothing has collapsed or diverged yet; only
+    where the outputs do not differ between rows then (a zero last layer) once more afterwards.
+    """
 
     name = "inputs"
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
+        self.unmeasured: dict[str, str] = {}
+        self.padding: PaddingLook | None = None
+        self.company: RowsLook | None = None
+        self.words: list[WordsLook] = []
+        self.repeat: Effect | None = None
+        self.precision = 0.0
+        self.pad_id = bench.intent.pad_token_id
+        self.batch, self.tokens = self._choose()
+        self.count = row_count(split(self.batch)[0]) or 0
+        self.rows = self._rows()
+        self.inner: Inner | None = None
+        self.entry = _entry(bench.model, bench.head)
+
+    def cost(self) -> float:
+        """Before: as given, in other company, with other words, with less padding; afterwards the first, the third and shuffled; the
+        rest only where padding matters."""
+        return 6.0 * len(self.rows) + 4 * SHORT
+
+    def before(self) -> None:
+        """Structure, and what the output depends on, with the first weights."""
+        if len(self.rows) < 2:
+            raise ValueError("a batch has fewer than two rows")
+        with quiet(self.bench.model):
+            self._look("before")
+
+    def after(self) -> None:
+        """What the output depends on, with the last weights."""
+        with quiet(self.bench.model):
+            self._look("after")
 
     def record(self) -> Inputs | None:
         """What was measured."""
-        return None
+        return Inputs(len(self.rows), self.padding, self.company, tuple(self.words), self.repeat, dict(self.unmeasured))
+
+    # ------------------------------------------------------------------ what is looked at
+    def _choose(self) -> tuple[Any, Tokens | None]:
+        """The batch with the most padding among the first ones, and its tokens."""
+        bench = self.bench
+        likely = _config_pad(bench.model)
+        best: tuple[float, Any, Tokens | None] | None = None
+        for batch in [*bench.probe, *bench.batches.known[len(bench.probe) : SEARCHED]]:
+            tokens = find_tokens(batch, self.pad_id, likely)
+            rows = row_count(split(batch)[0]) or 0
+            padded = 0.0 if tokens is None else float((~tokens.real).float().mean())
+            rank = padded if rows > 1 else -1.0
+            if best is None or rank > best[0]:
+                best = rank, batch, tokens
+        assert best is not None
+        batch = to_device(best[1], bench.device)
+        return batch, None if best[2] is None else find_tokens(batch, self.pad_id, likely)
+
+    def _rows(self) -> list[int]:
+        """The shortest rows and some more: as many as are looked at."""
+        if self.tokens is None:
+            return list(range(min(self.count, ROWS)))
+        order = self.tokens.real.sum(1).argsort(stable=True).tolist()
+        short = order[:SHORT]
+        return sorted([*short, *[r for r in range(self.count) if r not in short][: ROWS - len(short)]])
+
+    # ------------------------------------------------------------------ looking
+    def _look(self, when: str) -> None:
+        batch = take_rows(self.batch, self.rows)
+        tokens = None if self.tokens is None else self.tokens.of(self.rows)
+        seen = self._first_pass(batch, tokens) if when == "before" else self._pass(batch, tokens)
+        words = self._words(when, batch, tokens, seen)
+        if words is None:
+            for part in ("padding", "company", "words"):
+                self.unmeasured.setdefault(part, "the outputs are not finite")
+            return
+        self.words.append(words)
+        if words.across.spread <= ROUNDINGS * words.across.precision * words.across.scale:
+            for part in ("padding", "company"):
+                if getattr(self, part) is None:
+                    self.unmeasured.setdefault(part, "the outputs do not differ between rows")
+            return
+        if self.company is None:
+            self._measure("company", lambda: self._company(tokens, seen))
+        if self.padding is None:
+            self._measure("padding", lambda: self._padding(batch, tokens, seen))
+        changes = [self.company.output if self.company else None]
+        changes += [self.padding.amount, self.padding.content] if self.padding else []
+        if self.repeat is None and any(c is not None and c.ulps > ROUNDINGS for c in changes):
+            self.repeat = self._effect(seen.logits, self._pass(batch, tokens).logits)
+
+    def _measure(self, part: str, call: Callable[[], Any]) -> None:
+        self.unmeasured.pop(part, None)
+        try:
+            found = call()
+        except Exception as error:  # noqa: BLE001 - the user's model may refuse an input that it was not made for
+            text = str(error).strip().splitlines()
+            self.unmeasured[part] = f"{type(error).__name__}: {text[0][:160] if text else ''}"
+            return
+        if isinstance(found, str):
+            self.unmeasured[part] = found
+        else:
+            setattr(self, part, found)
+
+    def _first_pass(self, batch: Any, tokens: Tokens | None) -> Pass:
+        """The rows as they are; finds the base: the outermost of the modules that could be it, and is called."""
+        candidates = find_inner(self.bench.model) if tokens is not None else []
+        with contextlib.ExitStack() as stack:
+            types = stack.enter_context(output_types(self.bench.model))
+            ids = None if tokens is None else tokens.ids
+            heard = [(c, stack.enter_context(listening(c, ids))) for c in candidates]
+            seen = self._pass(batch, tokens)
+        self.precision = max(precision_of(self.bench.model), *(torch.finfo(t).eps for t in types), 0.0)
+        for candidate, calls in heard:
+            if calls:
+                self.inner = candidate
+                return dataclasses.replace(seen, call=calls[0])
+        return seen
+
+    def _pass(self, batch: Any, tokens: Tokens | None, keep: torch.Tensor | None = None) -> Pass:
+        with listening(self.inner, None if tokens is None else tokens.ids) as calls, entering(self.entry) as entered:
+            logits = self.bench.reader.logits(batch)
+        if logits is None:
+            raise ValueError("no logits are to be had from this model")
+        features = entered[0] if entered and entered[0].dim() == 2 and len(entered[0]) == len(logits) else None
+        return Pass(by_row(logits, tokens, keep), features, calls[0] if calls else None)
+
+    def _effect(
+        self, first: torch.Tensor | None, second: torch.Tensor | None, reference: torch.Tensor | None = None
+    ) -> Effect | None:
+        if first is None or second is None:
+            return None
+        return effect(first, second, reference, self.precision)
+
+    # ------------------------------------------------------------------ words
+    def _words(self, when: str, batch: Any, tokens: Tokens | None, seen: Pass) -> WordsLook | None:
+        across = self._effect(seen.logits, _mean(seen.logits))
+        if across is None:
+            return None
+        fields: dict[str, Any] = {}
+        if seen.features is not None:
+            fields["features_across"] = self._effect(seen.features, _mean(seen.features))
+        changed = None if tokens is None else other_words(tokens)
+        if tokens is not None and changed is not None:
+            other = self._pass(with_values(batch, {tokens.path: changed}), tokens)
+            fields["words"] = self._effect(seen.logits, other.logits)
+            fields["features_words"] = self._effect(seen.features, other.features)
+            fields |= self._hidden(tokens, changed, seen.call, other.call)
+            order = shuffled_words(tokens) if when == "after" and tokens.certain else None
+            if order is not None:
+                shuffled = self._pass(with_values(batch, {tokens.path: order}), tokens)
+                fields["order"] = self._effect(seen.logits, shuffled.logits)
+        return WordsLook(
+            when,
+            len(self.rows),
+            _distinct(batch, len(self.rows)),
+            across,
+            base=self.inner.name if self.inner else None,
+            **fields,
+        )
+
+    def _hidden(self, tokens: Tokens, changed: torch.Tensor, one: Call | None, two: Call | None) -> dict[str, Any]:
+        """The base's last vectors with other words: at the first token of each row whose words changed, and behind it."""
+        if one is None or two is None or one.hidden is None or two.hidden is None:
+            return {}
+        rows = (changed != tokens.ids).any(1)
+        start = tokens.real.int().argmax(1)
+        at = torch.arange(len(start), device=start.device)
+        rest = tokens.real.clone()
+        rest[at, start] = False
+        rest &= rows[:, None]
+        return {
+            "first": self._effect(one.hidden[at, start][rows], two.hidden[at, start][rows]),
+            "rest": self._effect(one.hidden[rest], two.hidden[rest]),
+        }
+
+    # ------------------------------------------------------------------ the other rows
+    def _company(self, tokens: Tokens | None, seen: Pass) -> RowsLook | str:
+        """Half of the rows, in the opposite order and behind others than before."""
+        half = len(self.rows) // 2
+        kept = list(range(half))[::-1]
+        strangers = [r for r in range(self.count) if r not in self.rows] or self.rows[half:]
+        fill = [strangers[i % len(strangers)] for i in range(len(self.rows) - half)]
+        chosen = [*fill, *(self.rows[k] for k in kept)]
+        theirs = None if self.tokens is None else self.tokens.of(chosen)
+        other = self._pass(take_rows(self.batch, chosen), theirs)
+        output = self._effect(seen.logits[kept], other.logits[len(fill) :], seen.logits)
+        if output is None:
+            return "the outputs are not finite"
+        base = None
+        if tokens is not None and seen.call and other.call:
+            one, two = seen.call.hidden, other.call.hidden
+            if one is not None and two is not None:
+                one, two = by_row(one, tokens), by_row(two, theirs)
+                base = self._effect(one[kept], two[len(fill) :], one)
+        name, library = (self.inner.name, self.inner.library) if self.inner else (None, False)
+        return RowsLook(half, output, base, name, library, _batch_statistics(self.bench.model))
+
+    # ------------------------------------------------------------------ padding
+    def _padding(self, batch: Any, tokens: Tokens | None, seen: Pass) -> PaddingLook | str:
+        if tokens is None:
+            return "no token ids were found in the batches"
+        side = tokens.side
+        if side is None:
+            return "no row is padded" if bool(tokens.real.all()) else "the padding is not at one end of the rows"
+        few = max(1, min(SHORT, len(self.rows) // 2))
+        short = sorted(tokens.real.sum(1).argsort(stable=True).tolist()[:few])
+        small, held = take_rows(batch, short), tokens.of(short)
+        keep = held.real.any(0)
+        look = PaddingLook(side, tokens.pad_id, few, int((~keep).sum()), given=tokens.mask is not None)
+        look = dataclasses.replace(look, attention=_has_attention(self.bench.model))
+        if side == "right":
+            if bool(keep.all()):
+                return "no column is padding in all of the shortest rows"
+            other = self._pass(without_columns(small, keep, few, tokens.width), held, keep)
+            change = self._effect(seen.logits[short], other.logits, seen.logits)
+            look = dataclasses.replace(look, amount=change)
+        else:  # with less padding on the left, positions would change
+            swapped = other_padding(held) if held.certain else None
+            if swapped is None:
+                return "the padding is on the left, and no other ids are known to put there"
+            other = self._pass(with_values(small, {held.path: swapped}), held)
+            change = self._effect(seen.logits[short], other.logits, seen.logits)
+            look = dataclasses.replace(look, content=change)
+        if change is None:
+            return "the outputs are not finite"
+        if change.ulps > ROUNDINGS:
+            look = dataclasses.replace(look, **self._blame(look, small, held, keep, seen, short))
+        return look
+
+    def _blame(
+        self, look: PaddingLook, small: Any, held: Tokens, keep: torch.Tensor, seen: Pass, short: list[int]
+    ) -> dict[str, Any]:
+        """Padding matters: does it matter to the base as well, when that is given the right mask, and what was it given?"""
+        fields: dict[str, Any] = {}
+        if held.mask is not None and held.mask_path is not None:
+            with contextlib.suppress(Exception):
+                ones = with_values(small, {held.mask_path: torch.ones_like(held.mask)})
+                fields["mask_matters"] = self._effect(seen.logits[short], self._pass(ones, held).logits, seen.logits)
+        if self.inner is None:
+            return fields
+        fields["base"] = self.inner.name
+        if seen.call is not None and self.tokens is not None:
+            fields |= handed(seen.call, self.tokens.of(self.rows).real)
+        mask = held.real.long()
+        with contextlib.suppress(Exception):
+            full = by_row(self.inner.direct(held.ids, mask), held)
+            if look.side == "right":
+                cut = self.inner.direct(held.ids[:, keep], mask[:, keep])
+                fields["base_amount"] = self._effect(full, by_row(cut, held, keep))
+            elif (swapped := other_padding(held)) is not None:
+                fields["base_content"] = self._effect(full, by_row(self.inner.direct(swapped, mask), held))
+        return fields
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass: outputs, one line of numbers a row; what entered the head; the base's call."""
+
+    logits: torch.Tensor
+    features: torch.Tensor | None
+    call: Call | None
+
+
+def by_row(values: torch.Tensor, tokens: Tokens | None, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """Outputs as ``(rows, numbers)``; of those that stand for tokens, zeros at padding and at columns that were not kept."""
+    if tokens is not None and values.dim() >= 3:
+        real = tokens.real if keep is None else tokens.real[:, keep]
+        if values.shape[:2] == real.shape:
+            values = values * real.reshape(*real.shape, *[1] * (values.dim() - 2))
+            if keep is not None:
+                full = values.new_zeros(len(values), tokens.width, *values.shape[2:])
+                full[:, keep] = values
+                values = full
+    if tokens is not None and len(values) != len(tokens.ids):
+        raise ValueError("the model does not give one output a row")
+    return values.reshape(len(values), -1)
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    return values.mean(0, keepdim=True).expand_as(values)
+
+
+def _entry(model: nn.Module, head: tuple[str, ...]) -> nn.Module | None:
+    """The first module of the head."""
+    return next((m for n, m in model.named_modules() if n and in_part(n, head)), None)
+
+
+def _has_attention(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
+
+
+def _distinct(batch: Any, rows: int) -> int:
+    """Different rows among the inputs of a batch."""
+    kept: set[bytes] = set()
+    columns = [t.detach().reshape(rows, -1).double().cpu() for t in tensors_of(batch) if t.dim() and len(t) == rows]
+    for row in range(rows):
+        kept.add(b"".join(c[row].numpy().tobytes() for c in columns))
+    return len(kept)
+
+
+def _batch_statistics(model: nn.Module) -> tuple[str, ...]:
+    """Layers that normalise over the batch in evaluation mode, too."""
+    kinds = (nn.modules.batchnorm._BatchNorm,)
+    return tuple(n for n, m in model.named_modules() if isinstance(m, kinds) and m.running_mean is None)
+
+
+def _config_pad(model: nn.Module) -> int | None:
+    """The id of the padding in the model's config, unless it is the end of the text as well."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        pad = getattr(config, "pad_token_id", None)
+        if isinstance(pad, int) and not isinstance(pad, bool):
+            return None if pad == getattr(config, "eos_token_id", None) else pad
+    return None

@@ -1,19 +1,231 @@
-"""Run the model twice, in training and in evaluation mode: what is random when?"""
+"""Run the model twice, in training and in evaluation mode: what is random when? And in which mode are its parts while it trains?"""
 
 from __future__ import annotations
 
-from ...records import Modes
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...records.inputs import Effect
+from ...records.modes import DropoutSite, Modes
+from ..batches import row_count, split, take_rows
+from ..parts import in_part
+from ..state import quiet
 from .battery import Bench, Experiment
+from .inner import Call, Inner, effect, find_inner, listening, precision_of
+from .tokens import find_tokens
+
+#: Rows run twice, and iterations at the beginning, in the middle and at the end at which modes are read.
+ROWS = 4
+LOOKS = 3
+#: Attributes that hold the rate of a dropout which a module applies itself.
+RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_rate", "hidden_dropout", "attn_dropout", "p")
+
+
+@dataclass
+class Site:
+    """One place where something is dropped at random, while the run goes on."""
+
+    name: str
+    module: nn.Module
+    kind: str
+    rate: float
+    #: The parameters around it, and the name of the module that has them: it matters while one of them is trained.
+    owner: nn.Module
+    place: str
+    looks: int = 0
+    off: list[int] = field(default_factory=list)
 
 
 class ModesExperiment(Experiment):
-    """Run the model twice, in training and in evaluation mode: what is random when?"""
+    """Run the model twice, in training and in evaluation mode: what is random when?
+
+    Modes are read right before and right after the step: a part counts as off when it is at both moments.
+    """
 
     name = "modes"
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
+        self.sites = list(find_sites(bench.model))
+        middle = bench.steps // 2
+        self.when = {*range(LOOKS), *range(middle, middle + LOOKS), *range(bench.steps - LOOKS, bench.steps)}
+        self.due = False
+        self.open: tuple[int, bool, list[bool]] | None = None
+        self.looked: list[int] = []
+        self.root_off: list[int] = []
+        self.unmeasured: dict[str, str] = {}
+        self.fields: dict[str, Any] = {}
+        self.rows = min(ROWS, row_count(split(bench.probe[0])[0]) or 0)
+
+    def cost(self) -> float:
+        """Two passes in each mode, and the user's evaluation once."""
+        if self.bench.evaluate is None:
+            return 4.0 * self.rows
+        held_out = self.bench.held_out or self.bench.probe
+        return 4.0 * self.rows + sum(row_count(split(b)[0]) or 0 for b in held_out)
+
+    def iteration(self, number: int, batch: Any) -> None:  # noqa: ARG002
+        """Read the modes."""
+        # with accumulation a step takes several iterations: until there is one, each is looked at
+        self.due = self.due or number in self.when
+        self.open = (number, self.bench.model.training, [s.module.training for s in self.sites]) if self.due else None
+
+    def stepped(self, number: int) -> None:  # noqa: ARG002
+        """Read the modes again: off is what was off before the step and is off after it."""
+        if self.open is None:
+            return
+        self.due = False
+        iteration, root, modes = self.open
+        self.looked.append(iteration)
+        if not root and not self.bench.model.training:
+            self.root_off.append(iteration)
+        for site, on in zip(self.sites, modes, strict=True):
+            if any(p.requires_grad for p in site.owner.parameters()):
+                site.looks += 1
+                if not on and not site.module.training:
+                    site.off.append(iteration)
+
+    def after(self) -> None:
+        """Twice in each mode, and the user's evaluation once."""
+        model = self.bench.model
+        if self.rows:
+            batch = take_rows(self.bench.probe[0], range(self.rows))
+            self._measure("evaluation", lambda: self._evaluation(batch))
+            self._measure("training", lambda: self._training(batch))
+        if self.bench.evaluate is not None:
+            for module in model.modules():
+                module.training = True
+            self._measure("evaluate", self._evaluate)
 
     def record(self) -> Modes | None:
         """What was measured."""
+        alive = [t.name for t in self.bench.tensors if t.gradients.max_norm > 0]
+        for site in self.sites:
+            # a teacher in evaluation mode is no part of what trains, whatever its requires_grad
+            if not any(in_part(n, (site.place,)) or not site.place for n in alive):
+                site.looks, site.off = 0, []
+        sites = tuple(
+            DropoutSite(
+                s.name,
+                s.kind,
+                s.rate,
+                "head" if in_part(s.name, self.bench.head) else "base",
+                s.looks,
+                tuple(s.off),
+            )
+            for s in self.sites
+        )
+        return Modes(
+            self.rows,
+            tuple(self.looked),
+            tuple(self.root_off),
+            sites,
+            unmeasured=dict(self.unmeasured),
+            **self.fields,
+        )
+
+    def _measure(self, part: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - one mode may fail where the other does not
+            text = str(error).strip().splitlines()
+            self.unmeasured[part] = f"{type(error).__name__}: {text[0][:160] if text else ''}"
+
+    def _evaluation(self, batch: Any) -> None:
+        """Evaluation mode: nothing should be random. Where something is: is it the base, and is that a library's?"""
+        with quiet(self.bench.model):
+            found = self._twice(batch)
+            if found is None:
+                raise ValueError("the outputs are not finite")
+            self.fields["evaluation"] = found
+            if found.change == 0:
+                return
+            tokens = find_tokens(batch, self.bench.intent.pad_token_id)
+            if tokens is None:
+                return
+            for inner in find_inner(self.bench.model):
+                one, two = self._hidden(inner, batch, tokens.ids), self._hidden(inner, batch, tokens.ids)
+                if one is None or two is None:
+                    continue
+                self.fields["base"], self.fields["base_library"] = inner.name, inner.library
+                self.fields["base_evaluation"] = effect(one, two, None, precision_of(self.bench.model))
+                return
+
+    def _hidden(self, inner: Inner, batch: Any, ids: torch.Tensor) -> torch.Tensor | None:
+        calls: list[Call]
+        with listening(inner, ids) as calls:
+            self.bench.reader.logits(batch)
+        return calls[0].hidden if calls else None
+
+    def _training(self, batch: Any) -> None:
+        """Training mode: what is the model capable of?"""
+        for module in self.bench.model.modules():
+            module.training = True
+        self.fields["training"] = self._twice(batch)
+
+    def _twice(self, batch: Any) -> Effect | None:
+        one, two = self.bench.reader.logits(batch), self.bench.reader.logits(batch)
+        if one is None or two is None:
+            raise ValueError("no logits are to be had from this model")
+        return effect(one, two, None, precision_of(self.bench.model))
+
+    def _evaluate(self) -> None:
+        """The user's evaluation: in which mode is the model when it is called there?"""
+        model, evaluate = self.bench.model, self.bench.evaluate
+        assert evaluate is not None
+        with watched_modes(model, self.sites) as passes:
+            evaluate(model)
+        self.fields |= {
+            "passes": len(passes),
+            "passes_training": sum(training for training, _ in passes),
+            "passes_random": sum(random for _, random in passes),
+            "leaves_evaluation_mode": bool(passes) and not model.training,
+        }
+
+
+@contextlib.contextmanager
+def watched_modes(model: nn.Module, sites: list[Site]) -> Iterator[list[tuple[bool, bool]]]:
+    """For every pass of the whole model inside the ``with``: is it in training mode, and is something in it random then?"""
+    passes: list[tuple[bool, bool]] = []
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+    def hook(_module: nn.Module, _args: Any) -> None:
+        alive = any(s.module.training and s.rate > 0 for s in sites) or any(n.training for n in norms)
+        passes.append((model.training, alive))
+
+    handle = model.register_forward_pre_hook(hook)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def find_sites(model: nn.Module) -> Iterator[Site]:
+    """Every dropout of a model: modules of that kind, and modules with a rate that they apply themselves."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name, module in modules.items():
+        found = _rate(module)
+        if found is None:
+            continue
+        place = name
+        while place and next(modules[place].parameters(), None) is None:
+            place = place.rpartition(".")[0]
+        yield Site(name, module, *found, modules[place], place)
+
+
+def _rate(module: nn.Module) -> tuple[str, float] | None:
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return kind, float(module.p)
+    if isinstance(module, nn.RNNBase) and module.num_layers == 1:
         return None
+    for attribute in RATES:
+        value = module.__dict__.get(attribute)
+        if isinstance(value, float) and not isinstance(value, bool) and 0 < value <= 1:
+            return f"{kind}.{attribute}", value
+    return None
