@@ -67,6 +67,62 @@ def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
     return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
+def references(task: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Metrics in common use, for comparison with one of unknown making. Rows labelled -100 are left out."""
+    from .batches import reference_loss
+
+    logits = logits.float()
+    out = {"loss": float(reference_loss(task, logits, labels))}
+    if task == "single_label":
+        keep = labels.reshape(-1) != -100
+        flat = logits.reshape(-1, logits.shape[-1]) if logits.dim() > 1 else logits[:, None]
+        guess = predictions(task, flat)[keep].numpy()
+        truth = labels.reshape(-1)[keep].long().numpy()
+    elif task == "multi_label":
+        guess, truth = predictions(task, logits).numpy(), labels.long().numpy()
+        out["exact match"] = float((guess == truth).all(1).mean())
+    else:
+        guess, truth = (
+            predictions(task, logits).double().numpy(),
+            labels.reshape(len(labels), -1).squeeze(-1).double().numpy(),
+        )
+        error = guess.reshape(truth.shape) - truth
+        out |= {
+            "MSE": float((error**2).mean()),
+            "RMSE": float((error**2).mean() ** 0.5),
+            "MAE": float(abs(error).mean()),
+        }
+        out["R squared"] = r_squared(guess.reshape(truth.shape), truth)
+        if truth.ndim == 1 and guess.std() > 0 and truth.std() > 0:
+            out["correlation"] = float(np.corrcoef(guess, truth)[0, 1])
+        return out
+    if not len(truth):
+        return {}
+    precision, recall = macro_precision(guess, truth), macro_recall(guess, truth)
+    out |= {"accuracy": accuracy(guess, truth), "macro precision": precision, "macro recall": recall}
+    out |= _f1(guess, truth)
+    return out
+
+
+def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Macro, weighted and micro F1; of two classes also that of class 1."""
+    if truth.ndim == 2:
+        hits, told, real = (guess & truth).sum(0), guess.sum(0), truth.sum(0)
+    else:
+        table = _confusion(guess, truth)
+        hits, told, real = np.diag(table), table.sum(0), table.sum(1)
+    total = told + real
+    each = np.divide(2 * hits, total, out=np.zeros(len(hits)), where=total > 0)
+    out = {"macro F1": float(each[total > 0].mean()) if (total > 0).any() else 0.0}
+    if real.sum():
+        out["weighted F1"] = float((each * real).sum() / real.sum())
+    if truth.ndim == 2:
+        out["micro F1"] = float(2 * hits.sum() / max(1, total.sum()))
+    elif len(hits) == 2:
+        out["F1 of class 1"] = float(each[1])
+    return out
+
+
 _CLASSIFICATION = {"accuracy": accuracy, "precision": macro_precision, "recall": macro_recall}
 _REGRESSION = {"r_squared": r_squared}
 
