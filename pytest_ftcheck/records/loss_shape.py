@@ -39,6 +39,8 @@ class LossShape:
     reason: str | None = None
     #: The module whose output was replaced, "" for the model itself.
     site: str = ""
+    #: What the model gives in place of logits: ``probabilities``, ``log_probabilities``; None: neither.
+    form: str | None = None
     #: The loss draws random numbers of its own: its direction is not judged.
     random: bool = False
     #: The loss depends on the logits; it has a gradient there.
@@ -80,8 +82,9 @@ class LossShape:
     reach: float | None = None
     reach_last: float | None = None
     deep_curve: LossCurve | None = None
-    #: Largest class number in any label at hand, and the labels looked at.
+    #: Largest class number in any label at hand (regression: least and greatest number), and the labels looked at.
     largest_label: int | None = None
+    label_range: tuple[float, float] | None = None
     labels_seen: int = 0
     #: Spread of the real logits over the rows (standard deviation, mean over outputs), and their root mean square around a row's mean
     #: (one output: around zero), before the run and after it.

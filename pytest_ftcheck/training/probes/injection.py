@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -79,8 +80,14 @@ class Injector:
     def __init__(self, model: nn.Module, reader: Reader, batch: Any, site: nn.Module) -> None:
         self.model, self.reader, self.batch, self.site = model, reader, batch, site
         self._fired = 0
+        self._form: Callable[[torch.Tensor, int], torch.Tensor] | None = None
         self._memory: dict[nn.Module, list[Any]] = {}
         self._cpu, self._python = torch.get_rng_state(), random.getstate()
+
+    def through(self, form: Callable[[torch.Tensor, int], torch.Tensor]) -> Injector:
+        """The same, with what is put in brought into a form first (``torch.softmax``, where probabilities stand there)."""
+        self._form = form
+        return self
 
     # ------------------------------------------------------------------ asking
     def loss(
@@ -89,9 +96,7 @@ class Injector:
         """The loss for these logits (and labels)."""
         return self._ask(logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed)
 
-    def gradient(
-        self, logits: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> tuple[float, torch.Tensor | None]:
+    def gradient(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, torch.Tensor | None]:
         """The loss and its gradient with respect to the logits; None: it has none."""
         z = logits.detach().clone().requires_grad_(True)
         with torch.enable_grad():
@@ -121,6 +126,9 @@ class Injector:
     ) -> Any:
         torch.set_rng_state(self._cpu)
         random.setstate(self._python)
+        numpy = sys.modules.get("numpy")
+        if numpy:
+            numpy.random.seed(0 if seed is None else seed)
         if seed is not None:
             torch.manual_seed(seed)
             random.seed(seed)
@@ -129,7 +137,7 @@ class Injector:
 
             def replace(_: Any, __: Any, output: Any) -> Any:
                 self._fired += 1
-                put = put_logits(output, logits)
+                put = put_logits(output, logits if self._form is None else self._form(logits, -1))
                 if put is None:
                     raise ValueError("the output that was to be replaced has another shape now")
                 return put
@@ -195,7 +203,9 @@ class Injector:
         return found
 
 
-def sites(model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor) -> tuple[list[nn.Module], nn.Module | None]:
+def sites(
+    model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor
+) -> tuple[list[nn.Module], nn.Module | None]:
     """Modules whose output is the logits, last in execution order first; and the last matrix layer that gives as many outputs.
 
     Looked for during one call of the loss, so that what is found takes part in it.
@@ -207,7 +217,7 @@ def sites(model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor) ->
     def look(module: nn.Module, _: Any, output: Any) -> None:
         value = output if isinstance(output, torch.Tensor) else None
         if module is model and value is None:
-            value = reader._logits(output)  # noqa: SLF001 - the reader's own way of finding them
+            value = reader._logits(output)
         if value is None or not value.dim():
             return
         if value.numel() == logits.numel() and value.shape[:1] == logits.shape[:1]:

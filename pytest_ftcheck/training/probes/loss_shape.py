@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,9 +22,11 @@ from .textbook import STANDARD, TABLES, gradient_of, recognised
 #: Rows looked at.
 ROWS = 16
 #: Margins of the curve: label smoothing of 0.1 has its best near 1.5 for two classes, and 1.7 for ten.
-MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
+MARGINS = (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
 #: Passes over other labels, to see every class.
 CLASS_PASSES = 4
+#: Rounds in which rows without a gradient are made to matter, at most.
+ROUNDS = 8
 #: Full passes through the model that all this takes: finding the logits, the site, and the first time each; the rest is remembered.
 PASSES = 6
 
@@ -53,13 +55,19 @@ class LossShapeExperiment(Experiment):
         with quiet(bench.model):
             try:
                 logits, order, last = self._look()
-            except Exception:  # noqa: BLE001 - a loss that wants the batch as it is
+            except Exception:
                 if self.batch is self.whole:
                     raise
                 self.batch = self.whole
                 logits, order, last = self._look()
+            try:
+                shape = _measured(bench, self.batch, logits, order, last)
+            except Exception as error:  # noqa: BLE001 - what else is known does not depend on it
+                shape = LossShape(
+                    rows=self.rows, reason=f"asking the loss raised {type(error).__name__}: {str(error)[:160]}"
+                )
             self.shape = dataclasses.replace(
-                _measured(bench, self.batch, logits, order, last),
+                shape,
                 norm_values=found,
                 norm_name=norm,
                 **_spread(logits, "first"),
@@ -123,7 +131,7 @@ class _Targets:
         if self.kind == "single" and self.labels.shape == self.shape and self.labels.is_floating_point():
             return F.one_hot(y, self.outputs).to(self.labels.dtype).reshape(self.labels.shape)
         new = y.to(self.labels.dtype).reshape(self.labels.shape)
-        if self.kind == "single" and not bool(self.keep.all()):
+        if self.kind in ("single", "binary") and not bool(self.keep.all()):
             new = torch.where(self.keep.reshape(self.labels.shape), new, self.labels)
         return new
 
@@ -171,31 +179,78 @@ def _measured(
         return LossShape(rows=rows, reason=target)
     names = {m: n for n, m in bench.model.named_modules()}
     shape = LossShape(rows=rows, kind=target.kind, outputs=target.outputs, by_row=logits.dim() < 3)
-    own = bench.reader._own_loss  # noqa: SLF001 - the loss comes with the logits: too late to put others in
-    candidates = [m for m in order if not (m is bench.model and own)]
+    own = bench.reader._own_loss
     probe = _Probe(bench, batch, target, logits)
-    if last is not None and last not in candidates and probe.passes(Injector(bench.model, bench.reader, batch, last)):
-        candidates.append(last)  # pooled after it: the same logits at every position come out as they went in
-    for site in candidates:
-        injector = Injector(bench.model, bench.reader, batch, site)
+    behind = None if last is None or last is bench.model else Injector(bench.model, bench.reader, batch, last)
+    if last is not None and behind is not None:
+        shape = probe.levels(shape, behind, names[last])
+    form = _form(logits) or ("probabilities" if _squashed(shape) else None)
+    shape = dataclasses.replace(shape, form=form)
+    if form == "ones":
+        return dataclasses.replace(shape, depends=False, differentiable=True)
+    candidates = [Injector(bench.model, bench.reader, batch, m) for m in order if not (m is bench.model and own)]
+    if behind is not None and shape.deep_site and form is not None:
+        candidates = [behind]  # any number can stand there; not so where the probabilities come out
+    elif form == "over_batch":
+        candidates = []
+    elif form is not None:
+        candidates = [
+            c.through(torch.log_softmax if form == "log_probabilities" else torch.softmax) for c in candidates
+        ]
+    elif behind is not None and all(c.site is not last for c in candidates):
+        candidates.append(behind)  # pooled after it, or the loss is computed inside the model
+    for injector in candidates:
         took = probe.takes(injector)
         if took is None:
             continue
-        shape = dataclasses.replace(shape, site=names[site], depends=took[0], differentiable=took[1])
+        shape = dataclasses.replace(shape, site=names[injector.site], depends=took[0], differentiable=took[1])
         shape = probe.fill(shape, injector) if took[1] else shape
         break
     else:
         # the model itself gives bare logits, and the loss called it: what it gives has no part in the loss
-        bare = bench.model in candidates and bench.reader.loss_fn is not None and _bare(bench, batch)
+        bare = (
+            form is None
+            and not own
+            and bench.model in order
+            and bench.reader.loss_fn is not None
+            and _bare(bench, batch)
+        )
         if bare and probe.fired:
             shape = dataclasses.replace(shape, depends=False, differentiable=probe.graph)
         else:
             shape = dataclasses.replace(
-                shape, reason="chosen logits could not be put in front of the loss: it does not take them from one module"
+                shape,
+                reason="chosen logits could not be put in front of the loss: it does not take them from one module",
             )
-    if last is not None and bench.model is not last:
-        shape = probe.deep(shape, Injector(bench.model, bench.reader, batch, last), names[last])
+    if behind is not None and shape.deep_site and shape.site != shape.deep_site and target.kind != "regression":
+        shape = probe.deep(shape, behind)
     return shape
+
+
+def _form(logits: torch.Tensor) -> str | None:
+    """What the model gives in place of logits, where the rows say so: they sum to one, or their exponentials do."""
+    z = logits.detach().float()
+    if logits.dim() == 2 and logits.shape[-1] == 1 and bool((z == 1).all()):
+        return "ones"
+    if logits.dim() < 2 or logits.shape[-1] < 2:
+        return None
+    one = torch.ones(z.shape[:-1], device=z.device)
+    if torch.allclose(z.exp().sum(-1), one, atol=1e-4):
+        return "log_probabilities"
+    if bool((z >= 0).all()) and torch.allclose(z.sum(-1), one, atol=1e-4):
+        return "probabilities"
+    if logits.dim() == 2 and len(z) > 2:
+        column = torch.ones(z.shape[-1], device=z.device)
+        if torch.allclose(z.exp().sum(0), column, atol=1e-4) or torch.allclose(z.sum(0), column, atol=1e-4):
+            return "over_batch"
+    return None
+
+
+def _squashed(shape: LossShape) -> bool:
+    """The last layer goes through a sigmoid."""
+    if shape.high is None or shape.low is None or shape.kind == "regression":
+        return False
+    return abs(shape.high[1] - 1) < 1e-3 and abs(shape.low[1]) < 1e-3 and abs(shape.high[0] - 0.7311) < 1e-3
 
 
 def _bare(bench: Bench, batch: Any) -> bool:
@@ -223,21 +278,15 @@ class _Probe:
     def along(self, sign: torch.Tensor, margin: float) -> torch.Tensor:
         return (margin * sign).reshape(self.shape).to(self.device)
 
-    def passes(self, injector: Injector) -> bool:
-        """What is put at this site comes out as the logits."""
-        z = self.draw(1.5)
-        try:
-            found = injector.logits(z)
-        except Exception:  # noqa: BLE001 - another shape in between
-            return False
-        return found is not None and found.shape == z.shape and torch.allclose(found, z, rtol=1e-3, atol=1e-5)
-
     def takes(self, injector: Injector) -> tuple[bool, bool] | None:
         """Whether the loss depends on what is put at this site, and has a gradient there; None: it does not notice."""
         changed, seen = False, False
         values = []
         for z in (self.draw(1.5), self.draw(1.5), self.draw(6.0)):
-            value, g = injector.gradient(z)
+            try:
+                value, g = injector.gradient(z)
+            except Exception:  # noqa: BLE001 - numbers that cannot stand there (a logit where a probability is asked for)
+                return None
             self.fired = self.fired or injector.fired
             self.graph = self.graph or g is not None
             if not injector.fired:
@@ -314,6 +363,7 @@ class _Probe:
         )
         shape = dataclasses.replace(shape, uses_labels=self.label_matters(injector))
         if shape.by_row:
+            shape = dataclasses.replace(shape, own_over_other=self.coupling(injector))
             shape = dataclasses.replace(shape, silent_rows=self.silent_rows(injector, sign, other))
             if t.kind == "single" and shape.uses_labels:
                 silent, tried = self.silent_classes(injector)
@@ -344,13 +394,8 @@ class _Probe:
     def label_matters(self, injector: Injector) -> bool | None:
         t = self.target
         z = self.draw(1.5)
-        changed = t.wrong()
-        if t.kind == "tags":
-            new = changed.to(t.labels.dtype).reshape(t.labels.shape)
-        else:
-            new = t.as_labels(changed)
         try:
-            return abs(float(injector.loss(z, new)) - float(injector.loss(z))) > 0
+            return abs(float(injector.loss(z, t.as_labels(t.wrong()))) - float(injector.loss(z))) > 0
         except Exception:  # noqa: BLE001 - the labels may be bound to something else in the batch
             return None
 
@@ -363,12 +408,17 @@ class _Probe:
             if g is not None:
                 silent &= t.flat(g).reshape(len(silent), -1).abs().amax(1) == 0
         silent &= ~_weightless(self.batch, len(silent)).to(silent.device)
-        if bool(silent.any()):  # a loss that picks hard examples picks these
+        if t.kind == "tags":
+            silent &= t.y.sum(-1) > 0  # a softmax over tags has nothing to say where there is none; its name says it
+        for _ in range(ROUNDS):  # a loss that picks k hard examples picks k of these in each round, or easy ones
+            left = int(silent.sum())
             shaped = silent.reshape(-1, *[1] * (sign.dim() - 1))
-            z = torch.where(shaped, 2.0 * other.to(shaped.device), 4.0 * sign.to(shaped.device))
-            _, g = injector.gradient(z.reshape(self.shape))
-            if g is not None:
-                silent &= t.flat(g).reshape(len(silent), -1).abs().amax(1) == 0
+            for mine, theirs in ((2.0 * other, 4.0 * sign), (0.5 * sign, 2.0 * other)):
+                _, g = injector.gradient(torch.where(shaped, mine, theirs).reshape(self.shape)) if left else (0.0, None)
+                if g is not None:
+                    silent &= t.flat(g).reshape(len(silent), -1).abs().amax(1) == 0
+            if int(silent.sum()) in (0, left):
+                break
         return tuple(int(i) for i in silent.nonzero().reshape(-1))
 
     def silent_classes(self, injector: Injector) -> tuple[tuple[int, ...], int]:
@@ -413,18 +463,20 @@ class _Probe:
         """Change one row's label: which rows' gradients notice?"""
         t = self.target
         n = len(t.y)
-        if n < 3:
+        if n < 4 or not bool(t.keep.all()):
             return None
-        z = (t.y + self.draw(1.0).reshape(t.y.shape)).reshape(self.shape)
-        spread = float(t.y.std()) or 1.0
+        number = t.kind == "regression"
+        z = (t.y + self.draw(1.0).reshape(t.y.shape)).reshape(self.shape) if number else self.draw(1.0)
+        spread = float(t.y.std()) or 1.0 if number else 0.0
+        other = t.y + spread if number else t.wrong()
+        _, a = injector.gradient(z)
         ratios = []
         for row in (0, n // 2, n - 1):
             changed = t.y.clone()
-            changed[row] += spread
+            changed[row] = other[row]
             try:
-                _, a = injector.gradient(z)
-                _, b = injector.gradient(z, changed.to(t.labels.dtype).reshape(t.labels.shape))
-            except Exception:  # noqa: BLE001
+                _, b = injector.gradient(z, t.as_labels(changed))
+            except Exception:  # noqa: BLE001 - the labels may be bound to something else in the batch
                 return None
             if a is None or b is None:
                 return None
@@ -435,25 +487,26 @@ class _Probe:
         return max(ratios) if len(ratios) == 3 else None
 
     # -------------------------------------------------------------- what stands behind the last layer
-    def deep(self, shape: LossShape, injector: Injector, name: str) -> LossShape:
-        t = self.target
+    def levels(self, shape: LossShape, injector: Injector, name: str) -> LossShape:
+        """The logits that the last layer's outputs become."""
         try:
             ones = torch.ones(self.shape, device=self.device)
-            levels = [injector.logits(v * ones) for v in (1.0, 100.0, -1.0, -100.0)]
-            if not injector.fired or any(v is None or v.shape != self.shape for v in levels):
+            found = [injector.logits(v * ones) for v in (1.0, 100.0, -1.0, -100.0)]
+            if not injector.fired or any(v is None or v.shape != self.shape for v in found):
                 return shape
-            high1, high2, low1, low2 = (float(v.mean()) for v in levels if v is not None)
             reach = _reach(injector, ones)
         except Exception:  # noqa: BLE001 - another shape in between: it is not the last layer after all
             return shape
-        shape = dataclasses.replace(shape, deep_site=name, high=(high1, high2), low=(low1, low2), reach=reach)
-        if t.kind == "regression" or reach is None:
-            return shape
+        high1, high2, low1, low2 = (float(v.mean()) for v in found if v is not None)
+        return dataclasses.replace(shape, deep_site=name, high=(high1, high2), low=(low1, low2), reach=reach)
+
+    def deep(self, shape: LossShape, injector: Injector) -> LossShape:
+        """The loss along the last layer's outputs, where they are not the logits themselves."""
+        t = self.target
         try:
-            curve = self.curve(injector, t.sign(t.y), t.sign(t.wrong()))
+            return dataclasses.replace(shape, deep_curve=self.curve(injector, t.sign(t.y), t.sign(t.wrong())))
         except Exception:  # noqa: BLE001
             return shape
-        return dataclasses.replace(shape, deep_curve=curve)
 
 
 def _reach(injector: Injector, logits: torch.Tensor) -> float | None:
@@ -472,13 +525,17 @@ def _reach(injector: Injector, logits: torch.Tensor) -> float | None:
 
 
 def _weightless(batch: Any, rows: int) -> torch.Tensor:
-    """Rows to which a float vector in the batch (sample weights, say) gives zero."""
+    """Rows to which a vector in the batch (sample weights, a mask) gives zero."""
     found = torch.zeros(rows, dtype=torch.bool)
     inputs, _ = split(batch)
-    values = inputs.values() if hasattr(inputs, "values") else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    )
     for v in values:
-        if isinstance(v, torch.Tensor) and v.numel() == rows and (v.is_floating_point() or v.dtype == torch.bool):
-            found |= (v.reshape(-1) == 0).cpu()
+        if isinstance(v, torch.Tensor) and v.numel() == rows:
+            v = v.reshape(-1).cpu()
+            if v.is_floating_point() or bool(((v == 0) | (v == 1)).all()):
+                found |= v == 0
     return found
 
 
@@ -494,7 +551,13 @@ def _spread(logits: torch.Tensor | None, when: str) -> dict[str, Any]:
 
 
 def _labels(bench: Bench) -> dict[str, Any]:
-    """Largest class number among the labels at hand."""
+    """Range of the labels at hand: of classes, or of numbers."""
+    if bench.reader.task == "regression":
+        ys = [y for b in bench.batches.known if isinstance(y := split(b)[1], torch.Tensor) and y.numel()]
+        if not ys:
+            return {}
+        low, high = min(float(y.min()) for y in ys), max(float(y.max()) for y in ys)
+        return {"label_range": (low, high), "labels_seen": sum(int(y.numel()) for y in ys)}
     if bench.reader.task != "single_label":
         return {}
     found = [y for b in bench.batches.known if isinstance(y := split(b)[1], torch.Tensor) and not y.is_floating_point()]
@@ -511,9 +574,7 @@ def _labels(bench: Bench) -> dict[str, Any]:
 def _tightest_norm(bench: Bench) -> tuple[int | None, str]:
     """Fewest values a channel that a BatchNorm in training mode sees, in the first batch as it is trained on."""
     norms = {
-        m: n
-        for n, m in bench.model.named_modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training  # noqa: SLF001
+        m: n for n, m in bench.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
     }
     if not norms:
         return None, ""
