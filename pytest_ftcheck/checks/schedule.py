@@ -19,6 +19,8 @@ CLOSE = 0.05
 FEW = 2
 #: Without a declared schedule: share of the run, at its end, and least steps, at a learning rate of zero.
 IDLE, IDLE_STEPS = 0.25, 5
+#: Share of the declared peak that must be reached to tell a pace.
+LEAST_HEIGHT = 0.3
 #: Paces that are tried: steps of the schedule for each step of the optimizer.
 PACES = (*range(2, 65), 96, 128, 256)
 
@@ -294,14 +296,15 @@ def _words(intent: Intent) -> str:
 
 def _pace(best: Sequence[float], intent: Intent, peak: float) -> int | None:
     """How many times as fast as declared, if that is what it is."""
-    # a shift of one step is many steps of the schedule here
-    k: int
+    if max(best) < LEAST_HEIGHT * peak:
+        return None  # next to zero fits any schedule that is over
+    found: list[tuple[float, int]] = []
     for k in PACES:
-        for shift in (0, 1, k - 1):
+        for shift in (0, 1, k - 1):  # a shift of one step is many steps of the schedule here
             expected = [intent.lr_at(k * i + shift) for i in range(len(best))]
             if len(_misses(best, expected, peak)) < min(FEW, len(best)):
-                return k
-    return None
+                found.append((math.fsum(abs(r - (e or 0.0)) for r, e in zip(best, expected, strict=True)), k))
+    return min(found)[1] if found else None
 
 
 def _staircase(best: Sequence[float], intent: Intent, peak: float) -> int | None:

@@ -253,7 +253,7 @@ def _accumulation(trace: Trace) -> _Fault | None:
         return None
     half = trace.iterations[len(trace.iterations) // 2 :]
     taken, implied = sum(i.steps for i in half), len(half) / k
-    if implied < FEW or 0.6 * implied - 1 <= taken <= 1.6 * implied + 1:
+    if implied < FEW or 0.6 * implied - 0.5 <= taken <= 1.6 * implied + 1:
         return None
     every = f"one for every {plural(k, 'batch', 'batches')}"
     seen = f"{taken} optimizer steps in the last {len(half)} iterations, where {every} would be {implied:.0f}"
