@@ -185,20 +185,23 @@ def negated(view: View) -> Finding | None:
 
 
 def summed_up(view: View) -> Finding | None:
-    """zero_grad is missing."""
-    found = [(s, m) for s, m in view.matches("all") if m.total is not None]
-    if not found or any(_is(m.cosine, SAME) or not _is(m.total, SAME) for _, m in found if m.cosine is not None):
-        return None
-    if all(m.cosine is not None and m.cosine >= OTHER for _, m in found):
-        return None
-    step, worst = min(found, key=lambda row: row[1].cosine or 0.0)
-    return Finding(
-        "grads_never_zeroed",
-        f"at step {step.step} the optimizer found the sum of all gradients since the run began (cosine {number(worst.total)}), not "
-        f"that of the step's own {_batches(step)} (cosine {number(worst.cosine)})",
-        "zero_grad() is never called (or on another optimizer), so the gradients of all steps add up",
-        "call optimizer.zero_grad() once a step",
-    )
+    """zero_grad is missing, or misses a part."""
+    for part in ("all", "head", "base"):
+        found = [(s, m) for s, m in view.matches(part) if m.total is not None]
+        # where the two differ: a part that had no gradient before has the same sum
+        telling = [(s, m) for s, m in found if not _is(m.cosine, OTHER)]
+        if not telling or not all(_is(m.total, SAME) for _, m in found):
+            continue
+        step, worst = min(telling, key=lambda row: row[1].cosine or 0.0)
+        what = "the optimizer found" if part == "all" else f"the optimizer found in the {part}"
+        return Finding(
+            "grads_never_zeroed",
+            f"at step {step.step} {what} the sum of all gradients since the run began (cosine {number(worst.total)}), not that of the "
+            f"step's own {_batches(step)} (cosine {number(worst.cosine)})",
+            "zero_grad() is never called, or on another optimizer, so the gradients of all steps add up",
+            "call optimizer.zero_grad() once a step",
+        )
+    return None
 
 
 def lost_batches(view: View) -> Finding | None:
@@ -357,6 +360,14 @@ def scaled(view: View) -> Finding | None:
             f"the gradient of {k} batches is divided by {k} twice: {number(ratio)} times their mean, so the steps are that much shorter",
             "the loss is a mean already when it is divided again (the framework divides, and so does the loop)",
             "divide once",
+        )
+    meant = view.trace.intent.accumulation if view.trace.intent is not None else None
+    if k == 1 and meant and meant > 1 and abs(ratio * meant - 1) <= SAME_NORM:
+        return Finding(
+            "batches_not_accumulated",
+            f"the optimizer steps at every batch, on 1/{meant} of its gradient, where you meant to accumulate {meant} batches for one step",
+            f"the loss is divided by {meant}, and optimizer.step() is not held back",
+            f"step and zero_grad only when (i + 1) % {meant} == 0",
         )
     if ratio >= LEAST_SCALE and _power_of_two(ratio):
         return Finding(

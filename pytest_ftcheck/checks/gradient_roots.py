@@ -12,6 +12,10 @@ from .depth import check_grads_reach_depth
 from .gradient_faults import Finding, findings
 
 
+#: Nobody clips to so little on purpose: shared by a million weights it is an rms of 1e-6.
+TINY = 1e-3
+
+
 @dataclass(frozen=True)
 class Why:
     """A fault, and what is said of it in place of the general cause; empty: the general one will do."""
@@ -92,7 +96,12 @@ def _negligible(trace: Trace, known: dict[str, Finding]) -> Why:
     if depth.fault == "grads_vanish":
         return Why(depth.fault, depth.causes[0], depth.remedy)
     norms = [s.grad_norm for s in trace.steps if s.grad_norm > 0]
-    if len(norms) > 2 and max(norms) <= 1.02 * min(norms):
+    told = any(
+        s.grad_norm_unclipped is not None for s in trace.steps
+    )  # by our own clipping: then the general cause has both numbers
+    if told and any(s.grad_norm < 1e-3 * (s.grad_norm_unclipped or 0.0) for s in trace.steps):
+        return Why("clipped_to_nothing")
+    if not told and len(norms) > 2 and max(norms) <= 1.02 * min(norms) and max(norms) < TINY:
         return Why(
             "clipped_to_nothing",
             f"the gradient norm is {number(norms[0])} at every step, as after clipping to it",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_ftcheck import check_grads_nonzero, example_trace
+from pytest_ftcheck import Intent, check_grads_nonzero, example_trace
 from pytest_ftcheck.checks.kinds import EPS_SHARE, STEPS_FOR_ZERO
 from pytest_ftcheck.examples import tensor
 from pytest_ftcheck.text import number
@@ -296,3 +296,56 @@ def test_a_head_tensor_of_which_half_never_got_a_gradient_gets_a_note(touched, n
     verdict = check_grads_nonzero(replace(GOOD, tensors=tuple(partly if u is t else u for u in GOOD.tensors)))
     assert verdict.status == "pass"
     assert any("51 % of classifier.weight never got a gradient" in n for n in verdict.notes) is noted
+
+
+def test_declared_to_be_unused_or_frozen_is_not_judged():
+    dead = with_gradients(BASE, **NONE)
+    assert check_grads_nonzero(replace(dead, intent=Intent(unused="base_model"))).status == "pass"
+    assert check_grads_nonzero(replace(dead, intent=Intent(frozen="base_model"))).status == "pass"
+    assert check_grads_nonzero(replace(dead, intent=Intent(unused="base_model")), "base").status == "skipped"
+    assert check_grads_nonzero(replace(dead, intent=Intent(trained="", thaw_step=20))).status == "pass"
+    assert check_grads_nonzero(replace(dead, intent=Intent(trained="", thaw_step=19))).status == "fail"
+
+
+def test_declared_by_name_to_be_trained_has_no_excuse():
+    pooler = tensor("base_model.pooler.dense.weight", "base")
+    trace = with_gradients((pooler.name,), replace(GOOD, tensors=(*GOOD.tensors, pooler)), **NONE)
+    assert check_grads_nonzero(trace).status == "pass"
+    assert check_grads_nonzero(replace(trace, intent=Intent(trained=""))).status == "pass"
+    assert check_grads_nonzero(replace(trace, intent=Intent(trained="*"))).status == "pass"
+    verdict = check_grads_nonzero(replace(trace, intent=Intent(trained="base_model")))
+    assert (verdict.status, verdict.fault) == ("fail", "not_in_graph")
+    assert verdict.evidence[0]["tensor"] == pooler.name
+
+
+def layers(count, dead, changes):
+    tensors = [tensor(f"base_model.layer.{i}.lin.weight", "base") for i in range(count)]
+    trace = replace(GOOD, tensors=(*tensors, *(t for t in GOOD.tensors if t.part == "head")))
+    return with_gradients([f"base_model.layer.{i}.lin.weight" for i in dead], trace, **changes)
+
+
+def test_the_fault_behind_missing_gradients():
+    assert check_grads_nonzero(with_gradients(BASE, **NONE)).fault == "cut_below_head"
+    assert check_grads_nonzero(with_gradients((*BASE, *HEAD), **NONE)).fault == "no_gradient_at_all"
+    verdict = check_grads_nonzero(layers(3, [2], NONE))
+    assert verdict.fault == "layers_not_used"
+    assert "base_model.layer.2 takes no part" in verdict.causes[0]
+
+
+def test_the_fault_behind_gradients_of_zero():
+    assert check_grads_nonzero(with_gradients((*BASE, *HEAD), **ZERO)).fault == "loss_is_flat"
+    assert check_grads_nonzero(with_gradients(HEAD[:1], **ZERO)).fault == "units_dead"
+    adapters = [tensor(f"base_model.layer.{i}.q.lora_{k}", "base", role="adapter") for i in range(2) for k in "AB"]
+    trace = replace(GOOD, tensors=(*adapters, *(t for t in GOOD.tensors if t.part == "head")))
+    verdict = check_grads_nonzero(with_gradients([t.name for t in adapters], trace, **ZERO))
+    assert verdict.fault == "adapters_silent"
+    assert "scaling of 0" in verdict.causes[0]
+
+
+def test_a_norm_that_is_always_the_same_was_clipped():
+    feeble = {"max_rms": 1e-11, "max_norm": 1e-9}
+    trace = with_gradients((*BASE, *HEAD), **feeble)
+    norms = [replace(s, grad_norm=1e-8, grad_norm_unclipped=None) for s in trace.steps]
+    assert check_grads_nonzero(replace(trace, steps=tuple(norms))).fault == "clipped_to_nothing"
+    varied = replace(trace, steps=tuple(replace(s, grad_norm=1e-8 * (1 + 0.01 * i)) for i, s in enumerate(norms)))
+    assert check_grads_nonzero(varied).fault == "gradient_negligible"

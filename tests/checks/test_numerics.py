@@ -138,3 +138,30 @@ def test_a_probe_loss_that_is_not_finite(value):
     assert verdict.status == "fail"
     assert "The probe loss is not finite after 10 steps" in verdict.headline
     assert check_all_finite(replace(GOOD, probe=replace(GOOD.probe, points=points[:2]))).status == "pass"
+
+
+def test_an_eps_that_float16_cannot_hold_is_named():
+    def half(**changes):
+        trace = with_tensor("classifier.weight", with_loss(math.nan, 1), gradient=1, last=5)
+        return replace(trace, tensors=tuple(replace(t, dtype="float16", **changes) for t in trace.tensors))
+
+    verdict = check_all_finite(half())
+    assert verdict.fault == "eps_underflow"
+    assert "eps of AdamW (1e-08) is 0" in verdict.causes[0]
+    group = replace(GOOD.optimizer.groups[0], settings={"eps": 1e-4})
+    assert (
+        check_all_finite(replace(half(), optimizer=replace(GOOD.optimizer, groups=(group,)))).fault != "eps_underflow"
+    )
+
+
+def test_a_loss_that_ran_away_is_told_from_one_that_broke():
+    def lost(peak):
+        trace = with_tensor("classifier.weight", with_loss(math.nan, 10), gradient=10)
+        iterations = list(trace.iterations)
+        iterations[9] = replace(iterations[9], loss=peak)
+        return check_all_finite(replace(trace, iterations=tuple(iterations)))
+
+    assert lost(100.0).fault == "diverged"
+    assert "0.700 to 100" in lost(100.0).causes[0]
+    assert lost(3.6).fault == "diverged"
+    assert lost(3.4).fault == "nonfinite_forward"
