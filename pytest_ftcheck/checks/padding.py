@@ -46,6 +46,10 @@ _FAULTS: dict[str, tuple[str, str]] = {
         "pool over real tokens only, e.g. (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), or take the vector at "
         "mask.sum(1) - 1; check model.config.pad_token_id",
     ),
+    "pad_id_wrong": (
+        "the model looks for the last real token by config.pad_token_id={config_pad}, but the batches are padded with {pad_id}: it pools padding",
+        "model.config.pad_token_id = tokenizer.pad_token_id, which is {pad_id} here",
+    ),
     "mask_ignored": (
         "the model takes a mask and does nothing with it, though it has attention layers: padding is attended to like text",
         "pass it on to the attention layers: key_padding_mask=~mask.bool() (src_key_padding_mask= of a TransformerEncoder)",
@@ -105,7 +109,13 @@ def check_padding_ignored(trace: Trace) -> Verdict:
     fault = _fault(look)
     if fault in _FAULTS:
         cause, remedy = (
-            t.format(base=look.base, names=", ".join((*look.misplaced, *look.unknown))) for t in _FAULTS[fault]
+            t.format(
+                base=look.base,
+                names=", ".join((*look.misplaced, *look.unknown)),
+                config_pad=look.config_pad,
+                pad_id=look.pad_id,
+            )
+            for t in _FAULTS[fault]
         )
         if fault == "mask_not_passed" and not look.given:
             remedy = "put an attention_mask into the batches (the tokenizer returns it), and " + remedy
@@ -113,12 +123,18 @@ def check_padding_ignored(trace: Trace) -> Verdict:
     if fault == "design":
         note = f"exempt: {look.base} itself, called with the right mask, lets padding through"
         return verdict("pass", f"{headline}, as by the design of {look.base}.", notes=(note,))
+    if fault == "side":
+        return verdict(
+            "advice",
+            f"{headline}: the library's own pooling takes in padding on the {look.side}.",
+            remedy="pad on the other side (tokenizer.padding_side=), as that model's own tokenizer does",
+        )
     advice = "pad to one fixed length in training and in use, or make the model skip padding: predictions depend on how much there is of it"
     return verdict("advice", f"{headline}.", remedy=advice)
 
 
 def _fault(look: PaddingLook) -> str:
-    """Which fault it is; ``design``: none, the base is like that; empty: it cannot be told."""
+    """Which fault it is; ``design``: none, the base is like that; ``side``: none, the library pools so; empty: it cannot be told."""
     base = look.base_amount if look.side == "right" else look.base_content
     if look.base is None:
         useless = look.mask_matters is not None and look.mask_matters.change == 0
@@ -131,6 +147,9 @@ def _fault(look: PaddingLook) -> str:
         if look.misplaced:
             return "mask_misplaced"
         return "mask_misspelt" if any("mask" in name for name in look.unknown) else "mask_not_passed"
+    if look.handed == "right" and look.library:
+        wrong = None not in (look.config_pad, look.pad_id) and look.config_pad != look.pad_id
+        return "pad_id_wrong" if wrong else "side"
     return {"right": "padding_pooled", "inverted": "mask_inverted", "all ones": "mask_all_ones"}.get(
         look.handed, "mask_wrong"
     )

@@ -71,6 +71,16 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
             remedy="lower the learning rate; look at what units_alive, loss_stable and all_finite say",
             fault="output_collapsed",
         )
+    if last.base_library and last.last is not None and blind(last.last):
+        return verdict(
+            "advice",
+            f"{headline}: {last.base} hands nothing from one token to another.",
+            causes=(
+                f"the attention of {last.base}, a class of the library, gives nothing here: a kernel of its own that is not installed?",
+            ),
+            remedy="run it where its kernels are, or take another architecture: as it is, it sees one token of each row",
+            fault="tokens_not_mixed",
+        )
     cause, remedy, fault = _why(last, trace)
     if not fault:
         return Verdict("output_depends_on_input", "skipped", cause)
@@ -131,4 +141,5 @@ def _row(look: WordsLook) -> dict[str, Any]:
         "features, other words": change(look.features_words),
         "base, first token": change(look.first),
         "base, other tokens": change(look.rest),
+        "base, last token": change(look.last),
     }

@@ -61,6 +61,9 @@ class PaddingLook:
     #: Keywords that it was handed and does not know, and arguments that got the mask in place of ``attention_mask``.
     unknown: tuple[str, ...] = ()
     misplaced: tuple[str, ...] = ()
+    #: The module around it, the one that pools, is a library's class too; the id of the padding in that one's config.
+    library: bool = False
+    config_pad: int | None = None
     #: The batch has a mask.
     given: bool = False
     #: Largest change of the output when the mask is all ones instead; None: not measured.
@@ -100,10 +103,14 @@ class WordsLook:
     #: What enters the head, across rows and with other words; None: not seen.
     features_across: Effect | None = None
     features_words: Effect | None = None
-    #: Last hidden vectors of the module inside, with other words: at the first token, and at all others.
+    #: Last hidden vectors of the module inside, with other words: at the first token, at all others, and at the last one, which stays
+    #: the same as well.
     first: Effect | None = None
     rest: Effect | None = None
+    last: Effect | None = None
     base: str | None = None
+    #: Its class is the library's, not the user's.
+    base_library: bool = False
     #: Outputs with the words in another order.
     order: Effect | None = None
 

@@ -35,7 +35,7 @@ class Inner:
     @property
     def library(self) -> bool:
         """Its class is the library's, not the user's."""
-        return type(self.module).__module__.startswith("transformers.")
+        return is_library(self.module)
 
     def direct(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Its hidden vectors for these ids and this mask: ``(rows, columns, width)``."""
@@ -43,6 +43,11 @@ class Inner:
         if out is None:
             raise ValueError(f"{self.name} gives no vector for each token")
         return out
+
+
+def is_library(module: nn.Module) -> bool:
+    """Its class comes with transformers: what it does is its design, not the training script's."""
+    return type(module).__module__.startswith("transformers.")
 
 
 def find_inner(model: nn.Module) -> list[Inner]:

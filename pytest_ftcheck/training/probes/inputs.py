@@ -16,7 +16,7 @@ from ..batches import row_count, split, take_rows, to_device
 from ..parts import in_part
 from ..state import quiet
 from .battery import Bench, Experiment
-from .inner import Call, Inner, effect, entering, find_inner, handed, listening, output_types, precision_of
+from .inner import Call, Inner, effect, entering, find_inner, handed, is_library, listening, output_types, precision_of
 from .tokens import (
     Tokens,
     find_tokens,
@@ -192,14 +192,9 @@ class InputsExperiment(Experiment):
             if order is not None:
                 shuffled = self._pass(with_values(batch, {tokens.path: order}), tokens)
                 fields["order"] = self._effect(seen.logits, shuffled.logits)
-        return WordsLook(
-            when,
-            len(self.rows),
-            _distinct(batch, len(self.rows)),
-            across,
-            base=self.inner.name if self.inner else None,
-            **fields,
-        )
+        if self.inner is not None:
+            fields |= {"base": self.inner.name, "base_library": self.inner.library}
+        return WordsLook(when, len(self.rows), _distinct(batch, len(self.rows)), across, **fields)
 
     def _hidden(self, tokens: Tokens, changed: torch.Tensor, one: Call | None, two: Call | None) -> dict[str, Any]:
         """The base's last vectors with other words: at the first token of each row whose words changed, and behind it."""
@@ -208,12 +203,14 @@ class InputsExperiment(Experiment):
         rows = (changed != tokens.ids).any(1)
         start = tokens.real.int().argmax(1)
         at = torch.arange(len(start), device=start.device)
+        end = tokens.width - 1 - tokens.real.int().flip(1).argmax(1)
         rest = tokens.real.clone()
         rest[at, start] = False
         rest &= rows[:, None]
         return {
             "first": self._effect(one.hidden[at, start][rows], two.hidden[at, start][rows]),
             "rest": self._effect(one.hidden[rest], two.hidden[rest]),
+            "last": self._effect(one.hidden[at, end][rows], two.hidden[at, end][rows]),
         }
 
     # ------------------------------------------------------------------ the other rows
@@ -282,6 +279,8 @@ class InputsExperiment(Experiment):
         if self.inner is None:
             return fields
         fields["base"] = self.inner.name
+        around = self.bench.model.get_submodule(self.inner.name.rpartition(".")[0])
+        fields |= {"library": is_library(around), "config_pad": _pad_of(around)}
         if seen.call is not None and self.tokens is not None:
             fields |= handed(seen.call, self.tokens.of(self.rows).real)
         mask = held.real.long()
@@ -350,8 +349,12 @@ def _batch_statistics(model: nn.Module) -> tuple[str, ...]:
 def _config_pad(model: nn.Module) -> int | None:
     """The id of the padding in the model's config, unless it is the end of the text as well."""
     for module in model.modules():
-        config = getattr(module, "config", None)
-        pad = getattr(config, "pad_token_id", None)
-        if isinstance(pad, int) and not isinstance(pad, bool):
-            return None if pad == getattr(config, "eos_token_id", None) else pad
+        pad = _pad_of(module)
+        if pad is not None:
+            return None if pad == getattr(module.config, "eos_token_id", None) else pad
     return None
+
+
+def _pad_of(module: nn.Module) -> int | None:
+    pad = getattr(getattr(module, "config", None), "pad_token_id", None)
+    return pad if isinstance(pad, int) and not isinstance(pad, bool) else None
