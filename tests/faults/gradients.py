@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from .cases import SGD_BELIEFS, Classifier, Run, adamw, bert, cross_entropy, fault, sgd, textbook, textual, two_layers
+from .cases import SGD_BELIEFS, Classifier, Run, adamw, bert, cross_entropy, fault, light, sgd, textbook, textual, two_layers
 
 AUTOGRAD = "PyTorch docs: Autograd mechanics"
 NO_GRADIENT = ("grads_nonzero", "weights_move", "grads_match_reference")
@@ -40,7 +39,7 @@ class NoGrad(Classifier):
 @fault(
     "gradient flow",
     "The encoder's forward pass stands under torch.no_grad() 'to save memory'",
-    AUTOGRAD + " (locally disabling gradient computation); peft issue tracker: adapters under no_grad",
+    AUTOGRAD + " (locally disabling gradient computation)",
     NO_GRADIENT,
     ("no_grad", "no gradient", "cut"),
     shows=lambda s: s.still("encoder", 1e-3),
@@ -136,8 +135,8 @@ class OwnActivation(nn.Module):
 @fault(
     "gradient flow",
     "A memory-saving activation with a hand-written backward that has the sign wrong",
-    "PyTorch docs: Extending torch.autograd (check with gradcheck); github.com/rwightman/gen-efficientnet-pytorch "
-    "(memory-efficient swish as an autograd function)",
+    "PyTorch docs: Extending torch.autograd (check with gradcheck); memory-efficient swish "
+    "written as an autograd function",
     ("grads_match_reference",),
     ("backward", "direction", "sign", "custom"),
 )
@@ -186,7 +185,7 @@ def gradients_never_cleared(seed: int) -> Run:
         optimizer.step()
         return loss.item()
 
-    return textual(seed, step=step, optimizer=sgd, beliefs=SGD_BELIEFS)
+    return textual(seed, light, step=step, optimizer=sgd, beliefs=SGD_BELIEFS)
 
 
 @fault(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .cases import (
@@ -14,13 +13,13 @@ from .cases import (
     Run,
     fault,
     grades,
+    light,
     logits_of,
     reviews,
     sgd,
     squared_error,
     textual,
     topics,
-    two_layers,
 )
 
 CROSS_ENTROPY = "PyTorch docs: torch.nn.CrossEntropyLoss"
@@ -357,7 +356,7 @@ def summed_over_rows_and_tags(seed: int) -> Run:
         return F.binary_cross_entropy_with_logits(logits_of(model, batch), batch["labels"], reduction="sum")
 
     return textual(
-        seed, rows=topics, loss_fn=loss_fn, optimizer=sgd, beliefs={**SGD_BELIEFS, "task": "multi_label"}
+        seed, light, rows=topics, loss_fn=loss_fn, optimizer=sgd, beliefs={**SGD_BELIEFS, "task": "multi_label"}
     )
 
 

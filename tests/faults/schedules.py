@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .cases import SGD_BELIEFS, Run, adamw, fault, linear_decay, sgd, textbook, textual
+from .cases import SGD_BELIEFS, Run, adamw, cross_entropy, fault, light, linear_decay, sgd, textbook, textual
 
 FOLLOWS = ("lr_follows_schedule", "weights_move", "lr_sensible")
 LINEAR = {"schedule": "linear", "warmup_steps": 6, "total_steps": 40}
@@ -136,7 +136,7 @@ def halved_every_batch(seed: int) -> Run:
 @fault(
     "schedule",
     "The scheduler's state is restored from the end of the pretraining run: the rate is zero from the first step on",
-    "PyTorch docs: LRScheduler.load_state_dict; github.com/huggingface/transformers issues on resume_from_checkpoint",
+    "PyTorch docs: torch.optim.lr_scheduler.LRScheduler.load_state_dict",
     FOLLOWS,
     ("zero", "schedul", "learning rate"),
     shows=lambda s: max(s.rates) == 0,
@@ -175,6 +175,7 @@ def exponent_mistyped(seed: int) -> Run:
 def adams_rate_for_sgd(seed: int) -> Run:
     return textual(
         seed,
+        light,
         optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=2e-5),
         beliefs={**SGD_BELIEFS, "peak_lr": 2e-5},
     )
@@ -189,7 +190,7 @@ def adams_rate_for_sgd(seed: int) -> Run:
     shows=lambda s: max(s.losses) > 10 * s.losses[0] or s.after < 0.6,
 )
 def rate_of_thirty(seed: int) -> Run:
-    return textual(seed, optimizer=lambda m: sgd(m, lr=30.0), beliefs={**SGD_BELIEFS, "peak_lr": 0.03})
+    return textual(seed, light, optimizer=lambda m: sgd(m, lr=30.0), beliefs={**SGD_BELIEFS, "peak_lr": 0.03})
 
 
 @fault(
@@ -236,7 +237,7 @@ def betas_swapped(seed: int) -> Run:
     ("momentum",),
 )
 def momentum_of_one(seed: int) -> Run:
-    return textual(seed, optimizer=lambda m: sgd(m, momentum=1.0), beliefs=SGD_BELIEFS)
+    return textual(seed, light, optimizer=lambda m: sgd(m, momentum=1.0), beliefs=SGD_BELIEFS)
 
 
 @fault(
@@ -276,25 +277,23 @@ def clipped_after_the_step(seed: int) -> Run:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         return value
 
-    return textual(seed, step=step, optimizer=sgd, beliefs={**SGD_BELIEFS, "max_grad_norm": 0.1})
+    return textual(seed, light, step=step, optimizer=sgd, beliefs={**SGD_BELIEFS, "max_grad_norm": 0.1})
 
 
 @fault(
     "schedule",
     "clip_grad_norm_(model.head.parameters(), 0.05): the encoder's gradients are not clipped at all",
-    "github.com/Lightning-AI/pytorch-lightning issues on gradient clipping of the wrong parameters; docs: clip_grad_norm_",
+    "PyTorch docs: torch.nn.utils.clip_grad_norm_ (of all parameters together)",
     ("optimizer_settings", "grads_match_reference"),
     ("clip",),
 )
 def only_the_head_is_clipped(seed: int) -> Run:
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         optimizer.zero_grad()
-        from .cases import cross_entropy
-
         loss = cross_entropy(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.head.parameters(), 0.05)
         optimizer.step()
         return loss.item()
 
-    return textual(seed, step=step, optimizer=sgd, beliefs={**SGD_BELIEFS, "max_grad_norm": 0.05})
+    return textual(seed, light, step=step, optimizer=sgd, beliefs={**SGD_BELIEFS, "max_grad_norm": 0.05})
