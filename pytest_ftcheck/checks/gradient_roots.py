@@ -11,7 +11,6 @@ from .causes import silenced
 from .depth import check_grads_reach_depth
 from .gradient_faults import Finding, findings
 
-
 #: Nobody clips to so little on purpose: shared by a million weights it is an rms of 1e-6.
 TINY = 1e-3
 
