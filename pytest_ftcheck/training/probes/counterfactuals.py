@@ -46,7 +46,7 @@ class CounterfactualsExperiment(Experiment):
         source = bench.held_out or bench.probe
         self.source = "held-out rows" if bench.held_out else "training rows"
         full = min(ROWS, sum(rows_of(b) for b in source))
-        self.rich = budget >= full * (3 + 2 * HEAD_PARTS + BLOCKS) + 2 * FITTED
+        self.rich = budget >= full * (4 + HEAD_PARTS + BLOCKS) + 2 * FITTED
         self.batches = [to_device(b, bench.device) for b in first_rows(source, ROWS if self.rich else FEW_ROWS)]
         self.rows = sum(rows_of(b) for b in self.batches)
         self.parts = parts_of(bench.model, bench.head, self.rich)
@@ -54,8 +54,8 @@ class CounterfactualsExperiment(Experiment):
         self.found: Counterfactuals | None = None
 
     def cost(self) -> float:
-        """One pass for the trained model, one for each part put back, and one for each part of the head shuffled."""
-        passes = 1 + sum(2 if _of_head(part, self.bench.head) else 1 for part in self.parts)
+        """One pass for the trained model, one for each part put back, and one for the head shuffled."""
+        passes = 1 + len(self.parts) + ("head" in self.parts)
         fitted = 2 * min(FITTED, sum(rows_of(b) for b in self.bench.batches.known)) + 2 * self.rows if self.rich else 0
         return passes * self.rows + fitted
 
@@ -78,7 +78,7 @@ class CounterfactualsExperiment(Experiment):
             if not chosen or all(torch.equal(p, self.initial[n]) for n, p in chosen.items()):
                 continue
             back = self._with(chosen, shuffled=False)
-            other = self._with(chosen, shuffled=True) if _of_head(part, self.bench.head) else None
+            other = self._with(chosen, shuffled=True) if part == "head" else None
             rewound.append(Rewound(part, sum(p.numel() for p in chosen.values()), back, other))
         self.initial = {}
         self.found = Counterfactuals(
@@ -175,7 +175,7 @@ def parts_of(model: nn.Module, head: Sequence[str], rich: bool) -> dict[str, tup
     if of_head:
         parts["head"] = tuple(of_head)
     if rich:
-        blocks = _grouped(base, block_of)
+        blocks = _grouped(base, _block)
         chosen = list(blocks)
         if len(chosen) > BLOCKS:  # the first, the last, and some in between
             chosen = [chosen[round(i * (len(chosen) - 1) / (BLOCKS - 1))] for i in range(BLOCKS)]
@@ -193,8 +193,10 @@ def _grouped(names: Sequence[str], key: Any) -> dict[str, tuple[str, ...]]:
     return {k: tuple(v) for k, v in groups.items()}
 
 
-def _of_head(part: str, head: Sequence[str]) -> bool:
-    return part == "head" or in_part(part, head)
+def _block(name: str) -> str:
+    """As `block_of`, but what is in no numbered block is taken together: all embeddings are one."""
+    parts = name.split(".")
+    return block_of(name) if any(p.isdigit() for p in parts) else ".".join(parts[:2] if len(parts) > 2 else parts[:1])
 
 
 def correct(task: str | None, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
