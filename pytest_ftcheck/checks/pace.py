@@ -43,6 +43,9 @@ def check_lr_sensible(trace: Trace) -> Verdict:
         and t.group is not None
         and meant_to_learn(t, trace)
     ]
+    if "LBFGS" in (trace.optimizer.name, *trace.optimizer.classes):
+        why = "a step of LBFGS is many steps: its size says nothing of the rate."
+        return Verdict("lr_sensible", "skipped", why, measured=measured)
     if not matrices:
         return Verdict(
             "lr_sensible",

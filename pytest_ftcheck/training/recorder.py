@@ -396,7 +396,7 @@ class Recorder:
         """The fields of a `Trace` that this recorder knows."""
         self._convert_losses()
         t = self.tracked
-        final, ended = t.values(t.zeros()), self._after
+        final, ended, alive = t.values(t.zeros()), self._after, self._writes.standing(self._after)
         if not torch.equal(final, self._after):
             self._writes.after_the_last_step(final, self._after)
         rows = torch.stack(self._rows).cpu().double() if self._rows else torch.zeros(0, 3, len(self._live))
@@ -419,7 +419,7 @@ class Recorder:
                 "resets": self._writes.resets,
             }.items()
         }
-        pieces = [t.split(v) for v in (self._start, final, self._touched, self._pushed, self._decayed, ended)]
+        pieces = [t.split(v) for v in (self._start, final, self._touched, self._pushed, self._decayed, ended, alive)]
         if self.steps:
             self._after = final
             for w in self.watched:
@@ -457,7 +457,7 @@ class Recorder:
     ) -> Tensor:
         slot, p = w.slot, w.parameter
         assert slot is not None
-        start, final, touched, pushed, decayed, ended = pieces
+        start, final, touched, pushed, decayed, ended, alive = pieces
         hit = int(touched.sum())
         share = hit / max(1, touched.numel())
         if w.initial is not None:
@@ -485,7 +485,7 @@ class Recorder:
             outside_steps=int(v["writes"][slot]),
             outside_largest=v["largest_write"][slot] * scale,
             resets=int(v["resets"][slot]),
-            kept=kept(ended, start, pushed + decayed),
+            kept=kept(ended, start, pushed + decayed, alive),
         )
         gradients = Gradients(
             steps=w.steps,

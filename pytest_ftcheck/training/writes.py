@@ -44,23 +44,36 @@ class Writes:
             self.resets += norms > REPLACED * t.norms(torch.nan_to_num(start)).clamp_min(1e-30)
         else:
             way = torch.nan_to_num(before - self._since)
+            way *= self._alive(values)
             undone = -_sums(t, write * way)
             self.resets += undone > RESET * _sums(t, way * way).clamp_min(1e-30)
         for place, now, written in zip(t.split(self._since), t.split(values), (norms > 0).tolist(), strict=True):
             if written:
                 place.copy_(now)
 
+    def _alive(self, values: torch.Tensor) -> torch.Tensor:
+        """Elements that are not zero: a pruning mask or a padding row is set to zero again after each step. Of a tensor that is zero
+        throughout, all."""
+        alive = values != 0
+        for piece in self.tracked.split(alive):
+            if not piece.any():
+                piece.fill_(True)
+        return alive
+
+    def standing(self, values: torch.Tensor) -> torch.Tensor:
+        """Elements that are not zero, and were not set to zero by the last write."""
+        return (values != 0) if self._since is None else (values != 0) & self._alive(self._since)
+
     def after_the_last_step(self, final: torch.Tensor, before: torch.Tensor) -> None:
         """A write after the last step takes nothing from the training: only its size is kept."""
         self.squares += self.tracked.norms(torch.nan_to_num(final - before)).double().square()
 
 
-def kept(after: torch.Tensor, start: torch.Tensor, updates: torch.Tensor) -> float | None:
+def kept(after: torch.Tensor, start: torch.Tensor, updates: torch.Tensor, alive: torch.Tensor) -> float | None:
     """Share of the optimizer's work that is still there; None: it did nothing.
 
-    Elements that are zero at the end are left out, for pruning masks and padding rows are set to zero again after each step.
+    :param alive: which elements count, see `Writes.standing`.
     """
-    alive = after != 0
     work = updates[alive].double()
     total = float((work * work).sum())
     if not total > 0:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_ftcheck import check_frozen_stay_frozen, example_trace
+from pytest_ftcheck import Intent, check_frozen_stay_frozen, example_trace
 from pytest_ftcheck.examples import tensor
 from pytest_ftcheck.trace import Buffer
 
@@ -140,3 +140,31 @@ def test_an_adapter_is_not_the_base():
         GOOD, tensors=(*frozen_base().tensors, tensor("base_model.layer.0.lora_A.weight", "base", role="adapter"))
     )
     assert check_frozen_stay_frozen(trace).status == "pass"
+
+
+def test_what_was_declared_frozen_must_stay_whatever_its_flag():
+    declared = replace(GOOD, intent=Intent(frozen="base_model"))
+    verdict = check_frozen_stay_frozen(declared)
+    assert (verdict.status, verdict.fault) == ("fail", "not_frozen")
+    assert "(base_model.layer.0.lin.weight by " in verdict.headline
+    still = replace(declared, tensors=tuple(replace(t, motion=STILL) if t.part == "base" else t for t in GOOD.tensors))
+    assert check_frozen_stay_frozen(still).status == "pass"
+
+
+def test_what_was_declared_to_learn_is_not_asked_to_stay():
+    trace = frozen_base(unchanged=False)
+    assert check_frozen_stay_frozen(trace).fault == "frozen_written"
+    assert check_frozen_stay_frozen(replace(trace, intent=Intent(trained=""))).status == "skipped"
+
+
+def test_a_tied_tensor_stays_if_one_of_its_names_was_declared():
+    tied = replace(GOOD.tensors[0], aliases=("classifier.decoder",))
+    trace = replace(GOOD, tensors=(tied, *GOOD.tensors[1:]), intent=Intent(trained="", frozen="classifier.decoder"))
+    assert check_frozen_stay_frozen(trace).status == "fail"
+
+
+def test_buffers_under_a_declared_prefix_stay_too():
+    drifted = Buffer("base_model.norm.running_mean", "base", frozen=False, unchanged=False)
+    trace = replace(GOOD, buffers=(drifted,), intent=Intent(frozen="base_model.norm"))
+    assert check_frozen_stay_frozen(trace).fault == "frozen_statistics_drift"
+    assert check_frozen_stay_frozen(replace(trace, intent=None)).status == "skipped"

@@ -52,6 +52,11 @@ def test_a_large_number_alone_is_no_fault():
     assert check_lr_sensible(paced(1e-4, lr=0.5, family="sgd")).status == "pass"
 
 
+def test_a_step_of_lbfgs_is_many():
+    trace = paced(0.1)
+    assert check_lr_sensible(replace(trace, optimizer=replace(trace.optimizer, name="LBFGS"))).status == "skipped"
+
+
 def test_no_base_matrix_was_moved():
     assert check_lr_sensible(paced(0.0)).status == "skipped"
 

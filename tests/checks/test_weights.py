@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_ftcheck import Recipe, check_weights_move, example_trace
+from pytest_ftcheck import Intent, Recipe, check_weights_move, example_trace
 from pytest_ftcheck.checks.weights import LEAST_BUDGET, LEAST_MOVED, LEAST_SHARE, MOST_STEPS, steps_to_matter
 from pytest_ftcheck.examples import tensor
 from pytest_ftcheck.trace import Iteration
@@ -634,3 +634,40 @@ def test_the_message_of_a_failure_has_everything():
     text = str(check_weights_move(changed(HEAD, motion=STILL)))
     for word in ("weights_move: FAIL.", "cause: ", "do: ", "limit: ", "measured: ", *HEAD):
         assert word in text
+
+
+def test_what_was_declared_to_learn_and_is_frozen_did_not_move():
+    frozen = changed(["classifier.weight", "classifier.bias"], trainable=False, trainable_last=False)
+    assert check_weights_move(frozen).status == "pass"
+    verdict = check_weights_move(replace(frozen, intent=Intent(trained="")))
+    assert (verdict.status, verdict.fault) == ("fail", "frozen_by_mistake")
+    assert "they are frozen (requires_grad=False)" in verdict.headline
+
+
+@pytest.mark.parametrize("field", ["frozen", "unused"])
+def test_what_was_declared_to_stay_is_not_asked_to_move(field):
+    still = changed(
+        ["base_model.layer.0.lin.weight", "base_model.layer.0.lin.bias"],
+        motion=STILL,
+        gradients=NONE,
+    )
+    assert check_weights_move(still).status == "fail"
+    declared = replace(still, intent=Intent(**{field: "base_model"}))
+    assert check_weights_move(declared).status == "pass"
+    assert check_weights_move(declared, "base").status == "skipped"
+
+
+def test_what_is_still_to_be_thawed_is_not_asked_to_move():
+    names = ["base_model.layer.0.lin.weight", "base_model.layer.0.lin.bias"]
+    frozen = changed(names, trainable=False, trainable_last=False)
+    assert check_weights_move(replace(frozen, intent=Intent(trained="", thaw_step=20))).status == "pass"
+    assert check_weights_move(replace(frozen, intent=Intent(trained="", thaw_step=19))).fault == "frozen_by_mistake"
+
+
+def test_the_fault_is_named():
+    assert (
+        check_weights_move(changed(["classifier.weight"], motion=STILL, gradients=NONE, group=None)).fault
+        == "not_in_optimizer"
+    )
+    assert check_weights_move(changed(["classifier.weight"], motion=STILL, lr_sum=0.0, lr_peak=0.0)).fault == "lr_zero"
+    assert check_weights_move(GOOD).fault == ""
