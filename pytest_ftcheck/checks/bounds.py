@@ -67,7 +67,8 @@ def _say(headline: str, shape: LossShape, fault: str, cause: str, remedy: str, l
 
 
 def _levels(shape: LossShape) -> list[dict[str, Any]]:
-    assert shape.high is not None and shape.low is not None
+    assert shape.high is not None
+    assert shape.low is not None
     return [
         {f"{shape.deep_site} gives": number(x), "logit": number(v)}
         for x, v in ((-100.0, shape.low[1]), (-1.0, shape.low[0]), (1.0, shape.high[0]), (100.0, shape.high[1]))
@@ -122,7 +123,8 @@ def _finite(curve: LossCurve) -> bool:
 
 def _one_signed(shape: LossShape) -> Verdict | None:
     """A ReLU (softplus, GELU) behind the last layer, in front of a loss that wants both signs."""
-    assert shape.high is not None and shape.low is not None
+    assert shape.high is not None
+    assert shape.low is not None
     if shape.known not in _STANDARD or shape.form is not None or shape.high[1] < 10 or shape.low[1] <= -1:
         return None
     if abs(shape.low[1] - shape.low[0]) > 1:
@@ -157,7 +159,8 @@ def _spare(shape: LossShape) -> Verdict | None:
 
 def _numbers(shape: LossShape) -> Verdict:
     """Regression: can the output reach the labels?"""
-    assert shape.high is not None and shape.low is not None
+    assert shape.high is not None
+    assert shape.low is not None
     low, high = shape.low[1], shape.high[1]
     if shape.label_range is None or shape.known not in ("squared_error", "absolute_error", "huber"):
         return Verdict("logits_unbounded", "skipped", "Which numbers the loss wants is not known.")

@@ -10,70 +10,22 @@ from ..records.loss_shape import LossCurve, LossShape
 from ..text import number, percent, plural
 from ..trace import Trace
 from ..verdict import Status, Verdict
+from .loss_names import SIGNED, WRONG
 
 #: Least share of the slope at "all classes alike" that the loss can fall by. With target probability t for the label a loss of C classes
 #: has 0.83 (C = 3, t = 1), 0.50 (label smoothing 0.3), 0.26 (0.5) and 0.07 (0.9, the usual slip for 0.1).
 LEAST_GAIN = 0.15
 #: Share of rows whose label the loss must push up most; a healthy loss does for all.
 LEAST_AGREEMENT = 0.7
-#: A change of one row's label moves its own gradient at least this many times as much as another row's; healthy: the others do not notice, or
-#: little (a loss standardised over the batch); broadcasting: exactly 1.
+#: A change of one row's label moves its own gradient at least this many times as much as another row's. Healthy: the others do not notice,
+#: or little (a loss standardised over the batch); broadcasting: exactly 1.
 LEAST_OWN = 1.5
 #: A gradient this many times shorter than the textbook's is scaled to nothing: Adam divides by sqrt(v) + eps.
 NOTHING = 1e-3
 
-#: Losses that are wrong whatever the task: what happens, and the line to change.
-_WRONG = {
-    "double_softmax": (
-        "the loss is cross-entropy of softmax(logits): softmax is applied twice",
-        "give cross_entropy the raw logits (remove the softmax from model or loss)",
-    ),
-    "sigmoid_before_cross_entropy": (
-        "the loss is cross-entropy of sigmoid(logits): it applies its own softmax to numbers between 0 and 1",
-        "give cross_entropy the raw logits (remove the sigmoid from model or loss)",
-    ),
-    "nll_on_raw_logits": (
-        "nll_loss is given raw logits: it expects log-probabilities, and only reads off the label's number",
-        "use cross_entropy(logits, labels), or nll_loss(logits.log_softmax(-1), labels)",
-    ),
-    "nll_on_probabilities": (
-        "nll_loss is given probabilities: the logarithm is missing, and confident mistakes get no gradient",
-        "use cross_entropy(logits, labels), or log_softmax in place of softmax",
-    ),
-    "nll_on_sigmoid": (
-        "nll_loss is given sigmoid(logits): it expects log-probabilities",
-        "use cross_entropy(logits, labels) on the raw logits",
-    ),
-    "softmax_over_batch": (
-        "softmax runs over the rows of the batch (dim=0), not over the classes: rows compete with each other",
-        "use cross_entropy(logits, labels), or dim=-1",
-    ),
-    "double_softmax_over_batch": (
-        "softmax runs over the rows of the batch (dim=0), and cross_entropy applies its own softmax after it",
-        "give cross_entropy the raw logits (remove the softmax)",
-    ),
-    "sigmoid_before_bce": (
-        "binary_cross_entropy_with_logits is given sigmoid(logits): the sigmoid is applied twice",
-        "give it the raw logits, or use binary_cross_entropy after the sigmoid",
-    ),
-    "softmax_before_bce": (
-        "binary_cross_entropy_with_logits is given softmax(logits): it applies its own sigmoid to probabilities",
-        "give it the raw logits",
-    ),
-    "softmax_on_tags": (
-        "the tags of a row go through softmax: they compete, and no two can be likely at once",
-        "use binary_cross_entropy_with_logits on the raw logits: a sigmoid a tag",
-    ),
-    "cross_entropy_on_tags": (
-        "cross_entropy reads the rows of multi-hot labels as class probabilities: tags compete, and a row without tags counts nothing",
-        "use binary_cross_entropy_with_logits (problem_type='multi_label_classification' in transformers)",
-    ),
-}
-#: Only wrong where they go below zero: 1 - p is a loss of its own.
-_SIGNED = ("nll_on_probabilities", "nll_on_sigmoid")
 _MEASURED = "the loss asked with chosen logits in place of the model's, before the first step, dropout off"
 
-Judge = Callable[[Trace, LossShape], Verdict | None]
+Judge = Callable[[LossShape], Verdict | None]
 
 
 def check_loss_matches_task(trace: Trace) -> Verdict:
@@ -93,9 +45,9 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     if shape.reason is not None and shape.depends is None:
         return Verdict("loss_matches_task", "skipped", f"{shape.reason[:1].upper()}{shape.reason[1:]}.")
     for judge in _JUDGES:
-        if (found := judge(trace, shape)) is not None:
+        if (found := judge(shape)) is not None:
             return found
-    return _sound(shape)
+    return _task(trace, shape) or _scaled(trace, shape) or _sound(shape)
 
 
 def _say(
@@ -159,7 +111,7 @@ def _at(curve: LossCurve, margin: float) -> tuple[float, float]:
 
 
 # ------------------------------------------------------------------ judges, in the order in which they speak
-def _constant(trace: Trace, shape: LossShape) -> Verdict | None:
+def _constant(shape: LossShape) -> Verdict | None:
     if shape.depends is not False:
         return None
     if shape.form == "ones" or shape.outputs == 1:
@@ -183,7 +135,7 @@ def _constant(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _cut(trace: Trace, shape: LossShape) -> Verdict | None:
+def _cut(shape: LossShape) -> Verdict | None:
     if shape.differentiable is not False:
         return None
     return _say(
@@ -197,13 +149,13 @@ def _cut(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _named(trace: Trace, shape: LossShape) -> Verdict | None:
-    if shape.known not in _WRONG or shape.curve is None:
+def _named(shape: LossShape) -> Verdict | None:
+    if shape.known not in WRONG or shape.curve is None:
         return None
     curve = shape.curve
-    if shape.known in _SIGNED and min(curve.right) > -1e-3 * max(1e-12, curve.gain):
+    if shape.known in SIGNED and min(curve.right) > -1e-3 * max(1e-12, curve.gain):
         return None
-    cause, remedy = _WRONG[shape.known]
+    cause, remedy = WRONG[shape.known]
     best, alike = min(curve.right), curve.right[0]
     what = "falls without bound" if _bottomless(shape) else f"is {number(best)} at best"
     return _say(
@@ -217,7 +169,7 @@ def _named(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _negated(trace: Trace, shape: LossShape) -> Verdict | None:
+def _negated(shape: LossShape) -> Verdict | None:
     if shape.random or shape.cosine is None or shape.cosine > -0.9:
         return None
     return _say(
@@ -231,7 +183,7 @@ def _negated(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _own_predictions(trace: Trace, shape: LossShape) -> Verdict | None:
+def _own_predictions(shape: LossShape) -> Verdict | None:
     curve = shape.curve
     if shape.random or shape.uses_labels is not False or curve is None or curve.gain <= 0:
         return None
@@ -240,8 +192,8 @@ def _own_predictions(trace: Trace, shape: LossShape) -> Verdict | None:
         return None
     return _say(
         "fail",
-        f"Any confident answer scores well ({number(right)} right, {number(wrong)} wrong, {number(curve.right[0])} undecided), and the labels of the "
-        "batch are not read.",
+        f"Any confident answer scores well ({number(right)} right, {number(wrong)} wrong, {number(curve.right[0])} undecided), and the "
+        "labels of the batch are not read.",
         shape,
         "own_predictions_as_targets",
         "the model's own predictions are the targets (argmax of the logits, a softmax of themselves)",
@@ -250,7 +202,7 @@ def _own_predictions(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _permuted(trace: Trace, shape: LossShape) -> Verdict | None:
+def _permuted(shape: LossShape) -> Verdict | None:
     if not _tells(shape) or shape.agreement is None or shape.agreement > LEAST_AGREEMENT or shape.agreeing < 4:
         return None
     seen = {c: p for c, p in enumerate(shape.pushed) if p >= 0}
@@ -268,7 +220,7 @@ def _permuted(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _misplaced(trace: Trace, shape: LossShape) -> Verdict | None:
+def _misplaced(shape: LossShape) -> Verdict | None:
     if not _tells(shape) or shape.own_over_other is None or shape.kind == "regression":
         return None
     if (
@@ -280,8 +232,8 @@ def _misplaced(trace: Trace, shape: LossShape) -> Verdict | None:
         return None
     return _say(
         "fail",
-        f"The labels meet the wrong rows: the loss pushes the label up most in {percent(shape.agreement)} of the rows, and a change of one row's label "
-        "changes another row's gradient.",
+        f"The labels meet the wrong rows: the loss pushes the label up most in {percent(shape.agreement)} of the rows, and a change of "
+        "one row's label changes another row's gradient.",
         shape,
         "labels_of_other_rows",
         "logits and labels are in different orders: rolled, reversed, shuffled apart, reshaped across rows",
@@ -290,13 +242,13 @@ def _misplaced(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _broadcast(trace: Trace, shape: LossShape) -> Verdict | None:
+def _broadcast(shape: LossShape) -> Verdict | None:
     if shape.kind != "regression" or shape.random or shape.own_over_other is None or shape.own_over_other > LEAST_OWN:
         return None
     return _say(
         "fail",
-        f"Each prediction is compared with every label of the batch: a change of one label moves its own row's gradient {number(shape.own_over_other)} "
-        "times as much as any other row's.",
+        "Each prediction is compared with every label of the batch: a change of one label moves its own row's gradient "
+        f"{number(shape.own_over_other)} times as much as any other row's.",
         shape,
         "regression_broadcast",
         "predictions of shape (B, 1) and labels of shape (B,) are broadcast to (B, B): the best that can be learnt is the mean",
@@ -305,13 +257,13 @@ def _broadcast(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _unbounded(trace: Trace, shape: LossShape) -> Verdict | None:
+def _unbounded(shape: LossShape) -> Verdict | None:
     if shape.kind not in ("single", "binary", "tags") or shape.random or not _bottomless(shape) or shape.curve is None:
         return None
     return _say(
         "fail",
-        f"The loss has no floor: {number(_at(shape.curve, 8.0)[0])} for the right answer at logits of +-8, {number(shape.curve.right[-1])} at "
-        f"+-{shape.curve.margins[-1]:g}.",
+        f"The loss has no floor: {number(_at(shape.curve, 8.0)[0])} for the right answer at logits of +-8, "
+        f"{number(shape.curve.right[-1])} at +-{shape.curve.margins[-1]:g}.",
         shape,
         "loss_unbounded",
         "the loss is no negative log-likelihood: log_softmax is missing, or a margin without a hinge",
@@ -320,7 +272,7 @@ def _unbounded(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _smoothed(trace: Trace, shape: LossShape) -> Verdict | None:
+def _smoothed(shape: LossShape) -> Verdict | None:
     curve = shape.curve
     if shape.kind != "single" or shape.random or not shape.by_row or curve is None or shape.known is not None:
         return None
@@ -332,8 +284,8 @@ def _smoothed(trace: Trace, shape: LossShape) -> Verdict | None:
     p = 1 / (1 + (shape.outputs - 1) * math.exp(-2 * curve.best))
     return _say(
         "fail",
-        f"The loss is least where the label has a probability of about {percent(p)} ({percent(1 / shape.outputs)} is chance): it falls from "
-        f"{number(curve.right[0], 4)} to {number(min(curve.right), 4)} at best.",
+        f"The loss is least where the label has a probability of about {percent(p)} ({percent(1 / shape.outputs)} is chance): "
+        f"it falls from {number(curve.right[0], 4)} to {number(min(curve.right), 4)} at best.",
         shape,
         "smoothing_too_strong",
         "the targets are almost uniform: label_smoothing near 1 (1 - eps for eps), or a distillation temperature gone wrong",
@@ -342,7 +294,7 @@ def _smoothed(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _classes(trace: Trace, shape: LossShape) -> Verdict | None:
+def _classes(shape: LossShape) -> Verdict | None:
     if shape.random or not shape.by_row or not 0 < len(shape.silent_classes) < shape.tried_classes:
         return None
     used = [c for c in shape.silent_classes if shape.largest_label is None or c <= shape.largest_label]
@@ -360,13 +312,13 @@ def _classes(trace: Trace, shape: LossShape) -> Verdict | None:
     )
 
 
-def _silent(trace: Trace, shape: LossShape) -> Verdict | None:
+def _silent(shape: LossShape) -> Verdict | None:
     if shape.random or not shape.by_row or shape.rows < 3 or not shape.silent_rows:
         return None
-    shown = ", ".join(map(str, shape.silent_rows[:6]))
+    shown = ", ".join(map(str, shape.silent_rows[:6])) + (", ..." if len(shape.silent_rows) > 6 else "")
     return _say(
         "fail",
-        f"{len(shape.silent_rows)} of {shape.rows} rows get no gradient, however wrong they are (rows {shown}{', ...' if len(shape.silent_rows) > 6 else ''}).",
+        f"{len(shape.silent_rows)} of {shape.rows} rows get no gradient, however wrong they are (rows {shown}).",
         shape,
         "rows_ignored",
         "only some rows reach the loss: a slice or an index ([0], [-1], [:k]), a mask, a reduction over the wrong rows",
@@ -382,8 +334,8 @@ def _task(trace: Trace, shape: LossShape) -> Verdict | None:
         return None
     squared = ("squared_error", "absolute_error", "huber")
     if meant == "single_label" and shape.kind == "regression" and shape.known in squared:
-        classes = trace.loss_shape is not None and shape.label_range is not None and shape.label_range[1] > 1
-        status: Status = "fail" if classes else "advice"
+        several = shape.label_range is not None and shape.label_range[1] > 1
+        status: Status = "fail" if several else "advice"
         is_, remedy = (
             f"the {shape.known.replace('_', ' ')} of one output",
             "one output a class and cross_entropy (num_labels)",
@@ -489,6 +441,4 @@ _JUDGES: tuple[Judge, ...] = (
     _smoothed,
     _classes,
     _silent,
-    _task,
-    _scaled,
 )

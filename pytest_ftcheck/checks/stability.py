@@ -28,9 +28,9 @@ _MEASURED = "training losses; losses and logits of the probe rows before and aft
 def check_loss_stable(trace: Trace) -> Verdict:
     """The training does not blow up, and does not collapse to one answer.
 
-    Every loss is compared with the first, or with what knowing nothing scores, never with an early mean in which a spike hides. Fails if the
-    loss exploded on the way (also where it came back: the weights are not those of before), if it ended far above its start, if all rows
-    get the same logits that did not before, or if a BatchNorm normalises over two values. Noise of small batches passes.
+    Every loss is compared with the first, or with what knowing nothing scores, never with an early mean in which a spike hides. Fails
+    if the loss exploded on the way (also where it came back: the weights are not those of before), if it ended far above its start, if
+    all rows get the same logits that did not before, or if a BatchNorm normalises over two values. Noise of small batches passes.
 
     >>> from pytest_ftcheck import example_trace
     >>> print(check_loss_stable(example_trace()))
@@ -40,19 +40,16 @@ def check_loss_stable(trace: Trace) -> Verdict:
     points = trace.probe.points if trace.probe is not None else ()
     if len(losses) < 2 and len(points) < 2:
         return Verdict("loss_stable", "skipped", "Fewer than two losses were told, and there is no probe.")
-    for judge in (_not_finite, _exploded, _collapsed, _diverged, _pairs, _fast):
+    for judge in (_not_finite, _collapsed, _exploded, _diverged, _pairs, _fast):
         if (found := judge(trace)) is not None:
             return found
     if len(losses) < 2:
-        return Verdict("loss_stable", "pass", f"The probe loss ended at {number(points[-1].loss, 4)}.")
-    return Verdict(
-        "loss_stable",
-        "pass",
-        f"The training loss never rose above {number(max(losses) / losses[0]) if losses[0] > 0 else number(max(losses))} times its first value, "
-        f"{number(losses[0])}."
-        if losses[0] > 0
-        else f"The training loss stayed between {number(min(losses))} and {number(max(losses))}.",
-    )
+        said = f"The probe loss ended at {number(points[-1].loss, 4)}."
+    elif losses[0] > 0:
+        said = f"The training loss never rose above {number(max(losses) / losses[0])} times its first value, {number(losses[0])}."
+    else:
+        said = f"The training loss stayed between {number(min(losses))} and {number(max(losses))}."
+    return Verdict("loss_stable", "pass", said)
 
 
 def _fail(headline: str, fault: str, cause: str, remedy: str, limit: str, rows: Any = ()) -> Verdict:
@@ -191,8 +188,8 @@ def _pairs(trace: Trace) -> Verdict | None:
     if shape is None or shape.norm_values is None or shape.norm_values > PAIR:
         return None
     return _fail(
-        f"{shape.norm_name} (BatchNorm, training mode) normalises over {plural(shape.norm_values, 'value')} a channel: what comes out is +-1, and all "
-        "that is left is which of the two was larger.",
+        f"{shape.norm_name} (BatchNorm, training mode) normalises over {plural(shape.norm_values, 'value')} a channel: what comes out "
+        "is +-1, and all that is left is which of the two was larger.",
         "batchnorm_tiny_batch",
         f"batches of {shape.norm_values} rows in front of BatchNorm: training sees another function than evaluation",
         "use LayerNorm or GroupNorm, larger batches, or put the BatchNorm into eval mode",

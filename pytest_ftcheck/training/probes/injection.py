@@ -94,7 +94,8 @@ class Injector:
         self, logits: torch.Tensor, labels: torch.Tensor | None = None, *, seed: int | None = None
     ) -> torch.Tensor:
         """The loss for these logits (and labels)."""
-        return self._ask(logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed)
+        value: torch.Tensor = self._ask(logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed)
+        return value
 
     def gradient(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, torch.Tensor | None]:
         """The loss and its gradient with respect to the logits; None: it has none."""

@@ -95,7 +95,7 @@ def recognised(
     'cross_entropy'
     """
     y = labels[keep]
-    groups = [torch.ones_like(y, dtype=torch.bool)] if kind == "regression" else [y == v for v in y.unique()]
+    groups = [torch.ones_like(y, dtype=torch.bool)] if kind == "regression" else [y == v for v in torch.unique(y)]
     best, name = SAME, None
     for candidate, loss in TABLES[kind].items():
         cosines = []
