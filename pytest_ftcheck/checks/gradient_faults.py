@@ -27,8 +27,9 @@ NEGATED = -0.9
 SAME_LOSS = 2e-3
 #: Two norms are one: those of large tensors are estimated from a part of their elements.
 SAME_NORM = 0.02
-#: A gradient norm above the declared one by this factor was not clipped (parts clipped on their own reach sqrt(2)).
-UNCLIPPED = 1.5
+#: A gradient norm above the declared one by this factor was not clipped; where parts are clipped on their own, sqrt(2) is reached.
+UNCLIPPED = 1.1
+APART = 1.5
 #: Clipped to less than this share of the declared norm.
 TOO_HARD = 0.5
 #: Loss scales of a GradScaler are powers of two; those in use are at least this large.
@@ -138,7 +139,8 @@ def dropped(view: View) -> Finding | None:
         "grads_gone_before_step",
         f"the loss has a gradient (norm {number(size)}), and at {len(empty)} of {len(view.steps)} recomputed steps "
         "the optimizer found none",
-        "zero_grad() comes between backward() and optimizer.step(), or backward() is not called on this loss at all",
+        "zero_grad() comes between backward() and optimizer.step(), or backward() is not called on this loss at all (another one, or one "
+        "that the loop cut off from the weights: torch.no_grad(), .item(), a tensor made anew)",
         "order the loop as zero_grad(), backward(), step()",
     )
 
@@ -290,7 +292,8 @@ def not_clipped(trace: Trace) -> Finding | None:
         return None
     estimated = any(t.gradients.stride > 1 for t in trace.tensors)
     groups = max(1, len(trace.optimizer.groups))
-    limit = meant * UNCLIPPED * math.sqrt(groups) * (2.0 if estimated else 1.0)
+    factor = APART if trace.reference is not None and _parts_clipped_apart(trace.reference.steps) else UNCLIPPED
+    limit = meant * factor * math.sqrt(groups) * (2.0 if estimated else 1.0)
     norms = [s.grad_norm for s in trace.steps if math.isfinite(s.grad_norm)]
     above = [n for n in norms if n > limit]
     if len(above) < max(3, 0.1 * len(norms)):
@@ -302,6 +305,15 @@ def not_clipped(trace: Trace) -> Finding | None:
         "clip_grad_norm_ comes before backward() or after step(), is given other parameters, or is not called",
         "call clip_grad_norm_(model.parameters(), max_norm) between backward() (after scaler.unscale_) and step()",
     )
+
+
+def _parts_clipped_apart(steps: Sequence[ReferenceStep]) -> bool:
+    """Whether head and base were shortened by different factors at some step."""
+    for step in steps:
+        shares = [m.actual / m.reference for m in step.parts if m.name != "all" and m.reference > 0 and m.actual > 0]
+        if len(shares) == 2 and not _level(shares):
+            return True
+    return False
 
 
 def clipped_too_hard(view: View) -> Finding | None:
@@ -386,10 +398,10 @@ def backwards(view: View) -> Finding | None:
     ill = [s for s in view.record.slopes if max(s.slope, s.near) < BACKWARDS]
     if not ill:
         return None
-    worst = min(ill, key=lambda s: s.near)
+    worst = min(ill, key=lambda s: (s.part == "embeddings", s.near))  # the embeddings are a part of the base
     return Finding(
         "gradient_reversed",
-        f"moved along its own gradient, the {worst.part} lowers the loss: it changes by {number(worst.near)} times what the gradient says "
+        f"moving the {worst.part} along its own gradient lowers the loss: it changes by {number(worst.near)} times what the gradient says "
         "(dropout off)",
         "the backward pass is not that of the forward pass: a gradient-reversal layer, a custom autograd.Function "
         "or a hook with a wrong sign",
@@ -406,7 +418,7 @@ def partial(view: View) -> Finding | None:
     worst = odd[0]
     return Finding(
         "gradient_incomplete",
-        f"moved along its own gradient, the {worst.part} changes the loss by {number(worst.near)} times what the gradient says "
+        f"moving the {worst.part} along its own gradient changes the loss by {number(worst.near)} times what the gradient says "
         "(dropout off)",
         "the gradient leaves out a path that the forward pass takes (a detached branch, a straight-through estimate), or scales it",
         "nothing, if that is meant; else look for .detach() and custom backward passes",

@@ -219,6 +219,10 @@ def test_a_norm_above_the_declared_one():
     verdict = judged(step(0), trace=clipped(1.01 * limit), intent=intent)
     assert outcome(verdict) == ("fail", "clipping_without_effect")
     assert "where you meant it to be clipped to 0.5" in verdict.headline
+    # head and base clipped each on its own reach 1.41 times
+    apart = step(0, names=("head",), actual=0.5)
+    assert judged(apart, trace=clipped(0.5 * 1.42), intent=intent).status == "pass"
+    assert judged(apart, trace=clipped(0.5 * 1.51), intent=intent).status == "fail"
     # seen without any experiment
     assert outcome(check_grads_match_reference(replace(clipped(5.0), intent=intent))) == (
         "fail",
@@ -278,7 +282,10 @@ def test_slopes():
     assert at(0.4, 0.4) == ("advice", "gradient_incomplete")
     assert at(0.4, 0.8)[0] == "pass"
     assert at(2.0, 1.9) == ("advice", "gradient_incomplete")
-    assert "the base lowers the loss" in judged(step(0), slopes=(Slope("base", -1.0, -1.0, 3e-3),)).headline
+    assert (
+        "Moving the base along its own gradient lowers the loss"
+        in judged(step(0), slopes=(Slope("base", -1.0, -1.0, 3e-3),)).headline
+    )
 
 
 def test_the_first_fault_is_the_verdict_and_the_others_are_notes():
