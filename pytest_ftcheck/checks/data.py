@@ -24,6 +24,10 @@ LEAST_VOCABULARY = 100
 LEAST_PLACES = 200
 #: Inputs collapsed: different rows at most this share of the rows, and of all that they tell about the label no more than this.
 COLLAPSED, TOLD = 0.25, 0.05
+#: Probability below which a class of the held-out rows is not missing from the training rows by chance.
+BY_LUCK = 1e-6
+#: Torn: this share of the rows stands with another label, too, and no model could score more than that; rows of this many words at least.
+TORN, HOPELESS, LEAST_LENGTH = 0.8, 0.6, 5
 #: Values of a channel in one batch: normalised, two values are always -1 and 1.
 LEAST_VALUES = 3
 #: Share of the commonest class from which imbalance is worth a remark.
@@ -50,7 +54,7 @@ def check_batches_sound(trace: Trace) -> Verdict:
     data = trace.data
     if data is None:
         return Verdict("batches_sound", "skipped", f"the batches were not looked at: {_why(trace)}.")
-    for look in (_labels, _masks, _words, _alike, _sorted, _few_values):
+    for look in (_labels, _masks, _words, _alike, _repeated, _missing_class, _torn, _sorted, _few_values):
         if found := look(data, trace):
             return found
     mixed = f", {plural(sum(c > 0 for c in data.counts), 'class', 'classes')}" if data.counts else ""
@@ -209,6 +213,91 @@ def _alike(data: Data, _trace: Trace) -> Verdict | None:
         f"different inputs in more than {percent(COLLAPSED)} of the rows, or at least {percent(TOLD)} to gain from them",
         causes,
         "raise max_length" if short else "print a batch: are its rows different texts?",
+    )
+
+
+def _repeated(data: Data, _trace: Trace) -> Verdict | None:
+    if (
+        data.large_batches >= LEAST_BATCHES
+        and data.uniform_batches >= ONE_CLASS * data.large_batches
+        and (data.distinct or 0) > 1
+    ):
+        return _verdict(
+            data,
+            "one_row_repeated",
+            f"in {data.uniform_batches} of {plural(data.large_batches, 'batch', 'batches')} all rows are the same row: "
+            f"{plural(data.rows, 'row')} hold {plural(data.distinct or 0, 'different input')}.",
+            f"below {percent(ONE_CLASS)} of the batches of four rows or more",
+            ["one row is repeated to fill the batch (a list multiplied, an index that does not move)"],
+            "look at the collate function and at __getitem__: does it use its index?",
+        )
+    if (
+        data.source == "the batches trained on"
+        and data.batches >= LEAST_BATCHES
+        and data.different_batches == 1
+        and (data.length or 0) > 1
+    ):
+        return _verdict(
+            data,
+            "same_batch",
+            f"every one of {plural(data.batches, 'step')} got the same batch, "
+            f"though the loader has {plural(data.length or 0, 'batch', 'batches')}.",
+            "a loader of several batches gives several",
+            ["the loader is started anew at every step (next(iter(loader))), or caches its first batch"],
+            "call iter(loader) once, before the loop",
+        )
+    return None
+
+
+def _missing_class(data: Data, _trace: Trace) -> Verdict | None:
+    theirs = data.held_out_counts
+    total, n = sum(theirs or ()), sum(data.counts)
+    if data.order is None or not theirs or not total or n < LEAST_ROWS or data.source == "the probe batch":
+        return None
+    for label, count in enumerate(theirs):
+        ours = data.counts[label] if label < len(data.counts) else 0
+        if not ours and (1 - count / total) ** n < BY_LUCK:
+            left_out = f" ({data.ignored_labels:,} more are left out by -100)" if data.ignored_labels else ""
+            causes = ["training and held-out labels are numbered differently, or a filter took the class away"]
+            if data.ignored_labels:
+                causes.insert(
+                    0,
+                    f"class {label} was turned into -100, which the loss leaves out, or the labels were shifted twice",
+                )
+            return _verdict(
+                data,
+                "class_missing",
+                f"class {label} has {count:,} of {plural(total, 'held-out row')}, and none of the {n:,} that are trained on{left_out}.",
+                f"a class of the held-out rows is among those trained on, unless missing it has a probability above {BY_LUCK:g}",
+                causes,
+                "print the label counts of both sets",
+                [
+                    {"class": i, "held-out rows": c, "trained on": data.counts[i] if i < len(data.counts) else 0}
+                    for i, c in enumerate(theirs)
+                ],
+            )
+    return None
+
+
+def _torn(data: Data, _trace: Trace) -> Verdict | None:
+    n = sum(data.counts)
+    if (
+        data.ceiling is None
+        or n < 2 * LEAST_ROWS
+        or data.contradictory < TORN * n
+        or data.ceiling > HOPELESS
+        or (data.distinct or 0) < LEAST_ROWS
+        or (data.tokens is not None and data.tokens.median_length < LEAST_LENGTH)
+    ):
+        return None
+    return _verdict(
+        data,
+        "labels_contradict",
+        f"{data.contradictory:,} of {plural(n, 'row')} stand in the data with another label, too: "
+        f"no model can score more than {percent(data.ceiling)}.",
+        f"below {percent(TORN)} of the rows, or more than {percent(HOPELESS)} within reach",
+        ["copies of a text have different labels (augmented copies, rows repeated for each annotator or tag)"],
+        "group the rows by text and look at the labels of one group",
     )
 
 

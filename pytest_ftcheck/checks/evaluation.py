@@ -15,12 +15,13 @@ SHARE, RELATIVE = 0.02, 0.02
 EXACT = 1e-4
 #: The reference accuracy must rise by this much, and end this much above the commonest class, before anything is called wrong.
 RISE = 0.25
-#: Of that rise, what the user's metric must show; and how near to knowing nothing it may end.
-SHOWN, NEAR = 0.1, 0.05
+#: A share of right answers that ends this near to knowing nothing has not seen it (or within two standard errors); one that fell by
+#: half of the rise is an error rate.
+NEAR, FELL = 0.05, 0.5
 #: A count of right rows over rows: its denominator is at most this.
 COUNTED = 1000
-#: Share of the predictions that changed, for a metric that stays the same to the last digit.
-CHANGED = 0.3
+#: Share of the predictions that changed, and rise of the accuracy, at which a metric cannot stay the same to the last digit.
+CHANGED, GAIN = 0.2, 0.15
 
 
 def check_metric_matches_reference(trace: Trace) -> Verdict:
@@ -39,7 +40,7 @@ def check_metric_matches_reference(trace: Trace) -> Verdict:
     data = trace.data
     if not any(m.source == "the user's own" for m in trace.metrics):
         return Verdict(check, "skipped", "there is no metric of yours (evaluate=) to compare.")
-    e = data.evaluation if data is not None else None
+    e = (data.evaluation if data is not None else None) or _from_metrics(trace)
     if e is None:
         why = (
             trace.skipped.get("data")
@@ -77,17 +78,31 @@ def check_metric_matches_reference(trace: Trace) -> Verdict:
                 measured,
                 fault="metric_wrong",
             )
-    if e.first == e.last and e.changed is not None and e.changed >= CHANGED and rises:
+    if e.first == e.last and e.changed is not None and e.changed >= CHANGED and _gain(e) >= GAIN:
         return Verdict(
             check,
             "fail",
             f"{yours}{beside}: it did not change in the last digit while {percent(e.changed)} of the predictions did.",
             rows,
             limit,
-            ("the metric does not see the model that is trained: another copy of it, or labels compared with labels",),
-            "evaluate(model) must use the model it is given, and its predictions",
+            (
+                "the metric does not see what the model says: a copy of it made before training, or always the same prediction",
+            ),
+            "evaluate(model) must use the model it is given; argmax and thresholds must fit its outputs",
             measured,
             fault="metric_blind",
+        )
+    if per_batch := _per_batch(e):
+        return Verdict(
+            check,
+            "fail",
+            f"{yours}{beside}: it is {number(per_batch)} times the accuracy, the number of rows in a batch.",
+            rows,
+            limit,
+            ("the right answers are divided by the number of batches instead of rows",),
+            "divide by the number of rows: total += len(labels)",
+            measured,
+            fault="metric_scaled",
         )
     if rises and _counted(e) and _stays(e):
         return Verdict(
@@ -140,6 +155,22 @@ def matching(e: Evaluation) -> str | None:
     return None
 
 
+def _from_metrics(trace: Trace) -> Evaluation | None:
+    """Where no references were computed: the metrics of our own on the held-out rows."""
+    mine = next(m for m in trace.metrics if m.source == "the user's own")
+    ours = [m for m in trace.metrics if m.source == "held-out rows" and m.predicted]
+    if not ours or ours[0].name != "accuracy":
+        return None
+    return Evaluation(
+        rows=ours[0].rows,
+        first=mine.first,
+        last=mine.last,
+        references={m.name: (m.first, m.last) for m in ours},
+        mistakes={},
+        baseline=ours[0].baseline,
+    )
+
+
 def _beside(e: Evaluation) -> str:
     if "accuracy" in e.references:
         first, last = e.references["accuracy"]
@@ -155,9 +186,25 @@ def _rises(e: Evaluation) -> bool:
     return last - first >= RISE and last - e.baseline >= RISE
 
 
+def _gain(e: Evaluation) -> float:
+    first, last = e.references.get("accuracy", (0.0, 0.0))
+    return last - first
+
+
 def _stays(e: Evaluation) -> bool:
+    blind = e.baseline or 0.0
+    near = max(NEAR, 2 * math.sqrt(max(blind * (1 - blind), 0.0) / max(1, e.rows)))
+    return e.last <= min(blind + near, e.references["accuracy"][1] - RISE) and e.first - e.last < FELL * _gain(e)
+
+
+def _per_batch(e: Evaluation) -> float | None:
+    """Rows of a batch, if the metric is the accuracy times that."""
+    if e.batches < 2 or "accuracy" not in e.references:
+        return None
+    size = e.rows / e.batches
     first, last = e.references["accuracy"]
-    return abs(e.last - e.first) <= SHOWN * (last - first) and 0 <= e.last <= (e.baseline or 0.0) + NEAR
+    near = all(abs(mine - size * theirs) <= EXACT * size for mine, theirs in ((e.first, first), (e.last, last)))
+    return size if near and last > 0 and size > 1 and not math.isclose(size, 100) else None
 
 
 def _counted(e: Evaluation) -> bool:

@@ -91,10 +91,12 @@ class Evaluation:
     references: dict[str, tuple[float, float]]
     #: The same for well-known mistakes in computing one (``argmax over the rows``).
     mistakes: dict[str, tuple[float, float]]
-    #: Share of the held-out rows whose prediction changed during the run; None: not a classification.
+    #: Share of the held-out rows (tags) whose prediction changed during the run; None: not a classification.
     changed: float | None = None
     #: What knowing nothing scores in accuracy; None: not a classification.
     baseline: float | None = None
+    #: Held-out batches.
+    batches: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,12 @@ class Data:
     contradictory: int = 0
     #: Best accuracy that any function of the inputs can have on these rows; None: no classes.
     ceiling: float | None = None
+    #: Batches of four rows or more, and those in which all rows have the same input.
+    large_batches: int = 0
+    uniform_batches: int = 0
+    #: Different batches, and how many the source says it has (its length; None: it does not say).
+    different_batches: int | None = None
+    length: int | None = None
     order: Order | None = None
     tokens: Tokens | None = None
     dependence: Dependence | None = None

@@ -20,9 +20,11 @@ from .scoring import Scoring
 #: Batches looked at, at most.
 MOST_BATCHES = 256
 #: Share of the budget of all experiments that the held-out rows may take, for the user's metric beside references.
-SHARE = 0.15
+SHARE = 0.25
 #: A leak is exact in at least this many rows, and in this many of each class.
 LEAK_ROWS, LEAK_EACH = 64, 5
+#: Rows from which a batch should hold more than one input.
+LARGE = 4
 #: Rows of a batch at which a batch normalisation is worth a look.
 FEW = 3
 
@@ -95,6 +97,8 @@ class DataExperiment(Experiment):
         ignored = int((flat == -100).sum()) if task == "single_label" else 0
         counted = flat[np.isfinite(flat) & ((flat != -100) | (task != "single_label"))]
         held_target = held.target() if held is not None else None
+        groups = _grouped(keys, rows.batch)
+        sizes = [len(b) for b in groups]
         return Data(
             rows=len(rows),
             batches=rows.batches,
@@ -109,6 +113,10 @@ class DataExperiment(Experiment):
             distinct=distinct,
             contradictory=contradictory,
             ceiling=ceiling,
+            large_batches=sum(n >= LARGE for n in sizes),
+            uniform_batches=sum(n >= LARGE and len(set(b)) == 1 for n, b in zip(sizes, groups, strict=True)),
+            different_batches=len({tuple(sorted(b)) for b in groups}) if keys else None,
+            length=_length(self.bench.batches.source),
             order=_order(single, np.array(rows.batch)) if single is not None else None,
             tokens=_tokens(rows, self.reader.vocabulary, self.reader.pad),
             dependence=dependence,
@@ -179,6 +187,20 @@ def _counts(target: np.ndarray | None, task: str | None) -> tuple[int, ...]:
     flat = target.reshape(-1).astype(np.int64)
     flat = flat[flat >= 0]
     return tuple(int(v) for v in np.bincount(flat)) if len(flat) and flat.max() < 10_000 else ()
+
+
+def _grouped(keys: list[bytes], batch: list[int]) -> list[list[bytes]]:
+    groups: dict[int, list[bytes]] = {}
+    for key, number in zip(keys, batch, strict=bool(keys)):
+        groups.setdefault(number, []).append(key)
+    return list(groups.values())
+
+
+def _length(source: Any) -> int | None:
+    try:
+        return len(source)
+    except TypeError:
+        return None
 
 
 def _collisions(keys: list[bytes], labels: np.ndarray | None) -> tuple[int | None, int, float | None]:

@@ -121,7 +121,6 @@ def compare(rows: Rows, keep: np.ndarray) -> dict[str, Callable[[], Kernel]]:
         ways["neighbouring words"] = lambda: _centre(_cosine(_ordered(texts, 1)))
         ways["order of words"] = lambda: _centre(_cosine(_ordered(texts, 8)))
         ways["places"] = lambda: _centre(_places(texts))
-        ways["nearly the same words"] = lambda: _centre(likeness**6)
         ways["length and repetition"] = lambda: _centre(_gaussian(_shape(rows.ids, keep)))
         ways["ids as numbers"] = lambda: _centre(_gaussian(_as_numbers(rows.ids, keep)))
     if rows.floats and len({block.shape[1] for block in rows.floats}) == 1:

@@ -45,6 +45,10 @@ class Scoring:
             changed = float((guesses[0] != guesses[1]).float().mean())
             counts = torch.bincount(labels.reshape(-1)[keep].long())
             baseline = float(counts.max() / counts.sum())
+        elif task == "multi_label":
+            changed = float((predictions(task, first) != predictions(task, last)).float().mean())
+            on = labels.float().mean(0)
+            baseline = float(torch.maximum(on, 1 - on).mean())
         return Evaluation(
             rows=len(labels),
             first=evaluated[0],
@@ -53,6 +57,7 @@ class Scoring:
             mistakes={k: (wrong[0][k], wrong[1][k]) for k in wrong[0] if k in wrong[1]},
             changed=changed,
             baseline=baseline,
+            batches=len(self.looks[0]),
         )
 
 
