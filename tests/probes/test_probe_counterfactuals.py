@@ -180,6 +180,11 @@ def test_a_costly_model_gets_the_head_and_the_base_only():
     assert list(parts) == ["head", "base"]
 
 
+def test_a_base_too_large_to_copy_is_left_where_it_is(monkeypatch):
+    monkeypatch.setattr("pytest_ftcheck.training.probes.counterfactuals.COPIED", 1000)
+    assert list(parts_of(tiny_distilbert(seed=0), ("classifier",), rich=False)) == ["head"]
+
+
 def test_ridge_recovers_a_linear_rule():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(200, 10, generator=g, dtype=torch.float64)

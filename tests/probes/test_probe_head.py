@@ -326,6 +326,17 @@ def test_a_buffer_that_is_not_saved_and_matters(rows):
     assert check_reload_keeps_head(run(Net(Scaled(True)), rows)).status == "pass"
 
 
+def test_extra_state_that_is_no_tensor_is_handed_back(rows):
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 3}
+
+        def set_extra_state(self, state):
+            assert state == {"version": 3}
+
+    assert check_reload_keeps_head(run(Net(Extra(32, 2)), rows)).status == "pass"
+
+
 def test_of_a_large_model_the_head_alone_is_saved(rows, monkeypatch):
     monkeypatch.setattr("pytest_ftcheck.training.probes.reload.LARGE", 100)
     reload = run(make(normal), rows).head_state.reload

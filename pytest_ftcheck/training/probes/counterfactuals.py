@@ -26,6 +26,8 @@ ROWS, FITTED, BLOCKS = 64, 128, 6
 FEW_ROWS = 16
 #: Parts of the head put back one by one, at most.
 HEAD_PARTS = 4
+#: Parameters of the base above which it is not copied, and so not put back.
+COPIED = 100_000_000
 #: Share of the operations that are free to all experiments, and of the training, that these may take on a small model.
 SHARE_FREE, SHARE_TRAINING = 0.25, 0.05
 #: Widest features that a linear head is fitted on.
@@ -164,7 +166,8 @@ class CounterfactualsExperiment(Experiment):
 
 def parts_of(model: nn.Module, head: Sequence[str], rich: bool) -> dict[str, tuple[str, ...]]:
     """Part -> names of its trainable parameters: layers of the head, all of it, blocks of the base, all of that."""
-    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    sizes = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+    names = list(sizes)
     of_head = [n for n in names if in_part(n, head)]
     base = [n for n in names if not in_part(n, head)]
     parts: dict[str, tuple[str, ...]] = {}
@@ -181,7 +184,7 @@ def parts_of(model: nn.Module, head: Sequence[str], rich: bool) -> dict[str, tup
             chosen = [chosen[round(i * (len(chosen) - 1) / (BLOCKS - 1))] for i in range(BLOCKS)]
         if len(blocks) > 1:
             parts.update({b: blocks[b] for b in chosen})
-    if base:
+    if base and sum(sizes[n] for n in base) <= COPIED:
         parts["base"] = tuple(base)
     return parts
 

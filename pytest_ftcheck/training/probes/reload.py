@@ -40,19 +40,22 @@ def reload(
     if not noise <= 1e-3 * size:
         raise ValueError("the logits differ from one pass in eval mode to the next, or are not finite")
     whole = sum(p.numel() for p in model.parameters()) <= LARGE
-    state = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    everything = model.state_dict()
+    state = {k: v for k, v in everything.items() if isinstance(v, torch.Tensor)}
+    extra = {k: v for k, v in everything.items() if k not in state}  # get_extra_state() may give anything
     chosen = {k: v for k, v in state.items() if whole or in_part(k, head)}
     error, after = None, logits
     if any(not p.is_floating_point() for p in model.parameters()):
         raise ValueError("quantised parameters")
     data = _write(chosen)
     floats = [v for v in chosen.values() if v.is_floating_point()]
-    with _same_objects(model), perturbed([*model.parameters(), *floats]):
+    touched = [*model.parameters(), *floats] if whole else floats
+    with _same_objects(model), perturbed(touched):
         with torch.no_grad():
             for value in floats:
                 value.fill_(GARBAGE)
         try:
-            model.load_state_dict(_read(data), strict=whole)
+            model.load_state_dict({**extra, **_read(data)}, strict=whole)
         except RuntimeError as problem:
             error = str(problem).strip()[:300]
         else:
