@@ -58,7 +58,7 @@ class Slope:
 
     #: ``head``, ``base`` or ``embeddings``.
     part: str
-    #: The quotient for a stride, and for a third of it; 1 in smooth models.
+    #: The quotient for a stride, and for a third of it (the same again where the first is near 1); 1 in smooth models.
     slope: float
     near: float
     #: The change of the loss that was foretold, over the loss.

@@ -22,6 +22,8 @@ CHANGE = 3e-3
 REACH = 0.02
 #: A foretold change below this share of the loss is too near to the rounding of float32 (6e-8, summed over many terms).
 LEAST = 1e-4
+#: A slope this near to 1 needs no second look at a third of the stride.
+AGREES = 0.1
 #: Elements of a part of which a copy is made, at most.
 MOST = 300_000_000
 
@@ -41,12 +43,12 @@ def parts_of(model: nn.Module, head: Sequence[str]) -> dict[str, list[nn.Paramet
     return {part: p for part, p in found.items() if p and sum(q.numel() for q in p) <= MOST}
 
 
-def slopes(model: nn.Module, reader: Reader, head: Sequence[str], batch: Any) -> list[Slope]:
-    """One `Slope` for each part whose gradient foretells enough; dropout off, everything put back."""
+def slopes(model: nn.Module, reader: Reader, head: Sequence[str], batch: Any, known: Sequence[str] = ()) -> list[Slope]:
+    """One `Slope` for each part, but those known, whose gradient foretells enough; dropout off, everything put back."""
     rows = row_count(split(batch)[0]) or 0
     if rows > ROWS:
         batch = take_rows(batch, range(ROWS))
-    parts = parts_of(model, head)
+    parts = {part: ps for part, ps in parts_of(model, head).items() if part not in known}
     every = list({id(p): p for ps in parts.values() for p in ps}.values())
     if not every:
         return []
@@ -90,7 +92,8 @@ def _slope(
                     values.append(float(reader.loss(batch)[0]))
         return (values[0] - values[1]) / (2 * h * length)
 
-    far, near = change(stride), change(stride / 3)
+    far = change(stride)
+    near = far if abs(far - 1) < AGREES else change(stride / 3)
     if not math.isfinite(far) or not math.isfinite(near):
         return None
     return Slope(part, far, near, stride * length / abs(here))
