@@ -13,6 +13,8 @@ from .padding import matters, share, skipped
 
 #: A rate from which on it is taken for a slip, as where the share to keep was meant; declare it if it is meant.
 EXTREME = 0.9
+#: Looks at the end of a run at which a part must be off to count as left so.
+LASTING = 3
 
 
 def check_dropout_active(trace: Trace) -> Verdict:
@@ -48,11 +50,13 @@ def check_dropout_active(trace: Trace) -> Verdict:
                     "module": s.name,
                     "rate": s.rate,
                     "kind": s.kind,
-                    "off at": f"{_off(s, awake_root)} of {s.looks} looks",
+                    "off at": f"{_off(s, awake_root)} of {s.looks} looks" if s.looks else None,
                 }
                 for s in shown
             ),
-            measured=f"modes right before and after {plural(len(modes.looked), 'step')}",
+            measured=f"modes right before and after {plural(len(modes.looked), 'step')}"
+            if modes.looked
+            else "the mode at each step",
             **more,
         )
 
@@ -80,13 +84,17 @@ def check_dropout_active(trace: Trace) -> Verdict:
             limit=f"below {EXTREME:g}: rates in use are 0.1 to 0.5 (Srivastava et al. 2014)",
             fault="dropout_rate_extreme",
         )
+    if not modes.looked and trace.steps and not any(s.training for s in trace.steps):
+        off = [
+            s for s in sites if s.trained
+        ]  # a watched loop: of its modes only that of the whole model at each step is known
     if off and works:
         whole = len(modes.root_off) == len(modes.looked) and not awake_root
         part = _common([s.name for s in off])
         which = "The model was" if whole else f"{part or 'A part of the model'} was"
         return verdict(
             "fail",
-            f"{which} in evaluation mode at all {len(modes.looked)} steps looked at: {len(off)} of {len(sites)} dropouts were off "
+            f"{which} in evaluation mode at all {len(modes.looked) or len(trace.steps)} steps looked at: {len(off)} of {len(sites)} dropouts were off "
             "while the parameters around them trained.",
             off,
             causes=(
@@ -226,11 +234,9 @@ def _off(site: DropoutSite, awake_root: frozenset[int]) -> int:
 
 
 def _stays_off(site: DropoutSite, modes: Modes, awake_root: frozenset[int]) -> bool:
-    """Off at half of the looks or more, and at all of them from the first time on."""
+    """Off at all looks from some time on, and at several of them: the last steps may be followed by an evaluation."""
     off = [i for i in site.off if i not in awake_root]
-    if not off or 2 * len(off) < site.looks:
-        return False
-    return off == [i for i in modes.looked if i >= off[0]]
+    return len(off) >= LASTING and off == [i for i in modes.looked if i >= off[0]]
 
 
 def _common(names: Sequence[str]) -> str:

@@ -47,7 +47,8 @@ _FAULTS: dict[str, tuple[str, str]] = {
         "mask.sum(1) - 1; check model.config.pad_token_id",
     ),
     "pad_id_wrong": (
-        "the model looks for the last real token by config.pad_token_id={config_pad}, but the batches are padded with {pad_id}: it pools padding",
+        "the model looks for the last real token by config.pad_token_id={config_pad}, but the batches are padded with {pad_id}: it "
+        "pools padding",
         "model.config.pad_token_id = tokenizer.pad_token_id, which is {pad_id} here",
     ),
     "mask_ignored": (

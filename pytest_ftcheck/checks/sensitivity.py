@@ -71,7 +71,15 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
             remedy="lower the learning rate; look at what units_alive, loss_stable and all_finite say",
             fault="output_collapsed",
         )
-    if last.base_library and last.last is not None and blind(last.last):
+    if inputs.padding is not None and inputs.padding.handed == "inverted":
+        return verdict(
+            "fail",
+            f"{headline}.",
+            causes=("the mask is the wrong way round: real tokens are hidden from each other",),
+            remedy="attention_mask is 1 at real tokens and 0 at padding: pass 1 - mask (or ~mask), as it is made now",
+            fault="mask_inverted",
+        )
+    if last.base_library and _unmixed(last):
         return verdict(
             "advice",
             f"{headline}: {last.base} hands nothing from one token to another.",
@@ -118,6 +126,11 @@ def _why(look: WordsLook, trace: Trace) -> tuple[str, str, str]:
         "follow one row's ids through forward(): where does the vector stop depending on them?",
         "words_ignored",
     )
+
+
+def _unmixed(look: WordsLook) -> bool:
+    """Whether each token's vector depends on that token alone: the last one's not on the words before it, theirs on themselves."""
+    return look.last is not None and blind(look.last) and look.rest is not None and not blind(look.rest)
 
 
 def _blind(look: WordsLook) -> bool:

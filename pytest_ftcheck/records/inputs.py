@@ -104,7 +104,7 @@ class WordsLook:
     features_across: Effect | None = None
     features_words: Effect | None = None
     #: Last hidden vectors of the module inside, with other words: at the first token, at all others, and at the last one, which stays
-    #: the same as well.
+    #: the same as well (where it did not change, called with the right mask).
     first: Effect | None = None
     rest: Effect | None = None
     last: Effect | None = None

@@ -20,6 +20,8 @@ class DropoutSite:
     #: Of the looks at which the parameters around it were trainable: how many there were, and at which iterations it was off.
     looks: int = 0
     off: tuple[int, ...] = ()
+    #: The parameters around it got gradients.
+    trained: bool = True
 
 
 @dataclass(frozen=True)

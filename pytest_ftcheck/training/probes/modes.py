@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,29 +105,21 @@ class ModesExperiment(Experiment):
     def record(self) -> Modes | None:
         """What was measured."""
         alive = [t.name for t in self.bench.tensors if t.gradients.max_norm > 0]
-        for site in self.sites:
-            # a teacher in evaluation mode is no part of what trains, whatever its requires_grad
-            if not any(in_part(n, (site.place,)) or not site.place for n in alive):
-                site.looks, site.off = 0, []
-        sites = tuple(
-            DropoutSite(
-                s.name,
-                s.kind,
-                s.rate,
-                "head" if in_part(s.name, self.bench.head) else "base",
-                s.looks,
-                tuple(s.off),
-            )
-            for s in self.sites
-        )
         return Modes(
             self.rows,
             tuple(self.looked),
             tuple(self.root_off),
-            sites,
+            tuple(self._site(s, alive) for s in self.sites),
             unmeasured=dict(self.unmeasured),
             **self.fields,
         )
+
+    def _site(self, site: Site, alive: Sequence[str]) -> DropoutSite:
+        part = "head" if in_part(site.name, self.bench.head) else "base"
+        # a teacher in evaluation mode is no part of what trains, whatever its requires_grad
+        trained = any(not site.place or in_part(name, (site.place,)) for name in alive)
+        looks, off = (site.looks, tuple(site.off)) if trained else (0, ())
+        return DropoutSite(site.name, site.kind, site.rate, part, looks, off, trained)
 
     def _measure(self, part: str, call: Callable[[], None]) -> None:
         try:

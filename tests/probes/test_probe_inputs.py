@@ -1,0 +1,400 @@
+"""The experiment on inputs: what it finds out about small real models, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_ftcheck import (
+    Intent,
+    Trace,
+    check_output_depends_on_input,
+    check_padding_ignored,
+    check_rows_independent,
+    finetune,
+    tiny_distilbert,
+    toy_batches,
+)
+from pytest_ftcheck.training.probes.inner import effect, find_inner, listening, output_types
+from pytest_ftcheck.training.probes.tokens import (
+    find_tokens,
+    other_padding,
+    other_words,
+    shuffled_words,
+    with_values,
+    without_columns,
+)
+
+BATCHES = toy_batches(4, 12, seed=3)
+KEYWORDS = [{"input_ids": ids, "attention_mask": mask, "labels": y} for (ids, _, mask), y in BATCHES]
+
+
+class Wrapped(nn.Module):
+    """The tiny base with a call and a pooling of one's own."""
+
+    def __init__(self, call=None, pool=None):
+        super().__init__()
+        torch.manual_seed(0)
+        tiny = tiny_distilbert()
+        self.base_model, self.classifier = tiny.base_model, tiny.classifier
+        self.call = call or (lambda base, ids, mask: base(ids, attention_mask=mask)[0])
+        self.pool = pool or (lambda hidden, mask: hidden[:, 0])
+
+    def forward(self, input_ids, attention_mask):
+        return self.classifier(self.pool(self.call(self.base_model, input_ids, attention_mask), attention_mask))
+
+
+def traced(model, batches=KEYWORDS, steps=2, **settings):
+    trace = finetune(model, batches, steps=steps, lr=1e-3, probes=("inputs",), **settings)
+    assert Trace.from_json(trace.to_json()) == trace
+    return trace
+
+
+def statuses(trace):
+    return [c(trace).status for c in (check_padding_ignored, check_rows_independent, check_output_depends_on_input)]
+
+
+@pytest.mark.parametrize("batches", [BATCHES, KEYWORDS], ids=["tuples", "keywords"])
+def test_a_healthy_model(batches):
+    trace = traced(tiny_distilbert(seed=0) if batches is BATCHES else Wrapped(), batches)
+    found = trace.inputs
+    assert statuses(trace) == ["pass"] * 3
+    assert found.padding.side == "right"
+    assert found.padding.pad_id == 0
+    assert found.padding.columns > 0
+    assert found.padding.given
+    assert found.padding.amount.ulps < 64
+    assert found.company.output.ulps < 64
+    assert found.company.base_name == "base_model"
+    assert [w.when for w in found.words] == ["before", "after"]
+    assert found.words[0].words.ulps > 1000
+    assert found.words[1].order.ulps > 64
+    assert found.unmeasured == {}
+    assert found.repeat is None
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (lambda base, ids, mask: base(ids)[0], "mask_not_passed"),
+        (lambda base, ids, mask: base(ids, mask=mask)[0], "mask_misspelt"),
+        (lambda base, ids, mask: base(ids, attention_mask=1 - mask)[0], "mask_inverted"),
+        (lambda base, ids, mask: base(ids, attention_mask=torch.ones_like(mask))[0], "mask_all_ones"),
+    ],
+)
+def test_masks_that_go_wrong(call, fault):
+    verdict = check_padding_ignored(traced(Wrapped(call)))
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [lambda h, m: h.mean(1), lambda h, m: h.amax(1), lambda h, m: h[:, -1]],
+    ids=["mean", "max", "last"],
+)
+def test_padding_that_is_pooled(pool):
+    verdict = check_padding_ignored(traced(Wrapped(pool=pool)))
+    assert (verdict.status, verdict.fault) == ("fail", "padding_pooled")
+
+
+def test_a_masked_mean_is_healthy():
+    trace = traced(Wrapped(pool=lambda h, m: (h * m[..., None]).sum(1) / m.sum(1, keepdim=True)))
+    assert statuses(trace) == ["pass"] * 3
+
+
+def test_left_padding_is_looked_at_through_its_content():
+    left = []
+    for batch in KEYWORDS:
+        order = batch["attention_mask"].argsort(stable=True)
+        moved = {k: batch[k].gather(1, order) for k in ("input_ids", "attention_mask")}
+        left.append({**moved, "labels": batch["labels"]})
+    trace = traced(Wrapped(), left)
+    assert trace.inputs.padding.side == "left"
+    assert trace.inputs.padding.amount is None
+    assert check_padding_ignored(trace).fault == "padding_pooled"
+    assert statuses(traced(Wrapped(pool=lambda h, m: h[:, -1]), left)) == ["pass"] * 3
+
+
+def test_a_mask_that_the_batches_lack():
+    bare = [{"input_ids": b["input_ids"], "labels": b["labels"]} for b in KEYWORDS]
+
+    class Bare(Wrapped):
+        def forward(self, input_ids):
+            return super().forward(input_ids, None)
+
+    trace = traced(Bare(lambda base, ids, mask: base(ids)[0]), bare, intent=Intent(pad_token_id=0))
+    verdict = check_padding_ignored(trace)
+    assert verdict.fault == "mask_not_passed"
+    assert not trace.inputs.padding.given
+    assert "into the batches" in verdict.remedy
+
+
+def test_rows_that_are_mixed():
+    trace = traced(Wrapped(pool=lambda h, m: h.reshape(h.shape[1], h.shape[0], -1)[0]))
+    verdict = check_rows_independent(trace)
+    assert verdict.fault == "rows_mixed"
+    assert "behind base_model" in verdict.causes[0]
+    assert check_padding_ignored(trace).status == "skipped"
+
+
+def test_permutation_of_rows_alone_is_not_enough():
+    """A mean over the batch does not change when rows change places: they must get other company."""
+    trace = traced(Wrapped(pool=lambda h, m: h[:, 0] - h[:, 0].mean(0)))
+    assert check_rows_independent(trace).fault == "rows_mixed"
+
+
+@pytest.mark.parametrize(("tracked", "fault"), [(False, "batch_statistics_in_evaluation"), (True, "")])
+def test_batch_norm(tracked, fault):
+    model = Wrapped()
+    model.classifier = nn.Sequential(
+        nn.Linear(64, 16), nn.BatchNorm1d(16, track_running_stats=tracked), nn.ReLU(), nn.Linear(16, 2)
+    )
+    assert check_rows_independent(traced(model)).fault == fault
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (lambda b, i, m: b(i, attention_mask=m, output_hidden_states=True).hidden_states[0], "pools_blind_layer"),
+        (lambda b, i, m: b(i * 0, attention_mask=m)[0], "words_ignored"),
+    ],
+)
+def test_words_that_change_nothing(call, fault):
+    verdict = check_output_depends_on_input(traced(Wrapped(call)))
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+
+
+def test_the_first_token_of_a_causal_model():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=200,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=32,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = Wrapped()
+    torch.manual_seed(0)
+    model.base_model = transformers.GPT2Model(config)
+    model.classifier = nn.Linear(32, 2)
+    verdict = check_output_depends_on_input(traced(model))
+    assert (verdict.status, verdict.fault) == ("fail", "pools_first_token_of_causal_model")
+    model.pool = lambda h, m: h[torch.arange(len(h)), m.sum(1) - 1]
+    assert statuses(traced(model)) == ["pass"] * 3
+
+
+def test_a_last_layer_at_zero_is_looked_at_again_afterwards():
+    model = Wrapped()
+    nn.init.zeros_(model.classifier[3].weight)
+    trace = traced(model, steps=4)
+    assert statuses(trace) == ["pass"] * 3
+    assert trace.inputs.words[0].words.change == 0
+    assert trace.inputs.company is not None
+
+
+def test_a_base_that_is_kept_from_mixing_tokens_is_no_librarys_fault():
+    """A mask of one's own that hides all tokens from each other; with the right one the base does mix them."""
+
+    def call(base, ids, mask):
+        alone = torch.eye(ids.shape[1], dtype=torch.bool).expand(len(ids), 1, -1, -1)
+        return base(ids, attention_mask=alone)[0]
+
+    trace = traced(Wrapped(call))
+    assert trace.inputs.words[-1].last.ulps > 64
+    assert check_output_depends_on_input(trace).status == "fail"
+
+
+def test_a_dead_head_is_told_from_blind_features():
+    model = Wrapped()
+    nn.init.constant_(model.classifier[0].bias, -100.0)
+    assert check_output_depends_on_input(traced(model)).fault == "head_constant"
+
+
+def test_an_output_that_is_random_is_left_to_another_check():
+    trace = traced(Wrapped(pool=lambda h, m: nn.functional.dropout(h[:, 0], 0.5)))
+    assert statuses(trace) == ["skipped"] * 3
+    assert trace.inputs.repeat.relative > 0.05
+
+
+def test_plain_features(rows):
+    """No tokens: no padding and no words, but rows all the same."""
+    torch.manual_seed(0)
+    trace = traced(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), rows, head="2")
+    assert statuses(trace) == ["skipped", "pass", "pass"]
+    assert trace.inputs.unmeasured == {"padding": "no token ids were found in the batches"}
+    assert trace.inputs.words[0].words is None
+
+
+def test_one_row_is_too_few(rows):
+    trace = traced(nn.Linear(6, 2), [(x[:1], y[:1]) for x, y in rows], head="weight")
+    assert statuses(trace) == ["skipped"] * 3
+    assert "fewer than two rows" in check_rows_independent(trace).headline
+
+
+def test_a_model_that_refuses_is_skipped():
+    class Refusing(Wrapped):
+        def forward(self, input_ids, attention_mask):
+            if not self.training and len(input_ids) == 8:
+                raise RuntimeError("not like this")
+            return super().forward(input_ids, attention_mask)
+
+    trace = traced(Refusing())
+    assert trace.inputs is None
+    assert trace.skipped["inputs"] == "it raised RuntimeError: not like this"
+    assert "not like this" in check_rows_independent(trace).headline
+
+
+def test_a_model_of_one_width_is_not_asked_about_padding():
+    class Fixed(Wrapped):
+        def forward(self, input_ids, attention_mask):
+            assert len({*self.widths, input_ids.shape[1]}) == 1
+            return super().forward(input_ids, attention_mask)
+
+    model = Fixed()
+    batches = [KEYWORDS[0]]
+    model.widths = {KEYWORDS[0]["input_ids"].shape[1]}
+    trace = traced(model, batches)
+    assert statuses(trace) == ["skipped", "pass", "pass"]
+    assert trace.inputs.unmeasured["padding"].startswith("AssertionError")
+
+
+def test_nothing_is_left_behind():
+    seen = []
+
+    def step(model, batch, optimizer, scheduler):
+        seen.append(
+            (
+                torch.rand(1).item(),
+                random.random(),
+                [m.training for m in model.modules()],
+                [p.grad for p in model.parameters()].count(None),
+                sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+                [p.detach().clone() for p in model.parameters()],
+            )
+        )
+        return 0.0
+
+    def run(probes):
+        seen.clear()
+        torch.manual_seed(1)
+        random.seed(1)
+        model = Wrapped(pool=lambda h, m: h.mean(1))  # with a fault, so that everything is looked at
+        model.base_model.eval()
+        finetune(model, KEYWORDS, steps=2, step=step, optimizer=torch.optim.SGD(model.parameters(), 0.1), probes=probes)
+        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+        return list(seen), hooks, torch.rand(1).item()
+
+    (with_it, left, after), (without, _, after_without) = run(("inputs",)), run(())
+    assert left == 0
+    assert after == after_without
+    for one, two in zip(with_it, without, strict=True):
+        assert one[:5] == two[:5]
+        assert all(torch.equal(a, b) for a, b in zip(one[5], two[5], strict=True))
+
+
+# ---------------------------------------------------------------------------------- tokens
+IDS = torch.tensor([[2, 50, 51, 3], [2, 60, 3, 0], [2, 70, 71, 3]])
+MASK = (IDS != 0).long()
+
+
+def test_tokens_are_found_by_name_and_by_shape():
+    for batch, path in (
+        ({"input_ids": IDS, "attention_mask": MASK, "token_type_ids": IDS * 0, "labels": MASK}, ("input_ids",)),
+        (((IDS, torch.tensor([4, 3, 4]), MASK), torch.tensor([0, 1, 0])), (0, 0)),
+        ((IDS, MASK, torch.tensor([0, 1, 0])), (0,)),
+    ):
+        found = find_tokens(batch)
+        assert found.path == path
+        assert torch.equal(found.real, MASK.bool())
+        assert (found.pad_id, found.side, found.certain) == (0, "right", True)
+
+
+def test_a_mask_that_is_true_at_padding():
+    found = find_tokens({"input_ids": IDS, "padding_mask": MASK == 0})
+    assert torch.equal(found.real, MASK.bool())
+
+
+def test_without_a_mask_only_a_known_id_is_padding():
+    assert find_tokens({"input_ids": IDS}).side is None
+    assert find_tokens({"input_ids": IDS}, pad_id=0).side == "right"
+    # what the config says is believed only where a row ends in several of them
+    assert find_tokens({"input_ids": IDS}, likely_pad=0).side is None
+    assert find_tokens({"input_ids": torch.cat([IDS, IDS * 0], 1)}, likely_pad=0).side == "right"
+
+
+def test_what_are_no_tokens():
+    assert find_tokens((torch.rand(3, 4), torch.tensor([0, 1, 0]))) is None
+    assert find_tokens({"attention_mask": MASK}) is None
+    assert find_tokens((torch.tensor([1, 2, 3]), torch.tensor([0, 1, 0]))) is None
+
+
+def test_other_words_keep_the_ends_and_the_columns():
+    found = find_tokens({"input_ids": IDS, "attention_mask": MASK})
+    changed = other_words(found)
+    assert changed[:, 0].tolist() == [2, 2, 2]
+    assert changed[1, 2:].tolist() == [3, 0]
+    assert sorted(changed[:, 1].tolist()) == [50, 60, 70]
+    assert (changed[:, 1] != IDS[:, 1]).all()
+    same = IDS[:1].repeat(3, 1)
+    assert other_words(find_tokens({"input_ids": same})) is None
+
+
+def test_shuffled_words_and_other_padding():
+    found = find_tokens({"input_ids": IDS, "attention_mask": MASK})
+    assert shuffled_words(found)[0].tolist() == [2, 51, 50, 3]
+    assert shuffled_words(found.of([1])) is None
+    assert other_padding(found)[1, 3] != 0
+    assert torch.equal(other_padding(found)[found.real], IDS[found.real])
+    assert other_padding(find_tokens({"input_ids": IDS[[0, 2]]})) is None
+
+
+def test_columns_are_cut_everywhere_and_the_batch_stays():
+    batch = {
+        "input_ids": IDS,
+        "pairs": torch.ones(3, 1, 4, 4),
+        "boxes": torch.ones(3, 4, 5),
+        "labels": torch.tensor([0, 1, 0]),
+    }
+    cut = without_columns(batch, torch.tensor([True, True, True, False]), 3, 4)
+    assert {k: tuple(v.shape) for k, v in cut.items()} == {
+        "input_ids": (3, 3),
+        "pairs": (3, 1, 3, 3),
+        "boxes": (3, 3, 5),
+        "labels": (3,),
+    }
+    changed = with_values(((IDS, MASK), MASK), {(0, 1): IDS})
+    assert changed[0][1] is IDS
+    assert batch["input_ids"].shape == (3, 4)
+
+
+# ---------------------------------------------------------------------------------- the base
+def test_the_base_is_the_outermost_that_takes_ids_and_mask():
+    model = Wrapped()
+    assert [i.name for i in find_inner(model)] == ["base_model"]
+    assert find_inner(model)[0].library
+    assert find_inner(nn.Linear(2, 2)) == []
+
+
+def test_listening_ends_with_an_exception():
+    model = Wrapped()
+    inner = find_inner(model)[0]
+    with pytest.raises(RuntimeError), listening(inner, IDS) as calls, output_types(model) as types:
+        model(IDS, MASK)
+        raise RuntimeError
+    assert calls[0].hidden.shape == (3, 4, 64)
+    assert types == {torch.float32}
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_effect():
+    found = effect(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [5.0]]))
+    assert (found.change, found.spread, found.scale) == (3.0, 1.0, 5.0)
+    assert found.relative == 3.0
+    assert effect(torch.tensor([[float("nan")]]), torch.tensor([[1.0]])) is None
+    assert effect(torch.zeros(2, 1), torch.zeros(3, 1)) is None
