@@ -53,19 +53,18 @@ def measure_dependence(rows: Rows, task: str | None) -> tuple[Dependence | None,
     rng = np.random.default_rng(0)
     p_values: dict[str, float] = {}
     built: dict[str, Kernel] = {}
+    first = Permuted(y, FIRST, rng)
     for name, make in kernels.items():
         built[name] = make()
-        p_values[name], away = permuted(built[name], y, FIRST, rng)
+        p_values[name], away = first.test(built[name])
         if away >= PLAIN:
             return Dependence(len(keep), FIRST, p_values), None
-    for name, kernel in built.items():
-        p_values[name] = p_value(kernel, y, PERMUTATIONS, rng)
+    full = Permuted(y, PERMUTATIONS, rng)
+    p_values = {name: full.test(kernel)[0] for name, kernel in built.items()}
     if min(p_values.values()) <= ALPHA:
         return Dependence(len(keep), PERMUTATIONS, p_values), None
-    found = sum(
-        any(p_value(kernel, labels, PLANTED, rng) <= ALPHA for kernel in built.values())
-        for labels in planted(rows, keep, rng)
-    )
+    plants = [Permuted(labels, PLANTED, rng) for labels in planted(rows, keep, rng)]
+    found = sum(any(plant.test(kernel)[0] <= ALPHA for kernel in built.values()) for plant in plants)
     return (
         Dependence(len(keep), PERMUTATIONS, p_values, PLANTS, found, _shifted(rows, coded, keep, built, rng)),
         None,
@@ -91,20 +90,23 @@ def code(target: np.ndarray, task: str) -> np.ndarray | None:
     )  # the constant is centred away; it marks the row as there
 
 
-def p_value(kernel: Kernel, y: np.ndarray, permutations: int, rng: np.random.Generator) -> float:
-    """Share of label permutations with at least as much dependence, the observed one counted in."""
-    return permuted(kernel, y, permutations, rng)[0]
+class Permuted:
+    """Labels beside permutations of themselves, made once and used with every kernel."""
 
+    def __init__(self, y: np.ndarray, permutations: int, rng: np.random.Generator) -> None:
+        self.permutations = permutations
+        self.y = y.astype(np.float32)
+        orders = np.argsort(rng.random((len(y), permutations), dtype=np.float32), axis=0)
+        self.shuffled = self.y[orders].reshape(len(y), -1)
 
-def permuted(kernel: Kernel, y: np.ndarray, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
-    """The p-value, and how many standard deviations of the permuted ones the observed dependence lies above their mean."""
-    orders = np.argsort(rng.random((permutations, len(y))), axis=1)
-    shuffled = y[orders].transpose(1, 0, 2).reshape(len(y), -1).astype(np.float32)
-    by_luck = (shuffled * (kernel @ shuffled)).sum(0).reshape(permutations, -1).sum(1)
-    seen = y.astype(np.float32)
-    observed = float((seen * (kernel @ seen)).sum())
-    away = (observed - float(by_luck.mean())) / max(float(by_luck.std()), 1e-30)
-    return float(1 + (by_luck >= observed - 1e-6 * abs(observed)).sum()) / (1 + permutations), away
+    def test(self, kernel: Kernel) -> tuple[float, float]:
+        """Share of permutations with at least as much dependence, the observed one counted in; and by how many of their standard
+        deviations the observed dependence lies above their mean."""
+        products = np.einsum("ij,ij->j", self.shuffled, kernel @ self.shuffled)
+        by_luck = products.reshape(self.permutations, -1).sum(1, dtype=np.float64)
+        observed = float((self.y * (kernel @ self.y)).sum(dtype=np.float64))
+        away = (observed - float(by_luck.mean())) / max(float(by_luck.std()), 1e-30)
+        return float(1 + (by_luck >= observed - 1e-6 * abs(observed)).sum()) / (1 + self.permutations), away
 
 
 def compare(rows: Rows, keep: np.ndarray) -> dict[str, Callable[[], Kernel]]:
@@ -260,7 +262,7 @@ def _side(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _shifted(
     rows: Rows, coded: np.ndarray, keep: np.ndarray, kernels: dict[str, Kernel], rng: np.random.Generator
 ) -> dict[str, float]:
-    """How plain the dependence is with the labels of each batch moved by one row, or turned round (see `permuted`)."""
+    """How plain the dependence is with the labels of each batch moved by one row, or turned round (see `Permuted.test`)."""
     batch = np.asarray(rows.batch)
     starts = np.flatnonzero(np.r_[True, batch[1:] != batch[:-1]])
     groups = np.split(np.arange(len(batch)), starts[1:])
@@ -277,5 +279,6 @@ def _shifted(
         order = np.concatenate(parts)
         y = coded[order][keep]
         y = y - y.mean(0)
-        out[name] = max(permuted(kernel, y, FIRST, rng)[1] for kernel in kernels.values())
+        moved = Permuted(y, FIRST, rng)
+        out[name] = max(moved.test(kernel)[1] for kernel in kernels.values())
     return out
