@@ -506,6 +506,27 @@ def test_watch_takes_the_slopes(rows):
     assert check_grads_match_reference(w.trace).status == "pass"
 
 
+def test_a_part_below_a_zero_layer_has_its_slope_taken_after_the_run(rows):
+    model = Net()
+    nn.init.zeros_(model.classifier[1].weight)
+    trace = run(loop(), rows, model=model)
+    assert [s.part for s in trace.reference.slopes] == ["head", "base"]
+    assert trace.reference.steps[0].part("base").cosine is None
+    assert check_grads_match_reference(trace).status == "pass"
+
+
+def test_nan_travels_as_json(rows):
+    class Root(Net):
+        def forward(self, x):
+            return super().forward(x) + 0 * (self.body[0].weight * 0).pow(2).sum().sqrt()
+
+    trace = run(loop(lambda m: [p.grad.nan_to_num_() for p in m.parameters()]), rows, model=Root())
+    back = Trace.from_json(trace.to_json())
+    assert back.reference.steps[0].nonfinite == 1
+    assert back.reference.steps[0].part("base").reference != back.reference.steps[0].part("base").reference
+    assert check_grads_match_reference(back).fault == "nan_gradients_replaced"
+
+
 def test_slopes_leave_every_bit_and_say_nothing_of_low_precision(rows):
     from pytest_ftcheck.training.batches import Reader
 
