@@ -52,13 +52,13 @@ def check_head_init(trace: Trace) -> Verdict:
     if declared is not None and (verdict := _unlike_declared(head, declared)):
         return verdict
     layers = plural(len(head.layers), "linear layer")
-    told = " and ".join(f"{number(la.std)} ({la.name})" for la in head.layers[:3])
+    told = ", ".join(f"{number(la.std)} ({la.name})" for la in head.layers[:3])
     if declared is None:
         headline = (
             f"The {layers} of the head start with finite, distinct weights; std {told}; no initialisation was declared."
         )
     else:
-        headline = f"The {layers} of the head start with std {told}, as declared ({number(declared)})."
+        headline = f"The {layers} of the head start as declared (N(0, {declared:g})): std {told}."
     return Verdict(name, "pass", headline, notes=_notes(head, declared), measured=_MEASURED)
 
 
@@ -133,7 +133,8 @@ def _huge(head: Head) -> Verdict | None:
 
 
 def _unlike_declared(head: Head, declared: float) -> Verdict | None:
-    ill = [la for la in head.layers if _unlike(la, declared)]
+    # a last layer of zeros differs from the declaration, and costs one step: noted
+    ill = [la for la in head.layers if _unlike(la, declared) and not (la.last and _zero(la))]
     if ill:
         la = max(ill, key=lambda x: abs(math.log(max(_rms(x), 1e-12) / max(declared, 1e-12))))
         cause, remedy, fault = _cause(la, ill, head, declared)
@@ -167,6 +168,10 @@ def _unlike_declared(head: Head, declared: float) -> Verdict | None:
         measured=_MEASURED,
         fault="head_bias_not_zero",
     )
+
+
+def _zero(la: Layer) -> bool:
+    return la.constant and la.mean == 0 and not la.nonfinite
 
 
 def _rms(la: Layer) -> float:
@@ -253,7 +258,7 @@ def _notes(head: Head, declared: float | None) -> tuple[str, ...]:
             notes.append(f"the bias of {la.name} starts at up to {number(la.bias)}, not zero ({where})")
         if declared and la.kurtosis is not None and la.kurtosis < 2.2 and la.units * la.fan_in >= 500:
             notes.append(f"the weights of {la.name} have the declared std, but are uniform rather than normal")
-        if declared is None and la.constant and la.mean == 0:
+        if _zero(la):
             notes.append(f"{la.name} starts at zero" + (" (common for a last layer)" if la.last else ""))
     return tuple(notes)
 

@@ -13,6 +13,8 @@ from ..verdict import Verdict
 
 #: Kinds of difference that a healthy start explains.
 HARMLESS = ("rounded", "close", "resized")
+#: Share of the declared base tensors that counts as all of it: some biases start at zero in any checkpoint.
+WHOLE = 0.9
 _WHY = {
     "rounded": "rounded to a smaller dtype",
     "close": "slightly different",
@@ -56,14 +58,17 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
             notes=_notes(found),
         )
     base = found.compared - sum(d.part == "head" for d in found.differing)
-    kind = Counter(d.kind for d in ill).most_common(1)[0][0]
-    worst = [d for d in ill if d.kind == kind]
-    cause, remedy, fault = _cause(kind, worst, whole=len(ill) >= 0.9 * base, initial=head.initializer_range)
+    # drawn anew means matrices without relation and norms and biases at a constant: one thing
+    kinds = Counter("unrelated" if d.kind == "constant" else d.kind for d in ill)
+    kind = kinds.most_common(1)[0][0]
+    worst = [d for d in ill if d.kind == kind] + [d for d in ill if d.kind == "constant" and kind == "unrelated"]
+    whole = len(ill) >= WHOLE * base
+    cause, remedy, fault = _cause(kind, worst, trace.head, whole=whole, initial=head.initializer_range)
     return Verdict(
         name,
         "fail",
         f"{len(ill)} of {plural(base, 'declared tensor')} do not start from the declared pretrained values: {worst[0].name} is "
-        f"{_WHY[kind]}{_figure(worst[0])}.",
+        f"{_WHY[worst[0].kind]}{_figure(worst[0])}.",
         evidence=_rows(ill),
         limit="|w - declared| / |declared| <= 0.05 for every base tensor; casting to bf16 and back gives 0.002",
         causes=(cause,),
@@ -85,7 +90,9 @@ def _figure(d: Differing) -> str:
     return f" (correlation {d.correlation:.3f}, relative difference {number(d.relative)})"
 
 
-def _cause(kind: str, worst: Sequence[Differing], *, whole: bool, initial: float | None) -> tuple[str, str, str]:
+def _cause(
+    kind: str, worst: Sequence[Differing], head: Sequence[str], *, whole: bool, initial: float | None
+) -> tuple[str, str, str]:
     blocks = list(dict.fromkeys(block_of(d.name) for d in worst))
     where = (
         "the whole base"
@@ -95,33 +102,34 @@ def _cause(kind: str, worst: Sequence[Differing], *, whole: bool, initial: float
     keep = (
         "load the checkpoint last, and see that load_state_dict(strict=True) or from_pretrained reports no missing keys"
     )
+    was, has, holds = ("was", "has", "holds") if whole or len(blocks) == 1 else ("were", "have", "hold")
     if kind == "shape":
         return (
-            f"{where} has another shape than the checkpoint: another config, or a vocabulary that was changed",
+            f"{where} {has} another shape than the checkpoint: another config, or a vocabulary that was changed",
             "build the model from the checkpoint's own config, or resize with resize_token_embeddings()",
             "pretrained_other_shape",
         )
     if kind == "scaled":
-        return (f"{where} was multiplied by a factor after loading", keep, "pretrained_scaled")
+        return (f"{where} {was} multiplied by a factor after loading", keep, "pretrained_scaled")
     if kind == "shuffled":
         return (
-            f"{where} holds the checkpoint's values in another order: transposed, or its rows permuted (another vocabulary order)",
+            f"{where} {holds} the checkpoint's values in another order: transposed, or its rows permuted (another vocabulary order)",
             "copy weight.t() where the layouts differ, and use the checkpoint's own tokenizer",
             "pretrained_shuffled",
         )
     if kind == "changed":
         return (
-            f"{where} was changed after loading (trained, averaged or noised), or comes from another version of the checkpoint",
+            f"{where} {was} changed after loading (trained, averaged or noised), or taken from another version of the checkpoint",
             keep,
             "pretrained_changed",
         )
-    drawn = [d.std for d in worst if kind == "unrelated" and len(d.shape) > 1]
+    drawn = [d.std for d in worst if d.kind == "unrelated" and len(d.shape) > 1]
     fresh = initial and drawn and sum(abs(s / initial - 1) < 0.1 for s in drawn) > len(drawn) / 2
     how = f": std {number(sorted(drawn)[len(drawn) // 2])}, as config.initializer_range" if fresh else ""
     return (
-        f"{where} was initialised anew after loading, or never loaded{how}"
+        f"{where} {was} initialised anew after loading, or never loaded{how}"
         + ("" if whole else " (apply(init) over the whole model, or names that did not match)"),
-        keep + "; initialise only the head: model.classifier.apply(init), not model.apply(init)",
+        f"{keep}; initialise only the head: model.{head[0] if head else 'classifier'}.apply(init), not model.apply(init)",
         "pretrained_not_loaded" if whole else "pretrained_partly_lost",
     )
 

@@ -28,7 +28,7 @@ def test_as_declared():
     v = verdict(declared=0.02)
     assert v.status == "pass"
     assert "0.0200 (classifier.0)" in v.headline
-    assert "as declared (0.0200)" in v.headline
+    assert "as declared (N(0, 0.02))" in v.headline
 
 
 def test_nothing_declared_is_nothing_judged():
@@ -90,12 +90,17 @@ def test_the_standard_errors_are_those_of_a_normal_sample():
     assert max(map(abs, z)) < SIGMAS
 
 
-def test_all_zero_where_something_was_declared():
+def test_zeros_and_constants():
     zero = replace(LAST, mean=0.0, std=0.0, largest=0.0, constant=True, kurtosis=None)
-    assert verdict(HIDDEN, zero, declared=0.02).fault == "head_init_constant"
-    v = verdict(HIDDEN, zero)
-    assert v.status == "pass"
-    assert "starts at zero (common for a last layer)" in v.notes[0]
+    for declared in (None, 0.02):  # a last layer of zeros costs one step, whatever was declared
+        v = verdict(HIDDEN, zero, declared=declared)
+        assert v.status == "pass"
+        assert "starts at zero (common for a last layer)" in v.notes[0]
+    assert verdict(replace(zero, last=False), LAST, declared=0.02).fault == "head_init_constant"
+    constant = replace(zero, mean=0.02, largest=0.02)
+    assert verdict(HIDDEN, constant, declared=0.02).fault == "head_init_constant"
+    assert verdict(HIDDEN, constant).status == "pass"
+    assert verdict(zero, replace(zero, name="a"), declared=0.0).status == "pass"
 
 
 def test_a_bias_on_the_wrong_layer():
