@@ -50,7 +50,8 @@ def _none(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why
         return Why("cut_below_head") if alive else Why("not_in_graph")
     blocks = sorted({block_of(t.name) for t in ill} - {block_of(t.name) for t in alive})
     stacks = {b.rpartition(".")[0] for b in blocks if b.rpartition(".")[2].isdigit()}
-    living = {block_of(t.name).rpartition(".")[0] for t in alive if block_of(t.name).rpartition(".")[2].isdigit()}
+    units = {block_of(t.name) for t in alive if t.part == "base"}
+    living = {u.rpartition(".")[0] for u in units if u.rpartition(".")[2].isdigit()}
     if blocks and stacks and (stacks <= living or not living) and all(t.part == "base" for t in ill):
         more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
         return Why(

@@ -330,6 +330,14 @@ def test_the_fault_behind_missing_gradients():
     verdict = check_grads_nonzero(layers(3, [2], NONE))
     assert verdict.fault == "layers_not_used"
     assert "base_model.layer.2 takes no part" in verdict.causes[0]
+    # the features are those of the embedding layer: no block takes part, in front of a head of numbered layers
+    table = tensor("base_model.embeddings.word.weight", "base", role="embedding")
+    head = tuple(
+        replace(t, name=t.name.replace("classifier", "classifier.3")) for t in GOOD.tensors if t.part == "head"
+    )
+    trace = layers(2, [0, 1], NONE)
+    trace = replace(trace, tensors=(table, *(t for t in trace.tensors if t.part == "base"), *head))
+    assert check_grads_nonzero(trace).fault == "layers_not_used"
 
 
 def test_the_fault_behind_gradients_of_zero():
