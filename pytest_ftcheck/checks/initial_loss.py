@@ -29,7 +29,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     >>> print(check_initial_loss(example_trace()))
     initial_loss: pass. The first loss is 0.7000, 1.01 times ln 2.
     """
-    fraction("1 / highest", 1 / highest if highest else 2.0)
+    fraction("highest", highest, low=1.0, high=math.inf)
     probe, task = trace.probe, trace.reading.task
     if probe is None or not probe.points:
         why = probe.skipped if probe is not None and probe.skipped else "there are no fixed rows to look at"
@@ -48,7 +48,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             "skipped",
             f"The model gives {shape.form.replace('_', ' ')}, not logits: no textbook loss of them.",
         )
-    value = point.reference if point.reference is not None else None
+    value = point.reference
     if value is None:
         return Verdict(
             "initial_loss", "skipped", "The textbook loss could not be computed: there are no logits to read."

@@ -164,6 +164,11 @@ def _diverged(trace: Trace) -> Verdict | None:
     start = _start(trace)
     if len(points) < 2 or start is None or trace.reading.task not in ("single_label", "multi_label"):
         return None
+    quarter = trace.losses[-max(1, len(trace.losses) // 4) :]
+    if (
+        quarter and sum(quarter) / len(quarter) < 0.9 * trace.losses[0]
+    ):  # one bad step at the very end of a run that learns
+        return None
     first, last = points[0], points[-1]
     # the textbook loss tells for a loss of any scale; both must have risen, for another sound objective may raise one
     pairs = [(first.loss, last.loss, start)]
