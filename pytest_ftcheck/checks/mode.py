@@ -94,7 +94,8 @@ def check_dropout_active(trace: Trace) -> Verdict:
         which = "The model was" if whole else f"{part or 'A part of the model'} was"
         return verdict(
             "fail",
-            f"{which} in evaluation mode at all {len(modes.looked) or len(trace.steps)} steps looked at: {len(off)} of {len(sites)} dropouts were off "
+            f"{which} in evaluation mode at all {len(modes.looked) or len(trace.steps)} steps looked at: "
+            f"{len(off)} of {len(sites)} dropouts were off "
             "while the parameters around them trained.",
             off,
             causes=(
