@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..trace import Tensor, Trace
 
+#: Roles of base tensors that may be frozen by design where "everything" is declared to learn: tables of sines, constant slopes.
+BY_DESIGN = ("embedding", "bias")
+
 
 def names_of(t: Tensor) -> set[str]:
     """All names of a tensor."""

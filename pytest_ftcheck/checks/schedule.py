@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..intent import Intent
@@ -52,10 +53,10 @@ def check_lr_follows_schedule(trace: Trace) -> Verdict:
         return Verdict(
             "lr_follows_schedule", "skipped", "no step with a known learning rate was taken.", measured=measured
         )
-    best = _best(series, trace.intent)
-    found = [f for f in (_structure(trace, best), _against_intent(trace, series, best), _zero(best)) if f]
+    best, expected = _best(trace, series)
+    idle = None if _as_declared(trace, best, expected) else _zero(best)
+    found = [f for f in (_structure(trace, best), _against_intent(trace, series, best, expected), idle) if f]
     limit = f"within {percent(CLOSE)} of the declared peak, one step earlier or later"
-    expected = _expected(trace.intent, len(best))
     if found:
         first = found[0]
         return Verdict(
@@ -90,20 +91,34 @@ def _series(trace: Trace) -> list[tuple[float, ...]]:
     return [s for s in out if all(math.isfinite(v) for v in s)]
 
 
-def _best(series: Sequence[Sequence[float]], intent: Intent | None) -> Sequence[float]:
-    """The group that comes nearest to what was declared; else the one with the highest rate."""
-    expected = _expected(intent, len(series[0]))
+def _best(trace: Trace, series: Sequence[Sequence[float]]) -> tuple[Sequence[float], list[float | None]]:
+    """The group that comes nearest to what was declared, else the one with the highest rate; and what was declared for each step."""
+    intent, n = trace.intent, len(series[0])
     peak = intent.peak_lr if intent is not None else None
+    plans = [_expected(intent, range(n))]
+    if any(late := _skipped(trace)):
+        plans.append(_expected(intent, [i + k for i, k in enumerate(late)]))
 
-    def away(s: Sequence[float]) -> tuple[float, float]:
-        misses = len(_misses(s, expected, peak or 1.0))
-        return misses, abs(math.log(max(max(s), 1e-300) / peak)) if peak else -max(s)
+    def away(pair: tuple[Sequence[float], list[float | None]]) -> tuple[float, float]:
+        rates, expected = pair
+        misses = len(_misses(rates, expected, peak or 1.0))
+        return misses, abs(math.log(max(max(rates), 1e-300) / peak)) if peak else -max(rates)
 
-    return min(series, key=away)
+    return min(((s, e) for s in series for e in plans), key=away)
 
 
-def _expected(intent: Intent | None, steps: int) -> list[float | None]:
-    return [intent.lr_at(i) if intent is not None else None for i in range(steps)]
+def _expected(intent: Intent | None, steps: Iterable[int]) -> list[float | None]:
+    return [intent.lr_at(i) if intent is not None else None for i in steps]
+
+
+def _skipped(trace: Trace) -> list[int]:
+    """For each step, how many before it were skipped (by a GradScaler, say), while the scheduler may have gone on."""
+    at = [s.iteration for s in trace.steps if s.own and s.iteration is not None]
+    if len(at) < 2 or len(at) != sum(s.own for s in trace.steps):
+        return []
+    gaps = sorted(b - a for a, b in pairwise(at))
+    every = (trace.intent.accumulation if trace.intent is not None else None) or max(1, gaps[len(gaps) // 2])
+    return [max(0, (it + 1) // every - 1 - i) for i, it in enumerate(at)]
 
 
 def _misses(rates: Sequence[float], expected: Sequence[float | None], peak: float) -> list[int]:
@@ -169,11 +184,18 @@ def _zero(best: Sequence[float]) -> _Fault | None:
 
 
 # ------------------------------------------------------------------ against what was declared
-def _against_intent(trace: Trace, series: Sequence[Sequence[float]], best: Sequence[float]) -> _Fault | None:
+def _as_declared(trace: Trace, best: Sequence[float], expected: Sequence[float | None]) -> bool:
+    """All of it was declared, and is so: a rate of zero at the end, too."""
+    peak = trace.intent.peak_lr if trace.intent is not None else None
+    return bool(peak) and None not in expected and any(best) and not _misses(best, expected, peak or 1.0)
+
+
+def _against_intent(
+    trace: Trace, series: Sequence[Sequence[float]], best: Sequence[float], expected: Sequence[float | None]
+) -> _Fault | None:
     intent = trace.intent
     if intent is None or not intent.peak_lr:
         return None
-    expected = _expected(intent, len(best))
     if all(e is None for e in expected):
         return _peak_alone(intent, best)
     misses = _misses(best, expected, intent.peak_lr)

@@ -24,7 +24,7 @@ from .kinds import (
     nothing_happened,
     weigh,
 )
-from .meant import meant_to_learn, waits_for_thaw
+from .meant import BY_DESIGN, meant_to_learn, waits_for_thaw
 
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
@@ -159,10 +159,10 @@ def check_weights_move(
 
 
 def _judged(t: Tensor, trace: Trace) -> bool:
-    """Meant to learn; not yet thawed is not yet meant to. "Everything" does not mean a table that is frozen by design."""
+    """Meant to learn; not yet thawed is not yet meant to. "Everything" does not mean what is frozen by design."""
     if waits_for_thaw(t, trace) or not meant_to_learn(t, trace):
         return False
-    return t.trainable or t.trainable_last or t.part == "head" or t.role != "embedding"
+    return t.trainable or t.trainable_last or t.part == "head" or t.role not in BY_DESIGN
 
 
 def _root(kind: str, worst: Sequence[Tensor], trace: Trace) -> str:

@@ -11,7 +11,7 @@ from ..text import plural
 from ..trace import Tensor, Trace
 from ..verdict import Verdict
 from .kinds import nothing_happened
-from .meant import meant_to_learn, names_of, waits_for_thaw
+from .meant import BY_DESIGN, meant_to_learn, names_of, waits_for_thaw
 
 #: Iterations an accumulation must have had before its steps are counted: a few may be skipped by a GradScaler that looks for its scale.
 FEW = 3
@@ -161,8 +161,8 @@ def _missing(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
 
 def _frozen(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
     ill = [t for t in meant if not t.trainable_last and not t.replaced and not waits_for_thaw(t, trace)]
-    if all(t.part == "base" and t.role == "embedding" and not _named(t, trace) for t in ill):
-        return None  # "everything" does not mean a table of sines
+    if all(t.part == "base" and t.role in BY_DESIGN and not _named(t, trace) for t in ill):
+        return None
     thaw = trace.intent.thaw_step if trace.intent is not None else None
     late = bool(thaw) and all(t.part != "head" for t in ill)
     return _Fault(

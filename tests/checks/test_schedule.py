@@ -69,6 +69,34 @@ def test_constant_where_a_schedule_was_meant():
     assert fault([1e-3] * N, intent=Intent(peak_lr=1e-3, schedule="constant")) == ""
 
 
+def test_steps_that_a_scaler_skipped_may_count_for_the_schedule():
+    trace = run(planned(40, shift=12))
+    assert check_lr_follows_schedule(trace).status == "fail"
+    late = replace(trace, steps=tuple(replace(s, iteration=s.iteration + 12) for s in trace.steps))
+    assert check_lr_follows_schedule(late).status == "pass"
+    # or not: HF's Trainer leaves the scheduler where it is
+    waits = run(planned(40))
+    waits = replace(waits, steps=tuple(replace(s, iteration=s.iteration + 12) for s in waits.steps))
+    assert check_lr_follows_schedule(waits).status == "pass"
+
+
+def test_accumulation_is_no_skipping():
+    plan = replace(PLAN, accumulation=4)
+    steps = run(planned(40), intent=plan)
+    spread = replace(steps, steps=tuple(replace(s, iteration=4 * s.iteration + 3) for s in steps.steps))
+    assert check_lr_follows_schedule(spread).status == "pass"
+    often = run(planned(40, pace=4), intent=plan)
+    often = replace(often, steps=tuple(replace(s, iteration=4 * s.iteration + 3) for s in often.steps))
+    assert check_lr_follows_schedule(often).fault == "scheduler_too_often"
+    undeclared = replace(often, intent=PLAN)
+    assert check_lr_follows_schedule(undeclared).fault == "scheduler_too_often"
+
+
+def test_zeros_at_the_end_that_were_declared():
+    plan = replace(PLAN, total_steps=30)
+    assert fault(planned(plan=plan), intent=plan) == ""
+
+
 def test_stepped_once_an_epoch():
     per_epoch = [PLAN.lr_at(i // 10) for i in range(N)]
     verdict = check_lr_follows_schedule(run(per_epoch))
