@@ -37,6 +37,8 @@ class Cause:
     checks: tuple[str, ...]
     #: Their headlines.
     evidence: tuple[str, ...] = ()
+    #: How it probably came about; empty where nothing more is known.
+    why: str = ""
     #: The line to change.
     remedy: str = ""
     #: ``certain`` (read off the structure, or off what was declared), ``likely`` or ``possible``.
@@ -88,10 +90,12 @@ class Diagnosis:
         for number, cause in enumerate(self.causes, 1):
             lines += ["", *_wrapped(f"{number}. {_cap(cause.title)}.", f"[{cause.confidence}]")]
             lines += _field(cause.checks[0], cause.evidence[0])
-            if rest := cause.checks[1:]:
-                lines += _field("also explains", ", ".join(rest))
+            if cause.why:
+                lines += _field("why", cause.why)
             if cause.remedy:
                 lines += _field("do", cause.remedy)
+            if rest := cause.checks[1:]:
+                lines += _field("explains", ", ".join(rest))
         for title, statuses in (("undecided", ("inconclusive",)), ("advice", ("advice",))):
             found = self.having(*statuses)  # type: ignore[arg-type]
             if found:
@@ -188,6 +192,7 @@ def _causes(failed: list[Verdict]) -> tuple[Cause, ...]:
                 fault=first.fault,
                 checks=tuple(v.check for v in group),
                 evidence=tuple(v.headline for v in group),
+                why=first.causes[0] if first.causes and root is not None else "",
                 remedy=first.remedy,
                 confidence=root.confidence if root is not None else "possible",
             )

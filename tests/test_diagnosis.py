@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
 from pytest_ftcheck import CheckFailed, Diagnosis, Verdict, assert_healthy, diagnose
 from pytest_ftcheck import diagnosis as module
+from pytest_ftcheck import roots
 from pytest_ftcheck.checks import CHECKS
 from pytest_ftcheck.examples import tensor
 from pytest_ftcheck.listener import listening
@@ -54,6 +57,17 @@ def test_the_table_names_checks_that_exist_and_no_fault_twice():
         assert not root.title.endswith(".")
 
 
+def test_every_fault_that_a_check_names_is_in_the_table():
+    """As far as they are written as ``fault="..."``, or are looked for in the checks' own tests."""
+    checks, tests = Path(roots.__file__).parent / "checks", Path(__file__).parent / "checks"
+    source = "".join(p.read_text(encoding="utf-8") for p in sorted(checks.glob("*.py")))
+    named = set(re.findall(r"fault=\"([a-z_0-9]+)\"", source))
+    for path in sorted(tests.glob("*.py")):
+        named |= set(re.findall(r"\.fault == \"([a-z_0-9]+)\"", path.read_text(encoding="utf-8")))
+    advice = {"linear_after_linear", "head_redundant", "head_wastes_features"}  # never the cause of a failure
+    assert named - advice - {r.fault for r in ROOTS} == set()
+
+
 def test_every_root_explains_what_came_of_the_run():
     assert all(set(OUTCOMES) <= r.explains for r in ROOTS)
 
@@ -71,7 +85,9 @@ def table(monkeypatch):
 
 
 def test_a_root_takes_what_it_explains(table):
-    found = module._causes([failed("weights_move"), failed("loss_decreases"), failed("optimizer_covers_model", "first")])
+    found = module._causes(
+        [failed("weights_move"), failed("loss_decreases"), failed("optimizer_covers_model", "first")]
+    )
     assert [c.title for c in found] == ["the first thing is wrong"]
     assert found[0].checks == ("optimizer_covers_model", "weights_move", "loss_decreases")
     assert found[0].evidence[0] == "optimizer_covers_model went wrong"
