@@ -316,6 +316,7 @@ ROOTS: tuple[Root, ...] = (
     _root("weights_still", "the weights do not move", *STILL),
     _root("initial_loss_too_high", "the first loss is far above knowing nothing"),
     _root("output_collapsed", "the training makes the output the same for every input", *DEAF),
+    _root("collapsed", "the training makes the output the same for every input", *DEAF),
     _root("labels_unrelated", "the labels look unrelated to the inputs", confidence="possible"),
     # ---- evaluation and saving
     _certain("metric_wrong", "the metric is computed wrongly"),

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ftcheck import CheckFailed, Diagnosis, Verdict, assert_healthy, diagnose
+from pytest_ftcheck import CheckFailed, Diagnosis, Verdict, assert_healthy, diagnose, roots
 from pytest_ftcheck import diagnosis as module
-from pytest_ftcheck import roots
 from pytest_ftcheck.checks import CHECKS
 from pytest_ftcheck.examples import tensor
 from pytest_ftcheck.listener import listening
