@@ -23,8 +23,8 @@ class Effect:
     def relative(self) -> float:
         """The change over the spread between rows; infinite where rows do not differ, but the change does.
 
-        >>> Effect(0.02, 0.1, 1.0).relative
-        0.2
+        >>> Effect(0.02, 0.08, 1.0).relative
+        0.25
         """
         if self.change == 0:
             return 0.0

@@ -158,7 +158,12 @@ class ModesExperiment(Experiment):
         """Training mode: what is the model capable of?"""
         for module in self.bench.model.modules():
             module.training = True
-        self.fields["training"] = self._twice(batch)
+        kind = (
+            self.bench.recipe.autocast if self.bench.ours else None
+        )  # in a type that is not the loop's a model might not run
+        context = torch.autocast(self.bench.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
+        with context:
+            self.fields["training"] = self._twice(batch)
 
     def _twice(self, batch: Any) -> Effect | None:
         one, two = self.bench.reader.logits(batch), self.bench.reader.logits(batch)
