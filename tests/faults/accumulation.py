@@ -87,7 +87,7 @@ def a_step_for_every_micro_batch(seed: int) -> Run:
     "backward() slipped into the 'if' with the step: three micro-batches of four are computed and thrown away",
     "indentation in a hand-written loop; arXiv:2506.14813 (TrainCheck: order of calls)",
     REFERENCE,
-    ("accumul", "micro", "batches", "gradient"),
+    ("accumul", "micro", "batches", "gradient", "micro_batches_lost"),
 )
 def backward_only_at_the_step(seed: int) -> Run:
     def backward(loss: Any, i: int) -> None:

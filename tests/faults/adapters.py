@@ -63,7 +63,7 @@ def lora(seed: int, change: Any = None, *, beliefs: dict[str, Any] | None = None
     "Only parameters with 'lora' in their name are trained: the new classification head stays random",
     "github.com/4AI/LS-LLaMA/issues/3; github.com/huggingface/peft/issues/577 (modules_to_save)",
     LEARNS,
-    ("frozen", "head", "requires_grad"),
+    ("frozen", "head", "requires_grad", "frozen_by_mistake"),
     shows=lambda s: s.still("head") and s.most("lora_b") > 0,
 )
 def head_missing_from_modules_to_save(seed: int) -> Run:
@@ -75,7 +75,7 @@ def head_missing_from_modules_to_save(seed: int) -> Run:
     "The name filter matches lora_a only: B stays zero, so the adapters add nothing and A gets no gradient",
     LORA + "; arXiv:2308.03303 freezes A, not B",
     LEARNS,
-    ("frozen", "lora_b", "requires_grad"),
+    ("frozen", "lora_b", "requires_grad", "frozen_by_mistake"),
     shows=lambda s: s.still("lora_b"),
 )
 def only_a_is_trained(seed: int) -> Run:
@@ -109,7 +109,7 @@ def a_and_b_both_zero(seed: int) -> Run:
     "Every evaluation merges the adapters into the frozen weights and never unmerges: the base drifts",
     "peft docs: merge_adapter and unmerge_adapter; LoRA's merged weights in eval mode (loralib)",
     ("frozen_stay_frozen", "weights_kept"),
-    ("frozen", "merge", "written", "overwritten"),
+    ("frozen", "merge", "written", "overwritten", "frozen_written"),
     shows=lambda s: s.most("inner.weight") > 0,
 )
 def merged_at_every_evaluation(seed: int) -> Run:
@@ -238,7 +238,7 @@ def trained_copy_is_not_used(seed: int) -> Run:
     "BitFit: requires_grad = 'bias' in name, for the whole model: the new head's weights stay random",
     "arXiv:2106.10199 (BitFit trains the biases and the classification layer)",
     LEARNS,
-    ("frozen", "head", "requires_grad"),
+    ("frozen", "head", "requires_grad", "frozen_by_mistake"),
     shows=lambda s: s.still("head.3.weight"),
 )
 def bitfit_freezes_the_head(seed: int) -> Run:

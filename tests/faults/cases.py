@@ -128,6 +128,14 @@ class Case:
         """In the third that nobody looks at while thresholds are chosen; decided by the name alone."""
         return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % 3 == 0
 
+    def holds(self, seen: Seen) -> bool:
+        """Whether a run without any tool bears out what the case says of itself."""
+        if self.shows is not None:
+            return self.shows(seen)
+        if not self.healthy or self.slow:
+            return bool(seen.losses) and (not self.healthy or all(v > 0 for v in seen.changed.values() if v))
+        return seen.after > seen.before + 0.15 or seen.after > 0.8
+
     @property
     def catchable(self) -> bool:
         """Whether a short run can show it."""

@@ -155,7 +155,7 @@ def nearly_all_words_unknown(seed: int) -> Run:
     "data",
     "The labels are stored as one-based and shifted down twice: class 0 became -100 and is ignored, 1 became 0",
     "PyTorch docs: CrossEntropyLoss ignores -100; off-by-one between data sets with 0-based and 1-based classes",
-    ("batches_sound", "loss_matches_task", "labels_learnable"),
+    ("batches_sound", "loss_matches_task", "labels_learnable", "metric_improves"),
     ("ignored", "class", "label", "-100"),
 )
 def a_class_became_ignored(seed: int) -> Run:

@@ -65,6 +65,7 @@ def stale_copy_evaluated(seed: int) -> Run:
     "github.com/KhrulkovV/tt-pytorch/issues/2 (accuracy computation); PyTorch tutorials: size = len(dataloader.dataset)",
     METRIC,
     ("metric", "above 1", "accuracy", "evaluat"),
+    uncatchable="a metric in units of one's own is anybody's right, and this one follows the accuracy",
     shows=lambda s: s.told is not None and s.told[1] > 1,
 )
 def divided_by_the_batches(seed: int) -> Run:

@@ -82,7 +82,7 @@ class Rounded(Classifier):
     "Features are rounded in the forward pass: the derivative of round() is zero everywhere",
     "arXiv:1308.3432 (straight-through estimator); PyTorch docs: torch.round",
     NO_GRADIENT,
-    ("zero gradient", "gradient", "cut"),
+    ("zero gradient", "gradient", "cut", "gradient_zero"),
     shows=lambda s: s.still("encoder", 1e-3),
 )
 def features_rounded(seed: int) -> Run:

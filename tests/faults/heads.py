@@ -168,7 +168,7 @@ def mean_for_deviation(seed: int) -> Run:
     "Every hidden unit starts with the same weights (a row is repeated by expand): the layer is one unit wide for ever",
     "Goodfellow et al., Deep Learning, section 8.4 (breaking symmetry between units)",
     ("head_init", "units_alive"),
-    ("symmetr", "same", "identical", "init"),
+    ("symmetr", "same", "identical", "init", "head_symmetric"),
 )
 def hidden_rows_repeated(seed: int) -> Run:
     def model() -> nn.Module:

@@ -268,8 +268,8 @@ def raw_regression_targets(seed: int) -> Run:
     "loss",
     "Focal loss with p^2 instead of (1-p)^2: confident rows count, and being surely wrong costs nothing",
     "arXiv:1708.02002 (focal loss)",
-    MATCHES,
-    ("wrong", "focal", "direction"),
+    (*MATCHES, "loss_decreases"),
+    ("wrong", "focal", "direction", "not the task's loss"),
 )
 def focal_factor_inverted(seed: int) -> Run:
     def loss_fn(model: Any, batch: Any) -> Any:

@@ -64,7 +64,7 @@ def keep_probability_for_drop(seed: int) -> Run:
     "Dropout(p=1) in the head, a percentage read as a share and capped: in training the features are all zero",
     "PyTorch docs: torch.nn.Dropout (p in [0, 1])",
     ("dropout_active", "grads_nonzero", "weights_move"),
-    ("dropout",),
+    ("dropout", "dropout_rate_extreme"),
     shows=lambda s: s.still("encoder", 1e-3) and s.after < 0.6,
 )
 def everything_dropped(seed: int) -> Run:
@@ -76,7 +76,7 @@ def everything_dropped(seed: int) -> Run:
     "The config's dropout was overwritten with 0 by the sweep's default; the author believes in 0.1",
     "transformers docs: PretrainedConfig (attributes such as hidden_dropout_prob are read when the model is built)",
     ACTIVE,
-    ("dropout",),
+    ("dropout", "dropout_missing"),
 )
 def dropout_lost_in_the_config(seed: int) -> Run:
     return textual(seed, lambda: Classifier(encoder=bert(dropout=0.0), head=two_layers(32, 3, 0.0)), beliefs={"dropout": 0.1})

@@ -67,7 +67,7 @@ def averaged_with_the_start(seed: int) -> Run:
     "Weights are rounded to a grid of 1/16 in place after every step: each update is smaller than half a grid cell",
     "arXiv:1511.00363 (BinaryConnect: updates go to real-valued weights, or they are lost)",
     KEPT,
-    ("rounded", "overwritten", "reset", "written"),
+    ("rounded", "overwritten", "reset", "written", "weights_overwritten"),
 )
 def quantised_in_place(seed: int) -> Run:
     body = textbook()
@@ -87,7 +87,7 @@ def quantised_in_place(seed: int) -> Run:
     "The max-norm constraint on the output layer has its limit in the wrong unit: 1e-3 instead of 3",
     "Srivastava et al., JMLR 2014 (dropout with max-norm, typical limits 3 to 4)",
     ("weights_kept", "loss_decreases", "logits_unbounded", "weights_move", "grads_nonzero"),
-    ("overwritten", "norm", "constraint", "written"),
+    ("overwritten", "norm", "constraint", "written", "weights_overwritten"),
 )
 def max_norm_crushes_the_head(seed: int) -> Run:
     body = textbook()
@@ -191,7 +191,7 @@ def _with(run: Run, **fields: Any) -> Any:
     "The trainer trains one replica and evaluates another; every 5 steps the replica is copied over the trained one",
     "arXiv:1703.01780 (mean teacher) with teacher and student swapped in the copy",
     KEPT,
-    ("overwritten", "reset", "written", "copied"),
+    ("overwritten", "reset", "written", "copied", "weights_overwritten"),
     shows=lambda s: s.most("") < 0.02,
 )
 def teacher_copied_over_student(seed: int) -> Run:
@@ -217,7 +217,7 @@ def teacher_copied_over_student(seed: int) -> Run:
     "Spectral clipping divides the first hidden layer by its norm squared after every step: what is learnt is scaled away",
     "arXiv:1802.05957 (spectral normalisation divides by the norm, and outside the parameter)",
     ("weights_kept", "weights_move", "units_alive", "loss_decreases"),
-    ("overwritten", "written", "norm"),
+    ("overwritten", "written", "norm", "weights_reset", "weights_overwritten"),
 )
 def normalised_twice(seed: int) -> Run:
     body = textbook()

@@ -105,7 +105,7 @@ def warmup_by_integer_division(seed: int) -> Run:
     "ReduceLROnPlateau(mode='max') is fed with the loss: every improvement counts as a plateau, the rate collapses",
     "PyTorch docs: torch.optim.lr_scheduler.ReduceLROnPlateau (mode)",
     FOLLOWS,
-    ("plateau", "collaps", "decay", "learning rate"),
+    ("plateau", "collaps", "decay", "learning rate", "schedule_differs"),
     shows=lambda s: s.rates[-1] < 1e-4,
 )
 def plateau_in_the_wrong_mode(seed: int) -> Run:
@@ -157,7 +157,7 @@ def schedule_restored_at_its_end(seed: int) -> Run:
     "lr=2e-8: the exponent of the config was mistyped; nothing moves by anything that matters",
     "DeepCrime, operator 'change learning rate'",
     ("lr_follows_schedule", "weights_move", "lr_sensible"),
-    ("learning rate", "lr"),
+    ("learning rate", "lr", "peak_lr_differs"),
     shows=lambda s: s.most("") < 1e-5,
 )
 def exponent_mistyped(seed: int) -> Run:
@@ -186,7 +186,7 @@ def adams_rate_for_sgd(seed: int) -> Run:
     "SGD with lr=30 (given in per mille): the loss explodes at once",
     "AUTOTRAINER's 'oscillating loss' (Zhang et al., ICSE 2021); arXiv:1506.01186 (LR range test)",
     ("lr_sensible", "loss_stable", "loss_decreases", "all_finite", "lr_follows_schedule", "grads_reach_depth"),
-    ("learning rate", "lr", "diverg", "large"),
+    ("learning rate", "lr", "diverg", "large", "peak_lr_differs"),
     shows=lambda s: max(s.losses) > 10 * s.losses[0] or s.after < 0.6,
 )
 def rate_of_thirty(seed: int) -> Run:
@@ -223,7 +223,7 @@ def eps_of_one(seed: int) -> Run:
     "betas=(0.999, 0.9): the two are swapped, the momentum looks back a thousand steps",
     "PyTorch docs: torch.optim.Adam (betas); arXiv:1412.6980",
     ("optimizer_settings",),
-    ("beta",),
+    ("beta", "betas_swapped"),
 )
 def betas_swapped(seed: int) -> Run:
     return textual(seed, optimizer=lambda m: adamw(m, betas=(0.999, 0.9)))
@@ -256,7 +256,7 @@ def adam_for_adamw(seed: int) -> Run:
     "Weight decay of 0.1 on every parameter; the no-decay group is built and then overwritten by model.parameters()",
     "transformers Trainer.get_decay_parameter_names (no decay on biases and norms); arXiv:1711.05101",
     ("optimizer_settings",),
-    ("decay",),
+    ("decay", "decay_on_norms"),
 )
 def no_decay_group_overwritten(seed: int) -> Run:
     return textual(
