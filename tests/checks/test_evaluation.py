@@ -68,6 +68,8 @@ def test_a_mistake_is_none_where_the_model_learnt_nothing():
 def test_a_metric_that_sees_nothing():
     assert judge(1.0, 1.0).fault == "metric_blind"
     assert judge(0.123456, 0.123456).fault == "metric_blind"
+    assert judge(1.0, 1.0, rows=32).fault == "metric_blind"
+    assert judge(1.0, 1.0, rows=31).status == "pass"
     assert judge(1.0, 1.0, changed=0.19).status == "pass"
     assert judge(1.0, 1.0, references={"accuracy": (0.34, 0.48)}).status == "pass"
     assert judge(1.0, 1.0, changed=None).status == "pass"
