@@ -1,0 +1,82 @@
+"""initial_loss: two-sided, by the textbook loss of the first logits, whatever the run's own loss is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from pytest_ftcheck import check_initial_loss, example_trace
+from pytest_ftcheck.checks.initial_loss import HIGHEST
+from pytest_ftcheck.records.loss_shape import LossShape
+from pytest_ftcheck.trace import ProbePoint
+
+
+def run(reference, *, loss=None, task="single_label", classes=3, entropy=1.09, **changes):
+    trace = example_trace()
+    points = (ProbePoint(0, reference if loss is None else loss, reference), *trace.probe.points[1:])
+    return dataclasses.replace(
+        trace,
+        probe=dataclasses.replace(trace.probe, points=points, prior_entropy=entropy),
+        reading=dataclasses.replace(trace.reading, task=task, classes=classes),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(("times", "status"), [(HIGHEST * 0.99, "pass"), (HIGHEST * 1.01, "fail"), (1.0, "pass")])
+def test_far_above_knowing_nothing(times, status):
+    verdict = check_initial_loss(run(times * math.log(3)))
+    assert verdict.status == status
+    assert verdict.fault == ("initial_loss_too_high" if status == "fail" else "")
+
+
+def test_the_message_has_the_numbers_and_the_line_to_change():
+    shape = LossShape(rows=16, size_first=196.0)
+    verdict = check_initial_loss(run(286.0, loss_shape=shape))
+    assert "286.0, 260 times ln 3" in verdict.headline
+    assert "1.099" in verdict.headline
+    assert "rms 196" in verdict.causes[0]
+    assert "std 0.02" in verdict.remedy
+
+
+def test_a_model_that_knows_already_is_noted_not_failed():
+    verdict = check_initial_loss(run(0.1))
+    assert verdict.status == "pass"
+    assert "trained before" in verdict.notes[0]
+    assert not check_initial_loss(run(1.0)).notes
+    assert not check_initial_loss(run(0.02, entropy=0.05)).notes  # next to one class: nothing to know
+
+
+def test_the_scale_of_the_users_loss_does_not_matter():
+    verdict = check_initial_loss(run(1.1, loss=17.6))
+    assert verdict.status == "pass"
+    assert "17.60" in verdict.headline
+
+
+def test_tags_are_compared_with_ln_2():
+    assert check_initial_loss(run(0.69, task="multi_label", classes=4)).status == "pass"
+    assert check_initial_loss(run(2.2, task="multi_label", classes=4)).status == "fail"
+
+
+def test_not_finite():
+    assert check_initial_loss(run(math.inf)).fault == "initial_loss_not_finite"
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        run(9.0, task="regression"),
+        run(None, loss=9.0),
+        run(9.0, loss_shape=LossShape(form="probabilities")),
+        dataclasses.replace(example_trace(), probe=None),
+    ],
+)
+def test_what_is_not_judged(trace):
+    assert check_initial_loss(trace).status == "skipped"
+
+
+@pytest.mark.parametrize("highest", [1.0, 0.5, -1])
+def test_a_limit_out_of_range(highest):
+    with pytest.raises(ValueError, match="highest"):
+        check_initial_loss(run(1.0), highest=highest)
