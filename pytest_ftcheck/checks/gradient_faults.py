@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ..records.reference import GradientMatch, ReferenceStep
+from ..records.reference import GradientMatch, ReferenceStep, Slope
 from ..text import number, percent, plural, shorten
 from ..trace import Trace
 from ..verdict import Status
@@ -36,6 +36,8 @@ TOO_HARD = 0.5
 LEAST_SCALE = 2.0**8
 #: The loss goes the other way than its own gradient says.
 BACKWARDS = -0.3
+#: A slope is that of the tangent if a stride a fifth as long changes it by less than this share.
+SETTLED = 0.2
 #: Over 103 architectures the slope lay between 0.93 and 1.04 times what the gradient says; outside these it is worth a remark.
 SLOPES = (0.5, 1.5)
 #: Adam divides by sqrt(v) + eps: at an rms of eps / 100 its step is 1 % of the learning rate.
@@ -395,7 +397,7 @@ def scaled(view: View) -> Finding | None:
 
 def backwards(view: View) -> Finding | None:
     """The gradient itself is wrong: the loss does not go where it says."""
-    ill = [s for s in view.record.slopes if max(s.slope, s.near) < BACKWARDS]
+    ill = [s for s in view.record.slopes if max(s.slope, s.near) < BACKWARDS and settled(s)]
     if not ill:
         return None
     worst = min(ill, key=lambda s: (s.part == "embeddings", s.near))  # the embeddings are a part of the base
@@ -412,7 +414,7 @@ def backwards(view: View) -> Finding | None:
 def partial(view: View) -> Finding | None:
     """The gradient leaves something out, or counts it twice."""
     low, high = SLOPES
-    odd = [s for s in view.record.slopes if max(s.slope, s.near) < low or min(s.slope, s.near) > high]
+    odd = [s for s in view.record.slopes if (max(s.slope, s.near) < low or min(s.slope, s.near) > high) and settled(s)]
     if not odd:
         return None
     worst = odd[0]
@@ -452,6 +454,11 @@ def findings(trace: Trace) -> tuple[Finding, ...]:
     if (loose := not_clipped(trace)) is not None:
         found.append(loose)
     return tuple(sorted(found, key=lambda f: f.status != "fail"))
+
+
+def settled(slope: Slope) -> bool:
+    """A shorter stride gives the same: the loss is smooth there, and near enough to its tangent."""
+    return abs(slope.slope - slope.near) <= SETTLED * max(abs(slope.near), 0.1)
 
 
 def _is(value: float | None, limit: float) -> bool:

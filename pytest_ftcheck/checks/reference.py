@@ -8,7 +8,7 @@ from ..records.reference import ReferenceStep
 from ..text import number, plural
 from ..trace import Trace
 from ..verdict import Verdict
-from .gradient_faults import OTHER, View, findings
+from .gradient_faults import OTHER, View, findings, settled
 
 LIMIT = (
     "the optimizer finds the gradient of the loss (cosine >= 0.99), and not exactly (cosine >= 0.999) that of the last batch alone, of the "
@@ -56,7 +56,7 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
         return Verdict(name, "skipped", f"{trace.skipped.get('reference', 'not measured').rstrip('.')}.")
     view = View(trace)
     compared = [m for s in view.alive if (m := s.part("all")) is not None and m.cosine is not None]
-    if not compared and not record.slopes:
+    if not compared and not any(settled(s) for s in record.slopes):
         return Verdict(
             name, "skipped", f"{(record.reason or 'no gradient to compare').rstrip('.')}.", measured=MEASURED
         )
@@ -76,8 +76,7 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
                 if not view.reproduced
                 else "what the loop does to its gradient turns it, as noise, sharpness-aware steps or projections do"
             )
-    if record.slopes:
-        near = [s.near for s in record.slopes]
+    if near := [s.near for s in record.slopes if settled(s)]:
         said.append(
             f"moved along its gradient, the loss changes by {number(min(near))} to {number(max(near))} times what it says"
         )

@@ -58,10 +58,10 @@ class Slope:
 
     #: ``head``, ``base`` or ``embeddings``.
     part: str
-    #: The quotient for a stride, and for a third of it (the same again where the first is near 1); 1 in smooth models.
+    #: The quotient for the last stride but one, and for the last, a fifth of it (the same again where the first is near 1).
     slope: float
     near: float
-    #: The change of the loss that was foretold, over the loss.
+    #: The change of the loss that was foretold for the last stride, over the loss.
     foretold: float
 
 

@@ -17,12 +17,14 @@ from ..state import perturbed, preserved_globals, quiet
 #: Rows looked at.
 ROWS = 8
 #: The stride is such that the loss should change by this share of itself ...
-CHANGE = 3e-3
+CHANGE = 1e-3
 #: ... but moves no part by more than this share of its own norm: further away the loss may be another.
-REACH = 0.02
+REACH = 5e-3
 #: A foretold change below this share of the loss is too near to the rounding of float32 (6e-8, summed over many terms).
-LEAST = 1e-4
-#: A slope this near to 1 needs no second look at a third of the stride.
+LEAST = 2e-5
+#: Where the slope is not 1, the stride is shortened by this factor, again and again, while enough is foretold.
+SHORTEN = 5.0
+#: A slope this near to 1 needs no second look with a shorter stride.
 AGREES = 0.1
 #: Elements of a part of which a copy is made, at most.
 MOST = 300_000_000
@@ -92,8 +94,10 @@ def _slope(
                     values.append(float(reader.loss(batch)[0]))
         return (values[0] - values[1]) / (2 * h * length)
 
-    far = change(stride)
-    near = far if abs(far - 1) < AGREES else change(stride / 3)
+    far = near = change(stride)
+    while abs(near - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(here):
+        stride /= SHORTEN
+        far, near = near, change(stride)
     if not math.isfinite(far) or not math.isfinite(near):
         return None
     return Slope(part, far, near, stride * length / abs(here))
