@@ -37,7 +37,7 @@ LEAST_TESTED, LEAST_FOUND = 256, 5 / 6
 #: Standard deviations of permuted labels at which moved labels plainly belong to these inputs.
 PLAIN = 6.0
 #: p-value at which the dependence test has found something; p-value of a metric on held-out rows at which the run has.
-ALPHA, LEARNT = 0.005, 0.05
+ALPHA, LEARNT = 0.005, 0.01
 
 
 def check_batches_sound(trace: Trace) -> Verdict:
