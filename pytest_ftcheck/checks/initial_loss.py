@@ -13,13 +13,15 @@ from .kinds import fraction
 HIGHEST = 3.0
 #: Below this share of the labels' entropy the model knows the rows already.
 LOWEST = 0.4
+#: Logits are this many times the last layer's output, or more: a temperature by design (cosine classifiers have 16 to 64).
+TEMPERATURE = 2.0
 
 
 def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     """The first loss is what a model scores that knows nothing: near the class-prior entropy, from both sides.
 
     Judged is the textbook loss of the first logits on the probe, dropout off, whatever scale the user's own loss has. Far above
-    ln(classes) the head starts with large logits, and training first unlearns them. Below it, the model can tell the rows apart already (a
+    ln(classes) the head starts with large logits, and training first unlearns them (``advice`` only, where a temperature is built in). Below it, the model can tell the rows apart already (a
     warm start, or labels in the inputs): said, not failed, for a low cross-entropy cannot be had by chance.
 
     :param highest: largest multiple of ln(classes) that passes.
@@ -33,7 +35,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     probe, task = trace.probe, trace.reading.task
     if probe is None or not probe.points:
         why = probe.skipped if probe is not None and probe.skipped else "there are no fixed rows to look at"
-        return Verdict("initial_loss", "skipped", f"Not measured: {why}.")
+        return Verdict("initial_loss", "skipped", f"Not measured: {why.rstrip('.')}.")
     if task not in ("single_label", "multi_label"):
         return Verdict(
             "initial_loss", "skipped", "What knowing nothing scores is known for classes and tags, not for numbers."
@@ -79,9 +81,10 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             fault="initial_loss_not_finite",
         )
     if ratio > highest:
+        free = shape is None or (shape.deep_site and shape.high is not None and shape.high[0] <= TEMPERATURE)
         return Verdict(
             "initial_loss",
-            "fail",
+            "fail" if free else "advice",
             f"{said}, where a model that knows nothing scores {number(nothing, 4)}.",
             limit=f"at most {highest:g} times {name}: a head near zero starts at {name}, and the healthy runs measured stay below it",
             causes=(
@@ -91,7 +94,10 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             ),
             remedy="initialise the head's last layer with std 0.02 (or zeros), biases 0; look at the scale of the features",
             measured=measured,
-            fault="initial_loss_too_high",
+            notes=()
+            if free
+            else ("a cosine classifier with a large scale begins so by design: then this says nothing",),
+            fault="initial_loss_too_high" if free else "",
         )
     notes = []
     entropy = probe.prior_entropy

@@ -16,7 +16,7 @@ SPIKE = 5.0
 EXPLOSION = 50.0
 #: The final loss over the first that is a divergence.
 RISE = 1.5
-#: Spread of the logits over the rows, after over before, that is a collapse to one answer. Healthy runs: above 1, also slow ones.
+#: Spread of the logits over the rows, after over before, that is a collapse to one answer. Healthy runs: 0.76 or more, slow ones too.
 COLLAPSE = 0.02
 #: Training losses that fall to this share of the first within `FAST` iterations are worth a remark.
 SUSPICIOUS, FAST = 0.01, 5
@@ -154,7 +154,7 @@ def _collapsed(trace: Trace) -> Verdict | None:
         "collapsed",
         f"the network collapsed to one constant prediction: {_rates(trace)} is too high for it, and units saturated or died",
         "try a hundredth of the learning rate, with a warm-up",
-        f"logits keep {percent(COLLAPSE)} of their spread over the rows; in healthy runs it grows, in slow ones too",
+        f"logits keep {percent(COLLAPSE)} of their spread over the rows; in healthy runs it grows, in slow ones it stays",
         [{"rows' logits": when, "spread": number(v)} for when, v in (("before", before), ("after", after))],
     )
 

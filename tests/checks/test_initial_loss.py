@@ -32,12 +32,20 @@ def test_far_above_knowing_nothing(times, status):
 
 
 def test_the_message_has_the_numbers_and_the_line_to_change():
-    shape = LossShape(rows=16, size_first=196.0)
+    shape = LossShape(rows=16, size_first=196.0, deep_site="classifier", high=(1.0, 100.0))
     verdict = check_initial_loss(run(286.0, loss_shape=shape))
     assert "286.0, 260 times ln 3" in verdict.headline
     assert "1.099" in verdict.headline
     assert "rms 196" in verdict.causes[0]
     assert "std 0.02" in verdict.remedy
+
+
+@pytest.mark.parametrize(("high", "status"), [((2.0, 200.0), "fail"), ((2.1, 210.0), "advice"), (None, "advice")])
+def test_a_temperature_by_design_is_advice(high, status):
+    shape = LossShape(rows=16, deep_site="classifier" if high else "", high=high)
+    verdict = check_initial_loss(run(9.0, loss_shape=shape))
+    assert verdict.status == status
+    assert bool(verdict.fault) == (status == "fail")
 
 
 def test_a_model_that_knows_already_is_noted_not_failed():

@@ -82,6 +82,7 @@ class Injector:
         self._fired = 0
         self._form: Callable[[torch.Tensor, int], torch.Tensor] | None = None
         self._memory: dict[nn.Module, list[Any]] = {}
+        self._early = self._before_site()
         self._cpu, self._python = torch.get_rng_state(), random.getstate()
 
     def through(self, form: Callable[[torch.Tensor, int], torch.Tensor]) -> Injector:
@@ -153,7 +154,7 @@ class Injector:
         """What runs before the site gives what it gave the first time: its inputs are the same."""
         kept: list[tuple[nn.Module, Any]] = []
         try:
-            for module in self._before_site():
+            for module in self._early:
                 own = module.__dict__.get("forward", self)
                 try:
                     module.__dict__["forward"] = self._recall(module, module.forward)
