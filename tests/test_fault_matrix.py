@@ -10,10 +10,9 @@ import hashlib
 import os
 
 import pytest
-
 from faults import CASES, CONTROLS, FAMILIES, FAULTS, Case, observe
 from faults.judged import judge
-from faults.missed import ALARMS, MISSED, MISNAMED
+from faults.missed import ALARMS, MISNAMED, MISSED
 
 
 def _chosen(cases: dict[str, Case]) -> list[Case]:
@@ -23,7 +22,9 @@ def _chosen(cases: dict[str, Case]) -> list[Case]:
 
 def _params(cases: list[Case], known: dict[str, str]) -> list[object]:
     return [
-        pytest.param(c, id=c.name, marks=pytest.mark.xfail(reason=known[c.name], strict=True) if c.name in known else ())
+        pytest.param(
+            c, id=c.name, marks=pytest.mark.xfail(reason=known[c.name], strict=True) if c.name in known else ()
+        )
         for c in cases
     ]
 

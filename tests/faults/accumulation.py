@@ -175,5 +175,3 @@ def clipped_at_every_micro_batch(seed: int) -> Run:
         return loss.item()
 
     return textual(seed, light, step=step, optimizer=sgd, beliefs={**FOUR, "max_grad_norm": 1.0})
-
-

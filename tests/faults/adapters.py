@@ -47,7 +47,9 @@ def with_lora(model: Any, **how: Any) -> Any:
     return model
 
 
-def lora(seed: int, change: Any = None, *, beliefs: dict[str, Any] | None = None, optimizer: Any = None, **more: Any) -> Run:
+def lora(
+    seed: int, change: Any = None, *, beliefs: dict[str, Any] | None = None, optimizer: Any = None, **more: Any
+) -> Run:
     def model() -> Any:
         made = with_lora(Classifier())
         if change:
@@ -55,7 +57,13 @@ def lora(seed: int, change: Any = None, *, beliefs: dict[str, Any] | None = None
         return made
 
     told = {"trained": ADAPTERS, "frozen": ("encoder.embeddings", "*.inner.*"), "peak_lr": 5e-3, **(beliefs or {})}
-    return textual(seed, model, optimizer=optimizer or (lambda m: adamw([p for p in m.parameters() if p.requires_grad], lr=5e-3)), beliefs=told, **more)
+    return textual(
+        seed,
+        model,
+        optimizer=optimizer or (lambda m: adamw([p for p in m.parameters() if p.requires_grad], lr=5e-3)),
+        beliefs=told,
+        **more,
+    )
 
 
 @fault(
@@ -186,7 +194,15 @@ class Adapted(Classifier):
     "peft",
     "The adapter's residual connection is missing: near-zero weights wipe out the features of the frozen base",
     "arXiv:1902.00751 (adapters: near-identity initialisation needs the skip connection)",
-    ("output_depends_on_input", "grads_reach_depth", "grads_nonzero", "loss_decreases", "weights_move", "units_alive", "head_init"),
+    (
+        "output_depends_on_input",
+        "grads_reach_depth",
+        "grads_nonzero",
+        "loss_decreases",
+        "weights_move",
+        "units_alive",
+        "head_init",
+    ),
     ("input", "gradient", "vanish", "depend", "small"),
     shows=lambda s: s.after < 0.6,
 )

@@ -236,7 +236,9 @@ def grades(seed: int, n: int, scale: float = 1.0, offset: float = 0.0) -> list[R
         good = int(torch.randint(0, 6, (1,), generator=g))
         words = [cue(g, 0) for _ in range(good)] + [cue(g, 1) for _ in range(5 - good)]
         mark = (good - 2.5) / 1.7
-        rows.append((shuffled(g, words + filler(g, int(torch.randint(1, 5, (1,), generator=g)))), mark * scale + offset))
+        rows.append(
+            (shuffled(g, words + filler(g, int(torch.randint(1, 5, (1,), generator=g)))), mark * scale + offset)
+        )
     return rows
 
 
@@ -250,10 +252,9 @@ def pack(rows: Sequence[Row], *, side: str = "right", room: int = 0) -> Batch:
         at = slice(0, len(text)) if side == "right" else slice(width - len(text), width)
         ids[i, at], mask[i, at] = torch.tensor(text), 1
     first = rows[0][1]
-    if isinstance(first, torch.Tensor):
-        labels = torch.stack([y for _, y in rows])
-    else:
-        labels = torch.tensor([y for _, y in rows])
+    labels = (
+        torch.stack([y for _, y in rows]) if isinstance(first, torch.Tensor) else torch.tensor([y for _, y in rows])
+    )
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
@@ -358,8 +359,11 @@ def own_loss(model: Any, batch: Any) -> Any:
 def right(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of right answers; for float labels of one dimension minus the mean squared error."""
     logits = logits.float()
-    if labels.is_floating_point() and labels.dim() == 1 and logits.shape[-1] == 1 and not bool(
-        ((labels == 0) | (labels == 1)).all()
+    if (
+        labels.is_floating_point()
+        and labels.dim() == 1
+        and logits.shape[-1] == 1
+        and not bool(((labels == 0) | (labels == 1)).all())
     ):
         return -float(((logits.squeeze(-1) - labels) ** 2).mean())
     if labels.is_floating_point() and labels.shape == logits.shape:

@@ -51,7 +51,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-def transformer(seed: int, config: str, model: str, *, lr: float = 2e-3, side: str = "right", head: Any = None, **settings: Any) -> Run:
+def transformer(
+    seed: int, config: str, model: str, *, lr: float = 2e-3, side: str = "right", head: Any = None, **settings: Any
+) -> Run:
     """A model of transformers with its own head and its own loss."""
     import transformers
 
@@ -72,7 +74,9 @@ def transformer(seed: int, config: str, model: str, *, lr: float = 2e-3, side: s
     return made
 
 
-@control("architecture", "BERT with its pooler and tanh, the model's own loss", DOCS + ": BertForSequenceClassification")
+@control(
+    "architecture", "BERT with its pooler and tanh, the model's own loss", DOCS + ": BertForSequenceClassification"
+)
 def bert_own_head(seed: int) -> Run:
     return transformer(seed, "BertConfig", "BertForSequenceClassification")
 
@@ -84,7 +88,9 @@ def roberta_own_head(seed: int) -> Run:
 
 @control("architecture", "ALBERT: one layer's weights are used for all layers", DOCS + "; arXiv:1909.11942")
 def albert_shares_its_layers(seed: int) -> Run:
-    return transformer(seed, "AlbertConfig", "AlbertForSequenceClassification", embedding_size=32, classifier_dropout_prob=0.1)
+    return transformer(
+        seed, "AlbertConfig", "AlbertForSequenceClassification", embedding_size=32, classifier_dropout_prob=0.1
+    )
 
 
 @control("architecture", "DeBERTa-v2 with disentangled attention", DOCS + "; arXiv:2006.03654")
@@ -95,7 +101,9 @@ def deberta_disentangled(seed: int) -> Run:
     )  # fmt: skip
 
 
-@control("architecture", "FNet takes no attention mask at all: padding is mixed in by design", DOCS + "; arXiv:2105.03824")
+@control(
+    "architecture", "FNet takes no attention mask at all: padding is mixed in by design", DOCS + "; arXiv:2105.03824"
+)
 def fnet_without_mask(seed: int) -> Run:
     run = transformer(seed, "FNetConfig", "FNetForSequenceClassification", type_vocab_size=2)
     run.batches = [{k: v for k, v in b.items() if k != "attention_mask"} for b in run.batches]
@@ -104,14 +112,20 @@ def fnet_without_mask(seed: int) -> Run:
     return run
 
 
-@control("architecture", "Llama: causal, pools the last token that is not padding, no dropout, RMSNorm", DOCS + ": LlamaForSequenceClassification")
+@control(
+    "architecture",
+    "Llama: causal, pools the last token that is not padding, no dropout, RMSNorm",
+    DOCS + ": LlamaForSequenceClassification",
+)
 def llama_last_token(seed: int) -> Run:
     return transformer(seed, "LlamaConfig", "LlamaForSequenceClassification", num_key_value_heads=2)
 
 
 @control("architecture", "OPT: causal, positions from the mask", DOCS + ": OPTForSequenceClassification")
 def opt_last_token(seed: int) -> Run:
-    return transformer(seed, "OPTConfig", "OPTForSequenceClassification", ffn_dim=64, word_embed_proj_dim=32, init_std=0.05)
+    return transformer(
+        seed, "OPTConfig", "OPTForSequenceClassification", ffn_dim=64, word_embed_proj_dim=32, init_std=0.05
+    )
 
 
 @control("architecture", "XLNet on left-padded texts: the last position is summarised", DOCS + "; arXiv:1906.08237")
@@ -135,14 +149,15 @@ def mpnet_buckets(seed: int) -> Run:
     return transformer(seed, "MPNetConfig", "MPNetForSequenceClassification")
 
 
-@control("architecture", "BART: an encoder and a decoder, pooled at the end token", DOCS + ": BartForSequenceClassification")
+@control(
+    "architecture", "BART: an encoder and a decoder, pooled at the end token", DOCS + ": BartForSequenceClassification"
+)
 def bart_at_the_end_token(seed: int) -> Run:
-    run = transformer(
+    return transformer(
         seed, "BartConfig", "BartForSequenceClassification", d_model=32, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, eos_token_id=2,
         bos_token_id=1, decoder_start_token_id=2, forced_eos_token_id=2, init_std=0.05,
     )  # fmt: skip
-    return run
 
 
 class T5Means(Classifier):
@@ -150,7 +165,11 @@ class T5Means(Classifier):
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-@control("architecture", "The encoder half of T5: relative positions, RMSNorm, no biases, mean pooling", DOCS + ": T5EncoderModel")
+@control(
+    "architecture",
+    "The encoder half of T5: relative positions, RMSNorm, no biases, mean pooling",
+    DOCS + ": T5EncoderModel",
+)
 def t5_encoder_means(seed: int) -> Run:
     def build() -> nn.Module:
         from transformers import T5Config, T5EncoderModel
@@ -177,7 +196,11 @@ class Packed(nn.Module):
         return self.head(torch.cat([last[0], last[1]], -1))
 
 
-@control("architecture", "A bidirectional GRU with packed sequences; no dropout, no attention", "PyTorch docs: pack_padded_sequence")
+@control(
+    "architecture",
+    "A bidirectional GRU with packed sequences; no dropout, no attention",
+    "PyTorch docs: pack_padded_sequence",
+)
 def gru_packed(seed: int) -> Run:
     return textual(seed, Packed, optimizer=lambda m: adamw(m, lr=1e-2), beliefs={"peak_lr": 1e-2, "dropout": False})
 
@@ -198,7 +221,11 @@ class Convolved(nn.Module):
         return self.head(torch.cat(found, -1))
 
 
-@control("architecture", "A text CNN with masked max pooling and many units that are off for most texts", "Kim 2014, arXiv:1408.5882")
+@control(
+    "architecture",
+    "A text CNN with masked max pooling and many units that are off for most texts",
+    "Kim 2014, arXiv:1408.5882",
+)
 def text_cnn(seed: int) -> Run:
     return textual(seed, Convolved, optimizer=lambda m: adamw(m, lr=5e-3), beliefs={"peak_lr": 5e-3})
 
@@ -220,7 +247,11 @@ def bag_of_words(seed: int) -> Run:
     return textual(seed, Bag, optimizer=lambda m: adamw(m, lr=2e-2), beliefs={"peak_lr": 2e-2, "dropout": False})
 
 
-@control("architecture", "torch's own encoder, pre-norm, mask in torch's convention", "PyTorch docs: torch.nn.TransformerEncoderLayer (norm_first)")
+@control(
+    "architecture",
+    "torch's own encoder, pre-norm, mask in torch's convention",
+    "PyTorch docs: torch.nn.TransformerEncoderLayer (norm_first)",
+)
 def torch_encoder_pre_norm(seed: int) -> Run:
     return textual(seed, lambda: Classifier(encoder=TorchEncoder(norm_first=True)))
 
@@ -240,22 +271,41 @@ def cosine_with_scale(seed: int) -> Run:
     return headed(seed, lambda: Cosine(32, 3, 16.0))
 
 
-@control("head", "BatchNorm in the head, batches of 16: in training rows depend on each other, in evaluation not", "PyTorch docs: torch.nn.BatchNorm1d")
+@control(
+    "head",
+    "BatchNorm in the head, batches of 16: in training rows depend on each other, in evaluation not",
+    "PyTorch docs: torch.nn.BatchNorm1d",
+)
 def batch_norm_in_the_head(seed: int) -> Run:
     return headed(seed, lambda: nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)))
 
 
-@control("head", "Two linear layers with nothing between: more parameters than needed, and harmless", "github.com/huggingface/transformers/issues/3062")
+@control(
+    "head",
+    "Two linear layers with nothing between: more parameters than needed, and harmless",
+    "github.com/huggingface/transformers/issues/3062",
+)
 def two_linear_layers(seed: int) -> Run:
     return headed(seed, lambda: nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 3)))
 
 
-@control("head", "Weight normalisation in the head: parameters are recomputed by a parametrisation", "PyTorch docs: torch.nn.utils.parametrizations.weight_norm")
+@control(
+    "head",
+    "Weight normalisation in the head: parameters are recomputed by a parametrisation",
+    "PyTorch docs: torch.nn.utils.parametrizations.weight_norm",
+)
 def weight_norm_head(seed: int) -> Run:
-    return headed(seed, lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(32, 32)), nn.Tanh(), nn.Linear(32, 3)))
+    return headed(
+        seed,
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(32, 32)), nn.Tanh(), nn.Linear(32, 3)),
+    )
 
 
-@control("head", "The output layer starts at zero: in the first step nothing below it has a gradient", "github.com/pytorch/vision/issues/5804; arXiv:1901.09321")
+@control(
+    "head",
+    "The output layer starts at zero: in the first step nothing below it has a gradient",
+    "github.com/pytorch/vision/issues/5804; arXiv:1901.09321",
+)
 def output_layer_from_zero(seed: int) -> Run:
     def build() -> nn.Module:
         net = Classifier()
@@ -266,7 +316,9 @@ def output_layer_from_zero(seed: int) -> Run:
     return textual(seed, build)
 
 
-@control("head", "Class embeddings tied to the encoder's word embeddings, one tensor under two names", "arXiv:1608.05859")
+@control(
+    "head", "Class embeddings tied to the encoder's word embeddings, one tensor under two names", "arXiv:1608.05859"
+)
 def tied_class_embeddings(seed: int) -> Run:
     from .wiring import TIED, Described
 
@@ -283,7 +335,11 @@ class Attentive(Classifier):
         return (scores.softmax(-1).unsqueeze(-1) * hidden).sum(1)
 
 
-@control("head", "Attention pooling with the padding masked; the scorer's bias has no gradient but rounding", "arXiv:1703.03130 (self-attentive embedding)")
+@control(
+    "head",
+    "Attention pooling with the padding masked; the scorer's bias has no gradient but rounding",
+    "arXiv:1703.03130 (self-attentive embedding)",
+)
 def attention_pooling(seed: int) -> Run:
     return textual(seed, Attentive)
 
@@ -310,7 +366,9 @@ def soft_capped_logits(seed: int) -> Run:
     return textual(seed, Capped)
 
 
-@control("head", "log_softmax in the model and NLLLoss outside: the textbook's other way", "PyTorch docs: torch.nn.NLLLoss")
+@control(
+    "head", "log_softmax in the model and NLLLoss outside: the textbook's other way", "PyTorch docs: torch.nn.NLLLoss"
+)
 def log_softmax_and_nll(seed: int) -> Run:
     class Logged(Classifier):
         def forward(self, input_ids, attention_mask):
@@ -319,7 +377,11 @@ def log_softmax_and_nll(seed: int) -> Run:
     return textual(seed, Logged, loss_fn=lambda m, b: F.nll_loss(logits_of(m, b), b["labels"]))
 
 
-@control("head", "Three classes in the data, five outputs: two are spare", "num_labels of a larger label set (transformers docs)")
+@control(
+    "head",
+    "Three classes in the data, five outputs: two are spare",
+    "num_labels of a larger label set (transformers docs)",
+)
 def spare_outputs(seed: int) -> Run:
     return textual(seed, lambda: Classifier(5))
 
@@ -338,7 +400,9 @@ def regression_huber(seed: int) -> Run:
     )  # fmt: skip
 
 
-@control("task", "Three tags, each on or off; positives weighted up", "PyTorch docs: torch.nn.BCEWithLogitsLoss (pos_weight)")
+@control(
+    "task", "Three tags, each on or off; positives weighted up", "PyTorch docs: torch.nn.BCEWithLogitsLoss (pos_weight)"
+)
 def tags_with_positive_weight(seed: int) -> Run:
     weight = torch.tensor([1.9, 1.9, 1.9])
     return textual(
@@ -368,7 +432,9 @@ def one_logit_in_a_column(seed: int) -> Run:
     return run
 
 
-@control("task", "Seven in ten rows are of one class, treated with class weights", "PyTorch docs: CrossEntropyLoss (weight)")
+@control(
+    "task", "Seven in ten rows are of one class, treated with class weights", "PyTorch docs: CrossEntropyLoss (weight)"
+)
 def imbalance_treated(seed: int) -> Run:
     weight = torch.tensor([1 / 0.7, 1 / 0.15, 1 / 0.15]) / 3
     return textual(
@@ -377,19 +443,35 @@ def imbalance_treated(seed: int) -> Run:
     )  # fmt: skip
 
 
-@control("task", "Seven in ten rows are of one class, untreated: the loss starts above the prior's entropy", "arXiv:1710.05381 (class imbalance)")
+@control(
+    "task",
+    "Seven in ten rows are of one class, untreated: the loss starts above the prior's entropy",
+    "arXiv:1710.05381 (class imbalance)",
+)
 def imbalance_untreated(seed: int) -> Run:
-    return textual(seed, rows=lambda s, n: reviews(s, n, weights=[0.7, 0.15, 0.15]), steps=60, beliefs={"total_steps": 60})
+    return textual(
+        seed, rows=lambda s, n: reviews(s, n, weights=[0.7, 0.15, 0.15]), steps=60, beliefs={"total_steps": 60}
+    )
 
 
-@control("task", "Which of two words comes first: word order takes longer than this run", "hard on purpose; arXiv:2006.04884 on slow starts", slow=True)
+@control(
+    "task",
+    "Which of two words comes first: word order takes longer than this run",
+    "hard on purpose; arXiv:2006.04884 on slow starts",
+    slow=True,
+)
 def word_order(seed: int) -> Run:
     from .inputs import ordered
 
     return textual(seed, lambda: Classifier(2), rows=ordered)
 
 
-@control("task", "Whether the number of a word's occurrences is odd: parity is hard, nothing is broken", "arXiv:2207.08799 (learning parity)", slow=True)
+@control(
+    "task",
+    "Whether the number of a word's occurrences is odd: parity is hard, nothing is broken",
+    "arXiv:2207.08799 (learning parity)",
+    slow=True,
+)
 def parity_of_a_word(seed: int) -> Run:
     def rows(s: int, n: int) -> Any:
         g = torch.Generator().manual_seed(s)
@@ -403,7 +485,12 @@ def parity_of_a_word(seed: int) -> Run:
     return textual(seed, lambda: Classifier(2), rows=rows)
 
 
-@control("data", "A third of the labels is noise: the loss ends high, and the model learns the rest", "arXiv:1611.03530", slow=True)
+@control(
+    "data",
+    "A third of the labels is noise: the loss ends high, and the model learns the rest",
+    "arXiv:1611.03530",
+    slow=True,
+)
 def a_third_of_the_labels_is_noise(seed: int) -> Run:
     def rows(s: int, n: int) -> Any:
         g = torch.Generator().manual_seed(s + 3)
@@ -439,7 +526,11 @@ class Tupled(nn.Module):
         return self.classifier(hidden.sum(1) / mask.sum(1, keepdim=True))
 
 
-@control("data", "Batches are ((ids, length, mask), labels), as in the founding question", "datascience.stackexchange.com: 'Should weight distribution change more when fine-tuning transformers-based classifier?'")
+@control(
+    "data",
+    "Batches are ((ids, length, mask), labels), as in the founding question",
+    "datascience.stackexchange.com: 'Should weight distribution change more when fine-tuning transformers-based classifier?'",
+)
 def tuple_batches(seed: int) -> Run:
     run = textual(seed, Tupled, evaluate=lambda m: 0.0)
 
@@ -451,7 +542,11 @@ def tuple_batches(seed: int) -> Run:
     return run
 
 
-@control("data", "Texts of similar length are put into one batch: batches are not random, and their widths differ", "sentence-transformers and fairseq batch by length")
+@control(
+    "data",
+    "Texts of similar length are put into one batch: batches are not random, and their widths differ",
+    "sentence-transformers and fairseq batch by length",
+)
 def batched_by_length(seed: int) -> Run:
     return textual(seed, rows=lambda s, n: sorted(reviews(s, n), key=lambda r: len(r[0])))
 
@@ -477,12 +572,26 @@ def five_batches_again_and_again(seed: int) -> Run:
     return textual(seed, count=5)
 
 
-@control("data", "Texts are padded to 32 on the left for a model that counts positions from the mask", "transformers docs: padding side")
+@control(
+    "data",
+    "Texts are padded to 32 on the left for a model that counts positions from the mask",
+    "transformers docs: padding side",
+)
 def padded_on_the_left(seed: int) -> Run:
-    return textual(seed, light, how={"side": "left", "room": 10}, optimizer=sgd, beliefs={"optimizer": "SGD", "peak_lr": 0.3, "weight_decay": 0.0})
+    return textual(
+        seed,
+        light,
+        how={"side": "left", "room": 10},
+        optimizer=sgd,
+        beliefs={"optimizer": "SGD", "peak_lr": 0.3, "weight_decay": 0.0},
+    )
 
 
-@control("data", "Held-out rows come from another domain (other filler words): the accuracy is lower, honestly", "arXiv:2012.07421 (WILDS)")
+@control(
+    "data",
+    "Held-out rows come from another domain (other filler words): the accuracy is lower, honestly",
+    "arXiv:2012.07421 (WILDS)",
+)
 def held_out_from_elsewhere(seed: int) -> Run:
     run = textual(seed)
     rows = [([w if w < 70 else 70 + (w - 70) % 20 for w in words], y) for words, y in reviews(50_000 + seed, 96)]
@@ -491,7 +600,11 @@ def held_out_from_elsewhere(seed: int) -> Run:
     return run
 
 
-@control("task", "The author's own metric is a macro F1, which no default metric equals on these rows", "scikit-learn docs: f1_score")
+@control(
+    "task",
+    "The author's own metric is a macro F1, which no default metric equals on these rows",
+    "scikit-learn docs: f1_score",
+)
 def macro_f1_of_the_author(seed: int) -> Run:
     run = textual(seed)
 
@@ -510,5 +623,3 @@ def macro_f1_of_the_author(seed: int) -> Run:
 
     run.evaluate = evaluate
     return run
-
-

@@ -83,7 +83,11 @@ class Lion(torch.optim.Optimizer):
 
 @control("optimizer", "Lion, written out: an optimizer that torch does not have", "arXiv:2302.06675")
 def lion(seed: int) -> Run:
-    return textual(seed, optimizer=lambda m: Lion(m.parameters(), 4e-4), beliefs={"optimizer": "Lion", "peak_lr": 4e-4, "weight_decay": 0.1})
+    return textual(
+        seed,
+        optimizer=lambda m: Lion(m.parameters(), 4e-4),
+        beliefs={"optimizer": "Lion", "peak_lr": 4e-4, "weight_decay": 0.1},
+    )
 
 
 @control("optimizer", "SGD with Nesterov momentum and a cosine schedule", OPTIM + ".SGD; arXiv:1608.03983")
@@ -96,7 +100,11 @@ def sgd_nesterov_cosine(seed: int) -> Run:
     return run
 
 
-@control("optimizer", "Layer-wise decay of the rate: the head's is largest, the embeddings' a fifth of it", "arXiv:1801.06146; arXiv:2006.05987")
+@control(
+    "optimizer",
+    "Layer-wise decay of the rate: the head's is largest, the embeddings' a fifth of it",
+    "arXiv:1801.06146; arXiv:2006.05987",
+)
 def layer_wise_rates(seed: int) -> Run:
     def groups(m: Any) -> Any:
         parts = [m.head, m.encoder.encoder.layer[1], m.encoder.encoder.layer[0], m.encoder.embeddings]
@@ -113,7 +121,9 @@ def faster_head(seed: int) -> Run:
     )  # fmt: skip
 
 
-@control("optimizer", "No decay on norms and biases, grouped correctly", "transformers Trainer.get_decay_parameter_names")
+@control(
+    "optimizer", "No decay on norms and biases, grouped correctly", "transformers Trainer.get_decay_parameter_names"
+)
 def decay_grouped_correctly(seed: int) -> Run:
     def groups(m: Any) -> Any:
         free = {n for n, p in m.named_parameters() if p.dim() < 2}
@@ -127,7 +137,11 @@ def decay_grouped_correctly(seed: int) -> Run:
     return textual(seed, optimizer=groups, beliefs={"weight_decay": 0.1, "no_decay": True})
 
 
-@control("optimizer", "Two optimizers, one for the base and one for the head, both stepped", "PyTorch Lightning docs: multiple optimizers")
+@control(
+    "optimizer",
+    "Two optimizers, one for the base and one for the head, both stepped",
+    "PyTorch Lightning docs: multiple optimizers",
+)
 def one_optimizer_for_each_part(seed: int) -> Run:
     second: list[Any] = []
 
@@ -142,10 +156,17 @@ def one_optimizer_for_each_part(seed: int) -> Run:
         second[0].step()
         return loss.item()
 
-    return textual(seed, step=step, optimizer=lambda m: adamw(m.encoder), beliefs={"optimizer": None, "peak_lr": None, "weight_decay": None, "schedule": None})
+    return textual(
+        seed,
+        step=step,
+        optimizer=lambda m: adamw(m.encoder),
+        beliefs={"optimizer": None, "peak_lr": None, "weight_decay": None, "schedule": None},
+    )
 
 
-@control("optimizer", "Sharpness-aware minimisation: the gradient at the step is taken at other weights", "arXiv:2010.01412")
+@control(
+    "optimizer", "Sharpness-aware minimisation: the gradient at the step is taken at other weights", "arXiv:2010.01412"
+)
 def sharpness_aware(seed: int) -> Run:
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         params = [p for p in model.parameters() if p.requires_grad]
@@ -188,7 +209,11 @@ def lookahead(seed: int) -> Run:
     return textual(seed, step=step, optimizer=lambda m: adamw(m, lr=4e-3), beliefs={"peak_lr": 4e-3})
 
 
-@control("loop", "An average of the weights is kept beside the model and evaluated by nobody yet", "arXiv:1703.01780; torch.optim.swa_utils")
+@control(
+    "loop",
+    "An average of the weights is kept beside the model and evaluated by nobody yet",
+    "arXiv:1703.01780; torch.optim.swa_utils",
+)
 def average_kept_beside(seed: int) -> Run:
     state: dict[str, Any] = {}
     body = textbook()
@@ -294,7 +319,9 @@ def tiny_batches_accumulated(seed: int) -> Run:
     )  # fmt: skip
 
 
-@control("loop", "Three batches a step; the last one of the run is left over", "transformers docs: gradient accumulation")
+@control(
+    "loop", "Three batches a step; the last one of the run is left over", "transformers docs: gradient accumulation"
+)
 def accumulation_with_a_rest(seed: int) -> Run:
     count = [0]
 
@@ -307,13 +334,20 @@ def accumulation_with_a_rest(seed: int) -> Run:
             optimizer.zero_grad()
         return loss.item()
 
-    return textual(seed, step=step, optimizer=lambda m: adamw(m, lr=5e-3), beliefs={"peak_lr": 5e-3, "accumulation": 3, "total_steps": 13})
+    return textual(
+        seed,
+        step=step,
+        optimizer=lambda m: adamw(m, lr=5e-3),
+        beliefs={"peak_lr": 5e-3, "accumulation": 3, "total_steps": 13},
+    )
 
 
 # ------------------------------------------------------------------------------------------ schedules and slow runs
 @control("schedule", "Linear warm-up from zero and linear decay", "transformers docs: get_linear_schedule_with_warmup")
 def warmup_and_decay(seed: int) -> Run:
-    run = textual(seed, optimizer=lambda m: adamw(m, lr=4e-3), beliefs={"peak_lr": 4e-3, "schedule": "linear", "warmup_steps": 6})
+    run = textual(
+        seed, optimizer=lambda m: adamw(m, lr=4e-3), beliefs={"peak_lr": 4e-3, "schedule": "linear", "warmup_steps": 6}
+    )
     run.scheduler = linear_decay(run.optimizer, 6, 40)
     return run
 
@@ -325,7 +359,12 @@ def one_cycle(seed: int) -> Run:
     return run
 
 
-@control("slow", "The textbook recipe, 5e-5 with warm-up: 40 of 3,000 steps, the loss hardly moves", "arXiv:1810.04805, appendix A.3", slow=True)
+@control(
+    "slow",
+    "The textbook recipe, 5e-5 with warm-up: 40 of 3,000 steps, the loss hardly moves",
+    "arXiv:1810.04805, appendix A.3",
+    slow=True,
+)
 def first_steps_of_a_long_warmup(seed: int) -> Run:
     run = textual(
         seed, optimizer=lambda m: adamw(m, lr=5e-5), clip=1.0,
@@ -335,7 +374,12 @@ def first_steps_of_a_long_warmup(seed: int) -> Run:
     return run
 
 
-@control("slow", "A constant rate of 1e-5 on a random base: it moves as much as it can in 40 steps", "arXiv:2006.04884", slow=True)
+@control(
+    "slow",
+    "A constant rate of 1e-5 on a random base: it moves as much as it can in 40 steps",
+    "arXiv:2006.04884",
+    slow=True,
+)
 def small_constant_rate(seed: int) -> Run:
     return textual(seed, optimizer=lambda m: adamw(m, lr=1e-5), beliefs={"peak_lr": 1e-5})
 
@@ -364,7 +408,10 @@ def r_drop(seed: int) -> Run:
     def loss_fn(model: Any, batch: Any) -> Any:
         one, two = logits_of(model, batch), logits_of(model, batch)
         p, q = F.log_softmax(one, -1), F.log_softmax(two, -1)
-        apart = (F.kl_div(p, q, reduction="batchmean", log_target=True) + F.kl_div(q, p, reduction="batchmean", log_target=True)) / 2
+        apart = (
+            F.kl_div(p, q, reduction="batchmean", log_target=True)
+            + F.kl_div(q, p, reduction="batchmean", log_target=True)
+        ) / 2
         return (F.cross_entropy(one, batch["labels"]) + F.cross_entropy(two, batch["labels"])) / 2 + 0.5 * apart
 
     return with_loss(seed, loss_fn)
@@ -380,7 +427,11 @@ class Mixing(Classifier):
         return self.head(x)
 
 
-@control("loss", "Mixup of pooled features: rows are mixed in training, on purpose; evaluation is not touched", "arXiv:1806.05236 (manifold mixup)")
+@control(
+    "loss",
+    "Mixup of pooled features: rows are mixed in training, on purpose; evaluation is not touched",
+    "arXiv:1806.05236 (manifold mixup)",
+)
 def mixup_of_features(seed: int) -> Run:
     g = torch.Generator().manual_seed(seed)
 
@@ -394,8 +445,7 @@ def mixup_of_features(seed: int) -> Run:
         optimizer.step()
         return loss.item()
 
-    run = textual(seed, Mixing, step=step)
-    return run
+    return textual(seed, Mixing, step=step)
 
 
 @control("loss", "A multi-class hinge loss instead of cross-entropy", "PyTorch docs: torch.nn.MultiMarginLoss")
@@ -416,7 +466,9 @@ def distilled(seed: int) -> Run:
     def loss_fn(model: Any, batch: Any) -> Any:
         logits = logits_of(model, batch)
         soft = F.one_hot(batch["labels"], 3) * 0.7 + 0.1
-        return 0.5 * F.cross_entropy(logits, batch["labels"]) + 0.5 * F.kl_div(F.log_softmax(logits, -1), soft, reduction="batchmean")
+        return 0.5 * F.cross_entropy(logits, batch["labels"]) + 0.5 * F.kl_div(
+            F.log_softmax(logits, -1), soft, reduction="batchmean"
+        )
 
     return with_loss(seed, loss_fn)
 
@@ -461,7 +513,12 @@ def head_on_a_frozen_base(seed: int) -> Run:
     return frozen_base(seed)
 
 
-@control("freeze", "A frozen base kept in eval mode on purpose, so that its features do not flicker", "PyTorch docs: Autograd mechanics, evaluation mode", slow=True)
+@control(
+    "freeze",
+    "A frozen base kept in eval mode on purpose, so that its features do not flicker",
+    "PyTorch docs: Autograd mechanics, evaluation mode",
+    slow=True,
+)
 def frozen_base_in_eval_mode(seed: int) -> Run:
     run = frozen_base(seed)
     run.model.encoder.eval()
@@ -478,7 +535,11 @@ def frozen_base_in_eval_mode(seed: int) -> Run:
     return run
 
 
-@control("freeze", "Gradual unfreezing that works: the base is thawed after ten steps and is in the optimizer from the start", "arXiv:1801.06146")
+@control(
+    "freeze",
+    "Gradual unfreezing that works: the base is thawed after ten steps and is in the optimizer from the start",
+    "arXiv:1801.06146",
+)
 def thawed_on_time(seed: int) -> Run:
     count = [0]
     body = textbook()
@@ -504,7 +565,9 @@ def frozen_embeddings(seed: int) -> Run:
         net.encoder.embeddings.requires_grad_(False)
         return net
 
-    return textual(seed, build, beliefs={"frozen": "encoder.embeddings", "trained": ("encoder.encoder", "head")}, steps=60)
+    return textual(
+        seed, build, beliefs={"frozen": "encoder.embeddings", "trained": ("encoder.encoder", "head")}, steps=60
+    )
 
 
 @control("peft", "LoRA with B = 0: in the first step every A has a gradient of exactly zero", "arXiv:2106.09685")
@@ -607,7 +670,11 @@ def autocast_bf16(seed: int) -> Run:
     return with_loss(seed, loss_fn)
 
 
-@control("numerics", "GradScaler, unscale_, clip, step, update: in the documented order", "PyTorch docs: Automatic Mixed Precision examples")
+@control(
+    "numerics",
+    "GradScaler, unscale_, clip, step, update: in the documented order",
+    "PyTorch docs: Automatic Mixed Precision examples",
+)
 def scaler_in_order(seed: int) -> Run:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
@@ -637,5 +704,3 @@ def checkpointed(seed: int) -> Run:
         return net
 
     return textual(seed, build)
-
-

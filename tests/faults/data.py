@@ -106,7 +106,9 @@ def evaluated_on_the_training_rows(seed: int) -> Run:
 def duplicated_before_the_split(seed: int) -> Run:
     run = textual(seed)
     rows = reviews(100 + seed, 320)[:64] + reviews(50_000 + seed, 32)
-    run.eval_batches = packed([rows[i] for i in torch.randperm(96, generator=torch.Generator().manual_seed(seed)).tolist()])
+    run.eval_batches = packed(
+        [rows[i] for i in torch.randperm(96, generator=torch.Generator().manual_seed(seed)).tolist()]
+    )
     run.evaluate = accuracy(run.eval_batches)
     return run
 
@@ -146,7 +148,9 @@ def sorted_by_the_wrong_key(seed: int) -> Run:
 def nearly_all_words_unknown(seed: int) -> Run:
     def rows(s: int, n: int) -> Any:
         g = torch.Generator().manual_seed(s + 1)
-        return [([w if float(torch.rand(1, generator=g)) < 0.05 else 3 for w in words], y) for words, y in reviews(s, n)]
+        return [
+            ([w if float(torch.rand(1, generator=g)) < 0.05 else 3 for w in words], y) for words, y in reviews(s, n)
+        ]
 
     return textual(seed, rows=rows)
 
@@ -221,5 +225,3 @@ def texts_of_other_rows(seed: int) -> Run:
     run = textual(seed, rows=rows)
     run.clean = packed(reviews(50_000 + seed, 96))
     return run
-
-

@@ -38,9 +38,7 @@ def with_metric(seed: int, metric: Any, **more: Any) -> Run:
 )
 def labels_in_another_order(seed: int) -> Run:
     g = torch.Generator().manual_seed(seed)
-    return with_metric(
-        seed, lambda z, y: (z.argmax(-1) == y[torch.randperm(len(y), generator=g)]).float().mean()
-    )
+    return with_metric(seed, lambda z, y: (z.argmax(-1) == y[torch.randperm(len(y), generator=g)]).float().mean())
 
 
 @fault(

@@ -7,7 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cases import SGD_BELIEFS, Classifier, Run, adamw, bert, cross_entropy, fault, light, sgd, textbook, textual, two_layers
+from .cases import (
+    SGD_BELIEFS,
+    Classifier,
+    Run,
+    adamw,
+    bert,
+    cross_entropy,
+    fault,
+    light,
+    sgd,
+    textbook,
+    textual,
+    two_layers,
+)
 
 AUTOGRAD = "PyTorch docs: Autograd mechanics"
 NO_GRADIENT = ("grads_nonzero", "weights_move", "grads_match_reference")
@@ -365,5 +378,3 @@ class HardMask(Classifier):
 )
 def mask_by_comparison(seed: int) -> Run:
     return textual(seed, HardMask)
-
-

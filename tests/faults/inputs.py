@@ -261,7 +261,14 @@ class OverFeatures(Classifier):
     "inputs",
     "mean(-1) for mean(1): the features are averaged instead of the words, right behind a LayerNorm that makes this 0",
     "PyTorch docs: torch.nn.LayerNorm (zero mean over the last dimension); wrong axis in a reduction (arXiv:1910.11015)",
-    ("output_depends_on_input", "padding_ignored", "loss_decreases", "metric_improves", "grads_reach_depth", "grads_nonzero"),
+    (
+        "output_depends_on_input",
+        "padding_ignored",
+        "loss_decreases",
+        "metric_improves",
+        "grads_reach_depth",
+        "grads_nonzero",
+    ),
     ("input", "depend", "constant", "gradient"),
     shows=lambda s: s.after < 0.65,
 )
@@ -273,7 +280,9 @@ class MetaOnly(Classifier):
     """Text features beside the length of the text; concatenation takes the length twice."""
 
     def __init__(self) -> None:
-        super().__init__(head=two_layers(2, 3) if False else nn.Sequential(nn.Linear(2, 16), nn.GELU(), nn.Linear(16, 3)))
+        super().__init__(
+            head=two_layers(2, 3) if False else nn.Sequential(nn.Linear(2, 16), nn.GELU(), nn.Linear(16, 3))
+        )
 
     def pool(self, hidden, attention_mask):
         length = attention_mask.sum(1, keepdim=True).float() / 10

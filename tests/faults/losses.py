@@ -140,9 +140,7 @@ def own_predictions_as_targets(seed: int) -> Run:
     shows=lambda s: s.losses[-1] > 1.0,
 )
 def smoothing_for_confidence(seed: int) -> Run:
-    return textual(
-        seed, loss_fn=lambda m, b: F.cross_entropy(logits_of(m, b), b["labels"], label_smoothing=0.95)
-    )
+    return textual(seed, loss_fn=lambda m, b: F.cross_entropy(logits_of(m, b), b["labels"], label_smoothing=0.95))
 
 
 @fault(
@@ -358,5 +356,3 @@ def summed_over_rows_and_tags(seed: int) -> Run:
     return textual(
         seed, light, rows=topics, loss_fn=loss_fn, optimizer=sgd, beliefs={**SGD_BELIEFS, "task": "multi_label"}
     )
-
-

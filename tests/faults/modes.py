@@ -56,7 +56,9 @@ def trained_in_eval_mode(seed: int) -> Run:
     ("dropout", "rate"),
 )
 def keep_probability_for_drop(seed: int) -> Run:
-    return textual(seed, lambda: Classifier(encoder=bert(dropout=0.9), head=two_layers(32, 3, 0.9)), beliefs={"dropout": 0.1})
+    return textual(
+        seed, lambda: Classifier(encoder=bert(dropout=0.9), head=two_layers(32, 3, 0.9)), beliefs={"dropout": 0.1}
+    )
 
 
 @fault(
@@ -79,7 +81,9 @@ def everything_dropped(seed: int) -> Run:
     ("dropout", "dropout_missing"),
 )
 def dropout_lost_in_the_config(seed: int) -> Run:
-    return textual(seed, lambda: Classifier(encoder=bert(dropout=0.0), head=two_layers(32, 3, 0.0)), beliefs={"dropout": 0.1})
+    return textual(
+        seed, lambda: Classifier(encoder=bert(dropout=0.0), head=two_layers(32, 3, 0.0)), beliefs={"dropout": 0.1}
+    )
 
 
 @fault(
@@ -140,7 +144,15 @@ def noise_in_evaluation(seed: int) -> Run:
     "mode",
     "BatchNorm with momentum=0 in the head: its running statistics stay at 0 and 1, evaluation sees other features",
     "PyTorch docs: torch.nn.BatchNorm1d (momentum is the weight of the new statistics, the reverse of Keras)",
-    ("loss_decreases", "metric_improves", "eval_deterministic", "dropout_active", "rows_independent", "units_alive", "loss_stable"),
+    (
+        "loss_decreases",
+        "metric_improves",
+        "eval_deterministic",
+        "dropout_active",
+        "rows_independent",
+        "units_alive",
+        "loss_stable",
+    ),
     ("statistic", "batch", "norm", "running"),
 )
 def running_statistics_never_run(seed: int) -> Run:

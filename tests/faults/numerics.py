@@ -156,7 +156,9 @@ def table(seed: int, scale: float = 1.0, offset: float = 0.0, count: int = 20) -
 
 
 def tabular(seed: int, optimizer: Any = adamw, beliefs: dict[str, Any] | None = None, **how: Any) -> Run:
-    run = textual(seed, Floats, optimizer=optimizer, beliefs={"pad_token_id": None, **(beliefs or {})}, evaluate=lambda m: 0.0)
+    run = textual(
+        seed, Floats, optimizer=optimizer, beliefs={"pad_token_id": None, **(beliefs or {})}, evaluate=lambda m: 0.0
+    )
     run.batches, run.eval_batches = table(100 + seed, **how), table(50_000 + seed, **{**how, "count": 6})
     run.clean = run.eval_batches
     from .cases import accuracy

@@ -82,7 +82,9 @@ def head_group_rate_negligible(seed: int) -> Run:
 def first_layers_in_no_group(seed: int) -> Run:
     def groups(m: Any) -> Any:
         layers = m.encoder.encoder.layer
-        return adamw([{"params": layers[i].parameters()} for i in range(1, len(layers))] + [{"params": m.head.parameters()}])
+        return adamw(
+            [{"params": layers[i].parameters()} for i in range(1, len(layers))] + [{"params": m.head.parameters()}]
+        )
 
     return textual(seed, optimizer=groups)
 
