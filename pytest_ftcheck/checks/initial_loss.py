@@ -21,8 +21,9 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     """The first loss is what a model scores that knows nothing: near the class-prior entropy, from both sides.
 
     Judged is the textbook loss of the first logits on the probe, dropout off, whatever scale the user's own loss has. Far above
-    ln(classes) the head starts with large logits, and training first unlearns them (``advice`` only, where a temperature is built in). Below it, the model can tell the rows apart already (a
-    warm start, or labels in the inputs): said, not failed, for a low cross-entropy cannot be had by chance.
+    ln(classes) the head starts with large logits, and training first unlearns them (``advice`` only, where a temperature is built
+    in). Below it, the model can tell the rows apart already (a warm start, or labels in the inputs): said, not failed, for a low
+    cross-entropy cannot be had by chance.
 
     :param highest: largest multiple of ln(classes) that passes.
     :raises ValueError: ``highest`` below 1.

@@ -32,9 +32,11 @@ class Questions:
         self.fired = self.graph = False
 
     def draw(self, spread: float) -> torch.Tensor:
+        """Random logits of this spread."""
         return spread * torch.randn(self.shape, generator=self.generator).to(self.device)
 
     def along(self, sign: torch.Tensor, margin: float) -> torch.Tensor:
+        """Logits of this margin in the direction of the signs."""
         return (margin * sign).reshape(self.shape).to(self.device)
 
     def takes(self, injector: Injector) -> tuple[bool, bool] | None:
@@ -59,6 +61,7 @@ class Questions:
 
     # -------------------------------------------------------------- the loss as a function of its logits
     def fill(self, shape: LossShape, injector: Injector) -> LossShape:
+        """The record with the answers about the loss."""
         t = self.target
         z = self.draw(1.5)
         one, two = float(injector.loss(z)), float(injector.loss(z, seed=1))
@@ -67,6 +70,7 @@ class Questions:
         return dataclasses.replace(shape, random=noisy)
 
     def draws(self, injector: Injector, count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs of random logits and the gradient there, flat."""
         found = []
         for _ in range(count):
             z = self.draw(1.5)
@@ -93,6 +97,7 @@ class Questions:
         )
 
     def classes(self, shape: LossShape, injector: Injector, noisy: bool) -> LossShape:
+        """Questions about classes and tags."""
         t = self.target
         sign, other = t.sign(t.y), t.sign(t.wrong())
         shape = dataclasses.replace(shape, curve=self.curve(injector, sign, other))
@@ -127,11 +132,13 @@ class Questions:
         return shape
 
     def curve(self, injector: Injector, sign: torch.Tensor, other: torch.Tensor) -> LossCurve:
+        """The loss of the right and of a wrong answer, by margin."""
         right = [float(injector.loss(self.along(sign, m))) for m in MARGINS]
         wrong = [float(injector.loss(self.along(other, m))) if m else right[0] for m in MARGINS]
         return LossCurve(MARGINS, tuple(right), tuple(wrong))
 
     def pushes(self, g: torch.Tensor, told: torch.Tensor) -> tuple[float | None, int, tuple[int, ...]]:
+        """Share of rows (entries) whose label is pushed up most, how many rows told, and the class pushed up for each class."""
         t = self.target
         y = t.y[t.keep]
         if not bool(told.any()):
@@ -148,6 +155,7 @@ class Questions:
         return float(right[g != 0].float().mean()), int(told.sum()), ()
 
     def label_matters(self, injector: Injector) -> bool | None:
+        """Whether the loss changes when all labels do; None: it cannot be asked."""
         t = self.target
         z = self.draw(1.5)
         try:
@@ -203,6 +211,7 @@ class Questions:
 
     # -------------------------------------------------------------- numbers
     def regression(self, shape: LossShape, injector: Injector) -> LossShape:
+        """Questions about numbers."""
         t = self.target
         draws = []
         for _ in range(2):

@@ -29,6 +29,7 @@ class Targets:
     outputs: int
 
     def flat(self, z: torch.Tensor) -> torch.Tensor:
+        """Logits or their gradient, one row a label."""
         return z.reshape(-1, self.outputs) if self.kind != "binary" and self.outputs > 1 else z.reshape(-1)
 
     def sign(self, y: torch.Tensor) -> torch.Tensor:
