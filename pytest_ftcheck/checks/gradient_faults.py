@@ -34,12 +34,13 @@ APART = 1.5
 TOO_HARD = 0.5
 #: Loss scales of a GradScaler are powers of two; those in use are at least this large.
 LEAST_SCALE = 2.0**8
-#: The loss goes the other way than its own gradient says.
+#: A gradient that points this far against that of the same loss.
 BACKWARDS = -0.3
 #: A slope is that of the tangent if a stride a fifth as long changes it by less than this share.
 SETTLED = 0.2
-#: Over 103 architectures the slope lay between 0.93 and 1.04 times what the gradient says; outside these it is worth a remark.
-SLOPES = (0.5, 1.5)
+#: The loss goes the other way than its own gradient says. Over 103 architectures the slope lay between 0.93 and 1.01; where the rows'
+#: gradients nearly cancel, curvature alone gave 0.0 to 0.4 in healthy runs, so only the reverse is judged.
+REVERSED = -0.5
 #: Adam divides by sqrt(v) + eps: at an rms of eps / 100 its step is 1 % of the learning rate.
 EPS_SHARE = 0.01
 
@@ -397,7 +398,7 @@ def scaled(view: View) -> Finding | None:
 
 def backwards(view: View) -> Finding | None:
     """The gradient itself is wrong: the loss does not go where it says."""
-    ill = [s for s in view.record.slopes if max(s.slope, s.near) < BACKWARDS and settled(s)]
+    ill = [s for s in view.record.slopes if max(s.slope, s.near) < REVERSED and settled(s)]
     if not ill:
         return None
     worst = min(ill, key=lambda s: (s.part == "embeddings", s.near))  # the embeddings are a part of the base
@@ -408,23 +409,6 @@ def backwards(view: View) -> Finding | None:
         "the backward pass is not that of the forward pass: a gradient-reversal layer, a custom autograd.Function "
         "or a hook with a wrong sign",
         "check the custom backward with torch.autograd.gradcheck",
-    )
-
-
-def partial(view: View) -> Finding | None:
-    """The gradient leaves something out, or counts it twice."""
-    low, high = SLOPES
-    odd = [s for s in view.record.slopes if (max(s.slope, s.near) < low or min(s.slope, s.near) > high) and settled(s)]
-    if not odd:
-        return None
-    worst = odd[0]
-    return Finding(
-        "gradient_incomplete",
-        f"moving the {worst.part} along its own gradient changes the loss by {number(worst.near)} times what the gradient says "
-        "(dropout off)",
-        "the gradient leaves out a path that the forward pass takes (a detached branch, a straight-through estimate), or scales it",
-        "nothing, if that is meant; else look for .detach() and custom backward passes",
-        "advice",
     )
 
 
@@ -442,7 +426,6 @@ FAULTS: tuple[Callable[[View], Finding | None], ...] = (
     missing,
     elsewhere,
     scaled,
-    partial,
 )
 
 
