@@ -48,8 +48,8 @@ def check_grads_reach_depth(trace: Trace) -> Verdict:
     while the loss ends higher than it began.
 
     >>> from pytest_ftcheck import example_trace
-    >>> print(check_grads_reach_depth(example_trace()))
-    grads_reach_depth: pass. Over 2 layers the gradient per weight lies between 0.00800 and 0.00800 (rms).
+    >>> print(check_grads_reach_depth(example_trace()).headline)
+    Over 2 layers the gradient per weight lies between 0.00800 and 0.00800 (rms).
     """
     name = "grads_reach_depth"
     limit = (
