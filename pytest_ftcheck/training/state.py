@@ -71,13 +71,17 @@ def seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, random states, global switches, each module's own mode and every buffer are as before."""
+    """Whatever happens inside, random states, global switches, each module's own mode, every buffer, and what modules count in plain
+    attributes are as before."""
     modes = [(m, m.training) for m in model.modules()]
+    counters = [_Plain(m) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with preserved_globals(), torch.inference_mode(False), torch.no_grad():
         try:
             yield
         finally:
+            for counter in counters:
+                counter.restore()
             for module, mode in modes:
                 module.training = mode
             with torch.no_grad():
@@ -120,6 +124,29 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
 
 
+class _Plain:
+    """The plain values (counters, flags, short lists) among the attributes of a module: what a forward pass may keep book in."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        mine = vars(module)
+        self.values = {k: v for k, v in mine.items() if type(v) in _PLAIN}
+        self.lists = [
+            (v, copy.copy(v)) for k, v in mine.items() if k[0] != "_" and type(v) in (list, collections.deque)
+        ]
+
+    def restore(self) -> None:
+        mine = vars(self.module)
+        for key, value in self.values.items():
+            if key != "training" and mine.get(key) is not value:
+                mine[key] = value
+        for container, was in self.lists:
+            if len(container) != len(was) or any(a is not b for a, b in zip(container, was, strict=True)):
+                container.clear()
+                container.extend(was)
+
+
+_PLAIN = (int, float, bool, str, tuple, type(None))
 _CONTAINERS = (list, dict, set, collections.deque)
 
 

@@ -169,3 +169,36 @@ def test_every_experiment_has_a_field_in_the_trace_and_makes_it_there():
     fields = {e.name for e in probes.EXPERIMENTS}
     assert fields <= set(trace.__dataclass_fields__)
     assert trace.skipped == {}
+
+
+class Counting(torch.nn.Module):
+    """Its output depends on how often it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.seen = 0, []
+        self.body = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(len(x))
+        return self.body(x) * (1 + 0.01 * self.calls)
+
+
+def test_what_a_model_counts_is_counted_in_training_only():
+    g = torch.Generator().manual_seed(0)
+    batches = [(x := torch.randn(8, 4, generator=g), (x[:, 0] > 0).long()) for _ in range(4)]
+    calls = []
+
+    def step(model, batch, optimizer, scheduler):
+        calls.append(model.calls)
+        loss = torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    model = Counting()
+    finetune(model, batches, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), step=step, steps=6, head="body")
+    assert calls == [0, 1, 2, 3, 4, 5]
+    assert (model.calls, model.seen) == (0, [])
