@@ -327,7 +327,11 @@ def page(said: Sequence[Said], seeds: int) -> str:
         "",
         "## What a short run cannot show",
         "",
-        *[f"* `{c.name}`: {c.story}. Why: {c.uncatchable}." for c in faults if not c.catchable],
+        *[
+            f"* `{c.name}`: {c.story}. Why: {c.uncatchable}."
+            for c in CASES.values()
+            if not c.healthy and not c.catchable
+        ],
         "",
     ]
     return "\n".join(lines)

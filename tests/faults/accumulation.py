@@ -121,7 +121,7 @@ def scheduled_by_micro_batches(seed: int) -> Run:
     "The accumulated gradients are not cleared after the step: they pile up over the whole training",
     "PyTorch docs: torch.optim.Optimizer.zero_grad; zero_grad in the wrong branch of the accumulation loop",
     REFERENCE,
-    ("accumul", "zero_grad", "clear"),
+    ("accumul", "zero_grad", "clear", "grads_never_zeroed"),
 )
 def cleared_once_at_the_start(seed: int) -> Run:
     count = [0]

@@ -100,7 +100,7 @@ def only_a_is_trained(seed: int) -> Run:
     "Both A and B start at zero: each is the other's gradient, and neither ever moves",
     LORA + ", section 4.1 (A is random, B is zero); peft docs: LoraConfig.init_lora_weights",
     ("grads_nonzero", "weights_move"),
-    ("zero", "init", "gradient"),
+    ("zero", "init", "gradient", "adapters_silent"),
     shows=lambda s: s.still("lora_", 1e-6),
 )
 def a_and_b_both_zero(seed: int) -> Run:

@@ -151,7 +151,7 @@ class OwnActivation(nn.Module):
     "PyTorch docs: Extending torch.autograd (check with gradcheck); memory-efficient swish "
     "written as an autograd function",
     ("grads_match_reference",),
-    ("backward", "direction", "sign", "custom"),
+    ("backward", "direction", "sign", "custom", "gradient_reversed"),
 )
 def backward_by_hand_is_wrong(seed: int) -> Run:
     def model() -> nn.Module:
@@ -189,7 +189,7 @@ def sign_of_the_loss(seed: int) -> Run:
     "zero_grad() is forgotten: every step adds the gradients of all steps before it",
     "PyTorch docs: torch.optim.Optimizer.zero_grad; arXiv:2506.14813 (TrainCheck: API-order invariants)",
     ("grads_match_reference",),
-    ("accumul", "zero_grad"),
+    ("accumul", "zero_grad", "grads_never_zeroed"),
 )
 def gradients_never_cleared(seed: int) -> Run:
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:

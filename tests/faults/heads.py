@@ -46,7 +46,7 @@ class Rectified(Classifier):
     "A ReLU behind the output layer, copied with the hidden layer's line: no logit is negative, half get no gradient",
     "DeepCrime, operator 'add activation function'; arXiv:1910.11015 (wrong activation)",
     BOUNDED,
-    ("relu", "one-signed", "negative", "activation", "bounded"),
+    ("relu", "one-signed", "negative", "activation", "bounded", "logits_one_signed"),
 )
 def relu_on_the_logits(seed: int) -> Run:
     return textual(seed, Rectified)
@@ -78,7 +78,7 @@ def cosine_without_scale(seed: int) -> Run:
     "LayerNorm over two logits: they are +1 and -1 whatever the input, and its derivative is zero",
     "PyTorch docs: torch.nn.LayerNorm; 'add a norm after every layer' applied to the last",
     ("logits_unbounded", "grads_nonzero", "weights_move", "grads_reach_depth", "loss_matches_task"),
-    ("bounded", "norm", "gradient"),
+    ("bounded", "norm", "gradient", "logits_bounded"),
 )
 def layer_norm_on_two_logits(seed: int) -> Run:
     def model() -> nn.Module:
@@ -115,7 +115,7 @@ def tanh_saturated_from_the_start(seed: int) -> Run:
     "Clamping the logits to [-0.5, 0.5] 'against overflow in fp16'",
     "the clamp of hidden states in transformers' T5 (github.com/huggingface/transformers/pull/9487) in the wrong place and unit",
     BOUNDED,
-    ("bounded", "clamp"),
+    ("bounded", "clamp", "logits_bounded"),
 )
 def logits_clamped(seed: int) -> Run:
     class Clamped(Classifier):
@@ -149,7 +149,7 @@ def init_of_a_clone(seed: int) -> Run:
     "N(0, 0.02) is declared, and normal_(0.02) is called: 0.02 is the mean, the standard deviation is 1",
     "PyTorch docs: torch.nn.init.normal_(tensor, mean=0.0, std=1.0)",
     ("head_init", "initial_loss"),
-    ("init", "std", "deviation"),
+    ("init", "std", "deviation", "head_init_not_declared"),
 )
 def mean_for_deviation(seed: int) -> Run:
     def model() -> nn.Module:
@@ -204,7 +204,7 @@ def hidden_units_off(seed: int) -> Run:
     "The output bias is initialised to 30 for class 0 (log-odds of a count with a missing smoothing term)",
     "arXiv:1708.02002, section 4.1 (prior bias of the output layer); Karpathy 2019 (init well)",
     ("initial_loss", "head_init"),
-    ("initial", "init", "bias"),
+    ("initial", "init", "bias", "initial_loss_too_high"),
     shows=lambda s: s.losses[0] > 10,
 )
 def output_bias_far_off(seed: int) -> Run:

@@ -89,7 +89,7 @@ def sigmoid_twice_on_tags(seed: int) -> Run:
     "Arguments swapped: binary_cross_entropy_with_logits(labels, logits); the loss is linear in the logits, without bound",
     "PyTorch docs: torch.nn.functional.binary_cross_entropy_with_logits (input, target)",
     ("loss_matches_task", "initial_loss", "loss_stable"),
-    ("swapped", "unbounded", "negative", "without bound"),
+    ("swapped", "unbounded", "negative", "without bound", "loss_unbounded"),
     shows=lambda s: s.losses[-1] < 0,
 )
 def input_and_target_swapped(seed: int) -> Run:

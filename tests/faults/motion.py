@@ -19,7 +19,7 @@ KEPT = ("weights_kept", "weights_move")
     "github.com/baal-org/baal/pull/110 (load_state_dict of the initial weights leaves no change); "
     "PyTorch docs: Saving and Loading Models (state_dict holds references, keep a deepcopy)",
     KEPT,
-    ("overwritten", "restored", "reset", "put back", "initial"),
+    ("overwritten", "restored", "reset", "put back", "initial", "weights_overwritten"),
     shows=lambda s: s.most("") < 0.03,
 )
 def best_checkpoint_is_the_first(seed: int) -> Run:
@@ -43,7 +43,7 @@ def best_checkpoint_is_the_first(seed: int) -> Run:
     "The weights are averaged with the pretrained ones after every step instead of once at the end",
     "arXiv:2109.01903 (WiSE-FT: weights are interpolated after fine-tuning)",
     KEPT,
-    ("overwritten", "averag", "reset", "written"),
+    ("overwritten", "averag", "reset", "written", "weights_overwritten"),
     shows=lambda s: s.most("") < 0.02,
 )
 def averaged_with_the_start(seed: int) -> Run:
@@ -107,7 +107,7 @@ def max_norm_crushes_the_head(seed: int) -> Run:
     "The weight of the task loss starts at 0 and is never raised; only weight decay moves the parameters",
     "arXiv:1711.05101 (decoupled weight decay acts without any gradient)",
     ("weights_move", "grads_nonzero", "loss_matches_task", "initial_loss", "grads_match_reference"),
-    ("zero", "decay", "gradient"),
+    ("zero", "decay", "gradient", "loss_ignores_logits"),
     shows=lambda s: s.after <= s.before + 0.1,
 )
 def task_weight_zero(seed: int) -> Run:

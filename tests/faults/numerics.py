@@ -172,7 +172,7 @@ def tabular(seed: int, optimizer: Any = adamw, beliefs: dict[str, Any] | None = 
     "One of six columns holds milliseconds since 1970, unscaled: first losses in the billions",
     "arXiv:1910.11015 (taxonomy: missing preprocessing, suboptimal scaling); LeCun et al. 1998, Efficient BackProp",
     ("initial_loss", "loss_stable", "loss_decreases", "batches_sound", "all_finite", "units_alive"),
-    ("initial", "scale", "input", "large", "logits"),
+    ("initial", "scale", "input", "large", "logits", "initial_loss_too_high"),
     shows=lambda s: s.losses[0] > 1e6,
 )
 def column_in_milliseconds(seed: int) -> Run:

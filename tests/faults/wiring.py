@@ -108,7 +108,7 @@ class ListedLayers(Classifier):
     "Two hidden layers are kept in a Python list: they are no parameters, are not trained and not saved",
     "github.com/pytorch/pytorch/issues/666 and /715 (parameters contained in lists)",
     ("optimizer_covers_model", "reload_keeps_head"),
-    ("not registered", "list", "unregistered", "no parameter"),
+    ("not registered", "list", "unregistered", "no parameter", "outside_the_model"),
 )
 def layers_in_a_list(seed: int) -> Run:
     return textual(seed, ListedLayers)
@@ -131,7 +131,7 @@ class PlainTensor(Classifier):
     "The output layer is a plain tensor with requires_grad=True: the optimizer never sees it",
     "PyTorch docs: torch.nn.parameter.Parameter (what makes a tensor a module's parameter)",
     ("optimizer_covers_model", "reload_keeps_head"),
-    ("not registered", "unregistered", "no parameter"),
+    ("not registered", "unregistered", "no parameter", "outside_the_model"),
 )
 def plain_tensor_for_a_parameter(seed: int) -> Run:
     return textual(seed, PlainTensor)
@@ -162,7 +162,7 @@ TIED = {"tied": (("words.weight", "encoder.embeddings.word_embeddings.weight"),)
     "The class embeddings are meant to be the encoder's own; '.data = ... .clone()' made a copy, the two drift apart",
     "PyTorch docs: torch.nn.Module (parameters are shared by assigning the Parameter); arXiv:1608.05859 (weight tying)",
     ("optimizer_covers_model",),
-    ("tied", "one tensor"),
+    ("tied", "one tensor", "untied"),
     shows=lambda s: s.changed["words.weight"] != s.changed["encoder.embeddings.word_embeddings.weight"],
 )
 def tied_by_copying(seed: int) -> Run:
@@ -174,7 +174,7 @@ def tied_by_copying(seed: int) -> Run:
     "Special tokens are added and the embedding matrix is replaced by a larger one after the optimizer was built",
     "github.com/huggingface/transformers/pull/3532 (resize before the optimizer is made)",
     COVERS,
-    ("in no parameter group", "not_in_optimizer", "replaced"),
+    ("in no parameter group", "not_in_optimizer", "replaced", "stale_optimizer"),
     shows=lambda s: s.still("word_embeddings"),
 )
 def embeddings_grown_after_optimizer(seed: int) -> Run:
@@ -282,7 +282,7 @@ def thawed_outside_the_optimizer(seed: int) -> Run:
     "'model.encoder.requires_grad = False' sets an attribute of the module and freezes nothing",
     "PyTorch docs: torch.nn.Module.requires_grad_ (the method; the attribute means nothing)",
     ("frozen_stay_frozen",),
-    ("frozen", "freeze"),
+    ("frozen", "freeze", "not_frozen"),
     shows=lambda s: s.most("encoder") > 1e-3,
 )
 def requires_grad_set_on_the_module(seed: int) -> Run:
@@ -296,7 +296,7 @@ def requires_grad_set_on_the_module(seed: int) -> Run:
     "encoder.eval() is taken for freezing: the encoder trains on",
     "PyTorch docs: Autograd mechanics ('Evaluation Mode (nn.Module.eval())' has nothing to do with gradients)",
     ("frozen_stay_frozen",),
-    ("frozen", "freeze"),
+    ("frozen", "freeze", "not_frozen"),
     shows=lambda s: s.most("encoder") > 1e-3,
 )
 def eval_taken_for_freezing(seed: int) -> Run:
