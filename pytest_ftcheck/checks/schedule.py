@@ -55,7 +55,10 @@ def check_lr_follows_schedule(trace: Trace) -> Verdict:
         )
     best, expected = _best(trace, series)
     idle = None if _as_declared(trace, best, expected) else _zero(best)
-    found = [f for f in (_structure(trace, best), _against_intent(trace, series, best, expected), idle) if f]
+    meant = _against_intent(trace, series, best, expected)
+    if meant is not None and any(_against_intent(trace, [s], s, expected) is None for s in _others(trace)):
+        meant = None
+    found = [f for f in (_structure(trace, best), meant, idle) if f]
     limit = f"within {percent(CLOSE)} of the declared peak, one step earlier or later"
     if found:
         first = found[0]
@@ -89,6 +92,14 @@ def _series(trace: Trace) -> list[tuple[float, ...]]:
     held = {g.index for g in trace.optimizer.groups if g.tensors}
     out = [tuple(r[g] if g < len(r) else 0.0 for r in lrs) for g in range(groups) if not held or g in held]
     return [s for s in out if all(math.isfinite(v) for v in s)]
+
+
+def _others(trace: Trace) -> list[tuple[float, ...]]:
+    """The same of another optimizer that steps on the model as often: the declared peak may be that of the head's own optimizer."""
+    lrs = [s.lrs for s in trace.steps if not s.own]
+    if len(lrs) != sum(s.own for s in trace.steps) or len({len(r) for r in lrs}) != 1:
+        return []
+    return [s for s in zip(*lrs, strict=True) if any(s) and all(math.isfinite(v) for v in s)]
 
 
 def _best(trace: Trace, series: Sequence[Sequence[float]]) -> tuple[Sequence[float], list[float | None]]:

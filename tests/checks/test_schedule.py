@@ -180,6 +180,18 @@ def test_only_the_watched_optimizers_steps_count():
     assert check_lr_follows_schedule(replace(trace, steps=other)).status == "pass"
 
 
+def test_the_declared_peak_may_be_that_of_another_optimizer():
+    trace = run([1e-4] * N, intent=Intent(peak_lr=1e-3, schedule="constant"))
+    assert check_lr_follows_schedule(trace).fault == "peak_lr_differs"
+
+    def beside(lr):
+        return replace(trace, steps=tuple(x for s in trace.steps for x in (s, replace(s, own=False, lrs=(lr,)))))
+
+    assert check_lr_follows_schedule(beside(1e-3)).status == "pass"
+    assert check_lr_follows_schedule(beside(1e-2)).fault == "peak_lr_differs"
+    assert check_lr_follows_schedule(replace(beside(1e-3), steps=beside(1e-3).steps[:-5])).fault == "peak_lr_differs"
+
+
 def test_no_step_or_no_rate_is_nothing_to_judge():
     assert check_lr_follows_schedule(replace(GOOD, steps=())).status == "skipped"
     assert check_lr_follows_schedule(run([float("nan")] * 5)).status == "skipped"

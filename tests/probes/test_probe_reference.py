@@ -473,6 +473,21 @@ def test_an_optimizer_with_a_closure_is_not_compared(rows):
     assert check_grads_match_reference(trace).status == "pass"  # the slopes were taken
 
 
+def test_a_closure_that_the_optimizer_could_do_without_is_compared_after_the_step(rows):
+    def step(model, batch, optimizer, scheduler):
+        def closure():
+            optimizer.zero_grad()
+            value = cross_entropy(model, batch)
+            value.backward()
+            return value
+
+        return optimizer.step(closure)
+
+    trace = run(step, rows)
+    assert all(p.cosine > 0.999 for s in trace.reference.steps for p in s.parts)
+    assert check_grads_match_reference(trace).status == "pass"
+
+
 def test_too_many_batches_for_a_step_end_it(rows):
     trace = run(accumulating(20), rows, steps=40)
     assert trace.reference.steps == ()

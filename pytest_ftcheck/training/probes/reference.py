@@ -113,7 +113,7 @@ class ReferenceGradientExperiment(Experiment):
             raise
         if not self._handles:
             self._handles = [
-                register_optimizer_step_pre_hook(self._at_step),
+                register_optimizer_step_pre_hook(self._before_step),
                 register_optimizer_step_post_hook(self._at_step),
             ]
 
@@ -171,6 +171,10 @@ class ReferenceGradientExperiment(Experiment):
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         kind = self.bench.recipe.autocast if self.bench.ours else None
         return torch.autocast(self.bench.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
+
+    def _before_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not any(map(callable, (*arguments[1:], *named.values()))):  # a closure has yet to compute the gradients
+            self._at_step(optimizer)
 
     def _at_step(self, optimizer: Optimizer, *_: Any) -> None:
         """What the optimizer finds; called inside the user's own ``optimizer.step()``, so nothing may escape from here."""
