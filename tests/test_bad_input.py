@@ -220,6 +220,12 @@ def test_quantized_parameters(rows):
     refused(rows, "model", "'body.weight'", "quantized", "int8", model=model)
 
 
+def test_complex_parameters(rows):
+    model = Net()
+    model.body = nn.Linear(6, 8, dtype=torch.complex64)
+    refused(rows, "model", "'body.weight'", "complex64", "real floating-point", model=model)
+
+
 def test_a_lazy_module_that_has_not_run_yet(rows):
     with pytest.raises(ValueError, match=r"model: parameter '0.weight' is not initialised yet"):
         finetune(nn.Sequential(nn.LazyLinear(2)), rows, head="0")

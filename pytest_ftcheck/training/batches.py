@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -111,12 +112,34 @@ def to_device(value: Any, device: torch.device) -> Any:
         if value.is_inference() and not torch.is_inference_mode_enabled():
             value = value.clone()  # made under the caller's inference_mode: autograd refuses the original
         return value if value.device == device else value.to(device)
+    return _mapped(value, lambda v: to_device(v, device))
+
+
+def own_copy(value: Any) -> Any:
+    """A batch that may be changed in place: containers and tensors are new, all else is the same."""
+    if isinstance(value, torch.Tensor):
+        return value if value.requires_grad or value.layout is not torch.strided else value.clone()
+    return _mapped(value, own_copy, anew=True)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any], *, anew: bool = False) -> Any:
+    """A container of the same kind with its items changed; the value itself if it is none, or (unless ``anew``) no item changes."""
     if isinstance(value, Mapping):
-        moved = {k: to_device(v, device) for k, v in value.items()}
-        return value if all(moved[k] is value[k] for k in moved) else moved
+        inner = {k: change(v) for k, v in value.items()}
+        if not anew and all(inner[k] is value[k] for k in inner):
+            return value
+        if type(value) is dict:
+            return inner
+        try:  # a tokenizer's BatchEncoding has attributes, too
+            other: Any = copy.copy(value)
+            for key, item in inner.items():
+                other[key] = item
+        except Exception:  # noqa: BLE001 - a mapping that cannot be written to
+            return inner
+        return other
     if isinstance(value, (tuple, list)):
-        items = [to_device(v, device) for v in value]
-        if all(a is b for a, b in zip(items, value, strict=True)):
+        items = [change(v) for v in value]
+        if not anew and all(a is b for a, b in zip(items, value, strict=True)):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
@@ -136,7 +159,7 @@ def row_count(inputs: Any) -> int | None:
 
 
 def take_rows(batch: Any, rows: Sequence[int]) -> Any:
-    """Some rows of a batch: every tensor whose first length is the batch's row count is indexed, all else kept.
+    """Some rows of a batch: every tensor, and every list of texts or numbers, of the batch's row count is indexed, all else kept.
 
     >>> take_rows({"input_ids": torch.arange(6).reshape(3, 2), "labels": torch.tensor([7, 8, 9])}, [2, 0])["labels"]
     tensor([9, 7])
@@ -148,14 +171,19 @@ def take_rows(batch: Any, rows: Sequence[int]) -> Any:
         if isinstance(value, torch.Tensor):
             fits = value.dim() and len(value) == count
             return value[torch.as_tensor(list(rows), device=value.device)] if fits else value
-        if isinstance(value, Mapping):
-            return {k: pick(v) for k, v in value.items()}
-        if isinstance(value, (tuple, list)):
-            items = [pick(v) for v in value]
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        return value
+        if type(value) in (tuple, list) and len(value) == count and not any(True for _ in _tensors(value)):
+            return type(value)(value[r] for r in rows)
+        return _mapped(value, pick)
 
     return pick(batch)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
 
 
 class Reader:
@@ -189,7 +217,7 @@ class Reader:
         self._own_loss = False
         self.argument = argument
         self._first: tuple[torch.Tensor, bool] | None = None  # labels of the first batch; one a row of the inputs?
-        self.reading = self._read(to_device(batch, device_of(model)))
+        self.reading = self._read(own_copy(to_device(batch, device_of(model))))
 
     # ------------------------------------------------------------------ the first look
     def _read(self, batch: Any) -> Reading:
@@ -398,7 +426,11 @@ class Reader:
 
     # ------------------------------------------------------------------ every look after that
     def loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Loss and logits (None where they are not to be had without a second forward pass)."""
+        """Loss and logits (None where they are not to be had without a second forward pass); the batch is as before afterwards."""
+        return self.training_loss(own_copy(batch))
+
+    def training_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same of the batch itself, which a model or a loss function may change in place: as in the training."""
         if self.loss_fn is not None:
             return self._user_loss(batch)
         inputs, labels = split(batch)
@@ -422,7 +454,8 @@ class Reader:
         return value, None
 
     def logits(self, batch: Any) -> torch.Tensor | None:
-        """Logits for a batch; None where no reading gives any."""
+        """Logits for a batch, which is as before afterwards; None where no reading gives any."""
+        batch = own_copy(batch)
         if self.user_forward is not None:
             found = self.user_forward(self.model, batch)
             return found if isinstance(found, torch.Tensor) else None

@@ -231,7 +231,7 @@ class _Run:
 
     # ------------------------------------------------------------------ before
     def _reader(self, loss_fn: LossFn | None, forward: Forward | None) -> Reader | None:
-        with quiet(self.model):
+        with quiet(self.model, weights=True):
             try:
                 return Reader(self.model, self.batches.known[0], loss_fn=loss_fn, forward=forward)
             except (ValueError, TypeError) as error:
@@ -330,6 +330,8 @@ class _Run:
             raise
         finally:
             self.recorder.detach()
+            if self.battery is not None:
+                self.battery.close()
             if told:
                 told.progress(self.recipe.steps, self.recipe.steps, None)
 
@@ -448,7 +450,7 @@ class _Run:
         context = torch.autocast(self.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
         with context:
             # a loss_fn that ends in .item() gives a number: backward then says that it has no graph
-            loss = torch.as_tensor(self.reader.loss(batch)[0])
+            loss = torch.as_tensor(self.reader.training_loss(batch)[0])
         (self.scaler.scale(loss) if self.scaler is not None else loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -123,6 +123,10 @@ def check_parameters(model: nn.Module) -> None:
             raise ValueError(
                 f"model: parameter {name!r} was made under torch.inference_mode() and cannot be trained; make the model outside it"
             )
+        if p.is_complex():
+            raise ValueError(
+                f"model: parameter {name!r} is complex ({p.dtype}); expected real floating-point parameters"
+            )
         if not p.is_floating_point():
             raise ValueError(
                 f"model: parameter {name!r} is quantized ({p.dtype}); expected floating-point parameters: judge the model before "

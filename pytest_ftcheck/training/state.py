@@ -7,6 +7,7 @@ import contextlib
 import copy
 import random
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -70,30 +71,41 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, random states, global switches, each module's own mode, every buffer, and what modules count in plain
-    attributes are as before."""
+def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
+    """Whatever happens inside, random states, global switches, each module's own mode, every buffer, which tensors have which gradient,
+    and what modules keep in plain attributes are as before.
+
+    :param weights: look whether the weights are, too: some models write into their own in a forward pass (an embedding with
+        ``max_norm``, a head that normalises itself). Of a model that was seen to do so, they are kept from then on.
+    """
     modes = [(m, m.training) for m in model.modules()]
-    counters = [_Plain(m) for m in model.modules()]
+    kept = [_Plain(m) for m in model.modules()]
+    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    own = _Weights(model, look=weights)
     with preserved_globals(), torch.inference_mode(False), torch.no_grad():
         try:
             yield
         finally:
-            for counter in counters:
-                counter.restore()
+            for plain in kept:
+                plain.restore()
             for module, mode in modes:
                 module.training = mode
+            for p, flag, grad in flags:
+                if p.requires_grad != flag:
+                    p.requires_grad_(flag)
+                if p.grad is not grad:
+                    p.grad = grad
             with torch.no_grad():
                 for buffer, was in buffers:
-                    if not same_bits(buffer, was):
-                        _put_back(buffer, was)
+                    _put_back_if_changed(buffer, was)
+                own.restore()
 
 
 @contextlib.contextmanager
-def quiet(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
+def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Iterator[None]:
     """Dropout off, no gradients (unless asked for), all else :func:`undisturbed`: how every probe looks at a model."""
-    with undisturbed(model), torch.set_grad_enabled(grad):
+    with undisturbed(model, weights=weights), torch.set_grad_enabled(grad):
         for module in model.modules():
             module.training = False  # not .eval(): an overridden train() may do more than switch the mode
         yield
@@ -117,37 +129,143 @@ def _put_back(buffer: torch.Tensor, values: torch.Tensor) -> None:
     buffer.copy_(values)
 
 
+def _put_back_if_changed(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    if not same_bits(tensor, values):
+        with torch.no_grad():
+            _put_back(tensor, values)
+
+
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal shape and values, NaN equal to NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if a.is_floating_point() and a.dtype.itemsize == 1:
+        a, b = a.view(torch.uint8), b.view(torch.uint8)  # torch cannot compare numbers of eight bits
     return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
 
 
 class _Plain:
-    """The plain values (counters, flags, short lists) among the attributes of a module: what a forward pass may keep book in."""
+    """What a forward pass may keep book in: the plain values, short containers, tensors and generators among the attributes of a module,
+    and which tensor each of its buffers is."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         mine = vars(module)
         self.values = {k: v for k, v in mine.items() if type(v) in _PLAIN}
-        self.lists = [
-            (v, copy.copy(v)) for k, v in mine.items() if k[0] != "_" and type(v) in (list, collections.deque)
-        ]
+        self.contents = [(v, copy.copy(v)) for k, v in mine.items() if k[0] != "_" and type(v) in _CONTAINERS]
+        self.tensors = [(v, v.detach().clone()) for v in self.values.values() if _small(v)]
+        self.generators = [_Generator(v) for v in mine.values() if _is_generator(v)]
+        self.buffers = dict(module._buffers)
 
     def restore(self) -> None:
         mine = vars(self.module)
         for key, value in self.values.items():
             if key != "training" and mine.get(key) is not value:
                 mine[key] = value
-        for container, was in self.lists:
-            if len(container) != len(was) or any(a is not b for a, b in zip(container, was, strict=True)):
-                container.clear()
-                container.extend(was)
+        for container, was in self.contents:
+            if not _same_items(container, was):
+                _refill(container, was)
+        for tensor, values in self.tensors:
+            _put_back_if_changed(tensor, values)
+        for generator in self.generators:
+            generator.restore()
+        now = self.module._buffers
+        for name, buffer in self.buffers.items():
+            if now.get(name) is not buffer:
+                now[name] = buffer
 
 
-_PLAIN = (int, float, bool, str, tuple, type(None))
-_CONTAINERS = (list, dict, set, collections.deque)
+def _small(value: Any) -> bool:
+    """Few enough values to keep a copy of, and none that belong to a graph."""
+    return (
+        isinstance(value, torch.Tensor) and value.is_leaf and value.device.type != "meta" and value.numel() <= 100_000
+    )
+
+
+def _refill(container: Any, items: Any) -> None:
+    container.clear()
+    if isinstance(container, (list, collections.deque)):
+        container.extend(items)
+    else:
+        container.update(items)
+
+
+def _same_items(a: Any, b: Any) -> bool:
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(k in b and v is b[k] for k, v in a.items())
+    return a == b if isinstance(a, set) else all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _is_generator(value: Any) -> bool:
+    return isinstance(value, (random.Random, torch.Generator)) or type(value).__module__.startswith("numpy.random.")
+
+
+class _Generator:
+    """A random generator of the user's own, of whichever library, as it is now."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+        # numpy's, new and old, have the state in a part of theirs
+        self.bits = getattr(generator, "bit_generator", None) or getattr(generator, "_bit_generator", None)
+        if isinstance(generator, random.Random):
+            self.state: Any = generator.getstate()
+        elif isinstance(generator, torch.Generator):
+            self.state = generator.get_state()
+        else:
+            self.state = None if self.bits is None else copy.deepcopy(self.bits.state)
+
+    def restore(self) -> None:
+        """Everything as it was when the snapshot was taken."""
+        if isinstance(self.generator, random.Random):
+            self.generator.setstate(self.state)
+        elif isinstance(self.generator, torch.Generator):
+            self.generator.set_state(self.state)
+        elif self.bits is not None:
+            self.bits.state = self.state
+
+
+class _Weights:
+    """The weights that a forward pass may write into: those it was seen to write into; with ``look`` all, unless the model is large."""
+
+    def __init__(self, model: nn.Module, *, look: bool) -> None:
+        self.model = model
+        known = _WRITTEN.get(model, set())
+        chosen: list[tuple[str, nn.Parameter]] = []
+        if look or known:
+            chosen = [(n, p) for n, p in model.named_parameters() if p.device.type != "meta"]
+            if not look or sum(p.numel() for _, p in chosen) > COPIED:
+                capped = {id(m.weight) for m in model.modules() if getattr(m, "max_norm", None) is not None}
+                chosen = [(n, p) for n, p in chosen if n in known or (look and id(p) in capped)]
+        self.kept = [(n, p, p.data, p.detach().clone()) for n, p in chosen]
+
+    def restore(self) -> None:
+        for name, p, storage, values in self.kept:
+            moved = p.data_ptr() != storage.data_ptr()
+            if moved and p.shape == storage.shape:
+                p.data = storage
+            if not same_bits(storage, values):
+                storage.copy_(values)
+            elif not moved:
+                continue
+            _WRITTEN.setdefault(self.model, set()).add(name)
+
+
+#: Parameters of a model above which its weights are not copied on suspicion.
+COPIED = 20_000_000
+#: Model -> names of weights that its own forward pass was seen to write into.
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+_PLAIN = (int, float, bool, str, tuple, type(None), torch.Tensor)
+_CONTAINERS = (
+    list,
+    dict,
+    set,
+    collections.deque,
+    collections.OrderedDict,
+    collections.defaultdict,
+    collections.Counter,
+)
 
 
 class _Attributes:
@@ -157,18 +275,19 @@ class _Attributes:
         self.owner = owner
         self.values = dict(vars(owner))
         self.contents = [(v, copy.copy(v)) for v in self.values.values() if isinstance(v, _CONTAINERS)]
+        self.generators = [_Generator(v) for v in self.values.values() if _is_generator(v)]
+        self.tensors = [(v, v.detach().clone()) for v in self.values.values() if _small(v)]
 
     def restore(self) -> None:
+        for tensor, was in self.tensors:
+            _put_back_if_changed(tensor, was)
+        for generator in self.generators:
+            generator.restore()
         mine = vars(self.owner)
         mine.clear()
         mine.update(self.values)
         for container, was in self.contents:
-            if isinstance(container, (list, collections.deque)):
-                container.clear()
-                container.extend(was)
-            else:
-                container.clear()
-                container.update(was)
+            _refill(container, was)
 
 
 class ModelSnapshot:

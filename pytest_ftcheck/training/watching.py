@@ -105,7 +105,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         self._probe: FixedProbe | None = None
         self._metrics: MetricProbe | None = None
         if probe_batch is not None:
-            with quiet(model):
+            with quiet(model, weights=True):
                 self._reader = Reader(model, probe_batch, loss_fn=loss_fn, argument="probe_batch")
                 self._reader.check_labels(probe_batch, 0, "probe_batch")
             self._notes += self._reader.notes
@@ -157,9 +157,18 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
     ) -> None:
         assert self._recorder is not None
         self._recorder.detach()
+        try:
+            self._leave(error)
+        finally:
+            if self._battery is not None:
+                self._battery.close()
+
+    def _leave(self, error: BaseException | None) -> None:
+        recorder = self._recorder
+        assert recorder is not None
         if error is not None:
-            if is_cut(error) and self._recorder.iterations:
-                self._recorder.iterations[-1].broken = "the loss has no graph"
+            if is_cut(error) and recorder.iterations:
+                recorder.iterations[-1].broken = "the loss has no graph"
             with contextlib.suppress(Exception):
                 self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
                 error.ftcheck_trace = self._trace  # type: ignore[attr-defined]

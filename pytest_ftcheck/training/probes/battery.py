@@ -5,6 +5,7 @@ An experiment is a class with a name, a cost, and up to four moments at which it
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,9 @@ class Experiment:
         """What was measured, a dataclass of ``records``; None: nothing could be."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """The run is over, however it ended: take off what is still hooked on. May be called twice."""
+
 
 class Battery:
     """The experiments of one run."""
@@ -104,12 +108,13 @@ class Battery:
         self.bench = bench
         self.skipped: dict[str, str] = {}
         self.running: list[Experiment] = []
+        self._looked: set[tuple[str, str]] = set()
         left = allowance
         for kind in kinds:
-            made = self._guard(kind.name, lambda kind=kind: kind(bench))  # type: ignore[misc]
+            made = self._guard(kind.name, lambda kind=kind: kind(bench), "made")  # type: ignore[misc]
             if made is None:
                 continue
-            price = self._guard(kind.name, made.cost)
+            price = self._guard(kind.name, made.cost, "cost")
             if price is None:
                 continue
             if price > left:
@@ -120,10 +125,11 @@ class Battery:
                 continue
             left -= price
             self.running.append(made)
+        self._made = tuple(self.running)
 
     def before(self) -> None:
         """Call every experiment's `Experiment.before`."""
-        self._all(lambda e: e.before())
+        self._all(lambda e: e.before(), "before")
 
     def iteration(self, number: int, batch: Any) -> None:
         """Call every experiment's `Experiment.iteration`."""
@@ -140,30 +146,39 @@ class Battery:
                 self.running.remove(experiment)
                 self.skipped[experiment.name] = "left out: the time limit (max_seconds) was reached"
             else:
-                self._one(experiment, lambda e: e.after())
+                self._one(experiment, lambda e: e.after(), "after")
 
     def records(self) -> dict[str, Any]:
         """Field of the trace -> record."""
         found: dict[str, Any] = {}
         for experiment in self.running:
-            record = self._guard(experiment.name, experiment.record)
+            record = self._guard(experiment.name, experiment.record, "record")
             if record is not None:
                 found[experiment.name] = record
         return found
 
-    def _all(self, call: Callable[[Experiment], None], moment: str | None = None) -> None:
+    def _all(self, call: Callable[[Experiment], None], moment: str) -> None:
         for experiment in list(self.running):
-            if moment is None or getattr(type(experiment), moment) is not getattr(Experiment, moment):
-                self._one(experiment, call)
+            if getattr(type(experiment), moment) is not getattr(Experiment, moment):
+                self._one(experiment, call, moment)
 
-    def _one(self, experiment: Experiment, call: Callable[[Experiment], None]) -> None:
-        self._guard(experiment.name, lambda: call(experiment))
+    def _one(self, experiment: Experiment, call: Callable[[Experiment], None], moment: str) -> None:
+        self._guard(experiment.name, lambda: call(experiment), moment)
         if experiment.name in self.skipped:
             self.running.remove(experiment)
 
-    def _guard(self, name: str, call: Callable[[], Any]) -> Any:
+    def close(self) -> None:
+        """Whatever came between: no hook of ours is left anywhere."""
+        for experiment in self._made:
+            with contextlib.suppress(Exception):
+                experiment.close()
+
+    def _guard(self, name: str, call: Callable[[], Any], moment: str) -> Any:
         """The call's result; None, and the reason noted, if it raised."""
-        with undisturbed(self.bench.model), warnings.catch_warnings():
+        # a model that writes into its own weights in a forward pass shows it the first time
+        first = moment in ("before", "iteration", "after") and (name, moment) not in self._looked
+        self._looked.add((name, moment))
+        with undisturbed(self.bench.model, weights=first), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 return call()

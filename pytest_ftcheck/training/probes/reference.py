@@ -130,7 +130,7 @@ class ReferenceGradientExperiment(Experiment):
         window = self._window
         assert window is not None
         if len(window.iterations) >= MOST_BATCHES:
-            self._close()
+            self.close()
             self._watching = False
             self.reason = f"more than {MOST_BATCHES} batches for one optimizer step"
             return
@@ -204,21 +204,22 @@ class ReferenceGradientExperiment(Experiment):
             handle.remove()
         self._handles = []
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """No step is looked at any more."""
         self._unhook()
         self._window = None
 
     # ------------------------------------------------------------------ after
     def after(self) -> None:
         """Slopes of parts that had no gradient at first, such as those below a zero last layer."""
-        self._close()
+        self.close()
         known = [s.part for s in self.slopes]
         with contextlib.suppress(RuntimeError):
             self.slopes += slopes(self.bench.model, self.bench.reader, self.bench.head, self.bench.probe[0], known)
 
     def record(self) -> ReferenceGradient | None:
         """What was measured."""
-        self._close()
+        self.close()
         return ReferenceGradient(
             tuple(self.found), tuple(self.slopes), self.loss_connected, self.logits_connected, self.reason
         )
