@@ -201,6 +201,24 @@ def test_a_loss_that_falls_while_the_textbook_loss_rises(rise, expected):
         assert "what is minimised is not the task's loss" in verdict.causes[0]
 
 
+@pytest.mark.parametrize(
+    ("task", "p_value", "expected"),
+    [("regression", ALPHA, "pass"), ("regression", 0.02, "fail"), ("single_label", ALPHA, "fail")],
+)
+def test_numbers_may_be_predicted_on_another_scale_than_that_of_the_labels(task, p_value, expected):
+    """A sigmoid or an exponential in the loss, labels that it standardises: what is predicted goes with the labels all the same."""
+    points = (ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.35, 4.0))
+    trace = run(0.5)
+    metric = replace(GOOD.metrics[0], name="r_squared", first=-5.0, last=-19.0, p_value=p_value)
+    trace = replace(
+        trace,
+        probe=replace(trace.probe, points=points),
+        reading=replace(trace.reading, task=task),
+        metrics=(metric,),
+    )
+    assert check_loss_decreases(trace).status == expected
+
+
 @pytest.mark.parametrize(("rise", "expected"), [(1.01, "fail"), (0.99, "pass")])
 @pytest.mark.parametrize(("entropy", "scale"), [(1.2, 1.2), (None, math.log(2))])
 def test_the_textbook_loss_may_rise_by_a_share_of_knowing_nothing(entropy, scale, rise, expected):
