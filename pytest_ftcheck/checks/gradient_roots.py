@@ -10,6 +10,7 @@ from ..trace import Tensor, Trace
 from .causes import silenced
 from .depth import check_grads_reach_depth
 from .gradient_faults import Finding, findings
+from .silent import Blame, blame
 
 #: Nobody clips to so little on purpose: shared by a million weights it is an rms of 1e-6.
 TINY = 1e-3
@@ -29,6 +30,9 @@ def why(kind: str, ill: Sequence[Tensor], trace: Trace) -> Why:
     known = {f.fault: f for f in findings(trace) if f.status == "fail"}
     if kind == "none":
         return _none(ill, trace, known)
+    if kind == "seldom":
+        found = blame(ill, trace, smooth=False)
+        return _blamed(found) if found is not None else Why("gradient_zero")
     if kind == "zero":
         return _zero(ill, trace, known)
     return _negligible(trace, known) if kind == "negligible" else Why("nonfinite")
@@ -36,6 +40,10 @@ def why(kind: str, ill: Sequence[Tensor], trace: Trace) -> Why:
 
 def _from(finding: Finding) -> Why:
     return Why(finding.fault, finding.cause, finding.remedy)
+
+
+def _blamed(found: Blame) -> Why:
+    return Why(found.fault, found.cause, found.remedy)
 
 
 def _none(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why:
@@ -48,6 +56,8 @@ def _none(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why
     bases = [t for t in trace.tensors if t.part == "base" and t.trainable]
     if not any(t.part == "base" for t in alive) and {t.name for t in bases} <= {t.name for t in ill}:
         return Why("cut_below_head") if alive else Why("not_in_graph")
+    if (cut := blame(ill, trace, smooth=False)) is not None:
+        return _blamed(cut)
     blocks = sorted({block_of(t.name) for t in ill} - {block_of(t.name) for t in alive})
     stacks = {b.rpartition(".")[0] for b in blocks if b.rpartition(".")[2].isdigit()}
     units = {block_of(t.name) for t in alive if t.part == "base"}
@@ -68,7 +78,12 @@ def _zero(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why
         return _from(known["nan_gradients_replaced"])
     if "grads_gone_before_step" in known:
         return _from(known["grads_gone_before_step"])
-    if all(_adapter(t) for t in ill):
+    if "grads_removed" in known:
+        return _from(known["grads_removed"])
+    adapters = all(_adapter(t) for t in ill)
+    if not adapters and (shut := blame(ill, trace, smooth=True)) is not None:
+        return _blamed(shut)
+    if adapters:
         return Why(
             "adapters_silent",
             f"the adapters' output is multiplied by zero ({shorten(ill[0].name)} and {len(ill) - 1} more): a scaling of 0 (alpha // rank), "
@@ -86,6 +101,8 @@ def _zero(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why
         return Why("units_dead")
     if any(t.part == "head" and len(t.shape) > 1 and t.last.rms == 0 for t in trace.tensors):
         return Why("layer_stays_zero")
+    if (steps := blame(ill, trace, smooth=False)) is not None and all(t.part == "base" for t in ill):
+        return _blamed(steps)
     return Why("gradient_zero")
 
 

@@ -22,12 +22,14 @@ from .kinds import (
     nothing_happened,
     weigh,
 )
+from .silent import blocked, seldom
 
 _WHY = {
     "none": "no gradient at any step",
     "zero": "gradient exactly zero at every step",
     "negligible": "gradient negligible beside Adam's eps",
     "nonfinite": "gradient not finite",
+    "seldom": "gradient exactly zero at most steps",
 }
 
 
@@ -76,11 +78,13 @@ def check_grads_nonzero(
     kinds = {t.name: kind_of(t, trace, largest) for t in tensors}
     # what has rounding noise for a gradient says nothing about the block it is in
     judged = [t for t in tensors if kinds[t.name] != "noise"]
-    dead = [t for t in judged if kinds[t.name] in ("none", "zero")]
+    lost = blocked(trace)
+    kinds.update({t.name: "seldom" for t in judged if t.name in seldom(trace)})
+    dead = [t for t in judged if kinds[t.name] in ("none", "zero", "seldom")]
     feeble = [t for t in judged if kinds[t.name] == "negligible"]
     strict, lenient = weigh(dead, judged), weigh([*dead, *feeble], judged, matrices=True)
     bad = {t.name for t in strict.ill} | {t.name for t in lenient.ill if kinds[t.name] == "negligible"}
-    bad |= {t.name for t in dead if _named(t, trace)}
+    bad |= {t.name for t in dead if _named(t, trace) or t.name in lost}
     ill = [t for t in tensors if t.name in bad or kinds[t.name] == "nonfinite"]
     notes = frozen_note(tensors, chosen) + _notes(tensors, kinds, [t for t in dead if t.name not in bad])
     limit = (
@@ -109,7 +113,7 @@ def check_grads_nonzero(
         )
         remedy = "lower the learning rate, or look for log(0), sqrt(0), division by zero and overflow in low precision"
     else:
-        causes, remedy = explain(kind, worst, trace)
+        causes, remedy = explain("zero" if kind == "seldom" else kind, worst, trace)
     root = why(kind, worst, trace)
     if root.cause:
         causes, remedy = (root.cause, *(causes[1:] if kind == "negligible" else ())), root.remedy

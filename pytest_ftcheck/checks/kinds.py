@@ -1,4 +1,4 @@
-"""The kinds of gradient: none, permanently zero, transient, rounding noise, negligible, non-finite, fine."""
+"""The kinds of gradient: none, permanently zero, zero at most steps (`silent`), transient, rounding noise, negligible, non-finite, fine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..text import block_of, number, plural
 from ..trace import Tensor, Trace
 from ..verdict import Verdict
 
-Kind = Literal["none", "zero", "transient", "noise", "negligible", "nonfinite", "fine"]
+Kind = Literal["none", "zero", "seldom", "transient", "noise", "negligible", "nonfinite", "fine"]
 
 #: Gradients of ``loss`` and of ``3 * loss / 3`` differed by 0.38 or more for rounding noise and by 2.4e-4 or less for real ones
 #: over 103 architectures (benchmarks/architectures.py); the limit lies between, nearer to the noise.

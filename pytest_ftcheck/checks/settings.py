@@ -22,6 +22,8 @@ MOST_SHRINK = 5e-3
 #: `LARGE_DECAY`, for 0.01 is common and outgrows small gradients without much harm.
 OUTGROWN = 10.0
 LARGE_DECAY = 0.5
+#: A velocity that halves in 700 steps or more; 0.9 to 0.99 are in use.
+MOST_MOMENTUM = 0.9995
 #: Norm at a step over the declared maximum: exact norms, and those estimated from every k-th row of large tensors.
 CLIP_EXACT, CLIP_ESTIMATED = 1.05, 3.0
 #: Half of the smallest number of float16: a smaller eps becomes 0.
@@ -63,6 +65,10 @@ def check_optimizer_settings(trace: Trace) -> Verdict:
         for fault in (
             _rebuilt(trace),
             _forgetful(trace),
+            _maximizes(trace),
+            _negative(trace),
+            _momentum(trace),
+            _dampened(trace),
             _decay_dominates(trace),
             _betas(trace),
             _eps(trace),
@@ -135,6 +141,71 @@ def _forgetful(trace: Trace) -> _Fault | None:
 
 
 # ------------------------------------------------------------------ absurd on their own
+def _maximizes(trace: Trace) -> _Fault | None:
+    """Only where the loss did rise: maximize=True with a loss whose sign is turned as well is two minus signs."""
+    points = trace.probe.points if trace.probe is not None else ()
+    losses = [p.loss for p in points] if len(points) > 1 else list(trace.losses)
+    fell = len(losses) > 1 and losses[-1] < losses[0]
+    negative = bool(losses) and losses[0] < 0
+    ill = [g for g in trace.optimizer.groups if g.settings.get("maximize") and g.tensors]
+    if not ill or fell or negative:
+        return None
+    rose = f": the loss went from {number(losses[0])} to {number(losses[-1])}" if len(losses) > 1 else ""
+    return _Fault(
+        "maximizes",
+        f"{trace.optimizer.name} has maximize=True in {plural(len(ill), 'parameter group')}{rose}.",
+        "maximize=True makes the optimizer climb: it is for rewards and adversaries, not for a loss",
+        "take maximize=True out",
+        "maximize=False where a loss is to fall",
+    )
+
+
+def _negative(trace: Trace) -> _Fault | None:
+    below = [s for s in trace.steps if s.own and any(r < 0 for r in s.lrs)]
+    if not below:
+        return None
+    worst = min(r for s in below for r in s.lrs)
+    return _Fault(
+        "lr_negative",
+        f"The learning rate is negative at {len(below)} of {plural(len(trace.steps), 'step')} ({number(worst)} at the worst): the "
+        "optimizer climbs there.",
+        "the schedule runs past its end (a linear or polynomial decay that is not held at zero), or a factor has the wrong sign",
+        "clamp the factor at zero: max(0.0, ...); see that the schedule is as long as the run",
+        "learning rate >= 0",
+    )
+
+
+def _momentum(trace: Trace) -> _Fault | None:
+    for g in trace.optimizer.groups:
+        value = g.settings.get("momentum", 0.0)
+        if not g.tensors or value < MOST_MOMENTUM:
+            continue
+        lasts = f"decays by {1 - value:.1g} a step" if value < 1 else "never decays"
+        return _Fault(
+            "momentum_too_large",
+            f"The momentum of {trace.optimizer.name} is {value:g}: the velocity {lasts}, and every gradient ever seen is applied for good.",
+            f"momentum={value:g}" + (" (1 - 0.9 written the wrong way round, or a percentage?)" if value > 1 else ""),
+            "0.9 is usual; it must be below 1",
+            f"momentum < {MOST_MOMENTUM:g}: at 0.999 a gradient is felt for 1,000 steps",
+        )
+    return None
+
+
+def _dampened(trace: Trace) -> _Fault | None:
+    for g in trace.optimizer.groups:
+        value = g.settings.get("dampening", 0.0)
+        if g.tensors and value >= 1 and g.settings.get("momentum", 0.0) > 0:
+            return _Fault(
+                "gradient_damped_away",
+                f"The dampening of {trace.optimizer.name} is {value:g}: after the first step no gradient enters the velocity "
+                f"(it is multiplied by {1 - value:g}).",
+                f"dampening={value:g}: a share of each gradient that is left out, taken for something else",
+                "leave it at 0",
+                "dampening < 1",
+            )
+    return None
+
+
 def _decay_dominates(trace: Trace) -> _Fault | None:
     sgd = trace.optimizer.family == "sgd"
     for g in trace.optimizer.groups:

@@ -25,6 +25,7 @@ from .kinds import (
     weigh,
 )
 from .meant import BY_DESIGN, meant_to_learn, waits_for_thaw
+from .silent import blocked
 
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
@@ -35,6 +36,10 @@ MOST_STEPS = 10_000
 LEAST_FAN_IN = 8
 #: Learning rate of a group over the largest of any group: layer-wise and discriminative rates go down to 1e-3.
 LEAST_SHARE = 1e-4
+#: Learning rate of SGD over (1 - momentum) at which Adam is at home and SGD stands still (in use: 1e-3 to 1); judged only where at its
+#: pace `MOST_STEPS` would change the loss by less than this share of itself.
+ADAMS_RATE = 2e-4
+LEAST_GAIN = 0.05
 #: Share of a matrix that must change in low precision (bf16 cannot add 5e-5 to 43 % of N(0, 0.02), measured).
 LEAST_MOVED = 0.5
 
@@ -102,7 +107,7 @@ def check_weights_move(
     dead = [t for t in judged if found[t.name] in ("none", "zero", "decay") and t.gradients.max_norm == 0]
     feeble = [t for t in judged if found[t.name] in ("eps", "budget", "decay") and t.gradients.max_norm > 0]
     weak = {t.name for t in feeble}
-    odd = {t.name for t in weigh(dead, judged).odd}
+    odd = {t.name for t in weigh(dead, judged).odd} - blocked(trace).keys()
     odd |= {t.name for t in weigh([*dead, *feeble], judged, matrices=True).odd if t.name in weak}
     odd |= {t.name for t in tensors if found[t.name] == "rounding" and t.role in ("norm", "bias")}
     ill = [t for t in tensors if found[t.name] is not None and t.name not in odd]
@@ -132,6 +137,9 @@ def check_weights_move(
         status = "inconclusive"  # a warm-up that begins at zero
     worst = [t for t in ill if found[t.name] == kind]
     causes, remedy = explain(kind, worst, trace)
+    if kind in ("none", "zero", "decay") and all(t.gradients.max_norm == 0 for t in worst):
+        root = why("none" if all(t.gradients.none == t.gradients.steps for t in worst) else "zero", worst, trace)
+        causes, remedy = ((root.cause, *causes[1:]), root.remedy) if root.cause else (causes, remedy)
     if kind == "slow" and (open_question := _undecided([t for t in ill if found[t.name] == "slow"], trace)):
         status, remedy = "inconclusive", open_question
     if len(trace.steps) < STEPS_FOR_ZERO and all(kind_of(t, trace, largest) == "zero" for t in ill):
@@ -247,9 +255,24 @@ def _undecided(ill: Sequence[Tensor], trace: Trace) -> str | None:
     if all(_rising(t, trace) for t in ill):
         return "the warm-up is still under way: run past its peak"
     fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
+    if _hopeless(trace):
+        return None
     if trace.optimizer.family != "adam" and all(t.lr_peak >= LEAST_SHARE * fastest for t in ill):
         return "raise the learning rate, or run a model that has not converged: the steps are small because the gradients are"
     return None
+
+
+def _hopeless(trace: Trace) -> bool:
+    """SGD at a learning rate of Adam's, which has gained nothing, and has everything yet to gain."""
+    if trace.optimizer.family != "sgd" or trace.probe is None or not trace.steps:
+        return False
+    felt = [g.lr_peak / max(1e-9, 1 - min(1.0, g.settings.get("momentum", 0.0))) for g in trace.optimizer.groups]
+    points, prior = trace.probe.points, trace.probe.prior_entropy
+    if not felt or max(felt) > ADAMS_RATE or len(points) < 2 or prior is None:
+        return False
+    first, last = points[0].loss, points[-1].loss
+    gain = (first - last) * MOST_STEPS / len(trace.steps)
+    return first >= 0.5 * prior > 0 and abs(gain) < LEAST_GAIN * first
 
 
 def _rising(t: Tensor, trace: Trace) -> bool:

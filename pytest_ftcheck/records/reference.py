@@ -66,6 +66,24 @@ class Slope:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """Tensors that had no gradient at any step (or at most of them), nor have one on the probe; and what the logits do when these are
+    perturbed."""
+
+    tensors: tuple[str, ...]
+    #: ``none``: they are not in the graph; ``zero``: they are, and the gradient is exactly zero; ``seldom``: it is so at most steps.
+    kind: str
+    #: Largest change of a logit over the rms of the logits, for noise of 2 % and of 100 % of each tensor's rms; and for no noise at all.
+    near: float
+    far: float
+    floor: float
+    #: A hook is registered on one of them.
+    hooked: bool = False
+    #: What is exactly zero and shuts their branch: with 1 in its place they would have a gradient.
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
 class ReferenceGradient:
     """What the gradients should have been, at a few optimizer steps, and whether the loss follows its own gradient."""
 
@@ -76,3 +94,5 @@ class ReferenceGradient:
     logits_connected: bool | None = None
     #: Why no step was recomputed, if so.
     reason: str | None = None
+    #: Tensors without gradient on which the output depends all the same, place by place.
+    silent: tuple[Silent, ...] = ()

@@ -64,6 +64,8 @@ def settings_of(group: dict[str, Any]) -> dict[str, float]:
     """A group's other scalar settings, tuples spread out (``betas[0]``)."""
     out: dict[str, float] = {}
     for key, value in group.items():
+        if key == "maximize" and value:
+            out[key] = 1.0  # the one switch that turns the run round
         if key in ("params", "lr", "weight_decay", "initial_lr") or isinstance(value, (bool, str)):
             continue
         if isinstance(value, (int, float)):

@@ -252,3 +252,48 @@ def test_gradients_that_the_optimizer_does_not_see_are_not_clipped():
 
 def test_no_groups_is_nothing_to_judge():
     assert check_optimizer_settings(optimizer(groups=())).status == "skipped"
+
+
+# ------------------------------------------------------------------ directions and momenta
+def losses(first, last):
+    probe = replace(
+        GOOD.probe, points=(replace(GOOD.probe.points[0], loss=first), replace(GOOD.probe.points[-1], loss=last))
+    )
+    return replace(GOOD, probe=probe)
+
+
+def test_an_optimizer_that_climbs_is_named():
+    verdict = check_optimizer_settings(group(losses(0.7, 2.1), settings={"maximize": 1.0}))
+    assert (verdict.status, verdict.fault) == ("fail", "maximizes")
+    assert "maximize=True" in verdict.headline
+    assert "0.700 to 2.10" in verdict.headline
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.7, 0.3), (-0.7, -0.9), (-0.7, -0.2)])
+def test_two_minus_signs_are_no_fault(first, last):
+    assert check_optimizer_settings(group(losses(first, last), settings={"maximize": 1.0})).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"momentum": 1.0}, "momentum_too_large"),
+        ({"momentum": 90.0}, "momentum_too_large"),
+        ({"momentum": 0.9996}, "momentum_too_large"),
+        ({"momentum": 0.999}, ""),
+        ({"momentum": 0.9, "dampening": 1.0}, "gradient_damped_away"),
+        ({"momentum": 0.9, "dampening": 0.9}, ""),
+        ({"momentum": 0.0, "dampening": 1.0}, ""),
+    ],
+)
+def test_a_velocity_that_never_decays_or_never_hears(settings, fault):
+    assert check_optimizer_settings(group(settings=settings)).fault == fault
+
+
+def test_a_learning_rate_below_zero_is_named():
+    steps = tuple(replace(s, lrs=(-1e-6,)) if i >= 18 else s for i, s in enumerate(GOOD.steps))
+    verdict = check_optimizer_settings(replace(GOOD, steps=steps))
+    assert (verdict.status, verdict.fault) == ("fail", "lr_negative")
+    assert "2 of 20 steps" in verdict.headline
+    own = tuple(replace(s, own=False) for s in steps)
+    assert check_optimizer_settings(replace(GOOD, steps=own)).status == "pass"

@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ...records import ReferenceGradient
-from ...records.reference import GradientMatch, ReferenceStep, Slope
+from ...records.reference import GradientMatch, ReferenceStep, Silent, Slope
 from ..batches import row_count, split, to_device
 from ..parts import in_part
 from ..setup import needs_closure
 from ..tracked import Tracked
 from .battery import Bench, Experiment, allowance, tokens_of
 from .directional import ROWS, slopes
+from .silent import SilentTensors
 
 #: Elements looked at in each tensor.
 SAMPLE = 4096
@@ -60,6 +61,8 @@ class ReferenceGradientExperiment(Experiment):
         self.later = [q * bench.steps for q in LATER[: max(0, budget - self.first)]]
         self.budget = budget
         self.slopes: list[Slope] = []
+        self.silent: list[Silent] = []
+        self._silent: SilentTensors | None = None
         self.found: list[ReferenceStep] = []
         self.loss_connected: bool | None = None
         self.logits_connected: bool | None = None
@@ -84,6 +87,7 @@ class ReferenceGradientExperiment(Experiment):
             raise RuntimeError(f"a model inside {', '.join(WRAPPERS)} cannot be asked for gradients beside its own")
         with contextlib.suppress(RuntimeError):  # a model that cannot run backward in eval mode has no slopes
             self.slopes = slopes(model, self.bench.reader, self.bench.head, self.bench.probe[0])
+        self._silent = SilentTensors(model, self.bench.reader, self.bench.probe[0])
         if needs_closure(self.bench.optimizer):
             self.reason = "the optimizer computes several gradients a step (it needs a closure)"
             return
@@ -211,17 +215,25 @@ class ReferenceGradientExperiment(Experiment):
 
     # ------------------------------------------------------------------ after
     def after(self) -> None:
-        """Slopes of parts that had no gradient at first, such as those below a zero last layer."""
+        """Slopes of parts that had no gradient at first, such as those below a zero last layer; what never had one."""
         self.close()
         known = [s.part for s in self.slopes]
         with contextlib.suppress(RuntimeError):
             self.slopes += slopes(self.bench.model, self.bench.reader, self.bench.head, self.bench.probe[0], known)
+        if self._silent is not None:
+            with contextlib.suppress(RuntimeError):
+                self.silent = self._silent.look(self.bench.tensors)
 
     def record(self) -> ReferenceGradient | None:
         """What was measured."""
         self.close()
         return ReferenceGradient(
-            tuple(self.found), tuple(self.slopes), self.loss_connected, self.logits_connected, self.reason
+            tuple(self.found),
+            tuple(self.slopes),
+            self.loss_connected,
+            self.logits_connected,
+            self.reason,
+            tuple(self.silent),
         )
 
 
