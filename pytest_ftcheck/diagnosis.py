@@ -11,7 +11,7 @@ from typing import Literal
 
 from . import listener
 from .checks import CHECKS
-from .roots import Root, rank_of, root_of
+from .roots import ROOTS, Root, rank_of, root_of
 from .text import plural
 from .trace import Trace
 from .verdict import CheckFailed, Status, Verdict
@@ -144,14 +144,18 @@ def assert_healthy(
     :param ignore: names of checks to leave out altogether.
     :param allow: names of checks, or of faults (`Verdict.fault`), that may be as they are, best with the reason why:
         ``allow={"loss_decreases": "20 steps of warm-up are too few"}``. They are still judged and told, as advice.
-    :raises TypeError: not a trace.  :raises ValueError: a name in ``ignore`` that is no check.
+    :raises TypeError: not a trace.  :raises ValueError: a name that is no check (nor, in ``allow``, a fault).
 
     >>> from pytest_ftcheck import example_trace
     >>> assert_healthy(example_trace(), allow={"head_needed": "we keep it"}).status
     'healthy'
     """
     __tracebackhide__ = True
+    _known("allow", allow, (*CHECKS, *(root.fault for root in ROOTS)))
     allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
+    for name, reason in allowed.items():
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"allow[{name!r}]={reason!r}: expected the reason, a text")
     diagnosis = diagnose(trace, ignore=ignore)
     diagnosis = _concluded(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
     status: Status = {"healthy": "pass", "ill": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
@@ -222,8 +226,8 @@ def _excused(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
 
 
 def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(n, str) for n in names):
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
+    if names is None or not all(isinstance(n, str) for n in names):
         raise TypeError(f"{argument}={value!r}: expected names of checks")
     return names
 
@@ -232,8 +236,11 @@ def _known(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[s
     names, valid = _names(argument, value), list(known)
     for name in names:
         if name not in valid:
-            near = difflib.get_close_matches(name, valid, 3) or valid[:3]
-            raise ValueError(f"{argument}={name!r} is no check; near: {', '.join(near)}")
+            near = difflib.get_close_matches(name.removeprefix("assert_").removeprefix("check_"), valid, 3)
+            also = " and no fault" if len(valid) > len(CHECKS) else ""
+            raise ValueError(
+                f"{argument}={name!r} is no check{also}; {'near' if near else 'the checks are'}: {', '.join(near or CHECKS)}"
+            )
     return names
 
 

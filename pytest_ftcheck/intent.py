@@ -70,6 +70,8 @@ class Intent:
             raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
         if self.optimizer is not None and not isinstance(self.optimizer, str):
             raise TypeError(f"optimizer={self.optimizer!r}: expected the name of an optimizer class, such as 'AdamW'")
+        if self.optimizer == "":
+            raise ValueError("optimizer='': expected the name of an optimizer class, such as 'AdamW', or None")
         for name in ("peak_lr", "max_grad_norm", "weight_decay", "head_init"):
             _number(name, getattr(self, name))
         for name, least in (
@@ -92,6 +94,11 @@ class Intent:
             raise TypeError(
                 f"pretrained is a {type(self.pretrained).__name__}: expected a mapping parameter name -> tensor"
             )
+        for name, values in (self.pretrained or {}).items():
+            if not isinstance(name, str):
+                raise TypeError(f"pretrained has the key {name!r}: expected the name of a parameter")
+            if not all(hasattr(values, part) for part in ("shape", "dtype", "detach")):
+                raise TypeError(f"pretrained[{name!r}] is a {type(values).__name__}: expected a tensor")
 
     def wants_trained(self, name: str) -> bool | None:
         """Whether the parameter of that name should learn; None: not declared."""
@@ -191,7 +198,8 @@ def _names(field: str, value: Any) -> tuple[str, ...]:
 
 
 def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    pairs = tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in (value or ()))
+    given = () if value is None else tuple(value) if isinstance(value, Iterable) else (value,)
+    pairs = tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in given)
     if not all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs):
         raise TypeError(f"tied={value!r}: expected pairs of parameter names")
     return pairs

@@ -496,7 +496,7 @@ def _patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str,
         return ()
     if isinstance(patterns, str):
         return (patterns,)
-    result = tuple(patterns)
+    result = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
     if not all(isinstance(p, str) for p in result):
         raise TypeError(f"{argument}={patterns!r}: expected a glob or a sequence of globs")
     return result

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
+import pytest_ftcheck
 from pytest_ftcheck import (
     Recipe,
     check_all_finite,
@@ -25,6 +26,7 @@ from pytest_ftcheck import (
     toy_batches,
     watch,
 )
+from pytest_ftcheck.checks import CHECKS
 
 
 class Net(nn.Module):
@@ -325,6 +327,10 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
         ("intent", {"frozen": "*"}, TypeError, ("intent is a dict", "Intent")),
         ("probes", ["loss", "spin"], ValueError, ("probes=", "'spin'", "descent")),
         ("probes", "loss", TypeError, ("probes='loss'", "descent")),
+        ("probes", 3, TypeError, ("probes=3", "descent")),
+        ("metrics", {3: len}, TypeError, ("metrics has the key 3", "a string")),
+        ("eval_batches", [{}], ValueError, ("eval_batches[0]", "a dict with no keys has no labels")),
+        ("eval_batches", [None], ValueError, ("eval_batches[0]", "has no labels")),
         ("eval_batches", 3, TypeError, ("eval_batches is a int",)),
     ],
 )
@@ -461,6 +467,39 @@ def test_an_unknown_part_or_glob(rows, check):
         check(trace, "head", ignore="classifier")
     with pytest.raises(TypeError, match="include="):
         check(trace, include=[1])
+    with pytest.raises(TypeError, match="include=3"):
+        check(trace, include=3)
+    with pytest.raises(TypeError, match="ignore=True"):
+        check(trace, ignore=True)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("value", [None, "trace", {}])
+def test_what_is_no_trace(name, value):
+    for judge in (CHECKS[name], getattr(pytest_ftcheck, f"check_{name}"), getattr(pytest_ftcheck, f"assert_{name}")):
+        with pytest.raises(TypeError, match=f"trace is a {type(value).__name__}"):
+            judge(value)
+        with pytest.raises(TypeError, match=f"trace is a {type(value).__name__}"):
+            judge(trace=value)
+
+
+def test_probes_may_come_from_a_generator(rows):
+    trace = finetune(Net, rows, steps=2, probes=(name for name in ["data"]))
+    assert trace.data is not None
+    assert trace.probe is None
+
+
+def test_what_was_not_made_says_why(rows):
+    trace = finetune(Net, rows, steps=2, probes=["data"])
+    assert trace.skipped["modes"] == "not among the probes= asked for"
+    assert "data" not in trace.skipped
+    with pytest.raises(ZeroDivisionError) as info:
+        finetune(Net, rows, steps=2, step=lambda m, b, o, s: 1 / 0)
+    assert info.value.ftcheck_trace.skipped["counterfactuals"] == "the run ended before it was made"
+    with watch(model := Net(), torch.optim.SGD(model.parameters(), lr=0.1)) as w:
+        pass
+    assert set(w.trace.skipped.values()) == {"watch was given no probe_batch"}
+    assert "modes" in w.trace.skipped
 
 
 # ------------------------------------------------------------------ watch
@@ -475,6 +514,8 @@ def test_watch_refuses_what_it_cannot_watch(rows):
         ((model, optimizer), {"scheduler": 3}, TypeError, "scheduler is a int"),
         ((model, optimizer), {"loss_fn": 3}, TypeError, "loss_fn is a int"),
         ((model, optimizer), {"loss_fn": lambda m, b: 0}, ValueError, "loss_fn is given without probe_batch"),
+        ((model, optimizer), {"probes": ["data"]}, ValueError, "probes is given without probe_batch"),
+        ((model, optimizer), {"probes": ["spin"]}, ValueError, "'spin'"),
         ((model, optimizer), {"head": "nose"}, ValueError, "head='nose'"),
         ((model, optimizer), {"probe_batch": rows[0][0]}, ValueError, "no labels"),
         ((model, optimizer), {"probe_batch": (rows[0][0], torch.full((16,), 9))}, ValueError, "label 9"),

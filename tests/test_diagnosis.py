@@ -163,7 +163,22 @@ def test_ignored_checks_are_not_run(ill):
         (lambda: diagnose("trace"), TypeError, ["trace is a str"]),
         (lambda: diagnose(example_trace(), ignore=["weights_mov"]), ValueError, ["'weights_mov'", "weights_move"]),
         (lambda: assert_healthy(example_trace(), ignore="nothing_at_all"), ValueError, ["'nothing_at_all'"]),
+        (lambda: diagnose(example_trace(), ignore=3), TypeError, ["ignore=3", "names of checks"]),
+        (lambda: diagnose(example_trace(), ignore=None), TypeError, ["ignore=None"]),
+        (lambda: diagnose(example_trace(), ignore="check_head_neded"), ValueError, ["near: head_needed"]),
         (lambda: assert_healthy(example_trace(), allow=[3]), TypeError, ["allow=[3]"]),
+        (lambda: assert_healthy(example_trace(), allow=True), TypeError, ["allow=True"]),
+        (
+            lambda: assert_healthy(example_trace(), allow="loss_decrease"),
+            ValueError,
+            ["near: loss_decreases", "no fault"],
+        ),
+        (lambda: assert_healthy(example_trace(), allow={"lr_zeros": "why"}), ValueError, ["'lr_zeros'", "lr_zero"]),
+        (
+            lambda: assert_healthy(example_trace(), allow={"head_needed": 3}),
+            TypeError,
+            ["allow['head_needed']=3", "reason"],
+        ),
     ],
 )
 def test_bad_arguments(call, error, words):

@@ -31,7 +31,13 @@ from pytest_ftcheck.trace import example_trace
         ("trained", [1, 2], TypeError, ["trained=[1, 2]", "prefix or glob"]),
         ("frozen", 7, TypeError, ["frozen=7"]),
         ("tied", [("a",)], TypeError, ["tied=", "pairs"]),
+        ("tied", 3, TypeError, ["tied=3", "pairs"]),
+        ("tied", True, TypeError, ["tied=True", "pairs"]),
+        ("optimizer", "", ValueError, ["optimizer=''", "AdamW"]),
         ("pretrained", [("a", 1)], TypeError, ["pretrained is a list", "mapping"]),
+        ("pretrained", {"a": "b"}, TypeError, ["pretrained['a'] is a str", "tensor"]),
+        ("pretrained", {"a": None}, TypeError, ["pretrained['a'] is a NoneType", "tensor"]),
+        ("pretrained", {3: 1.0}, TypeError, ["pretrained has the key 3", "name of a parameter"]),
     ],
 )
 def test_bad_values_are_refused(field, value, error, words):

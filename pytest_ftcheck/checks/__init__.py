@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
+from ..trace import Trace
 from ..verdict import Verdict
 from .bounds import check_logits_unbounded
 from .data import check_batches_sound, check_labels_learnable
@@ -74,6 +77,23 @@ CHECKS: dict[str, Callable[..., Verdict]] = {
     "reload_keeps_head": check_reload_keeps_head,
     "head_needed": check_head_needed,
 }
+
+
+def _of_a_trace(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """The same check; what is no trace is told apart from what is a bad one."""
+
+    @functools.wraps(check)
+    def judge(*arguments: Any, **options: Any) -> Verdict:
+        trace = arguments[0] if arguments else options.get("trace")
+        if (arguments or "trace" in options) and not isinstance(trace, Trace):
+            raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
+        return check(*arguments, **options)
+
+    return judge
+
+
+CHECKS = {name: _of_a_trace(check) for name, check in CHECKS.items()}
+globals().update({check.__name__: check for check in CHECKS.values()})
 
 __all__ = [
     "CHECKS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..intent import Intent
@@ -109,14 +109,14 @@ def _parameters(
 ) -> tuple[Tensor, ...]:
     """The selection among the parameters; a pattern may name buffers only."""
 
-    def without_buffers(patterns: str | Sequence[str] | None) -> list[str] | None:
-        if patterns is None:
-            return None
+    def without_buffers(patterns: str | Sequence[str] | None) -> Any:
+        if patterns is None or not isinstance(patterns, Iterable):
+            return patterns  # what is no pattern is refused where all selections are made
         several = [patterns] if isinstance(patterns, str) else list(patterns)
         return [p for p in several if not isinstance(p, str) or not _names_buffers_only(p, trace)]
 
     wanted, unwanted = without_buffers(include), without_buffers(ignore)
-    if include and not wanted:
+    if isinstance(include, (str, Sequence)) and include and not wanted:
         return ()
     return trace.select(part or "all", wanted, unwanted)
 

@@ -231,7 +231,7 @@ class Reader:
         elif self.loss_fn is None:
             if labels is None:
                 raise ValueError(
-                    f"{self.argument}: {_what(batch)} has no labels, and there is no loss_fn: expected a mapping with a key 'labels', "
+                    f"{self.argument}: {in_words(batch)} has no labels, and there is no loss_fn: expected a mapping with a key 'labels', "
                     "(inputs, labels), or loss_fn=(model, batch) -> loss"
                 )
             out, how = self._first_call(inputs, labels)
@@ -254,12 +254,14 @@ class Reader:
             if given is not None and logits is None:
                 outputs = "(loss, logits) from the loss_fn"
                 self._classify(given, labels, own=False, strict=False)
+            self._two_classes(value, logits if logits is not None else given, labels)
             loss = "the user's loss_fn"
         elif _own_loss(out) is not None:
             self._own_loss = True
             _scalar(_own_loss(out), "the model's loss")
             self._classify(logits, labels, own=True, strict=True)
             self._doubt(_own_loss(out), logits, labels)
+            self._two_classes(_own_loss(out), logits, labels)
             loss = "the model's own"
         else:
             self._classify(logits, labels, own=False, strict=True)
@@ -272,7 +274,7 @@ class Reader:
             }.get(self.task or "", "unknown")
             if self.task is None:
                 raise ValueError(
-                    f"{self.argument}: cannot tell a loss from labels {_what(labels)} and logits {_what(logits)}: pass loss_fn="
+                    f"{self.argument}: cannot tell a loss from labels {in_words(labels)} and logits {in_words(logits)}: pass loss_fn="
                 )
         return Reading(how, outputs, loss, self.task, self.classes)
 
@@ -315,7 +317,7 @@ class Reader:
             if way == "one":
                 return out, f"{what} of {len(inputs)}" if isinstance(inputs, (tuple, list)) else what
             return out, f"{len(inputs)} positional arguments"
-        raise ValueError(f"the model could not be called with {_what(inputs)}: " + "; ".join(errors))
+        raise ValueError(f"the model could not be called with {in_words(inputs)}: " + "; ".join(errors))
 
     def _blame_labels(self, inputs: Any, labels: Any) -> None:
         """The error about labels that a model with a loss of its own would word in its own way."""
@@ -366,6 +368,23 @@ class Reader:
                 "as with labels that are shifted by one: no metrics and no textbook loss beside it"
             )
 
+    def _two_classes(self, value: Any, logits: Any, labels: Any) -> None:
+        """Float labels that are all 0 or 1, one logit each: two classes, unless the loss is one of numbers."""
+        if self.task != "regression" or not isinstance(logits, torch.Tensor) or logits.numel() != labels.numel():
+            return
+        z, y = logits.detach().float().reshape(-1), labels.float().reshape(-1)
+        if not bool(((y == 0) | (y == 1)).all()):
+            return
+        found = float(value)
+
+        def is_(loss: Callable[..., torch.Tensor]) -> bool:
+            return any(abs(found - v) <= 0.01 * abs(v) for v in (float(loss(z, y)), float(loss(z, y, reduction="sum"))))
+
+        numbers = is_(F.mse_loss) or is_(F.l1_loss) or is_(F.smooth_l1_loss)
+        # few numbers can all be 0 or 1 by chance
+        if is_(F.binary_cross_entropy_with_logits) or (len(y) >= 8 and not numbers):
+            self.task, self.classes = "single_label", 2
+
     def _classify(self, logits: Any, labels: Any, *, own: bool, strict: bool) -> None:
         """Find the task from logits and labels; with ``strict`` reject labels that do not fit."""
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() == 0:
@@ -381,7 +400,7 @@ class Reader:
             self.classes = logits.shape[-1]
         elif self.task is None and strict and not own:
             raise ValueError(
-                f"{self.argument}: labels {_what(labels)} do not fit logits {_what(logits)}: expected whole-number classes of shape "
+                f"{self.argument}: labels {in_words(labels)} do not fit logits {in_words(logits)}: expected whole-number classes of shape "
                 f"{tuple(logits.shape[:-1])}, a multi-hot tensor of shape {tuple(logits.shape)}, or floats of shape "
                 f"{tuple(logits.shape[:-1])} for a model with one output"
             )
@@ -394,8 +413,8 @@ class Reader:
         where = f"{argument}[{number}]"
         self._compare(inputs, labels, where)
         if self.task == "single_label" and self.classes and labels.numel():
-            if labels.is_floating_point() or labels.is_complex():
-                raise ValueError(f"{where}: labels are {_what(labels)}, those of the first batch whole numbers")
+            if (labels.is_floating_point() and not self._own_loss) or labels.is_complex():
+                raise ValueError(f"{where}: labels are {in_words(labels)}, those of the first batch whole numbers")
             counted = labels[labels != IGNORED].long()
             low, high = (int(v) for v in torch.aminmax(counted)) if counted.numel() else (0, 0)
             if low < 0 or high >= self.classes:
@@ -416,12 +435,12 @@ class Reader:
         first, was_aligned = self._first
         if was_aligned and not aligned:
             raise ValueError(
-                f"{where}: labels {_what(labels)} for {rows} rows: expected one a row, as in the first batch"
+                f"{where}: labels {in_words(labels)} for {rows} rows: expected one a row, as in the first batch"
             )
         like = labels.dim() == first.dim() and (self.task != "multi_label" or labels.shape[1:] == first.shape[1:])
         if not like and not self._own_loss:
             raise ValueError(
-                f"{where}: labels {_what(labels)}, those of the first batch {_what(first)}: expected the same but for the rows"
+                f"{where}: labels {in_words(labels)}, those of the first batch {in_words(first)}: expected the same but for the rows"
             )
 
     # ------------------------------------------------------------------ every look after that
@@ -537,11 +556,14 @@ def _describe(out: Any) -> str:
     return type(out).__name__
 
 
-def _what(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A batch, or a part of it, in a few words for a message."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with keys {', '.join(map(str, list(value)[:6]))}"
+        return f"a {type(value).__name__} with " + (
+            f"keys {', '.join(map(str, list(value)[:6]))}" if value else "no keys"
+        )
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"

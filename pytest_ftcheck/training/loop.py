@@ -15,7 +15,7 @@ from .. import listener
 from ..intent import Intent
 from ..recipe import OPTIMIZERS, Recipe
 from ..trace import Descent, Metric, Reading, Tensor, Trace
-from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, row_count, split, to_device
+from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, in_words, row_count, split, to_device
 from .environment import environment
 from .metrics import MetricFn
 from .parts import find_head
@@ -156,6 +156,9 @@ def _named(argument: str, callables: Mapping[str, Any] | None) -> dict[str, Any]
         raise TypeError(
             f"{argument} is a {type(callables).__name__}: expected a mapping name -> callable(logits, labels)"
         )
+    for name in callables or ():
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} has the key {name!r}: expected the metric's name, a string")
     return {f"{argument}[{name!r}]": fn for name, fn in (callables or {}).items()}
 
 
@@ -245,7 +248,12 @@ class _Run:
             return
         for i, batch in enumerate(self.batches.known):
             self.reader.check_labels(batch, i)
+        labelled = isinstance(split(self.batches.known[0])[1], torch.Tensor)
         for i, batch in enumerate(held_out or ()):
+            if labelled and not isinstance(split(batch)[1], torch.Tensor):
+                raise ValueError(
+                    f"eval_batches[{i}]: {in_words(batch)} has no labels: expected batches like the training's"
+                )
             self.reader.check_labels(batch, i, "eval_batches")
 
     def _prepare_probes(self, held_out: list[Any] | None, metrics: Mapping[str, MetricFn] | None) -> None:
@@ -497,7 +505,12 @@ class _Run:
         return assemble(
             "finetune",
             fields,
-            **experiments(self.battery, self.reader is not None),
+            **experiments(
+                self.battery,
+                self.probes,
+                "the batches could not be read" if self.reader is None else "not made",
+                partial=partial,
+            ),
             intent=self.intent.plain() if self.intent is not None else None,
             recipe=self.recipe,
             reading=self.reader.reading if self.reader else Reading("not read", "not read", "the user's step"),

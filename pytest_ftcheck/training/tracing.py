@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..trace import Trace
-from .probes import Battery
+from .probes import EXPERIMENTS, Battery
 
 #: torch's words for a loss that is cut off from the weights.
 _NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
@@ -29,8 +30,20 @@ def assemble(source: str, fields: dict[str, Any], *, noise: dict[str, float | No
     return Trace(source=source, tensors=tensors, **fields, **rest)
 
 
-def experiments(battery: Battery | None, readable: bool) -> dict[str, Any]:
-    """The fields of a `Trace` that the experiments fill, and why others are empty."""
-    if battery is None:
-        return {"skipped": {} if readable else {"all": "the batches could not be read"}}
-    return {**battery.records(), "skipped": dict(battery.skipped)}
+def experiments(
+    battery: Battery | None, wanted: Sequence[str], without: str, *, partial: bool = False
+) -> dict[str, Any]:
+    """The fields of a `Trace` that the experiments fill, and why others are empty.
+
+    :param without: why there are none at all, where there is no battery.
+    """
+    records = {} if battery is None else battery.records()
+    skipped = {} if battery is None else dict(battery.skipped)
+    for kind in EXPERIMENTS:
+        if kind.name not in records and kind.name not in skipped:
+            asked = kind.name in wanted
+            made = "the run ended before it was made" if partial else "nothing could be measured"
+            skipped[kind.name] = (
+                "not among the probes= asked for" if not asked else without if battery is None else made
+            )
+    return {**records, "skipped": skipped}

@@ -85,6 +85,9 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         check_callables(loss_fn=loss_fn)
         if loss_fn is not None and probe_batch is None:
             raise ValueError("loss_fn is given without probe_batch: it would never be called; pass both or neither")
+        wanted = chosen_probes(probes)
+        if probes is not None and probe_batch is None:
+            raise ValueError("probes is given without probe_batch: there is nothing to look at; pass both or neither")
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise TypeError(f"scheduler is a {type(scheduler).__name__}: expected a learning-rate scheduler")
         check_parameters(model)
@@ -93,7 +96,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                 raise TypeError(f"intent is a {type(intent).__name__}: expected a pytest_ftcheck.Intent")
             intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
         self._intent, self._scheduler = intent, scheduler
-        self._wanted, self._everything = chosen_probes(probes), probes is not None
+        self._wanted, self._everything = wanted, probes is not None
         self._battery: Battery | None = None
         self._model, self._optimizer = model, optimizer
         self._head = find_head(model, head)
@@ -222,7 +225,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         return assemble(
             "watch",
             fields,
-            **experiments(self._battery, True),
+            **experiments(self._battery, self._wanted, "watch was given no probe_batch", partial=stopped is not None),
             intent=self._intent.plain() if self._intent is not None else None,
             recipe=None,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),

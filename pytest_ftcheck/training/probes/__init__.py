@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .battery import Battery, Bench, Experiment, allowance, tokens_of
 from .counterfactuals import CounterfactualsExperiment
@@ -32,11 +32,12 @@ def chosen_probes(probes: Sequence[str] | None) -> tuple[str, ...]:
     """The probes to make; ``ValueError`` for a name that is none."""
     if probes is None:
         return tuple(p for p in PROBES if all(e.default for e in EXPERIMENTS if e.name == p))
-    if isinstance(probes, str) or not all(isinstance(p, str) for p in probes):
+    names = tuple(probes) if isinstance(probes, Iterable) and not isinstance(probes, str) else None
+    if names is None or not all(isinstance(p, str) for p in names):
         raise TypeError(f"probes={probes!r}: expected a sequence of names, any of {', '.join(PROBES)}")
-    if unknown := [p for p in probes if p not in PROBES]:
+    if unknown := [p for p in names if p not in PROBES]:
         raise ValueError(f"probes={probes!r}: {unknown[0]!r} is none of {', '.join(PROBES)}")
-    return tuple(probes)
+    return names
 
 
 __all__ = [
