@@ -671,3 +671,43 @@ def test_the_fault_is_named():
     )
     assert check_weights_move(changed(["classifier.weight"], motion=STILL, lr_sum=0.0, lr_peak=0.0)).fault == "lr_zero"
     assert check_weights_move(GOOD).fault == ""
+
+
+# ------------------------------------------------------------------ Adam's learning rate for SGD
+def slow_sgd(*, lr=2e-5, momentum=0.0, first=0.70, last=0.69999, prior=0.6931):
+    """Every matrix needs 50,000 steps; the loss stands still."""
+    trace = example_trace()
+    group = replace(trace.optimizer.groups[0], lr_peak=lr, settings={"momentum": momentum})
+    probe = replace(
+        trace.probe,
+        points=(
+            replace(trace.probe.points[0], loss=first),
+            replace(trace.probe.points[-1], loss=last),
+        ),
+        prior_entropy=prior,
+    )
+    tensors = tuple(
+        replace(t, lr_peak=lr, motion=replace(t.motion, max_update=t.first.rms / 8 / 50_000, by_gradient=1e-6))
+        for t in trace.tensors
+    )
+    optimizer = replace(trace.optimizer, name="SGD", family="sgd", groups=(group,))
+    return replace(trace, optimizer=optimizer, probe=probe, tensors=tensors)
+
+
+def test_sgd_at_a_rate_of_adams_that_gains_nothing_fails():
+    verdict = check_weights_move(slow_sgd())
+    assert (verdict.status, verdict.fault) == ("fail", "lr_too_small")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"lr": 1e-2},
+        {"momentum": 0.95},
+        {"first": 0.01, "last": 0.01},
+        {"last": 0.6999},  # 0.0001 in 20 steps are 0.05 in 10,000
+        {"prior": None},
+    ],
+)
+def test_sgd_that_may_yet_be_healthy_is_left_open(how):
+    assert check_weights_move(slow_sgd(**how)).status == "inconclusive"

@@ -76,8 +76,10 @@ class ReferenceGradientExperiment(Experiment):
         self._fresh = True  # no batch has been through since the last optimizer step
 
     def cost(self) -> float:
-        """Forward and backward for each step looked at; for the slopes the same once, and two forward passes a part."""
-        return 3.0 * self.rows * (self.budget + (self.bench.intent.accumulation or 1) - 1) + 9.0 * min(ROWS, self.rows)
+        """Forward and backward for each step looked at; for the slopes the same once, and two forward passes a part; for tensors
+        without gradient, if there are any that nothing depends on, the same once and three forward passes."""
+        steps = self.budget + (self.bench.intent.accumulation or 1) - 1
+        return 3.0 * self.rows * steps + 15.0 * min(ROWS, self.rows)
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:

@@ -26,6 +26,8 @@ NEAR, FAR = 0.02, 1.0
 FROM_ZERO = 0.02
 #: Places looked at one by one, at most; more are put together.
 PLACES = 12
+#: Elements of which a copy is made, at most.
+MOST = 300_000_000
 #: Gates tried one by one, at most.
 GATES = 8
 #: Elements of a buffer that may be a gate, at most.
@@ -57,7 +59,7 @@ class SilentTensors:
         silent = [t for t in tensors if _is_silent(t, loudest)]
         named = dict(self.model.named_parameters())
         silent = [t for t in silent if t.name in named and named[t.name].is_floating_point()]
-        if not silent or not alive:
+        if not silent or not alive or sum(t.numel for t in silent) > MOST:
             return []
         found = []
         own = self._own_gradients([named[t.name] for t in silent])
