@@ -312,7 +312,7 @@ def cut(batches: list[Any], width: int) -> list[Any]:
     "transformers docs: padding and truncation (max_length counts special tokens)",
     ("batches_sound", "labels_learnable", "output_depends_on_input", "metric_improves"),
     ("trunc", "short", "length"),
-    shows=lambda s: s.after < 0.75,
+    shows=lambda s: s.losses[-1] > 0.6,
 )
 def truncated_to_one_word(seed: int) -> Run:
     run = textual(seed)
