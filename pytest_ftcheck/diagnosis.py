@@ -17,6 +17,8 @@ from .trace import Trace
 from .verdict import CheckFailed, Status, Verdict
 
 Health = Literal["healthy", "ill", "undecided"]
+#: Last note of a verdict that would have stopped the gate, were it not for ``allow=``; the reason follows it.
+_ALLOWED = "allowed"
 #: Columns of a printed diagnosis.
 WIDTH = 100
 
@@ -85,6 +87,11 @@ class Diagnosis:
             return f"nothing failed, but this run cannot tell: {names}"
         return f"{plural(len(passed), 'check')} passed"
 
+    def _moot(self) -> tuple[Verdict, ...]:
+        """What cannot be told and would be no news if it could: it follows from a cause that was found."""
+        explained = {check for r in ROOTS if r.fault in {c.fault for c in self.causes} for check in r.explains}
+        return tuple(v for v in self.having("inconclusive") if v.check in explained)
+
     def __str__(self) -> str:
         lines = _wrapped(f"{self.status}: {self.headline}.")
         for number, cause in enumerate(self.causes, 1):
@@ -96,14 +103,25 @@ class Diagnosis:
                 lines += _field("do", cause.remedy)
             if rest := cause.checks[1:]:
                 lines += _field("explains", ", ".join(rest))
-        for title, statuses in (("undecided", ("inconclusive",)), ("advice", ("advice",))):
-            found = self.having(*statuses)  # type: ignore[arg-type]
-            if found:
+        open_questions, moot = self.having("inconclusive"), self._moot()
+        told = [v for v in open_questions if v not in moot]
+        advice = self.having("advice")
+        allowed = [v for v in advice if v.notes and v.notes[-1].split(":")[0] == _ALLOWED]
+        for title, verdicts, action in (
+            ("undecided", told, "what would settle it"),
+            ("allowed", allowed, ""),
+            ("advice", [v for v in advice if v not in allowed], "do"),
+        ):
+            if verdicts:
                 lines += ["", f"{title}:"]
-                for verdict in found:
-                    lines += _field(verdict.check, verdict.headline)
-                    if verdict.remedy:
-                        lines += _field("  what would settle it" if title == "undecided" else "  do", verdict.remedy)
+            for verdict in verdicts:
+                lines += _field(verdict.check, verdict.headline)
+                if action and verdict.remedy:
+                    lines += _field(f"  {action}", verdict.remedy)
+                if not action and verdict.notes[-1] != _ALLOWED:
+                    lines += _field("  because", verdict.notes[-1].removeprefix(f"{_ALLOWED}: "))
+        if moot:
+            lines += ["", *_wrapped(f"undecided while that is so: {', '.join(v.check for v in moot)}")]
         if skipped := self.having("skipped"):
             lines += ["", "not judged:"]
             reasons: dict[str, list[str]] = {}
@@ -127,6 +145,7 @@ def diagnose(trace: Trace, *, ignore: Iterable[str] = ()) -> Diagnosis:
     >>> diagnose(example_trace(), ignore=["head_needed"]).causes
     ()
     """
+    __tracebackhide__ = True
     if not isinstance(trace, Trace):
         raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
     left_out = _known("ignore", ignore, CHECKS)
@@ -159,12 +178,13 @@ def assert_healthy(
     diagnosis = diagnose(trace, ignore=ignore)
     diagnosis = _concluded(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
     status: Status = {"healthy": "pass", "ill": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
+    untold = diagnosis.having("inconclusive") if status == "inconclusive" else ()
     verdict = Verdict(
         "healthy",
         status,
         _cap(diagnosis.headline) + ".",
-        causes=tuple(str(c) for c in diagnosis.causes),
-        remedy=diagnosis.causes[0].remedy if diagnosis.causes else "",
+        causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in untold),
+        remedy=next((v.remedy for v in (*diagnosis.causes, *untold) if v.remedy), ""),
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
     )
     if told := listener.current():
@@ -221,11 +241,12 @@ def _excused(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
     name = next((n for n in (verdict.check, verdict.fault) if n and n in allowed), None)
     if name is None:
         return verdict
-    why = f": {allowed[name]}" if allowed[name] else ""
-    return dataclasses.replace(verdict, status="advice", notes=(*verdict.notes, f"allowed{why}"))
+    note = f"{_ALLOWED}: {allowed[name]}" if allowed[name] else _ALLOWED
+    return dataclasses.replace(verdict, status="advice", notes=(*verdict.notes, note))
 
 
 def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
+    __tracebackhide__ = True
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
     if names is None or not all(isinstance(n, str) for n in names):
         raise TypeError(f"{argument}={value!r}: expected names of checks")
@@ -233,6 +254,7 @@ def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
 
 
 def _known(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    __tracebackhide__ = True
     names, valid = _names(argument, value), list(known)
     for name in names:
         if name not in valid:

@@ -214,6 +214,33 @@ def test_what_is_allowed_is_told_and_does_not_stop_the_gate(undecided):
     verdict = next(v for v in diagnosis.verdicts if v.check == "loss_decreases")
     assert verdict.status == "advice"
     assert "allowed: 20 steps are too few" in verdict.notes
+    text = str(diagnosis)
+    assert "\nallowed:\n   loss_decreases: 20 steps cannot tell" in text
+    assert "because: 20 steps are too few" in text
+    assert "advice:" not in text
+    silent = str(assert_healthy(undecided, allow="loss_decreases"))
+    assert "\nallowed:\n" in silent
+    assert "because" not in silent
+
+
+def test_what_cannot_be_told_for_a_known_cause_takes_one_line(ill, undecided):
+    both = dataclasses.replace(ill, probe=undecided.probe)
+    diagnosis = diagnose(both)
+    assert {"loss_decreases"} == {v.check for v in diagnosis.having("inconclusive")}
+    text = str(diagnosis)
+    assert text.count("loss_decreases") == 1
+    assert "undecided while that is so: loss_decreases" in text
+    assert "what would settle it" not in text
+    assert "what would settle it" in str(diagnose(undecided))
+
+
+def test_the_one_verdict_of_an_undecided_gate_says_what_would_settle_it(undecided):
+    with pytest.raises(CheckFailed) as caught:
+        assert_healthy(undecided)
+    verdict = caught.value.verdict
+    assert verdict.causes[0].startswith("loss_decreases: 20 steps cannot tell")
+    assert verdict.remedy
+    assert f"what would settle it: {verdict.remedy}" in str(verdict)
 
 
 def test_a_fault_can_be_allowed_by_its_name(ill):
