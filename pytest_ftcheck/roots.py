@@ -176,6 +176,7 @@ ROOTS: tuple[Root, ...] = (
     _certain("rows_ignored", "some rows count nothing in the loss", *LOSS),
     _certain("loss_unbounded", "the loss can fall without end", *LOSS, *BLOWN),
     _certain("sum_reduction", "the loss is a sum over the rows, not their mean", *LOSS, *BLOWN),
+    _root("temperature_extreme", "a temperature in the loss is far too high", *LOSS, *STILL, *BLOWN),
     _root("other_terms_drown", "another term of the loss (a regulariser, a penalty) drowns the task", *LOSS, *STILL, *DEAF),
     _certain("loss_scaled_to_nothing", "the loss is scaled to nothing", *LOSS, *STILL),
     _certain(

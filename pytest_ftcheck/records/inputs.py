@@ -70,6 +70,26 @@ class PaddingLook:
     mask_matters: Effect | None = None
     #: The model has torch's own attention layers, which see padding unless they are given a mask.
     attention: bool = False
+    #: Nothing of a library's is between the ids and the output that could let padding through by its design.
+    own: bool = False
+    #: What tells the model or its author padding from text: ``mask`` or ``lengths`` in the batch, ``id``: it is declared;
+    #: empty: nothing.
+    told: str = ""
+    #: Outputs with other ids in the padding, and the mask the other way round both times.
+    content_inverted: Effect | None = None
+    #: Outputs with some further columns of padding and with twice as many, beside the spread of rows without padding; and the spread
+    #: that is left then. At the edge of the text a convolution sees padding, but more of it changes nothing further.
+    stretched: Effect | None = None
+    stretched_spread: float | None = None
+    #: Outputs with that padding and with words in the far half of it, under a mask of 0.
+    far_content: Effect | None = None
+    #: Whether outputs are finite without any padding.
+    bare_finite: bool | None = None
+    #: ``finite``, ``differ``: with the mask the other way round outputs are finite, or differ between rows, and as given they do not;
+    #: ``full rows``: they are not finite in exactly those rows that have no padding; empty: not so.
+    turned: str = ""
+    #: The model has recurrent layers.
+    recurrent: bool = False
 
 
 @dataclass(frozen=True)

@@ -141,3 +141,59 @@ def test_what_has_another_reason_is_left_to_that_check():
     assert "eval_deterministic" in verdict.headline
     assert judged(company=mixed).status == "pass"
     assert judged(leaking(), company=RowsLook(4, NONE), repeat=NONE).status == "fail"
+
+
+OWN = replace(
+    LOOK,
+    amount=BIG,
+    own=True,
+    told="mask",
+    mask_matters=NONE,
+    bare_finite=True,
+    stretched=Effect(0.01, 0.01, 0.02),
+    stretched_spread=0.01,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault", "cause"),
+    [
+        ({}, "padding_read", "read like text"),
+        ({"recurrent": True}, "padding_read", "runs on over the padding"),
+        ({"attention": True}, "mask_ignored", "does nothing with it"),
+        ({"stretched": NONE, "stretched_spread": 0.0}, "padding_read", "read like text"),
+        ({"stretched": NONE, "mask_matters": BIG, "far_content": BIG}, "padding_read", "read like text"),
+        ({"given": False, "told": "id"}, "padding_read", "read like text"),
+        ({"content": BIG, "content_inverted": NONE}, "mask_inverted", "the wrong way round inside"),
+        ({"amount": None, "content": BIG, "bare_finite": False}, "mask_inverted", "the wrong way round inside"),
+        ({"amount": None, "own": False, "turned": "finite"}, "mask_inverted", "the wrong way round inside"),
+        ({"amount": None, "own": False, "turned": "differ"}, "mask_inverted", "the wrong way round inside"),
+    ],
+)
+def test_a_model_of_ones_own(changes, fault, cause):
+    verdict = judged(replace(OWN, **changes))
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+    assert cause in verdict.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"stretched": NONE}, "pass"),  # only the edge sees it
+        ({"stretched": NONE, "far_content": BIG}, "pass"),  # no mask is used: a convolution reads what is there
+        ({"stretched": NONE, "mask_matters": BIG, "far_content": NONE}, "pass"),
+        ({"told": "", "given": False}, "advice"),
+        ({"told": "id", "given": False, "amount": Effect(0.004, 0.01, 0.02)}, "advice"),
+        ({"amount": Effect(0.0009, 0.01, 0.02)}, "advice"),
+        ({"stretched": None}, "advice"),
+        ({"own": False}, "advice"),
+        ({"amount": NONE, "content": BIG, "content_inverted": BIG}, "pass"),  # its own mask, made from the ids
+    ],
+)
+def test_a_model_of_ones_own_that_may(changes, status):
+    assert judged(replace(OWN, **changes)).status == status
+
+
+def test_nothing_left_to_attend_to():
+    verdict = judged(replace(OWN, amount=None, content=BIG, bare_finite=False))
+    assert verdict.headline == "Without any padding, outputs of 4 rows are not finite: with it, they are."

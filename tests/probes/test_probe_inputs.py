@@ -397,3 +397,106 @@ def test_effect():
     assert found.relative == 3.0
     assert effect(torch.tensor([[float("nan")]]), torch.tensor([[1.0]])) is None
     assert effect(torch.zeros(2, 1), torch.zeros(3, 1)) is None
+
+
+class Reads(nn.Module):
+    """Word vectors, then what is given, all one's own."""
+
+    def __init__(self, kind, mask="right", pool="masked"):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(200, 16, padding_idx=0)
+        layer = {
+            "gru": lambda: nn.GRU(16, 16, batch_first=True),
+            "both ways": lambda: nn.GRU(16, 8, batch_first=True, bidirectional=True),
+            "conv": lambda: nn.Conv1d(16, 16, 3, padding=1),
+            "scores": lambda: nn.Linear(16, 16),
+            "attention": lambda: nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False
+            ),
+        }
+        self.layer, self.kind, self.mask, self.pool = layer[kind](), kind, mask, pool
+        self.classifier = nn.Linear(16, 2)
+
+    def forward(self, input_ids, attention_mask):
+        x = self.words(input_ids)
+        if self.kind == "conv":
+            h = self.layer(x.transpose(1, 2)).transpose(1, 2)
+        elif self.kind == "scores":
+            scores = (self.layer(x) @ x.transpose(1, 2)).masked_fill(attention_mask[:, None] == 1, float("-inf"))
+            h = x + scores.softmax(-1) @ x
+        elif self.kind == "attention":
+            made = {
+                "right": attention_mask == 0,
+                "inverted": attention_mask.bool(),
+                "none": None,
+                "of another id": input_ids == 1,
+            }
+            h = self.layer(x, src_key_padding_mask=made[self.mask])
+        else:
+            h = self.layer(x)[0]
+        if self.pool == "last":
+            return self.classifier(h[:, -1])
+        if self.pool == "first":
+            return self.classifier(h[:, 0])
+        if self.pool == "max":
+            return self.classifier(h.amax(1))
+        if self.pool == "mean":
+            return self.classifier(h.mean(1))
+        m = attention_mask.unsqueeze(-1).float()
+        return self.classifier((h * m).sum(1) / m.sum(1))
+
+
+def _wider(columns=3):
+    def wide(t):
+        return torch.cat([t, t.new_zeros(len(t), columns)], 1)
+
+    return [
+        {"input_ids": wide(b["input_ids"]), "attention_mask": wide(b["attention_mask"]), "labels": b["labels"]}
+        for b in KEYWORDS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        (("gru", "right", "last"), "padding_read"),
+        (("conv", "right", "mean"), "padding_read"),
+        (("attention", "none", "masked"), "padding_read"),
+        (("attention", "none", "first"), "mask_ignored"),
+        (("attention", "of another id"), "padding_read"),
+        (("attention", "right", "last"), "padding_read"),
+        (("attention", "inverted", "masked"), "mask_inverted"),
+        (("attention", "inverted", "first"), "mask_inverted"),
+    ],
+)
+def test_padding_in_a_model_of_ones_own(how, fault):
+    verdict = check_padding_ignored(traced(Reads(*how), _wider(), intent=Intent(pad_token_id=0)))
+    assert (verdict.status, verdict.fault) == ("fail", fault), verdict
+
+
+@pytest.mark.parametrize("pool", ["masked", "first"])
+def test_a_mask_that_hides_all_of_a_row_without_padding(pool):
+    batches = [{k: v[:4] for k, v in b.items()} for b in KEYWORDS]
+    for b in batches:  # no padding in the longest row
+        cut = int(b["attention_mask"].sum(1).max())
+        b["input_ids"], b["attention_mask"] = b["input_ids"][:, :cut], b["attention_mask"][:, :cut]
+    trace = traced(Reads("scores", "inverted", pool), batches, intent=Intent(pad_token_id=0))
+    verdict = check_padding_ignored(trace)
+    assert (verdict.status, verdict.fault) == ("fail", "mask_inverted")
+    assert verdict.headline == "The outputs are not finite in exactly those rows that have no padding."
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("gru", "right", "masked"),
+        ("both ways", "right", "masked"),
+        ("conv", "right", "max"),
+        ("conv", "right", "masked"),
+        ("attention", "right", "masked"),
+        ("attention", "right", "first"),
+    ],
+)
+def test_a_model_of_ones_own_that_is_well(how):
+    assert check_padding_ignored(traced(Reads(*how), _wider(), intent=Intent(pad_token_id=0))).status == "pass"

@@ -47,7 +47,8 @@ class Inner:
 
 def is_library(module: nn.Module) -> bool:
     """Its class comes with transformers: what it does is its design, not the training script's."""
-    return type(module).__module__.startswith("transformers.")
+    # code of a model on the Hub is loaded as transformers_modules
+    return type(module).__module__.startswith(("transformers.", "transformers_modules."))
 
 
 def find_inner(model: nn.Module) -> list[Inner]:

@@ -24,7 +24,9 @@ from .tokens import (
     other_words,
     shuffled_words,
     tensors_of,
+    with_padding,
     with_values,
+    with_words_at_the_end,
     without_columns,
 )
 
@@ -32,6 +34,8 @@ from .tokens import (
 ROWS = 8
 SHORT = 4
 SEARCHED = 8
+#: Columns of padding added, and twice as many; the next where the model cannot take that.
+STRETCHES = (16, 8, 4, 2)
 #: A change, or a difference between rows, of fewer roundings than this is none: see `Effect.ulps`.
 ROUNDINGS = 64
 
@@ -116,11 +120,15 @@ class InputsExperiment(Experiment):
         seen = self._first_pass(batch, tokens) if when == "before" else self._pass(batch, tokens)
         words = self._words(when, batch, tokens, seen)
         if words is None:
+            if when == "before" and self.padding is None:
+                self.padding = self._turned_look(batch, tokens, "finite", seen.logits)
             for part in ("padding", "company", "words"):
                 self.unmeasured.setdefault(part, "the outputs are not finite")
             return
         self.words.append(words)
-        if words.across.spread <= ROUNDINGS * words.across.precision * words.across.scale:
+        if _same(words.across):
+            if when == "before" and self.padding is None:
+                self.padding = self._turned_look(batch, tokens, "differ", seen.logits)
             for part in ("padding", "company"):
                 if getattr(self, part) is None:
                     self.unmeasured.setdefault(part, "the outputs differ too little between rows, beside rounding")
@@ -256,25 +264,111 @@ class InputsExperiment(Experiment):
         small, held = take_rows(batch, short), tokens.of(short)
         keep = held.real.any(0)
         look = PaddingLook(side, tokens.pad_id, few, int((~keep).sum()), given=tokens.mask is not None)
-        look = dataclasses.replace(look, attention=_has_attention(self.bench.model))
+        model = self.bench.model
+        look = dataclasses.replace(
+            look,
+            attention=_has(model, nn.MultiheadAttention),
+            recurrent=_has(model, nn.RNNBase),
+            told=self._told(tokens),
+        )
+        reference = seen.logits
         if side == "right":
             if bool(keep.all()):
                 return "no column is padding in all of the shortest rows"
-            other = self._pass(without_columns(small, keep, few, tokens.width), held, keep)
-            change = self._effect(seen.logits[short], other.logits, seen.logits)
-            look = dataclasses.replace(look, amount=change)
+            cut = without_columns(small, keep, few, tokens.width)
+            bare = self._pass(cut, held, keep).logits
+            change = self._effect(reference[short], bare, reference)
+            finite = bool(torch.isfinite(bare).all())
+            look = dataclasses.replace(look, amount=change, bare_finite=finite)
         else:  # with less padding on the left, positions would change
             swapped = other_padding(held) if held.certain else None
             if swapped is None:
                 return "the padding is on the left, and no other ids are known to put there"
             other = self._pass(with_values(small, {held.path: swapped}), held)
-            change = self._effect(seen.logits[short], other.logits, seen.logits)
+            change = self._effect(reference[short], other.logits, reference)
             look = dataclasses.replace(look, content=change)
-        if change is None:
-            return "the outputs are not finite"
-        if change.ulps > ROUNDINGS:
+        if change is not None and change.ulps > ROUNDINGS:
             look = dataclasses.replace(look, **self._blame(look, small, held, keep, seen, short))
+        base = look.base_amount if side == "right" else look.base_content
+        if (self.inner is None or not self.inner.library) and (
+            base is None or base.ulps > ROUNDINGS
+        ):  # no design to respect
+            look = dataclasses.replace(look, own=True, **self._own(look, small, held, seen.logits[short], reference))
+            if side == "right" and change is not None and change.ulps > ROUNDINGS:
+                look = dataclasses.replace(look, **self._stretch(cut, held, keep, bare))
+        if look.amount is None and look.content is None and look.bare_finite is not False:
+            return "the outputs are not finite"
         return look
+
+    def _turned_look(self, batch: Any, tokens: Tokens | None, what: str, given: torch.Tensor) -> PaddingLook | None:
+        """The outputs are not finite, or all the same: are they with the mask turned round? Then it hides the words."""
+        if tokens is None or tokens.mask is None or tokens.mask_path is None or tokens.side is None:
+            return None
+        look = PaddingLook(tokens.side, tokens.pad_id, len(given), 0, given=True, told="mask")
+        full = tokens.real.all(1)
+        if what == "finite" and bool((~torch.isfinite(given).all(1) == full).all()) and not bool(full.all()):
+            return dataclasses.replace(look, turned="full rows")
+        with contextlib.suppress(Exception):
+            turned = self._pass(with_values(batch, {tokens.mask_path: _turned(tokens.mask)}), tokens).logits
+            across = self._effect(turned, _mean(turned))
+            if across is not None and (what == "finite" or not _same(across)):
+                return dataclasses.replace(look, turned=what)
+        return None
+
+    def _told(self, tokens: Tokens) -> str:
+        """What says which of the tokens are padding."""
+        if tokens.mask is not None:
+            return "mask"
+        lengths = self.tokens.real.sum(1) if self.tokens is not None else None
+        if lengths is not None and any(
+            t.dim() == 1 and t.shape == lengths.shape and not t.is_floating_point() and bool((t == lengths).all())
+            for t in tensors_of(self.batch)
+        ):
+            return "lengths"
+        return "id" if self.bench.intent.pad_token_id is not None else ""
+
+    def _own(
+        self, look: PaddingLook, small: Any, held: Tokens, given: torch.Tensor, reference: torch.Tensor
+    ) -> dict[str, Any]:
+        """A model of the user's own: are the ids under the mask read, and only as long as the mask is not turned round?"""
+        swapped = other_padding(held) if held.certain else None
+        if held.mask is None or held.mask_path is None or swapped is None:
+            return {}
+        fields: dict[str, Any] = {}
+        with contextlib.suppress(Exception):
+            content = look.content
+            if content is None:
+                other = self._pass(with_values(small, {held.path: swapped}), held).logits
+                fields["content"] = content = self._effect(given, other, reference)
+            if content is not None and content.ulps > ROUNDINGS:
+                turned = {held.mask_path: _turned(held.mask)}
+                one = self._pass(with_values(small, turned), held).logits
+                two = self._pass(with_values(small, {**turned, held.path: swapped}), held).logits
+                fields["content_inverted"] = self._effect(one, two)
+        return fields
+
+    def _stretch(self, cut: Any, held: Tokens, keep: torch.Tensor, bare: torch.Tensor) -> dict[str, Any]:
+        """The same rows with further padding, with twice as much of it, and with words in its far half."""
+        fields: dict[str, Any]
+        room = _room(self.bench.model, held.width) - int(keep.sum())
+        for columns in STRETCHES:
+            if 2 * columns > room:
+                continue
+            with contextlib.suppress(Exception):
+                one, two = (self._pass(with_padding(cut, held, keep, n), None).logits for n in (columns, 2 * columns))
+                if not one.shape == two.shape == bare.shape:
+                    return {}
+                left = self._effect(two, _mean(two))
+                fields = {
+                    "stretched": self._effect(one, two, bare),
+                    "stretched_spread": None if left is None else left.spread,
+                }
+                if held.mask is not None:
+                    longer = with_padding(cut, held, keep, 2 * columns)
+                    far = with_words_at_the_end(longer, held, columns)
+                    fields["far_content"] = self._effect(two, self._pass(far, None).logits, bare)
+                return fields
+        return {}
 
     def _blame(
         self, look: PaddingLook, small: Any, held: Tokens, keep: torch.Tensor, seen: Pass, short: list[int]
@@ -327,6 +421,11 @@ def by_row(values: torch.Tensor, tokens: Tokens | None, keep: torch.Tensor | Non
     return values.reshape(len(values), -1)
 
 
+def _same(across: Effect) -> bool:
+    """Rows differ by no more than rounding."""
+    return across.spread <= ROUNDINGS * across.precision * across.scale
+
+
 def _mean(values: torch.Tensor) -> torch.Tensor:
     return values.mean(0, keepdim=True).expand_as(values)
 
@@ -336,8 +435,18 @@ def _entry(model: nn.Module, head: tuple[str, ...]) -> nn.Module | None:
     return next((m for n, m in model.named_modules() if n and in_part(n, head)), None)
 
 
-def _has_attention(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
+def _has(model: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(m, kind) for m in model.modules())
+
+
+def _room(model: nn.Module, width: int) -> int:
+    """Columns that no table in the model is too short for, positions counted from 2 as well: an index out of it ends a GPU's process."""
+    tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= width]
+    return min(tables, default=width + 2 * STRETCHES[0] + 2) - 2
+
+
+def _turned(mask: torch.Tensor) -> torch.Tensor:
+    return ~mask if mask.dtype == torch.bool else 1 - mask
 
 
 def _distinct(batch: Any, rows: int) -> int:

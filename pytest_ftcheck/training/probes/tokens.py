@@ -142,6 +142,42 @@ def without_columns(batch: Any, keep: torch.Tensor, rows: int, width: int) -> An
     return cut(batch)
 
 
+def with_padding(batch: Any, tokens: Tokens, keep: torch.Tensor, columns: int) -> Any:
+    """A batch cut to the columns ``keep`` of ``tokens``, with so many more of padding on the right: its id, and 0 in all else."""
+    rows, width = len(tokens.ids), int(keep.sum())
+    pad = tokens.pad_id
+    if pad is None:
+        raise ValueError("no id of the padding is known")
+
+    def put(value: Any, path: Path) -> Any:
+        if isinstance(value, torch.Tensor):
+            if value.dim() != 2 or value.shape != (rows, width):
+                if value.dim() > 2 and width in value.shape[1:]:
+                    raise ValueError("a tensor over pairs or vectors of tokens cannot be made longer")
+                return value
+            fill = pad if path == tokens.path else 0
+            if path == tokens.mask_path and tokens.mask is not None and bool((tokens.mask == 0)[tokens.real].all()):
+                fill = 1  # this mask marks the padding
+            return torch.cat([value, value.new_full((rows, columns), fill)], 1)
+        if isinstance(value, Mapping):
+            return {k: put(v, (*path, k)) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            items = [put(v, (*path, i)) for i, v in enumerate(value)]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
+
+    return put(batch, ())
+
+
+def with_words_at_the_end(batch: Any, tokens: Tokens, columns: int) -> Any:
+    """A batch of `with_padding` with real words in the last columns; the mask stays."""
+    ids = next(t for p, t in _tensors(batch) if p == tokens.path).clone()
+    words = tokens.ids[tokens.interior if bool(tokens.interior.any()) else tokens.real]
+    count = len(ids) * columns
+    ids[:, -columns:] = words.repeat(-(-count // len(words)))[:count].reshape(len(ids), columns)
+    return with_values(batch, {tokens.path: ids})
+
+
 def other_words(tokens: Tokens) -> torch.Tensor | None:
     """The ids with each row's words taken from another row, column by column; first and last token, padding and mask stay.
 
