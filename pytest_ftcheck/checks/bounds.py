@@ -38,9 +38,21 @@ def check_logits_unbounded(trace: Trace, *, dearest: float = DEAREST) -> Verdict
     shape = trace.loss_shape
     if shape is None:
         return Verdict("logits_unbounded", "skipped", f"{trace.skipped.get('loss_shape', 'not measured')}.")
+    if (found := _led(shape, dearest)) is not None:
+        return found
     if not shape.deep_site or shape.high is None or shape.low is None:
-        return Verdict(
-            "logits_unbounded", "skipped", "No last layer whose outputs become the logits one by one was found."
+        return (
+            Verdict(
+                "logits_unbounded", "skipped", "No last layer whose outputs become the logits one by one was found."
+            )
+            if shape.lead is None
+            else Verdict(
+                "logits_unbounded",
+                "pass",
+                "The weights can take a right answer's logit as far from the next as the loss wants it."
+                if math.isinf(shape.lead)
+                else f"The weights can take a right answer's logit {number(shape.lead)} from the next: the loss can fall all the same.",
+            )
         )
     if shape.kind == "regression":
         return _numbers(shape)
@@ -92,6 +104,31 @@ def _bounded(shape: LossShape, dearest: float) -> Verdict | None:
         f"remove what comes after {shape.deep_site}, or multiply the bounded logits by a temperature of 10 to 30",
         f"at most {percent(dearest)} of the loss is kept by the bound; a tanh keeps 18 % for two classes, 22 % for three",
         _levels(shape),
+    )
+
+
+def _led(shape: LossShape, dearest: float) -> Verdict | None:
+    """A bound that no weights get over, wherever it stands: vectors normalised in front of the last product."""
+    if shape.lead is None or shape.lead_last is None or not shape.lead > 0 or shape.random:
+        return None
+    lead, others = max(shape.lead, shape.lead_last), max(1, shape.outputs - 1) if shape.kind == "single" else 1
+    floor = math.log1p(others * math.exp(-lead)) if lead < 700 else 0.0
+    share = floor / math.log1p(others)
+    if not share > dearest:
+        return None
+    if (found := _bounded(shape, dearest)) is not None:  # says which layer
+        return found
+    return Verdict(
+        "logits_unbounded",
+        "fail",
+        f"Whatever the weights are, a right answer's logit leads by {number(lead)} at most: the loss cannot fall below "
+        f"{number(floor)}, {percent(share)} of what knowing nothing costs.",
+        ({"largest lead that weights can give": number(shape.lead), "largest after the run": number(shape.lead_last)},),
+        f"at most {percent(dearest)} of the loss is kept by the bound; a cosine without scale keeps 22 % for three classes, 35 % for ten",
+        ("the logits are cosines without a scale, or vectors are normalised (squashed) in front of the last product",),
+        "multiply the logits by a scale of 10 to 30, or by a learnt one",
+        "one row followed uphill, with steps as long as the weights: the head's, then all that are trained; dropout off",
+        fault="logits_bounded",
     )
 
 

@@ -51,3 +51,11 @@ WRONG = {
 }
 #: Only wrong where they go below zero: 1 - p is a loss of its own.
 SIGNED = ("nll_on_probabilities", "nll_on_sigmoid")
+#: Those that cannot come near zero, however right the answer: softmax or sigmoid is in the way.
+FLOORED = (
+    "double_softmax",
+    "sigmoid_before_cross_entropy",
+    "double_softmax_over_batch",
+    "sigmoid_before_bce",
+    "softmax_before_bce",
+)

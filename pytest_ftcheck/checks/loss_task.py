@@ -10,7 +10,7 @@ from ..records.loss_shape import LossCurve, LossShape
 from ..text import number, percent, plural
 from ..trace import Trace
 from ..verdict import Status, Verdict
-from .loss_names import SIGNED, WRONG
+from .loss_names import FLOORED, SIGNED, WRONG
 
 #: Least share of the slope at "all classes alike" that the loss can fall by. With target probability t for the label a loss of C classes
 #: has 0.83 (C = 3, t = 1), 0.50 (label smoothing 0.3), 0.26 (0.5) and 0.07 (0.9, the usual slip for 0.1).
@@ -22,6 +22,15 @@ LEAST_AGREEMENT = 0.7
 LEAST_OWN = 1.5
 #: A gradient this many times shorter than the textbook's is scaled to nothing: Adam divides by sqrt(v) + eps.
 NOTHING = 1e-3
+
+#: Share of tags that the loss must read: that it changes for a tag when this is turned over. Healthy losses read all.
+LEAST_READ = 0.95
+#: Share of tokens whose label must meet its own token's logits; healthy: all.
+LEAST_MET = 0.7
+#: What the weights hear of other terms, as a multiple of what they hear of the task, above which a run that learns nothing is their work.
+DROWNED = 30.0
+#: Temperatures in use: 1/64 for cosines (ArcFace), 2 to 20 in distillation. Above this, what a run makes of it decides.
+HOTTEST = 100.0
 
 _MEASURED = "the loss asked with chosen logits in place of the model's, before the first step, dropout off"
 
@@ -47,7 +56,9 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     for judge in _JUDGES:
         if (found := judge(shape)) is not None:
             return found
-    return _task(trace, shape) or _scaled(trace, shape) or _sound(shape)
+    return (
+        _drowned(trace, shape) or _heated(trace, shape) or _task(trace, shape) or _scaled(trace, shape) or _sound(shape)
+    )
 
 
 def _say(
@@ -94,7 +105,7 @@ def _sound(shape: LossShape) -> Verdict:
         notes.append(f"the loss pushes the label up most in {percent(shape.agreement)} of the rows only")
     if shape.scale is not None and shape.known is not None and abs(shape.scale - 1) > 0.05:
         notes.append(f"its gradient is {number(shape.scale)} times that of the textbook loss")
-    name = f" It is {shape.known.replace('_', ' ')}." if shape.known else ""
+    name = f" It is {shape.known.replace('_', ' ')}." if shape.known and shape.known not in WRONG else ""
     if curve is None:
         headline = "The loss pushes each output towards its own label."
     else:
@@ -153,6 +164,8 @@ def _named(shape: LossShape) -> Verdict | None:
     if shape.known not in WRONG or shape.curve is None:
         return None
     curve = shape.curve
+    if shape.known in FLOORED and min(curve.right) < 0.02 * curve.right[0]:
+        return None  # another loss with nearly the same direction: 1 - p, or the reverse Kullback-Leibler divergence
     if shape.known in SIGNED and min(curve.right) > -1e-3 * max(1e-12, curve.gain):
         return None
     cause, remedy = WRONG[shape.known]
@@ -220,6 +233,31 @@ def _permuted(shape: LossShape) -> Verdict | None:
     )
 
 
+def _opposed(shape: LossShape) -> Verdict | None:
+    """Every label is pushed down."""
+    if not _tells(shape) or shape.agreement is None or shape.agreement > 0.05 or shape.agreeing < 4:
+        return None
+    if shape.kind == "single" and not _pays(shape):
+        return None
+    single = shape.kind == "single"
+    return _say(
+        "fail",
+        "The loss pushes every label down, and what it is not up.",
+        shape,
+        "loss_negated" if single else "labels_permuted",
+        "logits or loss have a minus too many"
+        if single
+        else "labels are turned over (1 - y), or logits or loss have a minus too many",
+        "give the loss labels and logits as they are",
+        "the loss falls as the label's logit grows",
+    )
+
+
+def _pays(shape: LossShape) -> bool:
+    """Wrong answers cost less than right ones."""
+    return shape.curve is not None and _at(shape.curve, 2.0)[1] < _at(shape.curve, 2.0)[0]
+
+
 def _misplaced(shape: LossShape) -> Verdict | None:
     if not _tells(shape) or shape.own_over_other is None or shape.kind == "regression":
         return None
@@ -242,8 +280,92 @@ def _misplaced(shape: LossShape) -> Verdict | None:
     )
 
 
+def _scattered(shape: LossShape) -> Verdict | None:
+    """One label a token, and the loss takes the logits of others for it."""
+    if shape.by_row or shape.random or shape.own_tokens is None or shape.own_tokens >= LEAST_MET:
+        return None
+    return _say(
+        "fail",
+        f"A token's label moves the gradient of its own logits (or those of the token before) in {percent(shape.own_tokens)} of the tokens "
+        "looked at: the others' labels meet the logits of other tokens.",
+        shape,
+        "labels_of_other_tokens",
+        "logits (rows, tokens, classes) were brought to (rows, classes, tokens) by reshape or view, which mixes tokens and classes",
+        "use transpose(1, 2), or flatten both: cross_entropy(logits.reshape(-1, classes), labels.reshape(-1))",
+        f"its own logits (or those of the token before) notice a label in {percent(LEAST_MET)} of the tokens; healthy: all",
+    )
+
+
+def _surely_wrong(shape: LossShape) -> Verdict | None:
+    """Being surely wrong costs less than not knowing."""
+    curve = shape.curve
+    if shape.random or shape.kind not in ("single", "binary", "tags") or curve is None or curve.gain <= 0:
+        return None
+    wrong = _at(curve, 8.0)[1]
+    if not wrong < curve.right[0] - 0.5 * curve.gain:
+        return None
+    return _say(
+        "fail",
+        f"A surely wrong answer costs {number(wrong)}, less than not knowing ({number(curve.right[0])}): rows that are wrong are pushed "
+        "further that way.",
+        shape,
+        "mistakes_pay",
+        "a factor takes the loss away where the answer is wrong: focal loss with p instead of (1 - p), a weight by the label's probability",
+        "focal loss is -(1 - p) ** gamma * log(p), p the label's probability; weights that depend on p must not vanish with it",
+        "a wrong answer's loss is above that of all classes alike; healthy losses: by as much as the right answer's is below, or more",
+    )
+
+
+def _unread(shape: LossShape) -> Verdict | None:
+    if shape.kind != "tags" or shape.random or shape.unread_tags is None or shape.unread_tags <= 1 - LEAST_READ:
+        return None
+    if min(shape.unread_tags, shape.strayed_tags or 0.0) >= LEAST_READ:
+        return _say(
+            "fail",
+            f"{percent(shape.strayed_tags or 0.0)} of the tags, turned over, move the logits of another tag, not their own.",
+            shape,
+            "labels_permuted",
+            "the columns of the labels are in another order than those of the logits",
+            "use one list of tags for labels and outputs",
+            f"at least {percent(LEAST_READ)} of the tags are read; healthy: all",
+        )
+    return _say(
+        "fail",
+        f"{percent(shape.unread_tags)} of the tags can be turned over and their gradient stays the same: the loss does not read all tags "
+        "of a row.",
+        shape,
+        "tags_not_read",
+        "the tags are reduced before the loss sees them: argmax (only the first counts, and a row without any becomes tag 0), a sum, one "
+        "column",
+        "binary_cross_entropy_with_logits(logits, labels.float()) on the tags as they are",
+        f"at least {percent(LEAST_READ)} of the tags are read; healthy: all",
+    )
+
+
+def _one_sided(shape: LossShape) -> Verdict | None:
+    """Labels of one value get no gradient."""
+    if shape.random or len(shape.silent_values) != 1:
+        return None
+    on = shape.silent_values[0] == 1
+    what = "tags" if shape.kind == "tags" else "labels"
+    return _say(
+        "fail",
+        f"{what.capitalize()} that are {'on' if on else 'off'} get no gradient, however wrong they are: "
+        f"the best answer is that every one is {'off' if on else 'on'}.",
+        shape,
+        "positives_ignored" if on else "negatives_ignored",
+        "pos_weight is zero (an integer division, an empty count), or the term for labels that are on is missing"
+        if on
+        else "the term for labels that are off is missing: (1 - y) * log(1 - p)",
+        "pos_weight = negatives / positives, as floats" if on else "use binary_cross_entropy_with_logits",
+        "labels of either value get a gradient",
+    )
+
+
 def _broadcast(shape: LossShape) -> Verdict | None:
-    if shape.kind != "regression" or shape.random or shape.own_over_other is None or shape.own_over_other > LEAST_OWN:
+    if shape.random or shape.own_over_other is None or shape.own_over_other > LEAST_OWN:
+        return None
+    if shape.kind != "regression" and (not _tells(shape) or shape.agreement is None or shape.agreement > 0.95):
         return None
     return _say(
         "fail",
@@ -258,6 +380,8 @@ def _broadcast(shape: LossShape) -> Verdict | None:
 
 
 def _unbounded(shape: LossShape) -> Verdict | None:
+    if _temperature(shape) is not None:
+        return None
     if shape.kind not in ("single", "binary", "tags") or shape.random or not _bottomless(shape) or shape.curve is None:
         return None
     return _say(
@@ -280,6 +404,8 @@ def _smoothed(shape: LossShape) -> Verdict | None:
         return None
     if curve.gain >= LEAST_GAIN * shape.slope or curve.best >= 4:
         return None
+    if curve.right[-1] < min(curve.right) + curve.gain:  # stays least: a temperature within the loss, no smoothing
+        return None
     # the best margin m has the label's probability at e^2m : 1 against each other class
     p = 1 / (1 + (shape.outputs - 1) * math.exp(-2 * curve.best))
     return _say(
@@ -301,6 +427,16 @@ def _classes(shape: LossShape) -> Verdict | None:
     if not used or len(shape.silent_rows) > shape.rows / 2:  # most rows silent: that is not about classes
         return None
     names = ", ".join(map(str, used[:6]))
+    if shape.kind == "tags":
+        return _say(
+            "fail",
+            f"Tag {names} gets no gradient in any row, however wrong it is: the loss leaves {'it' if len(used) == 1 else 'them'} out.",
+            shape,
+            "class_ignored",
+            "the weight of the tag is zero, or its column is sliced away",
+            "give every tag a positive weight",
+            "every tag gets a gradient",
+        )
     return _say(
         "fail",
         f"Rows of class {names} get no gradient, however wrong they are: the loss leaves {'it' if len(used) == 1 else 'them'} out.",
@@ -325,6 +461,70 @@ def _silent(shape: LossShape) -> Verdict | None:
         "take the mean of the loss over all rows",
         "every row whose label counts gets a gradient at random logits, or where it alone is wrong, or alone right",
     )
+
+
+def _drowned(trace: Trace, shape: LossShape) -> Verdict | None:
+    """Another term of the loss, which does not go through the logits, and a run that learns nothing of the task."""
+    if shape.other_terms is None or shape.other_terms <= DROWNED or _knows(trace):
+        return None
+    return _say(
+        "fail",
+        f"The weights hear {number(shape.other_terms)} times as much of other terms of the loss as of the task, and learn nothing of it.",
+        shape,
+        "other_terms_drown",
+        "a regulariser (weight penalty, auxiliary loss) is not scaled: its gradient drowns the task's",
+        "weigh it so that its gradient is no longer than the task's; of a weight penalty use weight_decay of AdamW",
+        f"other terms at most {DROWNED:g} times as loud as the task, or a run that learns all the same",
+    )
+
+
+def _temperature(shape: LossShape) -> float | None:
+    """T, where the loss is cross-entropy of logits / T; None: it is not."""
+    curve, classes = shape.curve, shape.outputs if shape.kind == "single" else 2
+    if shape.kind not in ("single", "binary") or shape.random or curve is None or not shape.slope or shape.slope <= 0:
+        return None
+    width = 2.0 if shape.kind == "single" else 1.0  # between logits of m and -m, or between m and nothing
+    t = width * (classes - 1) / classes / shape.slope
+
+    def off(found: float, margin: float) -> bool:
+        textbook = math.log1p((classes - 1) * math.exp(max(-700.0, min(700.0, -width * margin / t))))
+        return abs(found - textbook) > 0.01 * max(textbook, math.log(classes))
+
+    if any(off(r, m) or (shape.kind == "binary" and off(w, -m)) for m, r, w in zip(*_points(curve), strict=True)):
+        return None
+    return t
+
+
+def _points(curve: LossCurve) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    return curve.margins, curve.right, curve.wrong
+
+
+def _heated(trace: Trace, shape: LossShape) -> Verdict | None:
+    """A temperature so high that the run learns nothing. (One as low is silent: logits that are small enough are all it takes.)"""
+    t = _temperature(shape)
+    if t is None or t <= HOTTEST or _knows(trace):
+        return None
+    return _say(
+        "fail",
+        f"The loss is cross-entropy of the logits divided by {number(t)}, and the run learns nothing of the task.",
+        shape,
+        "temperature_extreme",
+        "a temperature in the loss divides the logits instead of multiplying them, or is in other units",
+        "cross_entropy(logits, labels); cosines are multiplied by 10 to 64",
+        f"a temperature of at most {HOTTEST:g}, or a run that learns all the same",
+    )
+
+
+def _knows(trace: Trace) -> bool:
+    """The textbook loss on the probe ended a twentieth below where it began, and below that of knowing nothing."""
+    if trace.probe is None:
+        return True
+    points = [p.reference for p in trace.probe.points if p.reference is not None]
+    if len(points) < 2:
+        return True
+    chance = trace.probe.prior_entropy
+    least = points[0] if chance is None else min(points[0], chance)
+    return math.isfinite(points[-1]) and points[-1] < 0.95 * least
 
 
 def _task(trace: Trace, shape: LossShape) -> Verdict | None:
@@ -435,9 +635,14 @@ _JUDGES: tuple[Judge, ...] = (
     _negated,
     _own_predictions,
     _permuted,
+    _opposed,
     _misplaced,
+    _scattered,
     _broadcast,
     _unbounded,
+    _one_sided,
+    _unread,
+    _surely_wrong,
     _smoothed,
     _classes,
     _silent,

@@ -34,7 +34,7 @@ def check_reload_keeps_head(trace: Trace) -> Verdict:
         f"{plural(found.tensors, 'tensor')} of the {found.scope} written as safetensors, overwritten and read back; the graph of the "
         "logits followed to its leaves"
     )
-    for look in (_outside, _missing, _refused, _other_logits, _buffers):
+    for look in (_outside, _missing, _refused, _other_logits, _buffers, _drawn):
         if told := look(found):
             headline, cause, remedy, fault = told
             return Verdict(
@@ -113,9 +113,22 @@ def _buffers(found: Reload) -> Told | None:
     if not found.buffers:
         return None
     return (
-        f"{plural(len(found.buffers), 'buffer')} changed in training, decide the logits and are not saved: {', '.join(found.buffers[:4])}.",
-        "they are registered with persistent=False",
+        f"{plural(len(found.buffers), 'tensor')} changed in training, decide the logits and are not saved: {', '.join(found.buffers[:4])}.",
+        "they are registered with persistent=False, or kept as plain attributes",
         "register_buffer(..., persistent=True)",
+        "buffer_not_saved",
+    )
+
+
+def _drawn(found: Reload) -> Told | None:
+    if not found.drawn:
+        return None
+    return (
+        f"{plural(len(found.drawn), 'tensor')} of random numbers {'decides' if len(found.drawn) == 1 else 'decide'} the logits and "
+        f"{'is' if len(found.drawn) == 1 else 'are'} not saved: {', '.join(found.drawn[:4])}.",
+        "drawn when the model is built, and registered with persistent=False or kept as a plain attribute: a model that is built anew "
+        "to load the rest into has drawn others",
+        "register_buffer(name, tensor) without persistent=False, or nn.Parameter(tensor, requires_grad=False)",
         "buffer_not_saved",
     )
 

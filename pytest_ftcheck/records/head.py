@@ -86,6 +86,8 @@ class Reload:
     outside: tuple[Outside, ...] = ()
     #: Buffers that changed, matter, and are not in the ``state_dict``.
     buffers: tuple[str, ...] = ()
+    #: Tensors that did not change, matter, are not in the ``state_dict`` and look drawn at random: another model draws others.
+    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Differing:
     """One tensor that does not start from the declared values."""
 
     name: str
-    #: ``rounded``, ``close``, ``resized``, ``shape``, ``scaled``, ``shuffled``, ``constant``, ``changed`` or ``unrelated``.
+    #: ``rounded``, ``close``, ``resized``, ``shape``, ``scaled``, ``shuffled``, ``misplaced``, ``constant``, ``changed`` or ``unrelated``.
     kind: str
     part: str
     relative: float | None

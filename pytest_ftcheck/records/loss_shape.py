@@ -73,6 +73,18 @@ class LossShape:
     #: What a change of one row's label does to its own gradient, over what it does to another row's (mean); None: not measured,
     #: or the others do not notice at all.
     own_over_other: float | None = None
+    #: Label values (0: off, 1: on) of tags, or of one logit, whose entries get no gradient anywhere.
+    silent_values: tuple[int, ...] = ()
+    #: Share of tags whose own gradient is not zero, and the same when the tag is turned over.
+    unread_tags: float | None = None
+    #: Of these, share that moves another tag's gradient in the row instead, among all tags whose own gradient is not zero.
+    strayed_tags: float | None = None
+    #: One label a token: share of tokens whose label moves its own token's gradient (or that of the token before) twice as much as
+    #: any other's.
+    own_tokens: float | None = None
+    #: Length of the weights' gradient that does not come from the textbook loss of the logits, over the length of that which does; None:
+    #: the loss is little more than the textbook's.
+    other_terms: float | None = None
     #: The last layer with as many outputs as logits ("" for none), what becomes of it, and the loss along its outputs.
     deep_site: str = ""
     #: Logits when that layer gives 1 and 100, -1 and -100, alike for all outputs; the largest difference between two logits that outputs of
@@ -82,6 +94,10 @@ class LossShape:
     reach: float | None = None
     reach_last: float | None = None
     deep_curve: LossCurve | None = None
+    #: Largest lead of a right logit over the next (one logit, tags: over zero) that any weights give a row; infinity: more than matters.
+    lead: float | None = None
+    #: Largest lead that any row had after the run.
+    lead_last: float | None = None
     #: Largest class number in any label at hand (regression: least and greatest number), and the labels looked at.
     largest_label: int | None = None
     label_range: tuple[float, float] | None = None

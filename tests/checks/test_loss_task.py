@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pytest_ftcheck import check_loss_matches_task, example_trace
-from pytest_ftcheck.checks.loss_names import WRONG
+from pytest_ftcheck.checks.loss_names import FLOORED, WRONG
 from pytest_ftcheck.checks.loss_task import LEAST_AGREEMENT, LEAST_GAIN, LEAST_OWN, NOTHING
 from pytest_ftcheck.intent import Intent
 from pytest_ftcheck.records.loss_shape import LossCurve, LossShape
@@ -93,7 +93,8 @@ def test_the_record_survives_json():
 # ------------------------------------------------------------------ every fault by its name
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_known_wrong_loss_is_named(name):
-    verdict = judged(known=name, curve=curve(lambda m: -1 / (1 + math.exp(-m))))
+    floor = 1.5 if name in FLOORED else 0.0  # what softmax or sigmoid leaves; the others are below zero
+    verdict = judged(known=name, curve=curve(lambda m: floor - 1 / (1 + math.exp(-m))))
     assert (verdict.status, verdict.fault) == ("fail", name)
     assert verdict.causes == (WRONG[name][0],)
     assert verdict.remedy == WRONG[name][1]

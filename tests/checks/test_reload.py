@@ -40,6 +40,7 @@ def test_not_measured():
         ({"difference": 1.5}, "reload_changes_logits", "1.50"),
         ({"difference": math.nan}, "reload_changes_logits", "NaN"),
         ({"buffers": ("classifier.scale",)}, "buffer_not_saved", "classifier.scale"),
+        ({"drawn": ("classifier.prototypes",)}, "buffer_not_saved", "random numbers decides"),
     ],
 )
 def test_what_is_lost_is_named(changes, fault, word):

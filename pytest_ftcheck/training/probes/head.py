@@ -16,7 +16,7 @@ from .fixed import prior_entropy
 from .head_layers import describe_layer, linear_layers
 from .head_units import Flow, activation, compiled, flow, unit_state, variation
 from .pretrained import compare
-from .reload import reload
+from .reload import reload, unsaved
 
 T = TypeVar("T")
 
@@ -61,7 +61,8 @@ class HeadExperiment(Experiment):
         if bench.intent.pretrained is not None:
             declared = bench.intent.pretrained
             self.pretrained = self._try("pretrained", lambda: compare(bench.model, declared, bench.head))
-        self.buffers = {n: b.detach().clone() for n, b in bench.model.named_buffers() if b.is_floating_point()}
+        kept = {n: b for n, b in bench.model.named_buffers() if b.is_floating_point()} | unsaved(bench.model)
+        self.buffers = {n: b.detach().clone() for n, b in kept.items()}
         modules = linear_layers(bench.model, bench.head)
         if not modules:
             self.skipped["layers"] = self.skipped["units"] = "the head has no linear layers"

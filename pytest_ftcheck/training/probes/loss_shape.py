@@ -12,15 +12,21 @@ from torch import nn
 from ...records import LossShape
 from ..batches import IGNORED, row_count, split, take_rows, to_device
 from ..state import quiet
+from .ascent import leads_of, reachable
 from .battery import Bench, Experiment
+from .head_units import compiled
 from .injection import Injector, sites
 from .questions import Questions, reach_of
-from .targets import targets_of
+from .targets import Targets, targets_of
 
 #: Rows looked at.
 ROWS = 16
+#: Losses of logits that want them ever further apart.
+UNBOUNDED = ("cross_entropy", "bce")
 #: Full passes through the model that all this takes: finding the logits, the site, and the first time each; the rest is remembered.
 PASSES = 6
+#: Rows taken along uphill, and passes forward and backward that this takes for a plain last layer, at most.
+CLIMBERS, CLIMB = 2, 6
 
 
 class LossShapeExperiment(Experiment):
@@ -40,7 +46,7 @@ class LossShapeExperiment(Experiment):
         self.deep: tuple[Injector, torch.Tensor] | None = None
 
     def cost(self) -> float:
-        return float(PASSES * self.rows)
+        return float(PASSES * self.rows + 3 * CLIMB * CLIMBERS)
 
     def before(self) -> None:
         bench, (found, norm) = self.bench, _tightest_norm(self.bench)
@@ -60,11 +66,57 @@ class LossShapeExperiment(Experiment):
                 )
             self.shape = dataclasses.replace(
                 shape,
+                other_terms=self._other_terms(shape),
+                lead=self._lead(shape),
                 norm_values=found,
                 norm_name=norm,
                 **_spread(logits, "first"),
                 **_labels(bench),
             )
+
+    def _lead(self, shape: LossShape) -> float | None:
+        """How far the weights could take a row, where the loss is known to ask for all that it can get."""
+        bench = self.bench
+        if shape.known not in UNBOUNDED or shape.form is not None or shape.random or compiled(bench.model):
+            return None
+        try:
+            few = take_rows(self.batch, range(min(CLIMBERS, self.rows)))
+            logits = bench.reader.logits(few)
+            target = None if logits is None else targets_of(bench, few, logits)
+            if target is None or isinstance(target, str):
+                return None
+            return reachable(bench.model, bench.reader, few, target, bench.head)
+        except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
+            return None
+
+    def _other_terms(self, shape: LossShape) -> float | None:
+        """What the weights hear of other terms beside the textbook loss, of a loss that is mostly other terms."""
+        bench = self.bench
+        labels = split(self.batch)[1]
+        if shape.random or not shape.scale or shape.scale <= 0 or shape.cosine is None or shape.cosine < 0.9:
+            return None
+        if shape.kind == "regression" or not isinstance(labels, torch.Tensor) or compiled(bench.model):
+            return None
+        weights = [p for p in bench.model.parameters() if p.requires_grad]
+        with quiet(bench.model, grad=True):
+            try:
+                whole, logits = bench.reader.loss(self.batch)
+                logits = bench.reader.logits(self.batch) if logits is None else logits
+                if logits is None:
+                    return None
+                task = shape.scale * bench.reader.reference(logits.float(), labels)
+                if not abs(float(whole) - float(task)) > abs(float(task)):
+                    return None
+                mine = torch.autograd.grad(task, weights, allow_unused=True)
+                both = torch.autograd.grad(whole, weights, allow_unused=True)
+            except Exception:  # noqa: BLE001 - no graph: other checks say so
+                return None
+        own = other = 0.0
+        for a, b in zip(mine, both, strict=True):
+            own += 0.0 if a is None else float(a.double().pow(2).sum())
+            rest = None if b is None else b.double() if a is None else b.double() - a.double()
+            other += 0.0 if rest is None else float(rest.pow(2).sum())
+        return (other / own) ** 0.5 if own > 0 else None
 
     def _look(self) -> tuple[torch.Tensor | None, list[nn.Module], nn.Module | None]:
         bench = self.bench
@@ -82,7 +134,9 @@ class LossShapeExperiment(Experiment):
                 site = dict(self.bench.model.named_modules()).get(self.shape.deep_site)
                 if site is not None:
                     reach = reach_of(Injector(self.bench.model, self.bench.reader, self.batch, site), logits)
-            self.shape = dataclasses.replace(self.shape, reach_last=reach, **_spread(logits, "last"))
+            target = None if self.shape.lead is None or logits is None else targets_of(self.bench, self.batch, logits)
+            lead = leads_of(logits, target) if logits is not None and isinstance(target, Targets) else None
+            self.shape = dataclasses.replace(self.shape, reach_last=reach, lead_last=lead, **_spread(logits, "last"))
 
     def record(self) -> LossShape | None:
         return self.shape

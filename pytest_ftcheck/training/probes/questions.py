@@ -10,6 +10,7 @@ import torch
 
 from ...records import LossShape
 from ...records.loss_shape import LossCurve
+from .entries import own_tokens, silent_tags, silent_values, unread_tags
 from .injection import Injector
 from .targets import Targets, weightless
 from .textbook import STANDARD, TABLES, gradient_of, recognised
@@ -123,12 +124,20 @@ class Questions:
             pushed=pushed,
         )
         shape = dataclasses.replace(shape, uses_labels=self.label_matters(injector))
-        if shape.by_row:
-            shape = dataclasses.replace(shape, own_over_other=self.coupling(injector))
-            shape = dataclasses.replace(shape, silent_rows=self.silent_rows(injector, sign, other))
-            if t.kind == "single" and shape.uses_labels:
-                silent, tried = self.silent_classes(injector)
-                shape = dataclasses.replace(shape, silent_classes=silent, tried_classes=tried)
+        if not shape.by_row:
+            return dataclasses.replace(shape, own_tokens=own_tokens(self, injector))
+        shape = dataclasses.replace(
+            shape,
+            own_over_other=self.coupling(injector),
+            silent_rows=self.silent_rows(injector, sign, other),
+            silent_values=silent_values(self, injector),
+        )
+        if shape.uses_labels and t.kind in ("single", "tags"):
+            silent, tried = self.silent_classes(injector) if t.kind == "single" else silent_tags(self, injector)
+            shape = dataclasses.replace(shape, silent_classes=silent, tried_classes=tried)
+        if shape.uses_labels and t.kind == "tags":
+            unread, strayed = unread_tags(self, injector)
+            shape = dataclasses.replace(shape, unread_tags=unread, strayed_tags=strayed)
         return shape
 
     def curve(self, injector: Injector, sign: torch.Tensor, other: torch.Tensor) -> LossCurve:
@@ -173,7 +182,8 @@ class Questions:
                 silent &= t.flat(g).reshape(len(silent), -1).abs().amax(1) == 0
         silent &= ~weightless(self.batch, len(silent)).to(silent.device)
         if t.kind == "tags":
-            silent &= t.y.sum(-1) > 0  # a softmax over tags has nothing to say where there is none; its name says it
+            # a softmax over tags has nothing to say where there is none, a ranking where there are none or all
+            silent &= (t.y.sum(-1) > 0) & (t.y.sum(-1) < t.outputs)
         for _ in range(ROUNDS):  # a loss that picks k hard examples picks k of these in each round, or easy ones
             left = int(silent.sum())
             shaped = silent.reshape(-1, *[1] * (sign.dim() - 1))

@@ -19,6 +19,10 @@ from ..state import perturbed, quiet, seed_everything
 LARGE = 5_000_000
 #: What every value is overwritten with before reading back: far from any trained weight, and harmless to norms and roots.
 GARBAGE = 0.1
+#: Numbers from which on it can be told whether they look drawn at random.
+LEAST_NUMBERS = 32
+#: Libraries that build what they do not save anew from their settings.
+LIBRARIES = ("torch", "transformers", "peft", "timm", "torchvision", "sentence_transformers")
 
 
 def reload(
@@ -31,7 +35,7 @@ def reload(
 ) -> Reload:
     """Write and read the model (or, of a large one, its head), and look for what that leaves out.
 
-    :param buffers: what the buffers were before the run.
+    :param buffers: what the buffers, and the other tensors that are not saved, were before the run.
     :raises ValueError: no logits, or logits that differ from one pass to the next.
     """
     logits = _logits(model, reader, batch)
@@ -60,6 +64,7 @@ def reload(
             error = str(problem).strip()[:300]
         else:
             after = _logits(model, reader, batch)
+    lost, drawn = _lost(model, reader, batch, logits, state, buffers)
     return Reload(
         scope="model" if whole else "head",
         tensors=len(chosen),
@@ -68,7 +73,8 @@ def reload(
         missing=_missing(model, state),
         error=error,
         outside=_outside(model, reader, batch, optimizer),
-        buffers=_lost_buffers(model, reader, batch, logits, state, buffers),
+        buffers=lost,
+        drawn=drawn,
     )
 
 
@@ -175,29 +181,89 @@ def _tensors(value: Any) -> Iterator[int]:
             yield from _tensors(v)
 
 
-def _lost_buffers(
+def unsaved(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors of floats that modules keep and `state_dict` does not name: buffers with ``persistent=False`` and plain attributes.
+
+    Those of modules that come with a library are left out: it builds them anew from its settings.
+    """
+    found: dict[str, torch.Tensor] = {}
+    seen = {id(p) for p in model.parameters()}
+    for prefix, module in model.named_modules():
+        if type(module).__module__.split(".")[0] in LIBRARIES:
+            continue
+        kept = {n: b for n, b in module._buffers.items() if n in module._non_persistent_buffers_set}
+        kept |= {n: v for n, v in vars(module).items() if isinstance(v, torch.Tensor) and v.is_leaf}
+        for name, value in kept.items():
+            if value is not None and value.is_floating_point() and not value.requires_grad and id(value) not in seen:
+                seen.add(id(value))
+                found[f"{prefix}.{name}" if prefix else name] = value
+    return found
+
+
+def _lost(
     model: nn.Module,
     reader: Reader,
     batch: Any,
     logits: torch.Tensor,
     state: Mapping[str, torch.Tensor],
     before: Mapping[str, torch.Tensor],
-) -> tuple[str, ...]:
-    """Buffers outside the ``state_dict`` that the run changed, and without which the logits are others."""
-    changed = {
-        name: b
-        for name, b in model.named_buffers()
-        if name not in state
-        and b.is_floating_point()
-        and name in before
-        and before[name].shape == b.shape
-        and not torch.equal(before[name], b)
-    }
-    if not changed:
-        return ()
-    with perturbed(changed.values()), torch.no_grad():
-        for name, buffer in changed.items():
-            buffer.copy_(before[name])
-        other = _logits(model, reader, batch)
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tensors outside the ``state_dict`` without which the logits are others: those that the run changed; those drawn at random."""
+    now = {n: b for n, b in model.named_buffers() if n not in state and b.is_floating_point()} | unsaved(model)
+    changed, drawn = [], []
+    for name, value in now.items():
+        if name not in before or before[name].shape != value.shape:
+            continue
+        if not torch.equal(before[name], value):
+            changed.append((name, value, before[name]))
+        elif name in unsaved(model) and looks_random(value):
+            drawn.append((name, value, value.flatten().roll(1).reshape(value.shape)))
+    return (
+        tuple(n for n, _, _ in changed) if _matter(model, reader, batch, logits, changed) else (),
+        tuple(n for n, value, other in drawn if _matter(model, reader, batch, logits, [(n, value, other)])),
+    )
+
+
+def _matter(
+    model: nn.Module,
+    reader: Reader,
+    batch: Any,
+    logits: torch.Tensor,
+    swaps: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
+) -> bool:
+    """Whether the logits are others with other values in these tensors."""
+    if not swaps:
+        return False
+    with perturbed(value for _, value, _ in swaps), torch.no_grad():
+        for _, value, other in swaps:
+            value.copy_(other)
+        found = _logits(model, reader, batch)
     size = float((logits - logits.mean(0)).abs().max())
-    return tuple(changed) if float((other - logits).abs().max()) > 0.01 * size else ()
+    return float((found - logits).abs().max()) > 0.01 * size
+
+
+def looks_random(values: torch.Tensor) -> bool:
+    """Whether the numbers could be drawn one by one: all different, and neighbours, along every dimension, have nothing in common.
+
+    Tables of positions, frequencies and masks are smooth or repeat themselves. The bound is four standard errors of a correlation.
+
+    >>> looks_random(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)))
+    True
+    >>> looks_random(torch.arange(96.0).reshape(3, 32)), looks_random(torch.ones(96))
+    (False, False)
+    """
+    v = values.detach().double().cpu()
+    if v.numel() < LEAST_NUMBERS or not bool(torch.isfinite(v).all()) or len(torch.unique(v)) < 0.99 * v.numel():
+        return False
+    for dim in range(v.dim()):
+        if v.shape[dim] < 2:
+            continue
+        for lag in (1, 2):  # sine and cosine take turns in a table of positions
+            if v.shape[dim] <= lag:
+                continue
+            first, second = v.narrow(dim, 0, v.shape[dim] - lag), v.narrow(dim, lag, v.shape[dim] - lag)
+            a, b = (x.flatten() - v.mean() for x in (first, second))
+            size = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
+            if not size > 0 or abs(float(a @ b / size)) > 4 / len(a) ** 0.5:
+                return False
+    return True
