@@ -184,7 +184,7 @@ def assert_healthy(
         status,
         _cap(diagnosis.headline) + ".",
         causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in untold),
-        remedy=next((v.remedy for v in (*diagnosis.causes, *untold) if v.remedy), ""),
+        remedy=next((r for r in (*(c.remedy for c in diagnosis.causes), *(v.remedy for v in untold)) if r), ""),
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
     )
     if told := listener.current():
