@@ -177,7 +177,9 @@ ROOTS: tuple[Root, ...] = (
     _certain("loss_unbounded", "the loss can fall without end", *LOSS, *BLOWN),
     _certain("sum_reduction", "the loss is a sum over the rows, not their mean", *LOSS, *BLOWN),
     _root("temperature_extreme", "a temperature in the loss is far too high", *LOSS, *STILL, *BLOWN),
-    _root("other_terms_drown", "another term of the loss (a regulariser, a penalty) drowns the task", *LOSS, *STILL, *DEAF),
+    _root(
+        "other_terms_drown", "another term of the loss (a regulariser, a penalty) drowns the task", *LOSS, *STILL, *DEAF
+    ),
     _certain("loss_scaled_to_nothing", "the loss is scaled to nothing", *LOSS, *STILL),
     _certain(
         "logits_bounded",
@@ -256,6 +258,9 @@ ROOTS: tuple[Root, ...] = (
     _root("not_in_graph", "parameters take no part in the loss", *STILL),
     _root("cut_below_head", "the graph is cut between base and head", *STILL),
     # ---- optimizer settings and schedule
+    _certain("maximizes", "the optimizer maximizes the loss", *LOSS, *BLOWN, "grads_match_reference"),
+    _certain("momentum_too_large", "the momentum is one or more: the velocity never decays", "weights_move", *BLOWN),
+    _certain("gradient_damped_away", "the dampening takes the gradient out of the steps", *STILL),
     _root(
         "lr_zero",
         "the learning rate is zero",
@@ -284,10 +289,6 @@ ROOTS: tuple[Root, ...] = (
         *BLOWN,
     ),
     _certain("warmup_differs", "the warm-up is not the declared one", "weights_move"),
-    _certain("decays_too_early", "the learning rate decays before the end", "weights_move"),
-    _certain("schedule_differs", "the learning rate does not follow the declared schedule"),
-    _certain("layerwise_lr_inverted", "layer-wise learning rates are upside down", "weights_move"),
-    _certain("maximizes", "the optimizer maximizes the loss", *LOSS, *BLOWN, "grads_match_reference"),
     _certain(
         "lr_negative",
         "the learning rate is negative: the optimizer climbs",
@@ -295,8 +296,9 @@ ROOTS: tuple[Root, ...] = (
         "weights_move",
         *BLOWN,
     ),
-    _certain("momentum_too_large", "the momentum is one or more: the velocity never decays", "weights_move", *BLOWN),
-    _certain("gradient_damped_away", "the dampening takes the gradient out of the steps", *STILL),
+    _certain("decays_too_early", "the learning rate decays before the end", "weights_move"),
+    _certain("schedule_differs", "the learning rate does not follow the declared schedule"),
+    _certain("layerwise_lr_inverted", "layer-wise learning rates are upside down", "weights_move"),
     _certain("betas_swapped", "the optimizer's betas are swapped or misplaced", "weights_move", *BLOWN),
     _certain("eps_underflows", "the optimizer's eps is zero in the parameters' dtype", *BLOWN),
     _certain("eps_underflow", "the optimizer's eps is zero in the parameters' dtype", *BLOWN),
