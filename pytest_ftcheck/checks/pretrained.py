@@ -22,6 +22,7 @@ _WHY = {
     "shape": "another shape",
     "scaled": "the same times a factor",
     "shuffled": "the same values in another order",
+    "misplaced": "the declared values of another tensor",
     "constant": "reset to a constant",
     "changed": "changed, still related",
     "unrelated": "unrelated to the declared values",
@@ -60,7 +61,8 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
     base = found.compared - sum(d.part == "head" for d in found.differing)
     # drawn anew means matrices without relation and norms and biases at a constant: one thing
     kinds = Counter("unrelated" if d.kind == "constant" else d.kind for d in ill)
-    kind = kinds.most_common(1)[0][0]
+    # values of other tensors do not come there by chance, while the biases beside them look merely unrelated or changed
+    kind = "misplaced" if 3 * kinds["misplaced"] >= len(ill) else kinds.most_common(1)[0][0]
     worst = [d for d in ill if d.kind == kind] + [d for d in ill if d.kind == "constant" and kind == "unrelated"]
     whole = len(ill) >= WHOLE * base
     cause, remedy, fault = _cause(kind, worst, trace.head, whole=whole, initial=head.initializer_range)
@@ -115,6 +117,12 @@ def _cause(
         return (
             f"{where} {holds} the checkpoint's values in another order: transposed, or its rows permuted (another vocabulary order)",
             "copy weight.t() where the layouts differ, and use the checkpoint's own tokenizer",
+            "pretrained_shuffled",
+        )
+    if kind == "misplaced":
+        return (
+            f"{where} {holds} what the checkpoint has for other layers: numbered from another start, reversed, or assigned out of order",
+            "map the names of the checkpoint one by one, and compare a tensor of each layer with it after loading",
             "pretrained_shuffled",
         )
     if kind == "changed":

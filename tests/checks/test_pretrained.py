@@ -44,6 +44,7 @@ def test_not_measured_or_not_declared():
         ("constant", "pretrained_partly_lost", "initialised anew"),
         ("scaled", "pretrained_scaled", "factor"),
         ("shuffled", "pretrained_shuffled", "transposed"),
+        ("misplaced", "pretrained_shuffled", "for other layers"),
         ("changed", "pretrained_changed", "another version"),
         ("shape", "pretrained_other_shape", "another shape"),
     ],
@@ -54,6 +55,12 @@ def test_how_they_were_lost(kind, fault, word):
     assert "1 of 10 declared tensors" in v.headline
     assert word in v.causes[0]
     assert "base.layer.0" in v.causes[0]
+
+
+def test_misplaced_matrices_come_before_the_biases_that_merely_look_changed():
+    others = [replace(LOST, kind="unrelated") for _ in range(6)]
+    assert verdict(*others, *[replace(LOST, kind="misplaced")] * 3).fault == "pretrained_shuffled"
+    assert verdict(*others, *[replace(LOST, kind="misplaced")] * 2).fault == "pretrained_partly_lost"
 
 
 def test_all_of_them_is_a_checkpoint_that_was_never_loaded():

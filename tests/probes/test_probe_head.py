@@ -19,6 +19,7 @@ from pytest_ftcheck import (
     toy_batches,
 )
 from pytest_ftcheck.trace import Trace
+from pytest_ftcheck.training.probes.pretrained import compare
 
 
 class Net(nn.Module):
@@ -420,6 +421,19 @@ def test_another_shape_is_named(rows):
         state["body.0.weight"] = torch.randn(32, 9)
 
     assert kept(other, rows).fault == "pretrained_other_shape"
+
+
+def test_a_matrix_with_the_declared_values_of_another_is_misplaced():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    declared = {n: v.clone() for n, v in model.state_dict().items()}
+    with torch.no_grad():
+        model[0].weight.copy_(declared["1.weight"])
+        model[0].bias.copy_(declared["1.bias"])
+        model[1].weight.mul_(3.0)
+    kinds = {d.name: d.kind for d in compare(model, declared, ["2"]).differing}
+    assert kinds.pop("0.bias") != "misplaced"  # vectors are too often all zeros or all ones
+    assert kinds == {"0.weight": "misplaced", "1.weight": "scaled"}
 
 
 def test_the_new_head_on_an_old_checkpoint_is_not_judged(rows):

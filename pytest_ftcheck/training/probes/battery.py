@@ -23,8 +23,8 @@ from ..state import undisturbed
 
 #: Experiments may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
 SHARE = 0.35
-#: ... and this many floating-point operations in any case: about a second on one core.
-FREE = 3e10
+#: ... and this many floating-point operations in any case: somewhat more than a second on one core.
+FREE = 4e10
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) 
         if found is None:
             equal += 1
         else:
+            if found.kind in ("unrelated", "changed") and _belongs_elsewhere(name, now[name].detach(), known):
+                found = replace(found, kind="misplaced")
             differing.append(found)
     base = [n for n, _ in model.named_parameters() if not in_part(n, head)]
     return Pretrained(
@@ -39,6 +42,12 @@ def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) 
         unknown=sum(n not in now for n in declared),
         undeclared=sum(n not in declared for n in base),
     )
+
+
+def _belongs_elsewhere(name: str, value: torch.Tensor, declared: Mapping[str, torch.Tensor]) -> bool:
+    """Whether these are the declared values of another matrix; vectors are too often all zeros or all ones."""
+    others = (v for n, v in declared.items() if n != name and v.shape == value.shape)
+    return value.dim() > 1 and any(torch.equal(value, v.detach().to(value.device, value.dtype)) for v in others)
 
 
 def _difference(name: str, part: str, value: torch.Tensor, given: torch.Tensor) -> Differing | None:
