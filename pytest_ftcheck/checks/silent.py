@@ -80,7 +80,7 @@ def blame(ill: Sequence[Tensor], trace: Trace, *, smooth: bool) -> Blame | None:
         )
         more = (
             ""
-            if worst.near > SMOOTH
+            if worst.hooked
             else ", or a function whose derivative is zero lies on the way (round, sign, floor, clamp)"
         )
         return Blame(
