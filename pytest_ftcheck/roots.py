@@ -65,6 +65,7 @@ ROOTS: tuple[Root, ...] = (
         "nonfinite_start", "weights or buffers hold NaN or infinity before the first step", *BLOWN, *LOSS, "head_init"
     ),
     _certain("head_uninitialised", "the head was never initialised", *BLOWN, *LOSS),
+    _certain("inputs_nan", "inputs hold NaN or infinity", *BLOWN, *LOSS, "no_leak"),
     _certain("labels_nan", "labels are NaN", *BLOWN, *LOSS),
     # ---- the loss is cut off from the model
     _certain("loss_cut_off", "the loss is cut off from the logits", *STILL, *LOSS),
@@ -136,6 +137,7 @@ ROOTS: tuple[Root, ...] = (
     _certain("one_class_only", "all labels are of one class", "initial_loss", "loss_matches_task"),
     _certain("labels_constant", "all labels are the same", "initial_loss", "loss_matches_task"),
     _certain("mask_empty", "the attention mask hides everything", *DEAF, "padding_ignored"),
+    _certain("texts_cut_off", "the texts are cut to nothing", *DEAF),
     _certain("ids_clamped", "token ids are cut off at the end of the vocabulary", *DEAF),
     _certain("words_unknown", "nearly all words are the same token", *DEAF),
     _certain("inputs_alike", "all rows are the same", *DEAF),
@@ -190,6 +192,14 @@ ROOTS: tuple[Root, ...] = (
     ),
     _certain("logits_one_signed", "the logits cannot change sign", "initial_loss", *DEAF),
     _certain("outputs_cannot_reach_labels", "the outputs cannot reach the labels", "initial_loss"),
+    _certain(
+        "mask_inverted",
+        "the attention mask is inverted",
+        "output_depends_on_input",
+        "padding_ignored",
+        "initial_loss",
+        *BLOWN,
+    ),
     _root("initial_loss_not_finite", "the very first loss is not finite", *BLOWN),
     # ---- inputs and mode
     _certain("model_in_evaluation_mode", "the model trains in evaluation mode", "eval_deterministic"),
@@ -202,7 +212,6 @@ ROOTS: tuple[Root, ...] = (
     _certain("mask_not_passed", "the attention mask does not reach the base"),
     _certain("mask_misspelt", "the attention mask goes to the base under a name that it does not know"),
     _certain("mask_misplaced", "the attention mask arrives in another argument's place", "output_depends_on_input"),
-    _certain("mask_inverted", "the attention mask is inverted", "output_depends_on_input", "padding_ignored"),
     _certain("mask_all_ones", "the attention mask does not mark the padding"),
     _root("mask_ignored", "the attention mask has no effect"),
     _root("mask_wrong", "the attention mask does not fit the padding"),

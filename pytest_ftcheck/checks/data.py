@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from ..text import number, percent, plural
 from ..trace import Trace
 from ..verdict import Verdict
 
+#: Tokens of text up to which rows that are all as long as each other count as cut off, unless a model could score at least this share.
+CUT, CERTAIN = 2, 0.97
 #: Rows below which a share of rows says little.
 LEAST_ROWS = 32
 #: Sorted: at most this share of the label changes that random order would bring, which would be ten or more.
@@ -43,9 +46,9 @@ ALPHA, LEARNT = 0.005, 0.01
 def check_batches_sound(trace: Trace) -> Verdict:
     """The batches are fit to learn from: mixed classes, real words, labels that differ, inputs that differ.
 
-    Named, each with its own limit: labels that are NaN, all left out (-100) or all the same; masks that hide every word; one id in
-    place of nearly all words (the last of the vocabulary: ids were clamped; another: unknown words); inputs that are all alike under
-    different labels; an order sorted by class, or batches of one class each; a batch normalisation over two values.
+    Named, each with its own limit: NaN among the inputs; labels that are NaN, all left out (-100) or all the same; masks that hide
+    every word; one id in place of nearly all words (the last of the vocabulary: ids were clamped; another: unknown words); inputs that
+    are all alike under different labels; an order sorted by class, or batches of one class each; a batch normalisation over two values.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_batches_sound(example_trace()).status
@@ -54,7 +57,19 @@ def check_batches_sound(trace: Trace) -> Verdict:
     data = trace.data
     if data is None:
         return Verdict("batches_sound", "skipped", f"the batches were not looked at: {_why(trace)}.")
-    for look in (_labels, _masks, _words, _alike, _repeated, _missing_class, _torn, _sorted, _few_values):
+    for look in (
+        _numbers,
+        _labels,
+        _masks,
+        _words,
+        _cut,
+        _alike,
+        _repeated,
+        _missing_class,
+        _torn,
+        _sorted,
+        _few_values,
+    ):
         if found := look(data, trace):
             return found
     mixed = f", {plural(sum(c > 0 for c in data.counts), 'class', 'classes')}" if data.counts else ""
@@ -82,6 +97,24 @@ def _verdict(
         remedy,
         f"{data.source}, {plural(data.rows, 'row')}",
         fault=fault,
+    )
+
+
+def _numbers(data: Data, trace: Trace) -> Verdict | None:
+    """NaN among the inputs, and a loss that shows it (some models take NaN for a missing value)."""
+    losses = [*trace.losses, *(p.loss for p in (trace.probe.points if trace.probe is not None else ()))]
+    if not data.nonfinite_inputs or all(map(math.isfinite, losses)):
+        return None
+    return _verdict(
+        data,
+        "inputs_nan",
+        f"{data.nonfinite_inputs:,} of {plural(data.rows, 'row')} hold NaN or infinity (in {data.nonfinite_where!r}), and the loss "
+        "is not finite.",
+        "no NaN or infinity among the inputs of a run whose loss is not finite",
+        [
+            "missing or overflowing values in the features: 0/0 in a normalisation, log of 0, float16, a gap in the table"
+        ],
+        "drop or fill such rows before batching: torch.isfinite(inputs).all()",
     )
 
 
@@ -188,6 +221,28 @@ def _words(data: Data, trace: Trace) -> Verdict | None:
         ],
         "decode one batch and read it: tokenizer.decode(batch['input_ids'][0])",
         rows,
+    )
+
+
+def _cut(data: Data, _trace: Trace) -> Verdict | None:
+    t = data.tokens
+    if t is None or data.ceiling is None or t.vocabulary is None or t.vocabulary < LEAST_VOCABULARY:
+        return None
+    words = t.longest - t.special
+    # single words that are classified as such have one label each; and they are not all of one length in tokens
+    if not t.special or t.shortest != t.longest or not 0 < words <= CUT or data.rows < 2 * LEAST_ROWS:
+        return None
+    if data.ceiling >= CERTAIN:
+        return None
+    special = {1: "the first token", 2: "the first and the last token"}.get(t.special, "the special tokens")
+    return _verdict(
+        data,
+        "texts_cut_off",
+        f"each of {plural(data.rows, 'row')} holds {plural(words, 'word')} beside {special}: the same texts stand with different labels, and "
+        f"the best that any model could score is {percent(data.ceiling)}.",
+        f"rows of one and the same length with more than {CUT} tokens of text, or a best score of at least {percent(CERTAIN)}",
+        ["the texts are cut to nothing: the maximum length leaves room for little more than the special tokens"],
+        "raise max_length (truncation=True cuts to it); decode one batch and read it",
     )
 
 

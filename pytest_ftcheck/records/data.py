@@ -37,6 +37,10 @@ class Tokens:
     masked_out: int = 0
     #: The commonest id is the padding id.
     is_padding: bool = False
+    #: Fewest and most real tokens in a row, special ones counted, and how many of them are special: the same at an end of each row.
+    shortest: int = 0
+    longest: int = 0
+    special: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,9 @@ class Data:
     nonfinite_labels: int = 0
     ignored_labels: int = 0
     labels: int = 0
+    #: Rows whose inputs hold NaN or plus infinity (minus infinity is what masks are made of), and the first input that does.
+    nonfinite_inputs: int = 0
+    nonfinite_where: str = ""
     #: All labels are one and the same (after those left out).
     constant: bool = False
     #: Classes among the held-out labels; None: no held-out rows, or no classes.

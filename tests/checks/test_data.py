@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,19 @@ def test_just_within_the_limits(changes):
     assert sound(**changes).status == "pass"
 
 
+def test_inputs_that_are_no_numbers_are_a_fault_where_the_loss_shows_it():
+    data = replace(GOOD, nonfinite_inputs=2, nonfinite_where="features", distinct=1, ceiling=0.5)  # and all alike
+    trace = example_trace(data=data)
+    bad = replace(trace.iterations[3], loss=math.nan)
+    verdict = check_batches_sound(replace(trace, iterations=(*trace.iterations[:3], bad)))
+    assert (verdict.status, verdict.fault) == ("fail", "inputs_nan")
+    assert "2 of 320 rows hold NaN or infinity (in 'features')" in verdict.headline
+    points = (ProbePoint(0, math.inf, None),)
+    assert check_batches_sound(replace(trace, probe=replace(trace.probe, points=points))).fault == "inputs_nan"
+    # a model that takes NaN for a missing value
+    assert check_batches_sound(replace(trace, data=replace(GOOD, nonfinite_inputs=2))).status == "pass"
+
+
 def test_one_word_for_all_fails_where_nothing_is_learnt():
     data = replace(GOOD, tokens=replace(TOKENS, commonest=1, share=0.61))
     verdict = check_batches_sound(replace(LOST, data=data))
@@ -216,3 +230,28 @@ def test_a_run_that_learns_settles_it():
 def test_nothing_to_test():
     verdict = learnable(None, untested="there is not one label a row")
     assert (verdict.status, verdict.headline) == ("skipped", "not tested: there is not one label a row.")
+
+
+CUT = replace(TOKENS, median_length=2.0, shortest=2, longest=2, special=1)
+
+
+def test_texts_cut_to_nothing():
+    verdict = sound(tokens=CUT, ceiling=0.8)
+    assert (verdict.status, verdict.fault) == ("fail", "texts_cut_off")
+    assert "holds 1 word beside the first token" in verdict.headline
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokens": CUT, "ceiling": 0.97},  # single words, each with its label
+        {"tokens": replace(CUT, longest=3), "ceiling": 0.8},  # not all of one length
+        {"tokens": replace(CUT, shortest=4, longest=4), "ceiling": 0.8},
+        {"tokens": replace(CUT, special=0), "ceiling": 0.8},
+        {"tokens": replace(CUT, vocabulary=99), "ceiling": 0.8},
+        {"tokens": CUT, "ceiling": None},
+        {"tokens": CUT, "ceiling": 0.8, "rows": 63},
+    ],
+)
+def test_short_texts_that_may_be(changes):
+    assert sound(**changes).fault != "texts_cut_off"

@@ -108,6 +108,8 @@ class DataExperiment(Experiment):
             nonfinite_labels=int((~np.isfinite(flat)).sum()),
             ignored_labels=ignored,
             labels=len(flat),
+            nonfinite_inputs=rows.nonfinite,
+            nonfinite_where=rows.nonfinite_where,
             constant=bool(len(counted)) and bool((counted == counted[0]).all()),
             held_out_counts=_counts(held_target, task) if held_target is not None else None,
             distinct=distinct,
@@ -246,14 +248,14 @@ def _tokens(rows: Rows, vocabulary: int | None, pad: int | None) -> Tokens | Non
         return None
     lengths = np.array([len(r) for r in rows.ids])
     median = float(np.median(lengths))
-    inner = rows.ids
+    inner, special = rows.ids, 0
     real = [r for r in inner if len(r)]
     if real:  # what stands at an end of (nearly) every row is a special token
         if _usual([int(r[0]) for r in real]):
-            inner = [r[1:] for r in inner]
+            inner, special = [r[1:] for r in inner], 1
         rest = [r for r in inner if len(r)]
         if rest and _usual([int(r[-1]) for r in rest]) and max(map(len, rest)) > 1:
-            inner = [r[:-1] for r in inner]
+            inner, special = [r[:-1] for r in inner], special + 1
     flat = np.concatenate(inner) if inner else np.zeros(0, dtype=np.int64)
     if not len(flat):
         return Tokens(vocabulary, 0, 0, -1, 0.0, 0.0, median, rows.masked_out)
@@ -270,6 +272,9 @@ def _tokens(rows: Rows, vocabulary: int | None, pad: int | None) -> Tokens | Non
         median_length=median,
         masked_out=rows.masked_out,
         is_padding=pad is not None and top == pad,
+        shortest=int(lengths.min()),
+        longest=int(lengths.max()),
+        special=special,
     )
 
 
