@@ -49,6 +49,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status={self.status!r}: expected one of {', '.join(STATUSES)}")
+        if "\n" in self.headline:  # in the name of a layer, say
+            object.__setattr__(self, "headline", " ".join(self.headline.split()))
 
     @property
     def ok(self) -> bool:

@@ -142,3 +142,8 @@ def test_the_error_is_an_assertion_error_under_its_public_name():
 def test_a_verdict_is_frozen():
     with pytest.raises(AttributeError):
         Verdict("x", "pass", "").status = "fail"
+
+
+def test_a_headline_is_one_line_whatever_a_layer_is_called():
+    assert Verdict("weights_move", "fail", "a\nb.weight did  not move").headline == "a b.weight did not move"
+    assert Verdict("weights_move", "fail", "two  spaces").headline == "two  spaces"

@@ -162,9 +162,9 @@ def nothing_happened(trace: Trace) -> tuple[str, tuple[str, ...], str] | None:
             (trace.broken,),
             "compute the loss from the model's own output tensor, inside enabled gradients, without .detach(), .data or .item()",
         )
-    seen = len(trace.iterations)
+    seen = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
     return (
-        f"no optimizer step was taken{f' in {seen:,} iterations' if seen else ''}",
+        f"no optimizer step was taken{seen}",
         (
             "optimizer.step() is never reached: it is missing, accumulation is longer than the run, or a GradScaler skipped every step",
             "the loop steps another optimizer than the one that is watched",

@@ -167,7 +167,7 @@ def check_eval_deterministic(trace: Trace) -> Verdict:
     if modes is None:
         return skipped("eval_deterministic", trace, "modes")
     if modes.evaluation is None and not modes.passes:
-        why = modes.unmeasured.get("evaluation", "no reason")
+        why = modes.unmeasured.get("evaluation", "the run ended before it was made")
         return Verdict("eval_deterministic", "skipped", f"Not measured: {why}.")
     effect = modes.evaluation
     headline = (

@@ -28,7 +28,7 @@ def check_reload_keeps_head(trace: Trace) -> Verdict:
         return Verdict(name, "skipped", trace.skipped.get("head_state", "not measured."))
     found = head.reload
     if found is None:
-        return Verdict(name, "skipped", f"{(head.skipped or {}).get('reload', 'not measured')}.")
+        return Verdict(name, "skipped", f"{(head.skipped or {}).get('reload', 'the run ended before it was made')}.")
     limit = f"logits after reloading within {percent(DIFFERENCE)} of their rms; every trainable tensor saved"
     measured = (
         f"{plural(found.tensors, 'tensor')} of the {found.scope} written as safetensors, overwritten and read back; the graph of the "

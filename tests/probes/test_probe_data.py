@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pytest_ftcheck import (
     check_labels_learnable,
     check_metric_matches_reference,
     check_no_leak,
+    diagnose,
     finetune,
 )
 from pytest_ftcheck.training.probes.dependence import measure_dependence
@@ -379,3 +382,46 @@ def test_a_model_that_raises_on_held_out_rows_ends_only_this_experiment():
     assert trace.skipped["data"] == "it raised RuntimeError: seven rows"
     assert check_batches_sound(trace).status == "skipped"
     assert "seven rows" in check_batches_sound(trace).headline
+
+
+class Numbers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classifier = torch.nn.Linear(6, 2)
+
+    def forward(self, x, mask=None):
+        return self.classifier(x)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_number_that_is_none_is_found_and_comes_first(bad):
+    g = torch.Generator().manual_seed(0)
+    batches = [{"x": (x := torch.randn(16, 6, generator=g)), "labels": (x[:, 0] > 0).long()} for _ in range(6)]
+    batches[2]["x"][3, 4] = bad
+    trace = finetune(Numbers(), batches, head="classifier", steps=6)
+    assert (trace.data.nonfinite_inputs, trace.data.nonfinite_where) == (1, "x")
+    assert diagnose(trace).causes[0].fault == "inputs_nan"
+    assert len(diagnose(trace).causes) == 1
+
+
+def test_all_numbers_none_is_no_leak_and_no_repetition():
+    batches = [{"x": torch.full((16, 6), math.nan), "labels": torch.arange(16) % 2} for _ in range(6)]
+    diagnosis = diagnose(finetune(Numbers(), batches, head="classifier", steps=6))
+    assert [c.fault for c in diagnosis.causes] == ["inputs_nan"]
+
+
+def test_the_minus_infinity_of_a_mask_is_none_of_the_inputs_faults():
+    batches = [
+        {"x": torch.randn(16, 6), "mask": torch.full((16, 1, 4, 4), -math.inf).triu(1), "labels": torch.arange(16) % 2}
+        for _ in range(3)
+    ]
+    assert finetune(Numbers(), batches, head="classifier", steps=2).data.nonfinite_inputs == 0
+
+
+def test_scores_that_are_no_numbers_break_no_run_where_warnings_are_errors():
+    batches = [(torch.randn(16, 6), torch.full((16, 1), math.inf)) for _ in range(3)]
+    model = torch.nn.Sequential(torch.nn.Linear(6, 1))
+    trace = finetune(
+        model, batches, steps=3, head="0", loss_fn=lambda m, b: torch.nn.functional.mse_loss(m(b[0]), b[1])
+    )
+    assert diagnose(trace).causes[0].fault == "labels_nan"

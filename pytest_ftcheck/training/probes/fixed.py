@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -155,7 +156,8 @@ class MetricProbe:
         if self.first is None or last is None:
             return ()
         try:
-            return measure(self.reader.task, self.first[0], last[0], last[1], self.source, self.custom)
+            with np.errstate(all="ignore"):  # of a run that has diverged some scores are no numbers
+                return measure(self.reader.task, self.first[0], last[0], last[1], self.source, self.custom)
         except ValueError as error:
             self.notes.append(f"metrics skipped: {error}")
             return ()

@@ -31,6 +31,9 @@ class Rows:
     batch: list[int] = field(default_factory=list)
     batches: int = 0
     masked_out: int = 0
+    #: Rows with NaN or plus infinity among their numbers, and where first.
+    nonfinite: int = 0
+    nonfinite_where: str = ""
     #: Batches that could not be read.
     unread: int = 0
 
@@ -100,6 +103,15 @@ class RowReader:
         if not self._looked:
             self._ids, self._looked = self._find_ids(tensors), True
         plain = {k: _numpy(v) for k, v in tensors.items()}
+        odd = np.zeros(count, dtype=bool)
+        for name, value in plain.items():
+            if (
+                value.dtype.kind == "f"
+                and (bad := (np.isnan(value) | np.isposinf(value)).reshape(count, -1).any(1)).any()
+            ):
+                into.nonfinite_where = into.nonfinite_where or name
+                odd |= bad
+        into.nonfinite += int(odd.sum())
         if self._ids is not None and self._ids in plain and plain[self._ids].ndim == 2:
             ids = plain[self._ids]
             mask, empty = self._mask(self._ids, ids, plain)
