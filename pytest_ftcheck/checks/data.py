@@ -238,8 +238,8 @@ def _cut(data: Data, _trace: Trace) -> Verdict | None:
     return _verdict(
         data,
         "texts_cut_off",
-        f"each of {plural(data.rows, 'row')} holds {plural(words, 'word')} beside {special}: the same texts stand with different labels, and "
-        f"the best that any model could score is {percent(data.ceiling)}.",
+        f"each of {plural(data.rows, 'row')} holds {plural(words, 'word')} beside {special}: the same ones stand with different labels, "
+        f"and the best that any model could score is {percent(data.ceiling)}.",
         f"rows of one and the same length with more than {CUT} tokens of text, or a best score of at least {percent(CERTAIN)}",
         ["the texts are cut to nothing: the maximum length leaves room for little more than the special tokens"],
         "raise max_length (truncation=True cuts to it); decode one batch and read it",

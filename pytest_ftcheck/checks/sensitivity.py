@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..records.inputs import Effect, WordsLook
@@ -14,6 +15,8 @@ from .padding import confounded, skipped
 ROUNDINGS = 4
 #: Types coarser than this round small effects away: there only an effect of exactly zero is one of nothing.
 COARSE = 1e-6
+#: Roundings from which on an effect counts as seen, where another one is said to be none.
+SEEN = 1000
 
 
 def check_output_depends_on_input(trace: Trace) -> Verdict:
@@ -21,6 +24,9 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
 
     In evaluation mode, before and after the training. Only a change within rounding counts as none, so that a weak dependence is no alarm;
     and only one seen at both times, or one that got lost on the way, so that a last layer that starts at zero is none.
+
+    It fails as well where all rows have one output, which changes with their words, where only the first two words of longer texts
+    matter, and where positions or type ids are lost on the way to the base.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_output_depends_on_input(example_trace()).status
@@ -55,6 +61,20 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
         )
 
     if not _blind(last):
+        if last.words is not None and last.words.ulps > SEEN and _alike(last):
+            return verdict(
+                "fail",
+                f"All of {last.distinct} different rows have the same output, and it changes with their words.",
+                causes=(
+                    "one row's features stand for all of them: an index that takes a row where a place was meant (out[0] of a tensor "
+                    "is its first row, hidden[:, 0] each row's first place), or a mean over dim 0",
+                ),
+                remedy="look at what is indexed between the base and the head: dimension 0 is the rows'",
+                fault="one_row_for_all",
+            )
+        if found := _partly(looks):
+            cause, remedy, fault, text = found
+            return verdict("fail", text, causes=(cause,), remedy=remedy, fault=fault)
         notes: tuple[str, ...] = ()
         if last.order is not None and blind(last.order):
             notes = ("the order of the words makes no difference: a bag of words",)
@@ -93,6 +113,39 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
     if not fault:
         return Verdict("output_depends_on_input", "skipped", cause)
     return verdict("fail", f"{headline}.", causes=(cause,), remedy=remedy, fault=fault)
+
+
+def _alike(look: WordsLook) -> bool:
+    """All rows have one output, with their own words and with others."""
+    return blind(look.across) and look.other_across is not None and blind(look.other_across)
+
+
+def _partly(looks: Sequence[WordsLook]) -> tuple[str, str, str, str] | None:
+    """The words matter, but not all of them, or not where they stand: cause, remedy, fault, headline."""
+    late = [w.late for w in looks if w.late is not None and w.words is not None and w.words.ulps > SEEN]
+    if late and all(blind(e) for e in late):
+        return (
+            "the texts are cut off inside the model, or only the first vectors are read: a slice or a maximum length of a few tokens",
+            "follow the ids' width through forward(): ids[:, :n], max_length, a narrow() or a view() that drops the rest",
+            "texts_cut_inside",
+            "With other words from the third on, no output changes at all; with other first words, outputs do.",
+        )
+    base = looks[0].base
+    if any(w.positions_constant for w in looks):
+        return (
+            f"{base} is handed position_ids that are the same nearly everywhere (zeros, or the attention mask in their place)",
+            "leave position_ids out: the base counts them itself; or torch.arange(columns)",
+            "positions_constant",
+            f"{base} is told that all tokens of a row stand at one and the same position or two.",
+        )
+    if any(w.types_lost for w in looks):
+        return (
+            f"token_type_ids are in the batch and do not reach {base}, which takes them for zeros",
+            f"hand them on: {base}(input_ids=..., attention_mask=..., token_type_ids=token_type_ids)",
+            "type_ids_lost",
+            f"The batch tells two texts of a row apart by token_type_ids; {base} does not get them.",
+        )
+    return None
 
 
 def _why(look: WordsLook, trace: Trace) -> tuple[str, str, str]:

@@ -133,6 +133,14 @@ class WordsLook:
     base_library: bool = False
     #: Outputs with the words in another order.
     order: Effect | None = None
+    #: Distance of the rows' outputs from their mean with those other words.
+    other_across: Effect | None = None
+    #: Outputs with other words behind the second one only, in rows of five or more.
+    late: Effect | None = None
+    #: Positions that the module inside was handed: at most two different ones a row, in rows of four tokens or more.
+    positions_constant: bool = False
+    #: The batch tells two texts apart by type ids, and the module inside, which takes them, was handed none or one value.
+    types_lost: bool = False
 
 
 @dataclass(frozen=True)

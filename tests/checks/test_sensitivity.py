@@ -131,3 +131,25 @@ def test_limits(effect, status):
 
 def test_a_random_output_is_another_checks_business():
     assert judged(BLIND, after(BLIND), repeat=MUCH).status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"across": NOTHING, "other_across": NOTHING}, "one_row_for_all"),
+        ({"late": NOTHING}, "texts_cut_inside"),
+        ({"positions_constant": True}, "positions_constant"),
+        ({"types_lost": True}, "type_ids_lost"),
+        ({"late": MUCH}, ""),
+        ({"across": NOTHING}, ""),
+        ({"across": NOTHING, "other_across": MUCH}, ""),
+    ],
+)
+def test_words_that_matter_in_part(changes, fault):
+    verdict = judged(replace(GOOD, **changes), after(replace(GOOD, **changes)))
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
+
+
+def test_a_weak_effect_does_not_show_that_another_is_none():
+    weak = replace(GOOD, words=Effect(2e-7, 0.01, 0.02), late=NOTHING)
+    assert judged(weak, after(weak)).fault != "texts_cut_inside"

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertModel
 
 from pytest_ftcheck import (
     Intent,
@@ -500,3 +501,65 @@ def test_a_mask_that_hides_all_of_a_row_without_padding(pool):
 )
 def test_a_model_of_ones_own_that_is_well(how):
     assert check_padding_ignored(traced(Reads(*how), _wider(), intent=Intent(pad_token_id=0))).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        (lambda: Wrapped(pool=lambda hidden, mask: hidden[:1, 0].expand(len(hidden), -1)), "one_row_for_all"),
+        (
+            lambda: Wrapped(pool=lambda hidden, mask: hidden[:, 0].mean(0, keepdim=True).expand(len(hidden), -1)),
+            "one_row_for_all",
+        ),
+        (
+            lambda: Wrapped(call=lambda base, ids, mask: base(ids[:, :3], attention_mask=mask[:, :3])[0]),
+            "texts_cut_inside",
+        ),
+    ],
+)
+def test_words_that_matter_in_part(model, fault):
+    verdict = check_output_depends_on_input(traced(model()))
+    assert (verdict.status, verdict.fault) == ("fail", fault), verdict
+
+
+class Told(nn.Module):
+    """A BERT that is told positions and types, or not."""
+
+    def __init__(self, positions=None, types=True):
+        super().__init__()
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+        self.encoder, self.classifier = BertModel(config, add_pooling_layer=False), nn.Linear(16, 2)
+        self.positions, self.types = positions, types
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        more = {"token_type_ids": token_type_ids} if self.types else {}
+        if self.positions is not None:
+            more["position_ids"] = self.positions(input_ids, attention_mask)
+        return self.classifier(self.encoder(input_ids, attention_mask=attention_mask, **more)[0][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        ({}, ""),
+        ({"types": False}, "type_ids_lost"),
+        ({"positions": lambda ids, mask: torch.zeros_like(ids)}, "positions_constant"),
+        ({"positions": lambda ids, mask: mask}, "positions_constant"),
+        ({"positions": lambda ids, mask: torch.arange(ids.shape[1])[None]}, ""),
+        ({"positions": lambda ids, mask: (mask.cumsum(1) - 1).clamp(min=0)}, ""),
+    ],
+)
+def test_what_the_base_is_told_besides(how, fault):
+    batches = [
+        {**b, "token_type_ids": (b["attention_mask"].cumsum(1) > 4).long() * b["attention_mask"]} for b in KEYWORDS
+    ]
+    verdict = check_output_depends_on_input(traced(Told(**how), batches))
+    assert verdict.fault == fault, verdict
+
+
+def test_types_of_one_text_need_not_be_handed_on():
+    batches = [{**b, "token_type_ids": torch.zeros_like(b["input_ids"])} for b in KEYWORDS]
+    assert check_output_depends_on_input(traced(Told(types=False), batches)).status == "pass"

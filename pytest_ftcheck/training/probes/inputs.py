@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .inner import Call, Inner, effect, entering, find_inner, handed, is_library
 from .tokens import (
     Tokens,
     find_tokens,
+    later_words,
     other_padding,
     other_words,
     shuffled_words,
@@ -67,7 +68,7 @@ class InputsExperiment(Experiment):
     def cost(self) -> float:
         """Before: as given, in other company, with other words, with less padding; afterwards the first, the third and shuffled; the
         rest only where padding matters."""
-        return 6.0 * len(self.rows) + 4 * SHORT
+        return 8.0 * len(self.rows) + 4 * SHORT
 
     def before(self) -> None:
         """Structure, and what the output depends on, with the first weights."""
@@ -197,8 +198,15 @@ class InputsExperiment(Experiment):
         if tokens is not None and changed is not None:
             other = self._pass(with_values(batch, {tokens.path: changed}), tokens)
             fields["words"] = self._effect(seen.logits, other.logits)
+            fields["other_across"] = self._effect(other.logits, _mean(other.logits))
             fields["features_words"] = self._effect(seen.features, other.features)
             fields |= self._hidden(tokens, changed, seen.call, other.call)
+            late = later_words(tokens) if tokens.certain else None
+            if late is not None:
+                behind = self._pass(with_values(batch, {tokens.path: late}), tokens)
+                fields["late"] = self._effect(seen.logits, behind.logits)
+            if seen.call is not None and when == "before":
+                fields |= _told_besides(seen.call, self.inner, batch, tokens)
             order = shuffled_words(tokens) if when == "after" and tokens.certain else None
             if order is not None:
                 shuffled = self._pass(with_values(batch, {tokens.path: order}), tokens)
@@ -419,6 +427,23 @@ def by_row(values: torch.Tensor, tokens: Tokens | None, keep: torch.Tensor | Non
     if tokens is not None and len(values) != len(tokens.ids):
         raise ValueError("the model does not give one output a row")
     return values.reshape(len(values), -1)
+
+
+def _told_besides(call: Call, inner: Inner | None, batch: Any, tokens: Tokens) -> dict[str, bool]:
+    """What the base was told besides ids and mask: positions that are none, and types that got lost."""
+    found: dict[str, bool] = {}
+    positions, shape = call.arguments.get("position_ids"), tokens.ids.shape
+    if isinstance(positions, torch.Tensor) and positions.shape[-1:] == shape[-1:] and positions.dim() <= 2:
+        wide = positions.expand(shape)
+        long = [row[real] for row, real in zip(wide, tokens.real, strict=True) if int(real.sum()) >= 4]
+        found["positions_constant"] = bool(long) and all(len(torch.unique(row)) <= 2 for row in long)
+    types = batch.get("token_type_ids") if isinstance(batch, Mapping) else None
+    if isinstance(types, torch.Tensor) and types.shape == shape and inner is not None:
+        got = call.arguments.get("token_type_ids")
+        several = len(torch.unique(types[tokens.real])) > 1
+        none = got is None or (isinstance(got, torch.Tensor) and len(torch.unique(got)) == 1)
+        found["types_lost"] = several and none and "token_type_ids" in inner.parameters
+    return found
 
 
 def _same(across: Effect) -> bool:

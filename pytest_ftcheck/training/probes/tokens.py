@@ -183,7 +183,18 @@ def other_words(tokens: Tokens) -> torch.Tensor | None:
 
     None where that changes the words of no row. Values stay in their column, so that it is safe for any table of ids.
     """
-    ids, inside = tokens.ids, tokens.interior
+    return _other(tokens, tokens.interior)
+
+
+def later_words(tokens: Tokens) -> torch.Tensor | None:
+    """`other_words` from each row's third word on, in rows of five words or more."""
+    inside = tokens.interior
+    far = inside & (inside.int().cumsum(1) > 2) & (inside.sum(1, keepdim=True) >= 5)
+    return _other(tokens, far)
+
+
+def _other(tokens: Tokens, inside: torch.Tensor) -> torch.Tensor | None:
+    ids = tokens.ids
     out = ids.clone()
     for column in range(ids.shape[1]):
         rows = torch.nonzero(inside[:, column]).flatten()
