@@ -112,6 +112,11 @@ def test_each_row_with_every_label_also_of_classes():
 def test_mistakes_that_pay():
     verdict = judged(curve=curve(lambda m: 0.12 if m == 0 else 0.0), slope=0.1)
     assert (verdict.status, verdict.fault) == ("fail", "mistakes_pay")
+    # both ways down from "all alike": the factor is to blame, not a sign
+    assert (
+        judged(curve=curve(lambda m: 0.12 if m == 0 else 0.0), agreement=0.0, pushed=(-1, -1, -1)).fault
+        == "mistakes_pay"
+    )
     saturated = curve(lambda m: 1 - 1 / (1 + 2 * math.exp(-2 * m)))  # 1 - p: a surely wrong answer costs the most
     assert judged(curve=saturated, slope=0.4).status == "pass"
 
