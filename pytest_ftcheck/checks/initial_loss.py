@@ -25,6 +25,9 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     in). Below it, the model can tell the rows apart already (a warm start, or labels in the inputs): said, not failed, for a low
     cross-entropy cannot be had by chance.
 
+    What the training itself begins with counts for more than evaluation mode: there a batch normalisation that has seen no batch yet
+    normalises nothing.
+
     :param highest: largest multiple of ln(classes) that passes.
     :raises ValueError: ``highest`` below 1.
 
@@ -81,6 +84,18 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             measured=measured,
             fault="initial_loss_not_finite",
         )
+    began = _as_trained(trace)
+    if ratio > highest and not own and began is not None and began <= highest * nothing:
+        return Verdict(
+            "initial_loss",
+            "pass",
+            f"The first training loss is {number(began, 4)}, {number(began / nothing)} times {name}.",
+            measured="as the run told it, in training mode",
+            notes=(
+                f"in evaluation mode the same weights score {number(value, 4)}: running statistics (a batch normalisation's) that had "
+                "seen no batch yet",
+            ),
+        )
     if ratio > highest:
         free = shape is None or (shape.deep_site and shape.high is not None and shape.high[0] <= TEMPERATURE)
         return Verdict(
@@ -108,3 +123,21 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             "(trained before, or the labels are in the inputs)"
         )
     return Verdict("initial_loss", "pass", f"{said}.", measured=measured, notes=tuple(notes))
+
+
+def _as_trained(trace: Trace) -> float | None:
+    """The first loss that the run told, in training mode; of several batches to a step it may be told divided by their number.
+
+    None where the modes do not differ by running statistics, buffers that move as the model trains.
+    """
+    first = trace.iterations[0] if trace.iterations else None
+    if (
+        first is None
+        or all(b.unchanged for b in trace.buffers)
+        or not first.training
+        or first.loss is None
+        or not math.isfinite(first.loss)
+    ):
+        return None
+    batches = next((n for n, i in enumerate(trace.iterations, 1) if i.step is not None), 1)
+    return first.loss * batches

@@ -123,7 +123,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         if self._reader is not None:
             self._probe = FixedProbe(self._model, self._reader, [self._probe_batch], "probe_batch", 2**31)
             self._probe.look(0)
-            self._metrics = MetricProbe(self._model, self._reader, [self._probe_batch], "probe_batch", None)
+            self._metrics = MetricProbe(self._model, self._reader, [self._probe_batch], "probe rows", None)
             self._battery = self._prepare(self._reader)
         self._recorder = Recorder(self._model, self._optimizer, self._head, self._scheduler)
         self._recorder.attach()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import OrderedDict
 
 import pytest
+import torch
 
-from pytest_ftcheck import check_initial_loss, example_trace
+from pytest_ftcheck import check_initial_loss, diagnose, example_trace, finetune
 from pytest_ftcheck.checks.initial_loss import HIGHEST
 from pytest_ftcheck.records.loss_shape import LossShape
-from pytest_ftcheck.trace import ProbePoint
+from pytest_ftcheck.trace import Buffer, ProbePoint
 
 
 def run(reference, *, loss=None, task="single_label", classes=3, entropy=1.09, **changes):
@@ -88,3 +90,41 @@ def test_what_is_not_judged(trace):
 def test_a_limit_out_of_range(highest):
     with pytest.raises(ValueError, match="highest"):
         check_initial_loss(run(1.0), highest=highest)
+
+
+def begun(loss, reference, *, training=True, unchanged=False, each=1):
+    """A run that told ``loss`` first, ``each`` batches a step, while evaluation mode scored ``reference``."""
+    trace = run(reference)
+    first = dataclasses.replace(trace.iterations[0], loss=loss, training=training)
+    waiting = tuple(dataclasses.replace(first, step=None, steps=0) for _ in range(each - 1))
+    return dataclasses.replace(
+        trace,
+        iterations=(*waiting, first, *trace.iterations[1:]),
+        buffers=(Buffer("norm.running_mean", "base", False, unchanged),),
+    )
+
+
+def test_running_statistics_that_have_seen_nothing_are_no_large_head():
+    verdict = check_initial_loss(begun(1.1, 162.0))
+    assert (verdict.status, verdict.fault) == ("pass", "")
+    assert "1.100" in verdict.headline
+    assert "162" in verdict.notes[0]
+    for still_ill in (
+        begun(5.0, 162.0),  # the training begins there, too
+        begun(1.1, 162.0, unchanged=True),  # no statistics that could explain it
+        begun(1.1, 162.0, training=False),
+        begun(1.1, 162.0, each=4),  # told divided by four
+        begun(math.nan, 162.0),
+    ):
+        assert check_initial_loss(still_ill).fault == "initial_loss_too_high"
+
+
+def test_batch_normalisation_of_inputs_in_the_thousands():
+    g = torch.Generator().manual_seed(0)
+    batches = [(1000 * (x := torch.randn(16, 6, generator=g)) + 500, (x[:, 0] > 0).long()) for _ in range(8)]
+    names = ("norm", "classifier")
+    model = torch.nn.Sequential(OrderedDict(zip(names, (torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2)), strict=True)))
+    trace = finetune(model, batches, steps=6, lr=1e-2)
+    assert trace.probe.points[0].loss > 10
+    assert check_initial_loss(trace).status == "pass"
+    assert diagnose(trace).status != "ill"
