@@ -1141,6 +1141,27 @@ def causal(shift, tied=True):
     return model
 
 
+@pytest.mark.parametrize("kind", ["grades", "none is -1", "none is -100", "classes"])
+def test_labels_that_are_no_columns_of_the_output_are_the_own_losses_affair(kind):
+    g = torch.Generator().manual_seed(0)
+    codes = {"grades": [0, 1, 2], "none is -1": [0, 1, -1], "none is -100": [0, 1, -100], "classes": [0, 1, 1]}[kind]
+    batches = [(torch.randn(6, 6, generator=g), torch.tensor(codes * 2)) for _ in range(3)]
+
+    def loss(model, batch):
+        x, y = batch
+        if kind == "grades":
+            return F.binary_cross_entropy_with_logits(model(x), (y[:, None] > torch.arange(2)).float())
+        return F.cross_entropy(model(x), y, ignore_index=-1 if kind == "none is -1" else -100)
+
+    trace = finetune(Net(), batches, loss_fn=loss, forward=lambda m, b: m(b[0]), **FAST)
+    healthy(trace)
+    unreadable = kind in ("grades", "none is -1")
+    assert trace.reading.task == (None if unreadable else "single_label")
+    assert any("none of the 2 classes of the output" in n for n in trace.notes) is unreadable
+    assert not [why for why in trace.skipped.values() if "Error" in why]
+    assert all(math.isfinite(p.loss) for p in trace.probe.points)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shift", [True, False])
 def test_a_causal_models_loss_is_not_compared_with_the_unshifted_one(shift):

@@ -396,6 +396,7 @@ class Reader:
         self.task = task_of(logits, labels, regression=own and getattr(config, "num_labels", None) == 1)
         if self.task == "single_label":
             self.classes = 2 if logits.shape[-1] == 1 or logits.dim() == labels.dim() else logits.shape[-1]
+            self._own_code(labels)
         elif self.task == "multi_label":
             self.classes = logits.shape[-1]
         elif self.task is None and strict and not own:
@@ -404,6 +405,19 @@ class Reader:
                 f"{tuple(logits.shape[:-1])}, a multi-hot tensor of shape {tuple(logits.shape)}, or floats of shape "
                 f"{tuple(logits.shape[:-1])} for a model with one output"
             )
+
+    def _own_code(self, labels: torch.Tensor) -> None:
+        """A loss function of the user's own may take labels that are no columns: grades behind K - 1 thresholds, -1 for none."""
+        counted = labels[labels != IGNORED]
+        if self.loss_fn is None or not self.classes or not counted.numel():
+            return
+        low, high = (int(v) for v in torch.aminmax(counted))
+        if low < 0 or high >= self.classes:
+            self.notes.append(
+                f"label {low if low < 0 else high} is none of the {self.classes} classes of the output: your loss may read it in a way of "
+                "its own; no metrics and no textbook loss beside it"
+            )
+            self.task, self.classes = None, None
 
     def check_labels(self, batch: Any, number: int, argument: str = "batches") -> None:
         """``ValueError`` if the labels of a batch lie outside the head's classes, or are unlike those of the first batch."""
