@@ -298,9 +298,9 @@ class InputsExperiment(Experiment):
         if change is not None and change.ulps > ROUNDINGS:
             look = dataclasses.replace(look, **self._blame(look, small, held, keep, seen, short))
         base = look.base_amount if side == "right" else look.base_content
-        if (self.inner is None or not self.inner.library) and (
-            base is None or base.ulps > ROUNDINGS
-        ):  # no design to respect
+        # a library's model that takes no mask at all is not found as a base, and is as its design is all the same
+        theirs = self.inner.library if self.inner is not None else any(map(is_library, self.bench.model.modules()))
+        if not theirs and (base is None or base.ulps > ROUNDINGS):  # no design to respect
             look = dataclasses.replace(look, own=True, **self._own(look, small, held, seen.logits[short], reference))
             if side == "right" and change is not None and change.ulps > ROUNDINGS:
                 look = dataclasses.replace(look, **self._stretch(cut, held, keep, bare))
