@@ -315,6 +315,8 @@ class Metric:
     #: Rows predicted as each class at the end, and rows of each class; empty where that has no meaning.
     predicted: tuple[int, ...] = ()
     actual: tuple[int, ...] = ()
+    #: How many standard deviations of the permutations' scores ``last`` lies above (below: negative) their mean; None: not computed.
+    deviations: float | None = None
 
 
 @dataclass(frozen=True)

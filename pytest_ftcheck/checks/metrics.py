@@ -13,6 +13,9 @@ from .kinds import fraction
 
 #: Share of label permutations that may do as well by luck: the false-pass rate.
 ALPHA = 0.01
+#: Worse than luck is a score so many standard deviations below that of permuted labels (2.3e-4 of a normal distribution is below that).
+#: A share of permutations does not do: of few different scores the lowest has no permutation below it.
+WORSE = 3.5
 
 
 def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: float = ALPHA) -> Verdict:
@@ -124,7 +127,7 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
                     "the rare classes are found, as with treated imbalance",
                 ),
             )
-    if chosen.p_value >= 1 - alpha and not one and _worse(chosen):
+    if chosen.deviations is not None and chosen.deviations <= -WORSE and not one and _worse(chosen):
         return verdict(
             "fail",
             f"Worse than luck: {headline}",

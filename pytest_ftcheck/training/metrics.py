@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -167,7 +168,7 @@ def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tens
     out = []
     for name, fn in (_REGRESSION if task == "regression" else _CLASSIFICATION).items():
         score = fn(after, truth)
-        p = _p_value(score, [fn(after, truth[order]) for order in orders])
+        by_luck = [fn(after, truth[order]) for order in orders]
         out.append(
             Metric(
                 name=name,
@@ -176,9 +177,10 @@ def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tens
                 rows=len(truth),
                 source=source,
                 baseline=fn(blind, truth),
-                p_value=p,
+                p_value=_p_value(score, by_luck),
                 predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
                 actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
+                deviations=_deviations(score, by_luck),
             )
         )
     return out
@@ -208,14 +210,13 @@ def _custom(
     baseline = None
     if task in ("single_label", "multi_label", "regression"):
         baseline = _value(name, fn, _blind_logits(task, last, labels), labels)
-    p = None
+    p = deviations = None
     if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
         generator = torch.Generator().manual_seed(0)
-        p = _p_value(
-            after,
-            [_value(name, fn, last, labels[torch.randperm(len(labels), generator=generator)]) for _ in range(count)],
-        )
-    return Metric(name, before, after, len(labels), source, baseline, p)
+        orders = [torch.randperm(len(labels), generator=generator) for _ in range(count)]
+        by_luck = [_value(name, fn, last, labels[order]) for order in orders]
+        p, deviations = _p_value(after, by_luck), _deviations(after, by_luck)
+    return Metric(name, before, after, len(labels), source, baseline, p, deviations=deviations)
 
 
 def _blind_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -234,6 +235,13 @@ def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) 
         raise ValueError(
             f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error}"
         ) from error
+
+
+def _deviations(score: float, by_luck: list[float]) -> float | None:
+    """Score less the permutations' mean, over their standard deviation; None where they are all the same, or no numbers."""
+    spread = float(np.std(by_luck))
+    value = (score - float(np.mean(by_luck))) / spread if spread > 1e-12 else math.nan
+    return value if math.isfinite(value) else None
 
 
 def _p_value(score: float, by_luck: list[float]) -> float:

@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pytest_ftcheck import check_metric_improves, example_trace
-from pytest_ftcheck.checks.metrics import ALPHA
+from pytest_ftcheck.checks.metrics import ALPHA, WORSE
 from pytest_ftcheck.trace import Metric
+from pytest_ftcheck.training.metrics import measure
 
 GOOD = example_trace()
 ACCURACY = Metric("accuracy", 0.5, 0.9, 64, "held-out rows", 0.53, 0.001, (31, 33), (34, 30))
@@ -64,9 +66,11 @@ def test_macro_recall_decides_where_imbalance_is_treated():
     assert judge(accuracy(last=0.85, baseline=0.9, p_value=0.2), recall).status == "inconclusive"
 
 
-@pytest.mark.parametrize(("p", "status"), [(0.99, "fail"), (0.989, "inconclusive")])
-def test_worse_than_luck(p, status):
-    verdict = judge(accuracy(last=0.1, p_value=p))
+@pytest.mark.parametrize(
+    ("deviations", "status"), [(-WORSE, "fail"), (-WORSE + 0.01, "inconclusive"), (None, "inconclusive")]
+)
+def test_worse_than_luck(deviations, status):
+    verdict = judge(accuracy(last=0.1, p_value=1.0, deviations=deviations))
     assert verdict.status == status
     if status == "fail":
         assert "Worse than luck" in verdict.headline
@@ -135,7 +139,7 @@ def test_what_the_model_knew_before_is_no_merit_of_the_run(first, last, baseline
 )
 def test_worse_than_luck_only_if_it_went_down(last, status):
     """A random head may begin below luck, and be on its way up."""
-    verdict = judge(accuracy(first=0.2, last=last, p_value=1.0))
+    verdict = judge(accuracy(first=0.2, last=last, p_value=1.0, deviations=-4.0))
     assert verdict.status == status
     assert ("Worse than luck" in verdict.headline) is (status == "fail")
 
@@ -209,3 +213,30 @@ def test_no_metric_is_skipped_with_a_reason():
 def test_bad_arguments(alpha, error):
     with pytest.raises(error, match="alpha="):
         judge(ACCURACY, alpha=alpha)
+
+
+def logits(predicted):
+    return torch.nn.functional.one_hot(torch.tensor(predicted), 2).float()
+
+
+def test_the_lowest_of_few_scores_is_not_worse_than_luck():
+    labels, blind = torch.tensor([0] * 24 + [1] * 8), logits([0] * 32)
+    one_wrong = logits([1] + [0] * 31)
+    metric = next(m for m in measure("single_label", blind, one_wrong, labels, "training rows") if m.name == "accuracy")
+    assert metric.p_value == 1.0  # no permutation is below it
+    assert -1 < metric.deviations < 0
+    crossed = logits((1 - labels).tolist())
+    metric = next(m for m in measure("single_label", blind, crossed, labels, "training rows") if m.name == "accuracy")
+    assert metric.deviations < -4
+    assert judge(metric).status == "fail"
+    (same,) = measure("single_label", blind, blind, labels, "training rows", {"mine": lambda z, y: 1.0})
+    assert same.deviations is None
+    (own,) = measure(
+        "single_label",
+        blind,
+        crossed,
+        labels,
+        "training rows",
+        {"mine": lambda z, y: float((z.argmax(1) == y).float().mean())},
+    )
+    assert own.deviations == pytest.approx(metric.deviations, abs=0.5)
