@@ -102,6 +102,18 @@ def test_an_experiment_that_raises_ends_alone_and_says_why():
     assert battery.skipped == {"failing": "it raised RuntimeError: the model cannot do that"}
 
 
+def test_an_exception_without_words_is_told_by_its_name():
+    class Wordless(Noted):
+        name = "wordless"
+
+        def before(self):
+            raise AssertionError
+
+    battery = Battery(Bench(), [Wordless], 100)
+    battery.before()
+    assert battery.skipped == {"wordless": "it raised AssertionError"}
+
+
 def test_an_interrupt_is_not_swallowed():
     class Interrupted(Noted):
         def before(self):

@@ -63,7 +63,8 @@ class Bench:
 class Experiment:
     """One measurement beside the training; subclasses fill in the moments they need.
 
-    At each moment the random states, modes and buffers are put back afterwards, gradients are enabled only if asked for
+    At each moment random states, modes, buffers and whatever else `undisturbed` names are put back afterwards, gradients are enabled
+    only if asked for
     (``torch.enable_grad()``), and an exception ends this experiment alone: its reason goes into ``Trace.skipped``.
     """
 
@@ -184,7 +185,7 @@ class Battery:
                 return call()
             except Exception as error:  # noqa: BLE001 - no experiment is worth breaking the run for
                 text = str(error).strip().splitlines()
-                self.skipped[name] = f"it raised {type(error).__name__}: {text[0][:200] if text else ''}"
+                self.skipped[name] = f"it raised {type(error).__name__}" + (f": {text[0][:200]}" if text else "")
                 return None
 
 
