@@ -68,6 +68,7 @@ ROOTS: tuple[Root, ...] = (
     _certain("inputs_nan", "inputs hold NaN or infinity", *BLOWN, *LOSS, "no_leak"),
     _certain("labels_nan", "labels are NaN", *BLOWN, *LOSS),
     # ---- the loss is cut off from the model
+    _certain("gradients_switched_off", "gradients are switched off and never on again", *STILL, *LOSS),
     _certain("loss_cut_off", "the loss is cut off from the logits", *STILL, *LOSS),
     _certain("loss_not_differentiable", "the loss has no gradient with respect to the logits", *STILL, *LOSS),
     _certain("softmax_over_one_output", "softmax over a single output is always 1", *STILL, *LOSS),
@@ -242,6 +243,14 @@ ROOTS: tuple[Root, ...] = (
         "padding_ignored",
         "metric_matches_reference",
     ),
+    _certain("evaluation_changes_model", "the evaluation changes the model", "metric_matches_reference"),
+    _certain(
+        "statistics_never_updated",
+        "the running statistics of a batch normalisation are never updated",
+        *DEAF,
+        "metric_matches_reference",
+    ),
+    _certain("seeded_every_step", "the random seed is set anew at every step: dropout takes out the same each time"),
     _certain("evaluates_in_training_mode", "the evaluation runs in training mode", "metric_matches_reference"),
     _certain("batchnorm_on_few", "batch normalisation over too few rows", "output_depends_on_input"),
     _root("batchnorm_tiny_batch", "batch normalisation over too few rows", "output_depends_on_input"),

@@ -16,6 +16,7 @@ from .kinds import (
     STEPS_FOR_ZERO,
     ZERO_AT_FIRST,
     all_frozen,
+    broken_fault,
     frozen_note,
     kind_of,
     largest_norm,
@@ -72,7 +73,18 @@ def check_grads_nonzero(
             causes=causes,
             remedy=remedy,
             measured=measured,
-            fault="loss_cut_off" if trace.broken else "no_step_taken",
+            fault=broken_fault(trace) if trace.broken else "no_step_taken",
+        )
+    if trace.broken:
+        return Verdict(
+            "grads_nonzero",
+            "fail",
+            f"After {plural(len(trace.steps), 'step')} backward cannot run any more: {trace.broken}.",
+            causes=(trace.broken,),
+            remedy="look at what ran right before: gradients are switched off by `with torch.no_grad():`, which switches them on again",
+            limit="backward runs at every iteration",
+            measured=measured,
+            fault=broken_fault(trace),
         )
     largest = largest_norm(trace)
     kinds = {t.name: kind_of(t, trace, largest) for t in tensors}

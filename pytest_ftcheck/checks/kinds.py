@@ -152,6 +152,11 @@ def frozen_note(tensors: Sequence[Tensor], chosen: Sequence[Tensor]) -> tuple[st
     return (f"the whole head is frozen ({plural(len(head), 'tensor')}, {head[0].name} first): only the base learns",)
 
 
+def broken_fault(trace: Trace) -> str:
+    """What it is that backward cannot run."""
+    return "gradients_switched_off" if "switched off" in (trace.broken or "") else "loss_cut_off"
+
+
 def nothing_happened(trace: Trace) -> tuple[str, tuple[str, ...], str] | None:
     """Headline, causes and remedy where not one optimizer step was taken."""
     if trace.steps:

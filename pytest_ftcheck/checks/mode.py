@@ -60,6 +60,19 @@ def check_dropout_active(trace: Trace) -> Verdict:
             **more,
         )
 
+    states = modes.random_states
+    if len(states) >= LASTING and len(set(states)) == 1:
+        return verdict(
+            "fail",
+            f"The model began with the same random state at all {len(states)} steps looked at: "
+            "dropout takes out the same values each time.",
+            causes=(
+                "the seed is set anew in every step (torch.manual_seed in the step, the data set, the collate function or forward)",
+            ),
+            remedy="set the seed once, before the training",
+            limit="random states that differ from step to step",
+            fault="seeded_every_step",
+        )
     if declared is not None and not declared:
         if not on or not works:
             return verdict("pass", "No dropout was on in training, as declared.")
@@ -169,6 +182,8 @@ def check_eval_deterministic(trace: Trace) -> Verdict:
     if modes.evaluation is None and not modes.passes:
         why = modes.unmeasured.get("evaluation", "the run ended before it was made")
         return Verdict("eval_deterministic", "skipped", f"Not measured: {why}.")
+    if found := _left_behind(modes):
+        return found
     effect = modes.evaluation
     headline = (
         ""
@@ -222,6 +237,67 @@ def check_eval_deterministic(trace: Trace) -> Verdict:
             "eval_deterministic", "pass", "Your evaluate() runs in evaluation mode.", limit=limit, notes=notes
         )
     return Verdict("eval_deterministic", "pass", f"{headline}.", limit=limit, notes=notes)
+
+
+def _left_behind(modes: Modes) -> Verdict | None:
+    """What an evaluation leaves changed, and statistics that it needs and that are none."""
+
+    def verdict(text: str, cause: str, remedy: str, limit: str, fault: str, measured: str = "") -> Verdict:
+        return Verdict(
+            "eval_deterministic",
+            "fail",
+            text,
+            limit=limit,
+            causes=(cause,),
+            remedy=remedy,
+            measured=measured or "evaluate() called once more after the run, and the model compared before and after",
+            fault=fault,
+        )
+
+    if modes.leaves_gradients_off:
+        return verdict(
+            "Your evaluate() leaves gradients switched off: the next backward() has no graph.",
+            "torch.set_grad_enabled(False), or a no_grad() or inference_mode() that is entered and never left",
+            "with torch.no_grad(): around the evaluation, which switches them on again",
+            "gradients are as before evaluate()",
+            "gradients_switched_off",
+        )
+    for names, what, cause, remedy in (
+        (
+            modes.changes,
+            "the values",
+            "it trains, writes averaged or stored weights into the model, or re-initialises it",
+            "evaluate under torch.no_grad() without an optimizer; keep averaged weights in a model of their own, or put the others back",
+        ),
+        (
+            modes.freezes,
+            "requires_grad",
+            "it switches requires_grad instead of gradients, and does not put it back",
+            "with torch.no_grad(): around the evaluation; leave requires_grad as it is",
+        ),
+    ):
+        if names:
+            return verdict(
+                f"Your evaluate() changes {what} of {plural(len(names), 'parameter')} ({names[0]} first).",
+                cause,
+                remedy,
+                "a model is after evaluate() as it was before",
+                "evaluation_changes_model",
+            )
+    if still := [s for s in modes.statistics if not s.changed and s.looks >= LASTING]:
+        first = still[0]
+        return verdict(
+            f"The running statistics of {first.name} did not change in the whole run, though it was in training mode: in evaluation it "
+            "normalises by what it began with.",
+            "momentum=0 means in torch that no batch counts (elsewhere momentum is the share that is kept)"
+            if first.momentum == 0
+            else "something puts the running statistics back, or the layer never saw a batch in training mode",
+            f"momentum=0.1, which is torch's default, for {first.name}",
+            "running statistics of a batch normalisation in training mode change with every batch",
+            "statistics_never_updated",
+            f"running means before and after the run, at {plural(first.looks, 'look')} in training mode",
+        )
+    return None
 
 
 def _awake(trace: Trace, modes: Modes) -> frozenset[int]:

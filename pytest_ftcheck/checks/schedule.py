@@ -20,6 +20,9 @@ CLOSE = 0.05
 FEW = 2
 #: Without a declared schedule: share of the run, at its end, and least steps, at a learning rate of zero.
 IDLE, IDLE_STEPS = 0.25, 5
+#: Share of the highest rate below which one counts as zero there: three drops to a tenth, as in step schedules, leave 1e-3; a cosine is
+#: below 1e-4 for the last 0.7 % of its steps, a polynomial of power 4 for the last 10 %.
+NOTHING = 1e-4
 #: Share of the declared peak that must be reached to tell a pace.
 LEAST_HEIGHT = 0.3
 #: Paces that are tried: steps of the schedule for each step of the optimizer.
@@ -181,14 +184,17 @@ def _zero(best: Sequence[float]) -> _Fault | None:
         )
     idle = 0
     for rate in reversed(best):
-        if rate > 0:
+        if rate > 0 and rate >= NOTHING * max(best):
             break
         idle += 1
     if idle >= max(IDLE_STEPS, IDLE * len(best)) and idle < len(best):
+        left = max(best[len(best) - idle :])
+        value = f"at most {number(left)} ({percent(left / max(best))} of its highest)" if left else "0"
         return _Fault(
             "decays_too_early",
-            f"The learning rate is 0 for the last {idle} of {len(best)} steps: the schedule ends at step {len(best) - idle}.",
-            "the schedule was made for fewer steps than the run has, or is stepped more often than the optimizer",
+            f"The learning rate is {value} for the last {idle} of {len(best)} steps: the schedule ends at step {len(best) - idle}.",
+            "the schedule was made for fewer steps than the run has, or is stepped more often than the optimizer (a step size or "
+            "decay meant for epochs; a plateau that waits for the wrong direction)",
             "give the schedule the number of optimizer steps (batches an epoch x epochs / accumulation)",
         )
     return None

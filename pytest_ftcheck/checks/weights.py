@@ -17,6 +17,7 @@ from .kinds import (
     STEPS_FOR_ZERO,
     ZERO_AT_FIRST,
     all_frozen,
+    broken_fault,
     fraction,
     frozen_note,
     kind_of,
@@ -87,7 +88,7 @@ def check_weights_move(
         return all_frozen("weights_move", part, chosen)
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
-        fault = "loss_cut_off" if trace.broken else "no_step_taken"
+        fault = broken_fault(trace) if trace.broken else "no_step_taken"
         return Verdict(
             "weights_move",
             "fail",

@@ -25,6 +25,19 @@ class DropoutSite:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """The running statistics of one batch normalisation."""
+
+    name: str
+    #: None: all batches count alike.
+    momentum: float | None
+    #: They were changed during the run.
+    changed: bool
+    #: Looks at which it was in training mode.
+    looks: int
+
+
+@dataclass(frozen=True)
 class Modes:
     """Training and evaluation mode: what is random when, and what should be."""
 
@@ -49,5 +62,15 @@ class Modes:
     passes_random: int = 0
     #: It was handed a model in training mode and gave it back in evaluation mode.
     leaves_evaluation_mode: bool = False
+    #: It was handed a model with gradients switched on, and left them switched off.
+    leaves_gradients_off: bool = False
+    #: Parameters whose values it changed, and those whose ``requires_grad`` it changed.
+    changes: tuple[str, ...] = ()
+    freezes: tuple[str, ...] = ()
+    #: At each iteration looked at, a checksum of the random state in which the whole model's last pass in training mode began; of passes
+    #: that drew random numbers only.
+    random_states: tuple[int, ...] = ()
+    #: Batch normalisations that were in training mode at each step looked at, and counted batches.
+    statistics: tuple[Statistics, ...] = ()
     #: ``evaluation``, ``training`` or ``evaluate`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

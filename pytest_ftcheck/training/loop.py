@@ -464,6 +464,11 @@ class _Run:
 
     def _where_cut(self, batch: Any) -> str:
         """Where the graph ends: in the model or in the loss."""
+        if not torch.is_grad_enabled():  # not inside the step only: it is left so
+            return (
+                "gradients are switched off: torch.set_grad_enabled(False), or a no_grad() or inference_mode() entered and never left, "
+                "in an evaluation or a step before"
+            )
         if self.reader is None:
             return "the loss has no graph"
         with quiet(self.model, grad=True), contextlib.suppress(Exception):

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_ftcheck import Intent, check_dropout_active, check_eval_deterministic, example_trace
 from pytest_ftcheck.records.inputs import Effect
-from pytest_ftcheck.records.modes import DropoutSite, Modes
+from pytest_ftcheck.records.modes import DropoutSite, Modes, Statistics
 
 SAME = Effect(0.0, 0.01, 0.02)
 OTHER = Effect(0.01, 0.01, 0.02)
@@ -200,3 +200,29 @@ def test_an_evaluation_that_leaves_its_mode_behind_is_a_remark():
     verdict = settled(replace(GOOD, passes=4, leaves_evaluation_mode=True))
     assert verdict.status == "pass"
     assert "model.train()" in verdict.notes[0]
+
+
+@pytest.mark.parametrize(("states", "fault"), [((7, 7, 7), "seeded_every_step"), ((7, 7), ""), ((7, 7, 8), "")])
+def test_a_seed_set_anew_at_every_step(states, fault):
+    assert judged(replace(GOOD, random_states=states)).fault == fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault", "words"),
+    [
+        ({"leaves_gradients_off": True}, "gradients_switched_off", "leaves gradients switched off"),
+        ({"changes": ("a.weight", "b")}, "evaluation_changes_model", "the values of 2 parameters (a.weight first)"),
+        ({"freezes": ("a",)}, "evaluation_changes_model", "requires_grad of 1 parameter (a first)"),
+        (
+            {"statistics": (Statistics("n", 0.0, False, 9),)},
+            "statistics_never_updated",
+            "statistics of n did not change",
+        ),
+        ({"statistics": (Statistics("n", 0.1, True, 9),)}, "", "Two passes"),
+        ({"statistics": (Statistics("n", 0.0, False, 2),)}, "", "Two passes"),
+    ],
+)
+def test_what_an_evaluation_leaves_behind(changes, fault, words):
+    verdict = settled(replace(GOOD, passes=3, **changes))
+    assert verdict.fault == fault
+    assert words in verdict.headline

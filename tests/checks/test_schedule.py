@@ -195,3 +195,25 @@ def test_the_declared_peak_may_be_that_of_another_optimizer():
 def test_no_step_or_no_rate_is_nothing_to_judge():
     assert check_lr_follows_schedule(replace(GOOD, steps=())).status == "skipped"
     assert check_lr_follows_schedule(run([float("nan")] * 5)).status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([1e-3 * 0.5**i for i in range(40)], "decays_too_early"),
+        ([1e-3 * 0.95**i for i in range(40)], ""),
+        ([1e-3 * 0.1 ** (i // 10) for i in range(40)], ""),  # three drops to a tenth
+        ([1e-3 * (1 - i / 40) ** 4 for i in range(40)], ""),
+        ([1e-3] * 30 + [1.1e-7] * 10, ""),
+        ([1e-3] * 30 + [0.9e-7] * 10, "decays_too_early"),
+        ([1e-3] * 31 + [0.9e-7] * 9, ""),
+    ],
+)
+def test_a_rate_that_comes_to_next_to_nothing(rates, expected):
+    assert fault(rates, intent=None) == expected
+
+
+def test_what_is_next_to_nothing_is_said():
+    headline = check_lr_follows_schedule(run([1e-3 * 0.5**i for i in range(40)], intent=None)).headline
+    assert "is at most" in headline
+    assert "of its highest" in headline

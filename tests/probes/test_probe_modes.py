@@ -7,7 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pytest_ftcheck import Intent, Trace, check_dropout_active, check_eval_deterministic, finetune, watch
+from pytest_ftcheck import (
+    Intent,
+    Trace,
+    check_dropout_active,
+    check_eval_deterministic,
+    check_grads_nonzero,
+    finetune,
+    tiny_distilbert,
+    toy_batches,
+    watch,
+)
 from pytest_ftcheck.training.probes.modes import find_sites
 
 
@@ -246,3 +256,152 @@ def test_nothing_is_left_behind(rows):
     for a, b in zip(one, two, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a[0] + a[1], b[0] + b[1], strict=True))
         assert a[2] == b[2]
+
+
+class Dropping(nn.Module):
+    """Words are dropped before a library's base, in evaluation as well."""
+
+    def __init__(self):
+        super().__init__()
+        tiny = tiny_distilbert(seed=0)
+        self.base_model, self.classifier = tiny.base_model, tiny.classifier
+
+    def forward(self, input_ids, attention_mask):
+        dropped = (torch.rand(input_ids.shape) < 0.3) & (input_ids > 4)
+        return self.classifier(
+            self.base_model(input_ids.masked_fill(dropped, 1), attention_mask=attention_mask)[0][:, 0]
+        )
+
+
+def test_words_dropped_before_a_library_are_not_its_doing():
+    batches = [{"input_ids": i, "attention_mask": m, "labels": y} for (i, _, m), y in toy_batches(2, 8, seed=3)]
+    trace = finetune(Dropping(), batches, steps=2, lr=1e-3, probes=("modes",))
+    assert (trace.modes.base, trace.modes.base_library) == ("base_model", True)
+    assert trace.modes.base_evaluation.change == 0
+    assert check_eval_deterministic(trace).fault == "random_in_evaluation"
+
+
+def seeded(every):
+    count = [0]
+
+    def step(model, batch, optimizer, scheduler):
+        if count[0] % every == 0:
+            torch.manual_seed(0)
+        count[0] += 1
+        return textbook(model, batch, optimizer, scheduler)
+
+    return step
+
+
+@pytest.mark.parametrize(("every", "fault"), [(1, "seeded_every_step"), (100, "")])
+@pytest.mark.parametrize("probes", [("modes",), None])
+def test_a_seed_set_anew(rows, every, fault, probes):
+    model = Net().train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    trace = finetune(model, rows, steps=12, step=seeded(every), optimizer=optimizer, probes=probes)
+    assert check_dropout_active(trace).fault == fault
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_a_seed_set_anew_where_nothing_is_random(rows):
+    model = Net(0.0, 0.0).train()
+    trace = traced(model, rows, step=seeded(1))
+    assert trace.modes.random_states == ()
+    assert check_dropout_active(trace).status == "pass"
+
+
+def leaves_gradients_off(model):
+    torch.set_grad_enabled(False)
+    model(torch.zeros(2, 6))
+    return 0.5
+
+
+def writes_weights(model):
+    with torch.no_grad():
+        model.classifier[1].weight.mul_(0.5)
+    return 0.5
+
+
+def freezes(model):
+    model.requires_grad_(False)
+    return 0.5
+
+
+def swaps_and_puts_back(model):
+    weight = model.classifier[1].weight
+    with torch.no_grad():
+        kept = weight.clone()
+        weight.mul_(0.5)
+        weight.copy_(kept)
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "fault"),
+    [
+        (leaves_gradients_off, "gradients_switched_off"),
+        (writes_weights, "evaluation_changes_model"),
+        (freezes, "evaluation_changes_model"),
+        (swaps_and_puts_back, ""),
+    ],
+)
+def test_what_an_evaluation_leaves_behind(rows, evaluate, fault):
+    model = Net().train()
+    trace = traced(model, rows, evaluate=evaluate)
+    assert check_eval_deterministic(trace).fault == fault
+    assert torch.is_grad_enabled()
+    assert all(p.requires_grad for p in model.parameters())
+
+
+class Normalised(nn.Module):
+    def __init__(self, used=True, **how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.base, self.norm, self.classifier = nn.Linear(6, 16), nn.BatchNorm1d(16, **how), nn.Linear(16, 2)
+        self.used = used
+
+    def forward(self, x):
+        x = self.base(x)
+        return self.classifier(self.norm(x) if self.used else x)
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        ({"momentum": 0.0}, "statistics_never_updated"),
+        ({"momentum": 0.01}, ""),
+        ({"momentum": None}, ""),
+        ({"track_running_stats": False}, ""),
+        ({"momentum": 0.0, "used": False}, ""),
+    ],
+)
+def test_running_statistics(rows, how, fault):
+    assert check_eval_deterministic(traced(Normalised(**how).train(), rows)).fault == fault
+
+
+def test_a_frozen_normalisation_in_evaluation_mode_is_none_that_stands_still(rows):
+    model = Normalised(momentum=0.0).train()
+    model.norm.eval()
+    assert check_eval_deterministic(traced(model, rows)).fault == ""
+
+
+@pytest.mark.parametrize("when", [0, 5])
+def test_gradients_left_switched_off_in_the_loop(rows, when):
+    count = [0]
+
+    def step(model, batch, optimizer, scheduler):
+        loss = textbook(model, batch, optimizer, scheduler) if count[0] != when or when else None
+        if count[0] == when:
+            torch.set_grad_enabled(False)
+            loss = loss if loss is not None else textbook(model, batch, optimizer, scheduler)
+        count[0] += 1
+        return loss
+
+    trace = traced(Net().train(), rows, step=step)
+    assert check_grads_nonzero(trace).fault == "gradients_switched_off"
+    assert torch.is_grad_enabled()
+    if when:
+        assert check_grads_nonzero(trace).headline.startswith(
+            "After 6 steps backward cannot run any more: gradients are"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +12,19 @@ import torch
 from torch import nn
 
 from ...records.inputs import Effect
-from ...records.modes import DropoutSite, Modes
+from ...records.modes import DropoutSite, Modes, Statistics
 from ..batches import row_count, split, take_rows
 from ..parts import in_part
-from ..state import quiet
+from ..state import quiet, same_bits
 from .battery import Bench, Experiment
-from .inner import Call, Inner, effect, find_inner, listening, precision_of
+from .inner import Inner, effect, find_inner, hidden_of, precision_of
 from .tokens import find_tokens
 
 #: Rows run twice, and iterations at the beginning, in the middle and at the end at which modes are read.
 ROWS = 4
 LOOKS = 3
+#: Values of each parameter that are compared before and after the user's evaluation, about.
+SAMPLED = 4096
 #: Attributes that hold the rate of a dropout which a module applies itself.
 RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_rate", "hidden_dropout", "attn_dropout", "p")
 
@@ -58,6 +61,9 @@ class ModesExperiment(Experiment):
         self.open: tuple[int, bool, list[bool]] | None = None
         self.looked: list[int] = []
         self.root_off: list[int] = []
+        self.norms = [_Norm(n, m, m.running_mean.detach().clone()) for n, m in batch_norms(bench.model)]
+        self.random_states: list[int] = []
+        self.listener: _Entries | None = None
         self.unmeasured: dict[str, str] = {}
         self.fields: dict[str, Any] = {}
         self.rows = min(ROWS, row_count(split(bench.probe[0])[0]) or 0)
@@ -74,12 +80,21 @@ class ModesExperiment(Experiment):
         # with accumulation a step takes several iterations: until there is one, each is looked at
         self.due = self.due or number in self.when
         self.open = (number, self.bench.model.training, [s.module.training for s in self.sites]) if self.due else None
+        self.close()
+        if self.due:
+            self.listener = _Entries(self.bench.model, self.bench.device)
 
     def stepped(self, number: int) -> None:  # noqa: ARG002
         """Read the modes again: off is what was off before the step and is off after it."""
         if self.open is None:
             return
         self.due = False
+        if self.listener is not None:
+            if self.listener.last is not None:
+                self.random_states.append(self.listener.last)
+            self.close()
+        for norm in self.norms:
+            norm.looks += norm.module.training
         iteration, root, modes = self.open
         self.looked.append(iteration)
         if not root and not self.bench.model.training:
@@ -89,6 +104,12 @@ class ModesExperiment(Experiment):
                 site.looks += 1
                 if not on and not site.module.training:
                     site.off.append(iteration)
+
+    def close(self) -> None:
+        """No hook of ours is left."""
+        if self.listener is not None:
+            self.listener.remove()
+            self.listener = None
 
     def after(self) -> None:
         """Twice in each mode, and the user's evaluation once."""
@@ -110,6 +131,8 @@ class ModesExperiment(Experiment):
             tuple(self.looked),
             tuple(self.root_off),
             tuple(self._site(s, alive) for s in self.sites),
+            random_states=tuple(self.random_states),
+            statistics=tuple(n.record() for n in self.norms if n.used() and n.looks == len(self.looked)),
             unmeasured=dict(self.unmeasured),
             **self.fields,
         )
@@ -141,18 +164,26 @@ class ModesExperiment(Experiment):
             if tokens is None:
                 return
             for inner in find_inner(self.bench.model):
-                one, two = self._hidden(inner, batch, tokens.ids), self._hidden(inner, batch, tokens.ids)
-                if one is None or two is None:
+                found = self._again(inner, batch, tokens.ids)
+                if found is None:
                     continue
                 self.fields["base"], self.fields["base_library"] = inner.name, inner.library
-                self.fields["base_evaluation"] = effect(one, two, None, precision_of(self.bench.model))
+                self.fields["base_evaluation"] = found
                 return
 
-    def _hidden(self, inner: Inner, batch: Any, ids: torch.Tensor) -> torch.Tensor | None:
-        calls: list[Call]
-        with listening(inner, ids) as calls:
+    def _again(self, inner: Inner, batch: Any, ids: torch.Tensor) -> Effect | None:
+        """The base called twice with the very inputs that the model hands it: what comes before it may be random as well."""
+        calls: list[tuple[Any, dict[str, Any]]] = []
+        hook = inner.module.register_forward_pre_hook(lambda _m, a, k: calls.append((a, k)), with_kwargs=True)
+        try:
             self.bench.reader.logits(batch)
-        return calls[0].hidden if calls else None
+        finally:
+            hook.remove()
+        if not calls:
+            return None
+        args, kwargs = calls[0]
+        one, two = (hidden_of(inner.module(*args, **kwargs), ids) for _ in range(2))
+        return None if one is None or two is None else effect(one, two, None, precision_of(self.bench.model))
 
     def _training(self, batch: Any) -> None:
         """Training mode: what is the model capable of?"""
@@ -175,14 +206,91 @@ class ModesExperiment(Experiment):
         """The user's evaluation: in which mode is the model when it is called there?"""
         model, evaluate = self.bench.model, self.bench.evaluate
         assert evaluate is not None
-        with watched_modes(model, self.sites) as passes:
-            evaluate(model)
-        self.fields |= {
-            "passes": len(passes),
-            "passes_training": sum(training for training, _ in passes),
-            "passes_random": sum(random for _, random in passes),
-            "leaves_evaluation_mode": bool(passes) and not model.training,
-        }
+        before = {n: (_sample(p), p.requires_grad) for n, p in model.named_parameters() if p.device.type != "meta"}
+        flags = [(p, p.requires_grad) for p in model.parameters()]
+        try:
+            with torch.enable_grad(), watched_modes(model, self.sites) as passes:
+                evaluate(model)
+                on = torch.is_grad_enabled()
+            self.fields |= {
+                "passes": len(passes),
+                "passes_training": sum(training for training, _ in passes),
+                "passes_random": sum(random for _, random in passes),
+                "leaves_evaluation_mode": bool(passes) and not model.training,
+                "leaves_gradients_off": not on,
+            }
+            now = {n: p for n, p in model.named_parameters() if n in before}
+            self.fields["changes"] = tuple(n for n, p in now.items() if not same_bits(_sample(p), before[n][0]))
+            self.fields["freezes"] = tuple(n for n, p in now.items() if p.requires_grad != before[n][1])
+        finally:
+            for p, flag in flags:
+                if p.requires_grad != flag:
+                    p.requires_grad_(flag)
+
+
+@dataclass
+class _Norm:
+    """One batch normalisation while the run goes on."""
+
+    name: str
+    module: Any
+    start: torch.Tensor
+    batches: int | None = None
+    looks: int = 0
+
+    def __post_init__(self) -> None:
+        self.batches = self._count()
+
+    def _count(self) -> int | None:
+        seen = getattr(self.module, "num_batches_tracked", None)
+        return int(seen) if isinstance(seen, torch.Tensor) and seen.numel() == 1 else None
+
+    def used(self) -> bool:
+        """It saw batches in training mode."""
+        return self.batches is not None and self.batches != self._count()
+
+    def record(self) -> Statistics:
+        now = self.module.running_mean
+        changed = now is None or not same_bits(now.detach(), self.start)
+        return Statistics(self.name, self.module.momentum, changed, self.looks)
+
+
+class _Entries:
+    """The random state in which a model's last pass in training mode began that drew random numbers: those before it may be other
+    experiments'."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.device = device
+        self.last: int | None = None
+        self._entered: int | None = None
+        self._handles = [model.register_forward_pre_hook(self._enter), model.register_forward_hook(self._leave)]
+
+    def _state(self) -> int:
+        state = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+        return zlib.crc32(state.numpy().tobytes())
+
+    def _enter(self, module: nn.Module, _args: Any) -> None:
+        self._entered = self._state() if module.training else None
+
+    def _leave(self, module: nn.Module, _args: Any, _out: Any) -> None:
+        if module.training and self._entered is not None and self._state() != self._entered:
+            self.last = self._entered
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Batch normalisations with running statistics, by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            yield name, module
+
+
+def _sample(p: torch.Tensor) -> torch.Tensor:
+    """Values here and there of a tensor, those of a small one all of them."""
+    return p.detach().reshape(-1)[:: max(1, p.numel() // SAMPLED)].clone()
 
 
 @contextlib.contextmanager
