@@ -97,7 +97,9 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             ),
         )
     if ratio > highest:
-        free = shape is None or (shape.deep_site and shape.high is not None and shape.high[0] <= TEMPERATURE)
+        free = shape is None or (
+            shape.deep_site and shape.high is not None and shape.high[0] <= TEMPERATURE and not shape.scale_free
+        )
         return Verdict(
             "initial_loss",
             "fail" if free else "advice",

@@ -108,6 +108,8 @@ class LossShape:
     spread_last: float | None = None
     size_first: float | None = None
     size_last: float | None = None
+    #: Logits that are large are the same with the last matrices half as large: it is no matter of how these were drawn. None: not large.
+    scale_free: bool | None = None
     #: Smallest number of values that a BatchNorm in training mode normalises over at once; its name.
     norm_values: int | None = None
     norm_name: str = ""

@@ -50,6 +50,12 @@ def test_a_temperature_by_design_is_advice(high, status):
     assert bool(verdict.fault) == (status == "fail")
 
 
+@pytest.mark.parametrize(("scale_free", "status"), [(True, "advice"), (False, "fail"), (None, "fail")])
+def test_logits_that_do_not_depend_on_the_size_of_the_weights_are_advice(scale_free, status):
+    shape = LossShape(rows=16, deep_site="classifier", high=(1.0, 100.0), scale_free=scale_free)
+    assert check_initial_loss(run(9.0, loss_shape=shape)).status == status
+
+
 def test_a_model_that_knows_already_is_noted_not_failed():
     verdict = check_initial_loss(run(0.1))
     assert verdict.status == "pass"

@@ -306,7 +306,8 @@ def test_a_loss_that_does_not_go_through_the_model_is_not_judged():
 def test_labels_outside_the_classes_are_read_by_the_loss_in_its_own_way():
     data = [(x, y + 1) for x, y in batches()]
     trace = run("single", simple(lambda z, y: F.cross_entropy(z, y - 1)), data=data)
-    assert "outside 0 to 2" in trace.loss_shape.reason
+    assert trace.loss_shape.reason == "labels and logits could not be matched"
+    assert any("label 3 is none of the 3 classes" in n for n in trace.notes)
     assert check_loss_matches_task(trace).status == "skipped"
 
 
@@ -342,6 +343,43 @@ def test_batchnorm_counts_its_values(rows, values):
     trace = run("single", simple(F.cross_entropy), model=model, data=batches(rows=rows))
     assert (trace.loss_shape.norm_values, trace.loss_shape.norm_name) == (values, "base.1")
     assert (check_loss_stable(trace).fault == "batchnorm_tiny_batch") == (rows == 2)
+
+
+class Directions(nn.Module):
+    """Products with prototypes; ``cosine``: of both only the direction counts, times 30."""
+
+    def __init__(self, cosine):
+        super().__init__()
+        self.cosine, self.prototypes = cosine, nn.Parameter(torch.randn(CLASSES, 16))
+
+    def forward(self, x):
+        if not self.cosine:
+            return x @ self.prototypes.T
+        return 30 * F.normalize(x, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_large_logits_are_told_from_large_weights(cosine):
+    torch.manual_seed(0)
+    model = Small()
+    model.base, model.classifier = nn.Linear(8, 16), Directions(cosine)
+    with torch.no_grad():
+        model.base.weight.mul_(10)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    trace = run("single", lambda m, b: F.cross_entropy(m(b[0]), b[1]), model=model, steps=1, optimizer=still)
+    assert trace.loss_shape.size_first > 1
+    assert trace.loss_shape.scale_free is cosine
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_logits_that_are_small_are_not_asked():
+    trace = run("single", lambda m, b: F.cross_entropy(m(b[0]), b[1]), steps=1)
+    assert trace.loss_shape.size_first < 1
+    assert trace.loss_shape.scale_free is None
+
+
+def still(model):
+    return torch.optim.SGD(model.parameters(), lr=0.0)
 
 
 def test_collapse_is_measured():

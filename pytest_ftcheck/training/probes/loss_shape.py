@@ -11,7 +11,8 @@ from torch import nn
 
 from ...records import LossShape
 from ..batches import IGNORED, row_count, split, take_rows, to_device
-from ..state import quiet
+from ..parts import in_part
+from ..state import perturbed, quiet
 from .ascent import leads_of, reachable
 from .battery import Bench, Experiment
 from .head_units import compiled
@@ -27,6 +28,8 @@ UNBOUNDED = ("cross_entropy", "bce")
 PASSES = 6
 #: Rows taken along uphill, and passes forward and backward that this takes for a plain last layer, at most.
 CLIMBERS, CLIMB = 2, 6
+#: Logits of this size (rms around a row's mean) are large beside those of a head near zero.
+LARGE = 1.0
 
 
 class LossShapeExperiment(Experiment):
@@ -68,6 +71,7 @@ class LossShapeExperiment(Experiment):
                 shape,
                 other_terms=self._other_terms(shape),
                 lead=self._lead(shape),
+                scale_free=self._scale_free(logits),
                 norm_values=found,
                 norm_name=norm,
                 **_spread(logits, "first"),
@@ -88,6 +92,32 @@ class LossShapeExperiment(Experiment):
             return reachable(bench.model, bench.reader, few, target, bench.head)
         except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
             return None
+
+    def _scale_free(self, logits: torch.Tensor | None) -> bool | None:
+        """Whether logits that are large stay as they are when the head's last matrices are halved: they are normalised in use."""
+        bench, size = self.bench, _spread(logits, "first").get("size_first")
+        if logits is None or logits.dim() != 2 or size is None or not size > LARGE or compiled(bench.model):
+            return None
+        outputs = logits.shape[-1]
+        last = [
+            p
+            for n, p in bench.model.named_parameters()
+            if in_part(n, bench.head) and p.dim() == 2 and outputs in p.shape and p.is_floating_point()
+        ]
+        if not last:
+            return None
+        few = take_rows(self.batch, range(min(CLIMBERS, self.rows)))
+        try:
+            was = bench.reader.logits(few)
+            with perturbed(last), torch.no_grad():
+                for p in last:
+                    p.mul_(0.5)
+                now = bench.reader.logits(few)
+        except Exception:  # noqa: BLE001 - a model that cannot take so few rows
+            return None
+        if was is None or now is None or was.shape != now.shape:
+            return None
+        return bool((was - now).abs().max() <= 1e-3 * was.abs().max())
 
     def _other_terms(self, shape: LossShape) -> float | None:
         """What the weights hear of other terms beside the textbook loss, of a loss that is mostly other terms."""
