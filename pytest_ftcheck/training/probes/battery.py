@@ -64,8 +64,7 @@ class Experiment:
     """One measurement beside the training; subclasses fill in the moments they need.
 
     At each moment random states, modes, buffers and whatever else `undisturbed` names are put back afterwards, gradients are enabled
-    only if asked for
-    (``torch.enable_grad()``), and an exception ends this experiment alone: its reason goes into ``Trace.skipped``.
+    only if asked for (``torch.enable_grad()``), and an exception ends this experiment alone: its reason goes into ``Trace.skipped``.
     """
 
     #: What ``probes=`` calls it; also the field of `Trace` that takes its record.
