@@ -563,3 +563,14 @@ def test_what_the_base_is_told_besides(how, fault):
 def test_types_of_one_text_need_not_be_handed_on():
     batches = [{**b, "token_type_ids": torch.zeros_like(b["input_ids"])} for b in KEYWORDS]
     assert check_output_depends_on_input(traced(Told(types=False), batches)).status == "pass"
+
+
+def test_a_mask_made_with_another_padding_id():
+    ids = torch.tensor([[1, 7, 8, 3, 0, 0], [1, 6, 5, 9, 8, 3]])
+    found = find_tokens({"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": ids[:, 0]}, 0)
+    assert found.pad_id == 0
+    assert found.side == "right"
+    assert torch.equal(found.real, ids != 0)
+    batches = [{**b, "attention_mask": (b["input_ids"] != 2).long()} for b in _wider()]
+    verdict = check_padding_ignored(traced(Wrapped(), batches, intent=Intent(pad_token_id=0)))
+    assert (verdict.status, verdict.fault) == ("fail", "mask_wrong"), verdict

@@ -104,6 +104,11 @@ def _real(ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None) -> tuple[to
         for real in (mask, ~mask):
             if bool((ids[~real] == pad_id).all()) and bool((~real).any()) and not bool((~real).all()):
                 return real, pad_id
+        # a mask that hides one other id and none of the padding was made with another tokenizer's padding id
+        other = ids[~mask]
+        if len(other) and bool(mask[ids == pad_id].all()) and bool((other == other[0]).all()):
+            real = ids != pad_id
+            return (real, pad_id) if bool(real.any(1).all()) else (None, None)
     if bool(mask.all()) or not bool(mask.any()):
         return None, None
     for real in (mask, ~mask):
