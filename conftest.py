@@ -5,4 +5,6 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 pytest_plugins = ["pytester"]
 
-pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["docs/**/*.md", "docs/reference/checks/*.md", "README.md"]).pytest()
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser()], patterns=["docs/**/*.md", "docs/reference/checks/*.md", "README.md"]
+).pytest()
