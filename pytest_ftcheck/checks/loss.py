@@ -128,6 +128,13 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
             f"but {number(last.loss, 4)} at the very end.",
             notes=["one bad step at the end of a run that learns: a schedule that decays to zero would smooth it away"],
         )
+    if -RISE < drop <= -min_drop and 2 * down > total - still:
+        return verdict(
+            "inconclusive",
+            f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}, while {own}.",
+            ["too few steps: guesses that grow sure before they are right cost more than knowing nothing at first"],
+            f"run longer (steps={max(100, 3 * len(trace.steps))}), or at a lower learning rate",
+        )
     if drop <= -min_drop:
         return verdict(
             "fail",

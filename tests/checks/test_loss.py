@@ -190,6 +190,24 @@ def test_a_probe_loss_that_rises(drop, expected):
         assert verdict.evidence[0]["after steps"] == 0
 
 
+@pytest.mark.parametrize(
+    ("rise", "down", "up", "expected"),
+    [
+        (0.99 * RISE, 11, 9, "inconclusive"),
+        (0.99 * RISE, 10, 10, "fail"),
+        (1.01 * RISE, 20, 0, "fail"),
+        (0.99 * RISE, 0, 0, "fail"),
+    ],
+)
+def test_a_rise_is_open_while_most_steps_lower_the_loss_of_their_own_batch(rise, down, up, expected):
+    """Adapters on 32 batches of 8: 6 % up after 32 steps, every held-out row right after 150."""
+    verdict = check_loss_decreases(run(-rise, down=down, up=up))
+    assert verdict.status == expected
+    if expected == "inconclusive":
+        assert "the probe loss rose by 25 %, 0.7000 -> 0.8732, while 11 of 20 steps lowered" in verdict.headline
+        assert "run longer" in verdict.remedy
+
+
 @pytest.mark.parametrize(("rise", "expected"), [(1.01, "fail"), (0.99, "pass")])
 def test_a_loss_that_falls_while_the_textbook_loss_rises(rise, expected):
     trace = run(0.5)
