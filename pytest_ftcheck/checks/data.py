@@ -13,6 +13,8 @@ from ..verdict import Verdict
 
 #: Tokens of text up to which rows that are all as long as each other count as cut off, unless a model could score at least this share.
 CUT, CERTAIN = 2, 0.97
+#: Steps looked at from which on one and the same input means something.
+LEAST_LOOKS = 4
 #: Rows below which a share of rows says little.
 LEAST_ROWS = 32
 #: Sorted: at most this share of the label changes that random order would bring, which would be ten or more.
@@ -271,7 +273,7 @@ def _alike(data: Data, _trace: Trace) -> Verdict | None:
     )
 
 
-def _repeated(data: Data, _trace: Trace) -> Verdict | None:
+def _repeated(data: Data, trace: Trace) -> Verdict | None:
     if (
         data.large_batches >= LEAST_BATCHES
         and data.uniform_batches >= ONE_CLASS * data.large_batches
@@ -285,6 +287,23 @@ def _repeated(data: Data, _trace: Trace) -> Verdict | None:
             f"below {percent(ONE_CLASS)} of the batches of four rows or more",
             ["one row is repeated to fill the batch (a list multiplied, an index that does not move)"],
             "look at the collate function and at __getitem__: does it use its index?",
+        )
+    modes = trace.modes
+    given = set(modes.inputs_given) if modes is not None else set()
+    if (
+        modes is not None
+        and len(modes.inputs_used) >= LEAST_LOOKS
+        and len(set(modes.inputs_used)) == 1
+        and len(given) > 1
+    ):
+        return _verdict(
+            data,
+            "same_batch",
+            f"the model was given one and the same batch at all {len(modes.inputs_used)} steps looked at, though the steps were "
+            f"given {len(given)} different ones.",
+            "the model is given the batch that the step is given",
+            ["the step trains on a batch that it holds on to (a variable of another scope, next(iter(loader)))"],
+            "hand the step's own batch to the model",
         )
     if (
         data.source == "the batches trained on"

@@ -60,11 +60,22 @@ def check_dropout_active(trace: Trace) -> Verdict:
             **more,
         )
 
-    states = modes.random_states
-    if len(states) >= LASTING and len(set(states)) == 1:
+    drawn = len(modes.random_states)
+    if modes.same_dropped:
         return verdict(
             "fail",
-            f"The model began with the same random state at all {len(states)} steps looked at: "
+            "Two passes in training mode, random states not put back between them: dropout took out the very same values.",
+            causes=(
+                "the seed is set anew in forward() (torch.manual_seed, or a generator made there with a fixed seed)",
+            ),
+            remedy="set the seed once, before the training",
+            limit="another pattern at each pass",
+            fault="seeded_every_step",
+        )
+    if drawn >= LASTING and (len(set(modes.random_states)) == 1 or len(set(modes.random_ends)) == 1):
+        return verdict(
+            "fail",
+            f"The random numbers of the model's pass were the same at all {drawn} steps looked at: "
             "dropout takes out the same values each time.",
             causes=(
                 "the seed is set anew in every step (torch.manual_seed in the step, the data set, the collate function or forward)",

@@ -67,9 +67,15 @@ class Modes:
     #: Parameters whose values it changed, and those whose ``requires_grad`` it changed.
     changes: tuple[str, ...] = ()
     freezes: tuple[str, ...] = ()
-    #: At each iteration looked at, a checksum of the random state in which the whole model's last pass in training mode began; of passes
-    #: that drew random numbers only.
+    #: At each step looked at, checksums of the random states in which the whole model's last pass in training mode began and ended; of
+    #: passes that drew random numbers only.
     random_states: tuple[int, ...] = ()
+    random_ends: tuple[int, ...] = ()
+    #: Some dropout took out the very same values at each of its calls in those two passes in training mode.
+    same_dropped: bool = False
+    #: Checksums of the tensor that each step's last pass was given, and of the one in the batch that the step was given.
+    inputs_used: tuple[int, ...] = ()
+    inputs_given: tuple[int, ...] = ()
     #: Batch normalisations that were in training mode at each step looked at, and counted batches.
     statistics: tuple[Statistics, ...] = ()
     #: ``evaluation``, ``training`` or ``evaluate`` -> why it was not measured.

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_ftcheck import check_batches_sound, check_labels_learnable, example_trace
 from pytest_ftcheck.records.data import Data, Dependence, Normalised, Order, Tokens
+from pytest_ftcheck.records.modes import Modes
 from pytest_ftcheck.trace import Metric, ProbePoint, Trace
 
 ORDER = Order(changes=150, expected_changes=160.0, batches=20, single_class=0, expected_single_class=0.0)
@@ -255,3 +256,17 @@ def test_texts_cut_to_nothing():
 )
 def test_short_texts_that_may_be(changes):
     assert sound(**changes).fault != "texts_cut_off"
+
+
+@pytest.mark.parametrize(
+    ("used", "given", "fault"),
+    [
+        ((5, 5, 5, 5), (1, 2, 3, 4), "same_batch"),
+        ((5, 5, 5, 5), (5, 5, 5, 5), ""),  # there is only one
+        ((5, 5, 5), (1, 2, 3), ""),
+        ((5, 5, 5, 6), (1, 2, 3, 4), ""),
+    ],
+)
+def test_a_step_that_holds_on_to_one_batch(used, given, fault):
+    modes = Modes(inputs_used=used, inputs_given=given)
+    assert check_batches_sound(replace(example_trace(), data=GOOD, modes=modes)).fault == fault

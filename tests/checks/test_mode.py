@@ -202,9 +202,17 @@ def test_an_evaluation_that_leaves_its_mode_behind_is_a_remark():
     assert "model.train()" in verdict.notes[0]
 
 
-@pytest.mark.parametrize(("states", "fault"), [((7, 7, 7), "seeded_every_step"), ((7, 7), ""), ((7, 7, 8), "")])
-def test_a_seed_set_anew_at_every_step(states, fault):
-    assert judged(replace(GOOD, random_states=states)).fault == fault
+@pytest.mark.parametrize(
+    ("states", "ends", "fault"),
+    [
+        ((7, 7, 7), (8, 8, 9), "seeded_every_step"),
+        ((7, 8, 9), (1, 1, 1), "seeded_every_step"),  # in the model itself
+        ((7, 7), (8, 8), ""),
+        ((7, 7, 8), (8, 8, 9), ""),
+    ],
+)
+def test_a_seed_set_anew_at_every_step(states, ends, fault):
+    assert judged(replace(GOOD, random_states=states, random_ends=ends)).fault == fault
 
 
 @pytest.mark.parametrize(
@@ -226,3 +234,8 @@ def test_what_an_evaluation_leaves_behind(changes, fault, words):
     verdict = settled(replace(GOOD, passes=3, **changes))
     assert verdict.fault == fault
     assert words in verdict.headline
+
+
+def test_the_same_values_dropped_twice():
+    verdict = judged(replace(GOOD, same_dropped=True))
+    assert (verdict.status, verdict.fault) == ("fail", "seeded_every_step")

@@ -405,3 +405,45 @@ def test_gradients_left_switched_off_in_the_loop(rows, when):
         assert check_grads_nonzero(trace).headline.startswith(
             "After 6 steps backward cannot run any more: gradients are"
         )
+
+
+class Seeds(Net):
+    def forward(self, x):
+        torch.manual_seed(1)
+        return super().forward(x)
+
+
+def test_a_model_that_seeds(rows):
+    assert check_dropout_active(traced(Seeds(0.5, 0.5).train(), rows)).fault == "seeded_every_step"
+
+
+def test_a_step_that_holds_on_to_a_batch(rows):
+    batches = list(rows)
+
+    def step(model, batch, optimizer, scheduler):
+        return textbook(model, batches[0], optimizer, scheduler)
+
+    model = Net().train()
+    found = traced(model, rows, step=step).modes
+    assert len(set(found.inputs_used)) == 1 < len(set(found.inputs_given))
+    assert found.inputs_used[0] == found.inputs_given[0]
+    found = traced(Net().train(), rows).modes
+    assert found.inputs_used == found.inputs_given
+
+
+def test_a_normalisation_that_keeps_to_evaluation_mode(rows):
+    model = Normalised().train()
+    model.classifier = nn.Sequential(nn.Dropout(0.2), model.classifier)
+    model.norm.eval()
+    model.norm.train = lambda mode=True: model.norm
+
+    def evaluate(net):
+        net.eval()
+        with torch.no_grad():
+            net(torch.zeros(3, 6))
+        net.train()
+        return 0.5
+
+    trace = traced(model, rows, evaluate=evaluate)
+    assert (trace.modes.passes, trace.modes.passes_random) == (1, 0)
+    assert check_eval_deterministic(trace).fault == ""

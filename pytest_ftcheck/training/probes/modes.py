@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,10 @@ ROWS = 4
 LOOKS = 3
 #: Values of each parameter that are compared before and after the user's evaluation, about.
 SAMPLED = 4096
+#: Numbers of an input up to which it is compared from step to step.
+CHECKED = 1_000_000
+#: Values that a dropout takes out at least, where the same pattern twice means something.
+LEAST_DROPPED = 8
 #: Attributes that hold the rate of a dropout which a module applies itself.
 RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_rate", "hidden_dropout", "attn_dropout", "p")
 
@@ -62,7 +66,9 @@ class ModesExperiment(Experiment):
         self.looked: list[int] = []
         self.root_off: list[int] = []
         self.norms = [_Norm(n, m, m.running_mean.detach().clone()) for n, m in batch_norms(bench.model)]
-        self.random_states: list[int] = []
+        self.random_states: list[tuple[int, int]] = []
+        self.given: int | None = None
+        self.inputs: list[tuple[int, int]] = []
         self.listener: _Entries | None = None
         self.unmeasured: dict[str, str] = {}
         self.fields: dict[str, Any] = {}
@@ -75,7 +81,7 @@ class ModesExperiment(Experiment):
         held_out = self.bench.held_out or self.bench.probe
         return 4.0 * self.rows + sum(row_count(split(b)[0]) or 0 for b in held_out)
 
-    def iteration(self, number: int, batch: Any) -> None:  # noqa: ARG002
+    def iteration(self, number: int, batch: Any) -> None:
         """Read the modes."""
         # with accumulation a step takes several iterations: until there is one, each is looked at
         self.due = self.due or number in self.when
@@ -83,6 +89,7 @@ class ModesExperiment(Experiment):
         self.close()
         if self.due:
             self.listener = _Entries(self.bench.model, self.bench.device)
+            self.given = _checksum(split(batch)[0])
 
     def stepped(self, number: int) -> None:  # noqa: ARG002
         """Read the modes again: off is what was off before the step and is off after it."""
@@ -90,8 +97,10 @@ class ModesExperiment(Experiment):
             return
         self.due = False
         if self.listener is not None:
-            if self.listener.last is not None:
-                self.random_states.append(self.listener.last)
+            if self.listener.random is not None:
+                self.random_states.append(self.listener.random)
+            if self.listener.used is not None and self.given is not None:
+                self.inputs.append((self.listener.used, self.given))
             self.close()
         for norm in self.norms:
             norm.looks += norm.module.training
@@ -119,8 +128,7 @@ class ModesExperiment(Experiment):
             self._measure("evaluation", lambda: self._evaluation(batch))
             self._measure("training", lambda: self._training(batch))
         if self.bench.evaluate is not None:
-            for module in model.modules():
-                module.training = True
+            model.train()  # a part that keeps to its own mode stays in it
             self._measure("evaluate", self._evaluate)
 
     def record(self) -> Modes | None:
@@ -131,7 +139,10 @@ class ModesExperiment(Experiment):
             tuple(self.looked),
             tuple(self.root_off),
             tuple(self._site(s, alive) for s in self.sites),
-            random_states=tuple(self.random_states),
+            random_states=tuple(s for s, _ in self.random_states),
+            random_ends=tuple(e for _, e in self.random_states),
+            inputs_used=tuple(u for u, _ in self.inputs),
+            inputs_given=tuple(g for _, g in self.inputs),
             statistics=tuple(n.record() for n in self.norms if n.used() and n.looks == len(self.looked)),
             unmeasured=dict(self.unmeasured),
             **self.fields,
@@ -187,14 +198,20 @@ class ModesExperiment(Experiment):
 
     def _training(self, batch: Any) -> None:
         """Training mode: what is the model capable of?"""
-        for module in self.bench.model.modules():
+        modes = [(m, m.training) for m in self.bench.model.modules()]
+        for module, _ in modes:
             module.training = True
         kind = (
             self.bench.recipe.autocast if self.bench.ours else None
         )  # in a type that is not the loop's a model might not run
         context = torch.autocast(self.bench.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
-        with context:
-            self.fields["training"] = self._twice(batch)
+        try:
+            with context, dropping(self.sites) as patterns:
+                self.fields["training"] = self._twice(batch)
+            self.fields["same_dropped"] = any(len(p) > 1 and len(set(p)) == 1 for p in patterns.values())
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     def _twice(self, batch: Any) -> Effect | None:
         one, two = self.bench.reader.logits(batch), self.bench.reader.logits(batch)
@@ -256,29 +273,45 @@ class _Norm:
 
 
 class _Entries:
-    """The random state in which a model's last pass in training mode began that drew random numbers: those before it may be other
-    experiments'."""
+    """The model's last pass in training mode (those before it may be other experiments'): the random states in which it began and ended,
+    if it drew random numbers, and what it was given."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.device = device
-        self.last: int | None = None
+        self.random: tuple[int, int] | None = None
+        self.used: int | None = None
         self._entered: int | None = None
-        self._handles = [model.register_forward_pre_hook(self._enter), model.register_forward_hook(self._leave)]
+        self._handles = [
+            model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            model.register_forward_hook(self._leave),
+        ]
 
     def _state(self) -> int:
         state = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
         return zlib.crc32(state.numpy().tobytes())
 
-    def _enter(self, module: nn.Module, _args: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._entered = self._state() if module.training else None
+        if module.training:
+            self.used = _checksum((args, kwargs))
 
     def _leave(self, module: nn.Module, _args: Any, _out: Any) -> None:
-        if module.training and self._entered is not None and self._state() != self._entered:
-            self.last = self._entered
+        if module.training and self._entered is not None and (left := self._state()) != self._entered:
+            self.random = self._entered, left
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _checksum(value: Any) -> int | None:
+    """Of the first tensor of two dimensions or more in it; None: there is none."""
+    if isinstance(value, torch.Tensor):
+        if value.dim() < 2 or value.numel() > CHECKED:
+            return None
+        return zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    items = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return next((c for v in items if (c := _checksum(v)) is not None), None)
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -291,6 +324,31 @@ def batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _sample(p: torch.Tensor) -> torch.Tensor:
     """Values here and there of a tensor, those of a small one all of them."""
     return p.detach().reshape(-1)[:: max(1, p.numel() // SAMPLED)].clone()
+
+
+@contextlib.contextmanager
+def dropping(sites: Sequence[Site]) -> Iterator[dict[str, list[int]]]:
+    """By dropout module, the pattern of what each of its calls takes out, if that is a fair number of values."""
+    patterns: dict[str, list[int]] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_module: nn.Module, args: Any, out: Any) -> None:
+            given = args[0] if args and isinstance(args[0], torch.Tensor) else None
+            if given is None or not isinstance(out, torch.Tensor) or given.shape != out.shape or out.numel() > CHECKED:
+                return
+            gone = (out == 0) & (given != 0)
+            if LEAST_DROPPED <= int(gone.sum()) < gone.numel():
+                patterns.setdefault(name, []).append(zlib.crc32(gone.cpu().numpy().tobytes()))
+
+        return look
+
+    plain = [s for s in sites if isinstance(s.module, nn.modules.dropout._DropoutNd) and 0 < s.rate < 1]
+    handles = [s.module.register_forward_hook(hook(s.name)) for s in plain]
+    try:
+        yield patterns
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
