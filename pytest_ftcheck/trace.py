@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .codec import decode, encode
 from .intent import Intent
 from .recipe import Recipe
-from .records import Counterfactuals, Data, Head, Inputs, LossShape, Modes, ReferenceGradient
+from .records import Counterfactuals, Data, Head, Inputs, LossShape, Modes, Overfit, Permuted, ReferenceGradient
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -363,6 +363,8 @@ class Trace:
     inputs: Inputs | None = None
     head_state: Head | None = None
     counterfactuals: Counterfactuals | None = None
+    overfit: Overfit | None = None
+    permuted: Permuted | None = None
     #: Experiment -> why it was not made.
     skipped: dict[str, str] = field(default_factory=dict)
     #: Versions, device, dtype, threads.

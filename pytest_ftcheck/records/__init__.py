@@ -9,5 +9,6 @@ from .inputs import Inputs
 from .loss_shape import LossShape
 from .modes import Modes
 from .reference import ReferenceGradient
+from .retraining import Overfit, Permuted
 
-__all__ = ["Counterfactuals", "Data", "Head", "Inputs", "LossShape", "Modes", "ReferenceGradient"]
+__all__ = ["Counterfactuals", "Data", "Head", "Inputs", "LossShape", "Modes", "Overfit", "Permuted", "ReferenceGradient"]

@@ -60,6 +60,10 @@ class Bench:
     notes: list[str] = field(default_factory=list)
 
 
+class LeftOut(Exception):
+    """Raised by an experiment that does not apply: its text is the reason, as it goes into ``Trace.skipped``."""
+
+
 class Experiment:
     """One measurement beside the training; subclasses fill in the moments they need.
 
@@ -182,6 +186,9 @@ class Battery:
             warnings.simplefilter("ignore")
             try:
                 return call()
+            except LeftOut as reason:
+                self.skipped[name] = str(reason)
+                return None
             except Exception as error:  # noqa: BLE001 - no experiment is worth breaking the run for
                 text = str(error).strip().splitlines()
                 self.skipped[name] = f"it raised {type(error).__name__}" + (f": {text[0][:200]}" if text else "")
