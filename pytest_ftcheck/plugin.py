@@ -10,6 +10,7 @@ import pytest
 
 from . import options
 from .fixtures import NAMES, finetune, tiny_distilbert, toy_batches
+from .folding import Record
 from .listener import listening
 
 if TYPE_CHECKING:
@@ -29,16 +30,6 @@ _WITHOUT_MESSAGE = ("no",) if pytest.version_tuple >= (9,) else ("no", "line")
 
 #: How a status is coloured on a terminal.
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "skipped": "yellow", "advice": "cyan"}
-
-
-class Record:
-    """What one test concluded and measured, in order, over all its phases."""
-
-    def __init__(self) -> None:
-        self.verdicts: list[Verdict] = []
-        self.traces: list[Trace] = []
-        #: How much of both has gone into a report already.
-        self.reported = 0, 0
 
 
 #: ``item.stash[RECORD]``: there once a test has been set up.
@@ -62,11 +53,11 @@ class _Ears:
     def traced(self, trace: Trace) -> None:
         """Keep it with the test."""
         self.still()
-        self.record.traces.append(trace)
+        self.record.now.measured(trace)
 
     def judged(self, verdict: Verdict, trace: Trace) -> None:  # noqa: ARG002
         """Keep it with the test."""
-        self.record.verdicts.append(verdict)
+        self.record.now.judged(verdict)
 
     def still(self) -> None:
         """Nothing runs any more, whether it ended well or not."""
@@ -132,22 +123,9 @@ def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     record = item.stash.get(RECORD, None)
-    if record is not None:
-        verdicts, traces = record.verdicts[record.reported[0] :], record.traces[record.reported[1] :]
-        record.reported = len(record.verdicts), len(record.traces)
-        if verdicts or traces:
-            setattr(
-                report,
-                REPORTED,
-                {"verdicts": [_plain(v) for v in verdicts], "traces": [repr(t) for t in traces]},
-            )
+    if record is not None and (phase := record.close()):
+        setattr(report, REPORTED, phase.plain(failed=report.failed))
     return report
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    plain: dict[str, Any] = {name: str(getattr(verdict, name)) for name in ("check", "status", "headline")}
-    # the whole message only where it may have to be shown
-    return plain | {"ok": verdict.ok, "message": "" if verdict.ok else str(verdict)}
 
 
 # ---------------------------------------------------------------------- terminal
@@ -192,7 +170,7 @@ class _Summary:
             for verdict in carried["verdicts"]
             if report.failed and not verdict["ok"]
         ]
-        judged = sum(len(carried["verdicts"]) for _, carried in self._seen)
+        judged = sum(_times(verdict) for _, carried in self._seen for verdict in carried["verdicts"])
         if not judged or not (alarms or verbosity > 0):
             return
         terminalreporter.write_sep("=", "ftcheck")
@@ -205,8 +183,9 @@ class _Summary:
         else:
             for report, verdict in alarms:
                 self._verdict(terminalreporter, report, verdict)
-            if judged > len(alarms):
-                terminalreporter.write_line(f"{len(alarms):,} of {judged:,} verdicts; -v shows all of them")
+            bad = sum(_times(verdict, ok=False) for _, verdict in alarms)
+            if judged > bad:
+                terminalreporter.write_line(f"{bad:,} of {judged:,} verdicts; -v shows all of them")
 
     def _verdict(self, terminal: pytest.TerminalReporter, report: pytest.TestReport, verdict: dict[str, Any]) -> None:
         news = report.failed and not verdict["ok"]
@@ -216,7 +195,7 @@ class _Summary:
                 terminal.write_line(f"  {line}")
         else:
             caught = "" if news or verdict["ok"] else "(expected) "
-            text = f"{report.nodeid} - {caught}{verdict['check']}: {verdict['headline']}"
+            text = f"{report.nodeid} - {caught}{verdict['check']}: {verdict['told']}"
             self._line(terminal, verdict["status"], text)
 
     def _line(self, terminal: pytest.TerminalReporter, status: str, text: str, *, fit: bool = True) -> None:
@@ -228,3 +207,9 @@ class _Summary:
         colour = COLOURS.get(status)
         terminal.write(status, **({colour: True} if colour else {}))
         terminal.write_line(f" {text}")
+
+
+def _times(verdict: dict[str, Any], *, ok: bool | None = None) -> int:
+    """How many verdicts one line stands for; ``ok=False``: how many of those were not let through."""
+    counts: dict[str, int] = verdict["counts"]
+    return sum(n for status, n in counts.items() if ok is None or (status not in ("fail", "inconclusive")) is ok)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -45,10 +46,15 @@ class Verdict:
     notes: tuple[str, ...] = field(default=())
     #: Which fault it is, a short name that `diagnose` knows the root causes by (``not_in_optimizer``); empty where none is found.
     fault: str = ""
+    #: How far the decisive number is from its limit: above 0 on the good side, below 0 beyond it, and comparable between two
+    #: verdicts of the same check. None where no single number decides. Repeats are ranked by it, and hypothesis is led by it.
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status={self.status!r}: expected one of {', '.join(STATUSES)}")
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise ValueError(f"margin={self.margin!r}: expected a finite number, or None")
         if "\n" in self.headline:  # in the name of a layer, say
             object.__setattr__(self, "headline", " ".join(self.headline.split()))
 

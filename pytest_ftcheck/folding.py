@@ -1,0 +1,179 @@
+"""Repeats become one line: what a test concluded, folded by check, however often it asked.
+
+A property test judges hundreds of examples, a loop may judge thousands. What is kept, and what crosses processes, grows with the
+number of different checks, never with the number of calls.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .text import plural
+
+if TYPE_CHECKING:
+    from .trace import Trace
+    from .verdict import Verdict
+
+#: Traces kept of a test's phase: the first ones, and as many of the last (under ``@given`` the last is the simplest failure's).
+TRACES_KEPT = 4
+
+#: From the worst to the plainest.
+_WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
+
+
+class Repeats:
+    """All verdicts of one check in one phase of a test: how many of which status, and the one to show.
+
+    Shown is the worst status' verdict; among equals the one nearest to its limit (or furthest beyond) where verdicts have a
+    margin. Without margins it is the first that passed, or the last that failed. Under ``@given`` it is always the last that
+    failed: hypothesis ends with the simplest example, which is the one that pytest's own report is about.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.shown: Verdict | None = None
+        #: Whether hypothesis chose the examples.
+        self.given = False
+
+    def add(self, verdict: Verdict, *, given: bool = False) -> None:
+        """One more."""
+        self.counts[verdict.status] += 1
+        self.given = self.given or given
+        if self.shown is None or self._before(verdict, self.shown):
+            self.shown = verdict
+
+    def _before(self, new: Verdict, old: Verdict) -> bool:
+        if self.given and not new.ok and not old.ok:
+            return True
+        worse = _WORST_FIRST.index(old.status) - _WORST_FIRST.index(new.status)
+        if worse:
+            return worse > 0
+        if new.margin is not None and old.margin is not None:
+            return new.margin < old.margin
+        return not new.ok
+
+    def plain(self, *, failed: bool = False) -> dict[str, Any]:
+        """In builtins, for nothing else crosses processes; ``failed``: the test's phase did."""
+        verdict = self.shown
+        assert verdict is not None
+        return {
+            "check": verdict.check,
+            "status": str(verdict.status),
+            "headline": verdict.headline,
+            "ok": verdict.ok,
+            # the whole message only where it may have to be shown
+            "message": "" if verdict.ok else str(verdict),
+            "counts": dict(self.counts),
+            "told": told(verdict, self.counts, shrunk=self.given and failed),
+        }
+
+
+def told(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> str:
+    """The headline, after how often the check was asked.
+
+    :param shrunk: hypothesis has looked for the simplest example, and this verdict is about it.
+
+    >>> from pytest_ftcheck import Verdict
+    >>> told(Verdict("weights_move", "pass", "4 of 4 moved."), Counter({"pass": 100}))
+    '100 times, all pass; the first: 4 of 4 moved.'
+    """
+    total = sum(counts.values())
+    if total == 1:
+        return verdict.headline
+    if len(counts) == 1:
+        outcome = f"all {verdict.status}"
+    else:
+        outcome = ", ".join(f"{counts[status]:,} {status}" for status in _WORST_FIRST if counts[status])
+    if shrunk and not verdict.ok:
+        which = "the simplest"
+    elif verdict.margin is not None:
+        which = "the closest" if verdict.ok else "the worst"
+    else:
+        which = "the first" if verdict.ok else "the last"
+    return f"{plural(total, 'time')}, {outcome}; {which}: {verdict.headline}"
+
+
+class Phase:
+    """What one phase of a test (setup, call, teardown) concluded and measured."""
+
+    def __init__(self) -> None:
+        self.repeats: dict[str, Repeats] = {}
+        self._first: list[Trace] = []
+        self._last: deque[Trace] = deque(maxlen=TRACES_KEPT)
+        self.traced = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.repeats or self.traced)
+
+    def judged(self, verdict: Verdict) -> None:
+        """Count it, and keep it if it is the one to show."""
+        self.repeats.setdefault(verdict.check, Repeats()).add(verdict, given=in_example())
+
+    def measured(self, trace: Trace) -> None:
+        """Count it, and keep it if it is among the first or the last."""
+        self.traced += 1
+        if len(self._first) < TRACES_KEPT:
+            self._first.append(trace)
+        else:
+            self._last.append(trace)
+
+    @property
+    def traces(self) -> list[Trace]:
+        """Those kept, in order."""
+        return [*self._first, *self._last]
+
+    def plain(self, *, failed: bool = False) -> dict[str, Any]:
+        """In builtins, for nothing else crosses processes; ``failed``: the phase did."""
+        traces = [repr(trace) for trace in self.traces]
+        if left := self.traced - len(traces):
+            traces.insert(len(self._first), f"... and {plural(left, 'trace')} more ...")
+        return {"verdicts": [r.plain(failed=failed) for r in self.repeats.values()], "traces": traces}
+
+
+class Record:
+    """What one test concluded and measured, over all its phases.
+
+    ``verdicts`` has one verdict a check and phase, the worst; ``counts`` says how many there were; ``traces`` has the first and
+    the last few of each phase.
+    """
+
+    def __init__(self) -> None:
+        self.phases: list[Phase] = [Phase()]
+
+    @property
+    def now(self) -> Phase:
+        """The phase that runs."""
+        return self.phases[-1]
+
+    def close(self) -> Phase:
+        """End the phase that runs, and give what it had."""
+        ended = self.now
+        self.phases.append(Phase())
+        return ended
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdict to show of each check, in the order in which the checks were first asked."""
+        return [r.shown for r in self._repeats() if r.shown is not None]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Verdicts by status, repeats counted."""
+        return sum((r.counts for r in self._repeats()), Counter())
+
+    @property
+    def traces(self) -> list[Trace]:
+        """The traces kept."""
+        return [trace for phase in self.phases for trace in phase.traces]
+
+    def _repeats(self) -> Iterable[Repeats]:
+        return (r for phase in self.phases for r in phase.repeats.values())
+
+
+def in_example() -> bool:
+    """Whether hypothesis runs an example right now; never imports it."""
+    asked = getattr(sys.modules.get("hypothesis"), "currently_in_test_context", None)
+    return asked is not None and bool(asked())
