@@ -1,0 +1,415 @@
+"""What a head is fed: the features of a frozen base, taken once, so that hundreds of heads can be trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..training.batches import IGNORED, Batches, Reader, device_of, in_words, split, to_device
+from ..training.parts import find_head
+from ..training.probes.head_layers import linear_layers
+from ..training.state import preserved_globals, quiet, seed_everything
+
+TASKS = ("single_label", "multi_label", "regression")
+#: Rows taken from the batches, at most: a head of a few hundred thousand weights learns nothing more from further ones in the
+#: few dozen steps of a sweep, and the features stay within a few megabytes.
+MOST_ROWS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What enters a head, ``x`` of shape ``[rows, width]``, and the labels ``y``: of the rows to train on, and of held-out ones.
+
+    Made by :func:`extract_features` from a model and batches, or by :meth:`of` from tensors of your own. Floating-point tensors, on the
+    CPU unless they were given elsewhere. Labels: whole numbers (``single_label``), floats of 0 and 1 ``[rows, tags]`` (``multi_label``), or
+    floats (``regression``).
+
+    >>> x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> Features.of(x, (x[:, 0] > 0).long(), held_out=0.25)
+    <Features of 48 rows x 8, 16 held out: single_label, 2 classes, given by hand>
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    held_x: torch.Tensor | None = None
+    held_y: torch.Tensor | None = None
+    #: ``single_label``, ``multi_label`` or ``regression``.
+    task: str = "single_label"
+    #: Classes, or tags; None for a regression.
+    classes: int | None = None
+    #: Where they come from, in words.
+    source: str = "given by hand"
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task={self.task!r}: expected one of {', '.join(TASKS)}")
+        _check_rows("x", "y", self.x, self.y, self.task)
+        if (self.held_x is None) != (self.held_y is None):
+            raise ValueError("held_x and held_y go together: give both or neither")
+        if self.held_x is not None and self.held_y is not None:
+            _check_rows("held_x", "held_y", self.held_x, self.held_y, self.task)
+            if self.held_x.shape[1] != self.x.shape[1]:
+                raise ValueError(f"held_x has {self.held_x.shape[1]} features a row, x has {self.x.shape[1]}")
+            if self.held_y.shape[1:] != self.y.shape[1:]:
+                raise ValueError(f"held_y is {in_words(self.held_y)}, y is {in_words(self.y)}")
+        _check_labels(self)
+
+    @property
+    def width(self) -> int:
+        """Features a row."""
+        return self.x.shape[1]
+
+    @property
+    def judged(self) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """The rows to judge by, and what they are: the held-out ones, else those trained on.
+
+        >>> Features.of(torch.eye(4), torch.tensor([0, 1, 0, 1])).judged[2]
+        'training rows'
+        """
+        if self.held_x is not None and self.held_y is not None:
+            return self.held_x, self.held_y, "held-out rows"
+        return self.x, self.y, "training rows"
+
+    def to(self, device: str | torch.device) -> Features:
+        """The same on another device.
+
+        >>> Features.of(torch.eye(4), torch.tensor([0, 1, 0, 1])).to("cpu").x.device.type
+        'cpu'
+        """
+        held = (None, None) if self.held_x is None or self.held_y is None else (self.held_x, self.held_y)
+        moved = [None if t is None else t.to(device) for t in held]
+        return Features(self.x.to(device), self.y.to(device), moved[0], moved[1], self.task, self.classes, self.source)
+
+    @classmethod
+    def of(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        held_out: float | tuple[Any, Any] | None = None,
+        task: str | None = None,
+        classes: int | None = None,
+        seed: int = 0,
+        source: str = "given by hand",
+    ) -> Features:
+        """Features from tensors or arrays.
+
+        :param x: ``[rows, width]``, floating point.  :param y: ``[rows]``, or ``[rows, tags]``; rows labelled -100 are left out.
+        :param held_out: a share of the rows, drawn at random with ``seed``, or ``(x, y)`` of other rows; None: no rows are held out.
+        :param task: None: whole numbers are classes, a matrix of 0 and 1 are tags, other floats a regression.
+        :param classes: number of classes; None: the largest label and one.
+        :raises TypeError: not tensors.  :raises ValueError: integer features, NaN, no rows, one class only, shapes that do not fit.
+
+        >>> Features.of([[0.0, 1.0], [1.0, 0.0]], [0, 1]).width
+        2
+        """
+        x, y = _tensor("x", x), _tensor("y", y)
+        other: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        share = None
+        if isinstance(held_out, tuple):
+            if len(held_out) != 2:
+                raise ValueError(f"held_out is a tuple of {len(held_out)}: expected (x, y), or a share of the rows")
+            other = _tensor("held_x", held_out[0]), _tensor("held_y", held_out[1])
+        elif held_out is not None:
+            share = _share(held_out)
+        if task is None:
+            whole = not y.is_floating_point()
+            task = "single_label" if whole and y.dim() == 1 else "regression"
+            if y.dim() == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all()):
+                task = "multi_label"
+        if task not in TASKS:
+            raise ValueError(f"task={task!r}: expected one of {', '.join(TASKS)}")
+        _check_rows("x", "y", x, y, task)
+        x, y = _kept(x, y, task)
+        held_x, held_y = other
+        if held_x is not None and held_y is not None:
+            _check_rows("held_x", "held_y", held_x, held_y, task)
+            held_x, held_y = _kept(held_x, held_y, task)
+        if share is not None:
+            if len(x) < 2:
+                raise ValueError(f"held_out={held_out!r}: there is {len(x)} row, and none to hold out")
+            count = min(len(x) - 1, max(1, round(share * len(x))))
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+            held_x, held_y, x, y = x[order[:count]], y[order[:count]], x[order[count:]], y[order[count:]]
+        if classes is None and task != "regression":
+            every = y if held_y is None else torch.cat([y, held_y])
+            classes = y.shape[1] if task == "multi_label" else max(2, int(every.max()) + 1) if every.numel() else 2
+        return cls(x, y, held_x, held_y, task, classes, source)
+
+    def __repr__(self) -> str:
+        held = f", {len(self.held_x):,} held out" if self.held_x is not None else ""
+        classes = f", {self.classes} {'tags' if self.task == 'multi_label' else 'classes'}" if self.classes else ""
+        return f"<Features of {len(self.x):,} rows x {self.width}{held}: {self.task}{classes}, {self.source}>"
+
+
+def _tensor(argument: str, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{argument} is a {type(value).__name__}: expected a tensor or an array ({error})") from None
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"held_out={value!r}: expected a share of the rows, or other rows")
+    if not 0 < value < 1:
+        raise ValueError(f"held_out={value!r}: expected a share of the rows above 0 and below 1")
+    return float(value)
+
+
+def _kept(x: torch.Tensor, y: torch.Tensor, task: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Own copies in the types that heads are trained in; rows labelled -100 left out."""
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    if task == "single_label":
+        keep = y != IGNORED
+        return x[keep], y[keep].long()
+    return x.clone(), y.to(x.dtype)
+
+
+def _check_rows(at_x: str, at_y: str, x: torch.Tensor, y: torch.Tensor, task: str) -> None:
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{at_x} is {in_words(x)}: expected floating-point features [rows, width]; "
+            "token ids become features by extract_features(model, batches)"
+        )
+    if x.dim() != 2 or not x.shape[1]:
+        raise ValueError(f"{at_x} is {in_words(x)}: expected [rows, width]")
+    if not len(x):
+        raise ValueError(f"{at_x} has no rows: expected at least two, of different labels")
+    if not y.dim() or len(y) != len(x):
+        raise ValueError(f"{at_y} is {in_words(y)}: expected one label for each of the {len(x)} rows of {at_x}")
+    bad = (~torch.isfinite(x)).any(1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{at_x} is not finite: {int(bad.sum())} of {len(x)} rows have a NaN or an infinite value, "
+            f"row {int(bad.nonzero()[0])} first"
+        )
+    if task == "single_label" and (y.dim() != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool):
+        raise ValueError(f"{at_y} is {in_words(y)}: expected whole-number classes [rows]; or give task=")
+    if task == "multi_label" and (y.dim() != 2 or not bool(((y == 0) | (y == 1)).all())):
+        raise ValueError(f"{at_y} is {in_words(y)}: expected [rows, tags] of 0 and 1")
+    if task == "regression" and not bool(torch.isfinite(y.double()).all()):
+        raise ValueError(f"{at_y} is not finite: a label is NaN or infinite")
+
+
+def _check_labels(features: Features) -> None:
+    """What a head can learn something from."""
+    y = features.y
+    if not len(y):
+        raise ValueError(f"y: every row is labelled {IGNORED}, and left out")
+    if features.task == "single_label":
+        for name, labels in (("y", y), ("held_y", features.held_y)):
+            if labels is not None and not len(labels):
+                raise ValueError(f"{name}: every row is labelled {IGNORED}, and left out")
+            low, high = (0, 0) if labels is None else (int(v) for v in torch.aminmax(labels))
+            if low < 0 or (features.classes is not None and high >= features.classes):
+                raise ValueError(
+                    f"{name}: label {low if low < 0 else high} is none of the {features.classes} classes: "
+                    f"expected 0 to {(features.classes or 2) - 1}, or {IGNORED} for a row to leave out"
+                )
+    if bool((y == y[:1]).all()):
+        what = (
+            f"class {int(y[0])}"
+            if features.task == "single_label"
+            else f"the label {[round(v, 4) for v in y[:1].reshape(-1).tolist()]}"
+        )
+        raise ValueError(
+            f"y: all {len(y)} rows have {what}: a head can learn nothing but a constant from them; take rows of several classes"
+        )
+
+
+# ---------------------------------------------------------------------- from a model
+def extract_features(
+    model: nn.Module | Callable[[], nn.Module],
+    batches: Any,
+    held_out: Any = None,
+    *,
+    head: Any = None,
+    rows: int | None = None,
+    forward: Callable[[Any, Any], Any] | None = None,
+) -> Features:
+    """What enters a model's head: one pass over the batches, dropout off, without gradients; the model is as before afterwards.
+
+    Taken where the head begins, so that ``head(features.x)`` are the logits; where a head takes all tokens and picks or pools them
+    itself, in front of its first linear layer. One label a token: every token is a row, -100 left out. A linear head over all tokens
+    whose logits are those of one token (causal decoders): that token is the row.
+
+    :param model: any model that :func:`finetune` can read, or a function that makes one.
+    :param batches: batches with labels.  :param held_out: other batches, or a share of the rows, drawn at random; None: none.
+    :param head: prefix of the head's parameter names, or several; None: found by name.
+    :param rows: rows to take, at most; None: 8,192.
+    :param forward: ``(model, batch) -> logits``, where the batches fit no usual way of calling a model.
+    :raises ValueError: no head or no linear layer in it; a head that never runs; no labels; NaN; one class only.
+    :raises TypeError: no model, no batches.
+
+    >>> from pytest_ftcheck import tiny_distilbert, toy_batches
+    >>> extract_features(tiny_distilbert(seed=0), toy_batches(4), held_out=toy_batches(2, seed=1))
+    <Features of 64 rows x 64, 32 held out: single_label, 2 classes, what enters classifier of a TinyClassifier>
+    """
+    most = _most(rows)
+    share = None if held_out is None or not isinstance(held_out, (int, float)) else _share(held_out)
+    source = Batches(batches, None)
+    other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
+    with preserved_globals(), torch.inference_mode(False), torch.no_grad():
+        seed_everything(0)
+        if not isinstance(model, nn.Module):
+            if not callable(model):
+                raise TypeError(
+                    f"model is a {type(model).__name__}: expected a torch.nn.Module or a function that makes one"
+                )
+            model = model()
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"the model factory returned a {type(model).__name__}: expected a torch.nn.Module")
+        prefixes = find_head(model, head)
+        with quiet(model):
+            reader = Reader(model, source.take(0), forward=forward)
+            if reader.task is None:
+                raise ValueError(
+                    "batches: what the labels ask of the logits cannot be told (classes, tags or numbers); "
+                    "make the features yourself with Features.of(x, y)"
+                )
+            tap = _Tap(model, prefixes)
+            x, y = tap.collect(reader, source, most)
+            held = tap.collect(reader, other, most) if other is not None else None
+    return Features.of(
+        x,
+        y,
+        held_out=share if held is None else held,
+        task=reader.task,
+        classes=reader.classes,
+        source=f"what enters {tap.where} of a {type(model).__name__}",
+    )
+
+
+def _most(rows: Any) -> int:
+    if rows is None:
+        return MOST_ROWS
+    if isinstance(rows, bool) or not isinstance(rows, int):
+        raise TypeError(f"rows={rows!r}: expected a whole number")
+    if rows < 2:
+        raise ValueError(f"rows={rows!r}: expected a whole number >= 2")
+    return rows
+
+
+class _Tap:
+    """Catches what enters the head, and its first linear layer, of one batch after the other."""
+
+    def __init__(self, model: nn.Module, prefixes: tuple[str, ...]) -> None:
+        self.model = model
+        self.layers = linear_layers(model, prefixes)
+        if not self.layers:
+            raise ValueError(
+                f"head={', '.join(prefixes)}: no linear layer in it (nn.Linear, Conv1D) that features could enter; pass head="
+            )
+        modules = dict(model.named_modules())
+        one = modules.get(prefixes[0]) if len(prefixes) == 1 else None
+        self.whole = (prefixes[0], one) if isinstance(one, nn.Module) and one not in self.layers.values() else None
+        self.where = ""
+        self._first: str | None = None
+
+    def collect(self, reader: Reader, source: Batches, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and their labels, on the CPU."""
+        xs, ys, count = [], [], 0
+        for number, batch in enumerate(_once(source)):
+            moved = to_device(batch, device_of(self.model))
+            reader.check_labels(moved, number, source.argument)
+            labels = split(moved)[1]
+            if not isinstance(labels, torch.Tensor):
+                raise ValueError(
+                    f"{source.argument}[{number}]: no labels, a tensor: expected one label a row or a token"
+                )
+            x, y = self._rows(*self._look(reader, moved), labels, f"{source.argument}[{number}]")
+            if reader.task == "single_label":
+                keep = y != IGNORED
+                x, y = x[keep], y[keep]
+            xs.append(x.detach().float().cpu().clone())
+            ys.append(y.detach().cpu().clone())
+            count += len(x)
+            if count >= most:
+                break
+        if len({x.shape[1] for x in xs}) > 1:
+            raise ValueError(f"{source.argument}: the features of its batches have different widths")
+        return torch.cat(xs)[:most], torch.cat(ys)[:most]
+
+    def _look(self, reader: Reader, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, str]:
+        """What entered the first linear layer and the head as a whole, and what the last layer gave, of one batch."""
+        seen: list[tuple[str, Any, Any]] = []
+        entered: list[Any] = []
+        handles = [m.register_forward_hook(_catch(seen, n)) for n, m in self.layers.items()]
+        if self.whole is not None:
+            handles.append(self.whole[1].register_forward_pre_hook(lambda _, given: entered.append(given)))
+        try:
+            seed_everything(0)
+            logits = reader.logits(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not seen:
+            raise ValueError(
+                f"head: none of its linear layers ({', '.join(list(self.layers)[:4])}) runs in a forward pass; pass head="
+            )
+        name, given, out = seen[0]
+        if self._first is None:
+            self._first = name
+        if name != self._first or not isinstance(given, torch.Tensor):
+            raise ValueError(f"head: the layer that comes first differs from batch to batch ({self._first}, {name})")
+        whole = entered[0][0] if len(entered) == 1 and len(entered[0]) == 1 else None
+        if logits is None:
+            raise ValueError("the model gives no logits that could be read; pass forward=(model, batch) -> logits")
+        picked = self._picked(given, out, logits) if len(seen) == 1 else None
+        if picked is not None:
+            given = picked
+        # the head's own entry, unless it picks or pools tokens behind it
+        fits = isinstance(whole, torch.Tensor) and whole.dim() == given.dim() and whole.shape[:-1] == given.shape[:-1]
+        self.where = self.whole[0] if self.whole is not None and fits else name
+        return given, whole if fits else None, logits, name
+
+    @staticmethod
+    def _picked(given: torch.Tensor, out: Any, logits: torch.Tensor) -> torch.Tensor | None:
+        """Of a linear layer over all tokens, the token whose outputs are the logits; None: the layer sees no more than that."""
+        if given.dim() != 3 or not isinstance(out, torch.Tensor) or logits.dim() != 2 or len(logits) != len(given):
+            return None
+        if out.shape[-1] != logits.shape[-1]:
+            return None
+        same = (out == logits[:, None].to(out.dtype)).all(-1)
+        if not bool(same.any(1).all()):
+            return None
+        return given[torch.arange(len(given), device=given.device), same.int().argmax(1)]
+
+    def _rows(
+        self,
+        given: torch.Tensor,
+        whole: torch.Tensor | None,
+        logits: torch.Tensor,
+        name: str,
+        labels: torch.Tensor,
+        at: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and labels side by side, ``[rows, width]``."""
+        x = given if whole is None else whole
+        if x.dim() > 2 and labels.shape[: x.dim() - 1] == x.shape[:-1]:  # one label a token
+            return x.reshape(-1, x.shape[-1]), labels.reshape(-1, *labels.shape[x.dim() - 1 :])
+        if x.dim() == 2 and len(x) == len(labels):
+            return x, labels.squeeze(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
+        raise ValueError(
+            f"{at}: {name} takes {in_words(x)} for labels {in_words(labels)} and logits {in_words(logits)}: what a row's features are "
+            "cannot be told; make them yourself with Features.of(x, y)"
+        )
+
+
+def _catch(seen: list[tuple[str, Any, Any]], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def remember(_: nn.Module, given: Any, out: Any) -> None:
+        seen.append((name, given[0] if isinstance(given, tuple) and given else None, out))
+
+    return remember
+
+
+def _once(source: Batches) -> Any:
+    """Every batch once."""
+    return iter(source.list if source.list is not None else source.source)
