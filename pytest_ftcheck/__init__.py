@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     )
     from .diagnosis import Cause, Diagnosis, assert_healthy, diagnose
     from .explain import explain_weight_motion
+    from .inits.scheme import InitScheme
     from .intent import Intent
     from .recipe import Recipe
     from .trace import Trace, example_trace
@@ -156,6 +157,7 @@ _HOMES = {
     "assert_healthy": "diagnosis",
     "diagnose": "diagnosis",
     "explain_weight_motion": "explain",
+    "InitScheme": "inits.scheme",
     "Intent": "intent",
     "Recipe": "recipe",
     "Trace": "trace",
@@ -172,6 +174,7 @@ __all__ = [
     "Cause",
     "CheckFailed",
     "Diagnosis",
+    "InitScheme",
     "Intent",
     "Recipe",
     "Trace",
