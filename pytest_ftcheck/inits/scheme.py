@@ -230,6 +230,10 @@ class InitScheme:
             code += f".with_first({self.first!r})"
         return code if self.last is None else code + f".with_last({self.last!r})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
+        """For hypothesis, which would print a dataclass field by field, and IPython."""
+        printer.text(repr(self))
+
 
 def _kaiming(kind: str, nonlinearity: str, fan: str, slope: float) -> Draw:
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
