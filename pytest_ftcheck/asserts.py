@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from . import checks, listener
+from .border import toward_border
 from .trace import Trace
 from .verdict import CheckFailed, Verdict
 
@@ -39,10 +40,11 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
 
 
 def settle(verdict: Verdict, trace: Trace) -> Verdict:
-    """Tell the listener, and raise if the verdict is none to let through."""
+    """Tell the listener, and hypothesis if it searches; raise if the verdict is none to let through."""
     __tracebackhide__ = True
     if told := listener.current():
         told.judged(verdict, trace)
+    toward_border(verdict)
     if not verdict.ok:
         raise CheckFailed(verdict) from None
     return verdict
@@ -73,9 +75,11 @@ assert_weights_kept = _asserting(checks.check_weights_kept)
 assert_frozen_stay_frozen = _asserting(checks.check_frozen_stay_frozen)
 assert_loss_decreases = _asserting(checks.check_loss_decreases)
 assert_loss_stable = _asserting(checks.check_loss_stable)
+assert_overfits_one_batch = _asserting(checks.check_overfits_one_batch)
 assert_logits_unbounded = _asserting(checks.check_logits_unbounded)
 assert_units_alive = _asserting(checks.check_units_alive)
 assert_metric_improves = _asserting(checks.check_metric_improves)
 assert_metric_matches_reference = _asserting(checks.check_metric_matches_reference)
+assert_beats_permuted_labels = _asserting(checks.check_beats_permuted_labels)
 assert_reload_keeps_head = _asserting(checks.check_reload_keeps_head)
 assert_head_needed = _asserting(checks.check_head_needed)

@@ -27,7 +27,14 @@ class Root:
 
 
 #: Checks of what came of a run: any fault at its root can make them fail.
-OUTCOMES = ("loss_decreases", "metric_improves", "loss_stable", "labels_learnable")
+OUTCOMES = (
+    "loss_decreases",
+    "metric_improves",
+    "loss_stable",
+    "labels_learnable",
+    "overfits_one_batch",
+    "beats_permuted_labels",
+)
 #: Checks that see what does not learn; what sees a run that blew up; what sees a head that lost its input.
 STILL = ("weights_move", "grads_nonzero", "grads_match_reference", "grads_reach_depth")
 BLOWN = (
@@ -375,6 +382,11 @@ ROOTS: tuple[Root, ...] = (
     _root("initial_loss_too_high", "the first loss is far above knowing nothing"),
     _root("output_collapsed", "the training makes the output the same for every input", *DEAF),
     _root("collapsed", "the training makes the output the same for every input", *DEAF),
+    _root("batch_loss_still", "training on one batch alone does not change its loss", *STILL),
+    _root("batch_rows_alike", "not one batch can be learnt by heart: all rows get the same output", *DEAF),
+    _root("loss_misses_labels", "the loss does not ask for the labels of the rows", *LOSS),
+    _root("cannot_overfit", "not one batch can be learnt by heart", confidence="possible"),
+    _root("no_better_than_permuted", "permuted labels are learnt as well as the true ones"),
     _root("labels_unrelated", "the labels look unrelated to the inputs", confidence="possible"),
     # ---- evaluation and saving
     _certain("metric_wrong", "the metric is computed wrongly"),

@@ -27,9 +27,11 @@ from .loss_task import check_loss_matches_task
 from .metrics import check_metric_improves
 from .mode import check_dropout_active, check_eval_deterministic
 from .numerics import check_all_finite
+from .overfitting import check_overfits_one_batch
 from .overwritten import check_weights_kept
 from .pace import check_lr_sensible
 from .padding import check_padding_ignored
+from .permuted import check_beats_permuted_labels
 from .pretrained import check_pretrained_kept
 from .redundancy import check_head_needed
 from .reference import check_grads_match_reference
@@ -70,10 +72,12 @@ CHECKS: dict[str, Callable[..., Verdict]] = {
     "frozen_stay_frozen": check_frozen_stay_frozen,
     "loss_decreases": check_loss_decreases,
     "loss_stable": check_loss_stable,
+    "overfits_one_batch": check_overfits_one_batch,
     "logits_unbounded": check_logits_unbounded,
     "units_alive": check_units_alive,
     "metric_improves": check_metric_improves,
     "metric_matches_reference": check_metric_matches_reference,
+    "beats_permuted_labels": check_beats_permuted_labels,
     "reload_keeps_head": check_reload_keeps_head,
     "head_needed": check_head_needed,
 }
@@ -99,6 +103,7 @@ __all__ = [
     "CHECKS",
     "check_all_finite",
     "check_batches_sound",
+    "check_beats_permuted_labels",
     "check_dropout_active",
     "check_eval_deterministic",
     "check_frozen_stay_frozen",
@@ -121,6 +126,7 @@ __all__ = [
     "check_optimizer_covers_model",
     "check_optimizer_settings",
     "check_output_depends_on_input",
+    "check_overfits_one_batch",
     "check_padding_ignored",
     "check_pretrained_kept",
     "check_reload_keeps_head",

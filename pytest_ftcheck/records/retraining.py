@@ -62,8 +62,10 @@ class Overfit:
 class Rerun:
     """Where one training from the run's start ended, dropout off."""
 
-    #: On rows trained on, with the labels trained on; on held-out rows with their own labels (None: there are none).
+    #: Loss before the first step, and outcome after the last, on rows trained on, with the labels trained on.
+    start: float
     fit: Outcome
+    #: On held-out rows with their own labels; None: there are none.
     held_out: Outcome | None
     #: Root mean square of the way that the trained weights came.
     moved: float

@@ -12,6 +12,8 @@ from .head import HeadExperiment
 from .inputs import InputsExperiment
 from .loss_shape import LossShapeExperiment
 from .modes import ModesExperiment
+from .overfit import OverfitExperiment
+from .permuted import PermutedExperiment
 from .reference import ReferenceGradientExperiment
 
 #: The experiments, the cheapest and most telling first: those at the end are the first to be left out of a long run.
@@ -23,6 +25,8 @@ EXPERIMENTS: tuple[type[Experiment], ...] = (
     InputsExperiment,
     HeadExperiment,
     CounterfactualsExperiment,
+    OverfitExperiment,
+    PermutedExperiment,
 )
 #: Names that ``probes=`` accepts.
 PROBES = ("loss", "descent", "noise", "metrics", *(e.name for e in EXPERIMENTS))

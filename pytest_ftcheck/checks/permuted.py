@@ -1,0 +1,242 @@
+"""Does the run learn better with its labels than with labels that mean nothing?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..records.counterfactuals import Outcome
+from ..records.retraining import Permuted, Rerun
+from ..text import number, percent, plural
+from ..trace import Trace
+from ..verdict import Status, Verdict
+from .asked import not_asked
+from .kinds import fraction
+
+#: Error rate of a pass, shared by the comparisons made; and of "no better", before a failure is spoken of.
+ALPHA, DOUBT = 0.01, 0.05
+#: Share of the blind answer's loss that a run must have fitted away, with permuted labels too, to have learnt by heart.
+BY_HEART = 0.5
+#: An advantage over permuted labels below this share of the blind answer's loss is none, above `PLAIN` it is a plain one.
+NONE, PLAIN = 0.05, 0.25
+#: Rows trained on, and held out, below which learning by heart is no wonder: sixteen rows are fitted as fast whatever their labels.
+LEAST_ROWS, LEAST_HELD_OUT = 128, 64
+#: The weights came at least this share of the way that the textbook loss makes them come: the run did train.
+AS_FAR = 0.5
+
+
+def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdict:
+    """The run learns better with its own labels than with the same labels dealt out among the rows at random.
+
+    Measured only when asked for (``probes=["permuted"]``, beside others), and only where the loop is ours. The run is repeated from
+    its initial weights with the same batches, optimizer and learning rates: once with the true labels, four times with permuted ones.
+    Passes if the true labels are fitted better, or do better on held-out rows, than the prediction interval of the permuted runs
+    allows for. Fails if permuted labels are learnt by heart as well as the true ones, many rows and held-out rows agreeing, or if
+    the textbook loss beats permuted labels plainly where the run's own loss does not. Else ``inconclusive``.
+
+    :param alpha: error rate of a pass.
+    :raises ValueError: a limit out of range.
+
+    >>> from pytest_ftcheck import finetune, tiny_distilbert, toy_batches
+    >>> trace = finetune(tiny_distilbert(seed=0), toy_batches(4), steps=8, lr=1e-3, probes=["permuted"])
+    >>> check_beats_permuted_labels(trace).status
+    'pass'
+    """
+    fraction("alpha", alpha)
+    name, found = "beats_permuted_labels", trace.permuted
+    if found is None:
+        return Verdict(name, "skipped", not_asked(trace, "permuted"))
+    measured = (
+        f"the run's {plural(found.steps, 'step')} again from its initial weights, once with the true and "
+        f"{plural(len(found.permuted), 'time')} with permuted labels; dropout off, on {plural(found.looked_at, 'row')} trained on"
+        + (f" and {found.held_out_rows} held out" if found.held_out_rows else "")
+    )
+    limit = (
+        f"outside the permuted runs' prediction interval (Student's t, error rate {alpha:g} over all comparisons); a failure asks for "
+        f"{LEAST_ROWS} rows trained on and {LEAST_HELD_OUT} held out, and an advantage below {percent(NONE)} of the blind answer's loss"
+    )
+
+    def verdict(
+        status: Status,
+        headline: str,
+        causes: Sequence[str] = (),
+        remedy: str = "",
+        fault: str = "",
+        notes: Sequence[str] = (),
+    ) -> Verdict:
+        return Verdict(
+            name, status, headline, _rows(found), limit, tuple(causes), remedy, measured, tuple(notes), fault
+        )
+
+    own = _comparisons(found, found.true)
+    if not own:
+        return verdict(
+            "inconclusive",
+            f"The runs with permuted labels did not end in finite losses ({number(found.permuted[0].fit.loss)}).",
+            ["the run diverges: with such steps it learns nothing, whatever the labels"],
+            "see assert_loss_stable and assert_all_finite",
+        )
+    best = max(own, key=lambda c: c.away)
+    if best.away > _quantile(alpha / len(own), len(found.permuted)):
+        return verdict("pass", f"The run learns from its labels: {best}.", notes=_notes(found))
+    better = [] if found.textbook is None else _comparisons(found, found.textbook)
+    alike = _none(own, found)
+    if alike and better and _plain(better, alpha, found) and found.true.moved >= AS_FAR * _moved(found.textbook):
+        return verdict(
+            "fail",
+            f"The run does no better than with permuted labels ({own[0]}), though with the textbook loss it does ({better[0]}).",
+            [
+                "the loss that is minimised does not ask for the labels of these rows: it shuffles or shifts them, takes others, or has "
+                "the wrong sign"
+            ],
+            "compare your loss with cross_entropy(logits, labels) on one batch; see assert_loss_matches_task",
+            "loss_misses_labels",
+        )
+    heart = _by_heart(found)
+    if alike and heart and found.rows >= LEAST_ROWS and found.held_out_rows >= LEAST_HELD_OUT:
+        return verdict(
+            "fail",
+            f"The run learns its labels by heart, and learns permuted ones as well: {'; '.join(str(c) for c in own)}.",
+            [
+                "the labels do not belong to the rows: shuffled, shifted, or joined to the wrong texts",
+                "or a rule that can at first only be learnt by heart (parity, modular arithmetic): then allow this",
+            ],
+            "print ten rows with their labels, as they enter the model",
+            "no_better_than_permuted",
+        )
+    return verdict(
+        "inconclusive",
+        f"The run cannot be told from one with permuted labels: {'; '.join(str(c) for c in own)}.",
+        [
+            "it has learnt by heart, and the rows are too few to tell from that whether their labels mean anything"
+            if heart
+            else "it is too short, or its steps are too small, to learn anything from any labels yet",
+            "or the labels do not belong to the rows (shuffled, shifted), or the model cannot read the inputs",
+        ],
+        "give more rows, and eval_batches="
+        if heart
+        else f"run longer (steps={max(100, 3 * found.steps)}) or at a higher learning rate",
+        notes=_notes(found),
+    )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One number of a run beside those of the permuted runs."""
+
+    what: str
+    value: float
+    others: tuple[float, ...]
+    #: By how many standard errors of a prediction the run is better; and by how much, as a share of the blind answer's loss.
+    away: float
+    advantage: float | None
+    shown: Any
+
+    def __str__(self) -> str:
+        low, high = min(self.others), max(self.others)
+        return f"{self.what} {self.shown(self.value)}, with permuted labels {self.shown(low)} to {self.shown(high)}"
+
+
+def _comparisons(found: Permuted, run: Rerun) -> list[_Comparison]:
+    """Loss on the rows trained on, each with the labels it was trained on; loss and accuracy held out."""
+    made: list[_Comparison] = []
+
+    def add(what: str, mine: float | None, others: Sequence[float | None], prior: float | None, sign: int) -> None:
+        values = [v for v in others if v is not None and math.isfinite(v)]
+        if mine is None or not math.isfinite(mine) or len(values) < 2 or len(values) < len(others):
+            return
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        gain = sign * (mean - mine)
+        least = 1e-6 * max(abs(mean), abs(mine), 1e-12)  # rounding: equal runs are not apart
+        away = 0.0 if abs(gain) <= least else gain / (max(spread, least) * math.sqrt(1 + 1 / len(values)))
+        made.append(
+            _Comparison(
+                what,
+                mine,
+                tuple(values),
+                away,
+                gain / prior if prior and sign > 0 else None,
+                _loss if sign > 0 else percent,
+            )
+        )
+
+    add("training loss", run.fit.loss, [p.fit.loss for p in found.permuted], found.prior, 1)
+    held = [p.held_out for p in found.permuted if p.held_out is not None]
+    if run.held_out is not None and len(held) == len(found.permuted):
+        add("held-out loss", run.held_out.loss, [o.loss for o in held], found.held_out_prior, 1)
+        add("held-out accuracy", run.held_out.accuracy, [o.accuracy for o in held], None, -1)
+    return made
+
+
+def _loss(value: float) -> str:
+    return number(value, 4)
+
+
+def _quantile(alpha: float, runs: int) -> float:
+    """Student's t for the prediction of one more run from ``runs`` of them, one-sided."""
+    from scipy.stats import t
+
+    return float(t.ppf(1 - alpha, runs - 1))
+
+
+def _none(own: Sequence[_Comparison], found: Permuted) -> bool:
+    """Not even a hint of an advantage, in any comparison."""
+    limit = _quantile(DOUBT, len(found.permuted))
+    losses = [c for c in own if c.advantage is not None]
+    return (
+        bool(losses)
+        and all(c.away < limit for c in own)
+        and all(c.advantage is not None and c.advantage < NONE for c in losses)
+    )
+
+
+def _plain(better: Sequence[_Comparison], alpha: float, found: Permuted) -> bool:
+    """An advantage that nobody doubts, in every loss."""
+    limit = _quantile(alpha / len(better), len(found.permuted))
+    losses = [c for c in better if c.advantage is not None]
+    return bool(losses) and all(c.away > limit and (c.advantage or 0.0) > PLAIN for c in losses)
+
+
+def _moved(run: Rerun | None) -> float:
+    return math.inf if run is None else run.moved
+
+
+def _by_heart(found: Permuted) -> bool:
+    """True and permuted labels alike are fitted far below the blind answer's loss."""
+    if found.prior is None:
+        return False
+    return all(r.fit.loss < (1 - BY_HEART) * found.prior for r in (found.true, *found.permuted))
+
+
+def _notes(found: Permuted) -> list[str]:
+    run, true = found.run.fit.loss, found.true.fit.loss
+    if found.prior and abs(run - true) > PLAIN * found.prior:
+        return [
+            f"the run itself ended at a training loss of {number(run, 4)}, its repetition at {number(true, 4)}: something beside "
+            "the loop had a part in it (a callback, a random state of its own, weights written from outside)"
+        ]
+    return []
+
+
+def _rows(found: Permuted) -> tuple[dict[str, Any], ...]:
+    rows = [("the run", found.run), ("true labels", found.true)]
+    if found.textbook is not None:
+        rows.append(("true labels, textbook loss", found.textbook))
+    rows += [(f"permuted labels {i + 1}", r) for i, r in enumerate(found.permuted)]
+    return tuple(
+        {
+            "trained with": what,
+            "loss": number(r.fit.loss, 4),
+            "right": _share(r.fit),
+            "held out: loss": None if r.held_out is None else number(r.held_out.loss, 4),
+            "held out: right": None if r.held_out is None else _share(r.held_out),
+        }
+        for what, r in rows
+    )
+
+
+def _share(outcome: Outcome) -> str | None:
+    return None if outcome.accuracy is None else percent(outcome.accuracy)
