@@ -89,8 +89,8 @@ def check_overfits_one_batch(trace: Trace) -> Verdict:
             "fail",
             f"Training on {plural(found.rows, 'row')} alone does not change the loss: {number(found.loss, 4)} before and after, {tried}.",
             [
-                "no gradient gets from the loss to the weights: a detach(), an argmax, a dead activation, a loss that is multiplied by zero "
-                "or ignores the outputs"
+                "no gradient gets from the loss to the weights: a detach(), an argmax, a dead activation, a loss that is multiplied by "
+                "zero or ignores the outputs"
             ],
             "see assert_grads_nonzero for where the gradient ends",
             "batch_loss_still",
