@@ -186,6 +186,51 @@ def torcheck(case: Case, seed: int) -> tuple[bool, bool, str]:
     return bool(found), _names(case, found), "; ".join(found)
 
 
+class _Positional(torch.nn.Module):
+    """A model that is called with the batch's inputs one by one, as that peer does; keywords are put back."""
+
+    def __init__(self, model: torch.nn.Module, keywords: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.keywords = model, keywords
+
+    def forward(self, *inputs: Any) -> Any:
+        if self.keywords:
+            return self.model(**dict(zip(self.keywords, inputs, strict=True)))
+        return self.model(*(tuple(i) if isinstance(i, list) else i for i in inputs))
+
+
+def tinytorchtest(case: Case, seed: int) -> tuple[bool, bool, str]:
+    """Its suite on the first batch, with the case's loss and optimizer: what is meant to learn changes, what is meant to be frozen does
+    not, no output is NaN or infinite."""
+    from tinytorchtest import tinytorchtest as peer
+
+    run = case.build(seed)
+    first = next(iter(run.batches))
+    inputs, loss_fn, optimizer = inputs_of(first), run.loss_fn or _plain_loss, optimizer_of(run)
+    keywords = tuple(inputs) if isinstance(inputs, dict) else ()
+    model = _Positional(run.model, keywords)
+    batch = [tuple(inputs.values()) if keywords else inputs, labels_of(first)]
+    named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
+    frozen = [(n, p) for n, p in named if run.intent and run.intent.wants_frozen(n)]
+    test = peer.TinyTorchTest(
+        model, lambda out, _: _loss_of(loss_fn, run, first, out), optimizer, batch, "cpu", seed=seed
+    )
+    failures = (peer.VariablesChangeException, peer.NaNTensorException, peer.InfTensorException)
+    kept = [n for n, _ in frozen]
+    found = _told(lambda: test.test(train_vars=[v for v in named if v[0] not in kept]), *failures)
+    if frozen:
+        found += _told(lambda: test.test(non_train_vars=frozen), *failures)
+
+    def finite() -> None:
+        out = test._forward_step()
+        logits = out if isinstance(out, torch.Tensor) else out["logits"] if "logits" in out else out[0]
+        peer.assert_never_nan(logits)
+        peer.assert_never_inf(logits)
+
+    found += _told(finite, *failures)
+    return bool(found), _names(case, found), "; ".join(found)
+
+
 def _told(check: Callable[[], Any], *more: type[BaseException]) -> list[str]:
     try:
         check()
@@ -204,9 +249,8 @@ TOOLS: dict[str, tuple[str, Callable[[Case, int], tuple[bool, bool, str]]]] = {
     "pytest-torch": ("pytest_torch", pytest_torch),
     "torchtest2": ("torchtest2", torchtest2),
     "torcheck": ("torcheck", torcheck),
+    "tinytorchtest": ("tinytorchtest", tinytorchtest),
 }
-#: Named in the issue, and left out where not installed; its checks are those of torchtest2 by exact comparison, in place.
-ABSENT = ("tinytorchtest",)
 
 
 def run_one(job: tuple[str, str, int]) -> Said:
@@ -291,7 +335,8 @@ def page(said: Sequence[Said], seeds: int) -> str:
         "Each peer is used as its README says: pytest-torch with `run_training(...).assert_healthy(min_relative_decrease=0.1)`, "
         "`assert_all_params_receive_grad` and `check_inference_contract` of the model in eval mode; torchtest2 with `check_model`; "
         "torcheck with a changing check for every tensor that is meant to learn, unchanging for the frozen ones, NaN and Inf for all, "
-        "over 20 steps. Only what fails counts as gated, warnings do not. We are told what the author believes (`intent=`), torcheck "
+        "over 20 steps; tinytorchtest with its suite for variables that change and that stay, NaN and Inf. "
+        "Only what fails counts as gated, warnings do not. We are told what the author believes (`intent=`), torcheck "
         "and torchtest2 what is meant to be frozen. "
         "*Cause named* means for us that one of the checks that should fail did *and* that the first cause is the one a "
         "knowledgeable person would name; for the peers that one of its words stands anywhere in their messages.",
@@ -302,7 +347,9 @@ def page(said: Sequence[Said], seeds: int) -> str:
         "",
         "## The held-out third",
         "",
-        "A third of the cases, chosen by a hash of the name, was not looked at while limits were chosen.",
+        "A third of the cases, chosen by a hash of the name, was written but not looked at while limits were chosen. It is not wholly "
+        "clean: after a first measurement its data and evaluation cases and seven of its loss cases were read, and checks were improved "
+        "with them in mind.",
         "",
         *table(said, True),
         "",
@@ -381,8 +428,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for t, (module, _) in TOOLS.items()
         if importlib.util.find_spec(module) and (t == "pytest-ftcheck" or not args.ours)
     ]
-    for name in [t for t in TOOLS if t not in tools and not args.ours] + list(ABSENT) * (not args.ours):
-        print(f"{name} is not installed, or has no adapter: left out")
+    for name in [t for t in TOOLS if t not in tools and not args.ours]:
+        print(f"{name} is not installed: left out")
     jobs = [(t, c.name, s) for t in tools for c in picked for s in range(args.seeds) if c.healthy or c.catchable]
     said: list[Said] = []
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
