@@ -6,11 +6,11 @@ number of different checks, never with the number of calls.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .border import in_example
 from .text import plural
 
 if TYPE_CHECKING:
@@ -171,9 +171,3 @@ class Record:
 
     def _repeats(self) -> Iterable[Repeats]:
         return (r for phase in self.phases for r in phase.repeats.values())
-
-
-def in_example() -> bool:
-    """Whether hypothesis runs an example right now; never imports it."""
-    asked = getattr(sys.modules.get("hypothesis"), "currently_in_test_context", None)
-    return asked is not None and bool(asked())

@@ -15,6 +15,8 @@ ROOT = Path(pytest_ftcheck.__file__).parent
 HEAVY = {"torch", "transformers", "numpy", "scipy", "hypothesis", "tensorboard", "accelerate", "peft", "lightning"}
 #: Folders that may import torch when they are imported.
 TORCH_SIDE = ("training", "inits", "integrations")
+#: Imported by users of hypothesis only: may import hypothesis and the torch side when it is imported.
+HYPOTHESIS_SIDE = ("strategies",)
 PYTEST_SIDE = {"options", "fixtures", "plugin"}
 JUDGES = ("checks", "diagnosis", "reports", "explain", "asserts")
 
@@ -88,7 +90,7 @@ def test_the_parser_sees_what_there_is():
     assert len(MODULES) > 25
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if not inside(n, *TORCH_SIDE)])
+@pytest.mark.parametrize("name", [n for n in MODULES if not inside(n, *TORCH_SIDE, *HYPOTHESIS_SIDE)])
 def test_nothing_heavy_is_imported_at_module_level(name):
     assert at_import(name) & HEAVY == set()
     assert not any(inside(target, *TORCH_SIDE) for target in at_import(name) if target.startswith("."))
@@ -121,6 +123,12 @@ def test_only_options_fixtures_and_plugin_import_pytest(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_imports_the_plugin(name):
     assert not any(inside(target, "plugin") for target, _ in imports(name) if target.startswith("."))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_imports_the_strategies(name):
+    """Whoever needs no hypothesis gets none."""
+    assert not any(inside(target, *HYPOTHESIS_SIDE) for target, _ in imports(name) if target.startswith("."))
 
 
 @pytest.mark.parametrize("name", ["recipe", "trace", "verdict", "text", "codec"])
@@ -186,6 +194,8 @@ def heavy_after(code):
         ),
         ("import pytest_ftcheck as f; f.assert_loss_decreases(f.example_trace())", {"scipy", "numpy"}),
         ("import pytest_ftcheck.options, pytest_ftcheck.fixtures, pytest_ftcheck.plugin", {"pytest"}),
+        ("import pytest_ftcheck.border, pytest_ftcheck.folding, pytest_ftcheck.profile", set()),
+        ("import hypothesis", {"hypothesis"}),  # which registers our profile
     ],
 )
 def test_what_a_fresh_interpreter_loads(code, allowed):

@@ -1,0 +1,408 @@
+"""Hypothesis strategies for initialisation schemes, heads, recipes, token batches and seeds.
+
+What they draw shrinks towards the plain case (normal, small round numbers, one layer, seed 0), and a counterexample is printed as code
+that makes it anew. Ranges are ``(lowest, highest)``, both included; a single number stands for itself.
+
+While this module is imported, hypothesis also manages torch's global random state, as it does with ``random`` and numpy: each example
+starts from the same state, and afterwards it is as before. Draw `seeds` to vary what a test draws itself.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import register_random
+from hypothesis import strategies as st
+
+from .border import toward_border
+from .inits.heads import ACTIVATIONS, Head
+from .inits.scheme import TORCH_BIAS, InitScheme
+from .recipe import OPTIMIZERS, SCHEDULES, Recipe
+from .training.ragged import TokenBatches
+
+__all__ = [
+    "Head",
+    "InitScheme",
+    "Recipe",
+    "TokenBatches",
+    "batches",
+    "heads",
+    "init_schemes",
+    "recipes",
+    "seeds",
+    "toward_border",
+]
+
+#: ``(lowest, highest)``, or one number for both.
+Range = float | tuple[float, float]
+
+#: Random schemes that tell hidden units apart: what `init_schemes` draws unless told otherwise, the plainest first.
+KINDS = (
+    "normal",
+    "truncated_normal",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "orthogonal",
+    "sparse",
+    "torch_default",
+    "mup",
+)
+#: Schemes that make a whole head hard or impossible to train, drawn only if named.
+SPECIAL = ("zeros", "constant", "eye")
+#: Round numbers a third of a decade apart, and steps from one to the next: 20 make neighbours at most 7.5 % apart.
+_ROUND, _FINE = (1, 2, 5), 20
+
+
+# ---------------------------------------------------------------------- schemes
+def init_schemes(
+    std: Range = (1e-3, 0.1),
+    *,
+    kinds: Sequence[str] | None = None,
+    gain: Range = 1.0,
+    positions: bool = True,
+    bias: Sequence[float | str] = (0.0,),
+) -> st.SearchStrategy[InitScheme]:
+    """Initialisation schemes.
+
+    Shrinks towards ``InitScheme.normal`` with the smallest and roundest ``std`` that will do, all layers alike.
+
+    :param std: range of the weights' standard deviation, > 0, for kinds that have one (of a ``uniform``: ``bound / sqrt(3)``); spread
+        evenly over the orders of magnitude.
+    :param kinds: names of `InitScheme` constructors to draw from, the plainest first. Default: all random ones. ``zeros``, ``constant``
+        (its value drawn as a std) and ``eye`` only if named: under them no head, or only a lucky one, can learn.
+    :param gain: range of the gain of ``xavier_*`` and ``orthogonal`` (and ``eye``), > 0.
+    :param positions: some schemes treat the last layer, or the first, by another one (zeros; half the size).
+    :param bias: what the biases may start at, the plainest first: numbers, or ``"torch"``.
+    :raises ValueError, TypeError: an argument is none of these.
+
+    >>> from hypothesis import find, settings
+    >>> find(init_schemes(std=(1e-3, 0.1)), lambda scheme: True, settings=settings(database=None))
+    InitScheme.normal(std=0.001)
+    """
+    stds, gains = _logarithmic("std", std), _logarithmic("gain", gain)
+    names = _choice("kinds", KINDS if kinds is None else kinds, (*KINDS, *SPECIAL))
+    if not isinstance(positions, bool):
+        raise TypeError(f"positions={positions!r}: expected True or False")
+    if isinstance(bias, str) or not isinstance(bias, Sequence) or not bias:
+        raise TypeError(f"bias={bias!r}: expected one or more values such as (0.0, 'torch')")
+    for value in bias:
+        if value != TORCH_BIAS and (isinstance(value, (bool, str)) or not math.isfinite(value)):
+            raise ValueError(f"bias={bias!r}: expected finite numbers, or {TORCH_BIAS!r}")
+    plain = st.sampled_from(names).flatmap(lambda name: _of_kind(name, stds, gains))
+    biases = st.sampled_from(list(bias))
+    layers = st.sampled_from(["alike", "last zero", "last half", "first half"] if positions else ["alike"])
+    return st.builds(_refined, plain, biases, layers)
+
+
+def _of_kind(
+    name: str, stds: st.SearchStrategy[float], gains: st.SearchStrategy[float]
+) -> st.SearchStrategy[InitScheme]:
+    make: Callable[..., InitScheme] = getattr(InitScheme, name)
+    if name in ("normal", "truncated_normal", "sparse", "mup"):
+        return stds.map(lambda std: make(std=std))
+    if name == "uniform":
+        return stds.map(lambda std: make(float(f"{std * math.sqrt(3):.3g}")))
+    if name == "constant":
+        return stds.map(make)
+    if name.startswith("kaiming"):
+        shapes = st.tuples(
+            st.sampled_from(["relu", "leaky_relu", "tanh", "linear"]), st.sampled_from(["fan_in", "fan_out"])
+        )
+        return shapes.map(lambda shape: make(*shape))
+    if name in ("xavier_normal", "xavier_uniform", "orthogonal", "eye"):
+        return gains.map(make)
+    # the value of fewest choices is the simplest to hypothesis: two choices for nothing keep ``normal`` before these
+    return st.tuples(st.integers(0, 0), st.integers(0, 0)).map(lambda _: make())
+
+
+def _refined(scheme: InitScheme, bias: float | str, layers: str) -> InitScheme:
+    # torch's default has biases of its own: the first choice leaves them alone
+    if bias != 0.0:
+        scheme = scheme.with_bias(bias)
+    if layers == "last zero":
+        return scheme.with_last(InitScheme.zeros().with_bias(scheme.bias))
+    if layers == "alike":
+        return scheme
+    try:
+        half = scheme.scaled(0.5)
+    except ValueError:  # a size that follows from the shape alone
+        return scheme
+    return scheme.with_last(half) if layers == "last half" else scheme.with_first(half)
+
+
+# ---------------------------------------------------------------------- heads
+def heads(
+    in_features: int,
+    classes: int = 2,
+    *,
+    depth: int | tuple[int, int] = (1, 3),
+    widths: int | tuple[int, int] | None = None,
+    activations: Sequence[str] = ("relu", "gelu", "tanh"),
+    dropout: Range = (0.0, 0.5),
+    layer_norm: bool | None = None,
+) -> st.SearchStrategy[Head]:
+    """Classification heads, `nn.Sequential` that print as code, with torch's default weights under a seed that is drawn, too.
+
+    Shrinks towards a single linear layer, then towards narrow layers without dropout and normalisation.
+
+    :param in_features: width of the features.  :param classes: number of outputs.
+    :param depth: range of the number of linear layers.
+    :param widths: range of the hidden layers' widths; default: from 8 (or ``in_features``, if less) to ``in_features``.
+    :param activations: names of `ACTIVATIONS <pytest_ftcheck.inits.heads.ACTIVATIONS>` to draw from, the plainest first.
+    :param dropout: range of the share dropped, within [0, 1), in steps of 0.1.
+    :param layer_norm: with, without, or (None) either.
+    :raises ValueError, TypeError: an argument is none of these.
+
+    >>> from hypothesis import find, settings
+    >>> find(heads(384, 2), lambda head: len(head) > 1, settings=settings(database=None))
+    Head(384, 2, widths=(8,))
+    """
+    Head(in_features, classes)  # says what is wrong with them
+    depths = _whole("depth", depth, least=1)
+    low, high = _whole("widths", (min(8, in_features), in_features) if widths is None else widths, least=1)
+    names = _choice("activations", activations, tuple(ACTIVATIONS))
+    shares = _shares("dropout", dropout)
+    if layer_norm not in (None, True, False):
+        raise TypeError(f"layer_norm={layer_norm!r}: expected True, False or None")
+    norms = st.booleans() if layer_norm is None else st.just(layer_norm)
+
+    @st.composite
+    def strategy(draw: st.DrawFn) -> Head:
+        hidden = draw(st.integers(*depths)) - 1
+        if not hidden:
+            return Head(in_features, classes, seed=draw(seeds()))
+        return Head(
+            in_features,
+            classes,
+            widths=[draw(st.integers(low, high)) for _ in range(hidden)],
+            activation=draw(st.sampled_from(names)),
+            dropout=draw(shares),
+            layer_norm=draw(norms),
+            seed=draw(seeds()),
+        )
+
+    return strategy()
+
+
+# ---------------------------------------------------------------------- recipes
+def recipes(
+    *,
+    steps: int | tuple[int, int] = (10, 40),
+    lr: Range = (1e-5, 1e-2),
+    optimizers: Sequence[str] = ("adamw",),
+    schedules: Sequence[str] = SCHEDULES,
+    warmup: Range = (0.0, 0.5),
+    weight_decay: Range = 0.01,
+) -> st.SearchStrategy[Recipe]:
+    """Recipes to fine-tune by.
+
+    Shrinks towards few steps, a small round learning rate, and the first optimizer and schedule named.
+
+    :param steps: range of the number of steps.  :param lr: range of the peak learning rate, > 0, spread evenly over the orders of
+        magnitude.
+    :param optimizers: names of those `Recipe` knows, the plainest first.  :param schedules: ``linear``, ``constant``.
+    :param warmup: range of the warm-up as a share of the steps, within [0, 1), in steps of 0.1.
+    :param weight_decay: range, >= 0, in twenty steps.
+    :raises ValueError, TypeError: an argument is none of these.
+
+    >>> from hypothesis import find, settings
+    >>> find(recipes(), lambda recipe: recipe.lr >= 1e-3, settings=settings(database=None)).lr
+    0.001
+    """
+    decay = _pair("weight_decay", weight_decay)
+    if decay[0] < 0:
+        raise ValueError(f"weight_decay={weight_decay!r}: expected numbers >= 0")
+    return st.builds(
+        Recipe,
+        optimizer=st.sampled_from(_choice("optimizers", optimizers, tuple(OPTIMIZERS))),
+        lr=_logarithmic("lr", lr),
+        warmup=_shares("warmup", warmup),
+        schedule=st.sampled_from(_choice("schedules", schedules, SCHEDULES)),
+        steps=st.integers(*_whole("steps", steps, least=1)),
+        weight_decay=_between(*decay),
+    )
+
+
+# ---------------------------------------------------------------------- batches
+def batches(
+    classes: int = 2,
+    *,
+    count: int | tuple[int, int] = (1, 8),
+    rows: int | tuple[int, int] = (2, 16),
+    words: int | tuple[int, int] = (1, 12),
+    majority: Range | None = (0.5, 0.95),
+    every_class: bool = True,
+    padding: Sequence[str] = ("right", "left"),
+    layout: str = "mapping",
+    **task: Any,
+) -> st.SearchStrategy[TokenBatches]:
+    """Token batches for a classifier: uneven lengths, padding, a small last batch, uneven classes. Healthy models can learn them.
+
+    Shrinks towards one batch of few rows, all equally short and classes even.
+
+    :param classes: number of classes.  :param count: range of the number of batches.  :param rows: range of the rows in a batch (the
+        last may have fewer).  :param words: range of the number of words in a row, two special tokens not counted.
+    :param majority: range of the share of rows of class 0 where classes are uneven; None: classes are always even.
+    :param every_class: every class has a row somewhere; False: some may have none.
+    :param padding: sides to draw from.
+    :param layout: ``mapping`` (``input_ids``, ``attention_mask``, ``labels``) or ``tuple`` (as `toy_batches`).
+    :param task: ``vocabulary``, ``pad`` and ``keywords`` of `TokenBatches`.
+    :raises ValueError, TypeError: an argument is none of these.
+
+    >>> from hypothesis import find, settings
+    >>> find(batches(), lambda drawn: len(drawn[0]["labels"]) >= 4, settings=settings(database=None))
+    TokenBatches(batches=1, rows=4, shortest=1, longest=1)
+    """
+    if unknown := sorted(set(task) - {"vocabulary", "pad", "keywords"}):
+        raise TypeError(f"{unknown[0]}: batches() has no such argument")
+    counts, sizes, lengths = (
+        _whole(name, value, least=1) for name, value in (("count", count), ("rows", rows), ("words", words))
+    )
+    sides = _choice("padding", padding, ("right", "left"))
+    if not isinstance(every_class, bool):
+        raise TypeError(f"every_class={every_class!r}: expected True or False")
+    fixed = {"classes": classes, "layout": layout, **task}
+    most = {"batches": counts[1], "rows": sizes[1], "empty_classes": 0 if every_class else classes - 1}
+    TokenBatches(**most, **fixed)  # says what is wrong with them, or that there is no room for all classes
+    shares = None if majority is None else _pair("majority", majority)
+    if shares and not 1 / classes <= shares[0] <= shares[1] <= 1:
+        raise ValueError(f"majority={majority!r}: expected shares from {1 / classes:.3g} to 1")
+
+    @st.composite
+    def strategy(draw: st.DrawFn) -> TokenBatches:
+        empty = 0 if every_class else draw(st.integers(0, classes - 1))
+        there = classes - empty
+        # as many as leave room for a row of each class
+        number = draw(st.integers(max(counts[0], math.ceil(there / sizes[1])), counts[1]))
+        size = draw(st.integers(max(sizes[0], math.ceil(there / number)), sizes[1]))
+        fewest = max(1, there - size * (number - 1))
+        left_out = draw(st.integers(0, size - fewest))
+        shortest = draw(st.integers(*lengths))
+        uneven = shares is not None and draw(st.booleans())
+        return TokenBatches(
+            batches=number,
+            rows=size,
+            last=size - left_out if left_out else None,
+            shortest=shortest,
+            longest=draw(st.integers(shortest, lengths[1])),
+            majority=draw(_between(*shares)) if uneven and shares else None,
+            empty_classes=empty,
+            padding=draw(st.sampled_from(sides)),
+            seed=draw(seeds()),
+            **fixed,
+        )
+
+    return strategy()
+
+
+# ---------------------------------------------------------------------- seeds
+def seeds(*, max_value: int = 2**32 - 1) -> st.SearchStrategy[int]:
+    """Seeds that python's ``random``, numpy and torch all take; shrinks towards 0.
+
+    :param max_value: the largest, >= 0.
+
+    >>> from hypothesis import find, settings
+    >>> find(seeds(), lambda seed: True, settings=settings(database=None))
+    0
+    """
+    return st.integers(0, _whole("max_value", max_value, least=0)[1])
+
+
+class _TorchRandom:
+    """torch's global random state as hypothesis wants to see it; torch is not loaded for it."""
+
+    def seed(self, seed: int) -> None:
+        if torch := sys.modules.get("torch"):
+            torch.manual_seed(seed)
+
+    def getstate(self) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return None
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+        return torch.get_rng_state(), cuda
+
+    def setstate(self, state: Any) -> None:
+        if state is not None:
+            import torch
+
+            torch.set_rng_state(state[0])
+            if state[1] is not None:
+                torch.cuda.set_rng_state_all(state[1])
+
+
+_TORCH_RANDOM = _TorchRandom()
+register_random(_TORCH_RANDOM)
+
+
+# ---------------------------------------------------------------------- ranges
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in pair):
+        raise TypeError(f"{name}={value!r}: expected a number, or (lowest, highest)")
+    low, high = pair
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"{name}={value!r}: expected finite numbers, the lowest first")
+    return low, high
+
+
+def _whole(name: str, value: Any, *, least: int) -> tuple[int, int]:
+    low, high = _pair(name, value)
+    if not isinstance(low, int) or not isinstance(high, int):
+        raise TypeError(f"{name}={value!r}: expected whole numbers")
+    if low < least:
+        raise ValueError(f"{name}={value!r}: expected whole numbers >= {least}")
+    return low, high
+
+
+def _choice(name: str, value: Any, known: tuple[str, ...]) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise TypeError(f"{name}={value!r}: expected one or more of {', '.join(known)}")
+    if unknown := [v for v in value if v not in known]:
+        raise ValueError(f"{name}={value!r}: {unknown[0]!r} is none of {', '.join(known)}")
+    return list(value)
+
+
+def _shares(name: str, value: Any) -> st.SearchStrategy[float]:
+    low, high = _pair(name, value)
+    if not 0 <= low <= high < 1:
+        raise ValueError(f"{name}={value!r}: expected shares from 0 to below 1")
+    between = [k / 10 for k in range(1, 10) if low < k / 10 < high]
+    return st.sampled_from(list(dict.fromkeys([low, *between, high])))
+
+
+def _between(low: float, high: float) -> st.SearchStrategy[float]:
+    """Evenly, in twenty steps."""
+    if low == high:
+        return st.just(low)
+    return st.integers(0, _FINE).map(lambda k: min(high, float(f"{low + (high - low) * k / _FINE:.6g}")))
+
+
+def _logarithmic(name: str, value: Any) -> st.SearchStrategy[float]:
+    """Evenly over the orders of magnitude: a round number (1, 2, 5, 10, ...), then a step towards the next.
+
+    Two choices, not one float: both shrink towards round numbers, and both can be climbed one by one, which is how hypothesis follows
+    `toward_border` (it steps a float by whole numbers, which here would be far out of range).
+    """
+    low, high = _pair(name, value)
+    if low <= 0:
+        raise ValueError(f"{name}={value!r}: expected numbers > 0")
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    marks = [float(f"{first}e{decade}") for decade in decades for first in _ROUND]
+    edges = [float(low), *(mark for mark in marks if low < mark < high), float(high)]
+    bands = len(edges) - 1
+    steps = _FINE if low < high else 0  # two choices even where there is but one value: see `_of_kind`
+
+    def at(band: int, fine: int) -> float:
+        start, end = edges[band], edges[band + 1]
+        exact = start + (end - start) * fine / _FINE
+        # three digits, unless the range is so narrow that they would all be the same
+        return max(start, min(end, float(f"{exact:.3g}") if end > 1.1 * start else exact))
+
+    return st.tuples(st.integers(0, bands - 1), st.integers(0, steps)).map(lambda pair: at(*pair))
