@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import TYPE_CHECKING
 
-from .verdict import Verdict
+if TYPE_CHECKING:
+    from .verdict import Verdict
 
 #: A margin further out than this is as good as infinite: hypothesis takes finite numbers only.
 _FURTHEST = 1e6
@@ -26,6 +28,8 @@ def toward_border(margin: float | Verdict, *, label: str = "margin") -> None:
 
     >>> toward_border(0.3)  # no property test runs: nothing happens
     """
+    from .verdict import Verdict  # every start of pytest loads this module, few call this
+
     if isinstance(margin, Verdict):
         label = margin.check
         if margin.margin is None:
