@@ -84,17 +84,6 @@ def check_overfits_one_batch(trace: Trace) -> Verdict:
             ["a gradient or a weight becomes NaN or infinite, even at small steps; see assert_all_finite"],
             "look for a square root, a logarithm or a division at zero",
         )
-    if _still(found):
-        return verdict(
-            "fail",
-            f"Training on {plural(found.rows, 'row')} alone does not change the loss: {number(found.loss, 4)} before and after, {tried}.",
-            [
-                "no gradient gets from the loss to the weights: a detach(), an argmax, a dead activation, a loss that is multiplied by "
-                "zero or ignores the outputs"
-            ],
-            "see assert_grads_nonzero for where the gradient ends",
-            "batch_loss_still",
-        )
     alike = [a.apart for a in found.attempts if a.apart is not None]
     if found.prior is not None and len(alike) == len(found.attempts) and max(alike) < ALIKE and _distinct(found):
         return verdict(
@@ -107,6 +96,17 @@ def check_overfits_one_batch(trace: Trace) -> Verdict:
             ],
             "see assert_output_depends_on_input and assert_units_alive for where it ends",
             "batch_rows_alike",
+        )
+    if _still(found):
+        return verdict(
+            "fail",
+            f"Training on {plural(found.rows, 'row')} alone does not change the loss: {number(found.loss, 4)} before and after, {tried}.",
+            [
+                "no gradient gets from the loss to the weights: a detach(), an argmax, a dead activation, a loss that is multiplied by "
+                "zero or ignores the outputs"
+            ],
+            "see assert_grads_nonzero for where the gradient ends",
+            "batch_loss_still",
         )
     if found.prior is None or best.reference is None:
         return verdict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..records.counterfactuals import Outcome
@@ -54,7 +54,8 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
         + (f" and {found.held_out_rows} held out" if found.held_out_rows else "")
     )
     limit = (
-        f"outside the permuted runs' prediction interval (Student's t, error rate {alpha:g} over all comparisons); a failure asks for "
+        f"outside the permuted runs' prediction interval (Student's t; of shares a binomial test; error rate {alpha:g} over all "
+        f"comparisons); a failure asks for "
         f"{LEAST_ROWS} rows trained on and {LEAST_HELD_OUT} held out, and an advantage below {percent(NONE)} of the blind answer's loss"
     )
 
@@ -129,7 +130,7 @@ class _Comparison:
     what: str
     value: float
     others: tuple[float, ...]
-    #: By how many standard errors of a prediction the run is better; and by how much, as a share of the blind answer's loss.
+    #: Student's t of the run's advantage; and the advantage as a share of the blind answer's loss (None: it is none of a loss).
     away: float
     advantage: float | None
     shown: Any
@@ -140,52 +141,49 @@ class _Comparison:
 
 
 def _comparisons(found: Permuted, run: Rerun) -> list[_Comparison]:
-    """Fall of the loss on the rows trained on, each with the labels it was trained on; loss and accuracy held out.
-
-    The fall, not the loss itself: before the first step some labels happen to suit the initial weights better than others.
-    """
+    """Loss on the rows trained on, each with the labels it was trained on; loss and accuracy held out."""
     made: list[_Comparison] = []
-
-    def add(
-        what: str,
-        mine: float | None,
-        others: Sequence[float | None],
-        sign: int,
-        prior: float | None,
-        least: float = 0.0,
-    ) -> None:
-        values = [v for v in others if v is not None and math.isfinite(v)]
-        if mine is None or not math.isfinite(mine) or len(values) < 2 or len(values) < len(others):
-            return
-        mean = sum(values) / len(values)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-        gain = sign * (mine - mean)
-        rounding = 1e-6 * max(abs(mean), abs(mine), prior or 0.0, 1e-12)
-        error = max(spread, least, rounding) * math.sqrt(1 + 1 / len(values))
-        advantage = None if least else gain / prior if prior else None
-        made.append(_Comparison(what, mine, tuple(values), gain / error, advantage, percent if least else _loss))
-
-    add("the training loss falls by", _fall(run), [_fall(p) for p in found.permuted], 1, found.prior)
+    fits = [p.fit.loss for p in found.permuted]
+    falls = [p.start - p.fit.loss for p in found.permuted]
+    level = _compared("training loss", run.fit.loss, fits, -1, found.prior)
+    fall = _compared("training loss", run.start - run.fit.loss, falls, 1, found.prior)
+    if level is not None and fall is not None:
+        # labels may happen to suit the initial weights: what counts is the smaller of the two advantages, at the end and since the start
+        made.append(level if level.away <= fall.away else replace(level, away=fall.away, advantage=fall.advantage))
     held = [p.held_out for p in found.permuted if p.held_out is not None]
     if run.held_out is not None and len(held) == len(found.permuted):
-        add("held-out loss", run.held_out.loss, [o.loss for o in held], -1, found.held_out_prior)
-        shares = [o.accuracy for o in held]
-        known = [a for a in shares if a is not None]
-        if known:  # a few permuted runs may agree by saying the same for all: rows are luck, too
-            mean = min(0.99, max(0.01, sum(known) / len(known)))
-            add(
-                "held-out accuracy",
-                run.held_out.accuracy,
-                shares,
-                1,
-                None,
-                math.sqrt(mean * (1 - mean) / found.held_out_rows),
-            )
+        losses = _compared("held-out loss", run.held_out.loss, [o.loss for o in held], -1, found.held_out_prior)
+        shares = _shares(found, run.held_out.accuracy, [o.accuracy for o in held])
+        made += [c for c in (losses, shares) if c is not None]
     return made
 
 
-def _fall(run: Rerun) -> float:
-    return run.start - run.fit.loss
+def _compared(what: str, mine: float, others: Sequence[float], sign: int, prior: float | None) -> _Comparison | None:
+    """Student's t of the run beside the permuted runs; what costs more than the blind answer is no worse than that."""
+    if not all(math.isfinite(v) for v in (mine, *others)):
+        return None
+    mean = sum(others) / len(others)
+    spread = math.sqrt(sum((v - mean) ** 2 for v in others) / (len(others) - 1))
+    gain = sign * (mine - mean)
+    if sign < 0 and prior is not None:
+        gain = min(mean, prior) - mine
+    rounding = 1e-6 * max(abs(mean), abs(mine), prior or 0.0, 1e-12)
+    error = max(spread, rounding) * math.sqrt(1 + 1 / len(others))
+    return _Comparison(what, mine, tuple(others), gain / error, gain / prior if prior else None, _loss)
+
+
+def _shares(found: Permuted, mine: float | None, others: Sequence[float | None]) -> _Comparison | None:
+    """Share of right predictions held out, beside saying the same for every row and beside the permuted runs: a binomial test, in the
+    same units as the others."""
+    known = [a for a in others if a is not None]
+    if mine is None or len(known) < len(others):
+        return None
+    from scipy.stats import binomtest, t
+
+    luck = min(1.0, max(sum(known) / len(known), found.baseline or 0.0))
+    p = float(binomtest(round(mine * found.held_out_rows), found.held_out_rows, luck, alternative="greater").pvalue)
+    away = float(t.isf(min(max(p, 1e-12), 1 - 1e-12), len(others) - 1))
+    return _Comparison("held-out accuracy", mine, tuple(known), away, None, percent)
 
 
 def _loss(value: float) -> str:
@@ -211,10 +209,10 @@ def _none(own: Sequence[_Comparison], found: Permuted) -> bool:
 
 
 def _plain(better: Sequence[_Comparison], alpha: float, found: Permuted) -> bool:
-    """An advantage that nobody doubts, in every loss."""
+    """An advantage that nobody doubts: large in every loss, and beyond luck."""
     limit = _quantile(alpha / len(better), len(found.permuted))
     losses = [c for c in better if c.advantage is not None]
-    return bool(losses) and all(c.away > limit and (c.advantage or 0.0) > PLAIN for c in losses)
+    return any(c.away > limit for c in better) and all((c.advantage or 0.0) > PLAIN for c in losses)
 
 
 def _moved(run: Rerun | None) -> float:

@@ -61,6 +61,7 @@ class PermutedExperiment(Experiment):
             )
         self.deadline = Deadline(bench.recipe.max_seconds)
         self.start: Start | None = None
+        self.again: Again | None = None
         self.batches: list[Any] = []
         self.settings: list[list[dict[str, Any]]] = []
         self.found: Permuted | None = None
@@ -72,6 +73,7 @@ class PermutedExperiment(Experiment):
     def before(self) -> None:
         """Keep the initial values of what may learn."""
         self.start = Start(self.bench.model)
+        self.again = Again(self.bench.optimizer, self.start.parameters)
 
     def iteration(self, number: int, batch: Any) -> None:
         """Keep the batch, and what the optimizer is set to."""
@@ -83,6 +85,9 @@ class PermutedExperiment(Experiment):
     def after(self) -> None:
         """Train again: as it was, with the textbook loss, with permuted labels."""
         assert self.start is not None
+        assert self.again is not None
+        if not self.again.same_groups(self.bench.optimizer):
+            raise LeftOut("the optimizer was given other tensors in the run: it cannot be repeated")
         bench, task = self.bench, self.bench.reader.task
         distinct = list({id(b): b for b in self.batches}.values())
         orders = [self._permuted(distinct, seed) for seed in range(PERMUTATIONS)]
@@ -127,7 +132,7 @@ class PermutedExperiment(Experiment):
             textbook=textbook,
             baseline=_baseline(task, held),
         )
-        self.start, self.batches = None, []
+        self.start, self.again, self.batches = None, None, []
 
     def record(self) -> Permuted | None:
         """What was measured."""
@@ -195,11 +200,12 @@ class PermutedExperiment(Experiment):
     ) -> Rerun:
         """One training from the start; every one draws the same random numbers."""
         assert self.start is not None
-        bench, parameters = self.bench, self.start.parameters
+        assert self.again is not None
+        bench, parameters, again = self.bench, self.start.parameters, self.again
         self.start.put_back()
         first = score(bench, looked_at).loss
         seed_everything(bench.recipe.seed)
-        again = Again(bench.optimizer, parameters)
+        again.begin()
         with torch.enable_grad():
             for batch, settings in zip(batches, self.settings, strict=True):
                 self.deadline.look()
@@ -209,7 +215,8 @@ class PermutedExperiment(Experiment):
                     with torch.enable_grad(), casting(bench):
                         loss = loss_of(to_device(batch, bench.device))
                     gradients = gradients_of(loss, parameters)
-                    clip(gradients, bench.recipe.max_grad_norm)
+                    if not again.closure:  # as in our own loop
+                        clip(gradients, bench.recipe.max_grad_norm)
                     for p, g in zip(parameters, gradients, strict=True):
                         p.grad = g
                     told.append(float(loss.detach()))

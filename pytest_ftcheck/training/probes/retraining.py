@@ -114,24 +114,43 @@ class Adam:
 
 
 class Again:
-    """The run's own optimizer and settings, once more: a copy of it over the same tensors, without state, hooks or scheduler."""
+    """The run's own optimizer, once more: a copy of it, as it was when this was made, over the same tensors, without hooks or scheduler."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, trained: Sequence[torch.Tensor]) -> None:
-        memo: dict[int, Any] = {id(p): p for g in optimizer.param_groups for p in g["params"]}
-        memo[id(optimizer.state)] = defaultdict(dict)
-        self.optimizer = copy.deepcopy(optimizer, memo)
-        allowed = {id(p) for p in trained}
+        self._tensors = {id(p): p for g in optimizer.param_groups for p in g["params"]}
+        self._groups = [[id(p) for p in g["params"]] for g in optimizer.param_groups]
+        self._trained = {id(p) for p in trained}
+        self._first = self._copied(optimizer)
+        self.closure = needs_closure(optimizer)
+        self.optimizer = self._first
+
+    def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        memo: dict[int, Any] = dict(self._tensors)
+        made = copy.deepcopy(optimizer, memo)
+        for name, value in vars(
+            optimizer
+        ).items():  # what a class keeps beside its state is not in a copy by torch's rules
+            if name not in vars(made) and not callable(value):
+                setattr(made, name, copy.deepcopy(value, memo))
+        return made
+
+    def same_groups(self, optimizer: torch.optim.Optimizer) -> bool:
+        """The optimizer still holds the tensors that it held."""
+        return [[id(p) for p in g["params"]] for g in optimizer.param_groups] == self._groups
+
+    def begin(self) -> None:
+        """Back to the start."""
+        self.optimizer = self._copied(self._first)
         for group in self.optimizer.param_groups:  # what is not the model's must not be moved
-            group["params"] = [p for p in group["params"] if id(p) in allowed]
+            group["params"] = [p for p in group["params"] if id(p) in self._trained]
         step = type(self.optimizer).step
         # torch tells its hooks in a wrapper around the step
         self._step: Callable[..., Any] = step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]
-        self.closure = needs_closure(optimizer)
 
     def step(self, settings: Sequence[dict[str, Any]], backward: Callable[[], torch.Tensor]) -> None:
         """One step with the settings that were in force; ``backward`` leaves gradients in ``.grad``."""
         for i, group in enumerate(self.optimizer.param_groups):
-            group.update(settings[i] if i < len(settings) else {"lr": 0.0})
+            group.update(settings[i])
         if self.closure:
             self._step(self.optimizer, backward)
         else:
