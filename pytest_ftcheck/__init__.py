@@ -81,7 +81,12 @@ if TYPE_CHECKING:
     )
     from .diagnosis import Cause, Diagnosis, assert_healthy, diagnose
     from .explain import explain_weight_motion
+    from .inits.features import Features, extract_features
+    from .inits.fitting import identify
+    from .inits.result import SweepResult
+    from .inits.sanity import assert_init_sane, check_init
     from .inits.scheme import InitScheme
+    from .inits.sweep import sweep
     from .intent import Intent
     from .recipe import Recipe
     from .trace import Trace, example_trace
@@ -165,7 +170,14 @@ _HOMES = {
     "assert_healthy": "diagnosis",
     "diagnose": "diagnosis",
     "explain_weight_motion": "explain",
+    "identify": "inits.fitting",
+    "assert_init_sane": "inits.sanity",
+    "check_init": "inits.sanity",
     "InitScheme": "inits.scheme",
+    "Features": "inits.features",
+    "extract_features": "inits.features",
+    "SweepResult": "inits.result",
+    "sweep": "inits.sweep",
     "Intent": "intent",
     "Recipe": "recipe",
     "Trace": "trace",
@@ -182,9 +194,11 @@ __all__ = [
     "Cause",
     "CheckFailed",
     "Diagnosis",
+    "Features",
     "InitScheme",
     "Intent",
     "Recipe",
+    "SweepResult",
     "Trace",
     "Verdict",
     "__version__",
@@ -200,6 +214,7 @@ __all__ = [
     "assert_head_init",
     "assert_head_needed",
     "assert_healthy",
+    "assert_init_sane",
     "assert_initial_loss",
     "assert_labels_learnable",
     "assert_logits_unbounded",
@@ -233,6 +248,7 @@ __all__ = [
     "check_grads_reach_depth",
     "check_head_init",
     "check_head_needed",
+    "check_init",
     "check_initial_loss",
     "check_labels_learnable",
     "check_logits_unbounded",
@@ -258,7 +274,10 @@ __all__ = [
     "diagnose",
     "example_trace",
     "explain_weight_motion",
+    "extract_features",
     "finetune",
+    "identify",
+    "sweep",
     "tiny_distilbert",
     "toy_batches",
     "watch",

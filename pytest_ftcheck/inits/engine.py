@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .features import Features
-from .plan import Job, Plan, Run, judged_rows, order_of, schemes_first
+from .plan import Job, Plan, Run, judged_rows, order_of, schemes_first, spread
 from .singly import facing, train_singly
 from .stack import Layer, Unstackable, read_stack, template_of
 from .stacked import StackedHeads, losses_of, parameters_of
@@ -196,7 +196,7 @@ class _Bench:
         with torch.no_grad():
             logits = StackedHeads(self.layers, [tensors]).forward(self.judged_x)
             loss = float(losses_of(self.features.task, logits, self.judged_y)[0])
-            stds = tuple(float(tensors[i].std(correction=0)) for i in self.ends)
+            stds = tuple(spread(tensors[i]) for i in self.ends)
         return _Start(tensors, loss, logits[0].t().cpu(), (stds[0], stds[1]))
 
     def train(self, jobs: Sequence[Job]) -> list[Run]:

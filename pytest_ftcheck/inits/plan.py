@@ -103,8 +103,15 @@ def judged_rows(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def spread(values: torch.Tensor) -> float:
-    """Standard deviation of a matrix (of a single number: 0)."""
-    return float(values.double().std(correction=0)) if values.numel() else 0.0
+    """Standard deviation of a matrix; 0 where all values are one and the same.
+
+    >>> import torch
+    >>> spread(torch.full((8, 8), 0.01))
+    0.0
+    """
+    if not values.numel() or bool((values == values.reshape(-1)[0]).all()):
+        return 0.0  # not what rounding of the mean makes of it
+    return float(values.double().std(correction=0))
 
 
 def rms(values: torch.Tensor) -> float:
