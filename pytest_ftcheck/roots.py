@@ -297,7 +297,7 @@ ROOTS: tuple[Root, ...] = (
     _certain("maximizes", "the optimizer maximizes the loss", *LOSS, *BLOWN, "grads_match_reference"),
     _certain("momentum_too_large", "the momentum is one or more: the velocity never decays", "weights_move", *BLOWN),
     _certain("gradient_damped_away", "the dampening takes the gradient out of the steps", *STILL),
-    _root(
+    _certain(
         "lr_zero",
         "the learning rate is zero",
         *STILL,

@@ -41,8 +41,9 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
         why = probe.skipped if probe is not None and probe.skipped else "there are no fixed rows to look at"
         return Verdict("initial_loss", "skipped", f"Not measured: {why.rstrip('.')}.")
     if task not in ("single_label", "multi_label"):
+        known = "for numbers" if task == "regression" else "here: the task cannot be told from the outputs and labels"
         return Verdict(
-            "initial_loss", "skipped", "What knowing nothing scores is known for classes and tags, not for numbers."
+            "initial_loss", "skipped", f"What knowing nothing scores is known for classes and tags, not {known}."
         )
     point = probe.points[0]
     if point.step != 0:

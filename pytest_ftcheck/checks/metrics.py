@@ -127,6 +127,20 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
                     "the rare classes are found, as with treated imbalance",
                 ),
             )
+        return verdict(
+            "inconclusive",
+            f"Better than luck, yet not better than {blind}: {headline}",
+            [
+                *one,
+                "the outputs go with the labels and are not on their scale: a link between them (a sigmoid, an exponential, a "
+                "logarithm), a loss of ranks, or labels that the loss rescales"
+                if trace.reading.task == "regression"
+                else "what was learnt does not yet outweigh the frequencies of the classes",
+            ],
+            "judge by a metric on the outputs' own scale or by a rank correlation (metrics=)"
+            if trace.reading.task == "regression"
+            else "run longer, or judge by a metric that counts each class alike (metrics=)",
+        )
     if chosen.deviations is not None and chosen.deviations <= -WORSE and not one and _worse(chosen):
         return verdict(
             "fail",

@@ -134,3 +134,16 @@ def test_batch_normalisation_of_inputs_in_the_thousands():
     assert trace.probe.points[0].loss > 10
     assert check_initial_loss(trace).status == "pass"
     assert diagnose(trace).status != "ill"
+
+
+def test_what_is_not_known_is_said_of_the_right_thing():
+    from dataclasses import replace
+
+    from pytest_ftcheck import example_trace
+
+    def headline(task):
+        trace = example_trace()
+        return check_initial_loss(replace(trace, reading=replace(trace.reading, task=task))).headline
+
+    assert headline("regression").endswith("not for numbers.")
+    assert "the task cannot be told" in headline(None)

@@ -240,3 +240,16 @@ def test_the_lowest_of_few_scores_is_not_worse_than_luck():
         {"mine": lambda z, y: float((z.argmax(1) == y).float().mean())},
     )
     assert own.deviations == pytest.approx(metric.deviations, abs=0.5)
+
+
+def test_numbers_on_another_scale_are_better_than_luck():
+    """A link or a loss of ranks: the order is learnt, and R squared does not know it."""
+    linked = Metric("r_squared", -3.0, -1.2, 64, "held-out rows", 0.0, 0.002)
+    trace = replace(GOOD, metrics=(linked,), reading=replace(GOOD.reading, task="regression"))
+    verdict = check_metric_improves(trace)
+    assert verdict.status == "inconclusive"
+    assert "Better than luck, yet not better than the mean" in verdict.headline
+    assert "link" in verdict.causes[0]
+    assert "too few" not in " ".join(verdict.causes)
+    verdict = judge(replace(ACCURACY, last=0.5, first=0.4, baseline=0.53, p_value=0.002))
+    assert "Better than luck, yet not better than the majority class" in verdict.headline
