@@ -8,6 +8,7 @@ from typing import Any, ParamSpec
 
 from . import checks, listener
 from .border import toward_border
+from .text import a
 from .trace import Trace
 from .verdict import CheckFailed, Verdict
 
@@ -23,7 +24,7 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
         __tracebackhide__ = True
         trace: Any = arguments[0] if arguments else options.get("trace")
         if not isinstance(trace, Trace):
-            raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
+            raise TypeError(f"trace is {a(trace)}: expected what finetune() or watch() gave")
         return settle(check(*arguments, **options), trace)
 
     assertion.__name__ = assertion.__qualname__ = f"assert_{name}"
@@ -39,7 +40,7 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
     return assertion
 
 
-def settle(verdict: Verdict, trace: Trace) -> Verdict:
+def settle(verdict: Verdict, trace: Trace | None = None) -> Verdict:
     """Tell the listener, and hypothesis if it searches; raise if the verdict is none to let through."""
     __tracebackhide__ = True
     if told := listener.current():

@@ -24,8 +24,8 @@ class Listener(Protocol):
     def traced(self, trace: Trace) -> None:
         """A fine-tune, or a watched loop, has ended in this trace."""
 
-    def judged(self, verdict: Verdict, trace: Trace) -> None:
-        """An assertion has reached this verdict (before it raises, if it does)."""
+    def judged(self, verdict: Verdict, trace: Trace | None) -> None:
+        """An assertion has reached this verdict (before it raises, if it does); no trace where nothing was trained."""
 
 
 _current: ContextVar[Listener | None] = ContextVar("pytest_ftcheck_listener", default=None)

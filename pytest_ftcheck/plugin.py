@@ -55,7 +55,7 @@ class _Ears:
         self.still()
         self.record.now.measured(trace)
 
-    def judged(self, verdict: Verdict, trace: Trace) -> None:  # noqa: ARG002
+    def judged(self, verdict: Verdict, trace: Trace | None) -> None:  # noqa: ARG002
         """Keep it with the test."""
         self.record.now.judged(verdict)
 
