@@ -12,7 +12,7 @@ from typing import Literal
 from . import listener
 from .checks import CHECKS
 from .roots import ROOTS, Root, rank_of, root_of
-from .text import plural
+from .text import a, plural
 from .trace import Trace
 from .verdict import CheckFailed, Status, Verdict
 
@@ -147,7 +147,7 @@ def diagnose(trace: Trace, *, ignore: Iterable[str] = ()) -> Diagnosis:
     """
     __tracebackhide__ = True
     if not isinstance(trace, Trace):
-        raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
+        raise TypeError(f"trace is {a(trace)}: expected what finetune() or watch() gave")
     left_out = _known("ignore", ignore, CHECKS)
     verdicts = tuple(check(trace) for name, check in CHECKS.items() if name not in left_out)
     return _concluded(verdicts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .recipe import SCHEDULES, Recipe
+from .text import a
 
 TASKS = ("single_label", "multi_label", "regression")
 
@@ -91,14 +92,12 @@ class Intent:
                 raise ValueError(f"dropout={self.dropout!r}: expected True, False or a rate below 1")
         object.__setattr__(self, "tied", _pairs(self.tied))
         if self.pretrained is not None and not isinstance(self.pretrained, Mapping):
-            raise TypeError(
-                f"pretrained is a {type(self.pretrained).__name__}: expected a mapping parameter name -> tensor"
-            )
+            raise TypeError(f"pretrained is {a(self.pretrained)}: expected a mapping parameter name -> tensor")
         for name, values in (self.pretrained or {}).items():
             if not isinstance(name, str):
                 raise TypeError(f"pretrained has the key {name!r}: expected the name of a parameter")
             if not all(hasattr(values, part) for part in ("shape", "dtype", "detach")):
-                raise TypeError(f"pretrained[{name!r}] is a {type(values).__name__}: expected a tensor")
+                raise TypeError(f"pretrained[{name!r}] is {a(values)}: expected a tensor")
 
     def wants_trained(self, name: str) -> bool | None:
         """Whether the parameter of that name should learn; None: not declared."""

@@ -31,6 +31,16 @@ def number(value: float | int | None, digits: int = 3) -> str:
     return f"{value:#.{digits}g}".rstrip(".")
 
 
+def a(value: Any) -> str:
+    """What kind of thing a value is, with its article, for errors.
+
+    >>> a([]), a(3), a(None)
+    ('a list', 'an int', 'a NoneType')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage with two or three significant digits.
 

@@ -311,19 +311,19 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
     ("argument", "value", "error", "words"),
     [
         ("optimizer", "adamww", ValueError, ("optimizer='adamww'", "adamw, adam")),
-        ("optimizer", 3, TypeError, ("optimizer is a int", "torch.optim.Optimizer")),
+        ("optimizer", 3, TypeError, ("optimizer is an int", "torch.optim.Optimizer")),
         ("optimizer", lambda m: None, TypeError, ("optimizer(model) returned a NoneType",)),
-        ("scheduler", 3, TypeError, ("scheduler is a int", "expected a learning-rate scheduler")),
+        ("scheduler", 3, TypeError, ("scheduler is an int", "expected a learning-rate scheduler")),
         ("scheduler", lambda o: None, TypeError, ("scheduler(optimizer) returned a NoneType",)),
-        ("loss_fn", 3, TypeError, ("loss_fn is a int", "callable")),
-        ("forward", 3, TypeError, ("forward is a int", "callable")),
+        ("loss_fn", 3, TypeError, ("loss_fn is an int", "callable")),
+        ("forward", 3, TypeError, ("forward is an int", "callable")),
         ("forward", lambda m, b: {"logits": 1}, TypeError, ("forward returned a dict", "expected the logits")),
-        ("step", 3, TypeError, ("step is a int", "callable")),
-        ("evaluate", 3, TypeError, ("evaluate is a int", "callable")),
+        ("step", 3, TypeError, ("step is an int", "callable")),
+        ("evaluate", 3, TypeError, ("evaluate is an int", "callable")),
         ("evaluate", lambda m: "good", TypeError, ("evaluate", "str", "expected a number")),
         ("evaluate", lambda m: None, TypeError, ("evaluate", "NoneType", "expected a number")),
         ("metrics", [len], TypeError, ("metrics is a list", "expected a mapping")),
-        ("metrics", {"f1": 3}, TypeError, ("metrics['f1'] is a int", "callable")),
+        ("metrics", {"f1": 3}, TypeError, ("metrics['f1'] is an int", "callable")),
         ("intent", {"frozen": "*"}, TypeError, ("intent is a dict", "Intent")),
         ("probes", ["loss", "spin"], ValueError, ("probes=", "'spin'", "descent")),
         ("probes", "loss", TypeError, ("probes='loss'", "descent")),
@@ -331,7 +331,7 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
         ("metrics", {3: len}, TypeError, ("metrics has the key 3", "a string")),
         ("eval_batches", [{}], ValueError, ("eval_batches[0]", "a dict with no keys has no labels")),
         ("eval_batches", [None], ValueError, ("eval_batches[0]", "has no labels")),
-        ("eval_batches", 3, TypeError, ("eval_batches is a int",)),
+        ("eval_batches", 3, TypeError, ("eval_batches is an int",)),
     ],
 )
 def test_arguments_of_the_wrong_kind(rows, argument, value, error, words):
@@ -498,7 +498,8 @@ def test_what_was_not_made_says_why(rows):
     assert info.value.ftcheck_trace.skipped["counterfactuals"] == "the run ended before it was made"
     with watch(model := Net(), torch.optim.SGD(model.parameters(), lr=0.1)) as w:
         pass
-    assert set(w.trace.skipped.values()) == {"watch was given no probe_batch"}
+    asked = {k: v for k, v in w.trace.skipped.items() if k not in ("overfit", "permuted")}
+    assert set(asked.values()) == {"watch was given no probe_batch"}
     assert "modes" in w.trace.skipped
 
 
@@ -511,8 +512,8 @@ def test_watch_refuses_what_it_cannot_watch(rows):
         (("model", optimizer), {}, TypeError, "model is a str"),
         ((model, scheduler), {}, TypeError, "optimizer is a ConstantLR"),
         ((model, None), {}, TypeError, "optimizer is a NoneType"),
-        ((model, optimizer), {"scheduler": 3}, TypeError, "scheduler is a int"),
-        ((model, optimizer), {"loss_fn": 3}, TypeError, "loss_fn is a int"),
+        ((model, optimizer), {"scheduler": 3}, TypeError, "scheduler is an int"),
+        ((model, optimizer), {"loss_fn": 3}, TypeError, "loss_fn is an int"),
         ((model, optimizer), {"loss_fn": lambda m, b: 0}, ValueError, "loss_fn is given without probe_batch"),
         ((model, optimizer), {"probes": ["data"]}, ValueError, "probes is given without probe_batch"),
         ((model, optimizer), {"probes": ["spin"]}, ValueError, "'spin'"),

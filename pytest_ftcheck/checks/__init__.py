@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from ..text import a
 from ..trace import Trace
 from ..verdict import Verdict
 from .bounds import check_logits_unbounded
@@ -90,7 +91,7 @@ def _of_a_trace(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
     def judge(*arguments: Any, **options: Any) -> Verdict:
         trace = arguments[0] if arguments else options.get("trace")
         if (arguments or "trace" in options) and not isinstance(trace, Trace):
-            raise TypeError(f"trace is a {type(trace).__name__}: expected what finetune() or watch() gave")
+            raise TypeError(f"trace is {a(trace)}: expected what finetune() or watch() gave")
         return check(*arguments, **options)
 
     return judge

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from ..text import a
 from ..trace import Reading
 
 LossFn = Callable[[Any, Any], Any]
@@ -42,9 +43,7 @@ class Batches:
     def __init__(self, source: Any, steps: int | None, argument: str = "batches") -> None:
         self.argument = argument
         if isinstance(source, (Mapping, torch.Tensor, str)) or not isinstance(source, Iterable):
-            raise TypeError(
-                f"{argument} is a {type(source).__name__}: expected a list, a DataLoader or another iterable of batches"
-            )
+            raise TypeError(f"{argument} is {a(source)}: expected a list, a DataLoader or another iterable of batches")
         if isinstance(source, Iterator) or (not isinstance(source, (list, tuple)) and _spent(source)):
             kept = []
             for batch in source:
@@ -226,7 +225,7 @@ class Reader:
         if self.user_forward is not None:
             logits, how, outputs = self.user_forward(self.model, batch), "the user's forward", "logits"
             if not isinstance(logits, torch.Tensor):
-                raise TypeError(f"forward returned a {type(logits).__name__}: expected the logits, a tensor")
+                raise TypeError(f"forward returned {a(logits)}: expected the logits, a tensor")
             out = logits
         elif self.loss_fn is None:
             if labels is None:
@@ -389,7 +388,7 @@ class Reader:
         """Find the task from logits and labels; with ``strict`` reject labels that do not fit."""
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() == 0:
             if strict and labels is not None and not own and not isinstance(labels, torch.Tensor):
-                raise TypeError(f"{self.argument}: labels are a {type(labels).__name__}: expected a tensor")
+                raise TypeError(f"{self.argument}: labels are {a(labels)}: expected a tensor")
             return
         config = getattr(_inner(self.model), "config", None)
         # problem_type may have been written by the forward pass just now: it says the same as the labels do
@@ -551,7 +550,7 @@ def _scalar(value: Any, source: str) -> None:
     if isinstance(value, (int, float)):
         return
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{source} is a {type(value).__name__}: expected a scalar tensor, or (loss, logits)")
+        raise TypeError(f"{source} is {a(value)}: expected a scalar tensor, or (loss, logits)")
     if value.is_complex():
         raise ValueError(f"{source} is complex: expected a real number")
     if value.numel() != 1:
@@ -575,12 +574,10 @@ def in_words(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with " + (
-            f"keys {', '.join(map(str, list(value)[:6]))}" if value else "no keys"
-        )
+        return f"{a(value)} with " + (f"keys {', '.join(map(str, list(value)[:6]))}" if value else "no keys")
     if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+        return f"{a(value)} of {len(value)}"
+    return a(value)
 
 
 def _inner(model: nn.Module) -> nn.Module:

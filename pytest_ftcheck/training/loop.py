@@ -14,6 +14,7 @@ from torch import nn
 from .. import listener
 from ..intent import Intent
 from ..recipe import OPTIMIZERS, Recipe
+from ..text import a
 from ..trace import Descent, Metric, Reading, Tensor, Trace
 from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, in_words, row_count, split, to_device
 from .environment import environment
@@ -100,6 +101,7 @@ def finetune(
     :param probes: which measurements to make beside the training: any of ``loss``, ``descent``, ``noise``, ``metrics``, ``data``,
         ``modes``, ``loss_shape``, ``reference``, ``inputs``, ``head_state``, ``counterfactuals``. Default: all that fit into about the
         cost of the training itself; what was left out is said in ``Trace.skipped``. Named ones are made whatever they cost.
+        ``overfit`` and ``permuted`` train again, and are made only when named.
     :raises ValueError, TypeError: bad input, before any training. What your own code raises passes through, with the partial
         trace as attribute ``ftcheck_trace`` of the exception, everything restored.
 
@@ -117,7 +119,7 @@ def finetune(
     recipe = resolve_recipe(recipe, recipe_fields, optimizer, scheduler)
     check_callables(loss_fn=loss_fn, forward=forward, step=step, evaluate=evaluate, **_named("metrics", metrics))
     if intent is not None and not isinstance(intent, Intent):
-        raise TypeError(f"intent is a {type(intent).__name__}: expected a pytest_ftcheck.Intent")
+        raise TypeError(f"intent is {a(intent)}: expected a pytest_ftcheck.Intent")
     wanted = chosen_probes(probes)
     undo = Undo()
     with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
@@ -153,9 +155,7 @@ def finetune(
 
 def _named(argument: str, callables: Mapping[str, Any] | None) -> dict[str, Any]:
     if callables is not None and not isinstance(callables, Mapping):
-        raise TypeError(
-            f"{argument} is a {type(callables).__name__}: expected a mapping name -> callable(logits, labels)"
-        )
+        raise TypeError(f"{argument} is {a(callables)}: expected a mapping name -> callable(logits, labels)")
     for name in callables or ():
         if not isinstance(name, str):
             raise TypeError(f"{argument} has the key {name!r}: expected the metric's name, a string")
@@ -305,7 +305,7 @@ class _Run:
             try:
                 value: Any = self.evaluate(self.model)
                 if not isinstance(value, (int, float)) and not hasattr(value, "item"):
-                    raise TypeError(f"evaluate(model) returned a {type(value).__name__}: expected a number")
+                    raise TypeError(f"evaluate(model) returned {a(value)}: expected a number")
                 try:
                     return float(value)
                 except (TypeError, ValueError, RuntimeError) as error:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..recipe import OPTIMIZERS, Recipe
+from ..text import a
 from .state import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
 
 #: Recipe fields that say how the recipe's own optimizer and schedule are built.
@@ -85,7 +86,7 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
     if made:
         if not callable(model):
             raise TypeError(
-                f"model is a {type(model).__name__}: expected a torch.nn.Module or a function without arguments that makes one"
+                f"model is {a(model)}: expected a torch.nn.Module or a function without arguments that makes one"
             )
         if isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(
@@ -94,7 +95,7 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
             )
         model = model()
         if not isinstance(model, nn.Module):
-            raise TypeError(f"the model factory returned a {type(model).__name__}: expected a torch.nn.Module")
+            raise TypeError(f"the model factory returned {a(model)}: expected a torch.nn.Module")
     check_parameters(model)
     if not made:
         undo.keep(ModelSnapshot(model))
@@ -157,12 +158,12 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
         return optimizer
     if not callable(optimizer):
         raise TypeError(
-            f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer, a callable(model) -> optimizer, or a name "
+            f"optimizer is {a(optimizer)}: expected a torch.optim.Optimizer, a callable(model) -> optimizer, or a name "
             f"({', '.join(OPTIMIZERS)})"
         )
     built = optimizer(model)
     if not isinstance(built, torch.optim.Optimizer):
-        raise TypeError(f"optimizer(model) returned a {type(built).__name__}: expected a torch.optim.Optimizer")
+        raise TypeError(f"optimizer(model) returned {a(built)}: expected a torch.optim.Optimizer")
     return built
 
 
@@ -177,11 +178,11 @@ def resolve_scheduler(
         return scheduler
     if not callable(scheduler):
         raise TypeError(
-            f"scheduler is a {type(scheduler).__name__}: expected a learning-rate scheduler or a callable(optimizer) -> scheduler"
+            f"scheduler is {a(scheduler)}: expected a learning-rate scheduler or a callable(optimizer) -> scheduler"
         )
     built = scheduler(optimizer)
     if not callable(getattr(built, "step", None)):
-        raise TypeError(f"scheduler(optimizer) returned a {type(built).__name__}: expected a learning-rate scheduler")
+        raise TypeError(f"scheduler(optimizer) returned {a(built)}: expected a learning-rate scheduler")
     return built
 
 
@@ -200,4 +201,4 @@ def check_callables(**given: Callable[..., Any] | None) -> None:
     """``TypeError`` for an argument that is given and cannot be called."""
     for name, value in given.items():
         if value is not None and not callable(value):
-            raise TypeError(f"{name} is a {type(value).__name__}: expected a callable")
+            raise TypeError(f"{name} is {a(value)}: expected a callable")

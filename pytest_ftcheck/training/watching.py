@@ -15,6 +15,7 @@ from torch import nn
 from .. import listener
 from ..intent import Intent
 from ..recipe import Recipe
+from ..text import a
 from ..trace import Metric, Reading, Trace
 from .batches import Batches, LossFn, Reader, device_of, row_count, split, to_device
 from .environment import environment
@@ -79,9 +80,9 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         probes: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+            raise TypeError(f"model is {a(model)}: expected a torch.nn.Module")
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer")
+            raise TypeError(f"optimizer is {a(optimizer)}: expected a torch.optim.Optimizer")
         check_callables(loss_fn=loss_fn)
         if loss_fn is not None and probe_batch is None:
             raise ValueError("loss_fn is given without probe_batch: it would never be called; pass both or neither")
@@ -89,11 +90,11 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         if probes is not None and probe_batch is None:
             raise ValueError("probes is given without probe_batch: there is nothing to look at; pass both or neither")
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-            raise TypeError(f"scheduler is a {type(scheduler).__name__}: expected a learning-rate scheduler")
+            raise TypeError(f"scheduler is {a(scheduler)}: expected a learning-rate scheduler")
         check_parameters(model)
         if intent is not None:
             if not isinstance(intent, Intent):
-                raise TypeError(f"intent is a {type(intent).__name__}: expected a pytest_ftcheck.Intent")
+                raise TypeError(f"intent is {a(intent)}: expected a pytest_ftcheck.Intent")
             intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
         self._intent, self._scheduler = intent, scheduler
         self._wanted, self._everything = wanted, probes is not None
@@ -193,7 +194,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                     f"loss has shape {tuple(loss.shape)}: expected one number; take its mean over the rows"
                 )
         elif not isinstance(loss, (int, float)):
-            raise TypeError(f"loss is a {type(loss).__name__}: expected a scalar tensor or a number")
+            raise TypeError(f"loss is {a(loss)}: expected a scalar tensor or a number")
         self._recorder.begin()
         self._recorder.tell(loss)
         return loss
