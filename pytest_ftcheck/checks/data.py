@@ -467,10 +467,10 @@ def _remarks(data: Data) -> tuple[str, ...]:
 def check_labels_learnable(trace: Trace) -> Verdict:
     """The labels depend on the inputs: by what the run learnt, or by a permutation test on the rows themselves.
 
-    Rows are compared by their words, pairs and triples of words, order of words, places, length (numbers: linear, near, pairs); the
-    test asks whether alike rows have alike labels more often than under permuted labels (Gretton et al. 2005). It fails only if no
-    comparison finds anything at p <= 0.005, the same tests find made-up labels planted on the same rows, and the run itself learnt
-    nothing that holds on other rows.
+    Rows are compared by their words, pairs and triples of words, order of words, places, length, single words and how often they
+    occur (numbers: linear, near, pairs); the test asks whether alike rows have alike labels more often than under permuted labels
+    (Gretton et al. 2005). It fails only if no comparison finds anything at p <= 0.005, the same tests find made-up labels planted on
+    the same rows, and the run itself learnt nothing that holds on other rows.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_labels_learnable(example_trace()).status

@@ -227,7 +227,23 @@ def second_part_repeats_the_first(rng):
     return [*first, 3, *second], y
 
 
-@pytest.mark.parametrize("draw", [exclusive_or, parity_of_three, which_comes_first, second_part_repeats_the_first])
+def one_word_an_odd_number_of_times(rng):
+    ids = rng.integers(60, 200, 12)
+    count = int(rng.integers(0, 5))
+    ids[rng.permutation(12)[:count]] = 10
+    return ids, count % 2
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        exclusive_or,
+        parity_of_three,
+        which_comes_first,
+        second_part_repeats_the_first,
+        one_word_an_odd_number_of_times,
+    ],
+)
 def test_hard_tasks_are_found_to_depend_on_their_inputs(draw):
     d, _ = measure_dependence(rows_of(draw), "single_label")
     assert min(d.p_values.values()) <= 0.01

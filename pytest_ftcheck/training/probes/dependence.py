@@ -2,7 +2,8 @@
 
 The statistic is the Hilbert-Schmidt independence criterion (Gretton et al., ALT 2005): the sum over all pairs of rows of how
 alike their inputs are times how alike their labels are, both centred. Label permutations give its distribution under
-independence, exactly (Phipson and Smyth 2010). One comparison sees words, another pairs of words, another their order.
+independence, exactly (Phipson and Smyth 2010). One comparison sees words, another pairs of words, another their order; a last one
+looks at single words and how often they occur, by the largest of many dependences instead of their sum.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PLANTS, FAITHFUL = 6, 0.7
 PLANTED = 199
 #: Hashed features of pairs of tokens.
 BUCKETS = 2048
+#: A word's occurrences that are told apart, and rows that a count must be found in, and be missing from.
+MOST_OFTEN, SHARED = 5, 10
 Kernel = np.ndarray
 
 
@@ -61,6 +64,8 @@ def measure_dependence(rows: Rows, task: str | None) -> tuple[Dependence | None,
             return Dependence(len(keep), FIRST, p_values), None
     full = Permuted(y, PERMUTATIONS, rng)
     p_values = {name: full.test(kernel)[0] for name, kernel in built.items()}
+    if rows.ids and (counted := counts([rows.ids[i][:TOKENS] for i in keep])).shape[1]:
+        p_values["how often one word occurs"] = full.test_each(counted)
     if min(p_values.values()) <= ALPHA:
         return Dependence(len(keep), PERMUTATIONS, p_values), None
     plants = [Permuted(labels, PLANTED, rng) for labels in planted(rows, keep, rng)]
@@ -108,6 +113,14 @@ class Permuted:
         away = (observed - float(by_luck.mean())) / max(float(by_luck.std()), 1e-30)
         return float(1 + (by_luck >= observed - 1e-6 * abs(observed)).sum()) / (1 + self.permutations), away
 
+    def test_each(self, columns: np.ndarray) -> float:
+        """Share of permutations in which the column that depends most on the labels does so at least as much: for rules that hang on
+        one column, which a sum over all of them drowns."""
+        observed = float(((columns.T @ self.y) ** 2).sum(1).max())
+        products = (columns.T @ self.shuffled) ** 2
+        by_luck = products.reshape(columns.shape[1], self.permutations, -1).sum(2).max(0)
+        return float(1 + (by_luck >= observed * (1 - 1e-6)).sum()) / (1 + self.permutations)
+
 
 def compare(rows: Rows, keep: np.ndarray) -> dict[str, Callable[[], Kernel]]:
     """Ways of comparing the rows, each a centred matrix of likeness; the cheapest first."""
@@ -147,6 +160,23 @@ def words(texts: list[np.ndarray]) -> np.ndarray:
         there[i, np.searchsorted(vocabulary, text)] = 1
     counts = there.sum(0)
     return there[:, (counts > 1) & (counts < len(texts))]
+
+
+def counts(texts: list[np.ndarray]) -> np.ndarray:
+    """Whether a word stands in a row exactly 0, 1, 2, ... times, each a column of unit variance; only those that a few rows share."""
+    vocabulary = np.unique(np.concatenate(texts))
+    often = np.zeros((len(texts), len(vocabulary)), dtype=np.int64)
+    for i, text in enumerate(texts):
+        np.add.at(often[i], np.searchsorted(vocabulary, text), 1)
+    columns = []
+    for number in range(MOST_OFTEN + 1):
+        here = (often == number if number < MOST_OFTEN else often >= number).astype(np.float32)
+        rows = here.sum(0)
+        columns.append(here[:, (rows >= SHARED) & (rows <= len(texts) - SHARED)])
+    table = np.concatenate(columns, axis=1)
+    if table.shape[1] > BUCKETS:  # the most even splits tell most
+        table = table[:, np.argsort(np.abs(table.mean(0) - 0.5), kind="stable")[:BUCKETS]]
+    return np.asarray((table - table.mean(0)) / np.maximum(table.std(0), 1e-6))
 
 
 def rare_first(there: np.ndarray) -> np.ndarray:
