@@ -53,6 +53,13 @@ def train_heads(
     :param group: heads in a group; None: as many as fit `GROUP_BYTES`.
     :raises ValueError: the head does not take these features.
     """
+    with torch.inference_mode(False):
+        return _train_heads(head, features, jobs, plan, vectorise, group)
+
+
+def _train_heads(
+    head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan, vectorise: bool, group: int | None
+) -> tuple[list[Run], str]:
     layers: tuple[Layer, ...] = ()
     reason = "" if vectorise else "asked for"
     template = template_of(head)

@@ -125,10 +125,14 @@ class Features:
             raise ValueError(f"task={task!r}: expected one of {', '.join(TASKS)}")
         _check_rows("x", "y", x, y, task)
         x, y = _kept(x, y, task)
+        if not len(y):
+            raise ValueError(f"y: every row is labelled {IGNORED}, and left out")
         held_x, held_y = other
         if held_x is not None and held_y is not None:
             _check_rows("held_x", "held_y", held_x, held_y, task)
             held_x, held_y = _kept(held_x, held_y, task)
+            if not len(held_y):
+                raise ValueError(f"held_y: every row is labelled {IGNORED}, and left out")
         if share is not None:
             if len(x) < 2:
                 raise ValueError(f"held_out={held_out!r}: there is {len(x)} row, and none to hold out")
@@ -201,12 +205,8 @@ def _check_rows(at_x: str, at_y: str, x: torch.Tensor, y: torch.Tensor, task: st
 def _check_labels(features: Features) -> None:
     """What a head can learn something from."""
     y = features.y
-    if not len(y):
-        raise ValueError(f"y: every row is labelled {IGNORED}, and left out")
     if features.task == "single_label":
         for name, labels in (("y", y), ("held_y", features.held_y)):
-            if labels is not None and not len(labels):
-                raise ValueError(f"{name}: every row is labelled {IGNORED}, and left out")
             low, high = (0, 0) if labels is None else (int(v) for v in torch.aminmax(labels))
             if low < 0 or (features.classes is not None and high >= features.classes):
                 raise ValueError(

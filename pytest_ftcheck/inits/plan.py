@@ -68,7 +68,8 @@ class Run:
     std_last: float
     moved_first: float
     moved_last: float
-    #: Share of the hidden units that are dead on all judged rows at the end; None: there is no hidden unit.
+    #: Share of the hidden units that are dead on all judged rows at the end (of what enters each linear layer but the first); None: there
+    #: is no hidden unit.
     dead: float | None
     #: Losses and weights are finite to the end.
     finite: bool

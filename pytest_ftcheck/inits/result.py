@@ -52,7 +52,8 @@ class Cell:
     #: rms displacement of their weights.
     moved_first: float
     moved_last: float
-    #: Share of hidden units that are dead at the end; None: there are none.
+    #: Share of the hidden units that are dead at the end (what enters a later linear layer is nothing, whatever the row); None: there is
+    #: no hidden unit.
     dead: float | None
     #: All losses and weights are finite.
     finite: bool

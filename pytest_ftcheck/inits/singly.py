@@ -16,8 +16,6 @@ from .stack import template_of
 from .stacked import NOTHING, losses_of
 
 Call = Callable[[nn.Module, torch.Tensor], Any]
-#: What the classes of activations are called, ours, torch's and transformers'.
-ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid", "silu", "swish", "elu", "mish", "activation")
 
 
 def train_singly(head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan) -> Iterator[Run]:
@@ -71,11 +69,7 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
     kind = getattr(torch.optim, OPTIMIZERS[recipe.optimizer])
     extra = {"momentum": plan.momentum} if plan.momentum else {}
     optimizer = kind(parameters, lr=job.lr, weight_decay=recipe.weight_decay, **extra)
-    matrices: list[torch.Tensor] = [
-        m.weight  # type: ignore[misc]
-        for m in head.modules()
-        if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"
-    ]
+    matrices: list[torch.Tensor] = [m.weight for m in _linear(head)]  # type: ignore[misc]
     begun = [m.detach().clone() for m in matrices]
 
     def loss_of(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -152,16 +146,13 @@ def facing(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
-    """Share of the units that no row excites, over what the head's activation modules give."""
+    """Share of the hidden units that no row excites: of what enters each linear layer but the first."""
     seen: list[torch.Tensor] = []
 
-    def look(_: nn.Module, __: object, out: object) -> None:
-        if isinstance(out, torch.Tensor) and out.dim() >= 2:
-            seen.append(out.reshape(-1, out.shape[-1]).abs().amax(0) <= NOTHING)
+    def look(_: nn.Module, given: Any) -> None:
+        seen.append(given[0].reshape(-1, given[0].shape[-1]).abs().amax(0) <= NOTHING)
 
-    handles = [
-        m.register_forward_hook(look) for m in head.modules() if any(a in type(m).__name__.lower() for a in ACTIVATIONS)
-    ]
+    handles = [m.register_forward_pre_hook(look) for m in _linear(head)]
     try:
         head.eval()
         with torch.no_grad():
@@ -169,4 +160,8 @@ def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
     finally:
         for handle in handles:
             handle.remove()
-    return float(torch.cat(seen).double().mean()) if seen else None
+    return float(torch.cat(seen[1:]).double().mean()) if len(seen) > 1 else None
+
+
+def _linear(head: nn.Module) -> list[nn.Module]:
+    return [m for m in head.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"]

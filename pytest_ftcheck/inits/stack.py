@@ -117,7 +117,8 @@ def _kind(module: nn.Module) -> Kind | None:
 
 def _of_module(module: nn.Module) -> Iterator[Layer]:
     if _sequence(module):
-        for child in module.children():
+        for child in module._modules.values():  # children() would pass over one that comes twice
+            assert child is not None
             if not _known(child) and not any(True for _ in child.children()):
                 raise Unstackable(f"{type(child).__name__} is no Linear, activation, Dropout or LayerNorm")
             yield from _of_module(child) if _known(child) else _of_chain(child)

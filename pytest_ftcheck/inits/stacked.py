@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .stack import Layer
 
-#: A unit that never exceeds this after its activation is dead (as in training/probes/head_units.py).
+#: A unit that never exceeds this where it enters the next linear layer is dead (as in training/probes/head_units.py).
 NOTHING = 1e-7
 
 
@@ -130,7 +130,7 @@ class StackedHeads:
 
         :param x: ``[width, rows]``, or ``[heads, width, rows]``.
         :param masks: ``(layer, values) -> factors`` of the dropout layers; None: dropout off.
-        :param dead: gets ``[heads, units]`` of each hidden activation: is the unit dead on all these rows?
+        :param dead: gets ``[heads, units]`` of what enters each linear layer but the first: is it nothing on all these rows?
         """
         anchor = torch.zeros((), requires_grad=torch.is_grad_enabled(), device=x.device)
         linear_before = False
@@ -138,12 +138,12 @@ class StackedHeads:
             layer, slot = self.layers[i], self.slots[i]
             if layer.kind == "linear":
                 assert slot is not None
+                if dead is not None and linear_before:
+                    dead.append(x.abs().amax(2) <= NOTHING)
                 x = Linear.apply(anchor, x, slot) if torch.is_grad_enabled() else multiply(slot, x)  # type: ignore[no-untyped-call]
                 linear_before = True
             elif layer.kind == "activation":
                 x = layer.module(x)
-                if dead is not None and linear_before and x.dim() == 3:
-                    dead.append(x.abs().amax(2) <= NOTHING)
             elif layer.kind == "dropout":
                 if masks is not None and layer.rate > 0:
                     x = x * masks(i, x)
