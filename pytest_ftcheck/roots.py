@@ -262,6 +262,11 @@ ROOTS: tuple[Root, ...] = (
     _certain("batchnorm_on_few", "batch normalisation over too few rows", "output_depends_on_input"),
     _root("batchnorm_tiny_batch", "batch normalisation over too few rows", "output_depends_on_input"),
     # ---- the way of the gradients
+    _certain(
+        "backward_reaches_nothing",
+        "the graph is cut: the loss that the loop calls backward() on does not reach the weights, or backward() is never called",
+        *STILL,
+    ),
     _certain("grads_gone_before_step", "gradients are cleared before the optimizer steps", *STILL),
     _certain("no_gradient_at_all", "no gradient reaches any parameter", *STILL),
     _root("nan_gradients_replaced", "NaN gradients are replaced by zeros", *STILL, "all_finite"),

@@ -138,6 +138,15 @@ def dropped(view: View) -> Finding | None:
     if not empty or len(empty) < len(view.steps):
         return None
     size = median(_all(s).reference for s in empty)
+    if all(s.accumulated is False for s in empty):
+        return Finding(
+            "backward_reaches_nothing",
+            f"the loss has a gradient (norm {number(size)}), and at {len(empty)} of {len(view.steps)} recomputed steps the loop's "
+            "backward() brought none to any tensor",
+            "the loss that the loop calls backward() on is cut off from the weights (.item(), .detach(), torch.no_grad(), a tensor made "
+            "anew, to which requires_grad=True gives no graph), or backward() is not called at all",
+            "call backward() on the loss as the loss function returns it",
+        )
     return Finding(
         "grads_gone_before_step",
         f"the loss has a gradient (norm {number(size)}), and at {len(empty)} of {len(view.steps)} recomputed steps "

@@ -48,7 +48,7 @@ def _blamed(found: Blame) -> Why:
 
 def _none(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why:
     if all(t.gradients.none == t.gradients.steps for t in trace.tensors if t.trainable):
-        for fault in ("loss_cut_off", "grads_gone_before_step"):
+        for fault in ("loss_cut_off", "backward_reaches_nothing", "grads_gone_before_step"):
             if fault in known:
                 return _from(known[fault])
         return Why("no_gradient_at_all")

@@ -46,6 +46,8 @@ class ReferenceStep:
     astray: tuple[str, ...] = ()
     #: Tensors whose direction fits worst, the worst first.
     worst: tuple[GradientMatch, ...] = ()
+    #: Whether backward() brought a gradient to any trainable tensor in these iterations; None: not watched.
+    accumulated: bool | None = None
 
     def part(self, name: str) -> GradientMatch | None:
         """The match of one part; None: the optimizer holds nothing of it."""

@@ -142,6 +142,9 @@ def test_nothing_found_where_backward_gives_a_gradient():
     assert outcome(verdict) == ("fail", "grads_gone_before_step")
     assert "norm 0.350" in verdict.headline
     assert judged(empty[0], step(1)).status == "pass"
+    cut = [replace(s, accumulated=False) for s in empty]
+    assert outcome(judged(*cut)) == ("fail", "backward_reaches_nothing")
+    assert outcome(judged(cut[0], replace(empty[1], accumulated=True))) == ("fail", "grads_gone_before_step")
 
 
 @pytest.mark.parametrize(("logits", "said"), [(True, "though the logits do"), (False, "cut inside"), (None, "is cut")])

@@ -289,6 +289,20 @@ def clipped_while_scaled(model, batch, optimizer, scheduler):
     return value
 
 
+def made_anew(model, batch, optimizer, scheduler):
+    optimizer.zero_grad()
+    value = torch.tensor(cross_entropy(model, batch).item(), requires_grad=True)
+    value.backward()
+    optimizer.step()
+    return value
+
+
+def never_called(model, batch, optimizer, scheduler):
+    optimizer.zero_grad()
+    optimizer.step()
+    return cross_entropy(model, batch)
+
+
 def flip_body(model):
     for p in model.body.parameters():
         p.grad.neg_()
@@ -307,6 +321,8 @@ def drop_body(model):
         ("grads_never_zeroed", forget, {}),
         ("grads_one_step_late", too_early, {}),
         ("grads_gone_before_step", emptied, {}),
+        ("backward_reaches_nothing", made_anew, {}),
+        ("backward_reaches_nothing", never_called, {}),
         ("micro_batches_lost", accumulating(4, zero_each=True), {"steps": 24}),
         ("micro_batches_lost", accumulating(2, zero_each=True), {"steps": 12, "intent": Intent(accumulation=2)}),
         ("accumulation_not_averaged", accumulating(4, divide=False), {"steps": 24, "optimizer": sgd}),

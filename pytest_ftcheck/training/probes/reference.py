@@ -122,6 +122,17 @@ class ReferenceGradientExperiment(Experiment):
                 register_optimizer_step_pre_hook(self._before_step),
                 register_optimizer_step_post_hook(self._at_step),
             ]
+            if (
+                not self.bench.ours and self._window is not None
+            ):  # in a loop of the user's backward() may be called on another loss, or not at all
+                self._window.accumulated = False
+                live = [p for p in self._sample.parameters if p.requires_grad]
+                self._handles += [p.register_post_accumulate_grad_hook(self._arrived) for p in live]  # type: ignore[no-untyped-call]
+
+    def _arrived(self, _: torch.Tensor) -> None:
+        """A gradient came to a tensor."""
+        if self._window is not None:
+            self._window.accumulated = True
 
     def _wanted(self, number: int) -> bool:
         if self._steps < self.first:
@@ -252,6 +263,8 @@ class _Window:
         self.held: set[int] = set()
         self.found: set[int] = set()
         self.actual: torch.Tensor | None = None
+        #: A gradient came to some tensor; None: not watched.
+        self.accumulated: bool | None = None
 
 
 class _Sample:
@@ -357,6 +370,7 @@ class _Sample:
             parts=tuple(match(name, places) for name, places in parts.items() if places),
             astray=tuple(astray),
             worst=tuple(each[:4]),
+            accumulated=window.accumulated,
         )
 
     def _sparse(self, i: int) -> bool:
