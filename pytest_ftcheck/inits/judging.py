@@ -154,7 +154,7 @@ def _blind(task: str, y: torch.Tensor) -> float:
     if task == "multi_label":
         share = y.double().mean(0)
         return float(torch.maximum(share, 1 - share).mean())
-    return float(torch.bincount(y).max() / len(y))
+    return int(torch.bincount(y).max()) / len(y)
 
 
 def in_words(verdicts: tuple[str, Verdict, Verdict]) -> str:

@@ -40,7 +40,7 @@ def test_what_learns_and_what_does_not(result):
     assert result.border()[1] == {"scheme": "N(0, 0.2), zero biases", "std": 0.2, "lowest_lr": 0.01, "highest_lr": 0.01}
     assert all(c.trainable == "no" for c in result.cells if c.lr == 30 and c.loss_last > 2 * c.loss_first)
     drops, motion = result.grid("drop"), result.grid("motion")
-    assert drops[0][1] > 0.3 > 0.01 > abs(drops[0][0])
+    assert drops[0][1] > 0.15 > 0.01 > abs(drops[0][0])
     assert motion[0][0] < 1e-3 < motion[0][1]
     assert all(
         c.loss_first == pytest.approx(math.log(2), rel=0.05) for c in result.cells if c.scheme == result.schemes[0]
@@ -70,21 +70,23 @@ def test_judged_by_the_checks_themselves():
         assert trace.probe.points[-1].loss == run.last
 
 
-@pytest.mark.parametrize("lr", [1e-4, 1e-2])
+@pytest.mark.parametrize("lr", [1e-6, 1e-2])
 def test_agrees_with_finetune_on_the_same_head_and_rows(lr):
-    """Another order of rows, the same answer: the loss is judged on the same held-out rows."""
-    batches = [(FEATURES.x[i : i + 32], FEATURES.y[i : i + 32]) for i in range(0, 128, 32)]
-    held = [(FEATURES.held_x[i : i + 48], FEATURES.held_y[i : i + 48]) for i in (0, 48)]
+    """Another order of the rows, the same answer: both judge on the same 64 rows."""
+    x, y = FEATURES.x[:64], FEATURES.y[:64]
     scheme = InitScheme.normal(0.02)
-
-    def wrapped():
-        return nn.Sequential(nn.Identity(), scheme.apply(Head(12, 2, widths=[16]), seed=0))
-
-    trace = finetune(wrapped, batches, eval_batches=held, head="1", lr=lr, steps=30, probes=("loss", "metrics"))
-    found = sweep(HEAD, FEATURES, schemes=[scheme], lrs=[lr], seeds=1).cells[0]
+    model = nn.Sequential(nn.Linear(12, 12), scheme.apply(Head(12, 2, widths=[16]), seed=0))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(12))
+        model[0].bias.zero_()
+    for p in model[0].parameters():
+        p.requires_grad_(False)
+    trace = finetune(model, [(x[:32], y[:32]), (x[32:], y[32:])], head="1", lr=lr, steps=30, probes=("loss", "metrics"))
+    found = sweep(HEAD, Features.of(x, y), schemes=[scheme], lrs=[lr], seeds=1).cells[0]
     assert found.loss_first == pytest.approx(trace.probe.points[0].loss, rel=1e-4)
-    both = check_loss_decreases(trace).status == check_metric_improves(trace).status == "pass"
-    assert (found.trainable == "yes") == both
+    assert found.loss_last == pytest.approx(trace.probe.points[-1].loss, rel=0.1)
+    statuses = check_loss_decreases(trace).status, check_metric_improves(trace).status
+    assert (found.trainable == "yes") == (statuses == ("pass", "pass"))
 
 
 @pytest.mark.parametrize(
