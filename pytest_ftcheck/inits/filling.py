@@ -156,7 +156,11 @@ def fill(draw: Draw, weight: torch.Tensor, generator: torch.Generator, *, last: 
     elif draw.kind == "orthogonal":
         init.orthogonal_(weight, draw.gain or 1.0, generator=generator)
     elif draw.kind == "sparse":
-        init.sparse_(weight, draw.sparsity or 0.0, draw.std or 0.0, generator=generator)
+        # not init.sparse_: it draws the places of the zeros from the global random state, generator or not
+        weight.normal_(0.0, draw.std or 0.0, generator=generator)
+        zeros = math.ceil((draw.sparsity or 0.0) * weight.shape[0])
+        for column in range(weight.shape[1]):
+            weight[torch.randperm(weight.shape[0], generator=generator)[:zeros].to(weight.device), column] = 0
     elif draw.kind == "eye":
         init.eye_(weight)
         weight.mul_(draw.gain or 1.0)
