@@ -18,6 +18,7 @@ from hypothesis import register_random
 from hypothesis import strategies as st
 
 from .border import toward_border
+from .inits.draws import FANS
 from .inits.heads import ACTIVATIONS, Head
 from .inits.scheme import TORCH_BIAS, InitScheme
 from .recipe import OPTIMIZERS, SCHEDULES, Recipe
@@ -55,6 +56,7 @@ KINDS = (
 )
 #: Schemes that make a whole head hard or impossible to train, drawn only if named.
 SPECIAL = ("zeros", "constant", "eye")
+_NONLINEARITIES = ("relu", "leaky_relu", "tanh", "linear")
 #: Round numbers a third of a decade apart, and steps from one to the next: 20 make neighbours at most 7.5 % apart.
 _ROUND, _FINE = (1, 2, 5), 20
 
@@ -111,14 +113,12 @@ def _of_kind(
     if name == "constant":
         return stds.map(make)
     if name.startswith("kaiming"):
-        shapes = st.tuples(
-            st.sampled_from(["relu", "leaky_relu", "tanh", "linear"]), st.sampled_from(["fan_in", "fan_out"])
-        )
-        return shapes.map(lambda shape: make(*shape))
+        shapes = [(nonlinearity, fan) for nonlinearity in _NONLINEARITIES for fan in FANS]
+        return st.sampled_from(shapes).map(lambda shape: make(*shape))
     if name in ("xavier_normal", "xavier_uniform", "orthogonal", "eye"):
         return gains.map(make)
-    # the value of fewest choices is the simplest to hypothesis: two choices for nothing keep ``normal`` before these
-    return st.tuples(st.integers(0, 0), st.integers(0, 0)).map(lambda _: make())
+    # the value of fewest choices is the simplest to hypothesis: one for nothing keeps ``normal`` before these
+    return st.integers(0, 0).map(lambda _: make())
 
 
 def _refined(scheme: InitScheme, bias: float | str, layers: str) -> InitScheme:
@@ -385,10 +385,10 @@ def _between(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 def _logarithmic(name: str, value: Any) -> st.SearchStrategy[float]:
-    """Evenly over the orders of magnitude: a round number (1, 2, 5, 10, ...), then a step towards the next.
+    """Evenly over the orders of magnitude: round numbers (1, 2, 5, 10, ...), and twenty steps from each to the next.
 
-    Two choices, not one float: both shrink towards round numbers, and both can be climbed one by one, which is how hypothesis follows
-    `toward_border` (it steps a float by whole numbers, which here would be far out of range).
+    One whole number chooses, from the lowest up: so shrinking finds the smallest value that fails by bisection, and `toward_border` is
+    followed step by step (hypothesis steps floats by whole numbers, too, which here would be far out of range).
     """
     low, high = _pair(name, value)
     if low <= 0:
@@ -396,13 +396,14 @@ def _logarithmic(name: str, value: Any) -> st.SearchStrategy[float]:
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     marks = [float(f"{first}e{decade}") for decade in decades for first in _ROUND]
     edges = [float(low), *(mark for mark in marks if low < mark < high), float(high)]
-    bands = len(edges) - 1
-    steps = _FINE if low < high else 0  # two choices even where there is but one value: see `_of_kind`
+    last = (len(edges) - 1) * _FINE if low < high else 0
 
-    def at(band: int, fine: int) -> float:
-        start, end = edges[band], edges[band + 1]
+    def at(index: int) -> float:
+        band, fine = divmod(min(index, last), _FINE)
+        start, end = edges[band], edges[min(band + 1, len(edges) - 1)]
         exact = start + (end - start) * fine / _FINE
         # three digits, unless the range is so narrow that they would all be the same
         return max(start, min(end, float(f"{exact:.3g}") if end > 1.1 * start else exact))
 
-    return st.tuples(st.integers(0, bands - 1), st.integers(0, steps)).map(lambda pair: at(*pair))
+    # hypothesis begins with the lowest; a twentieth of the draws are the highest
+    return st.integers(0, last + last // 20).map(at)
