@@ -81,12 +81,14 @@ if TYPE_CHECKING:
     )
     from .diagnosis import Cause, Diagnosis, assert_healthy, diagnose
     from .explain import explain_weight_motion
+    from .init_scheme import InitScheme
     from .inits.features import Features, extract_features
     from .inits.fitting import identify
     from .inits.result import SweepResult
     from .inits.sanity import assert_init_sane, check_init
-    from .inits.scheme import InitScheme
     from .inits.sweep import sweep
+    from .inits.toys import toy_features
+    from .inits.trainable import assert_trainable, check_trainable
     from .intent import Intent
     from .recipe import Recipe
     from .trace import Trace, example_trace
@@ -173,7 +175,10 @@ _HOMES = {
     "identify": "inits.fitting",
     "assert_init_sane": "inits.sanity",
     "check_init": "inits.sanity",
-    "InitScheme": "inits.scheme",
+    "InitScheme": "init_scheme",
+    "toy_features": "inits.toys",
+    "assert_trainable": "inits.trainable",
+    "check_trainable": "inits.trainable",
     "Features": "inits.features",
     "extract_features": "inits.features",
     "SweepResult": "inits.result",
@@ -234,6 +239,7 @@ __all__ = [
     "assert_pretrained_kept",
     "assert_reload_keeps_head",
     "assert_rows_independent",
+    "assert_trainable",
     "assert_units_alive",
     "assert_weights_kept",
     "assert_weights_move",
@@ -268,6 +274,7 @@ __all__ = [
     "check_pretrained_kept",
     "check_reload_keeps_head",
     "check_rows_independent",
+    "check_trainable",
     "check_units_alive",
     "check_weights_kept",
     "check_weights_move",
@@ -280,6 +287,7 @@ __all__ = [
     "sweep",
     "tiny_distilbert",
     "toy_batches",
+    "toy_features",
     "watch",
 ]
 

@@ -45,7 +45,10 @@ def decode(kind: Any, value: Any, where: str = "trace") -> Any:
             return None
         if type(value) in args:  # ``bool | float``: a truth value is no number
             return value
-        return decode(next(a for a in reversed(args) if a is not type(None)), value, where)
+        kinds = [a for a in reversed(args) if a is not type(None)]
+        # ``float | InitScheme``: an object is the dataclass, anything else is not
+        fitting = [a for a in kinds if dataclasses.is_dataclass(a) == isinstance(value, dict)]
+        return decode((fitting or kinds)[0], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise _unfit(where, kind.__name__, value)

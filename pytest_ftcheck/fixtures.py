@@ -12,10 +12,11 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .inits.features import Features
     from .trace import Trace
 
 #: Names of the fixtures; a test that uses one gets the marker ``ftcheck``.
-NAMES = frozenset({"finetune", "tiny_distilbert", "toy_batches"})
+NAMES = frozenset({"finetune", "tiny_distilbert", "toy_batches", "toy_features"})
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +91,21 @@ def toy_batches() -> Callable[..., Any]:
     from .training.toys import toy_batches
 
     return toy_batches
+
+
+@pytest.fixture(scope="session")
+def toy_features() -> Features:
+    """Features of a small task, to try heads and initialisation schemes on: what `pytest_ftcheck.toy_features` makes by default.
+
+    Example::
+
+        from torch import nn
+        from pytest_ftcheck import InitScheme, assert_trainable
+
+        def test_my_head_learns(toy_features):
+            head = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+            assert_trainable(InitScheme.normal(std=0.02).apply(head), toy_features, lr=1e-3)
+    """
+    from .inits.toys import toy_features
+
+    return toy_features()

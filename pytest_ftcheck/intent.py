@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .init_scheme import InitScheme
 from .recipe import SCHEDULES, Recipe
 from .text import a
 
@@ -50,8 +51,8 @@ class Intent:
     weight_decay: float | None = None
     #: True: norms and biases are to have no weight decay.
     no_decay: bool | None = None
-    #: Standard deviation of the head's initial weights, N(0, std) with zero biases.
-    head_init: float | None = None
+    #: How the head starts: a scheme, or the standard deviation of N(0, std) weights with zero biases.
+    head_init: float | InitScheme | None = None
     #: True: dropout is meant to be on in training; a number: at this rate; False: there is none.
     dropout: bool | float | None = None
     pad_token_id: int | None = None
@@ -73,8 +74,10 @@ class Intent:
             raise TypeError(f"optimizer={self.optimizer!r}: expected the name of an optimizer class, such as 'AdamW'")
         if self.optimizer == "":
             raise ValueError("optimizer='': expected the name of an optimizer class, such as 'AdamW', or None")
-        for name in ("peak_lr", "max_grad_norm", "weight_decay", "head_init"):
+        for name in ("peak_lr", "max_grad_norm", "weight_decay"):
             _number(name, getattr(self, name))
+        if not isinstance(self.head_init, InitScheme):
+            _number("head_init", self.head_init, "a number, an InitScheme or None")
         for name, least in (
             ("warmup_steps", 0),
             ("total_steps", 1),
@@ -204,11 +207,11 @@ def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
     return pairs
 
 
-def _number(field: str, value: Any) -> None:
+def _number(field: str, value: Any, accepted: str = "a number or None") -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{field}={value!r}: expected a number or None")
+        raise TypeError(f"{field}={value!r}: expected {accepted}")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{field}={value!r}: expected a finite number >= 0")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
-from .fixtures import NAMES, finetune, tiny_distilbert, toy_batches
+from .fixtures import NAMES, finetune, tiny_distilbert, toy_batches, toy_features
 from .folding import Record
 from .listener import listening
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .trace import Trace
     from .verdict import Verdict
 
-__all__ = ["RECORD", "Record", "finetune", "tiny_distilbert", "toy_batches"]
+__all__ = ["RECORD", "Record", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
 
 #: Attribute of a test report: what the phase concluded; builtins only, for nothing else crosses processes.
 REPORTED = "ftcheck"

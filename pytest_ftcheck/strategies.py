@@ -18,9 +18,9 @@ from hypothesis import register_random
 from hypothesis import strategies as st
 
 from .border import toward_border
-from .inits.draws import FANS
+from .draws import FANS
+from .init_scheme import TORCH_BIAS, InitScheme
 from .inits.heads import ACTIVATIONS, Head
-from .inits.scheme import TORCH_BIAS, InitScheme
 from .recipe import OPTIMIZERS, SCHEDULES, Recipe
 from .training.ragged import TokenBatches
 

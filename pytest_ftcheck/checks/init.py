@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..init_scheme import InitScheme
 from ..records.head import Head, Layer
 from ..text import number, percent, plural
 from ..trace import Trace
@@ -30,11 +31,11 @@ _VALUES = 500_000
 def check_head_init(trace: Trace) -> Verdict:
     """The linear layers of the head start with finite, distinct weights, and with the declared standard deviation.
 
-    Declared (``Intent(head_init=0.02)``: weights N(0, 0.02), biases zero): the sample variance of each weight matrix lies within 5
-    standard errors of the declared one (Wilson and Hilferty's approximation of chi-square), or within a factor of 1.25 of it; its
-    mean is zero; the biases are zero. Undeclared, only what no author means is a failure: memory never written, units that nothing
-    tells apart (same weights in, same weights out), weights so large that the first loss is several times that of knowing nothing.
-    A last layer of zeros, adapters, norms and embeddings are exempt.
+    Declared (``Intent(head_init=0.02)``: weights N(0, 0.02), biases zero; or an `InitScheme`, which says so layer by layer): the
+    sample variance of each weight matrix lies within 5 standard errors of the declared one (Wilson and Hilferty's approximation of
+    chi-square), or within a factor of 1.25 of it; its mean is zero; the biases are zero. Undeclared, only what no author means is a
+    failure: memory never written, units that nothing tells apart (same weights in, same weights out), weights so large that the first
+    loss is several times that of knowing nothing. A last layer of zeros, adapters, norms and embeddings are exempt.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_head_init(example_trace()).status
@@ -45,7 +46,8 @@ def check_head_init(trace: Trace) -> Verdict:
         return Verdict(name, "skipped", trace.skipped.get("head_state", "not measured."))
     if not head.layers:
         return Verdict(name, "skipped", f"{(head.skipped or {}).get('layers', 'the head has no linear layers')}.")
-    declared = trace.intent.head_init if trace.intent is not None else None
+    meant = trace.intent.head_init if trace.intent is not None else None
+    declared = None if meant is None else _Declared(meant, head)
     for look in (_never_written, _alike, _huge):
         if verdict := look(head):
             return verdict
@@ -58,8 +60,39 @@ def check_head_init(trace: Trace) -> Verdict:
             f"The {layers} of the head start with finite, distinct weights; std {told}; no initialisation was declared."
         )
     else:
-        headline = f"The {layers} of the head start as declared (N(0, {declared:g})): std {told}."
+        headline = f"The {layers} of the head start as declared ({declared.name}): std {told}."
     return Verdict(name, "pass", headline, notes=_notes(head, declared), measured=_MEASURED)
+
+
+class _Declared:
+    """What the author declared, layer by layer."""
+
+    def __init__(self, meant: float | InitScheme, head: Head) -> None:
+        self.scheme = meant if isinstance(meant, InitScheme) else None
+        self.single = None if isinstance(meant, InitScheme) else float(meant)
+        self.name = meant.name if isinstance(meant, InitScheme) else f"N(0, {meant:g})"
+        self.code = (
+            f"{meant!r}.apply(model)"
+            if isinstance(meant, InitScheme)
+            else "loop over head.modules() after the head is made, and for every nn.Linear call "
+            f"nn.init.normal_(m.weight, std={meant:g}) and nn.init.zeros_(m.bias)"
+        )
+        names = [la.name for la in head.layers]
+        self._at = {n: (i, len(names)) for i, n in enumerate(names)}
+
+    def std(self, la: Layer) -> float:
+        """Standard deviation about zero that the weights are meant to have."""
+        if self.scheme is None:
+            return self.single or 0.0
+        return self.scheme.at(*self._at[la.name]).weight.std_of(la.fan_in, la.units, last=la.last)
+
+    def bias(self, la: Layer) -> bool:
+        """Whether the layer is meant to have a bias that is not zero."""
+        return self.scheme is not None and self.scheme.at(*self._at[la.name]).bias != 0.0
+
+    def drawn(self, la: Layer) -> bool:
+        """Whether the weights are meant to be normally distributed."""
+        return self.scheme is None or self.scheme.at(*self._at[la.name]).weight.family == "normal"
 
 
 _MEASURED = "weights of the head's linear layers before the first step"
@@ -132,25 +165,26 @@ def _huge(head: Head) -> Verdict | None:
     )
 
 
-def _unlike_declared(head: Head, declared: float) -> Verdict | None:
+def _unlike_declared(head: Head, declared: _Declared) -> Verdict | None:
     # a last layer of zeros differs from the declaration, and costs one step: noted
-    ill = [la for la in head.layers if _unlike(la, declared) and not (la.last and _zero(la))]
+    ill = [la for la in head.layers if _unlike(la, declared.std(la)) and not (la.last and _zero(la))]
     if ill:
-        la = max(ill, key=lambda x: abs(math.log(max(_rms(x), 1e-12) / max(declared, 1e-12))))
+        la = max(ill, key=lambda x: abs(math.log(max(_rms(x), 1e-12) / max(declared.std(x), 1e-12))))
+        meant = declared.std(la)
         cause, remedy, fault = _cause(la, ill, head, declared)
         return Verdict(
             "head_init",
             "fail",
-            f"{len(ill)} of {plural(len(head.layers), 'linear layer')} of the head do not start from N(0, {declared:g}): "
+            f"{len(ill)} of {plural(len(head.layers), 'linear layer')} of the head do not start from {declared.name}: "
             f"{la.name} has std {number(la.std)}, mean {number(la.mean)}.",
             evidence=_rows(ill, declared),
-            limit=f"std within {SIGMAS:g} standard errors or a factor of {FACTOR:g} of {declared:g} (chance fails one layer in 2 million)",
+            limit=f"std within {SIGMAS:g} standard errors or a factor of {FACTOR:g} of {meant:g} (chance fails one layer in 2 million)",
             causes=(cause,),
             remedy=remedy,
             measured=_MEASURED,
             fault=fault,
         )
-    shifted = [la for la in head.layers if _shifted(la)]
+    shifted = [la for la in head.layers if _shifted(la) and not declared.bias(la)]
     if not shifted:
         return None
     la = max(shifted, key=lambda x: x.bias or 0.0)
@@ -211,12 +245,8 @@ def torch_default(la: Layer) -> bool:
     return la.largest <= bound * 1.001 and abs(la.std * math.sqrt(3) / bound - 1) < 0.15
 
 
-def _cause(la: Layer, ill: Sequence[Layer], head: Head, declared: float) -> tuple[str, str, str]:
-    names = ", ".join(x.name for x in ill)
-    apply = (
-        "loop over head.modules() after the head is made, and for every nn.Linear call "
-        f"nn.init.normal_(m.weight, std={declared:g}) and nn.init.zeros_(m.bias)"
-    )
+def _cause(la: Layer, ill: Sequence[Layer], head: Head, declared: _Declared) -> tuple[str, str, str]:
+    names, meant, apply = ", ".join(x.name for x in ill), declared.std(la), declared.code
     hf = head.initializer_range
     if all(torch_default(x) for x in ill):
         return (
@@ -225,22 +255,22 @@ def _cause(la: Layer, ill: Sequence[Layer], head: Head, declared: float) -> tupl
             apply,
             "head_init_torch_default",
         )
-    if hf and hf != declared and all(not _unlike(x, hf) for x in ill):
+    if hf and hf != meant and all(not _unlike(x, hf) for x in ill):
         return (
             f"transformers initialised {names} with config.initializer_range = {hf:g}, before or over your own initialisation (post_init)",
-            f"set config.initializer_range={declared:g}, or initialise the head after from_pretrained()",
+            f"set config.initializer_range={meant:g}, or initialise the head after from_pretrained()",
             "head_init_initializer_range",
         )
     if all(x.constant for x in ill):
         return (f"{names} starts with the constant {number(la.mean)}", apply, "head_init_constant")
-    if abs(la.mean) > OFFSET * declared:
+    if abs(la.mean) > OFFSET * meant:
         return (
             f"the weights of {la.name} are not centred at zero (rand() where randn() was meant, or mean and std swapped)",
             apply,
             "head_init_not_declared",
         )
     return (
-        f"the weights of {la.name} are {number(la.std / declared if declared else None)} times as large as declared",
+        f"the weights of {la.name} are {number(la.std / meant if meant else None)} times as large as declared",
         f"check the std of the initialisation, and that nothing initialises the head after it; {apply}",
         "head_init_not_declared",
     )
@@ -250,26 +280,32 @@ def _shifted(la: Layer) -> bool:
     return not la.last and la.bias is not None and la.bias > 1.001 / math.sqrt(la.fan_in)
 
 
-def _notes(head: Head, declared: float | None) -> tuple[str, ...]:
+def _notes(head: Head, declared: _Declared | None) -> tuple[str, ...]:
     notes = []
     for la in head.layers:
-        if declared is not None and la.bias:
+        if declared is not None and la.bias and not declared.bias(la):
             where = "last layer: a class prior, if that is meant" if la.last else "within torch's default: harmless"
             notes.append(f"the bias of {la.name} starts at up to {number(la.bias)}, not zero ({where})")
-        if declared and la.kurtosis is not None and la.kurtosis < 2.2 and la.units * la.fan_in >= 500:
+        if (
+            declared
+            and declared.drawn(la)
+            and la.kurtosis is not None
+            and la.kurtosis < 2.2
+            and la.units * la.fan_in >= 500
+        ):
             notes.append(f"the weights of {la.name} have the declared std, but are uniform rather than normal")
         if _zero(la):
             notes.append(f"{la.name} starts at zero" + (" (common for a last layer)" if la.last else ""))
     return tuple(notes)
 
 
-def _rows(layers: Sequence[Layer], declared: float | None) -> tuple[dict[str, Any], ...]:
+def _rows(layers: Sequence[Layer], declared: _Declared | None) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "layer": la.name,
             "shape": f"{la.units} x {la.fan_in}",
             "std": la.std,
-            "declared": declared,
+            "declared": None if declared is None else declared.std(la),
             "torch's default": 1 / math.sqrt(3 * la.fan_in),
             "mean": la.mean,
             "largest": la.largest,

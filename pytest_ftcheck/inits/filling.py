@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..draws import Draw
+from ..init_scheme import TORCH_BIAS, InitScheme
 from ..training.parts import find_head
 from ..training.probes.head_layers import linear_layers
-from .draws import Draw
-from .scheme import TORCH_BIAS, InitScheme
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,6 +28,11 @@ def head_layers(module: nn.Module, only: str | Sequence[str] | None = None) -> d
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is a {type(module).__name__}: expected a torch.nn.Module")
+    for name, part in module.named_modules():
+        if isinstance(getattr(part, "weight", None), nn.UninitializedParameter):
+            raise ValueError(
+                f"module: {name or type(part).__name__} has no values yet (a lazy layer): call the model once first"
+            )
     prefixes = _prefixes(module, only)
     found = {
         n: m
@@ -75,9 +80,9 @@ def apply(scheme: InitScheme, module: M, seed: int, only: str | Sequence[str] | 
     layers = list(head_layers(module, only).items())
     _check_prior(scheme, layers[-1])
     for name, layer in layers:
-        if getattr(layer.weight, "is_meta", False) or isinstance(layer.weight, nn.UninitializedParameter):
+        if getattr(layer.weight, "is_meta", False):
             raise ValueError(
-                f"module: {name or type(layer).__name__} has no values yet (a meta tensor or a lazy layer): make it real first"
+                f"module: {name or type(layer).__name__} has no values yet (a meta tensor): make it real first"
             )
     # on the CPU, in float32: the same values on every device and in every dtype
     generator = torch.Generator().manual_seed(seed)

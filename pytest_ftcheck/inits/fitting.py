@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..draws import FANS, Draw, truncated_std
+from ..init_scheme import TORCH_BIAS, InitScheme
 from ..records.start import Fit
 from ..training.probes.head_layers import matrix_of
-from .draws import FANS, Draw, truncated_std
 from .filling import bias_values, fill, head_layers
-from .scheme import TORCH_BIAS, InitScheme
 
 #: Values that a distribution is compared on, at most.
 VALUES = 500_000

@@ -11,7 +11,7 @@ from ..recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from .scheme import InitScheme
+    from ..init_scheme import InitScheme
 
 #: Rows that a head is judged on, at most: the standard error of an accuracy is then 3 points, and judging costs a sixth of 30 steps.
 JUDGED_ROWS = 256

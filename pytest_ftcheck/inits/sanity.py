@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .scheme import InitScheme
+from ..init_scheme import InitScheme
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..init_scheme import InitScheme
 from ..records.head import Layer
 from ..records.start import Base, Signal, Start
 from ..training.batches import Reader, _inner, device_of, split, to_device
@@ -22,7 +23,6 @@ from ..training.probes.pretrained import compare
 from ..training.state import quiet, seed_everything
 from .filling import head_layers
 from .fitting import fit, identify
-from .scheme import InitScheme
 
 #: Rows looked at.
 ROWS = 64
@@ -72,7 +72,8 @@ def measure(
             )
         )
     head = _prefixes(only, layers)
-    initial = getattr(getattr(_inner(model), "config", None), "initializer_range", None)
+    configs = (getattr(m, "config", None) for m in (_inner(model), *model.children()))
+    initial = getattr(next((c for c in configs if c is not None), None), "initializer_range", None)
     compared = None if pretrained is None else compare(model, pretrained, head)
     return Start(
         rows=sum(rows_of(b) for b in rows),

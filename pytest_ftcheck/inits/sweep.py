@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..init_scheme import InitScheme
 from ..recipe import Recipe
 from ..training.probes.fixed import prior_entropy
 from .engine import train_heads
@@ -17,7 +18,6 @@ from .features import Features
 from .judging import in_words, judge, traces
 from .plan import Job, Plan, Run, judged_rows
 from .result import Cell, SweepResult
-from .scheme import InitScheme
 
 #: Standard deviations and learning rates of a sweep that names none: three decades around the founding question's 0.02, and from
 #: a rate at which nothing moves in 30 steps to one at which everything diverges.

@@ -199,7 +199,7 @@ class InitScheme:
         >>> round(float(head[0].weight.std()), 3), float(head[0].bias.abs().max())
         (0.02, 0.0)
         """
-        from .filling import apply
+        from .inits.filling import apply
 
         return apply(self, module, seed, only)
 

@@ -1,0 +1,44 @@
+"""Features to try heads on: made in a millisecond, shaped like those of a pretrained base."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .features import Features
+
+
+def toy_features(
+    rows: int = 256, width: int = 64, classes: int = 2, *, held_out: int = 128, separation: float = 3.0, seed: int = 0
+) -> Features:
+    """Features of a small task that a healthy head learns within a few steps.
+
+    As behind the last LayerNorm of a pretrained base, every row has mean 0 and variance 1, and rows share a good part of what they are:
+    a direction common to all, one for each class, and noise, all in random directions of the feature space. Classes take turns.
+
+    :param rows: rows to train on.  :param held_out: further rows to judge by; 0: none.
+    :param separation: distance of a class's mean from the common one, in standard deviations of the noise along that direction.
+    :raises ValueError: fewer rows than classes, fewer features than directions.
+
+    >>> toy_features()
+    <Features of 256 rows x 64, 128 held out: single_label, 2 classes, toy_features(seed=0)>
+    """
+    for name, value, least in (
+        ("rows", rows, max(2, classes)),
+        ("width", width, classes + 2),
+        ("classes", classes, 2),
+        ("held_out", held_out, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+    if isinstance(separation, bool) or not isinstance(separation, (int, float)) or not 0 <= separation < math.inf:
+        raise ValueError(f"separation={separation!r}: expected a finite number >= 0")
+    g = torch.Generator().manual_seed(seed)
+    directions = torch.linalg.qr(torch.randn(width, classes + 1, generator=g))[0].t()
+    total = rows + held_out
+    y = torch.arange(total) % classes
+    x = math.sqrt(width) * directions[0] + separation * directions[1 + y] + torch.randn(total, width, generator=g)
+    x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0)
+    held = (x[rows:], y[rows:]) if held_out else None
+    return Features.of(x[:rows], y[:rows], held_out=held, classes=classes, source=f"toy_features(seed={seed})")

@@ -1,0 +1,159 @@
+"""`check_trainable` and `assert_trainable`: does this head learn from these features?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..trace import Trace
+    from ..verdict import Verdict
+    from .features import Features
+
+NAME = "trainable"
+#: Short enough for a hundred examples in seconds, long enough for the sign test on every step's own batch.
+STEPS, BATCH = 30, 32
+#: What is measured beside the training: all that `loss_decreases` and `metric_improves` judge.
+PROBES = ("loss", "descent", "metrics")
+
+
+def check_trainable(
+    head: nn.Module,
+    features: Features | tuple[Any, Any],
+    *,
+    lr: float = 1e-3,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    seed: int = 0,
+    **recipe: Any,
+) -> Verdict:
+    """A head learns from the features of a frozen base: judged as `check_loss_decreases` and `check_metric_improves` judge a fine-tune.
+
+    The head is trained for ``steps`` steps on the training rows and put back bit for bit; loss and metrics are measured with dropout off,
+    metrics on the held-out rows if there are any. Fails if either check fails, is inconclusive if either is (and neither fails). The
+    verdict's margin is the relative drop of the loss less the least one that counts by itself, which leads a search under ``@given`` to the
+    border.
+
+    :param head: takes ``[rows, width]`` and gives logits.
+    :param features: `Features`, or ``(x [rows, width], y [rows])``.
+    :param lr: peak learning rate.  :param batch_size: rows a step, drawn without replacement until all were seen.
+    :param seed: of the order of rows and of dropout.  :param recipe: further fields of `Recipe`, such as ``optimizer="sgd"``.
+    :raises ValueError, TypeError: integer features, one class only, a head that does not take the features, fields that `Recipe` refuses.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pytest_ftcheck import InitScheme, check_trainable
+    >>> x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+    >>> head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> check_trainable(InitScheme.kaiming_normal().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).status
+    'pass'
+    >>> check_trainable(InitScheme.zeros().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).ok  # but for the last bias nothing moves
+    False
+    """
+    return _judged(train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe))
+
+
+def assert_trainable(
+    head: nn.Module,
+    features: Features | tuple[Any, Any],
+    *,
+    lr: float = 1e-3,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    seed: int = 0,
+    **recipe: Any,
+) -> Verdict:
+    """Raise `CheckFailed` unless the head learns from the features; arguments as `check_trainable`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pytest_ftcheck import assert_trainable
+    >>> x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+    >>> _ = torch.manual_seed(0)
+    >>> assert_trainable(nn.Linear(16, 2), (x, (x[:, 0] > 0).long()), lr=1e-2).ok
+    True
+    """
+    __tracebackhide__ = True
+    from ..asserts import settle
+
+    trace = train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe)
+    return settle(_judged(trace), trace)
+
+
+def train(
+    head: nn.Module,
+    features: Features | tuple[Any, Any],
+    *,
+    lr: float,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    **recipe: Any,
+) -> Trace:
+    """The fine-tune behind `check_trainable`."""
+    import torch
+
+    from ..training.loop import finetune
+    from .features import Features
+
+    if not isinstance(head, torch.nn.Module):
+        raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module that takes features")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
+    if not isinstance(features, Features):
+        if not isinstance(features, (tuple, list)) or len(features) != 2:
+            raise TypeError(f"features is a {type(features).__name__}: expected Features, or (x, y)")
+        features = Features.of(*features)
+    batches = drawn(features.x, features.y, batch_size, steps, seed)
+    held = None
+    if features.held_x is not None and features.held_y is not None:
+        held = list(zip(torch.split(features.held_x, 256), torch.split(features.held_y, 256), strict=True))
+    names = tuple(dict.fromkeys(n.split(".")[0] for n, _ in head.named_parameters()))
+    return finetune(
+        head,
+        batches,
+        head=names,
+        lr=lr,
+        steps=steps,
+        seed=seed,
+        eval_batches=held,
+        probes=recipe.pop("probes", PROBES),
+        **recipe,
+    )
+
+
+def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, Any]]:
+    """As many batches as there are steps, rows in random order, none twice before all were seen."""
+    import torch
+
+    g = torch.Generator().manual_seed(seed)
+    order = torch.cat([torch.randperm(len(x), generator=g) for _ in range(-(-max(1, steps) * size // len(x)))]).to(
+        x.device
+    )
+    return [(x[i], y[i]) for i in torch.split(order[: max(1, steps) * size], size)]
+
+
+def _judged(trace: Trace) -> Verdict:
+    from ..checks import check_loss_decreases, check_metric_improves
+    from ..checks.loss import LEAST_DROP
+
+    loss, metric = check_loss_decreases(trace), check_metric_improves(trace)
+    worst = next((v for status in ("fail", "inconclusive") for v in (loss, metric) if v.status == status), loss)
+    other = metric if worst is loss else loss
+    drop = _drop(trace)
+    return replace(
+        worst,
+        check=NAME,
+        margin=None if drop is None else drop - LEAST_DROP,
+        notes=(*worst.notes, f"{other.check} ({other.status}): {other.headline}"),
+    )
+
+
+def _drop(trace: Trace) -> float | None:
+    """Relative drop of the probe's loss."""
+    probe = trace.probe
+    if probe is None or len(probe.points) < 2 or not probe.points[0].loss:
+        return None
+    return (probe.points[0].loss - probe.points[-1].loss) / abs(probe.points[0].loss)
