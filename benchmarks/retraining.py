@@ -61,6 +61,7 @@ def toy(seed: int, *, batches: int = 12, model: Any = None, change: Any = None, 
 def linear_on_frozen(seed: int) -> dict[str, Any]:
     model = tiny_distilbert(seed=seed)
     model.requires_grad_(False)
+    torch.manual_seed(seed)
     model.classifier = nn.Linear(64, 2)
     return toy(seed, model=model)
 
@@ -105,6 +106,7 @@ def lstm(seed: int) -> dict[str, Any]:
 
 def one_logit(seed: int) -> dict[str, Any]:
     model = tiny_distilbert(seed=seed)
+    torch.manual_seed(seed)
     model.classifier[3] = nn.Linear(64, 1)
     return toy(
         seed,

@@ -16,7 +16,7 @@ from .asked import not_asked
 from .kinds import fraction
 
 #: Error rate of a pass, shared by the comparisons made; and of "no better", before a failure is spoken of.
-ALPHA, DOUBT = 0.01, 0.05
+ALPHA, DOUBT = 0.05, 0.05
 #: Share of the blind answer's loss that a run must have fitted away, with permuted labels too, to have learnt by heart.
 BY_HEART = 0.5
 #: An advantage over permuted labels below this share of the blind answer's loss is none, above `PLAIN` it is a plain one.
@@ -31,7 +31,7 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
     """The run learns better with its own labels than with the same labels dealt out among the rows at random.
 
     Measured only when asked for (``probes=["permuted"]``, beside others), and only where the loop is ours. The run is repeated from
-    its initial weights with the same batches, optimizer and learning rates: once with the true labels, four times with permuted ones.
+    its initial weights with the same batches, optimizer and learning rates: once with the true labels, six times with permuted ones.
     Passes if the true labels are fitted better, or do better on held-out rows, than the prediction interval of the permuted runs
     allows for. Fails if permuted labels are learnt by heart as well as the true ones, many rows and held-out rows agreeing, or if
     the textbook loss beats permuted labels plainly where the run's own loss does not. Else ``inconclusive``.
@@ -54,7 +54,7 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
         + (f" and {found.held_out_rows} held out" if found.held_out_rows else "")
     )
     limit = (
-        f"outside the permuted runs' prediction interval (Student's t; of shares a binomial test; error rate {alpha:g} over all "
+        f"outside the permuted runs' prediction interval (Student's t; of shares a binomial test, too; error rate {alpha:g} over all "
         f"comparisons); a failure asks for "
         f"{LEAST_ROWS} rows trained on and {LEAST_HELD_OUT} held out, and an advantage below {percent(NONE)} of the blind answer's loss"
     )
@@ -173,8 +173,8 @@ def _compared(what: str, mine: float, others: Sequence[float], sign: int, prior:
 
 
 def _shares(found: Permuted, mine: float | None, others: Sequence[float | None]) -> _Comparison | None:
-    """Share of right predictions held out, beside saying the same for every row and beside the permuted runs: a binomial test, in the
-    same units as the others."""
+    """Share of right predictions held out: the less telling of two tests, Student's t beside the permuted runs (which may by luck have
+    learnt the classes, or their opposite), and a binomial one beside saying the same for every row."""
     known = [a for a in others if a is not None]
     if mine is None or len(known) < len(others):
         return None
@@ -182,8 +182,9 @@ def _shares(found: Permuted, mine: float | None, others: Sequence[float | None])
 
     luck = min(1.0, max(sum(known) / len(known), found.baseline or 0.0))
     p = float(binomtest(round(mine * found.held_out_rows), found.held_out_rows, luck, alternative="greater").pvalue)
-    away = float(t.isf(min(max(p, 1e-12), 1 - 1e-12), len(others) - 1))
-    return _Comparison("held-out accuracy", mine, tuple(known), away, None, percent)
+    by_rows = float(t.isf(min(max(p, 1e-12), 1 - 1e-12), len(others) - 1))
+    beside = _compared("held-out accuracy", mine, known, 1, None)
+    return None if beside is None else replace(beside, away=min(by_rows, beside.away), shown=percent)
 
 
 def _loss(value: float) -> str:

@@ -24,6 +24,7 @@ from pytest_ftcheck.training.batches import Batches, Reader
 from pytest_ftcheck.training.probes import OverfitExperiment, PermutedExperiment
 from pytest_ftcheck.training.probes.battery import Battery, Bench
 from pytest_ftcheck.training.probes.overfit import ROWS, TOKEN_ROWS, attainable
+from pytest_ftcheck.training.probes.permuted import PERMUTATIONS
 from pytest_ftcheck.training.probes.retraining import Adam
 
 BOTH = ("overfit", "permuted")
@@ -63,8 +64,8 @@ def test_a_healthy_run(rows):
     again = trace.permuted
     assert (again.steps, again.rows, again.looked_at, again.held_out_rows) == (30, 64, 64, 64)
     assert 0.4 < again.changed < 0.6
-    assert len(again.permuted) == 4
-    assert len({p.fit.loss for p in again.permuted}) == 4
+    assert len(again.permuted) == PERMUTATIONS
+    assert len({p.fit.loss for p in again.permuted}) == PERMUTATIONS
     assert again.textbook is None
     assert check_beats_permuted_labels(trace).status == "pass"
     assert Trace.from_json(trace.to_json()) == trace

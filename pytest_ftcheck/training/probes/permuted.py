@@ -34,7 +34,7 @@ from .retraining import (
 )
 
 #: Trainings with permuted labels: enough for a prediction interval, and each costs what the run did.
-PERMUTATIONS = 4
+PERMUTATIONS = 6
 #: Rows looked at afterwards, of those trained on and of those held out.
 LOOKED_AT, HELD_OUT = 256, 512
 #: A permutation that leaves more labels where they were does not tell trainings apart.
