@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ NAME = "trainable"
 STEPS, BATCH = 30, 32
 #: What is measured beside the training: all that `loss_decreases` and `metric_improves` judge.
 PROBES = ("loss", "descent", "metrics")
+#: Standard deviations above the mean that one in a hundred of a normal distribution reaches.
+ONE_IN_A_HUNDRED = 2.33
 
 
 def check_trainable(
@@ -33,8 +36,8 @@ def check_trainable(
 
     The head is trained for ``steps`` steps on the training rows and put back bit for bit; loss and metrics are measured with dropout off,
     metrics on the held-out rows if there are any. Fails if either check fails, is inconclusive if either is (and neither fails). The
-    verdict's margin is the relative drop of the loss less the least one that counts by itself, which leads a search under ``@given`` to the
-    border.
+    verdict's margin says how far, in standard errors, the metric rose beyond what it must, and leads a search under ``@given`` to the
+    border. Where the untrained head is nearly right by luck, so that no metric can rise, the loss alone decides.
 
     :param head: takes ``[rows, width]`` and gives logits.
     :param features: `Features`, or ``(x [rows, width], y [rows])``.
@@ -77,9 +80,23 @@ def assert_trainable(
     """
     __tracebackhide__ = True
     from ..asserts import settle
+    from ..border import toward_border
 
     trace = train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe)
-    return settle(_judged(trace), trace)
+    verdict = _judged(trace)
+    if verdict.margin is not None and _large(trace):
+        # two borders, too small and too large: each is climbed to by itself, or the nearer one would hide the other
+        toward_border(verdict.margin, label=f"{NAME}, from a loss above knowing nothing")
+    return settle(verdict, trace)
+
+
+def _large(trace: Trace) -> bool:
+    """The head starts worse than knowing nothing, by more than the least drop that counts."""
+    from ..checks.loss import LEAST_DROP
+
+    probe = trace.probe
+    known = None if probe is None else probe.prior_entropy
+    return probe is not None and known is not None and probe.points[0].loss > (1 + LEAST_DROP) * known
 
 
 def train(
@@ -137,18 +154,57 @@ def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, A
 
 def _judged(trace: Trace) -> Verdict:
     from ..checks import check_loss_decreases, check_metric_improves
-    from ..checks.loss import LEAST_DROP
 
     loss, metric = check_loss_decreases(trace), check_metric_improves(trace)
-    worst = next((v for status in ("fail", "inconclusive") for v in (loss, metric) if v.status == status), loss)
+    notes: tuple[str, ...] = ()
+    judges = [loss, metric]
+    if metric.status == "inconclusive" and loss.status == "pass" and _no_room(trace):
+        judges = [loss]
+        notes = ("by luck the untrained head is nearly right already: the loss alone decides",)
+    worst = next((v for status in ("fail", "inconclusive") for v in judges if v.status == status), loss)
     other = metric if worst is loss else loss
-    drop = _drop(trace)
     return replace(
         worst,
         check=NAME,
-        margin=None if drop is None else drop - LEAST_DROP,
-        notes=(*worst.notes, f"{other.check} ({other.status}): {other.headline}"),
+        margin=_margin(trace, loss, worst),
+        notes=(*worst.notes, *notes, f"{other.check} ({other.status}): {other.headline}"),
     )
+
+
+def _no_room(trace: Trace) -> bool:
+    """Before the run the metric is within two standard errors of 1, the best there is: no run could improve it measurably."""
+    metric = trace.metrics[0] if trace.metrics else None
+    return metric is not None and 1 - metric.first <= 2 * _error(metric.rows)
+
+
+def _error(rows: int) -> float:
+    """The largest standard error that a share of so many rows can have."""
+    return 0.5 / math.sqrt(max(1, rows))
+
+
+def _margin(trace: Trace, loss: Verdict, worst: Verdict) -> float | None:
+    """Distance from the border; 0 is on it.
+
+    Of the metric, in standard errors: how far it rose above where it began and above the best blind guess, and above what one in a hundred
+    label permutations reaches; the least of the three. Where the loss does not pass: what it lacks of the least drop, as a share.
+    """
+    from ..checks.loss import LEAST_DROP
+
+    parts = []
+    if trace.metrics:
+        m = trace.metrics[0]
+        floor = m.first if m.baseline is None else max(m.first, m.baseline)
+        parts.append((m.last - floor) / _error(m.rows))
+        if m.deviations is not None:
+            parts.append(m.deviations - ONE_IN_A_HUNDRED)
+    drop = _drop(trace)
+    if drop is not None and (not parts or loss.status != "pass"):
+        parts.append(drop / LEAST_DROP - 1)
+    known = [part for part in parts if math.isfinite(part)]
+    if not known:
+        return None
+    # the checks know more than these numbers: theirs is the sign
+    return max(0.0, min(known)) if worst.ok else min(0.0, *known)
 
 
 def _drop(trace: Trace) -> float | None:
