@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .verdict import Verdict
 
 #: Traces kept of a test's phase: the first ones, and as many of the last (under ``@given`` the last is the simplest failure's).
-TRACES_KEPT = 4
+TRACES_KEPT = 2
 
 #: From the worst to the plainest.
 _WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
