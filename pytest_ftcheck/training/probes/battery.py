@@ -22,7 +22,7 @@ from ..batches import Batches, Reader
 from ..state import undisturbed
 
 #: Experiments may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
-SHARE = 0.35
+SHARE = 0.3
 #: ... and this many floating-point operations in any case: somewhat more than a second on one core.
 FREE = 4e10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 
 from ...trace import Descent, Metric, Probe, ProbePoint, Tensor
-from ..batches import IGNORED, Reader, device_of, row_count, split, to_device
+from ..batches import IGNORED, Reader, device_of, row_count, split, take_rows, to_device
 from ..metrics import MetricFn, measure
 from ..state import quiet
 
 #: Batches of the probe, and steps whose own batch is evaluated before and after.
 BATCHES = 2
 DESCENTS = 20
+#: Of a model with so many parameters, rounding noise is told from gradients on so many rows: a backward pass there is no small thing.
+LARGE, FEW_ROWS = 20_000_000, 2
 
 
 class FixedProbe:
@@ -197,4 +200,19 @@ def small_gradients(model: nn.Module, reader: Reader, batch: Any, tensors: Seque
     small = [
         t.name for t in tensors if t.trainable_last and t.name in now and 0 < t.gradients.max_norm < 1e-4 * largest
     ]
+    if not small:
+        return {}
+    if sum(p.numel() for p in now.values()) >= LARGE:
+        batch = _few(batch)
     return dict(zip(small, rounding_noise(model, reader, batch, [now[n] for n in small]), strict=True))
+
+
+def _few(batch: Any) -> Any:
+    """The first rows of a batch; all, where they cannot be taken apart."""
+    rows = _rows(batch)
+    if rows <= FEW_ROWS:
+        return batch
+    with contextlib.suppress(Exception):
+        few = take_rows(batch, range(FEW_ROWS))
+        return few if _rows(few) == FEW_ROWS else batch
+    return batch
