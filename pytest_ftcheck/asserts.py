@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
-from . import checks, listener
+from . import checks, gate, listener
 from .border import toward_border
 from .text import a
 from .trace import Trace
-from .verdict import CheckFailed, Verdict
+from .verdict import Verdict
 
 P = ParamSpec("P")
 
@@ -46,8 +46,8 @@ def settle(verdict: Verdict, trace: Trace | None = None) -> Verdict:
     if told := listener.current():
         told.judged(verdict, trace)
     toward_border(verdict)
-    if not verdict.ok:
-        raise CheckFailed(verdict) from None
+    if gate.raises(verdict):
+        raise gate.error(verdict) from None
     return verdict
 
 

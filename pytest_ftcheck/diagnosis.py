@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from . import listener
+from . import gate, listener
 from .checks import CHECKS
 from .roots import ROOTS, Root, rank_of, root_of
 from .text import a, plural
 from .trace import Trace
-from .verdict import CheckFailed, Status, Verdict
+from .verdict import Status, Verdict
 
 Health = Literal["healthy", "ill", "undecided"]
 #: Last note of a verdict that would have stopped the gate, were it not for ``allow=``; the reason follows it.
@@ -92,6 +92,10 @@ class Diagnosis:
         explained = {check for r in ROOTS if r.fault in {c.fault for c in self.causes} for check in r.explains}
         return tuple(v for v in self.having("inconclusive") if v.check in explained)
 
+    def _unasked_advice(self) -> list[Verdict]:
+        """Advice, less what would have stopped the gate and was allowed."""
+        return [v for v in self.having("advice") if not (v.notes and v.notes[-1].split(":")[0] == _ALLOWED)]
+
     def __str__(self) -> str:
         lines = _wrapped(f"{self.status}: {self.headline}.")
         for number, cause in enumerate(self.causes, 1):
@@ -105,12 +109,12 @@ class Diagnosis:
                 lines += _field("explains", ", ".join(rest))
         open_questions, moot = self.having("inconclusive"), self._moot()
         told = [v for v in open_questions if v not in moot]
-        advice = self.having("advice")
-        allowed = [v for v in advice if v.notes and v.notes[-1].split(":")[0] == _ALLOWED]
+        advice = self._unasked_advice()
+        allowed = [v for v in self.having("advice") if v not in advice]
         for title, verdicts, action in (
             ("undecided", told, "what would settle it"),
             ("allowed", allowed, ""),
-            ("advice", [v for v in advice if v not in allowed], "do"),
+            ("advice", advice, "do"),
         ):
             if verdicts:
                 lines += ["", f"{title}:"]
@@ -178,19 +182,22 @@ def assert_healthy(
     diagnosis = diagnose(trace, ignore=ignore)
     diagnosis = _concluded(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
     status: Status = {"healthy": "pass", "ill": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
-    untold = diagnosis.having("inconclusive") if status == "inconclusive" else ()
+    headline, untold = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
+    if status == "pass" and gate.level() == "advice" and (advice := diagnosis._unasked_advice()):
+        status, untold = "advice", tuple(advice)
+        headline = f"nothing failed, but there is advice of {', '.join(v.check for v in advice)}"
     verdict = Verdict(
         "healthy",
         status,
-        _cap(diagnosis.headline) + ".",
+        _cap(headline) + ".",
         causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in untold),
         remedy=next((r for r in (*(c.remedy for c in diagnosis.causes), *(v.remedy for v in untold)) if r), ""),
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
     )
     if told := listener.current():
         told.judged(verdict, trace)
-    if not verdict.ok:
-        raise CheckFailed(verdict, str(diagnosis)) from None
+    if gate.raises(verdict):
+        raise gate.error(verdict, str(diagnosis)) from None
     return diagnosis
 
 
