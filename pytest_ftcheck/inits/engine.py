@@ -19,6 +19,7 @@ from torch import nn
 
 from .features import Features
 from .plan import Job, Plan, Run, judged_rows, order_of, schemes_first, spread
+from .pool import Pool
 from .singly import facing, train_singly
 from .stack import Layer, Unstackable, read_stack, template_of
 from .stacked import StackedHeads, losses_of, parameters_of
@@ -167,8 +168,10 @@ class _Bench:
         x, y = judged_rows(*features.judged[:2])
         self.dtype = next(p.dtype for layer in layers if layer.kind == "linear" for p in layer.tensors())
         self.x, self.y = features.x.to(self.dtype), features.y
+        self.columns = self.x.t().contiguous()
         self.judged_x, self.judged_y = x.to(self.dtype).t().contiguous(), facing(y)
         self._lock = threading.Lock()
+        self._pools = threading.local()
         self._starts: OrderedDict[tuple[object, int], _Start] = OrderedDict()
         self.own = parameters_of(layers)
         matrices = [i for i, t in enumerate(self._owners()) if t == "linear"]
@@ -210,19 +213,20 @@ class _Bench:
         """All steps of one group of heads."""
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.x.device.type, enabled=False):
             starts = [self.start(job) for job in jobs]
-            heads = StackedHeads(self.layers, [s.tensors for s in starts])
-            return self._train(jobs, starts, heads)
+            pool: Pool = self._pools.__dict__.setdefault("mine", Pool())
+            heads = StackedHeads(self.layers, [s.tensors for s in starts], pool)
+            return self._train(jobs, starts, heads, pool)
 
-    def _optimizer(self, heads: StackedHeads, lrs: Sequence[float]) -> Adam | Sgd:
+    def _optimizer(self, heads: StackedHeads, lrs: Sequence[float], pool: Pool) -> Adam | Sgd:
         recipe = self.plan.recipe
         if recipe.optimizer == "sgd":
             return Sgd(heads.trained, lrs, recipe.weight_decay, momentum=self.plan.momentum)
-        return Adam(heads.trained, lrs, recipe.weight_decay, decoupled=recipe.optimizer == "adamw")
+        return Adam(heads.trained, lrs, recipe.weight_decay, decoupled=recipe.optimizer == "adamw", pool=pool)
 
-    def _train(self, jobs: Sequence[Job], starts: Sequence[_Start], heads: StackedHeads) -> list[Run]:
+    def _train(self, jobs: Sequence[Job], starts: Sequence[_Start], heads: StackedHeads, pool: Pool) -> list[Run]:
         recipe, task = self.plan.recipe, self.features.task
-        batches = _Batches(self.x, self.y, [j.seed for j in jobs], self.plan)
-        optimizer = self._optimizer(heads, [j.lr for j in jobs])
+        batches = _Batches(self.x, self.columns, self.y, [j.seed for j in jobs], self.plan)
+        optimizer = self._optimizer(heads, [j.lr for j in jobs], pool)
         masks = _Masks(self.layers, batches, self.x.device) if heads.drops else None
         looked = set(self.plan.looked_at)
         losses, descents, norms = [], [], torch.zeros(len(jobs))
@@ -261,15 +265,17 @@ class _Bench:
         last = losses_of(self.features.task, logits, self.judged_y).tolist()
         share = torch.cat(dead, dim=1).double().mean(1).tolist() if dead else [None] * heads.heads
         curves = torch.stack(losses).t().tolist()
-        sound = torch.stack([torch.isfinite(v.flatten(1).sum(1)) for v in heads.values]).all(0)
+        sound = torch.stack([torch.isfinite(torch.linalg.vector_norm(v.flatten(1), dim=1)) for v in heads.values]).all(
+            0
+        )
         sound &= torch.isfinite(logits).flatten(1).all(1)
         befores = torch.stack([b for _, b, _ in descents]).t().tolist()
         afters = torch.stack([a for _, _, a in descents]).t().tolist()
         steps = [s for s, _, _ in descents]
         moved = []
         for end in self.ends:
-            begun = torch.stack([s.tensors[end] for s in starts])
-            moved.append((heads.values[end] - begun).flatten(1).square().mean(1).sqrt().tolist())
+            pairs = zip(heads.values[end], (s.tensors[end] for s in starts), strict=True)
+            moved.append([float(torch.dist(now, begun)) / now.numel() ** 0.5 for now, begun in pairs])
         rows = logits.transpose(1, 2).cpu()
         return [
             Run(
@@ -294,8 +300,10 @@ class _Bench:
 class _Batches:
     """Rows of every step, shared by all heads of a group where they have one seed."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, seeds: Sequence[int], plan: Plan) -> None:
-        self.x, self.y = x, y
+    def __init__(
+        self, x: torch.Tensor, columns: torch.Tensor, y: torch.Tensor, seeds: Sequence[int], plan: Plan
+    ) -> None:
+        self.x, self.y, self.columns = x, y, columns
         self.seeds = list(dict.fromkeys(seeds))
         #: For every head the number of its seed.
         self.of_head = torch.tensor([self.seeds.index(s) for s in seeds], device=x.device)
@@ -306,7 +314,7 @@ class _Batches:
         """``[width, rows]`` and labels, or with the heads in front."""
         rows = self.orders[:, step]
         if len(self.seeds) == 1:
-            return self.x[rows[0]].t().contiguous(), facing(self.y[rows[0]])
+            return self.columns.index_select(1, rows[0]), facing(self.y[rows[0]])
         x, y = self.x[rows].transpose(1, 2)[self.of_head], self.y[rows][self.of_head]
         return x.contiguous(), y.transpose(1, 2) if y.dim() == 3 else y
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from .pool import Pool
 from .stack import Layer
 
 #: A unit that never exceeds this where it enters the next linear layer is dead (as in training/probes/head_units.py).
@@ -20,33 +21,46 @@ NOTHING = 1e-7
 
 
 class Slot:
-    """A stacked matrix and its bias, and where their gradients go."""
+    """A stacked matrix and its bias, where their gradients go, and room for the hidden values that every step uses anew."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, train: Sequence[bool]) -> None:
+    def __init__(
+        self, number: int, tensors: Sequence[torch.Tensor], train: Sequence[bool], pool: Pool, *, relu: bool = False
+    ) -> None:
+        weight, bias = tensors[0], tensors[1] if len(tensors) > 1 else None
         self.weight, self.bias = weight, bias
-        self.grad = torch.zeros_like(weight) if train[0] else None
-        self.bias_grad = torch.zeros_like(bias) if bias is not None and train[-1] else None
+        self.number, self._pool = number, pool
+        self.grad = pool.take((number, "grad"), weight) if train[0] else None
+        self.bias_grad = pool.take((number, "bias grad"), bias) if bias is not None and train[-1] else None
+        #: A ReLU follows, and is computed in place.
+        self.relu = relu
 
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """``(values, gradients)`` of what is trained."""
         both = ((self.weight, self.grad), (self.bias, self.bias_grad))
         return [(v, g) for v, g in both if v is not None and g is not None]
 
+    def room(self, what: str, rows: int) -> torch.Tensor:
+        """Memory for ``[heads, units, rows]``; the same at every call."""
+        return self._pool.take((self.number, what), self.weight, *self.weight.shape[:2], rows)
+
 
 class Linear(torch.autograd.Function):
-    """``W x + b`` for every head; the backward pass writes the gradients of W and b into their slot."""
+    """``W x + b`` for every head, and the ReLU behind it; the backward pass writes the gradients of W and b into their slot."""
 
     @staticmethod
     def forward(ctx: Any, _anchor: torch.Tensor, x: torch.Tensor, slot: Slot) -> torch.Tensor:
         """``x``: ``[inputs, rows]``, shared by all heads, or ``[heads, inputs, rows]``. Returns ``[heads, units, rows]``."""
         ctx.slot, ctx.x = slot, x
-        return multiply(slot, x)
+        ctx.out = multiply(slot, x, slot.room("out", x.shape[-1]))
+        return ctx.out.detach()  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, torch.Tensor | None, None]:
         """Gradients of the weights into the slot, that of ``x`` returned where it is asked for."""
         slot, x, dz = ctx.slot, ctx.x, grads[0].contiguous()
         heads, units, rows = dz.shape
+        if slot.relu:
+            dz = torch.ops.aten.threshold_backward.grad_input(dz, ctx.out, 0, grad_input=slot.room("in", rows))
         if slot.grad is not None:
             if x.dim() == 2:
                 torch.mm(dz.view(heads * units, rows), x.t(), out=slot.grad.view(heads * units, -1))
@@ -79,15 +93,19 @@ class Affine(torch.autograd.Function):
         return None, dz * slot.weight[:, :, None] if ctx.needs_input_grad[1] else None, None
 
 
-def multiply(slot: Slot, x: torch.Tensor) -> torch.Tensor:
-    """``W x + b`` as in :class:`Linear`."""
+def multiply(slot: Slot, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """``W x + b``, or its ReLU, as in :class:`Linear`; into ``out`` where that is given."""
     heads, units, inputs = slot.weight.shape
     if x.dim() == 2:
-        z = torch.mm(slot.weight.view(heads * units, inputs), x).view(heads, units, -1)
-        return z if slot.bias is None else z.add_(slot.bias[:, :, None])
-    if slot.bias is None:
-        return torch.bmm(slot.weight, x)
-    return torch.baddbmm(slot.bias[:, :, None], slot.weight, x)
+        flat = None if out is None else out.view(heads * units, -1)
+        z = torch.mm(slot.weight.view(heads * units, inputs), x, out=flat).view(heads, units, -1)
+        if slot.bias is not None:
+            z.add_(slot.bias[:, :, None])
+    elif slot.bias is None:
+        z = torch.bmm(slot.weight, x, out=out)
+    else:
+        z = torch.baddbmm(slot.bias[:, :, None], slot.weight, x, out=out)
+    return z.relu_() if slot.relu else z
 
 
 class StackedHeads:
@@ -95,22 +113,27 @@ class StackedHeads:
 
     :param layers: of the head, by :func:`read_stack`.
     :param starts: for each copy its parameters, layer by layer, matrices as ``[units, inputs]`` (:func:`parameters_of`).
+    :param pool: memory to use; None: memory of their own.
     """
 
-    def __init__(self, layers: Sequence[Layer], starts: Sequence[Sequence[torch.Tensor]]) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], starts: Sequence[Sequence[torch.Tensor]], pool: Pool | None = None
+    ) -> None:
+        pool = pool or Pool()
         self.layers, self.heads = layers, len(starts)
-        stacked = [torch.stack(same) for same in zip(*starts, strict=True)]
+        stacked = [
+            torch.stack(same, out=pool.take(("values", i), same[0], len(same), *same[0].shape))
+            for i, same in enumerate(zip(*starts, strict=True))
+        ]
         self.slots: list[Slot | None] = []
         taken = 0
-        for layer in layers:
+        for layer, behind in zip(layers, (*layers[1:], None), strict=True):
             tensors = layer.tensors()
             mine = stacked[taken : taken + len(tensors)]
             taken += len(tensors)
-            wide = len(mine) > 0
-            slot = (
-                Slot(mine[0], mine[1] if len(mine) > 1 else None, [p.requires_grad for p in tensors]) if wide else None
-            )
-            self.slots.append(slot)
+            relu = layer.kind == "linear" and behind is not None and type(behind.module) is nn.ReLU
+            train = [p.requires_grad for p in tensors]
+            self.slots.append(Slot(len(self.slots), mine, train, pool, relu=relu) if mine else None)
         self.values = stacked
         self.trained = [pair for slot in self.slots if slot is not None for pair in slot.pairs()]
         self.drops = any(layer.rate > 0 for layer in layers)
@@ -139,11 +162,13 @@ class StackedHeads:
             if layer.kind == "linear":
                 assert slot is not None
                 if dead is not None and linear_before:
-                    dead.append(x.abs().amax(2) <= NOTHING)
+                    low, high = torch.aminmax(x, dim=2)
+                    dead.append(torch.maximum(high, -low) <= NOTHING)
                 x = Linear.apply(anchor, x, slot) if torch.is_grad_enabled() else multiply(slot, x)  # type: ignore[no-untyped-call]
                 linear_before = True
             elif layer.kind == "activation":
-                x = layer.module(x)
+                done = i > 0 and (before := self.slots[i - 1]) is not None and before.relu
+                x = x if done else layer.module(x)
             elif layer.kind == "dropout":
                 if masks is not None and layer.rate > 0:
                     x = x * masks(i, x)
@@ -179,7 +204,7 @@ def losses_of(task: str, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     heads, outputs, rows = z.shape
     if task == "single_label" and outputs > 1:
         labels = y.expand(heads, rows)
-        return torch.logsumexp(z, 1).sub(z.gather(1, labels[:, None]).squeeze(1)).mean(1)
+        return F.cross_entropy(z, labels, reduction="none").mean(1)
     # a single output and a row of labels, or as many outputs as labels
     labels = y if y.dim() > 1 and y.shape[-2:] == (outputs, rows) else y.unsqueeze(-2)
     labels = labels.to(z.dtype).expand(heads, outputs, rows)

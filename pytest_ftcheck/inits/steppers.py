@@ -7,18 +7,22 @@ from collections.abc import Sequence
 
 import torch
 
+from .pool import Pool
+
 #: What torch's own AdamW, Adam and SGD start with.
 BETAS, EPS = (0.9, 0.999), 1e-8
 #: torch's whole-step kernel for the CPU: one pass over memory instead of nine.
 FUSED = hasattr(torch, "_fused_adamw_") and hasattr(torch, "_fused_adam_")
 
 Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]
+_Views = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
 
 
 class Adam:
     """Adam (Kingma and Ba 2015) or, with ``decoupled``, AdamW (Loshchilov and Hutter 2019).
 
     :param pairs: ``(values, gradients)``, each ``[heads, ...]``.  :param lrs: learning rate of each head.
+    :param pool: memory for the moments; None: memory of its own.
     :param fused: use torch's fused kernel where neighbours share a learning rate; None: on the CPU.
     """
 
@@ -30,15 +34,20 @@ class Adam:
         *,
         decoupled: bool = True,
         fused: bool | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.pairs, self.lrs, self.weight_decay, self.decoupled = pairs, list(lrs), weight_decay, decoupled
-        self.first = [torch.zeros_like(v) for v, _ in pairs]
-        self.second = [torch.zeros_like(v) for v, _ in pairs]
+        pool = pool or Pool()
+        self.first = [pool.take(("first", i), v).zero_() for i, (v, _) in enumerate(pairs)]
+        self.second = [pool.take(("second", i), v).zero_() for i, (v, _) in enumerate(pairs)]
         self.steps = 0
         on_cpu = all(v.device.type == "cpu" for v, _ in pairs)
         self.fused = FUSED and on_cpu if fused is None else fused
         self._count = torch.zeros(())
-        self._runs = _runs(self.lrs)
+        # the same views at every step: made once, for making them costs as much as a step of a small head
+        self._runs: list[tuple[float, _Views]] = []
+        if self.fused:
+            self._runs = [(self.lrs[low], self._views(low, high)) for low, high in _runs(self.lrs)]
         self._rate = [_column(self.lrs, v) for v, _ in pairs]
         self._room = [] if self.fused else [torch.empty_like(v) for v, _ in pairs]
 
@@ -50,18 +59,23 @@ class Adam:
         else:
             self._step_in_passes(factor)
 
+    def _views(self, low: int, high: int) -> _Views:
+        """Values, gradients and moments of the heads ``low`` up to ``high``."""
+        values, grads = [v[low:high] for v, _ in self.pairs], [g[low:high] for _, g in self.pairs]
+        return values, grads, [m[low:high] for m in self.first], [s[low:high] for s in self.second]
+
     def _step_fused(self, factor: float) -> None:
         self._count.fill_(self.steps)
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-        for low, high in self._runs:
+        for lr, (values, grads, first, second) in self._runs:
             kernel(
-                [v[low:high] for v, _ in self.pairs],
-                [g[low:high] for _, g in self.pairs],
-                [m[low:high] for m in self.first],
-                [s[low:high] for s in self.second],
+                values,
+                grads,
+                first,
+                second,
                 [],
-                [self._count] * len(self.pairs),
-                lr=self.lrs[low] * factor,
+                [self._count] * len(values),
+                lr=lr * factor,
                 beta1=BETAS[0],
                 beta2=BETAS[1],
                 weight_decay=self.weight_decay,
