@@ -103,7 +103,9 @@ def speed() -> bool:
         f"\n256 heads {WIDTH} -> {WIDTH} -> {CLASSES}, {STEPS} steps of {BATCH}, AdamW, {torch.get_num_threads()} threads; ours: {how}"
     )
     mine = torch.tensor([r.losses[-1] for r in runs])
+    torch.set_num_threads(1)
     theirs = torch.tensor(plain(todo, data))
+    torch.set_num_threads(THREADS)
     worst = float(((mine - theirs).abs() / theirs.abs().clamp_min(1e-3)).max())
     print(f"  same results: last training loss of {len(todo)} heads differs by {worst:.1e} of itself at most")
     ours: list[float] = []

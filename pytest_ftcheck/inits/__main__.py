@@ -132,7 +132,7 @@ def grid(option: str, text: str) -> list[float]:
         raise ValueError(f"{option}: {text!r}: expected a count of at least 1")
     if not 0 < low < high < float("inf"):
         raise ValueError(f"{option}: {text!r}: expected 0 < low < high")
-    return [float(f"{low * (high / low) ** (i / max(1, count - 1)):.6g}") for i in range(int(count))]
+    return [float(f"{low * (high / low) ** (i / max(1, count - 1)):.3g}") for i in range(int(count))]
 
 
 def _mark(text: str | None) -> tuple[float, float] | None:

@@ -21,8 +21,8 @@ from .result import Cell, SweepResult
 
 #: Standard deviations and learning rates of a sweep that names none: three decades around the founding question's 0.02, and from
 #: a rate at which nothing moves in 30 steps to one at which everything diverges.
-STDS = tuple(10 ** (-3 + 3 * i / 11) for i in range(12))
-LRS = tuple(10 ** (-6 + 6 * i / 12) for i in range(13))
+STDS = tuple(float(f"{10 ** (-3 + 3 * i / 11):.2g}") for i in range(12))
+LRS = tuple(float(f"{10 ** (-6 + i / 2):.2g}") for i in range(13))
 SEEDS = 3
 
 

@@ -94,13 +94,15 @@ def test_runs_that_diverged_are_shown(tmp_path):
     figure.savefig(tmp_path / "map.png")
 
 
-def test_pyplot_is_not_even_imported():
+def test_pyplot_is_not_even_imported(tmp_path):
     code = (
         "import sys, torch\nfrom pytest_ftcheck import Features, sweep\nfrom pytest_ftcheck.inits.heads import Head\n"
         "x = torch.randn(40, 4)\nr = sweep(Head(4, 2), Features.of(x, (x[:, 0] > 0).long()), schemes=[0.1], lrs=[1e-2], seeds=1)\n"
         "r.plot().savefig(sys.argv[1])\nassert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, "-"], capture_output=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "map.png")], capture_output=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
