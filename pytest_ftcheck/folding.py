@@ -7,10 +7,12 @@ number of different checks, never with the number of calls.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from . import gate
 from .border import in_example
+from .figures import figures
 from .text import plural
 
 if TYPE_CHECKING:
@@ -35,15 +37,17 @@ class Repeats:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.shown: Verdict | None = None
+        #: File and line of the call that came to the verdict shown.
+        self.where: tuple[str, int] | None = None
         #: Whether hypothesis chose the examples.
         self.given = False
 
-    def add(self, verdict: Verdict, *, given: bool = False) -> None:
+    def add(self, verdict: Verdict, *, given: bool = False, where: tuple[str, int] | None = None) -> None:
         """One more."""
         self.counts[verdict.status] += 1
         self.given = self.given or given
         if self.shown is None or self._before(verdict, self.shown):
-            self.shown = verdict
+            self.shown, self.where = verdict, where
 
     def _before(self, new: Verdict, old: Verdict) -> bool:
         if self.given and not new.ok and not old.ok:
@@ -64,10 +68,17 @@ class Repeats:
             "status": str(verdict.status),
             "headline": verdict.headline,
             "ok": verdict.ok,
+            "gated": gate.raises(verdict),
             # the whole message only where it may have to be shown
-            "message": "" if verdict.ok else str(verdict),
+            "message": "" if verdict.ok and not gate.raises(verdict) else str(verdict),
             "counts": dict(self.counts),
             "told": told(verdict, self.counts, shrunk=self.given and failed),
+            "fault": verdict.fault,
+            "limit": verdict.limit,
+            "causes": list(verdict.causes),
+            "remedy": verdict.remedy,
+            "margin": None if verdict.margin is None else float(verdict.margin),
+            "where": None if self.where is None else list(self.where),
         }
 
 
@@ -96,41 +107,81 @@ def told(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> str
     return f"{plural(total, 'time')}, {outcome}; {which}: {verdict.headline}"
 
 
+class Ends:
+    """The first and the last few traces of a series, and how many there were."""
+
+    def __init__(self) -> None:
+        self.first: list[Trace] = []
+        self.last: deque[Trace] = deque(maxlen=TRACES_KEPT)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Trace]:
+        yield from self.first
+        yield from self.last
+
+    def add(self, trace: Trace) -> None:
+        """Count it, and keep it if it is among the first or the last."""
+        self.count += 1
+        if len(self.first) < TRACES_KEPT:
+            self.first.append(trace)
+        else:
+            self.last.append(trace)
+
+
 class Phase:
     """What one phase of a test (setup, call, teardown) concluded and measured."""
 
     def __init__(self) -> None:
         self.repeats: dict[str, Repeats] = {}
-        self._first: list[Trace] = []
-        self._last: deque[Trace] = deque(maxlen=TRACES_KEPT)
-        self.traced = 0
+        self._measured = Ends()
+        #: Judged here and measured elsewhere, as by a fixture of the module.
+        self._borrowed = Ends()
 
     def __bool__(self) -> bool:
-        return bool(self.repeats or self.traced)
+        return bool(self.repeats or self._measured.count)
 
-    def judged(self, verdict: Verdict) -> None:
+    def judged(self, verdict: Verdict, trace: Trace | None = None, where: tuple[str, int] | None = None) -> None:
         """Count it, and keep it if it is the one to show."""
-        self.repeats.setdefault(verdict.check, Repeats()).add(verdict, given=in_example())
+        self.repeats.setdefault(verdict.check, Repeats()).add(verdict, given=in_example(), where=where)
+        if trace is not None and not any(trace is known for known in (*self._measured, *self._borrowed)):
+            self._borrowed.add(trace)
 
     def measured(self, trace: Trace) -> None:
         """Count it, and keep it if it is among the first or the last."""
-        self.traced += 1
-        if len(self._first) < TRACES_KEPT:
-            self._first.append(trace)
-        else:
-            self._last.append(trace)
+        self._measured.add(trace)
+
+    @property
+    def traced(self) -> int:
+        """How many traces were measured."""
+        return self._measured.count
 
     @property
     def traces(self) -> list[Trace]:
-        """Those kept, in order."""
-        return [*self._first, *self._last]
+        """Those measured and kept, in order."""
+        return list(self._measured)
+
+    @property
+    def runs(self) -> list[Trace]:
+        """Those kept, wherever they were measured."""
+        return [*self._measured, *self._borrowed]
+
+    @property
+    def let_through(self) -> bool:
+        """Whether something could not be decided, and the session lets that through."""
+        return any(r.shown is not None and not r.shown.ok and not gate.raises(r.shown) for r in self.repeats.values())
 
     def plain(self, *, failed: bool = False) -> dict[str, Any]:
         """In builtins, for nothing else crosses processes; ``failed``: the phase did."""
         traces = [repr(trace) for trace in self.traces]
         if left := self.traced - len(traces):
-            traces.insert(len(self._first), f"... and {plural(left, 'trace')} more ...")
-        return {"verdicts": [r.plain(failed=failed) for r in self.repeats.values()], "traces": traces}
+            traces.insert(len(self._measured.first), f"... and {plural(left, 'trace')} more ...")
+        return {
+            "verdicts": [r.plain(failed=failed) for r in self.repeats.values()],
+            "traces": traces,
+            "runs": [
+                {"summary": repr(t), "figures": figures(t), "environment": dict(t.environment)} for t in self.runs
+            ],
+        }
 
 
 class Record:
@@ -168,6 +219,34 @@ class Record:
     def traces(self) -> list[Trace]:
         """The traces kept."""
         return [trace for phase in self.phases for trace in phase.traces]
+
+    @property
+    def let_through(self) -> bool:
+        """Whether something could not be decided, and the session lets that through."""
+        return any(phase.let_through for phase in self.phases)
+
+    def properties(self) -> dict[str, str | float]:
+        """As JUnit properties: ``ftcheck.CHECK`` is the worst status, ``ftcheck.loss.initial`` a number of the first run,
+        ``ftcheck.2.loss.initial`` of the second.
+
+        >>> from pytest_ftcheck import Verdict
+        >>> record = Record()
+        >>> record.now.judged(Verdict("weights_move", "pass", "4 of 4 moved."))
+        >>> record.properties()
+        {'ftcheck.weights_move': 'pass'}
+        """
+        found: dict[str, str | float] = {}
+        for verdict in self.verdicts:
+            name = f"ftcheck.{verdict.check}"
+            found[name] = min(str(verdict.status), str(found.get(name, verdict.status)), key=_WORST_FIRST.index)
+        runs: list[Trace] = []
+        for trace in (t for phase in self.phases for t in phase.runs):
+            if not any(trace is known for known in runs):
+                runs.append(trace)
+        for number, trace in enumerate(runs, 1):
+            prefix = "ftcheck." if number == 1 else f"ftcheck.{number}."
+            found |= {prefix + name: value for name, value in figures(trace).items()}
+        return found
 
     def _repeats(self) -> Iterable[Repeats]:
         return (r for phase in self.phases for r in phase.repeats.values())

@@ -1,0 +1,57 @@
+"""A run in a few numbers, by name: what reports carry, JUnit shows and ``ftcheck compare`` lays side by side."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .trace import Trace
+
+
+def figures(trace: Trace) -> dict[str, float]:
+    """The numbers that say most about a run; what it did not measure is left out.
+
+    ``steps``; ``seconds`` (whole call) and ``seconds.step`` (training alone, a step); ``loss.initial`` and ``loss.final`` (training
+    loss, nats for cross-entropies); ``probe.initial`` and ``probe.final`` (fixed rows, dropout off); ``metric.NAME.initial``,
+    ``.final`` and ``.baseline``; ``lr.peak`` and ``lr.sum`` (largest over the parameter groups); ``grad_norm.max`` and ``.final`` (L2
+    over all tensors, as the optimizer saw it); ``motion.head`` and ``motion.base`` (median over the trainable tensors of: rms
+    displacement by gradients over the LR budget); ``gradient.head`` and ``gradient.base`` (largest L2 norm of one tensor at any step).
+
+    >>> from pytest_ftcheck import example_trace
+    >>> numbers = figures(example_trace())
+    >>> numbers["loss.initial"], numbers["loss.final"], numbers["motion.head"]
+    (0.7, 0.32, 0.25)
+    """
+    found: dict[str, float] = {"steps": float(len(trace.steps)), "seconds": trace.seconds}
+    if trace.steps and trace.training_seconds > 0:
+        found["seconds.step"] = trace.training_seconds / len(trace.steps)
+    if losses := trace.losses:
+        found |= {"loss.initial": losses[0], "loss.final": losses[-1]}
+    if trace.probe is not None and trace.probe.points:
+        found |= {"probe.initial": trace.probe.points[0].loss, "probe.final": trace.probe.points[-1].loss}
+    for metric in trace.metrics:
+        name = f"metric.{metric.name}"
+        found |= {f"{name}.initial": metric.first, f"{name}.final": metric.last}
+        if metric.baseline is not None:
+            found[f"{name}.baseline"] = metric.baseline
+    if groups := trace.optimizer.groups:
+        found |= {"lr.peak": max(g.lr_peak for g in groups), "lr.sum": max(g.lr_sum for g in groups)}
+    if trace.steps:
+        norms = [step.grad_norm for step in trace.steps]
+        found |= {"grad_norm.max": _largest(norms), "grad_norm.final": norms[-1]}
+    for part in ("head", "base"):
+        tensors = [t for t in trace.tensors if (t.part == "head") == (part == "head") and t.trainable]
+        used = [t.budget_used for t in tensors if t.budget_used is not None]
+        if used:
+            found[f"motion.{part}"] = math.nan if any(map(math.isnan, used)) else statistics.median(used)
+        if tensors:
+            found[f"gradient.{part}"] = _largest(t.gradients.max_norm for t in tensors)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _largest(values: Iterable[float]) -> float:
+    """A NaN counts as the largest, so that it is seen."""
+    return max(values, key=lambda v: math.inf if math.isnan(v) else v)

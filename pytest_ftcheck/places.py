@@ -1,0 +1,45 @@
+"""Where in the user's code an assertion was called: the line that a reviewer is shown."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import sysconfig
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120 - compared with co_filename, a text
+
+
+@functools.cache
+def _foreign() -> tuple[str, ...]:
+    """Folders whose code is nobody's test: the standard library and what is installed."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    return (_HERE, *sorted({sysconfig.get_path(kind) + os.sep for kind in kinds}))
+
+
+def called_from(test: str | None, root: str) -> tuple[str, int] | None:
+    """File (relative to ``root``, with ``/``) and line (from 1) from which the assertion was called that is running now.
+
+    The innermost line of the file ``test``; where that file is not among the callers (a fixture, a helper run by another process),
+    the innermost line that is neither ours nor a library's. None: there is none.
+
+    >>> called_from(None, "/nowhere") is None
+    True
+    """
+    fallback: tuple[str, int] | None = None
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file == test:
+            return _relative(file, root), frame.f_lineno
+        if fallback is None and os.path.isabs(file) and not file.startswith(_foreign()):  # noqa: PTH117
+            fallback = file, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return (_relative(fallback[0], root), fallback[1]) if fallback else None
+
+
+def _relative(file: str, root: str) -> str:
+    try:
+        return os.path.relpath(file, root).replace(os.sep, "/")
+    except ValueError:  # another drive
+        return file.replace(os.sep, "/")
