@@ -1,7 +1,8 @@
 """What does a property cost? ``python benchmarks/property.py``: 100 examples of ``assert_trainable`` on a tiny base.
 
 The base is the tiny DistilBERT, trained for a moment so that its features are worth something; its head is the founding question's. One
-property holds, the other does not and is shrunk. Goal: the 100 examples of the first in less than 20 seconds, base and features included.
+property holds, the other does not and is shrunk. Goal: the 100 examples of the first in less than 20 seconds, base and features included. What is
+judged is processor time: with one thread that is what the clock shows where nobody else computes, and it can be measured on a busy machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PROFILE = settings(settings.get_profile("ftcheck"), max_examples=EXAMPLES, datab
 
 def base() -> nn.Module:
     """The tiny DistilBERT after 60 steps of its task."""
+    torch.manual_seed(0)  # dropout
     model = tiny_distilbert(seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for inputs, labels in toy_batches(60):
@@ -38,7 +40,7 @@ def main() -> int:
     torch.set_num_threads(1)
     tiny_distilbert(seed=0)  # transformers is imported: no part of the property
     print(f"hypothesis {version('hypothesis')}, torch {torch.__version__}, one thread")
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     features = extract_features(base(), toy_batches(32, seed=1), toy_batches(16, seed=2))
     print(f"base and features: {time.perf_counter() - began:.1f} s; {features}")
     ran = 0
@@ -51,9 +53,9 @@ def main() -> int:
         assert_trainable(scheme.apply(head(features), seed=seed), features, seed=seed)
 
     every_scheme_in_range_learns()
-    seconds = time.perf_counter() - began
-    print(f"holds: {ran} examples, {seconds:.1f} s in all (goal: under {LIMIT:g} s)")
-    began, ran = time.perf_counter(), 0
+    clock, seconds = time.perf_counter() - began, time.process_time() - worked
+    print(f"holds: {ran} examples, {seconds:.1f} s in all (goal: under {LIMIT:g} s; by the clock {clock:.1f} s)")
+    worked, ran = time.process_time(), 0
 
     def stops(scheme: InitScheme) -> bool:
         nonlocal ran
@@ -65,7 +67,7 @@ def main() -> int:
         return False
 
     found = find(init_schemes(std=(1e-3, 10.0), kinds=["normal"], positions=False), stops, settings=PROFILE)
-    print(f"does not hold up to std 10: {found!r}, after {ran} trainings, {time.perf_counter() - began:.1f} s")
+    print(f"does not hold up to std 10: {found!r}, after {ran} trainings, {time.process_time() - worked:.1f} s")
     return 0 if seconds < LIMIT else 1
 
 
