@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from .inits.trainable import assert_trainable, check_trainable
     from .intent import Intent
     from .recipe import Recipe
+    from .runs import Runs
     from .trace import Trace, example_trace
     from .training.loop import finetune
     from .training.toys import tiny_distilbert, toy_batches
@@ -185,6 +186,7 @@ _HOMES = {
     "sweep": "inits.sweep",
     "Intent": "intent",
     "Recipe": "recipe",
+    "Runs": "runs",
     "Trace": "trace",
     "example_trace": "trace",
     "finetune": "training.loop",
@@ -203,6 +205,7 @@ __all__ = [
     "InitScheme",
     "Intent",
     "Recipe",
+    "Runs",
     "SweepResult",
     "Trace",
     "Verdict",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from . import checks, gate, listener
 from .border import toward_border
+from .runs import Runs, repeatable
 from .text import a
 from .trace import Trace
 from .verdict import Verdict
@@ -23,7 +25,7 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
     def assertion(*arguments: P.args, **options: P.kwargs) -> Verdict:
         __tracebackhide__ = True
         trace: Any = arguments[0] if arguments else options.get("trace")
-        if not isinstance(trace, Trace):
+        if not isinstance(trace, (Trace, Runs)):
             raise TypeError(f"trace is {a(trace)}: expected what finetune() or watch() gave")
         return settle(check(*arguments, **options), trace)
 
@@ -40,9 +42,13 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
     return assertion
 
 
-def settle(verdict: Verdict, trace: Trace | None = None) -> Verdict:
+def settle(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:
     """Tell the listener, and hypothesis if it searches; raise if the verdict is none to let through."""
     __tracebackhide__ = True
+    if trace is not None and gate.raises(verdict) and (again := repeatable(trace)):
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, again))
+    if isinstance(trace, Runs):
+        trace = trace[0]
     if told := listener.current():
         told.judged(verdict, trace)
     toward_border(verdict)

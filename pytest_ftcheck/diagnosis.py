@@ -12,6 +12,7 @@ from typing import Literal
 from . import gate, listener
 from .checks import CHECKS
 from .roots import ROOTS, Root, rank_of, root_of
+from .runs import Runs, repeatable
 from .text import a, plural
 from .trace import Trace
 from .verdict import Status, Verdict
@@ -136,7 +137,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(trace: Trace, *, ignore: Iterable[str] = ()) -> Diagnosis:
+def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
     """Run every check on a trace, and rank the root causes of what failed.
 
     One fault makes many checks fail: a head that the optimizer does not hold cannot move, and the loss cannot fall. It is said once,
@@ -150,7 +151,7 @@ def diagnose(trace: Trace, *, ignore: Iterable[str] = ()) -> Diagnosis:
     ()
     """
     __tracebackhide__ = True
-    if not isinstance(trace, Trace):
+    if not isinstance(trace, (Trace, Runs)):
         raise TypeError(f"trace is {a(trace)}: expected what finetune() or watch() gave")
     left_out = _known("ignore", ignore, CHECKS)
     verdicts = tuple(check(trace) for name, check in CHECKS.items() if name not in left_out)
@@ -158,7 +159,7 @@ def diagnose(trace: Trace, *, ignore: Iterable[str] = ()) -> Diagnosis:
 
 
 def assert_healthy(
-    trace: Trace, *, ignore: Iterable[str] = (), allow: Mapping[str, str] | Iterable[str] = ()
+    trace: Trace | Runs, *, ignore: Iterable[str] = (), allow: Mapping[str, str] | Iterable[str] = ()
 ) -> Diagnosis:
     """Raise `CheckFailed` unless every check passes: the one-line gate. Returns the diagnosis.
 
@@ -193,11 +194,12 @@ def assert_healthy(
         causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in untold),
         remedy=next((r for r in (*(c.remedy for c in diagnosis.causes), *(v.remedy for v in untold)) if r), ""),
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
+        notes=() if status in ("pass", "advice") or not (again := repeatable(trace)) else (again,),
     )
     if told := listener.current():
-        told.judged(verdict, trace)
+        told.judged(verdict, trace if isinstance(trace, Trace) else trace[0])
     if gate.raises(verdict):
-        raise gate.error(verdict, str(diagnosis)) from None
+        raise gate.error(verdict, "\n\n".join([str(diagnosis), *verdict.notes])) from None
     return diagnosis
 
 

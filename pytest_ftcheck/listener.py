@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -26,6 +26,9 @@ class Listener(Protocol):
 
     def judged(self, verdict: Verdict, trace: Trace | None) -> None:
         """An assertion has reached this verdict (before it raises, if it does); no trace where nothing was trained."""
+
+    def calibrated(self, record: dict[str, Any]) -> None:
+        """A check has been asked over many seeds, and nothing was judged (`calibrate.gather` says what is in the record)."""
 
 
 _current: ContextVar[Listener | None] = ContextVar("pytest_ftcheck_listener", default=None)

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from ..runs import Runs
+from ..sequential import judge as over_seeds
 from ..text import a
 from ..trace import Trace
 from ..verdict import Verdict
@@ -85,11 +87,14 @@ CHECKS: dict[str, Callable[..., Verdict]] = {
 
 
 def _of_a_trace(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
-    """The same check; what is no trace is told apart from what is a bad one."""
+    """The same check, over one trace or over several seeds; what is no trace is told apart from what is a bad one."""
 
     @functools.wraps(check)
     def judge(*arguments: Any, **options: Any) -> Verdict:
         trace = arguments[0] if arguments else options.get("trace")
+        if isinstance(trace, Runs):
+            rest = {name: value for name, value in options.items() if name != "trace"}
+            return over_seeds(check, trace, arguments[1:], rest)
         if (arguments or "trace" in options) and not isinstance(trace, Trace):
             raise TypeError(f"trace is {a(trace)}: expected what finetune() or watch() gave")
         return check(*arguments, **options)

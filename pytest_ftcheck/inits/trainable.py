@@ -128,7 +128,7 @@ def train(
     if features.held_x is not None and features.held_y is not None:
         held = list(zip(torch.split(features.held_x, 256), torch.split(features.held_y, 256), strict=True))
     names = tuple(dict.fromkeys(n.split(".")[0] for n, _ in head.named_parameters()))
-    return finetune(
+    trace: Trace = finetune(
         head,
         batches,
         head=names,
@@ -139,6 +139,7 @@ def train(
         probes=recipe.pop("probes", PROBES),
         **recipe,
     )
+    return trace
 
 
 def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, Any]]:

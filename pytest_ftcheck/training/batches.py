@@ -24,7 +24,7 @@ IGNORED = -100  # the label that cross-entropy leaves out, torch's and transform
 MOST = 1000
 
 
-def _spent(source: Any) -> bool:
+def spent(source: Any) -> bool:
     """Whether iterating it again goes on where the first time ended: then it is a one-shot iterator in disguise."""
     if hasattr(source, "__len__"):
         return False
@@ -44,7 +44,7 @@ class Batches:
         self.argument = argument
         if isinstance(source, (Mapping, torch.Tensor, str)) or not isinstance(source, Iterable):
             raise TypeError(f"{argument} is {a(source)}: expected a list, a DataLoader or another iterable of batches")
-        if isinstance(source, Iterator) or (not isinstance(source, (list, tuple)) and _spent(source)):
+        if isinstance(source, Iterator) or (not isinstance(source, (list, tuple)) and spent(source)):
             kept = []
             for batch in source:
                 kept.append(batch)

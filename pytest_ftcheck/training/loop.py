@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from torch import nn
 from .. import listener
 from ..intent import Intent
 from ..recipe import OPTIMIZERS, Recipe
+from ..runs import Runs
+from ..sprt import Seeds
 from ..text import a
 from ..trace import Descent, Metric, Reading, Tensor, Trace
 from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, in_words, row_count, split, to_device
@@ -34,6 +36,7 @@ from .probes import (
     tokens_of,
 )
 from .recorder import Recorder
+from .seeds import several
 from .setup import (
     Undo,
     check_callables,
@@ -59,6 +62,7 @@ LARGE = 20_000_000
 SETTLED = 8
 
 
+@overload
 def finetune(
     model: nn.Module | Callable[[], nn.Module],
     batches: Iterable[Any],
@@ -75,8 +79,37 @@ def finetune(
     evaluate: Callable[[Any], float] | None = None,
     intent: Intent | None = None,
     probes: Sequence[str] | None = None,
+    seeds: None = None,
     **recipe_fields: Any,
-) -> Trace:
+) -> Trace: ...
+@overload
+def finetune(
+    model: nn.Module | Callable[[], nn.Module],
+    batches: Iterable[Any],
+    recipe: Recipe | None = None,
+    *,
+    seeds: Seeds,
+    **arguments: Any,
+) -> Runs: ...
+def finetune(
+    model: nn.Module | Callable[[], nn.Module],
+    batches: Iterable[Any],
+    recipe: Recipe | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | Callable[[Any], torch.optim.Optimizer] | str | None = None,
+    scheduler: Any = None,
+    loss_fn: LossFn | None = None,
+    forward: Forward | None = None,
+    step: StepFn | None = None,
+    head: str | Sequence[str] | None = None,
+    metrics: Mapping[str, MetricFn] | None = None,
+    eval_batches: Iterable[Any] | None = None,
+    evaluate: Callable[[Any], float] | None = None,
+    intent: Intent | None = None,
+    probes: Sequence[str] | None = None,
+    seeds: Seeds | None = None,
+    **recipe_fields: Any,
+) -> Trace | Runs:
     """Run one short fine-tune and return what happened; the model, the optimizer and all random states are as before.
 
     :param model: a module (trained in place, then restored bit for bit), or a function without arguments that makes one (called
@@ -102,6 +135,8 @@ def finetune(
         ``modes``, ``loss_shape``, ``reference``, ``inputs``, ``head_state``, ``counterfactuals``. Default: all that fit into about the
         cost of the training itself; what was left out is said in ``Trace.skipped``. Named ones are made whatever they cost.
         ``overfit`` and ``permuted`` train again, and are made only when named.
+    :param seeds: the same fine-tune under several seeds, from the recipe's on: a number >= 3, or ``"auto"`` for as many as the checks
+        need to decide. Gives `Runs`, which every check takes in place of a trace; ``max_seconds`` is then the limit of all together.
     :raises ValueError, TypeError: bad input, before any training. What your own code raises passes through, with the partial
         trace as attribute ``ftcheck_trace`` of the exception, everything restored.
 
@@ -121,6 +156,25 @@ def finetune(
     if intent is not None and not isinstance(intent, Intent):
         raise TypeError(f"intent is {a(intent)}: expected a pytest_ftcheck.Intent")
     wanted = chosen_probes(probes)
+    if seeds is not None:
+        return several(
+            finetune,
+            seeds,
+            model,
+            batches,
+            recipe,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            loss_fn=loss_fn,
+            forward=forward,
+            step=step,
+            head=head,
+            metrics=metrics,
+            eval_batches=eval_batches,
+            evaluate=evaluate,
+            intent=intent,
+            probes=probes,
+        )
     undo = Undo()
     with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
         undo.keep(LoaderSnapshot(batches))

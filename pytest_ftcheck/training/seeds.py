@@ -1,0 +1,101 @@
+"""The same fine-tune under several seeds: what differs from one to the next, and what must not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from ..recipe import Recipe
+from ..runs import Runs
+from ..sprt import Seeds, check_seeds
+from ..text import a, plural
+from ..trace import Trace
+from .batches import spent
+from .state import LoaderSnapshot
+
+
+def several(
+    train: Callable[..., Trace],
+    seeds: Seeds,
+    model: Any,
+    batches: Any,
+    recipe: Recipe,
+    *,
+    calibrating: bool = False,
+    **arguments: Any,
+) -> Runs:
+    """`Runs` of a fine-tune, the first seed trained: what is wrong with the input is said at once.
+
+    The first seed is the very run that ``finetune`` makes without ``seeds=``. For the others
+
+    * a list or tuple of batches is read in another order (drawn from the seed), a DataLoader's own generator is re-seeded;
+    * a function that makes the model is called under the seed; a module starts from the weights it has;
+    * dropout, a shuffling DataLoader and all else that draws from torch, numpy or random follows the seed.
+
+    :raises ValueError: batches that can be read only once.
+    """
+    check_seeds(seeds)
+    for name, source in (("batches", batches), ("eval_batches", arguments.get("eval_batches"))):
+        if _once(source):
+            raise ValueError(
+                f"{name} is {a(source)}, which can be read only once, but seeds={seeds!r} reads it for every seed: pass a list, "
+                "a DataLoader, or another iterable that starts anew"
+            )
+
+    def run(seed: int, steps: int) -> Trace:
+        mine = dataclasses.replace(recipe, seed=seed, steps=steps)
+        with _reordered(batches, seed, recipe.seed) as source:
+            return train(model, source, mine, **arguments)
+
+    made = not isinstance(model, nn.Module)
+    runs = Runs(
+        run,
+        recipe,
+        seeds,
+        varies=_varies(batches, made),
+        no_longer="the scheduler is yours, and made for this number of steps"
+        if arguments.get("scheduler") is not None
+        else None,
+        same_start=not made,
+        calibrating=calibrating,
+    )
+    _ = runs[0]
+    return runs
+
+
+def _once(source: Any) -> bool:
+    """Whether a second look finds nothing; what is no iterable of batches at all is refused elsewhere."""
+    if isinstance(source, (list, tuple)) or not isinstance(source, Iterable):
+        return False
+    return isinstance(source, Iterator) or spent(source)
+
+
+def _varies(batches: Any, made: bool) -> tuple[str, ...]:
+    told = ["initial weights"] if made else []
+    if isinstance(batches, (list, tuple)) and len(batches) > 1:
+        told.append(f"order of the {plural(len(batches), 'batch', 'batches')}")
+    return (*told, "dropout and whatever else draws from torch, numpy or random")
+
+
+@contextlib.contextmanager
+def _reordered(batches: Any, seed: int, first: int) -> Iterator[Any]:
+    """The batches in the order of this seed; the first seed's order is the user's own. A loader's generators are left as they were."""
+    if seed == first:
+        yield batches
+    elif isinstance(batches, (list, tuple)):
+        order = list(batches)
+        random.Random(seed).shuffle(order)
+        yield order
+    else:
+        snapshot = LoaderSnapshot(batches)
+        try:
+            for generator, _ in snapshot.states:
+                generator.manual_seed(seed)
+            yield batches
+        finally:
+            snapshot.restore()
