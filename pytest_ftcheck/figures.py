@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,8 @@ def figures(trace: Trace) -> dict[str, float]:
     >>> numbers["loss.initial"], numbers["loss.final"], numbers["motion.head"]
     (0.7, 0.32, 0.25)
     """
+    from statistics import median  # it takes longer to import than all of the plugin
+
     found: dict[str, float] = {"steps": float(len(trace.steps)), "seconds": trace.seconds}
     if trace.steps and trace.training_seconds > 0:
         found["seconds.step"] = trace.training_seconds / len(trace.steps)
@@ -46,7 +47,7 @@ def figures(trace: Trace) -> dict[str, float]:
         tensors = [t for t in trace.tensors if (t.part == "head") == (part == "head") and t.trainable]
         used = [t.budget_used for t in tensors if t.budget_used is not None]
         if used:
-            found[f"motion.{part}"] = math.nan if any(map(math.isnan, used)) else statistics.median(used)
+            found[f"motion.{part}"] = math.nan if any(map(math.isnan, used)) else median(used)
         if tensors:
             found[f"gradient.{part}"] = _largest(t.gradients.max_norm for t in tensors)
     return {name: float(value) for name, value in found.items()}

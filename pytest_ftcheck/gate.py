@@ -6,8 +6,10 @@ One value for the whole process, not for a context: threads and old event loops 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from .verdict import CheckFailed, Verdict
+if TYPE_CHECKING:
+    from .verdict import CheckFailed, Verdict
 
 #: What ``--ftcheck-fail-on`` takes -> the statuses that raise.
 LEVELS: dict[str, tuple[str, ...]] = {
@@ -32,6 +34,7 @@ def level() -> str:
 def fail_on(wanted: str) -> Callable[[], None]:
     """Set the level; gives the function that puts the one before back. ``ValueError``: no such level.
 
+    >>> from pytest_ftcheck import Verdict
     >>> undo = fail_on("fail")
     >>> raises(Verdict("loss_decreases", "inconclusive", "20 steps are too few."))
     False
@@ -52,6 +55,7 @@ def fail_on(wanted: str) -> Callable[[], None]:
 def raises(verdict: Verdict) -> bool:
     """Whether an assertion that comes to this verdict raises.
 
+    >>> from pytest_ftcheck import Verdict
     >>> [raises(Verdict("loss_decreases", s, "")) for s in ("pass", "skipped", "advice", "inconclusive", "fail")]
     [False, False, False, True, True]
     """
@@ -60,6 +64,8 @@ def raises(verdict: Verdict) -> bool:
 
 def error(verdict: Verdict, message: str | None = None) -> CheckFailed:
     """The error of a verdict that raises; ``message``: in place of the verdict's own."""
+    from .verdict import CheckFailed  # pytest's start pays for every import
+
     text = str(verdict) if message is None else message
     if verdict.ok:
         text += f"\n  note: {verdict.status} fails because of --ftcheck-fail-on={_level}"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from . import gate
 from .recipe import AUTOCASTS, DTYPES, OPTIMIZERS, SCHEDULES, Recipe
+
+if TYPE_CHECKING:
+    from .sprt import Seeds
 
 
 class Setting(NamedTuple):
@@ -71,9 +76,21 @@ SETTINGS = (
 #: Shown by ``pytest --help``.
 GROUP = "fine-tuning checks (ftcheck)"
 NO_PROGRESS = "ftcheck_no_progress"
+NO_GITHUB = "ftcheck_no_github"
+_SEEDS = "ftcheck_seeds"
+_CALIBRATE = "ftcheck_calibrate"
+FAIL_ON = "ftcheck_fail_on"
+#: Format -> what ``--ftcheck-FORMAT=FILE`` writes at the end of the session.
+REPORTS = {
+    "json": "every verdict, and every run in figures",
+    "sarif": "what was found, as SARIF 2.1.0 for code scanning",
+    "gitlab": "what was found, as a GitLab code quality report",
+}
 
 #: What the session sets: recipe field -> value; only what somebody did set.
 FIELDS: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+#: Over how many seeds the fixture ``finetune`` runs; None: one.
+SEEDS: pytest.StashKey[Seeds | None] = pytest.StashKey()
 
 
 def add(parser: pytest.Parser) -> None:
@@ -88,6 +105,31 @@ def add(parser: pytest.Parser) -> None:
     text = "no live line while a fine-tune takes more than two seconds (default: a line, on a terminal)"
     group.addoption("--ftcheck-no-progress", dest=NO_PROGRESS, action="store_true", default=None, help=text)
     parser.addini(NO_PROGRESS, text, type="bool", default=False)
+    text = (
+        "seeds of each fine-tune, from its own on: a whole number >= 3, auto for as many as it takes to decide, or 1 (default: 1); "
+        "--ftcheck-max-seconds is then the limit of all together"
+    )
+    group.addoption("--ftcheck-seeds", dest=_SEEDS, default=None, metavar="n|auto", help=text)
+    parser.addini(_SEEDS, text, type="string", default=None)
+    text = (
+        "judge nothing: run each fine-tune, taken to be healthy, under so many seeds (a whole number >= 3) and print what its "
+        "statistics come to beside their limits (default: judge)"
+    )
+    group.addoption("--ftcheck-calibrate", dest=_CALIBRATE, default=None, metavar="n", help=text)
+    _add_reports(parser, group)
+
+
+def _add_reports(parser: pytest.Parser, group: Any) -> None:
+    text = f"the least that makes an assertion raise: one of {', '.join(gate.LEVELS)} (default: {gate.DEFAULT})"
+    group.addoption("--ftcheck-fail-on", dest=FAIL_ON, default=None, metavar="level", help=text)
+    parser.addini(FAIL_ON, text, type="string", default=None)
+    for name, what in REPORTS.items():
+        text = f"write to this file: {what} (default: none)"
+        group.addoption(f"--ftcheck-{name}", dest=f"ftcheck_{name}", default=None, metavar="file", help=text)
+        parser.addini(f"ftcheck_{name}", text, type="string", default=None)
+    text = "no annotations and no job summary on GitHub Actions (default: both)"
+    group.addoption("--ftcheck-no-github", dest=NO_GITHUB, action="store_true", default=None, help=text)
+    parser.addini(NO_GITHUB, text, type="bool", default=False)
 
 
 def read(config: pytest.Config) -> dict[str, Any]:
@@ -114,11 +156,90 @@ def read(config: pytest.Config) -> dict[str, Any]:
 
 def progress_wanted(config: pytest.Config) -> bool:
     """Whether a live line may be shown, as far as settings go."""
-    flag = config.getoption(NO_PROGRESS)
+    return not _switched(config, NO_PROGRESS)
+
+
+def github_wanted(config: pytest.Config) -> bool:
+    """Whether GitHub Actions may be told, as far as settings go."""
+    return not _switched(config, NO_GITHUB)
+
+
+def seeds(config: pytest.Config) -> Seeds | None:
+    """Over how many seeds each fine-tune goes; None: one.  :raises pytest.UsageError: a number that decides nothing."""
+    if (calibrated := calibrate(config)) is not None:
+        return calibrated
+    raw, given, _ = _text(config, _SEEDS)
+    if raw is None or raw == "1":
+        return None
+    return _seeds(raw, given, "auto, 1, or a whole number >= 3")
+
+
+def calibrate(config: pytest.Config) -> int | None:
+    """Over how many seeds to calibrate; None: judge.  :raises pytest.UsageError: no such number."""
+    raw = config.getoption(_CALIBRATE)
+    if raw is None:
+        return None
+    found = _seeds("" if raw == "auto" else raw, f"--ftcheck-calibrate={raw}", "a whole number >= 3")
+    assert isinstance(found, int)
+    return found
+
+
+def _seeds(raw: str, given: str, accepted: str) -> Seeds:
+    from .sprt import check_seeds  # only where it is asked for: every start of pytest pays for imports
+
     try:
-        return not (config.getini(NO_PROGRESS) if flag is None else flag)
+        return check_seeds(raw if raw == "auto" else int(raw))
+    except ValueError:
+        raise pytest.UsageError(f"{given}: expected {accepted}") from None
+
+
+def fail_on(config: pytest.Config) -> str:
+    """The level at which assertions raise.  :raises pytest.UsageError: there is no such level."""
+    level, given, _ = _text(config, FAIL_ON)
+    if level is None:
+        return gate.DEFAULT
+    if level not in gate.LEVELS:
+        raise pytest.UsageError(f"{given}: expected one of {', '.join(gate.LEVELS)}")
+    return level
+
+
+def reports(config: pytest.Config) -> dict[str, Path]:
+    """The files to write: format -> path. From the command line relative to where pytest was started, from a file to the root.
+
+    :raises pytest.UsageError: an empty name, a folder, or one file for two reports.
+    """
+    found: dict[str, Path] = {}
+    for name in REPORTS:
+        raw, given, base = _text(config, f"ftcheck_{name}")
+        if raw is None:
+            continue
+        path = base / Path(raw).expanduser()
+        if not raw.strip() or "\0" in raw or path.is_dir():
+            raise pytest.UsageError(f"{given}: expected the name of a file to write")
+        if other := next((n for n, p in found.items() if p.resolve() == path.resolve()), None):
+            raise pytest.UsageError(f"{given}: expected another file than that of --ftcheck-{other}")
+        found[name] = path
+    return found
+
+
+def _text(config: pytest.Config, name: str) -> tuple[str | None, str, Path]:
+    """A setting that is a text (None: not set), how it was given, and the folder it is relative to."""
+    raw = config.getoption(name)
+    if raw is not None:
+        return raw, f"--{name.replace('_', '-')}={raw}", config.invocation_params.dir
+    try:
+        raw = config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"{NO_PROGRESS}: expected true or false ({error})") from None
+        raise pytest.UsageError(f"{name}: expected a text ({error})") from None
+    return raw, f"{name} = {raw}", config.rootpath
+
+
+def _switched(config: pytest.Config, name: str) -> bool:
+    flag = config.getoption(name)
+    try:
+        return bool(config.getini(name) if flag is None else flag)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"{name}: expected true or false ({error})") from None
 
 
 def _value(setting: Setting, raw: Any) -> Any:

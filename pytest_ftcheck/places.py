@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import sysconfig
+from types import FrameType
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120 - compared with co_filename, a text
 
@@ -27,14 +28,14 @@ def called_from(test: str | None, root: str) -> tuple[str, int] | None:
     True
     """
     fallback: tuple[str, int] | None = None
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         if file == test:
             return _relative(file, root), frame.f_lineno
         if fallback is None and os.path.isabs(file) and not file.startswith(_foreign()):  # noqa: PTH117
             fallback = file, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return (_relative(fallback[0], root), fallback[1]) if fallback else None
 
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import options
+from . import gate, options
 from .fixtures import NAMES, finetune, tiny_distilbert, toy_batches, toy_features
 from .folding import Record
 from .listener import listening
+from .places import called_from
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from .delivery import Delivery
     from .progress import ProgressLine
     from .trace import Trace
     from .verdict import Verdict
@@ -24,26 +26,35 @@ __all__ = ["RECORD", "Record", "finetune", "tiny_distilbert", "toy_batches", "to
 
 #: Attribute of a test report: what the phase concluded; builtins only, for nothing else crosses processes.
 REPORTED = "ftcheck"
+#: Attribute of a call's report that passed: something could not be decided, and was let through.
+LET_THROUGH = "ftcheck_let_through"
 
 #: Styles of --tb in which pytest's own failure report leaves the message out, or all but its first line.
 _WITHOUT_MESSAGE = ("no",) if pytest.version_tuple >= (9,) else ("no", "line")
 
-#: How a status is coloured on a terminal.
-COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "skipped": "yellow", "advice": "cyan"}
+#: Either of them: GitHub Actions is there to be told.
+GITHUB = frozenset({"GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"})
+#: The plugin that annotates every failure; where it is at work, we leave that to it.
+ANNOTATOR = "pytest_github_actions_annotate_failures"
 
 
 #: ``item.stash[RECORD]``: there once a test has been set up.
 RECORD: pytest.StashKey[Record] = pytest.StashKey()
 _EARS: pytest.StashKey[_Ears] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[bool] = pytest.StashKey()
+#: Names of the properties that a test has from us.
+_NAMED: pytest.StashKey[set[str]] = pytest.StashKey()
 
 
 class _Ears:
     """The session's listener: one for all tests, because event loops and threads may keep an old context."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
         self.record = Record()
         self.line: ProgressLine | None = None
+        #: The test's file, and the root that places are told relative to.
+        self.test: str | None = None
+        self._root = root
 
     def progress(self, done: int, total: int, loss: float | None) -> None:
         """Show it, if there is somebody to see it."""
@@ -55,9 +66,13 @@ class _Ears:
         self.still()
         self.record.now.measured(trace)
 
-    def judged(self, verdict: Verdict, trace: Trace | None) -> None:  # noqa: ARG002
+    def judged(self, verdict: Verdict, trace: Trace | None) -> None:
         """Keep it with the test."""
-        self.record.now.judged(verdict)
+        self.record.now.judged(verdict, trace, called_from(self.test, self._root))
+
+    def calibrated(self, record: dict[str, Any]) -> None:
+        """Keep it with the test."""
+        self.record.now.calibrations.append(record)
 
     def still(self) -> None:
         """Nothing runs any more, whether it ended well or not."""
@@ -76,13 +91,21 @@ def pytest_configure(config: pytest.Config) -> None:
         "ftcheck: the test fine-tunes a model; set on every test that uses a fixture of pytest-ftcheck",
     )
     config.stash[options.FIELDS] = options.read(config)
+    config.stash[options.SEEDS] = options.seeds(config)
+    if options.calibrate(config):
+        from .calibrate import Calibration
+
+        config.pluginmanager.register(Calibration(REPORTED), "ftcheck-calibration")
     config.stash[_PROGRESS] = options.progress_wanted(config)
-    config.stash[_EARS] = _Ears()
+    config.stash[_EARS] = _Ears(str(config.rootpath))
+    config.add_cleanup(gate.fail_on(options.fail_on(config)))
     config.pluginmanager.register(_Summary(config), "ftcheck-summary")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    fields = config.stash[options.FIELDS]
+    fields = dict(config.stash[options.FIELDS])
+    if gate.level() != gate.DEFAULT:
+        fields["fail_on"] = gate.level()
     return "ftcheck: " + ", ".join(f"{name}={value}" for name, value in fields.items()) if fields else None
 
 
@@ -111,7 +134,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
     ears = item.config.stash[_EARS]
-    ears.record = item.stash.setdefault(RECORD, Record())
+    ears.record, ears.test = item.stash.setdefault(RECORD, Record()), str(item.path)
     with listening(ears):
         try:
             return (yield)
@@ -121,11 +144,25 @@ def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
     record = item.stash.get(RECORD, None)
-    if record is not None and (phase := record.close()):
-        setattr(report, REPORTED, phase.plain(failed=report.failed))
+    if record is not None:
+        ours = record.properties()
+        named = item.stash.setdefault(_NAMED, set())
+        item.user_properties[:] = [p for p in item.user_properties if p[0] not in named] + list(ours.items())
+        named.update(ours)
+    report = yield
+    if record is not None:
+        if report.when == "call" and report.passed and record.let_through:
+            setattr(report, LET_THROUGH, True)
+        if phase := record.close():
+            setattr(report, REPORTED, phase.plain(failed=report.failed))
     return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    if getattr(report, LET_THROUGH, False) and not hasattr(report, "wasxfail"):
+        return "inconclusive", "i", ("INCONCLUSIVE", {"yellow": True})
+    return None
 
 
 # ---------------------------------------------------------------------- terminal
@@ -148,68 +185,57 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 class _Summary:
-    """Gathers what reports carry, from this process or from xdist's workers, and prints it at the end."""
+    """Gathers what reports carry, from this process or from xdist's workers; writes it and prints it at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._seen: list[tuple[pytest.TestReport, dict[str, Any]]] = []
+        self._seen: list[tuple[pytest.TestReport, dict[str, Any] | None]] = []
+        # the controller alone writes, and nobody replaces yesterday's results because he looked at a list of tests
+        silent = hasattr(config, "workerinput") or config.option.collectonly
+        files, github = options.reports(config), options.github_wanted(config) and bool(GITHUB & os.environ.keys())
+        self._files, self._github = ({}, False) if silent else (files, github)
+        self._delivery: Delivery | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         carried = getattr(report, REPORTED, None)
-        if carried is not None:
+        if carried is not None or self._files or self._github:
             self._seen.append((report, carried))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not (self._files or self._github):
+            return
+        from .delivery import deliver
+        from .gathering import Gathered
+
+        gathered = Gathered()
+        for report, carried in self._seen:
+            gathered.add(report, carried)
+        result = gathered.result(
+            root=self._config.rootpath,
+            configuration=self._config.inipath,
+            settings={name: str(value) for name, value in self._config.stash[options.FIELDS].items()},
+            fail_on=gate.level(),
+            exit_status=int(session.exitstatus),
+        )
+        annotated = self._config.pluginmanager.hasplugin(ANNOTATOR)
+        self._delivery = deliver(
+            result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated
+        )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         verbosity = self._config.get_verbosity()
-        if verbosity < 0 or self._config.getoption("no_summary"):  # pytest 9.2 calls this hook all the same
+        # pytest 9.2 calls this hook with --no-summary, too
+        if self._seen and verbosity >= 0 and not self._config.getoption("no_summary"):
+            from .summary import show
+
+            without_message = self._config.getoption("tbstyle") in _WITHOUT_MESSAGE
+            show(terminalreporter, self._seen, verbosity=verbosity, messages=without_message)
+        if self._delivery is None:
             return
-        # a verdict that a passing test caught (``pytest.raises``), or an xfail expects, is no news
-        alarms = [
-            (report, verdict)
-            for report, carried in self._seen
-            for verdict in carried["verdicts"]
-            if report.failed and not verdict["ok"]
-        ]
-        judged = sum(_times(verdict) for _, carried in self._seen for verdict in carried["verdicts"])
-        if not judged or not (alarms or verbosity > 0):
-            return
-        terminalreporter.write_sep("=", "ftcheck")
-        if verbosity > 0:
-            for report, carried in self._seen:
-                for line in carried["traces"]:
-                    self._line(terminalreporter, "trace", f"{report.nodeid} - {line}")
-                for verdict in carried["verdicts"]:
-                    self._verdict(terminalreporter, report, verdict)
-        else:
-            for report, verdict in alarms:
-                self._verdict(terminalreporter, report, verdict)
-            bad = sum(_times(verdict, ok=False) for _, verdict in alarms)
-            if judged > bad:
-                terminalreporter.write_line(f"{bad:,} of {judged:,} verdicts; -v shows all of them")
-
-    def _verdict(self, terminal: pytest.TerminalReporter, report: pytest.TestReport, verdict: dict[str, Any]) -> None:
-        news = report.failed and not verdict["ok"]
-        if news and self._config.getoption("tbstyle") in _WITHOUT_MESSAGE:
-            self._line(terminal, verdict["status"], report.nodeid, fit=False)
-            for line in verdict["message"].splitlines():
-                terminal.write_line(f"  {line}")
-        else:
-            caught = "" if news or verdict["ok"] else "(expected) "
-            text = f"{report.nodeid} - {caught}{verdict['check']}: {verdict['told']}"
-            self._line(terminal, verdict["status"], text)
-
-    def _line(self, terminal: pytest.TerminalReporter, status: str, text: str, *, fit: bool = True) -> None:
-        text = text.splitlines()[0]
-        # as pytest does for its own summary: a log that is read later is not cut to the width of a terminal
-        width = terminal.config.get_terminal_writer().fullwidth - 1 - len(status) - 1
-        if fit and len(text) > width and self._config.get_verbosity() < 2 and not os.environ.get("CI"):
-            text = text[: max(0, width - 3)] + "..."
-        colour = COLOURS.get(status)
-        terminal.write(status, **({colour: True} if colour else {}))
-        terminal.write_line(f" {text}")
-
-
-def _times(verdict: dict[str, Any], *, ok: bool | None = None) -> int:
-    """How many verdicts one line stands for; ``ok=False``: how many of those were not let through."""
-    counts: dict[str, int] = verdict["counts"]
-    return sum(n for status, n in counts.items() if ok is None or (status not in ("fail", "inconclusive")) is ok)
+        for line in self._delivery.annotations:
+            terminalreporter.write_line(line)
+        for line in self._delivery.written if verbosity >= 0 else ():
+            terminalreporter.write_line(f"ftcheck: {line}")
+        for line in self._delivery.warnings:
+            terminalreporter.write_line(f"ftcheck: warning: {line}", yellow=True)

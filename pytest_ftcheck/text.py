@@ -83,6 +83,18 @@ def shorten(name: str, width: int = 44) -> str:
     return name[:head] + "…" + name[-(width - 1 - head) :]
 
 
+def one_line(text: str, width: int) -> str:
+    """Somebody else's text as one line: white space becomes one blank, what cannot be printed is spelled out, the middle of a
+    long one is left out.
+
+    >>> one_line("two\\nlines, a bell \\x07 and text that runs \\u202ebackwards", 80)
+    'two lines, a bell \\\\x07 and text that runs \\\\u202ebackwards'
+    """
+    # cut before and after: spelling out is slow, and makes it longer
+    short = shorten(" ".join(shorten(text, 4 * width).split()), width)
+    return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short), width)
+
+
 def block_of(name: str) -> str:
     """The block a parameter belongs to: its path up to the first number, else its module.
 

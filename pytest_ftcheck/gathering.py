@@ -1,0 +1,174 @@
+"""From the tests' reports to a `SessionResult`: of this process, or of xdist's workers."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from .session import CaseResult, ReportedVerdict, RunFigures, SessionResult
+from .text import one_line
+
+#: Tests that use a fixture of ours have it among their keywords.
+MARKER = "ftcheck"
+#: Characters of a reason.
+LONGEST = 500
+
+
+class Report(Protocol):
+    """What is read of a ``pytest.TestReport``."""
+
+    nodeid: str
+    outcome: Any
+    when: Any
+    #: File, line from 0, and name.
+    location: tuple[str, int | None, str]
+    keywords: Mapping[str, Any]
+    longrepr: Any
+
+
+class _Case:
+    """One test, while its reports come in."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        self.verdicts: list[ReportedVerdict] = []
+        self.runs: list[RunFigures] = []
+        self.outcome = "passed"
+        self.reason = ""
+        self.location: tuple[str, int | None, str] | None = None
+        self.ours = False
+
+    def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
+        self.location = report.location
+        self.ours = self.ours or carried is not None or MARKER in report.keywords
+        if carried is not None:
+            self.verdicts += (_verdict(v, report.when or "call") for v in carried["verdicts"])
+            runs = (RunFigures(r["summary"], r["figures"], r["environment"]) for r in carried["runs"])
+            # a fixture's run is measured in setup and judged in call; NaN equals itself in a repr only
+            self.runs += (run for run in runs if repr(run) not in map(repr, self.runs))
+        outcome = _outcome(report)
+        if outcome != "passed" and self.outcome not in ("failed", "error"):
+            self.outcome, self.reason = outcome, _reason(report)
+
+    def result(self, nodeid: str, worker: str, root: Path) -> CaseResult:
+        file, line = None, None
+        if self.location is not None and (root / self.location[0]).is_file():
+            file = self.location[0].replace(os.sep, "/")
+            line = None if self.location[1] is None else self.location[1] + 1
+        outcome = self.outcome
+        if outcome == "passed" and any(v.let_through for v in self.verdicts):
+            outcome = "inconclusive"
+        return CaseResult(
+            nodeid=nodeid,
+            outcome=outcome,
+            file=file,
+            line=line,
+            verdicts=tuple(self.verdicts),
+            runs=tuple(self.runs),
+            reason=self.reason,
+            attempts=self.attempts,
+            worker=worker,
+        )
+
+
+def _verdict(carried: Mapping[str, Any], when: str) -> ReportedVerdict:
+    file, line = carried["where"] or (None, None)
+    return ReportedVerdict(
+        check=carried["check"],
+        status=carried["status"],
+        headline=carried["headline"],
+        told=carried["told"],
+        message=carried["message"],
+        fault=carried["fault"],
+        limit=carried["limit"],
+        causes=tuple(carried["causes"]),
+        remedy=carried["remedy"],
+        margin=carried["margin"],
+        counts=dict(carried["counts"]),
+        gated=carried["gated"],
+        when=when,
+        file=file,
+        line=line,
+    )
+
+
+def _outcome(report: Report) -> str:
+    expected = hasattr(report, "wasxfail")
+    if report.outcome == "failed":
+        return "failed" if report.when == "call" else "error"
+    if report.outcome == "skipped":
+        return "xfailed" if expected else "skipped"
+    return "xpassed" if expected and report.when == "call" else "passed"
+
+
+def _reason(report: Report) -> str:
+    if expected := getattr(report, "wasxfail", ""):
+        return one_line(str(expected), LONGEST)
+    told: Any = report.longrepr
+    if isinstance(told, tuple):  # a skip: file, line, reason
+        return one_line(str(told[-1]), LONGEST)
+    crash = getattr(told, "reprcrash", None)
+    lines = str(getattr(crash, "message", None) or told or "").strip().splitlines()
+    return one_line(lines[0] if crash is not None and lines else lines[-1] if lines else "", LONGEST)
+
+
+class Gathered:
+    """The session's tests, as their reports come in."""
+
+    def __init__(self) -> None:
+        self._cases: dict[tuple[str, str], _Case] = {}
+
+    def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
+        """One more report; ``carried``: what its phase concluded, None: nothing."""
+        key = (report.nodeid, getattr(report, "worker_id", ""))
+        case = self._cases.get(key)
+        if case is None or report.when == "setup":  # a repeated test begins anew
+            case = self._cases[key] = _Case(attempts=1 if case is None else case.attempts + 1)
+        case.add(report, carried)
+
+    def result(self, *, root: Path, configuration: Path | None, **facts: Any) -> SessionResult:
+        """The session as it stands.
+
+        :param root: pytest's root directory.
+        :param configuration: its configuration file.
+        :param facts: other fields of the `SessionResult`.
+        """
+        # the workers' names matter only where several ran the same test
+        nodeids = [nodeid for nodeid, _ in self._cases]
+        shared = len(nodeids) != len(set(nodeids))
+        cases = [
+            case.result(nodeid, worker if shared else "", root)
+            for (nodeid, worker), case in sorted(self._cases.items())
+            if case.ours
+        ]
+        return SessionResult(
+            tests=tuple(cases),
+            configuration=_inside(configuration, root),
+            environment=_environment(),
+            **facts,
+        )
+
+
+def _inside(path: Path | None, root: Path) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return None
+
+
+def _environment() -> dict[str, str]:
+    from importlib.metadata import version
+
+    from . import __version__
+
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "pytest": version("pytest"),
+        "pytest-ftcheck": __version__,
+        "python": platform.python_version(),
+    }

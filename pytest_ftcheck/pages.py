@@ -1,0 +1,161 @@
+"""The checks' reference pages: found beside an installed package as well as in a checkout, and read as text.
+
+They are Markdown files of ``docs/reference/checks``; the wheel carries them as ``pytest_ftcheck/pages``. Nothing in them is written twice:
+what ``ftcheck list`` and SARIF's rules say of a check is taken from its page.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import textwrap
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+#: The wheel's folder, and the checkout's.
+_FOLDERS = (_PACKAGE / "pages", _PACKAGE.parent / "docs" / "reference" / "checks")
+_RATES = (_PACKAGE / "pages" / "error-rates.md", _PACKAGE.parent / "docs" / "explanation" / "error-rates.md")
+
+
+@functools.cache
+def page(check: str) -> str | None:
+    """The page of a check, in Markdown; None: there is none.
+
+    >>> page("weights_move").splitlines()[0]
+    '# weights_move'
+    """
+    for folder in _FOLDERS:
+        path = folder / f"{check}.md"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    return None
+
+
+def item(check: str, *names: str) -> str:
+    """What a page's bullet of one of these names says, as one line; empty: it has none.
+
+    >>> item("frozen_stay_frozen", "limit", "limits")
+    'not one bit'
+    """
+    pattern = rf"^\* (?:{'|'.join(names)})\b[^:\n]*: (.+?)(?=^\* |^#|^\||^$|\Z)"
+    found = re.search(pattern, page(check) or "", re.MULTILINE | re.DOTALL)
+    return _plain(" ".join(found[1].split())) if found else ""
+
+
+def opening(check: str) -> str:
+    """A page's first paragraph about the check itself, as one line.
+
+    >>> opening("all_finite").split(";")[0]
+    'Losses, gradients and weights are finite'
+    """
+    paragraphs = re.split(r"\n\s*\n", page(check) or "")
+    told = [p for p in paragraphs if not re.match(r"[#|*]|`check_|```", p)]
+    return _plain(" ".join(told[0].split())) if told else ""
+
+
+@functools.cache
+def false_alarms() -> dict[str, str]:
+    """Check -> false alarms on healthy runs with their interval, as ``docs/explanation/error-rates.md`` has measured them.
+
+    >>> false_alarms()["weights_move"]
+    '0 of 315 (0.0% to 1.2%)'
+    """
+    path = next((p for p in _RATES if p.is_file()), None)
+    if path is None:
+        return {}
+    found: dict[str, str] = {}
+    header: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        cells = [c.strip() for c in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            header = []
+        elif "check" in cells and "false alarms" in cells:
+            header = cells
+        elif header and len(cells) == len(header) and set(cells[0]) != {"-"}:
+            row = dict(zip(header, cells, strict=True))
+            check = row["check"].strip("`")
+            counts = [row.get(c, "") for c in ("pass", "inconclusive", "fail")]
+            if check in found or not all(c.replace(",", "").isdigit() for c in counts):
+                continue
+            judged = sum(int(c.replace(",", "")) for c in counts)
+            interval = re.search(r"\(.*\)", row["false alarms"])
+            found[check] = f"{counts[2]} of {judged:,}" + (f" {interval[0]}" if interval else "")
+    return found
+
+
+def _plain(text: str) -> str:
+    """Markdown's inline marks taken off; a link to a web page keeps its address."""
+    text = re.sub(r"\[([^\]]+)\]\((https?:[^)\s]+)\)", r"\1 (\2)", text)
+    text = re.sub(r"\[([^\]]+)\]\([^)\s]+\)", r"\1", text)
+    text = re.sub(r"(?<![\w`*])\*([^*\n`]+)\*(?![\w*])", r"\1", text)
+    return text.replace("**", "").replace("`", "")
+
+
+# ------------------------------------------------------------------ as text
+def as_text(markdown: str, width: int = 80) -> str:
+    """A page as plain text: paragraphs and bullets wrapped, tables as lists, code indented.
+
+    >>> print(as_text("# a\\n\\n`b` is *here*\\n\\n| x | why |\\n|---|---|\\n| 1 | one |\\n\\n* item"))
+    a
+    =
+    <BLANKLINE>
+    b is here
+    <BLANKLINE>
+    1
+        why: one
+    <BLANKLINE>
+    * item
+    """
+    blocks: list[str] = []
+    lines = markdown.splitlines()
+    i = 0
+    while i < len(lines):
+        line = lines[i]
+        if line.startswith("```"):
+            end = next((k for k in range(i + 1, len(lines)) if lines[k].startswith("```")), len(lines))
+            blocks.append(textwrap.indent("\n".join(lines[i + 1 : end]), "    "))
+            i = end + 1
+        elif line.startswith("#"):
+            level, title = len(line) - len(line.lstrip("#")), _plain(line.lstrip("# "))
+            blocks.append(f"{title}\n{('=' if level == 1 else '-') * len(title)}")
+            i += 1
+        elif line.startswith("|"):
+            end = next((k for k in range(i, len(lines)) if not lines[k].startswith("|")), len(lines))
+            blocks.append(_table(lines[i:end], width))
+            i = end
+        elif line.strip():
+            bullet = line.startswith("* ")
+            end = next((k for k in range(i + 1, len(lines)) if _ends(lines[k], bullet)), len(lines))
+            text = _plain(" ".join(part.strip() for part in lines[i:end]))
+            wrapped = textwrap.fill(text, width, subsequent_indent="  " if bullet else "", break_on_hyphens=False)
+            if bullet and blocks and blocks[-1].startswith("* "):
+                blocks[-1] += "\n" + wrapped
+            else:
+                blocks.append(wrapped)
+            i = end
+        else:
+            i += 1
+    return "\n\n".join(blocks)
+
+
+def _ends(line: str, bullet: bool) -> bool:
+    return not line.strip() or line.startswith(("* ", "```", "#", "|")) or (bullet and not line.startswith("  "))
+
+
+def _table(lines: list[str], width: int) -> str:
+    """Each row as its first cell, and the others below it under their columns' names."""
+    rows = [[_plain(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip()[1:].rstrip("|"))] for line in lines]
+    header, body = rows[0], [row for row in rows[1:] if not all(set(cell) <= set("-: ") for cell in row)]
+    shown = []
+    for row in body:
+        parts = [row[0]]
+        for title, cell in zip(header[1:], row[1:], strict=False):
+            if cell:
+                text = f"{title}: {cell}" if title else cell
+                parts.append(
+                    textwrap.fill(
+                        text, width, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
+                    )
+                )
+        shown.append("\n".join(parts))
+    return "\n".join(shown)
