@@ -251,6 +251,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=list(CHECKS), default=None)
     parser.add_argument("--own", action="store_true", help="leave the cases of tests/faults out")
+    parser.add_argument("--named", default="", help="only cases with this in their name")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
@@ -260,6 +261,8 @@ def main() -> int:
         for title, own, cases in (("healthy", HEALTHY, CONTROLS), ("faulty", FAULTY, FAULTS)):
             counts: dict[str, Counter[str]] = {"this file": Counter(), "tests/faults": Counter()}
             for name, build in own.items():
+                if options.named not in name:
+                    continue
                 for seed in range(options.seeds):
                     status, fault, headline = verdict(build(seed), probe)
                     counts["this file"][f"{status} {fault}".strip()] += 1
@@ -267,6 +270,8 @@ def main() -> int:
                     if title == "faulty" or status != "pass":
                         print(f"  {probe} {title} {name!r} seed {seed}: {status} {fault}: {headline}", flush=True)
             for name, case in cases.items() if not options.own else ():
+                if options.named not in name:
+                    continue
                 for seed in range(options.seeds):
                     status, fault, headline = verdict(arguments_of(case.build(seed), probe), probe)
                     counts["tests/faults"][f"{status} {fault}".strip()] += 1

@@ -91,5 +91,8 @@ class Permuted:
     permuted: tuple[Rerun, ...]
     #: Once more with the true labels, but with the textbook loss in place of the run's own; None: it is the run's own.
     textbook: Rerun | None = None
+    #: The run's own loss before the first step, on the first batch, and the textbook loss of the same; None: it is no loss of its own.
+    own_first: float | None = None
+    textbook_first: float | None = None
     #: Best share of right predictions on the held-out rows by saying the same for each.
     baseline: float | None = None

@@ -27,7 +27,7 @@ LUCK = tuple(rerun(0.68 + d, 0.70 + d, 0.5 + d) for d in (-0.004, -0.001, 0.002,
 HEART = tuple(rerun(0.10 + d, 1.40 + 10 * d, 0.5 + d) for d in (-0.04, -0.01, 0.02, 0.03))
 FOUND = Permuted(
     steps=100, rows=LEAST_ROWS, looked_at=LEAST_ROWS, held_out_rows=LEAST_HELD_OUT, changed=0.5, prior=LN2, held_out_prior=LN2,
-    run=rerun(0.68), true=rerun(0.68), permuted=LUCK, baseline=0.5,
+    run=rerun(0.68), true=rerun(0.68), permuted=LUCK, baseline=0.5, own_first=0.7, textbook_first=0.7,
 )  # fmt: skip
 
 
@@ -113,9 +113,14 @@ def test_the_loss_misses_the_labels():
     textbook = rerun(0.2, 0.25, 0.95)
     v = verdict(textbook=textbook)
     assert (v.status, v.fault) == ("fail", "loss_misses_labels")
-    assert verdict(textbook=replace(textbook, moved=0.03)).status == "inconclusive"  # the run's own steps were small
+    assert verdict(textbook=replace(textbook, moved=0.05)).status == "inconclusive"  # the run's own steps were small
     assert verdict(textbook=rerun(0.6, 0.6)).status == "inconclusive"  # no plain advantage
     assert verdict(true=rerun(0.6, 0.65), textbook=textbook).status != "fail"  # a hint of one
+    assert (
+        verdict(true=rerun(0.67), textbook=textbook).status == "fail"
+    )  # beyond luck, and next to nothing beside what could be learnt
+    assert verdict(textbook=textbook, own_first=-0.7).status == "fail"
+    assert verdict(textbook=textbook, own_first=1.5).status == "inconclusive"  # a loss of another kind
 
 
 def test_what_diverges_is_not_judged():

@@ -111,8 +111,10 @@ class PermutedExperiment(Experiment):
             self.start.put_back()
             run = dataclasses.replace(now, start=score(bench, looked_at).loss)
             true = self._train(self._sequence(distinct, distinct), self._own, looked_at, ended)
-            textbook = None
+            textbook: Rerun | None = None
+            firsts: tuple[float | None, float | None] = (None, None)
             if task is not None and (bench.reader.loss_fn is not None or bench.reader._own_loss):
+                firsts = self._firsts()
                 textbook = self._train(self._sequence(distinct, distinct), self._textbook, looked_at, ended)
             permuted = [
                 self._train(self._sequence(distinct, order), self._own, self._looked_at(order), ended)
@@ -130,6 +132,8 @@ class PermutedExperiment(Experiment):
             true=true,
             permuted=tuple(permuted),
             textbook=textbook,
+            own_first=firsts[0],
+            textbook_first=firsts[1],
             baseline=_baseline(task, held),
         )
         self.start, self.again, self.batches = None, None, []
@@ -190,6 +194,15 @@ class PermutedExperiment(Experiment):
         if logits is None:
             raise LeftOut("no outputs to compare with the labels")
         return self.bench.reader.reference(logits.float(), split(batch)[1])
+
+    def _firsts(self) -> tuple[float, float]:
+        """Own and textbook loss of the first batch before the first step, dropout off."""
+        assert self.start is not None
+        self.start.put_back()
+        batch = to_device(self.batches[0], self.bench.device)
+        with quiet(self.bench.model):
+            seed_everything(0)
+            return float(self._own(batch)), float(self._textbook(batch))
 
     def _train(
         self,
