@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .options import FIELDS
+from .options import FIELDS, SEEDS, calibrate
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .inits.features import Features
+    from .runs import Runs
     from .trace import Trace
 
 #: Names of the fixtures; a test that uses one gets the marker ``ftcheck``.
@@ -20,13 +21,16 @@ NAMES = frozenset({"finetune", "tiny_distilbert", "toy_batches", "toy_features"}
 
 
 @pytest.fixture(scope="session")
-def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace]:
+def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace | Runs]:
     """Run a short fine-tune and return its trace; ``--ftcheck-*`` options set steps, seed, device and so on.
 
     The function takes what :func:`pytest_ftcheck.finetune` takes: a model, batches, and fields of the recipe.
     A field is taken from the call, else from the command line (``--ftcheck-steps=50``), else from the
     configuration file (``ftcheck_steps = 50``), else from :class:`pytest_ftcheck.Recipe`. A whole ``recipe=``
     counts as given in the call: the options change none of its fields.
+
+    With ``--ftcheck-seeds`` it returns :class:`pytest_ftcheck.Runs`, which assertions and checks take as they take a trace; ``seeds=``
+    in the call goes before it, ``seeds=None`` for one run.
 
     Wrap it in a module-scoped fixture of your own to fine-tune once and assert many times.
 
@@ -46,12 +50,20 @@ def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace]:
             assert_weights_move(trace)
     """
     # as a recipe, not as arguments: with an optimizer of the caller's own, an lr beside it would be refused
-    session = Recipe(**pytestconfig.stash[FIELDS])
+    session, seeds = Recipe(**pytestconfig.stash[FIELDS]), pytestconfig.stash[SEEDS]
+    calibrating = calibrate(pytestconfig) is not None
 
-    def run(model: Any, batches: Any, recipe: Recipe | None = None, **arguments: Any) -> Trace:
+    def run(model: Any, batches: Any, recipe: Recipe | None = None, **arguments: Any) -> Trace | Runs:
         from .training.loop import finetune
 
-        return finetune(model, batches, session if recipe is None else recipe, **arguments)
+        if calibrating or "seeds" not in arguments:
+            arguments["seeds"] = seeds
+        measured: Trace | Runs = finetune(model, batches, session if recipe is None else recipe, **arguments)
+        if calibrating:
+            from .calibrate import begin
+
+            begin(measured)
+        return measured
 
     return run
 

@@ -136,9 +136,11 @@ class Phase:
         self._measured = Ends()
         #: Judged here and measured elsewhere, as by a fixture of the module.
         self._borrowed = Ends()
+        #: What `calibrate.gather` told.
+        self.calibrations: list[dict[str, Any]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.repeats or self._measured.count)
+        return bool(self.repeats or self._measured.count or self.calibrations)
 
     def judged(self, verdict: Verdict, trace: Trace | None = None, where: tuple[str, int] | None = None) -> None:
         """Count it, and keep it if it is the one to show."""
@@ -181,6 +183,7 @@ class Phase:
             "runs": [
                 {"summary": repr(t), "figures": figures(t), "environment": dict(t.environment)} for t in self.runs
             ],
+            **({"calibrations": self.calibrations} if self.calibrations else {}),
         }
 
 
