@@ -67,6 +67,7 @@ def init_schemes(
     *,
     kinds: Sequence[str] | None = None,
     gain: Range = 1.0,
+    fans: Sequence[str] = ("fan_in",),
     positions: bool = True,
     bias: Sequence[float | str] = (0.0,),
 ) -> st.SearchStrategy[InitScheme]:
@@ -79,6 +80,8 @@ def init_schemes(
     :param kinds: names of `InitScheme` constructors to draw from, the plainest first. Default: all random ones. ``zeros``, ``constant``
         (its value drawn as a std) and ``eye`` only if named: under them no head, or only a lucky one, can learn.
     :param gain: range of the gain of ``xavier_*`` and ``orthogonal`` (and ``eye``), > 0.
+    :param fans: of ``kaiming_*``: ``fan_in``, ``fan_out``. The latter, meant for the backward pass, makes the output layer of a
+        classifier huge: N(0, 1) for two classes.
     :param positions: some schemes treat the last layer, or the first, by another one (zeros; half the size).
     :param bias: what the biases may start at, the plainest first: numbers, or ``"torch"``.
     :raises ValueError, TypeError: an argument is none of these.
@@ -89,6 +92,7 @@ def init_schemes(
     """
     stds, gains = _logarithmic("std", std), _logarithmic("gain", gain)
     names = _choice("kinds", KINDS if kinds is None else kinds, (*KINDS, *SPECIAL))
+    shapes = [(nonlinearity, fan) for nonlinearity in _NONLINEARITIES for fan in _choice("fans", fans, FANS)]
     if not isinstance(positions, bool):
         raise TypeError(f"positions={positions!r}: expected True or False")
     if isinstance(bias, str) or not isinstance(bias, Sequence) or not bias:
@@ -96,14 +100,17 @@ def init_schemes(
     for value in bias:
         if value != TORCH_BIAS and (isinstance(value, (bool, str)) or not math.isfinite(value)):
             raise ValueError(f"bias={bias!r}: expected finite numbers, or {TORCH_BIAS!r}")
-    plain = st.sampled_from(names).flatmap(lambda name: _of_kind(name, stds, gains))
+    plain = st.sampled_from(names).flatmap(lambda name: _of_kind(name, stds, gains, shapes))
     biases = st.sampled_from(list(bias))
     layers = st.sampled_from(["alike", "last zero", "last half", "first half"] if positions else ["alike"])
     return st.builds(_refined, plain, biases, layers)
 
 
 def _of_kind(
-    name: str, stds: st.SearchStrategy[float], gains: st.SearchStrategy[float]
+    name: str,
+    stds: st.SearchStrategy[float],
+    gains: st.SearchStrategy[float],
+    shapes: Sequence[tuple[str, str]],
 ) -> st.SearchStrategy[InitScheme]:
     make: Callable[..., InitScheme] = getattr(InitScheme, name)
     if name in ("normal", "truncated_normal", "sparse", "mup"):
@@ -113,7 +120,6 @@ def _of_kind(
     if name == "constant":
         return stds.map(make)
     if name.startswith("kaiming"):
-        shapes = [(nonlinearity, fan) for nonlinearity in _NONLINEARITIES for fan in FANS]
         return st.sampled_from(shapes).map(lambda shape: make(*shape))
     if name in ("xavier_normal", "xavier_uniform", "orthogonal", "eye"):
         return gains.map(make)
@@ -126,7 +132,7 @@ def _refined(scheme: InitScheme, bias: float | str, layers: str) -> InitScheme:
     if bias != 0.0:
         scheme = scheme.with_bias(bias)
     if layers == "last zero":
-        return scheme.with_last(InitScheme.zeros().with_bias(scheme.bias))
+        return scheme.with_last(InitScheme.zeros())
     if layers == "alike":
         return scheme
     try:

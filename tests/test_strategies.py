@@ -52,7 +52,9 @@ def smallest(strategy, condition=lambda value: True):
 
 
 ALL = {
-    "schemes": init_schemes(kinds=[*KINDS, *SPECIAL], gain=(0.5, 2.0), bias=(0.0, 0.1, "torch")),
+    "schemes": init_schemes(
+        kinds=[*KINDS, *SPECIAL], gain=(0.5, 2.0), fans=["fan_in", "fan_out"], bias=(0.0, 0.1, "torch")
+    ),
     "heads": heads(12, 3),
     "recipes": recipes(optimizers=["adamw", "sgd"], weight_decay=(0.0, 0.1)),
     "batches": batches(3, every_class=False),
@@ -211,6 +213,7 @@ class TestInitSchemes:
             ({"kinds": ()}, TypeError, "kinds"),
             ({"bias": ("zero",)}, ValueError, "finite numbers, or 'torch'"),
             ({"bias": ()}, TypeError, "bias"),
+            ({"fans": ("out",)}, ValueError, "'out' is none of fan_in, fan_out"),
             ({"positions": 1}, TypeError, "positions=1"),
         ],
     )
