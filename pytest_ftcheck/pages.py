@@ -32,14 +32,14 @@ def page(check: str) -> str | None:
 
 
 def item(check: str, *names: str) -> str:
-    """What a page's bullet of one of these names says, as one line; empty: it has none.
+    """What a page says under one of these names, in a bullet or a paragraph that begins with it, as one line; empty: nothing.
 
     >>> item("frozen_stay_frozen", "limit", "limits")
     'not one bit'
     """
-    pattern = rf"^\* (?:{'|'.join(names)})\b[^:\n]*: (.+?)(?=^\* |^#|^\||^$|\Z)"
-    found = re.search(pattern, page(check) or "", re.MULTILINE | re.DOTALL)
-    return _plain(" ".join(found[1].split())) if found else ""
+    pattern = rf"^(?:\* )?(?:{'|'.join(names)})\b[^:\n]{{0,40}}: (.+?)(?=^\* |^#|^\||^```|^\s*$|\Z)"
+    found = re.search(pattern, page(check) or "", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    return plain(" ".join(found[1].split())) if found else ""
 
 
 def opening(check: str) -> str:
@@ -50,7 +50,21 @@ def opening(check: str) -> str:
     """
     paragraphs = re.split(r"\n\s*\n", page(check) or "")
     told = [p for p in paragraphs if not re.match(r"[#|*]|`check_|```", p)]
-    return _plain(" ".join(told[0].split())) if told else ""
+    return plain(" ".join(told[0].split())) if told else ""
+
+
+def criterion(check: str) -> str:
+    """By what a check judges, as its page has it: formula and limit, or what it says first and the faults that it looks for.
+
+    >>> criterion("metric_improves").split(",")[0]
+    'above the baseline'
+    """
+    parts = [item(check, "formula") or opening(check).rstrip("."), item(check, "limit", "limits")]
+    faults = re.findall(r"^\| *((?:`\w+`(?:, )?)+) *\|", page(check) or "", re.MULTILINE)
+    if faults and not parts[1]:
+        names = [name for cell in faults for name in re.findall(r"`(\w+)`", cell)]
+        parts.append(f"looks for {', '.join(dict.fromkeys(names))}")
+    return "; ".join(part for part in parts if part)
 
 
 @functools.cache
@@ -83,8 +97,12 @@ def false_alarms() -> dict[str, str]:
     return found
 
 
-def _plain(text: str) -> str:
-    """Markdown's inline marks taken off; a link to a web page keeps its address."""
+def plain(text: str) -> str:
+    """Markdown's inline marks taken off; a link to a web page keeps its address.
+
+    >>> plain("`a` is *[here](b.md)*")
+    'a is here'
+    """
     text = re.sub(r"\[([^\]]+)\]\((https?:[^)\s]+)\)", r"\1 (\2)", text)
     text = re.sub(r"\[([^\]]+)\]\([^)\s]+\)", r"\1", text)
     text = re.sub(r"(?<![\w`*])\*([^*\n`]+)\*(?![\w*])", r"\1", text)
@@ -116,7 +134,7 @@ def as_text(markdown: str, width: int = 80) -> str:
             blocks.append(textwrap.indent("\n".join(lines[i + 1 : end]), "    "))
             i = end + 1
         elif line.startswith("#"):
-            level, title = len(line) - len(line.lstrip("#")), _plain(line.lstrip("# "))
+            level, title = len(line) - len(line.lstrip("#")), plain(line.lstrip("# "))
             blocks.append(f"{title}\n{('=' if level == 1 else '-') * len(title)}")
             i += 1
         elif line.startswith("|"):
@@ -126,7 +144,7 @@ def as_text(markdown: str, width: int = 80) -> str:
         elif line.strip():
             bullet = line.startswith("* ")
             end = next((k for k in range(i + 1, len(lines)) if _ends(lines[k], bullet)), len(lines))
-            text = _plain(" ".join(part.strip() for part in lines[i:end]))
+            text = plain(" ".join(part.strip() for part in lines[i:end]))
             wrapped = textwrap.fill(text, width, subsequent_indent="  " if bullet else "", break_on_hyphens=False)
             if bullet and blocks and blocks[-1].startswith("* "):
                 blocks[-1] += "\n" + wrapped
@@ -144,7 +162,7 @@ def _ends(line: str, bullet: bool) -> bool:
 
 def _table(lines: list[str], width: int) -> str:
     """Each row as its first cell, and the others below it under their columns' names."""
-    rows = [[_plain(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip()[1:].rstrip("|"))] for line in lines]
+    rows = [[plain(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip()[1:].rstrip("|"))] for line in lines]
     header, body = rows[0], [row for row in rows[1:] if not all(set(cell) <= set("-: ") for cell in row)]
     shown = []
     for row in body:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from ..pages import as_text, item, opening, page
+from ..pages import as_text, item, opening, page, plain
 from ..session import CaseResult, Finding, SessionResult
 from ..text import one_line, shorten
 
@@ -89,7 +89,7 @@ def _first_line(check: str) -> str:
 
     for name in (f"check_{check}", f"check_{check.removesuffix('_sane')}", f"assert_{check}"):
         if name in public.__all__ and (text := getattr(public, name).__doc__):
-            return one_line(text.strip().splitlines()[0], 300)
+            return one_line(plain(text.strip().splitlines()[0]), 300)
     return one_line(check.replace("_", " "), 300)
 
 

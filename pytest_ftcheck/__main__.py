@@ -1,0 +1,8 @@
+"""``python -m pytest_ftcheck``: the command ``ftcheck``."""
+
+from __future__ import annotations
+
+from .command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
