@@ -207,6 +207,26 @@ def test_nothing_of_the_users_changes():
         assert all(p.grad is None for p in head.parameters())
 
 
+def test_denormal_numbers_are_flushed_in_our_own_threads_only():
+    tiny = torch.tensor([1e-40])
+    if float(tiny * 1) == 0:
+        pytest.skip("somebody has switched them off already")
+    both(two_layers())
+    assert float(tiny * 1) > 0
+
+
+def test_an_error_in_a_group_comes_out_and_the_threads_are_put_back(monkeypatch):
+    def broken(self, jobs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._Bench, "train", broken)
+    torch.set_num_threads(2)
+    with pytest.raises(KeyboardInterrupt):
+        train_heads(two_layers(), CLASSES, jobs(), Plan(Recipe(steps=2), 16), group=1)
+    assert torch.get_num_threads() == 2
+    assert engine._INSIDE == []
+
+
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
