@@ -49,6 +49,7 @@ HEALTHY: dict[str, InitScheme] = {
         S.normal(0.02).with_class_prior(PRIOR),
         S.torch_default().with_last(S.zeros()).with_class_prior(PRIOR),
         S.kaiming_normal().with_bias(0.01),
+        S.torch_default().with_last(S.zeros().with_bias("torch")),
     )
 }
 

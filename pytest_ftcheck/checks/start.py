@@ -337,11 +337,19 @@ def _band(start: Start) -> tuple[float, float]:
     they may all share their logits. Downwards nothing but sampling moves it below the class-prior entropy.
     """
     ends = start.prior_loss or 0.0, start.even_loss or 0.0
-    low, high, s = min(ends), max(ends), start.spread or 0.0
+    low, high, s = min(ends), max(ends), (start.spread or 0.0) + _drawn_bias(start)
     slack = SPREADS * s + ROUNDING * high
     if start.task == "regression":
         return max(0.0, low - 2 * math.sqrt(low) * slack), high + s**2 + 2 * math.sqrt(high) * slack
     return max(0.0, low - slack), high + s**2 / 2 + slack
+
+
+def _drawn_bias(start: Start) -> float:
+    """Size of the last bias where it is no larger than torch's default draws it: chance, as the weights are."""
+    last = start.layers[-1] if start.layers else None
+    if last is None or last.bias is None or last.bias > 1.001 / math.sqrt(last.fan_in):
+        return 0.0
+    return last.bias
 
 
 def _off_chance(start: Start) -> Verdict | None:
