@@ -39,6 +39,8 @@ class Repeats:
         self.shown: Verdict | None = None
         #: File and line of the call that came to the verdict shown.
         self.where: tuple[str, int] | None = None
+        #: Whether its assertion raised.
+        self.gated = False
         #: Whether hypothesis chose the examples.
         self.given = False
 
@@ -47,7 +49,7 @@ class Repeats:
         self.counts[verdict.status] += 1
         self.given = self.given or given
         if self.shown is None or self._before(verdict, self.shown):
-            self.shown, self.where = verdict, where
+            self.shown, self.where, self.gated = verdict, where, gate.raises(verdict)
 
     def _before(self, new: Verdict, old: Verdict) -> bool:
         if self.given and not new.ok and not old.ok:
@@ -68,9 +70,9 @@ class Repeats:
             "status": str(verdict.status),
             "headline": verdict.headline,
             "ok": verdict.ok,
-            "gated": gate.raises(verdict),
+            "gated": self.gated,
             # the whole message only where it may have to be shown
-            "message": "" if verdict.ok and not gate.raises(verdict) else str(verdict),
+            "message": "" if verdict.ok and not self.gated else str(verdict),
             "counts": dict(self.counts),
             "told": told(verdict, self.counts, shrunk=self.given and failed),
             "fault": verdict.fault,
@@ -170,7 +172,7 @@ class Phase:
     @property
     def let_through(self) -> bool:
         """Whether something could not be decided, and the session lets that through."""
-        return any(r.shown is not None and not r.shown.ok and not gate.raises(r.shown) for r in self.repeats.values())
+        return any(r.shown is not None and not r.shown.ok and not r.gated for r in self.repeats.values())
 
     def plain(self, *, failed: bool = False) -> dict[str, Any]:
         """In builtins, for nothing else crosses processes; ``failed``: the phase did."""

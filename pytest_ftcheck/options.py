@@ -77,6 +77,7 @@ SETTINGS = (
 GROUP = "fine-tuning checks (ftcheck)"
 NO_PROGRESS = "ftcheck_no_progress"
 NO_GITHUB = "ftcheck_no_github"
+NO_PROPERTIES = "ftcheck_no_properties"
 _SEEDS = "ftcheck_seeds"
 _CALIBRATE = "ftcheck_calibrate"
 FAIL_ON = "ftcheck_fail_on"
@@ -127,9 +128,12 @@ def _add_reports(parser: pytest.Parser, group: Any) -> None:
         text = f"write to this file: {what} (default: none)"
         group.addoption(f"--ftcheck-{name}", dest=f"ftcheck_{name}", default=None, metavar="file", help=text)
         parser.addini(f"ftcheck_{name}", text, type="string", default=None)
-    text = "no annotations and no job summary on GitHub Actions (default: both)"
-    group.addoption("--ftcheck-no-github", dest=NO_GITHUB, action="store_true", default=None, help=text)
-    parser.addini(NO_GITHUB, text, type="bool", default=False)
+    for name, text in (
+        (NO_GITHUB, "no annotations and no job summary on GitHub Actions (default: both)"),
+        (NO_PROPERTIES, "no properties in JUnit files (default: each verdict, and the runs in figures)"),
+    ):
+        group.addoption(f"--{name.replace('_', '-')}", dest=name, action="store_true", default=None, help=text)
+        parser.addini(name, text, type="bool", default=False)
 
 
 def read(config: pytest.Config) -> dict[str, Any]:
@@ -191,6 +195,11 @@ def _seeds(raw: str, given: str, accepted: str) -> Seeds:
         return check_seeds(raw if raw == "auto" else int(raw))
     except ValueError:
         raise pytest.UsageError(f"{given}: expected {accepted}") from None
+
+
+def properties_wanted(config: pytest.Config) -> bool:
+    """Whether tests get properties, as far as settings go."""
+    return not _switched(config, NO_PROPERTIES)
 
 
 def fail_on(config: pytest.Config) -> str:

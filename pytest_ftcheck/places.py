@@ -31,9 +31,10 @@ def called_from(test: str | None, root: str) -> tuple[str, int] | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file == test:
+        hidden = "__tracebackhide__" in frame.f_code.co_varnames  # a helper that pytest's tracebacks leave out, too
+        if file == test and not hidden:
             return _relative(file, root), frame.f_lineno
-        if fallback is None and os.path.isabs(file) and not file.startswith(_foreign()):  # noqa: PTH117
+        if fallback is None and not hidden and os.path.isabs(file) and not file.startswith(_foreign()):  # noqa: PTH117
             fallback = file, frame.f_lineno
         frame = frame.f_back
     return (_relative(fallback[0], root), fallback[1]) if fallback else None

@@ -42,6 +42,7 @@ ANNOTATOR = "pytest_github_actions_annotate_failures"
 RECORD: pytest.StashKey[Record] = pytest.StashKey()
 _EARS: pytest.StashKey[_Ears] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[bool] = pytest.StashKey()
+_PROPERTIES: pytest.StashKey[bool] = pytest.StashKey()
 #: Names of the properties that a test has from us.
 _NAMED: pytest.StashKey[set[str]] = pytest.StashKey()
 
@@ -97,13 +98,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Calibration(REPORTED), "ftcheck-calibration")
     config.stash[_PROGRESS] = options.progress_wanted(config)
+    config.stash[_PROPERTIES] = options.properties_wanted(config)
     config.stash[_EARS] = _Ears(str(config.rootpath))
     config.add_cleanup(gate.fail_on(options.fail_on(config)))
     config.pluginmanager.register(_Summary(config), "ftcheck-summary")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    fields = dict(config.stash[options.FIELDS])
+    fields = {**config.stash[options.FIELDS]}
+    if (seeds := config.stash[options.SEEDS]) is not None:
+        fields["seeds"] = seeds
     if gate.level() != gate.DEFAULT:
         fields["fail_on"] = gate.level()
     return "ftcheck: " + ", ".join(f"{name}={value}" for name, value in fields.items()) if fields else None
@@ -118,21 +122,25 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    __tracebackhide__ = True
     item.stash[RECORD] = Record()
     return (yield from _heard(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    __tracebackhide__ = True
     return (yield from _heard(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    __tracebackhide__ = True
     return (yield from _heard(item))
 
 
 def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
+    __tracebackhide__ = True
     ears = item.config.stash[_EARS]
     ears.record, ears.test = item.stash.setdefault(RECORD, Record()), str(item.path)
     with listening(ears):
@@ -145,7 +153,7 @@ def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     record = item.stash.get(RECORD, None)
-    if record is not None:
+    if record is not None and item.config.stash[_PROPERTIES]:
         ours = record.properties()
         named = item.stash.setdefault(_NAMED, set())
         item.user_properties[:] = [p for p in item.user_properties if p[0] not in named] + list(ours.items())

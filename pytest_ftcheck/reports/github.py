@@ -48,7 +48,7 @@ def workflow_commands(result: SessionResult, prefix: str = "") -> list[str]:
 def _annotation(command: str, finding: Finding, result: SessionResult, prefix: str) -> str:
     verdict = finding.verdict
     file, line = finding.place
-    where = [f"file={_property(prefix + (file or result.configuration or '.'))}", f"line={line}"]
+    where = [f"file={_property(_spelled(prefix + (file or result.configuration or '.')))}", f"line={line}"]
     title = one_line(f"{verdict.check}: {verdict.status}, {finding.case.nodeid}", TITLE)
     text = verdict.message or f"{verdict.check}: {verdict.status}. {verdict.told}"
     if finding.level == "warning":

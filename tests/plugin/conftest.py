@@ -8,18 +8,20 @@ import pytest
 
 #: A module of the project under test: one check a line, through the same calls as the real assertions.
 JUDGING = """
-from pytest_ftcheck import CheckFailed, Verdict, example_trace, listener
+from pytest_ftcheck import CheckFailed, Verdict, example_trace, gate, listener
+
+TRACE = example_trace()
 
 def judge(status, headline="1 of 4 head tensors moved"):
     __tracebackhide__ = True
     verdict = Verdict("weights_move", status, headline, ({"tensor": "classifier.weight", "share": 0.5},),
                       limit="THE-LIMIT", causes=("THE-CAUSE",), remedy="THE-REMEDY")
-    listener.current().judged(verdict, example_trace())
-    if not verdict.ok:
-        raise CheckFailed(verdict)
+    listener.current().judged(verdict, TRACE)
+    if gate.raises(verdict):
+        raise gate.error(verdict)
 
 def trace():
-    listener.current().traced(example_trace())
+    listener.current().traced(TRACE)
 """
 
 Run = Callable[..., pytest.RunResult]
@@ -28,7 +30,12 @@ Run = Callable[..., pytest.RunResult]
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
-    monkeypatch.delenv("CI", raising=False)  # pytest, and we, cut no lines there
+    for name in (
+        "CI",
+        "GITHUB_ACTIONS",
+        "GITHUB_STEP_SUMMARY",
+    ):  # lines are cut elsewhere only; what runs here is no news there
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     pytester.makepyfile(judging=JUDGING)
 
