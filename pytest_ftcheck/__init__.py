@@ -82,7 +82,8 @@ if TYPE_CHECKING:
     from .diagnosis import Cause, Diagnosis, assert_healthy, diagnose
     from .explain import explain_weight_motion
     from .init_scheme import InitScheme
-    from .inits.features import Features, extract_features
+    from .inits.extract import extract_features
+    from .inits.features import Features
     from .inits.fitting import identify
     from .inits.result import SweepResult
     from .inits.sanity import assert_init_sane, check_init
@@ -181,7 +182,7 @@ _HOMES = {
     "assert_trainable": "inits.trainable",
     "check_trainable": "inits.trainable",
     "Features": "inits.features",
-    "extract_features": "inits.features",
+    "extract_features": "inits.extract",
     "SweepResult": "inits.result",
     "sweep": "inits.sweep",
     "Intent": "intent",

@@ -14,7 +14,8 @@ from ..training.parts import find_head
 from ..training.probes.head_layers import linear_layers
 from ..training.probes.head_units import activation, flow
 from ..training.state import preserved_globals, quiet, seed_everything
-from .features import Features, extract_features
+from .extract import extract_features
+from .features import Features
 
 _MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU,
