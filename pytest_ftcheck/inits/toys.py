@@ -17,7 +17,8 @@ def toy_features(
     As behind the last LayerNorm of a pretrained base, every row has mean 0 and variance 1, and rows share a good part of what they are:
     a direction common to all, one for each class, and noise, all in random directions of the feature space. Classes take turns.
 
-    :param rows: rows to train on.  :param held_out: further rows to judge by; 0: none.
+    :param rows: rows to train on.  :param held_out: further rows to judge by; 0: none.  :param width: features a row.
+    :param classes: classes, in equal shares.  :param seed: of rows and directions.
     :param separation: distance of a class's mean from the common one, in standard deviations of the noise along that direction.
     :raises ValueError: fewer rows than classes, fewer features than directions.
 
