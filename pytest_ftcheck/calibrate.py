@@ -119,6 +119,7 @@ def report(records: Iterable[Mapping[str, Any]]) -> list[str]:
             f"{plural(alone, 'fine-tune')} counted once: the seed changes nothing there, measurements are the same bit for bit."
         )
     rows = [_rates(check, group) for check, group in groups.items()]
+    rows.append(_rates("any of them", [_together(single.values(), run) for run in runs]))
     silent = [row["check"] for row in rows if not row["runs"]]
     lines += ["", f"false alarms (exact {percent(CONFIDENCE)} interval):"]
     lines += table([row for row in rows if row["runs"]])
@@ -135,6 +136,13 @@ def report(records: Iterable[Mapping[str, Any]]) -> list[str]:
             f"({percent(CONFIDENCE)} confidence; Wilks 1941)."
         )
     return lines
+
+
+def _together(records: Iterable[Mapping[str, Any]], run: str) -> dict[str, Any]:
+    """The worst status of each seed over all checks as they stand: what the gate as a whole would have said."""
+    mine = [r["statuses"] for r in records if r["run"] == run and "(" not in r["check"]]
+    worst = ("fail", "inconclusive", "advice", "pass", "skipped")
+    return {"statuses": [min(seed, key=worst.index) for seed in zip(*mine, strict=True)]}
 
 
 def _rates(check: str, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -158,7 +166,9 @@ def _spreads(check: str, group: Sequence[Mapping[str, Any]]) -> Iterable[dict[st
         bound = group[0]["limits"][i]["limit"]
         least = limit.sense == "at least"
         worst = values[0] if least else values[-1]
-        stopped = any(status in ("fail", "inconclusive") for record in group for status in record["statuses"])
+        statuses = [status for record in group for status in record["statuses"]]
+        judged = sum(status != "skipped" for status in statuses)
+        stopped = any(status in ("fail", "inconclusive") for status in statuses)
         beyond = stopped and (worst < bound if least else worst > bound)
         yield {
             "check": check,
@@ -167,7 +177,11 @@ def _spreads(check: str, group: Sequence[Mapping[str, Any]]) -> Iterable[dict[st
             **{f"{p:.0%}": number(percentile(values, p)) for p in PERCENTILES},
             "worst": number(worst),
             "limit": f"{limit.argument} {'>=' if least else '<='} {number(bound)}",
-            "suggested": f"{limit.argument}={_lenient(limit, worst)}" if beyond else "keep",
+            "suggested": f"no value helps {judged - len(values)} of {judged}"
+            if beyond and len(values) < judged
+            else f"{limit.argument}={_lenient(limit, worst)}"
+            if beyond
+            else "keep",
         }
 
 

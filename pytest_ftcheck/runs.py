@@ -116,9 +116,14 @@ class Runs(Sequence[Trace]):
         return self.recipe.seed + i
 
     @property
+    def all_traces(self) -> tuple[Trace, ...]:
+        """Those trained so far, and the longer ones behind them."""
+        return (*self.traces, *(t for t in self._longer.values() if t is not None))
+
+    @property
     def spent(self) -> float:
         """Seconds that all runs took so far, the longer ones with them."""
-        return sum(t.seconds for t in (*self._traces.values(), *self._longer.values()) if t is not None)
+        return sum(t.seconds for t in self.all_traces)
 
     def affords(self, i: int, times: float = 1) -> bool:
         """Whether the i-th seed is there, or would fit into ``max_seconds``, going by the slowest run so far."""

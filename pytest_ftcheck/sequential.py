@@ -206,7 +206,7 @@ def _tally(seen: Sequence[Seen]) -> str:
 def _spread(found: Statistic, seeds: int) -> str:
     """Where the statistic lies over the seeds, beside its limit."""
     values = sorted(v for v in found.values if v is not None)
-    if not values:
+    if len(values) < 2:
         return ""
     told = f"{found.limit.text} over {plural(len(values), 'seed')}"
     if len(values) < seeds:
@@ -268,7 +268,7 @@ def _longer(seen: Sequence[Seen], runs: Runs) -> list[str]:
 def _next(runs: Runs, seen: Sequence[Seen], ended: str, shown: Seen) -> str:
     """What would settle it."""
     if "max_seconds" in ended:
-        return f"give it more time: max_seconds above {runs.recipe.max_seconds:g}; {plural(len(seen), 'seed')} took {runs.spent:.1f} s"
+        return f"give it more time: max_seconds above {runs.recipe.max_seconds:g}; {plural(len(seen), 'seed')} took {number(runs.spent)} s"
     if sum(s.status == "inconclusive" for s in seen) * 2 >= len(seen):
         return shown.verdict.remedy
     if runs.seeds != "auto":
