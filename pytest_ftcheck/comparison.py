@@ -151,8 +151,11 @@ def _case(found: Comparison, a: CaseResult, b: CaseResult) -> None:
             v = new[check]
             kind = "worse" if BADNESS[v.status] and v.gated and b.red and not a.red else "now judged"
             found.changes.append(Change(kind, a.nodeid, check, "not asked", v.status, v.told))
-    if a.red != b.red and not any(c.kind in ("worse", "better") for c in found.changes[before:]):
-        found.changes.append(Change("worse" if b.red else "better", a.nodeid, "test", a.outcome, b.outcome, b.reason))
+    mine = found.changes[before:]
+    if b.red and not a.red and not any(c.kind == "worse" for c in mine):
+        found.changes.append(Change("worse", a.nodeid, "test", a.outcome, b.outcome, b.reason))
+    elif a.red and not b.red and not mine:
+        found.changes.append(Change("better", a.nodeid, "test", a.outcome, b.outcome))
     for i, (x, y) in enumerate(zip(a.runs, b.runs, strict=False)):
         title = a.nodeid if len(a.runs) == len(b.runs) == 1 else f"{a.nodeid}, run {i + 1}"
         _numbers(found, title, x.figures, y.figures)

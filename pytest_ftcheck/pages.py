@@ -166,7 +166,7 @@ def _table(lines: list[str], width: int) -> str:
     header, body = rows[0], [row for row in rows[1:] if not all(set(cell) <= set("-: ") for cell in row)]
     shown = []
     for row in body:
-        parts = [row[0]]
+        parts = [textwrap.fill(row[0], width, subsequent_indent="  ", break_on_hyphens=False)]
         for title, cell in zip(header[1:], row[1:], strict=False):
             if cell:
                 text = f"{title}: {cell}" if title else cell

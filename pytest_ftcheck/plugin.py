@@ -105,12 +105,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    fields = {**config.stash[options.FIELDS]}
-    if (seeds := config.stash[options.SEEDS]) is not None:
-        fields["seeds"] = seeds
+    fields = _settings(config)
     if gate.level() != gate.DEFAULT:
         fields["fail_on"] = gate.level()
     return "ftcheck: " + ", ".join(f"{name}={value}" for name, value in fields.items()) if fields else None
+
+
+def _settings(config: pytest.Config) -> dict[str, Any]:
+    """What the session sets about the runs."""
+    fields: dict[str, Any] = config.stash[options.FIELDS]
+    seeds = config.stash[options.SEEDS]
+    return {**fields, **({} if seeds is None else {"seeds": seeds})}
 
 
 # ---------------------------------------------------------------------- tests
@@ -222,7 +227,7 @@ class _Summary:
         result = gathered.result(
             root=self._config.rootpath,
             configuration=self._config.inipath,
-            settings={name: str(value) for name, value in self._config.stash[options.FIELDS].items()},
+            settings={name: str(value) for name, value in _settings(self._config).items()},
             fail_on=gate.level(),
             exit_status=int(session.exitstatus),
         )
