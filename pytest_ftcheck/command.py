@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
 import json
 import os
 import shutil
@@ -204,10 +203,8 @@ def _explain(options: argparse.Namespace) -> tuple[str, int]:
         if on:
             text += f" Named by: {', '.join(on)}. For more: ftcheck explain {on[0]}"
         return textwrap.fill(text, _width(), break_on_hyphens=False) + "\n", 0
-    import pytest_ftcheck as public
-
-    if f"assert_{name}" in public.__all__:
-        return f"assert_{name}\n\n{inspect.getdoc(getattr(public, f'assert_{name}'))}\n", 0
+    if told := pages.docstring(f"assert_{name}"):
+        return f"assert_{name}\n\n{told}\n", 0
     near = difflib.get_close_matches(name, [*CHECKS, *(root.fault for root in ROOTS)], 3)
     told = f"near: {', '.join(near)}" if near else f"the checks are: {', '.join(CHECKS)}"
     raise ValueError(f"{options.name!r} is no check and no fault; {told}")

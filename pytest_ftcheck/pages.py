@@ -6,7 +6,9 @@ what ``ftcheck list`` and SARIF's rules say of a check is taken from its page.
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
 import re
 import textwrap
 from pathlib import Path
@@ -95,6 +97,24 @@ def false_alarms() -> dict[str, str]:
             interval = re.search(r"\(.*\)", row["false alarms"])
             found[check] = f"{counts[2]} of {judged:,}" + (f" {interval[0]}" if interval else "")
     return found
+
+
+def docstring(name: str) -> str:
+    """The docstring of a public function, read from its file: importing it could take as long as importing torch. Empty: it has none.
+
+    >>> docstring("assert_init_sane").split(";")[0]
+    'Raise `CheckFailed` unless the head starts sanely'
+    """
+    from . import _HOMES
+
+    if name not in _HOMES:
+        return ""
+    path = _PACKAGE.joinpath(*_HOMES[name].split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return inspect.cleandoc(ast.get_docstring(node) or "")
+    return ""
 
 
 def plain(text: str) -> str:

@@ -131,7 +131,7 @@ def test_nothing_imports_the_strategies(name):
     assert not any(inside(target, *HYPOTHESIS_SIDE) for target, _ in imports(name) if target.startswith("."))
 
 
-@pytest.mark.parametrize("name", ["recipe", "trace", "verdict", "text", "codec"])
+@pytest.mark.parametrize("name", ["recipe", "trace", "verdict", "session", "text", "codec"])
 def test_nouns_know_only_nouns(name):
     nouns = {".recipe", ".trace", ".verdict", ".text", ".codec", ".intent"}
     found = {target for target in at_import(name) if target.startswith(".") and not inside(target, "records")}
@@ -184,6 +184,8 @@ def heavy_after(code):
         ("import pytest_ftcheck.checks, pytest_ftcheck.asserts, pytest_ftcheck.explain", set()),
         ("import pytest_ftcheck.reports.terminal, pytest_ftcheck.reports.tensorboard", set()),
         ("import pytest_ftcheck.progress, pytest_ftcheck.examples", set()),
+        ("from pytest_ftcheck import command, comparison, delivery, gathering, pages, summary", set()),
+        ("from pytest_ftcheck.reports import github as a, gitlab as b, sarif as c", set()),
         ("from pytest_ftcheck import Recipe, Trace, Verdict, CheckFailed", set()),
         ("from pytest_ftcheck import example_trace as e; t = e(); str(t); type(t).from_json(t.to_json())", set()),
         (

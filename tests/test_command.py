@@ -300,7 +300,8 @@ def test_runs_as_a_module_and_ends_well_in_a_pipe(saved):
 
 def test_nothing_heavy_is_loaded_to_list_or_explain():
     code = (
-        "import sys; from pytest_ftcheck.command import main; main(['list']); main(['explain', 'weights_move'])\n"
+        "import sys; from pytest_ftcheck.command import main\n"
+        "main(['list']); main(['explain', 'weights_move']); main(['explain', 'init_sane'])\n"
         "print({'torch', 'transformers', 'numpy', 'scipy', 'hypothesis', 'pytest'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -196,7 +196,9 @@ class TestSarif:
             assert rules[name]["help"]["markdown"].startswith(f"# {name}")
         assert "`" not in rules["pretrained_kept"]["shortDescription"]["text"]
         assert "Kingma" in rules["weights_move"]["properties"]["source"]
-        assert rules["init_sane"]["shortDescription"]["text"] != "init sane"
+        assert rules["init_sane"]["shortDescription"]["text"].startswith(
+            "Raise CheckFailed unless the head starts sanely"
+        )
 
     def test_results_stand_at_the_users_line(self, log):
         results = log["runs"][0]["results"]

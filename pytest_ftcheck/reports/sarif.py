@@ -9,7 +9,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from ..pages import as_text, item, opening, page, plain
+from ..pages import as_text, docstring, item, opening, page, plain
 from ..session import CaseResult, Finding, SessionResult
 from ..text import one_line, shorten
 
@@ -85,12 +85,10 @@ def _rule(check: str) -> dict[str, Any]:
 
 def _first_line(check: str) -> str:
     """The first line of the check's or the assertion's docstring."""
-    import pytest_ftcheck as public
+    from ..checks import CHECKS
 
-    for name in (f"check_{check}", f"check_{check.removesuffix('_sane')}", f"assert_{check}"):
-        if name in public.__all__ and (text := getattr(public, name).__doc__):
-            return one_line(plain(text.strip().splitlines()[0]), 300)
-    return one_line(check.replace("_", " "), 300)
+    told = (CHECKS[check].__doc__ or "").strip() if check in CHECKS else docstring(f"assert_{check}")
+    return one_line(plain(told.splitlines()[0] if told else check.replace("_", " ")), 300)
 
 
 def _result(finding: Finding, result: SessionResult, checks: list[str], prefix: str) -> dict[str, Any]:
