@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .figures import figures
+from .figures import CLOCK, figures
 from .session import CaseResult, ReportedVerdict, SessionResult
 from .text import one_line, percent, plural, table
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 #: How bad a status is; a verdict gets worse where this grows.
 BADNESS = {"pass": 0, "advice": 0, "skipped": 0, "inconclusive": 1, "fail": 2}
-#: Figures that are another each time.
-CLOCK = ("seconds", "seconds.step")
 #: Tests whose figures are shown.
 MOST = 20
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .trace import Trace
 
+#: Figures that are another each time.
+CLOCK = ("seconds", "seconds.step")
+
 
 def figures(trace: Trace) -> dict[str, float]:
     """The numbers that say most about a run; what it did not measure is left out.

@@ -47,6 +47,8 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_every_option_is_in_the_reference() -> None:
     page = (ROOT / "docs/reference/options.md").read_text(encoding="utf-8")
     assert not [s.field for s in options.SETTINGS if f"| `{s.field}` |" not in page]
+    others = [n.removeprefix("ftcheck_") for n in (options.FAIL_ON, options.NO_GITHUB, options.NO_PROPERTIES)]
+    assert not [name for name in (*options.REPORTS, *others) if f"`{name}`" not in page]
 
 
 def test_no_page_names_a_path_of_somebodys_machine() -> None:

@@ -320,7 +320,12 @@ class TestJobSummary:
 
     def test_a_run_that_many_tests_judge_is_told_once(self):
         text = summary(
-            session(*(case(f"t.py::test_{i}", verdict("pass"), outcome="passed", runs=(run(),)) for i in range(9)))
+            session(
+                *(
+                    case(f"t.py::test_{i}", verdict("pass"), outcome="passed", runs=(run(seconds=1.0 + i),))
+                    for i in range(9)
+                )
+            )
         )
         assert "<code>t.py::test_0</code> and 8 more" in text
         assert "test_1" not in text
