@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from .runs import Runs
 from .text import number, percent, plural, shorten
 
 if TYPE_CHECKING:
@@ -20,16 +21,18 @@ LITTLE, HEALTHY = 0.05, "15-45 %"
 DECAY_ONLY = 0.02
 
 
-def explain_weight_motion(trace: Trace, tensor: str | None = None) -> str:
+def explain_weight_motion(trace: Trace | Runs, tensor: str | None = None) -> str:
     """How far a tensor moved, what the schedule allowed, and what that means: four lines of numbers.
 
-    :param tensor: its name; None: the head's largest trainable matrix.
+    :param trace: of `Runs` the first seed's.  :param tensor: its name; None: the head's largest trainable matrix.
     :raises ValueError: the trace has no tensor of that name, or none at all.
 
     >>> from pytest_ftcheck.trace import example_trace
     >>> print(explain_weight_motion(example_trace()).splitlines()[1])
     Elements:  100 % of 128 moved; displacement: relative L2 0.69 %, rms 1.38e-04, largest 4.40e-04.
     """
+    if isinstance(trace, Runs):
+        trace = trace[0]
     t = _default(trace) if tensor is None else trace.tensor(tensor)
     lines = (
         ("Histogram:", f"{shorten(t.name, 60)}: {_histogram(t)}."),
