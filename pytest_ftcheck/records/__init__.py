@@ -11,4 +11,14 @@ from .modes import Modes
 from .reference import ReferenceGradient
 from .retraining import Overfit, Permuted
 
-__all__ = ["Counterfactuals", "Data", "Head", "Inputs", "LossShape", "Modes", "Overfit", "Permuted", "ReferenceGradient"]
+__all__ = [
+    "Counterfactuals",
+    "Data",
+    "Head",
+    "Inputs",
+    "LossShape",
+    "Modes",
+    "Overfit",
+    "Permuted",
+    "ReferenceGradient",
+]
