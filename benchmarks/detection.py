@@ -1,5 +1,8 @@
 """Faults caught, causes named, false alarms, seconds: ``python benchmarks/detection.py [--ours] [--seeds N] [--held-out] [--write]``.
 
+With ``--results FILE`` every run is kept there as it ends, and a run that is there already is not made again: an evening's work can
+be done in parts (``--healthy --seeds 8``, then all cases) and the page made from all of it.
+
 Runs the collection of `tests/faults` through pytest_ftcheck and through its peers, each used as its README says. ``--ours`` leaves
 the peers out, ``--held-out`` takes only the third that nobody looked at while limits were chosen, ``--family`` one family;
 ``--self-check`` runs every case without any tool and says which are not what they claim. Exit status 1 if a healthy run of ours
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import multiprocessing
 import os
 import platform
@@ -18,7 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -50,12 +54,14 @@ class Said:
     what: str
     #: The tool itself could not run the case.
     broke: bool = False
+    #: Ours: check -> status.
+    statuses: dict[str, str] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------ the tools
-def ours(case: Case, seed: int) -> tuple[bool, bool, str]:
+def ours(case: Case, seed: int) -> tuple[bool, bool, str, dict[str, str]]:
     outcome = judge(case, seed)
-    return outcome.gated, outcome.expected and outcome.named, ", ".join(outcome.failed)
+    return outcome.gated, outcome.expected and outcome.named, ", ".join(outcome.failed), outcome.statuses
 
 
 def step_of(run: Run) -> Callable[[Any, Any, Any, Any], Any]:
@@ -244,7 +250,7 @@ def _names(case: Case, found: Sequence[str]) -> bool:
     return any(word.lower() in text for word in case.cause)
 
 
-TOOLS: dict[str, tuple[str, Callable[[Case, int], tuple[bool, bool, str]]]] = {
+TOOLS: dict[str, tuple[str, Callable[[Case, int], Any]]] = {
     "pytest-ftcheck": ("pytest_ftcheck", ours),
     "pytest-torch": ("pytest_torch", pytest_torch),
     "torchtest2": ("torchtest2", torchtest2),
@@ -262,13 +268,13 @@ def run_one(job: tuple[str, str, int]) -> Said:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            gated, named, what = TOOLS[tool][1](case, seed)
+            gated, named, what, *more = TOOLS[tool][1](case, seed)
             broke = False
         except Exception as error:
-            gated, named, what, broke = False, False, f"{type(error).__name__}: {str(error)[:160]}", True
+            gated, named, what, broke, more = False, False, f"{type(error).__name__}: {str(error)[:160]}", True, []
         finally:
             torch.set_grad_enabled(True)
-    return Said(tool, name, seed, gated, named, time.perf_counter() - began, what, broke)
+    return Said(tool, name, seed, gated, named, time.perf_counter() - began, what, broke, *more)
 
 
 def _quiet() -> None:
@@ -282,10 +288,22 @@ def share(some: int, all_: int) -> str:
     return f"{some} of {all_} ({100 * some / all_:.0f} %)" if all_ else "-"
 
 
+def interval(some: int, all_: int) -> str:
+    """Clopper and Pearson's exact 95 % interval."""
+    from scipy.stats import binomtest
+
+    found = binomtest(some, all_).proportion_ci(0.95)
+    return f"({100 * found.low:.1f}% to {100 * found.high:.1f}%)"
+
+
+def with_interval(some: int, all_: int) -> str:
+    return f"{some} of {all_:,} {interval(some, all_)}" if all_ else "-"
+
+
 def table(said: Sequence[Said], held_out: bool | None) -> list[str]:
     """One line a tool; ``held_out`` None: all cases."""
     lines = [
-        "| tool | faults gated | cause named | false alarms | could not run | median seconds |",
+        "| tool | faults gated | cause named | healthy runs failed | could not run | median seconds |",
         "|---|---|---|---|---|---|",
     ]
     for tool in dict.fromkeys(s.tool for s in said):
@@ -296,9 +314,29 @@ def table(said: Sequence[Said], held_out: bool | None) -> list[str]:
             continue
         lines.append(
             f"| {tool} | {share(sum(s.gated for s in faults), len(faults))} | {share(sum(s.named for s in faults), len(faults))} "
-            f"| {share(sum(s.gated for s in healthy), len(healthy))} | {sum(s.broke for s in mine)} "
+            f"| {with_interval(sum(s.gated for s in healthy), len(healthy))} | {sum(s.broke for s in mine)} "
             f"| {median(s.seconds for s in mine):.2f} |"
         )
+    return lines
+
+
+def checks(said: Sequence[Said]) -> list[str]:
+    """One line a check of ours: its statuses on the healthy runs, and how many of the faults that it is to catch it fails."""
+    mine = [s for s in said if s.tool == "pytest-ftcheck" and s.statuses]
+    healthy = [s.statuses for s in mine if CASES[s.name].healthy]
+    faults = [s for s in mine if not CASES[s.name].healthy and CASES[s.name].catchable]
+    lines = [
+        "| check | pass | advice | inconclusive | skipped | fail | false alarms | faults that it is to catch, failed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for check in dict.fromkeys(c for s in mine for c in s.statuses):
+        counts = Counter(s.get(check, "skipped") for s in healthy)
+        judged = sum(n for status, n in counts.items() if status != "skipped")
+        its = [s for s in faults if check in CASES[s.name].expected]
+        failed = sum(s.statuses.get(check) == "fail" for s in its)
+        rate = f"{100 * counts['fail'] / judged:.1f}% {interval(counts['fail'], judged)}" if judged else "-"
+        told = " | ".join(str(counts[status]) for status in ("pass", "advice", "inconclusive", "skipped", "fail"))
+        lines.append(f"| `{check}` | {told} | {rate} | {with_interval(failed, len(its))} |")
     return lines
 
 
@@ -315,7 +353,25 @@ def families(said: Sequence[Said]) -> list[str]:
     ]
 
 
-def page(said: Sequence[Said], seeds: int) -> str:
+def seeds_of(said: Sequence[Said]) -> str:
+    """How many seeds each tool had, in words."""
+    parts = []
+    for tool in dict.fromkeys(s.tool for s in said):
+        for healthy, word in ((False, "faults"), (True, "healthy")):
+            seeds = {s.seed for s in said if s.tool == tool and CASES[s.name].healthy == healthy}
+            parts.append(f"{tool} {word}: {len(seeds)}")
+    return f"Seeds ({', '.join(parts)})."
+
+
+def kept(path: Path | None) -> list[Said]:
+    """The runs of earlier calls."""
+    if path is None or not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [s for s in (Said(**json.loads(line)) for line in lines) if s.name in CASES]
+
+
+def page(said: Sequence[Said]) -> str:
     cases = {s.name: CASES[s.name] for s in said}
     faults = [c for c in cases.values() if not c.healthy]
     tools = [t for t in dict.fromkeys(s.tool for s in said) if t != "pytest-ftcheck"]
@@ -327,10 +383,11 @@ def page(said: Sequence[Said], seeds: int) -> str:
     lines = [
         "# What is caught, and what is failed wrongly",
         "",
-        f"Measured by `benchmarks/detection.py --seeds {seeds} --write`: {sum(c.catchable for c in faults)} faults that a short "
-        "run can show "
-        f"and {sum(c.healthy for c in cases.values())} healthy controls of `tests/faults`, {seeds} seed{'s' * (seeds > 1)} each, "
-        f"one thread on {platform.machine()}; {versions}.",
+        f"Measured by `benchmarks/detection.py --write`: {sum(c.catchable for c in faults)} faults that a short run can show "
+        f"and {sum(c.healthy for c in cases.values())} healthy controls of `tests/faults`, one thread on {platform.machine()}; {versions}. "
+        + seeds_of(said)
+        + " Intervals are exact 95 % intervals (Clopper and Pearson). The seconds were taken on a busy machine: compare them with each "
+        "other.",
         "",
         "Each peer is used as its README says: pytest-torch with `run_training(...).assert_healthy(min_relative_decrease=0.1)`, "
         "`assert_all_params_receive_grad` and `check_inference_contract` of the model in eval mode; torchtest2 with `check_model`; "
@@ -352,6 +409,13 @@ def page(said: Sequence[Said], seeds: int) -> str:
         "with them in mind.",
         "",
         *table(said, True),
+        "",
+        "## By check",
+        "",
+        "On the healthy runs, and on the faults whose case names the check among those that should fail; most name several, of which one "
+        "is enough.",
+        "",
+        *checks(said),
         "",
         "## By family",
         "",
@@ -411,6 +475,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", help="only these cases")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--self-check", action="store_true")
+    parser.add_argument("--healthy", action="store_true", help="only the healthy controls")
+    parser.add_argument(
+        "--results", type=Path, help="keep every run in this file (JSON lines), and leave out those that are there"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -420,6 +488,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (not args.held_out or c.held_out)
         and args.family in (None, c.family)
         and (not args.only or c.name in args.only)
+        and (not args.healthy or c.healthy)
     ]
     if args.self_check:
         return self_check(picked, args.seeds)
@@ -430,20 +499,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     for name in [t for t in TOOLS if t not in tools and not args.ours]:
         print(f"{name} is not installed: left out")
+    said = kept(args.results)
+    done = {(s.tool, s.name, s.seed) for s in said}
     jobs = [(t, c.name, s) for t in tools for c in picked for s in range(args.seeds) if c.healthy or c.catchable]
-    said: list[Said] = []
+    jobs = [j for j in jobs if j not in done]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        for one in pool.imap_unordered(run_one, jobs, chunksize=8):
+        for one in pool.imap_unordered(run_one, jobs, chunksize=2):
             said.append(one)
+            if args.results:
+                with args.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(one)) + "\n")
             bad = one.gated if CASES[one.name].healthy else not one.gated
             if one.tool == "pytest-ftcheck" and (bad or one.broke):
                 print(
                     f"{'ALARM' if CASES[one.name].healthy else 'missed'} {one.name}#{one.seed} {one.what[:150]}",
                     flush=True,
                 )
-    order = {t: i for i, t in enumerate(tools)}
+    order = {t: i for i, t in enumerate(TOOLS)}
     said.sort(key=lambda s: (order[s.tool], s.name, s.seed))
-    text = page(said, args.seeds)
+    text = page(said)
     print(text)
     if args.write:
         PAGE.write_text(text, encoding="utf-8")

@@ -23,6 +23,8 @@ class Outcome:
     causes: tuple[tuple[str, str], ...]
     undecided: tuple[str, ...]
     seconds: float
+    #: Check -> status.
+    statuses: dict[str, str]
 
     @property
     def gated(self) -> bool:
@@ -63,4 +65,5 @@ def judge(case: Case, seed: int = 0) -> Outcome:
         tuple((c.fault, c.title) for c in diagnosis.causes),
         tuple(v.check for v in diagnosis.verdicts if v.status == "inconclusive"),
         time.perf_counter() - began,
+        {v.check: v.status for v in diagnosis.verdicts},
     )
