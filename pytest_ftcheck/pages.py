@@ -16,7 +16,10 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent
 #: The wheel's folder, and the checkout's.
 _FOLDERS = (_PACKAGE / "pages", _PACKAGE.parent / "docs" / "reference" / "checks")
-_RATES = (_PACKAGE / "pages" / "error-rates.md", _PACKAGE.parent / "docs" / "explanation" / "error-rates.md")
+_RATES = [
+    (_PACKAGE / "pages" / name, _PACKAGE.parent / "docs" / "explanation" / name)
+    for name in ("error-rates.md", "detection.md")
+]
 
 
 @functools.cache
@@ -71,17 +74,25 @@ def criterion(check: str) -> str:
 
 @functools.cache
 def false_alarms() -> dict[str, str]:
-    """Check -> false alarms on healthy runs with their interval, as ``docs/explanation/error-rates.md`` has measured them.
+    """Check -> false alarms on healthy runs with their interval, as ``docs/explanation`` has measured them: in ``error-rates.md`` on many
+    recipes of one model, else in ``detection.md`` on many models.
 
     >>> false_alarms()["weights_move"]
     '0 of 315 (0.0% to 1.2%)'
     """
-    path = next((p for p in _RATES if p.is_file()), None)
-    if path is None:
-        return {}
+    found: dict[str, str] = {}
+    for places in _RATES:
+        path = next((p for p in places if p.is_file()), None)
+        if path is not None:
+            found = _rates(path.read_text(encoding="utf-8")) | found
+    return found
+
+
+def _rates(text: str) -> dict[str, str]:
+    """The same from one page."""
     found: dict[str, str] = {}
     header: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         cells = [c.strip() for c in line.strip().strip("|").split("|")] if line.startswith("|") else []
         if not cells:
             header = []
@@ -90,10 +101,10 @@ def false_alarms() -> dict[str, str]:
         elif header and len(cells) == len(header) and set(cells[0]) != {"-"}:
             row = dict(zip(header, cells, strict=True))
             check = row["check"].strip("`")
-            counts = [row.get(c, "") for c in ("pass", "inconclusive", "fail")]
-            if check in found or not all(c.replace(",", "").isdigit() for c in counts):
+            counts = [row.get(c, "0").replace(",", "") for c in ("pass", "inconclusive", "fail", "advice")]
+            if check in found or not all(c.isdigit() for c in counts) or not any(map(int, counts)):
                 continue
-            judged = sum(int(c.replace(",", "")) for c in counts)
+            judged = sum(map(int, counts))
             interval = re.search(r"\(.*\)", row["false alarms"])
             found[check] = f"{counts[2]} of {judged:,}" + (f" {interval[0]}" if interval else "")
     return found
