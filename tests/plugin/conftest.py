@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+# pytester takes out again what a run in this process imports; what was imported before stays, and is one class everywhere
+from pytest_ftcheck import CheckFailed, Trace, Verdict  # noqa: F401
+
 #: A module of the project under test: one check a line, through the same calls as the real assertions.
 JUDGING = """
 from pytest_ftcheck import CheckFailed, Verdict, example_trace, gate, listener
@@ -40,7 +43,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     pytester.makepyfile(judging=JUDGING)
 
     def run(*arguments: str, alone: bool = True, subprocess: bool = False) -> pytest.RunResult:
-        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio") if alone else ()
+        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio", "rerunfailures") if alone else ()
         runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
         return runner(*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
 
