@@ -43,7 +43,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     pytester.makepyfile(judging=JUDGING)
 
     def run(*arguments: str, alone: bool = True, subprocess: bool = False) -> pytest.RunResult:
-        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio", "rerunfailures") if alone else ()
+        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio") if alone else ()
         runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
         return runner(*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
 
