@@ -455,15 +455,26 @@ def whole() -> list[Row]:
         "finetune, the default battery": probed(None),
     }
     took: dict[str, list[float]] = {name: [] for name in arms}
+    worked: dict[str, list[float]] = {name: [] for name in arms}
     bare()
     for turn in range(4):
         for name in list(arms)[:: 1 if turn % 2 else -1]:
+            began = time.process_time()
             took[name] += timed(lambda _, name=name: arms[name](), 1)
-    rows = [Row("20 steps, bare", f"{statistics.median(took['bare']):.1f} s")]
+            worked[name].append(time.process_time() - began)
+    rows = [
+        Row(
+            "20 steps, bare",
+            f"{statistics.median(took['bare']):.1f} s, {statistics.median(worked['bare']):.1f} s of processors",
+        )
+    ]
     for name in list(arms)[1:]:
-        ratio = statistics.median(a / b for a, b in zip(took[name], took["bare"], strict=True))
+        # on a busy machine the clock tells what the neighbours did; the processors' time is what was worked
+        ratio, clock = (
+            statistics.median(a / b for a, b in zip(x[name], x["bare"], strict=True)) for x in (worked, took)
+        )
         goal = ("at most twice", ratio <= MAX_BATTERY) if "battery" in name else ("", None)
-        rows.append(Row(name, f"x {ratio:.2f} ({statistics.median(took[name]):.1f} s)", *goal))
+        rows.append(Row(name, f"x {ratio:.2f} of processors' time, x {clock:.2f} by the clock", *goal))
     rows.append(Row("left out of the default battery", ", ".join(skipped) or "nothing"))
     toys = toy_batches()
     finetune(tiny_distilbert, toys, steps=2)
