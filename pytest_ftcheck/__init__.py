@@ -93,6 +93,8 @@ if TYPE_CHECKING:
     from .intent import Intent
     from .recipe import Recipe
     from .runs import Runs
+    from .subject import Subject
+    from .suite import parametrize_with_checks
     from .trace import Trace, example_trace
     from .training.loop import finetune
     from .training.toys import tiny_distilbert, toy_batches
@@ -188,6 +190,8 @@ _HOMES = {
     "Intent": "intent",
     "Recipe": "recipe",
     "Runs": "runs",
+    "Subject": "subject",
+    "parametrize_with_checks": "suite",
     "Trace": "trace",
     "example_trace": "trace",
     "finetune": "training.loop",
@@ -207,6 +211,7 @@ __all__ = [
     "Intent",
     "Recipe",
     "Runs",
+    "Subject",
     "SweepResult",
     "Trace",
     "Verdict",
@@ -288,6 +293,7 @@ __all__ = [
     "extract_features",
     "finetune",
     "identify",
+    "parametrize_with_checks",
     "sweep",
     "tiny_distilbert",
     "toy_batches",

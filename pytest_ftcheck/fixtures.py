@@ -10,7 +10,7 @@ from .options import FIELDS, SEEDS, calibrate
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .inits.features import Features
     from .runs import Runs
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Names of the fixtures; a test that uses one gets the marker ``ftcheck``.
 NAMES = frozenset({"finetune", "tiny_distilbert", "toy_batches", "toy_features"})
+#: Fixture that tests under `parametrize_with_checks` use.
+SUITE = "_ftcheck_suite"
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +51,14 @@ def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace | Runs]:
         def test_head_moves(trace):
             assert_weights_move(trace)
     """
+    return trainer(pytestconfig)
+
+
+def trainer(config: pytest.Config) -> Callable[..., Trace | Runs]:
+    """``finetune`` with the session's options."""
     # as a recipe, not as arguments: with an optimizer of the caller's own, an lr beside it would be refused
-    session, seeds = Recipe(**pytestconfig.stash[FIELDS]), pytestconfig.stash[SEEDS]
-    calibrating = calibrate(pytestconfig) is not None
+    session, seeds = Recipe(**config.stash[FIELDS]), config.stash[SEEDS]
+    calibrating = calibrate(config) is not None
 
     def run(model: Any, batches: Any, recipe: Recipe | None = None, **arguments: Any) -> Trace | Runs:
         from .training.loop import finetune
@@ -121,3 +128,12 @@ def toy_features() -> Features:
     from .inits.toys import toy_features
 
     return toy_features()
+
+
+@pytest.fixture
+def _ftcheck_suite(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The checks of `parametrize_with_checks` belong to this test."""
+    from .suite import serving
+
+    with serving(request.node):
+        yield

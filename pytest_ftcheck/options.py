@@ -81,6 +81,7 @@ NO_PROPERTIES = "ftcheck_no_properties"
 _SEEDS = "ftcheck_seeds"
 _CALIBRATE = "ftcheck_calibrate"
 FAIL_ON = "ftcheck_fail_on"
+MODEL = "ftcheck_model"
 #: Format -> what ``--ftcheck-FORMAT=FILE`` writes at the end of the session.
 REPORTS = {
     "json": "every verdict, and every run in figures",
@@ -117,6 +118,12 @@ def add(parser: pytest.Parser) -> None:
         "statistics come to beside their limits (default: judge)"
     )
     group.addoption("--ftcheck-calibrate", dest=_CALIBRATE, default=None, metavar="n", help=text)
+    text = (
+        "run every check on this model, each a test: pkg.module:make_model, hf:NAME (a folder, or a name on the Hugging Face hub), or "
+        "tiny:ARCHITECTURE (tiny:distilbert); may be given more than once (default: none)"
+    )
+    group.addoption("--ftcheck-model", dest=MODEL, action="append", default=None, metavar="model", help=text)
+    parser.addini(MODEL, f"{text}; left out where pytest is started with paths", type="linelist", default=[])
     _add_reports(parser, group)
 
 
@@ -186,6 +193,17 @@ def calibrate(config: pytest.Config) -> int | None:
     found = _seeds("" if raw == "auto" else raw, f"--ftcheck-calibrate={raw}", "a whole number >= 3")
     assert isinstance(found, int)
     return found
+
+
+def models(config: pytest.Config) -> tuple[list[str], bool]:
+    """The models to run every check on, and whether they come from the configuration file; the command line goes before it."""
+    given: list[str] | None = config.getoption(MODEL)
+    if given is not None:
+        return list(given), False
+    try:
+        return list(config.getini(MODEL)), True
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"{MODEL}: expected a list of names ({error})") from None
 
 
 def _seeds(raw: str, given: str, accepted: str) -> Seeds:

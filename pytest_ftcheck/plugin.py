@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import gate, options
-from .fixtures import NAMES, finetune, tiny_distilbert, toy_batches, toy_features
+from .fixtures import NAMES, SUITE, _ftcheck_suite, finetune, tiny_distilbert, toy_batches, toy_features
 from .folding import Record
 from .listener import listening
 from .places import called_from
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .trace import Trace
     from .verdict import Verdict
 
-__all__ = ["RECORD", "Record", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
+__all__ = ["RECORD", "Record", "_ftcheck_suite", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
 
 #: Attribute of a test report: what the phase concluded; builtins only, for nothing else crosses processes.
 REPORTED = "ftcheck"
@@ -102,6 +102,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_EARS] = _Ears(str(config.rootpath))
     config.add_cleanup(gate.fail_on(options.fail_on(config)))
     config.pluginmanager.register(_Summary(config), "ftcheck-summary")
+    if options.models(config)[0] or any(argument.startswith("ftcheck::") for argument in config.args):
+        from . import collecting
+
+        if models := collecting.wanted(config):
+            config.pluginmanager.register(models, "ftcheck-models")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -121,7 +126,12 @@ def _settings(config: pytest.Config) -> dict[str, Any]:
 # ---------------------------------------------------------------------- tests
 def pytest_itemcollected(item: pytest.Item) -> None:
     # every fixture the test needs, also through fixtures of its own
-    if not NAMES.isdisjoint(getattr(item, "fixturenames", ())):
+    used = getattr(item, "fixturenames", ())
+    if SUITE in used:
+        from .collecting import group
+
+        group(item, item.callspec.params["subject"])  # type: ignore[attr-defined]
+    if SUITE in used or not NAMES.isdisjoint(used):
         item.add_marker("ftcheck")
 
 
