@@ -99,13 +99,14 @@ class Models:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
-        # before anything is collected, and under xdist by the controller: a wrong name ends the session
+        """Before anything is collected, and under xdist by the controller: a wrong name ends the session."""
         self.subjects()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """The models stand beside what the session's paths hold."""
         report = yield
         if isinstance(collector, pytest.Session) and report.passed:
             root = _Root.from_parent(collector, name=ROOT, nodeid=ROOT)
@@ -122,9 +123,9 @@ class Models:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Where a check was skipped is told in the model's name."""
         report = yield
         if isinstance(item, Check) and report.skipped and isinstance(report.longrepr, tuple):
-            # where it was skipped is a line of ours, and says nothing
             report.longrepr = (item.nodeid.rpartition("::")[0], None, report.longrepr[2])  # type: ignore[assignment]
         return report
 

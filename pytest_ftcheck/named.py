@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ACCEPTED = "expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"
 #: How models of ours are trained where the session says nothing else: enough steps for every check to decide, at the learning rate
 #: that random weights of width 64 need (benchmarks/architectures.py).
-TINY = {"lr": 1e-3, "steps": 40}
+TINY = {"lr": 1e-3, "steps": 60}
 
 
 def named(name: str, settings: Mapping[str, Any]) -> Subject:
@@ -62,7 +62,7 @@ def place(subject: Subject, root: Path) -> tuple[str, int] | None:
 
 # ---------------------------------------------------------------------- tiny:
 def _tiny(name: str, kind: str, settings: Mapping[str, Any]) -> Subject:
-    from .training.architectures import architectures, tiny
+    from .training.architectures import TOLD, architectures, tiny
 
     known = architectures()
     if kind not in known:
@@ -70,7 +70,7 @@ def _tiny(name: str, kind: str, settings: Mapping[str, Any]) -> Subject:
         told = f"near: {', '.join(near)}" if near else f"it has {len(known)}, such as distilbert, bert, gpt2"
         raise ValueError(f"transformers has no sequence classifier {kind!r}; {told}")
     ours: dict[str, Any] = {field: value for field, value in TINY.items() if field not in settings}
-    return Subject(name, lambda: tiny(kind), **ours)
+    return Subject(name, lambda: tiny(kind), **ours, **TOLD.get(kind, {}))
 
 
 # ---------------------------------------------------------------------- hf:

@@ -166,7 +166,9 @@ def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     record = item.stash.get(RECORD, None)
     if record is not None and item.config.stash[_PROPERTIES]:
         ours = record.properties()
@@ -174,6 +176,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         item.user_properties[:] = [p for p in item.user_properties if p[0] not in named] + list(ours.items())
         named.update(ours)
     report = yield
+    if call.excinfo is not None and report.failed:
+        from .interrupted import partial_trace, told
+
+        if (trace := partial_trace(call.excinfo.value)) is not None:
+            report.sections.append(("ftcheck", told(trace)))
     if record is not None:
         if report.when == "call" and report.passed and record.let_through:
             setattr(report, LET_THROUGH, True)
@@ -246,6 +253,14 @@ class _Summary:
             result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated
         )
 
+    def _again(self) -> list[str]:
+        """What is to be said of tests that pytest-rerunfailures ran again."""
+        if not any(getattr(report, "rerun", 0) for report, _ in self._seen):
+            return []
+        from .reruns import told
+
+        return told(self._seen)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         verbosity = self._config.get_verbosity()
         # pytest 9.2 calls this hook with --no-summary, too
@@ -254,6 +269,8 @@ class _Summary:
 
             without_message = self._config.getoption("tbstyle") in _WITHOUT_MESSAGE
             show(terminalreporter, self._seen, verbosity=verbosity, messages=without_message)
+        for line in self._again() if verbosity >= 0 else ():
+            terminalreporter.write_line(f"ftcheck: {line}", yellow=True)
         if self._delivery is None:
             return
         for line in self._delivery.annotations:

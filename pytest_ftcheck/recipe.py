@@ -54,7 +54,8 @@ class Recipe:
     #: ``cpu``, ``cuda``, ``cuda:1``, ...; None: where the model already is.
     device: str | None = None
     #: Threads torch computes with during the run, >= 1; None: one for a model of less than a million parameters (more only get
-    #: in each other's way, above all on a busy machine), else as torch is set.
+    #: in each other's way, above all on a busy machine), else as torch is set; in one of n workers of pytest-xdist at most an n-th of
+    #: the processors.
     threads: int | None = None
     #: Parameters are converted to this dtype; None: left as they are.
     dtype: str | None = None

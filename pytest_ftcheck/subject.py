@@ -54,7 +54,7 @@ class Subject:
     Subject('mine', lr=0.001, steps=40)
     >>> Subject("mine", lambda: None, stepz=40)
     Traceback (most recent call last):
-    TypeError: Subject('mine') has no argument 'stepz'; near: steps, step
+    TypeError: Subject('mine') has no argument 'stepz'; near: step, steps
     """
 
     name: str

@@ -54,7 +54,8 @@ def _verdict(terminal: Any, report: Any, verdict: Mapping[str, Any], verbosity: 
         for line in verdict["message"].splitlines():
             terminal.write_line(f"  {line}")
         return
-    how = "(let through) " if _let_through(verdict) else "" if news or not verdict["gated"] else "(expected) "
+    again = "(run again) " if report.outcome == "rerun" else "(expected) "
+    how = "(let through) " if _let_through(verdict) else "" if news or not verdict["gated"] else again
     text = f"{report.nodeid} - {how}{verdict['check']}: {verdict['told']}"
     _line(terminal, verdict["status"], text, verbosity)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..training.threads import share
 from .features import Features
 from .plan import Job, Plan, Run, judged_rows, order_of, schemes_first, spread
 from .pool import Pool
@@ -80,7 +81,7 @@ def _train_heads(
     bench = _Bench(template, layers, features, plan)
     found: dict[int, Run] = {}
     # a GPU has one queue: further threads would only wait for it
-    workers = min(torch.get_num_threads(), len(groups)) if features.x.device.type == "cpu" else 1
+    workers = min(share(), len(groups)) if features.x.device.type == "cpu" else 1
     with _one_thread_each(), ThreadPoolExecutor(workers, "ftcheck", initializer=_flush) as pool:
         try:
             for numbers, runs in zip(

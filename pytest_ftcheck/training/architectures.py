@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..intent import Intent
+
 #: Classes of a tiny model.
 CLASSES = 3
 #: A config with more parameters than this was not made small by `SIZES`.
@@ -48,6 +50,17 @@ PECULIAR: dict[str, dict[str, Any]] = {
     "t5": {"decoder_start_token_id": 0},
     "reformer": {"max_position_embeddings": 16},
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _ROPE)},
+}
+_LAST = f"lilt.encoder.layer.{_LAYERS - 1}"
+#: What `finetune` must be told of single architectures.
+TOLD: dict[str, dict[str, Any]] = {
+    # of its last layer only the text's half is read
+    "lilt": {
+        "intent": Intent(
+            unused=(f"{_LAST}.attention.self.layout_value", f"{_LAST}.attention.layout_output", f"{_LAST}.layout_")
+        )
+    },
+    "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others'
 }
 #: Batches that `keyword_batches` makes, rows in each, longest row; words that tell a class, as many in every row.
 _BATCHES, _ROWS, _LENGTH, _TELLING = 6, 8, 16, 5
@@ -167,6 +180,11 @@ def keyword_batches(config: Any) -> list[dict[str, torch.Tensor]]:
         for part in ("shape", "pronunciation"):  # RoCBERT's further views of a word
             if isinstance(views := getattr(text, f"{part}_vocab_size", None), int):
                 batch[f"input_{part}_ids"] = torch.randint(views, ids.shape, generator=g) * mask
+        if isinstance(
+            places := getattr(text, "max_2d_position_embeddings", None), int
+        ):  # where a word stands on its page
+            corners = torch.randint(places // 2, (2, *ids.shape, 2), generator=g)
+            batch["bbox"] = torch.cat([corners[0], corners[0] + corners[1]], dim=-1) * mask[..., None]
         batches.append(batch)
     return batches
 

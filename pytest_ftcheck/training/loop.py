@@ -48,6 +48,7 @@ from .setup import (
     resolve_scheduler,
 )
 from .state import LoaderSnapshot, preserved_globals, quiet, seed_everything
+from .threads import share
 from .tracing import assemble, experiments, is_cut
 from .tracked import gradient_norm
 
@@ -614,9 +615,9 @@ def _held_out(source: Any) -> list[Any]:
 def _limit_threads(model: nn.Module, recipe: Recipe) -> None:
     """Threads for this run; `preserved_globals` gives the others back."""
     wanted = recipe.threads
-    if wanted is None and sum(p.numel() for p in model.parameters()) < SMALL:
-        wanted = 1
-    if wanted is not None and wanted != torch.get_num_threads():
+    if wanted is None:
+        wanted = 1 if sum(p.numel() for p in model.parameters()) < SMALL else share()
+    if wanted != torch.get_num_threads():
         torch.set_num_threads(wanted)
 
 

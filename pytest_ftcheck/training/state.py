@@ -91,6 +91,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
                 plain.restore()
             for module, mode in modes:
                 module.training = mode
+            _wake_new(model, {id(m) for m, _ in modes})
             for p, flag, grad in flags:
                 if p.requires_grad != flag:
                     p.requires_grad_(flag)
@@ -100,6 +101,14 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
                 for buffer, was in buffers:
                     _put_back_if_changed(buffer, was)
                 own.restore()
+
+
+def _wake_new(module: nn.Module, known: set[int]) -> None:
+    """A module that was made inside (a forward pass may exchange parts of its model, as BigBird's does) is in the mode of what holds it."""
+    for child in module.children():
+        if id(child) not in known:
+            child.training = module.training
+        _wake_new(child, known)
 
 
 @contextlib.contextmanager
