@@ -140,9 +140,11 @@ class Phase:
         self._borrowed = Ends()
         #: What `calibrate.gather` told.
         self.calibrations: list[dict[str, Any]] = []
+        #: What `baseline.keeper.Keeper` made of the runs.
+        self.baseline: list[dict[str, Any]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.repeats or self._measured.count or self.calibrations)
+        return bool(self.repeats or self._measured.count or self.calibrations or self.baseline)
 
     def judged(self, verdict: Verdict, trace: Trace | None = None, where: tuple[str, int] | None = None) -> None:
         """Count it, and keep it if it is the one to show."""
@@ -186,6 +188,7 @@ class Phase:
                 {"summary": repr(t), "figures": figures(t), "environment": dict(t.environment)} for t in self.runs
             ],
             **({"calibrations": self.calibrations} if self.calibrations else {}),
+            **({"baseline": self.baseline} if self.baseline else {}),
         }
 
 

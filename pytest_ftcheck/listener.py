@@ -6,9 +6,10 @@ The core never knows pytest; without a listener nothing is told and nothing is k
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -29,6 +30,44 @@ class Listener(Protocol):
 
     def calibrated(self, record: dict[str, Any]) -> None:
         """A check has been asked over many seeds, and nothing was judged (`calibrate.gather` says what is in the record)."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """What can be asked of a fine-tune that has just ended, while its model and batches are at hand."""
+
+    #: Fingerprint of the batches: equal for the same ones, in whatever order.
+    data: Callable[[], str]
+    #: The same fine-tune under so many seeds, its own first.
+    seeds: Callable[[int], Sequence[Trace]]
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A listener that compares runs with those of other sessions, too."""
+
+    def kept(self, trace: Trace, again: Again | None) -> None:
+        """The run of this trace is over, and may be repeated; None: it cannot be (a watched loop). May take long; must not raise."""
+
+
+_repeating: ContextVar[bool] = ContextVar("pytest_ftcheck_repeating", default=False)
+
+
+def keep(trace: Trace, again: Again | None) -> None:
+    """Tell a listener that is a keeper; not of the same run under another seed."""
+    told: object = current()
+    if isinstance(told, Keeper) and not _repeating.get():
+        told.kept(trace, again)
+
+
+@contextlib.contextmanager
+def repeating(wanted: bool = True) -> Iterator[None]:
+    """What is trained inside the block is some run over again, and no run of its own."""
+    token = _repeating.set(wanted or _repeating.get())
+    try:
+        yield
+    finally:
+        _repeating.reset(token)
 
 
 _current: ContextVar[Listener | None] = ContextVar("pytest_ftcheck_listener", default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from . import gate
 from .recipe import AUTOCASTS, DTYPES, OPTIMIZERS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
+    from .baseline.keeper import Mode
     from .sprt import Seeds
 
 
@@ -81,6 +83,9 @@ NO_PROPERTIES = "ftcheck_no_properties"
 _SEEDS = "ftcheck_seeds"
 _CALIBRATE = "ftcheck_calibrate"
 FAIL_ON = "ftcheck_fail_on"
+BASELINE = "ftcheck_baseline"
+_BASELINE_UPDATE = "ftcheck_baseline_update"
+_BASELINE_NEW = "ftcheck_baseline_new_only"
 MODEL = "ftcheck_model"
 #: Format -> what ``--ftcheck-FORMAT=FILE`` writes at the end of the session.
 REPORTS = {
@@ -124,7 +129,22 @@ def add(parser: pytest.Parser) -> None:
     )
     group.addoption("--ftcheck-model", dest=MODEL, action="append", default=None, metavar="model", help=text)
     parser.addini(MODEL, f"{text}; left out where pytest is started with paths", type="linelist", default=[])
+    _add_baseline(parser, group)
     _add_reports(parser, group)
+
+
+def _add_baseline(parser: pytest.Parser, group: Any) -> None:
+    text = "compare every fine-tune with what this file, written earlier and committed, says of it (default: none)"
+    group.addoption("--ftcheck-baseline", dest=BASELINE, default=None, metavar="file", help=text)
+    parser.addini(BASELINE, text, type="string", default=None)
+    for name, text in (
+        (
+            _BASELINE_UPDATE,
+            "write the baseline instead: each fine-tune under five seeds, or as many as --ftcheck-seeds says",
+        ),
+        (_BASELINE_NEW, "write what the baseline has not yet, and compare the rest"),
+    ):
+        group.addoption(f"--{name.replace('_', '-')}", dest=name, action="store_true", default=False, help=text)
 
 
 def _add_reports(parser: pytest.Parser, group: Any) -> None:
@@ -228,6 +248,32 @@ def fail_on(config: pytest.Config) -> str:
     if level not in gate.LEVELS:
         raise pytest.UsageError(f"{given}: expected one of {', '.join(gate.LEVELS)}")
     return level
+
+
+def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
+    """The baseline's file, and whether it is compared with (``compare``), written (``update``) or added to (``new``); None: there is none.
+
+    :raises pytest.UsageError: no name of a file; writing without one, on a CI machine, or while calibrating.
+    """
+    update, new = config.getoption(_BASELINE_UPDATE), config.getoption(_BASELINE_NEW)
+    flag = f"--{(_BASELINE_NEW if new else _BASELINE_UPDATE).replace('_', '-')}"
+    raw, given, base = _text(config, BASELINE)
+    if raw is None:
+        if update or new:
+            raise pytest.UsageError(f"{flag}: expected --ftcheck-baseline=FILE beside it")
+        return None
+    path = base / Path(raw).expanduser()
+    if not raw.strip() or "\0" in raw or path.is_dir():
+        raise pytest.UsageError(f"{given}: expected the name of a file")
+    if not (update or new):
+        return None if calibrate(config) is not None else (path, "compare")
+    if calibrate(config) is not None:
+        raise pytest.UsageError(f"{flag}: not together with --ftcheck-calibrate, which judges nothing")
+    if os.environ.get("CI", "").strip().lower() not in ("", "0", "false", "no"):
+        raise pytest.UsageError(
+            f"{flag}: refused on a CI machine (CI={os.environ['CI']}), where runs are judged; write it at home, and commit it"
+        )
+    return path, "new" if new else "update"
 
 
 def reports(config: pytest.Config) -> dict[str, Path]:

@@ -17,7 +17,9 @@ from .places import called_from
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from .baseline.keeper import Keeper
     from .delivery import Delivery
+    from .listener import Again
     from .progress import ProgressLine
     from .trace import Trace
     from .verdict import Verdict
@@ -53,6 +55,8 @@ class _Ears:
     def __init__(self, root: str) -> None:
         self.record = Record()
         self.line: ProgressLine | None = None
+        #: Compares runs with a baseline; None: nobody asked for it.
+        self.keeper: Keeper | None = None
         #: The test's file, and the root that places are told relative to.
         self.test: str | None = None
         self._root = root
@@ -74,6 +78,12 @@ class _Ears:
     def calibrated(self, record: dict[str, Any]) -> None:
         """Keep it with the test."""
         self.record.now.calibrations.append(record)
+
+    def kept(self, trace: Trace, again: Again | None) -> None:
+        """Compare it with the baseline, or make one of it."""
+        if self.keeper is not None:
+            self.keeper.kept(trace, again, self.record, called_from(self.test, self._root))
+            self.still()
 
     def still(self) -> None:
         """Nothing runs any more, whether it ended well or not."""
@@ -100,6 +110,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_PROGRESS] = options.progress_wanted(config)
     config.stash[_PROPERTIES] = options.properties_wanted(config)
     config.stash[_EARS] = _Ears(str(config.rootpath))
+    if compared := options.baseline(config):
+        from .baseline.session import install
+
+        try:
+            config.stash[_EARS].keeper = install(config, *compared, config.stash[options.SEEDS], REPORTED)
+        except ValueError as error:
+            raise pytest.UsageError(f"--ftcheck-baseline: {compared[0]}: {error}") from None
     config.add_cleanup(gate.fail_on(options.fail_on(config)))
     config.pluginmanager.register(_Summary(config), "ftcheck-summary")
     if options.models(config)[0] or any(argument.startswith("ftcheck::") for argument in config.args):
@@ -139,13 +156,31 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
     item.stash[RECORD] = Record()
+    if (keeper := item.config.stash[_EARS].keeper) is not None:
+        keeper.begin(item)
     return (yield from _heard(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
+    if (keeper := request.config.stash[_EARS].keeper) is None:
+        return (yield)
+    with keeper.fixture(fixturedef, request):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
-    return (yield from _heard(item))
+    if (keeper := item.config.stash[_EARS].keeper) is None:
+        return (yield from _heard(item))
+    try:
+        result = yield from _heard(item)
+    except BaseException as error:
+        keeper.stopped(item, item.stash[RECORD], error)
+        raise
+    keeper.settle(item, item.stash[RECORD])
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

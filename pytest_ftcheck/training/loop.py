@@ -19,7 +19,7 @@ from ..sprt import Seeds
 from ..text import a
 from ..trace import Descent, Metric, Reading, Tensor, Trace
 from .batches import MOST, Batches, Forward, LossFn, Reader, device_of, in_words, row_count, split, to_device
-from .environment import environment
+from .environment import data_hash, environment
 from .metrics import MetricFn
 from .parts import find_head
 from .probes import (
@@ -157,25 +157,20 @@ def finetune(
     if intent is not None and not isinstance(intent, Intent):
         raise TypeError(f"intent is {a(intent)}: expected a pytest_ftcheck.Intent")
     wanted = chosen_probes(probes)
+    arguments: dict[str, Any] = {
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "loss_fn": loss_fn,
+        "forward": forward,
+        "step": step,
+        "head": head,
+        "metrics": metrics,
+        "eval_batches": eval_batches,
+        "evaluate": evaluate,
+        "intent": intent,
+    }
     if seeds is not None:
-        return several(
-            finetune,
-            seeds,
-            model,
-            batches,
-            recipe,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            loss_fn=loss_fn,
-            forward=forward,
-            step=step,
-            head=head,
-            metrics=metrics,
-            eval_batches=eval_batches,
-            evaluate=evaluate,
-            intent=intent,
-            probes=probes,
-        )
+        return several(finetune, seeds, model, batches, recipe, probes=probes, **arguments)
     undo = Undo()
     with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
         undo.keep(LoaderSnapshot(batches))
@@ -186,25 +181,23 @@ def finetune(
                 model=resolve_model(model, optimizer, recipe, undo),
                 batches=batches,
                 recipe=recipe,
-                optimizer=optimizer,
-                scheduler=scheduler,
-                loss_fn=loss_fn,
-                forward=forward,
-                step=step,
-                head=head,
-                metrics=metrics,
-                eval_batches=eval_batches,
-                evaluate=evaluate,
-                intent=intent,
                 probes=wanted,
                 everything=probes is not None,
                 undo=undo,
+                **arguments,
             )
             trace = run.go()
         finally:
             undo.restore()
     if told := listener.current():
         told.traced(trace)
+    listener.keep(
+        trace,
+        listener.Again(
+            data=lambda: data_hash(run.batches.known),
+            seeds=lambda count: several(finetune, count, model, batches, recipe, probes=probes, **arguments),
+        ),
+    )
     return trace
 
 

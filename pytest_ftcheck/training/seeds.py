@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..listener import repeating
 from ..recipe import Recipe
 from ..runs import Runs
 from ..sprt import Seeds, check_seeds
@@ -49,7 +50,8 @@ def several(
 
     def run(seed: int, steps: int) -> Trace:
         mine = dataclasses.replace(recipe, seed=seed, steps=steps)
-        with _reordered(batches, seed, recipe.seed) as source:
+        first = (seed, steps) == (recipe.seed, recipe.steps)
+        with repeating(not first), _reordered(batches, seed, recipe.seed) as source:
             return train(model, source, mine, **arguments)
 
     made = not isinstance(model, nn.Module)

@@ -180,6 +180,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         self._trace = self._measure(None)
         if told := listener.current():
             told.traced(self._trace)
+        listener.keep(self._trace, None)
 
     def loss(self, loss: T) -> T:
         """Tell the loss of one batch, and get it back: ``w.loss(loss).backward()``.

@@ -1,0 +1,1 @@
+"""Baselines: what each fine-tune measured when all was well, in a committed file, and what this one measures beside it."""
