@@ -24,8 +24,8 @@ class InitScheme:
     Made by its constructors (``InitScheme.normal(std=0.02)``, ``InitScheme.kaiming_normal()``, ...), refined by ``with_...``; biases
     are zero unless told otherwise. Immutable, comparable; ``repr`` is code that makes it again, ``name`` is for people.
 
-    Its fields are filled by these: ``weight`` and ``bias`` of every layer, ``prior`` (class shares behind the last bias; with ``tags`` those
-    of tags), ``first`` and ``last`` for layers that differ.
+    Its fields are filled by these: ``weight`` and ``bias`` of every layer, ``prior`` (class shares behind the last bias; with ``tags``
+    those of tags), ``first`` and ``last`` for layers that differ.
 
     >>> scheme = InitScheme.normal(std=0.02).with_last(InitScheme.zeros())
     >>> scheme
