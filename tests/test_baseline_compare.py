@@ -107,8 +107,8 @@ def test_the_message_has_the_numbers_the_limit_and_what_to_do():
     text = str(verdict)
     assert verdict.headline.startswith("test_it.py::test_it: motion.head is 0.250, 95 % below the baseline's 5.00 (")
     assert verdict.evidence[0]["number"] == "motion.head"
-    assert "hardly moves any more: head" in verdict.causes[0]
-    assert "sum of the learning rates: 9.00 -> " in verdict.causes[1]
+    assert "sum of the learning rates: 9 -> " in verdict.causes[0]
+    assert "hardly moves any more: head" in verdict.causes[1]
     assert "--ftcheck-baseline-update" in verdict.remedy
     assert "prediction interval (Student's t) for the next of 5 seeds" in verdict.limit
     assert "0.10 % fail for any one of the 10 numbers in this file, 1.0 % for all of them together" in verdict.limit

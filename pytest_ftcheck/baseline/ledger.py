@@ -109,27 +109,18 @@ class Ledger:
     def _write(self, drop: list[str]) -> None:
         entries, blind = {}, {}
         for key, record in sorted(self._found.items()):
-            if record["status"] == "unrecordable" or key in self._failed or key in self._conflicting:
-                why = (
-                    record["why"][0]
-                    if record["status"] == "unrecordable"
-                    else "a test that uses it failed, so this is no run to hold on to"
-                    if key in self._failed
-                    else "its name stands for different runs; give its fixture parameters of its own"
-                )
-                self.warnings.append(f"{one_line(key, 200)} was not written: {why}")
+            name = one_line(key, 200)
+            if record["status"] == "broken":
+                self.warnings.append(f"{name} could not be looked at: {record['why'][0]}")
+            elif record["status"] in ("recorded", "unrecordable") and (why := self._refused(key, record)):
+                self.warnings.append(f"{name} was not written: {why}")
             elif record["status"] == "recorded":
                 entry = decode(Entry, dict(record["entry"]), key)
                 assert isinstance(entry, Entry)
                 entries[key] = entry
-                self.lines += [
-                    f"{one_line(key, 200)}: {why}, so its tolerance is the noise within one run"
-                    for why in record["why"]
-                ]
+                self.lines += [f"{name}: {why}, so its tolerance is the noise within one run" for why in record["why"]]
                 if record["blind"]:
                     blind[key] = record["blind"]
-            elif record["status"] == "broken":
-                self.warnings.append(f"{one_line(key, 200)} could not be looked at: {record['why'][0]}")
         try:
             added, replaced, dropped = change(self._path, entries, only_new=self._mode == "new", drop=drop)
         except (OSError, ValueError) as error:
@@ -151,6 +142,16 @@ class Ledger:
                 "scatters so much from seed to seed that a run which learns nothing would be within chance, so more steps, or more "
                 f"seeds (--ftcheck-seeds=10), are wanted: {scattered}{more}"
             )
+
+    def _refused(self, key: str, record: Mapping[str, Any]) -> str:
+        """Why the run is no entry; empty: it is one."""
+        if record["status"] == "unrecordable":
+            return str(record["why"][0])
+        if key in self._failed:
+            return "a test that uses it failed, so this is no run to hold on to"
+        if key in self._conflicting:
+            return "its name stands for different runs; give its fixture parameters of its own"
+        return ""
 
     def _compared(self, unused: list[str]) -> None:
         found = {key: r for key, r in self._found.items() if r["status"] in _TOLD}

@@ -308,7 +308,7 @@ def test_loop():
     result = run(BASELINE)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["E*baseline: FAIL. test_suite.py::test_loop: *", "*cause: sum of the learning rates: 15.0 -> 0.00300*"]
+        ["E*baseline: FAIL. test_suite.py::test_loop: *", "*cause: sum of the learning rates: 15 -> 0.00300*"]
     )
 
 
@@ -380,6 +380,29 @@ def test_a_skip_leaves_the_run_to_the_next_test_and_an_expected_failure_too(writ
     run(BASELINE, "-k", "test_a or test_b").assert_outcomes(skipped=1, failed=1)
     suite(broken.replace("def test_a", "@pytest.mark.xfail(reason='known')\ndef test_a"))
     run(BASELINE, "-k", "test_a or test_b").assert_outcomes(xpassed=1, failed=1)
+
+
+def test_a_unittest_is_compared_too(run, suite):
+    source = (
+        SUITE[: SUITE.index("@pytest.fixture")]
+        + """
+import unittest
+
+class TestIt(unittest.TestCase):
+    def test_good(self):
+        plain(Model, ROWS, **SETTINGS)
+
+    def test_skip(self):
+        plain(Model, ROWS, **SETTINGS)
+        self.skipTest("no")
+"""
+    )
+    suite(source)
+    run(BASELINE, UPDATE).assert_outcomes(passed=1, skipped=1)
+    suite(source.replace("self.base(x).tanh()", "self.base(x).tanh().detach() * 1e-3"))
+    result = run(BASELINE)
+    result.assert_outcomes(failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["E*baseline: FAIL. test_suite.py::TestIt::test_good: *"])
 
 
 def test_the_checks_of_a_suite_share_their_subjects_run(run, pytester):
