@@ -171,14 +171,19 @@ class Check(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A verdict is its message; of an error the frames that are yours."""
-        if isinstance(excinfo.value, CheckFailed):
+        judged = isinstance(excinfo.value, CheckFailed)
+        if judged:
             style = "value"
         else:
             ours = (str(Path(__file__).parent), str(Path(pytest.__file__).parent.parent))
             cut = excinfo.traceback.filter(lambda entry: not str(entry.path).startswith(ours))
             if cut:
                 excinfo.traceback = cut
-        return super().repr_failure(excinfo, style)
+        shown: Any = super().repr_failure(excinfo, style)
+        if judged and (crash := getattr(shown, "reprcrash", None)) is not None:
+            path, line, _ = self.location  # not where pytest called us
+            crash.path, crash.lineno = path, (line or 0) + 1
+        return shown
 
     def reportinfo(self) -> tuple[Path | str, int | None, str]:
         """The function that makes the model, where it is known."""

@@ -34,7 +34,7 @@ def told(trace: Trace) -> str:
 
     >>> from pytest_ftcheck import example_trace
     >>> print(told(example_trace(stopped="Failed: Timeout (>9.0s)")).splitlines()[1])
-    last step: loss 0.32, learning rate 2.78e-06, gradient norm 1
+    last step: loss 0.320 (at first 0.700), learning rate 2.78e-06, gradient norm 0.900
     """
     done, asked = len(trace.steps), trace.recipe.steps if trace.recipe is not None else None
     of = "" if asked is None else f" of {asked:,}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ACCEPTED = "expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"
 #: How models of ours are trained where the session says nothing else: enough steps for every check to decide, at the learning rate
 #: that random weights of width 64 need (benchmarks/architectures.py).
-TINY = {"lr": 1e-3, "steps": 60}
+TINY: dict[str, Any] = {"lr": 1e-3, "steps": 60}
 
 
 def named(name: str, settings: Mapping[str, Any]) -> Subject:
@@ -30,9 +30,9 @@ def named(name: str, settings: Mapping[str, Any]) -> Subject:
 
     >>> named("tiny:distilbert", {"steps": 60})
     Subject('tiny:distilbert', lr=0.001)
-    >>> named("tiny:distlbert", {})
+    >>> named("tiny:unheard-of", {})
     Traceback (most recent call last):
-    ValueError: transformers has no sequence classifier 'distlbert'; near: distilbert
+    ValueError: transformers has no sequence classifier 'unheard-of'; such as distilbert, bert, gpt2 are known
     """
     check_name(name)
     kind, colon, rest = name.partition(":")
@@ -67,10 +67,10 @@ def _tiny(name: str, kind: str, settings: Mapping[str, Any]) -> Subject:
     known = architectures()
     if kind not in known:
         near = difflib.get_close_matches(kind, known, 3)
-        told = f"near: {', '.join(near)}" if near else f"it has {len(known)}, such as distilbert, bert, gpt2"
+        told = f"near: {', '.join(near)}" if near else "such as distilbert, bert, gpt2 are known"
         raise ValueError(f"transformers has no sequence classifier {kind!r}; {told}")
-    ours: dict[str, Any] = {field: value for field, value in TINY.items() if field not in settings}
-    return Subject(name, lambda: tiny(kind), **ours, **TOLD.get(kind, {}))
+    ours = {field: value for field, value in {**TINY, **TOLD.get(kind, {})}.items() if field not in settings}
+    return Subject(name, lambda: tiny(kind), **ours)
 
 
 # ---------------------------------------------------------------------- hf:

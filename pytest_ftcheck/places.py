@@ -9,6 +9,8 @@ import sysconfig
 from types import FrameType
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120 - compared with co_filename, a text
+#: Test items that stand in no file: whoever called them is pytest, and who started it.
+_ITEMS = _HERE + "collecting.py"
 
 
 @functools.cache
@@ -28,6 +30,8 @@ def called_from(test: str | None, root: str) -> tuple[str, int] | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
+        if file == _ITEMS:
+            break
         hidden = "__tracebackhide__" in frame.f_code.co_varnames  # a helper that pytest's tracebacks leave out, too
         if file == test and not hidden:
             return _relative(file, root), frame.f_lineno

@@ -152,6 +152,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("ftcheck")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from .distribution import scheduler
+
+    return scheduler(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True

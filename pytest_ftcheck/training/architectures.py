@@ -49,6 +49,15 @@ PECULIAR: dict[str, dict[str, Any]] = {
     "mpnet": {"relative_attention_num_buckets": 32},
     "t5": {"decoder_start_token_id": 0},
     "reformer": {"max_position_embeddings": 16},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 8},
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "hybrid_layer_ids": [1],
+        "mamba_d_state": 8,
+        "n_mamba_heads": 8,
+        "chunk_size": 8,
+    },
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _ROPE)},
 }
 _LAST = f"lilt.encoder.layer.{_LAYERS - 1}"
@@ -60,6 +69,7 @@ TOLD: dict[str, dict[str, Any]] = {
             unused=(f"{_LAST}.attention.self.layout_value", f"{_LAST}.attention.layout_output", f"{_LAST}.layout_")
         )
     },
+    "reformer": {"lr": 3e-3},  # hashing hides much of the gradient
     "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others'
 }
 #: Batches that `keyword_batches` makes, rows in each, longest row; words that tell a class, as many in every row.

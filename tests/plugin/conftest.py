@@ -30,6 +30,19 @@ def trace():
 Run = Callable[..., pytest.RunResult]
 
 
+@pytest.fixture(scope="session")
+def trains() -> None:
+    """For tests that train in this process: pytester takes back what a run imports, and torch and transformers cannot be imported
+    twice, so all that a fine-tune and its checks need is here before."""
+    from pytest_ftcheck import diagnose, finetune, tiny_distilbert, toy_batches
+    from pytest_ftcheck.training import subjects
+    from pytest_ftcheck.training.architectures import tiny
+
+    assert subjects
+    tiny("distilbert")
+    diagnose(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3))
+
+
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
