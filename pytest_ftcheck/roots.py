@@ -293,7 +293,6 @@ ROOTS: tuple[Root, ...] = (
         *STILL,
         "units_alive",
     ),
-    _root("gradient_saturated", "a saturated function lets hardly any gradient through", *STILL, "units_alive"),
     _root("graph_cut", "the graph is cut: the output depends on tensors that get no gradient", *STILL),
     _root("layers_not_used", "layers take no part in the loss", *STILL),
     _root("not_in_graph", "parameters take no part in the loss", *STILL),
@@ -355,6 +354,8 @@ ROOTS: tuple[Root, ...] = (
     _certain("lr_too_large", "the learning rate is too large", *BLOWN, "logits_unbounded"),
     _certain("lr_below_spacing", "the dtype cannot hold the updates", "weights_move"),
     _root("lr_too_small", "the learning rate is too small", "weights_move"),
+    # behind the rates: steps that are far too large saturate everything
+    _root("gradient_saturated", "a saturated function lets hardly any gradient through", *STILL, "units_alive"),
     # ---- the weights do not stay
     _certain(
         "weights_overwritten", "something overwrites the weights between steps", "weights_move", "frozen_stay_frozen"
