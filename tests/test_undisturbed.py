@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import optimizer as optimizers
 from transformers import BatchEncoding
 
-from pytest_ftcheck import finetune, watch
+from pytest_ftcheck import check_dropout_active, finetune, watch
 from pytest_ftcheck.training.batches import own_copy, take_rows, to_device
 from pytest_ftcheck.training.probes import PROBES
 from pytest_ftcheck.training.state import quiet, same_bits, undisturbed
@@ -107,7 +107,19 @@ class Greedy(Net):
         return super().forward(x.mul_(0.9))
 
 
-KINDS = [Net, Renormalised, NewData, NoisyWeights, MaxNorm, NewBuffer, Keeping, OwnDice, Greedy]
+class Exchanging(Net):
+    """At its first call it exchanges a part of itself, and leaves the new one in the mode it is in; BigBird does so for short rows."""
+
+    def forward(self, x):
+        if isinstance(self.base, nn.Sequential):
+            self.base = nn.ModuleList(self.base)
+            self.base.train(self.training)
+        for layer in self.base:
+            x = layer(x)
+        return self.classifier(x)
+
+
+KINDS = [Net, Renormalised, NewData, NoisyWeights, MaxNorm, NewBuffer, Keeping, OwnDice, Greedy, Exchanging]
 
 
 def rows(number=5):
@@ -283,3 +295,22 @@ def test_texts_go_with_their_rows():
     assert some["id"] == "abc"
     pair = take_rows((torch.arange(2), torch.arange(2)), [1])  # two tensors are no two rows
     assert [v.tolist() for v in pair] == [[1], [1]]
+
+
+def test_a_module_that_was_made_meanwhile_is_in_the_mode_of_what_holds_it():
+    model = Exchanging().train()
+    with quiet(model):
+        model(torch.zeros(1, 6))
+        assert not model.base.training
+    assert model.base.training
+    model = Exchanging().train()
+    model.base.eval()  # a part that is meant to sleep is left alone
+    with quiet(model):
+        pass
+    assert not model.base.training
+
+
+def test_dropout_of_a_module_made_in_the_first_call_is_on():
+    trace = finetune(Exchanging, rows(), steps=4)
+    assert trace.modes is not None
+    assert check_dropout_active(trace).status != "fail"
