@@ -32,7 +32,7 @@ def scope_of(nodeid: str) -> str | None:
 
 def scheduler(config: Any, log: Any) -> Any:
     """xdist's scheduler of groups, which knows our subjects."""
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
     class SubjectScheduling(LoadGroupScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
