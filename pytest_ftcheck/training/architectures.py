@@ -69,7 +69,7 @@ TOLD: dict[str, dict[str, Any]] = {
             unused=(f"{_LAST}.attention.self.layout_value", f"{_LAST}.attention.layout_output", f"{_LAST}.layout_")
         )
     },
-    "reformer": {"lr": 3e-3},  # hashing hides much of the gradient
+    "reformer": {"lr": 3e-3, "steps": 120},  # its hashing is a noise of its own
     "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others'
 }
 #: Batches that `keyword_batches` makes, rows in each, longest row; words that tell a class, as many in every row.
