@@ -184,6 +184,23 @@ def test_a_run_cut_short_is_not_compared_but_one_that_broke_is():
     assert judged(entry(motion__head=Kept(5.0, 0.02)), broke).status == "fail"
 
 
+def test_apart_from_a_single_run_is_advice_unless_no_seed_does_it():
+    """Of a single run nobody knows how far another seed is from it."""
+    drop, head = Kept(NOW["training_loss.drop"].value + 1, 0.01, 8.0), Kept(NOW["gradient.head"].value, 0.02, 8.0)
+    one = Entry(MADE_OF, "another run", 1, {"training_loss.drop": drop, "gradient.head": head}, facts(TRACE))
+    verdict = judged(one)
+    assert (verdict.status, verdict.fault) == ("advice", "")
+    assert "is within its noise" in verdict.headline
+    assert "two seeds may differ by more" in verdict.limit
+    cut = tuple(dataclasses.replace(t, grad_norms=(0.0,) * len(t.grad_norms)) for t in TRACE.tensors)
+    verdict = judged(one, dataclasses.replace(TRACE, tensors=cut))
+    assert (verdict.status, verdict.fault) == ("fail", "regression")
+    assert "gradient.head is 0" in verdict.headline
+    assert "no gradient reaches the head any more" in verdict.causes[0]
+    slow = Entry(MADE_OF, "another run", 1, {SECONDS: Kept(1e-6, 0.0), "gradient.head": head}, facts(TRACE))
+    assert judged(slow, dataclasses.replace(TRACE, training_seconds=1e3)).status == "fail"
+
+
 def test_nothing_left_to_compare_is_no_pass():
     only = Entry(MADE_OF, "another run", 5, {"metric.f1": Kept(0.9, 0.01)})
     verdict = judged(only)
@@ -205,7 +222,7 @@ def test_seconds_fail_beyond_a_ratio_and_the_first_second():
     assert any("a step takes longer" in cause for cause in verdict.causes)
     assert judged(base, slow[1], made_of={**MADE_OF, HOST: "there"}).status == "pass"
     assert any("seconds are not compared" in n for n in judged(base, made_of={**MADE_OF, HOST: "there"}).notes)
-    fast = dataclasses.replace(TRACE, training_seconds=0.1 * steps)
+    fast = dataclasses.replace(TRACE, training_seconds=0.05 * steps)
     assert any("better: seconds.step" in note for note in judged(base, fast).notes)
 
 

@@ -23,10 +23,10 @@ FILE_RATE = 0.01
 ROUNDING = {"float32": 1e-4, "float64": 1e-4}
 ROUNDING_OF_HALF = 2.0**-8
 #: A step may take so many times the baseline's, and the whole training so many seconds more, which the first training of a process needs
-#: to load things. On a machine with four times as many busy processes as processors a step took at most 4.6 times its time
-#: (benchmarks/baseline.py): what is slower than that is not the neighbours' doing.
-SECONDS_RATIO = 5.0
-SECONDS_FIRST = 1.0
+#: to load things. On two processors with two busy processes for each, a step took up to 4.5 times as long and the first training up to 1.5 s
+#: more; with four for each, 13 times (benchmarks/baseline.py).
+SECONDS_RATIO = 10.0
+SECONDS_FIRST = 2.0
 #: Measured in every run: where such a number is missing, nothing moved, and no gradient came.
 ALWAYS = ("motion.", "gradient.")
 _NOTHING = Measure(0.0, "log", "either")
@@ -68,6 +68,9 @@ def compare(
     key: str, entry: Entry, trace: Trace, fingerprint: dict[str, str], *, comparisons: int, file: str
 ) -> Verdict:
     """Whether a run is as good as its baseline.
+
+    Beyond a baseline of several seeds is a failure; beyond one of a single run, whose own noise is its tolerance, is advice, for of
+    runs under another seed 56 % are (benchmarks/baseline.py).
 
     The same run bit for bit passes at once. Another fingerprint is not compared. Otherwise each number must lie within a prediction
     interval: for the next value of a normal sample of n seeds, mean +- t(1 - a, n - 1) * sd * sqrt(1 + 1/n) (Student's t; Whitmore
@@ -207,13 +210,19 @@ def _verdict(
             notes=tuple(notes),
             margin=min(margins) if margins else None,
         )
-    first = worse[0]
-    more = f"; {plural(len(worse) - 1, 'more number')} beyond chance" if len(worse) > 1 else ""
+    # of a single run nobody knows how far another seed would be from it: only what chance cannot do is a failure
+    certain = [c for c in worse if entry.seeds > 1 or c.name == SECONDS or math.isinf(c.used)]
+    first = certain[0] if certain else worse[0]
+    more = (
+        f"; {plural(len(worse) - 1, 'more number')} beyond {'chance' if entry.seeds > 1 else 'it'}"
+        if len(worse) > 1
+        else ""
+    )
     return Verdict(
         "baseline",
-        "fail",
+        "fail" if certain else "advice",
         f"{key}: {first.name} is {number(first.now)}, {_change(first)} the baseline's {number(first.before)} "
-        f"({first.bounds} is within chance){more}.",
+        f"({first.bounds} is within {'chance' if entry.seeds > 1 else 'its noise'}){more}.",
         evidence,
         limit=_limit(entry, comparisons),
         causes=(
@@ -228,7 +237,7 @@ def _verdict(
         ),
         measured=f"against {_seeds(entry)}; not bit for bit the baseline's run, so the code that trains, or its randomness, has changed",
         notes=tuple(notes),
-        fault="regression",
+        fault="regression" if certain else "",
         margin=min(margins) if margins else None,
     )
 
@@ -263,16 +272,16 @@ def _seeds(entry: Entry) -> str:
 
 
 def _limit(entry: Entry, comparisons: int) -> str:
-    basis = (
-        f"for the next of {entry.seeds} seeds"
-        if entry.seeds > 1
-        else "from the noise within one run, which cannot be repeated; two runs may differ by more"
-    )
+    clock = f"{SECONDS}: {SECONDS_RATIO:g} times the baseline's, and {SECONDS_FIRST:g} s in all"
+    if entry.seeds == 1:
+        return (
+            "prediction interval (Student's t) from the noise within one run, which cannot be repeated: two seeds may differ by more, "
+            f"so what is beyond it is advice, and only what no seed does (NaN, no gradient at all) fails; {clock}"
+        )
     each = percent(FILE_RATE / max(comparisons, 1))
     return (
-        f"prediction interval (Student's t) {basis}; of runs that are no worse, {each} fail for any one of the "
-        f"{plural(comparisons, 'number')} in this file, {percent(FILE_RATE)} for all of them together; {SECONDS}: "
-        f"{SECONDS_RATIO:g} times the baseline's, and {SECONDS_FIRST:g} s in all"
+        f"prediction interval (Student's t) for the next of {entry.seeds} seeds; of runs that are no worse, {each} fail for any one of the "
+        f"{plural(comparisons, 'number')} in this file, {percent(FILE_RATE)} for all of them together; {clock}"
     )
 
 

@@ -161,7 +161,9 @@ class Keeper:
         if gate.raises(verdict) and (note := repeatable(trace)):
             verdict = replace(verdict, notes=(*verdict.notes, note))
         run.verdict = verdict
-        status = {"pass": "within", "fail": "worse", "skipped": "not compared"}.get(verdict.status, verdict.status)
+        status = {"pass": "within", "fail": "worse", "skipped": "not compared", "advice": "apart"}.get(
+            verdict.status, verdict.status
+        )
         if status == "within" and not verdict.evidence:
             status = "same"
         why = verdict.headline.partition(": ")[2] if status == "not compared" else verdict.headline

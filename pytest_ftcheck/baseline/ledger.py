@@ -19,6 +19,7 @@ MOST = 5
 _TOLD = {
     "same": "the same bit for bit",
     "within": "within chance",
+    "apart": "beyond the noise of the one run in it",
     "worse": "worse",
     "inconclusive": "with nothing to compare",
     "not compared": "not compared",
@@ -169,6 +170,7 @@ class Ledger:
             self.lines.append(f"{one_line(why, 400)} ({_some(keys)})")
         if missing := sorted(key for key, r in found.items() if r["status"] == "missing"):
             self.lines.append(f"not in it: {_some(missing)}; --ftcheck-baseline-new-only adds what is missing")
+        self.lines += [one_line(r["why"][0], 400) for _, r in sorted(found.items()) if r["status"] == "apart"]
         for key, record in sorted(found.items()):
             self.lines += [f"{one_line(key, 200)}: {note}" for note in record.get("better", ())]
         if unused:

@@ -174,12 +174,14 @@ def test_a_regression_fails_one_test_a_run(written, run, suite):
 
 def test_the_failure_is_told_at_the_line_that_trains(written, run, suite, pytester):
     suite(SUITE.replace("self.base(x).tanh()", "self.base(x).tanh().detach() * 1e-3"))
-    run(BASELINE, "--ftcheck-json=out.json", "-k", "test_a")
+    run(BASELINE, "--ftcheck-json=out.json", "--ftcheck-sarif=out.sarif", "-k", "test_a")
     case = next(c for c in json.loads((pytester.path / "out.json").read_text())["tests"] if "test_a" in c["nodeid"])
     (verdict,) = [v for v in case["verdicts"] if v["check"] == "baseline"]
     lines = (pytester.path / "test_suite.py").read_text().splitlines()
     assert "return finetune(Model, ROWS" in lines[verdict["line"] - 1]
     assert (verdict["status"], verdict["fault"], verdict["gated"]) == ("fail", "regression", True)
+    results = json.loads((pytester.path / "out.sarif").read_text())["runs"][0]["results"]
+    assert [result["ruleId"] for result in results] == ["baseline"]
 
 
 def test_a_harmless_change_is_within_chance(written, run, suite):
@@ -304,12 +306,26 @@ def test_loop():
     (entry,) = runs_of(pytester.path / "b.json").values()
     assert entry["seeds"] == 1
     assert {"gradient.base", "gradient.head", "seconds.step", "training_loss.drop"} == entry["measures"].keys()
+    # apart from the one run there is, which says nothing of other seeds: advice
     suite(source.replace("lr=0.5", "lr=0.0001"))
     result = run(BASELINE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "ftcheck baseline: b.json, 1 run: 1 beyond the noise of the one run in it",
+            "ftcheck baseline: test_suite.py::test_loop: gradient.head is *the baseline's * is within its noise*",
+        ]
+    )
+    result = run(BASELINE, "--ftcheck-fail-on=advice")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["E*baseline: FAIL. test_suite.py::test_loop: *", "*cause: sum of the learning rates: 15 -> 0.00300*"]
+        ["E*baseline: advice. test_suite.py::test_loop: *", "*cause: sum of the learning rates: 15 -> 0.00300*"]
     )
+    # what no seed does
+    suite(source.replace("self.base(x)", "self.base(x).detach()"))
+    result = run(BASELINE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*baseline: FAIL. test_suite.py::test_loop: gradient.base is 0, *"])
 
 
 def test_what_can_be_read_once_is_measured_once(suite, run, pytester):
