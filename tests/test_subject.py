@@ -11,6 +11,8 @@ import torch
 from pytest_ftcheck import Recipe, Subject, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.named import named, place
 from pytest_ftcheck.subject import ARGUMENTS, as_subject
+from pytest_ftcheck.training import architectures
+from pytest_ftcheck.training.parts import roles
 from pytest_ftcheck.training.subjects import made
 from pytest_ftcheck.training.threads import WORKERS, share
 
@@ -222,6 +224,29 @@ def test_a_checkpoint_that_cannot_be_had_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"hf:nobody/nothing is no folder, is not in the cache.*Offline\?"):
         named("hf:nobody/nothing", {}).model()
+
+
+@pytest.mark.parametrize("kind", ["xlnet", "roc_bert", "canine", "t5", "deepseek_v3", "zamba2", "gemma3"])
+def test_tiny_architectures_of_every_sort_take_their_batches(kind):
+    """Biases of two dimensions, further inputs, no vocabulary, two stacks, latent attention, no attention, a part that sees."""
+    model = architectures.tiny(kind)
+    batch = architectures.keyword_batches(model.config)[0]
+    with torch.no_grad():
+        out = model(**batch)
+    assert out.logits.shape == (8, architectures.CLASSES)
+    assert sum(p.numel() for p in model.parameters()) < 1e6
+    assert not any(p.requires_grad for n, p in model.named_parameters() if "vision" in n)
+
+
+def test_a_bias_of_two_dimensions_is_a_bias():
+    found = roles(architectures.tiny("xlnet"))
+    assert found["transformer.layer.0.rel_attn.r_w_bias"] == "bias"
+    assert found["transformer.layer.0.rel_attn.q"] == "matrix"
+
+
+def test_what_cannot_be_made_tiny():
+    with pytest.raises(ValueError, match="'nope' is no architecture"):
+        architectures.tiny("nope")
 
 
 # ---------------------------------------------------------------------- processors

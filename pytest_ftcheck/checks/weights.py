@@ -223,9 +223,9 @@ def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
 def steps_to_matter(t: Tensor) -> float | None:
     """Steps, all in one direction at the fastest pace seen, for a matrix to change its output by its own size.
 
-    None for vectors, embeddings and gains, where fan-in has no such meaning, and for a matrix that starts at zero.
+    None for vectors, biases, embeddings and gains, where fan-in has no such meaning, and for a matrix that starts at zero.
     """
-    if len(t.shape) < 2 or t.role == "embedding" or t.fan_in < LEAST_FAN_IN:
+    if len(t.shape) < 2 or t.role in ("embedding", "bias") or t.fan_in < LEAST_FAN_IN:
         return None
     if t.first.rms == 0 or t.motion.max_update <= 0:
         return None
@@ -242,7 +242,7 @@ def _spare_slow(
     matrices = [
         t
         for t in trace.tensors
-        if t.trainable and t.fan_in >= LEAST_FAN_IN and t.role != "embedding" and t.motion.max_update > 0
+        if t.trainable and t.fan_in >= LEAST_FAN_IN and t.role not in ("embedding", "bias") and t.motion.max_update > 0
     ]
     if all((steps := steps_to_matter(t)) is not None and steps > max_steps for t in matrices):
         return found

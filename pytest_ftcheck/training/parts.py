@@ -97,5 +97,6 @@ def roles(model: nn.Module) -> dict[str, str]:
             elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                 found[full] = "embedding"
             else:
-                found[full] = "matrix" if p.dim() > 1 else "bias"
+                # XLNet and Zamba have biases of two dimensions, one a head
+                found[full] = "matrix" if p.dim() > 1 and not segments[-1].endswith("bias") else "bias"
     return found

@@ -561,6 +561,7 @@ def test_a_matrix_that_started_at_zero_is_not_slow():
         ({}, 0.02 / (4e-5 * 8)),
         ({"shape": (64,)}, None),
         ({"role": "embedding"}, None),
+        ({"role": "bias"}, None),  # one a head, as in XLNet
         ({"shape": (8, 4, 2, 2)}, 0.02 / (4e-5 * 4)),
         ({"shape": (8, 8)}, 0.02 / (4e-5 * 8**0.5)),
         ({"shape": (8, 7)}, None),  # gains, or a few features: no layer
