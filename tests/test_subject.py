@@ -79,13 +79,20 @@ def pair():
     return tiny_distilbert(), toy_batches(2, 4)
 
 
+def weight(subject, seed=0):
+    """Of the head, as ``finetune`` gets it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return subject.model().classifier[0].weight
+
+
 def test_a_pair_becomes_a_model_and_batches_under_the_seed():
     torch.manual_seed(7)
     before, python = torch.get_rng_state(), random.getstate()
     one, two, other = (made(Subject("x", pair), seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == python
-    weights = [subject.model().classifier[0].weight for subject in (one, two, other)]
+    weights = [weight(one), weight(two), weight(other, 1)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
     assert len(one.batches) == 2
@@ -95,6 +102,28 @@ def test_another_seed_gets_another_model_of_a_pair():
     subject = made(Subject("x", pair), 0)
     first, second = subject.model(), subject.model()
     assert first is not second
+
+
+def tiny():
+    return architectures.tiny("distilbert")
+
+
+@pytest.mark.parametrize("make", [pair, tiny])
+def test_the_same_seed_is_the_same_run_whichever_model_it_gets(make):
+    """The first call gets the model that was made along with the batches, later ones another."""
+    subject = made(Subject("x", make), 3)
+    other = made(Subject("x", make), 0)  # its first model was made under another seed
+    runs = [finetune(s.model, s.batches, seed=3, steps=4, probes=()) for s in (subject, subject, other)]
+    assert runs[0].losses == runs[1].losses == runs[2].losses
+
+
+def test_what_one_function_draws_does_not_depend_on_another():
+    def held_out():
+        torch.rand(9)
+        return toy_batches(1, 4, seed=1)
+
+    alone, beside = (weight(made(Subject("x", pair, **more), 0)) for more in ({}, {"eval_batches": held_out}))
+    assert alone.equal(beside)
 
 
 def test_the_outer_subject_goes_before_the_inner_one():

@@ -36,7 +36,8 @@ SIZES: dict[str, Any] = {
     "d_latents": _WIDTH, "num_latents": 8, "num_self_attends_per_block": _LAYERS, "num_self_attention_heads": _HEADS,
     "num_cross_attention_heads": _HEADS, "coordinate_size": 8, "shape_size": 16, "num_hash_buckets": 64, "patch_size": 8,
     "shape_vocab_size": 16, "pronunciation_vocab_size": 16, "shape_embed_dim": 16, "pronunciation_embed_dim": 16, "depth": _LAYERS,
-    "out_hidden_size": _WIDTH,
+    "out_hidden_size": _WIDTH, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": _HEADS,
+    "linear_num_value_heads": _HEADS,
 }  # fmt: skip
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: What single architectures need besides: theirs are constants in the code that other sizes do not fit.

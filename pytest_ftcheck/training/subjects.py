@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..subject import Subject
@@ -27,31 +30,35 @@ def made(subject: Subject, seed: int) -> Subject:
     (6, 'DistilBertForSequenceClassification')
     """
     with preserved_globals():
-        seed_everything(seed)
-        return _made(subject)
+        return _made(subject, seed)
 
 
-def _made(subject: Subject) -> Subject:
+def _made(subject: Subject, seed: int) -> Subject:
+    def call(function: Callable[[], Any]) -> Any:
+        seed_everything(seed)  # each begins anew: what one draws must not depend on another
+        return function()
+
     arguments = dict(subject.arguments)
     if _is_function(arguments.get("eval_batches")):
-        arguments["eval_batches"] = arguments["eval_batches"]()
+        arguments["eval_batches"] = call(arguments["eval_batches"])
     if subject.batches is not None:
-        batches = subject.batches() if _is_function(subject.batches) else subject.batches
+        batches = call(subject.batches) if _is_function(subject.batches) else subject.batches
         return _with(subject, subject.model, batches, arguments)
     if isinstance(subject.model, nn.Module):
         return _with(subject, subject.model, _for_model(subject.name, subject.model), arguments)
-    given = subject.model()
+    given = call(subject.model)
     if isinstance(given, (Subject, Mapping)):
         inner = given if isinstance(given, Subject) else Subject(**{"name": subject.name, **given})
         if inner.model is subject.model:
             raise ValueError(f"{subject.name}: its function gives itself")
-        whole = _made(inner)
+        whole = _made(inner, seed)
         reasons = {**whole.expected_failures, **subject.expected_failures}
         return _with(subject, whole.model, whole.batches, {**whole.arguments, **arguments}, reasons)
     model, batches = _pair(subject.name, given)
+    again = _Again(model, subject.name, subject.model)
     if batches is None:
         batches = _for_model(subject.name, model)
-    return _with(subject, _Again(model, subject.name, subject.model), batches, arguments)
+    return _with(subject, again, batches, arguments)
 
 
 def _is_function(thing: Any) -> bool:
@@ -68,16 +75,29 @@ def _with(
 
 
 class _Again:
-    """The model that was made along with the batches, at the first call; at further ones (other seeds) another."""
+    """The model that was made along with the batches, at the first call under the same seed; else another.
+
+    Either way it is as if the function had been called now: what is drawn next, dropout's masks, does not depend on which it was.
+    """
 
     def __init__(self, first: nn.Module, name: str, make: Callable[[], Any]) -> None:
         self._first: nn.Module | None = first
         self._name = name
         self._make = make
+        self._seed = torch.initial_seed()
+        numpy = sys.modules.get("numpy")
+        self._states = random.getstate(), numpy.random.get_state() if numpy else None, torch.get_rng_state()
 
     def __call__(self) -> nn.Module:
         first, self._first = self._first, None
-        return _pair(self._name, self._make())[0] if first is None else first
+        if first is None or torch.initial_seed() != self._seed:
+            return _pair(self._name, self._make())[0]
+        python, numpy_state, state = self._states
+        random.setstate(python)
+        if numpy_state is not None:
+            sys.modules["numpy"].random.set_state(numpy_state)
+        torch.set_rng_state(state)
+        return first
 
 
 def _pair(name: str, given: Any) -> tuple[nn.Module, Any]:
