@@ -23,7 +23,7 @@ FILE_RATE = 0.01
 ROUNDING = {"float32": 1e-4, "float64": 1e-4}
 ROUNDING_OF_HALF = 2.0**-8
 #: A step may take so many times the baseline's, and the whole training so many seconds more, which the first training of a process needs
-#: to load things. On two processors with two busy processes for each, a step took up to 4.5 times as long and the first training up to 1.5 s
+#: to load things. On two processors with two busy processes for each, a step took up to 4.5 times as long and the first up to 1.5 s
 #: more; with four for each, 13 times (benchmarks/baseline.py).
 SECONDS_RATIO = 10.0
 SECONDS_FIRST = 2.0
