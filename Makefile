@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test check lint types docs bench clean
+.PHONY: help demo test check lint types docs browser bench clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -13,7 +13,7 @@ help:            ## list the commands
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,examples,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,html,examples,dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)   ## the main job: toy default and founding question; leaves a TensorBoard folder in runs/
@@ -31,6 +31,9 @@ types: $(STAMP)  ## mypy --strict
 
 docs: $(STAMP)   ## the documentation's checks: links, public names, code blocks
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py
+
+browser:         ## a headless Chromium for the tests that open pages, from the system's packages, unless one is there
+	.ci/browser
 
 check: lint types test  ## what CI runs
 

@@ -1,7 +1,8 @@
-"""One thread for torch: small tensors are faster so, and results do not depend on the machine."""
+"""One thread for torch: small tensors are faster so, and results do not depend on the machine. A browser for pages."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -28,3 +29,19 @@ def rows():
     g = torch.Generator().manual_seed(0)
     x = [torch.randn(16, 6, generator=g) for _ in range(8)]
     return [(v, (v[:, 0] > 0).long()) for v in x]
+
+
+# of the module, not of the session: while it is there, playwright keeps an event loop in this thread, and a test of another module
+# that runs one (asyncio.run) would be refused
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium (`browsing.Browser`). Without one: skipped at home, an error on a CI machine (``CI`` is set)."""
+    import browsing
+
+    if why := browsing.missing():
+        if os.environ.get("CI"):
+            pytest.fail(f"a browser is needed on a CI machine, and {why}", pytrace=False)
+        pytest.skip(f"no browser: {why}")
+    with browsing.running() as found:
+        yield found
+        found.close()
