@@ -33,7 +33,7 @@ def explain_weight_motion(trace: Trace | Runs, tensor: str | None = None) -> str
     """
     if isinstance(trace, Runs):
         trace = trace[0]
-    t = _default(trace) if tensor is None else trace.tensor(tensor)
+    t = shown_by_default(trace) if tensor is None else trace.tensor(tensor)
     lines = (
         ("Histogram:", f"{shorten(t.name, 60)}: {_histogram(t)}."),
         ("Elements:", f"{_elements(t)}."),
@@ -44,7 +44,13 @@ def explain_weight_motion(trace: Trace | Runs, tensor: str | None = None) -> str
     return "\n".join(f"{label:<10} {' '.join(text.split())}" for label, text in lines)
 
 
-def _default(trace: Trace) -> Tensor:
+def shown_by_default(trace: Trace) -> Tensor:
+    """The tensor that is explained where none is named: the head's largest trainable matrix.
+
+    >>> from pytest_ftcheck.trace import example_trace
+    >>> shown_by_default(example_trace()).name
+    'classifier.weight'
+    """
     if not trace.tensors:
         raise ValueError("the trace has no tensors: nothing to explain")
     return max(trace.tensors, key=lambda t: (t.part == "head", t.trainable, len(t.shape) > 1, t.numel))

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..text import shorten
+from .series import budgets
 from .terminal import describe
 
 if TYPE_CHECKING:
@@ -98,16 +99,6 @@ def tags(trace: Trace) -> list[tuple[Tensor, str]]:
         used.add(tag)
         result.append((t, tag))
     return result
-
-
-def budgets(trace: Trace, t: Tensor) -> list[float]:
-    """The LR budget so far, at each recorded step: the sum of its group's learning rates."""
-    total, sums = 0.0, []
-    for s, step in enumerate(trace.steps):
-        if t.group is not None and t.group < len(step.lrs) and s >= (t.since or 0):
-            total += step.lrs[t.group]
-        sums.append(total)
-    return [sums[s] if s < len(sums) else total for s in trace.recorded]
 
 
 def _clean(name: str) -> str:

@@ -10,6 +10,7 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..text import number, percent, plural, shorten
+from .blocks import blocks, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -256,9 +257,7 @@ def _base(trace: Trace) -> list[str]:
 
 def _folded(title: str, tensors: Sequence[Tensor]) -> list[str]:
     """One row a block."""
-    blocks: dict[str, list[Tensor]] = {}
-    for name, t in zip(_block_names([t.name for t in tensors]), tensors, strict=True):
-        blocks.setdefault(name, []).append(t)
+    folded = blocks(tensors)
     columns: list[Column] = [
         ("", "trainable", True),
         ("moved", "min", True),
@@ -268,7 +267,7 @@ def _folded(title: str, tensors: Sequence[Tensor]) -> list[str]:
         ("|g|", "max", True),
     ]
     cells, remarks = [], []
-    for members in blocks.values():
+    for members in folded.values():
         moving = [t for t in members if t.trainable or t.motion.moved > 0]
         used = [t.budget_used for t in moving if t.budget_used is not None]
         moved = [t.motion.moved for t in moving]
@@ -280,10 +279,10 @@ def _folded(title: str, tensors: Sequence[Tensor]) -> list[str]:
                 number(max((t.gradients.max_norm for t in moving), key=_nan_first, default=None), 2),
             ]
         )
-        kinds = Counter(chain.from_iterable(_kinds(t) for t in members))
-        remarks.append(", ".join(f"{n:,} of {len(members):,}: {kind}" for kind, n in kinds.items() if kind != "frozen"))
+        count = Counter(chain.from_iterable(kinds(t) for t in members))
+        remarks.append(", ".join(f"{n:,} of {len(members):,}: {kind}" for kind, n in count.items() if kind != "frozen"))
     room = WIDTH - 2 - sum(w + 2 for w in _widths(columns, cells))
-    names = [_name(n, max(8, room)) for n in blocks]
+    names = [_name(n, max(8, room)) for n in folded]
     left_out = len(names) - BLOCKS
     if left_out > 1:
         half = BLOCKS // 2
@@ -311,54 +310,11 @@ def _remarks(trace: Trace) -> list[str]:
 
 
 # ------------------------------------------------------------------ what is remarkable
-def _kinds(t: Tensor) -> Iterable[str]:
-    """What is out of the ordinary about a tensor, in words that can be counted."""
-    gradients, motion = t.gradients, t.motion
-    if not t.trainable:
-        yield "frozen"
-    elif t.group is None:
-        yield "in no parameter group"
-    if t.replaced:
-        yield "replaced during the run"
-    if t.trainable and gradients.steps > 0:
-        if gradients.none == gradients.steps:
-            yield "never got a gradient"
-        elif gradients.none + gradients.zero == gradients.steps:
-            yield "gradient always zero"
-        elif motion.moved == 0:
-            yield "did not move"
-    if gradients.nonfinite:
-        yield "NaN or infinite gradient"
-    if t.first.nonfinite or t.last.nonfinite:
-        yield "NaN or infinite values"
-    if motion.outside > 0:
-        yield "changed outside the optimizer"
-
-
 def _remark(t: Tensor) -> str:
-    kinds = list(_kinds(t))
+    found = list(kinds(t))
     if t.aliases:
-        kinds.append(f"tied to {_names(t.aliases, 3)}")
-    return ", ".join(kinds)
-
-
-def _block_names(names: Sequence[str]) -> list[str]:
-    """The block of each name: its path up to the first number, else one level below what all of them share.
-
-    >>> _block_names(["base.emb.word.weight", "base.emb.pos.weight", "base.layer.0.q.weight"])
-    ['base.emb', 'base.emb', 'base.layer.0']
-    """
-    paths = [n.split(".")[:-1] for n in names]
-    shared = 0
-    for level in zip(*paths, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared += 1
-    blocks = []
-    for name, path in zip(names, paths, strict=True):
-        numeric = next((i for i, part in enumerate(path) if part.isdigit()), None)
-        blocks.append(".".join(path[: shared + 1 if numeric is None else numeric + 1]) or name)
-    return blocks
+        found.append(f"tied to {_names(t.aliases, 3)}")
+    return ", ".join(found)
 
 
 # ------------------------------------------------------------------ drawing
