@@ -180,8 +180,8 @@ def catalogue() -> list[dict[str, str]]:
             "check": name,
             "asks": pages.plain((check.__doc__ or "").strip().splitlines()[0]),
             "criterion": pages.criterion(name),
-            "false alarms": rates.get(name) or pages.item(name, "measured") or "not measured yet",
-            "source": pages.item(name, "source", "sources"),
+            "false alarms": rates.get(name) or pages.said(name, "Error rates") or "not measured yet",
+            "source": pages.said(name, "Source"),
         }
         for name, check in CHECKS.items()
     ]

@@ -14,6 +14,8 @@ import textwrap
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
+#: What every page tells, in this order; some add "Faults" after the third.
+SECTIONS = ("What it measures", "Formula", "Limit, and why", "Error rates", "What it cannot see", "Source")
 #: The wheel's folder, and the checkout's.
 _FOLDERS = (_PACKAGE / "pages", _PACKAGE.parent / "docs" / "reference" / "checks")
 _RATES = [
@@ -36,15 +38,24 @@ def page(check: str) -> str | None:
     return None
 
 
-def item(check: str, *names: str) -> str:
-    """What a page says under one of these names, in a bullet or a paragraph that begins with it, as one line; empty: nothing.
+def section(check: str, title: str) -> str:
+    """A section of a check's page, in Markdown, without its title; empty: there is none. Every page has `SECTIONS`.
 
-    >>> item("frozen_stay_frozen", "limit", "limits")
-    'not one bit'
+    >>> section("frozen_stay_frozen", "Limit, and why").split(":")[0]
+    'Not one bit'
     """
-    pattern = rf"^(?:\* )?(?:{'|'.join(names)})\b[^:\n]{{0,40}}: (.+?)(?=^\* |^#|^\||^```|^\s*$|\Z)"
-    found = re.search(pattern, page(check) or "", re.MULTILINE | re.DOTALL | re.IGNORECASE)
-    return plain(" ".join(found[1].split())) if found else ""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page(check) or "", re.MULTILINE | re.DOTALL)
+    return found[1].strip() if found else ""
+
+
+def said(check: str, title: str) -> str:
+    """What a section says first, as one line: its first paragraph, or first bullet; empty where it begins with a table.
+
+    >>> said("frozen_stay_frozen", "What it cannot see")
+    'A write that was undone before the end.'
+    """
+    first = re.split(r"\n\s*\n|\n(?=\* )", section(check, title))[0]
+    return "" if first.startswith(("|", "```", "#")) else plain(" ".join(first.split()).removeprefix("* "))
 
 
 def opening(check: str) -> str:
@@ -62,9 +73,9 @@ def criterion(check: str) -> str:
     """By what a check judges, as its page has it: formula and limit, or what it says first and the faults that it looks for.
 
     >>> criterion("metric_improves").split(",")[0]
-    'above the baseline'
+    'Above the baseline'
     """
-    parts = [item(check, "formula") or opening(check).rstrip("."), item(check, "limit", "limits")]
+    parts = [said(check, "Formula").rstrip("."), said(check, "Limit, and why").rstrip(".")]
     faults = re.findall(r"^\| *((?:`\w+`(?:, )?)+) *\|", page(check) or "", re.MULTILINE)
     if faults and not parts[1]:
         names = [name for cell in faults for name in re.findall(r"`(\w+)`", cell)]

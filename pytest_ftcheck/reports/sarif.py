@@ -9,7 +9,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from ..pages import as_text, docstring, item, opening, page, plain
+from ..pages import as_text, docstring, opening, page, plain, said
 from ..session import CaseResult, Finding, SessionResult
 from ..text import one_line, shorten
 
@@ -78,7 +78,7 @@ def _rule(check: str) -> dict[str, Any]:
     }
     if markdown is not None:
         rule["help"] = {"text": as_text(markdown), "markdown": markdown}
-        if source := item(check, "source", "sources"):
+        if source := said(check, "Source"):
             rule["properties"]["source"] = source
     return rule
 

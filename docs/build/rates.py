@@ -1,0 +1,93 @@
+"""Each check's page says how often the check was wrong: taken from the measured tables, never typed.
+
+``python docs/build/rates.py --write`` after a benchmark has rewritten ``docs/explanation/detection.md`` or ``error-rates.md``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1]
+PAGES = DOCS / "reference" / "checks"
+
+
+def rows(page: str, column: str) -> dict[str, dict[str, str]]:
+    """The rows of the tables of ``docs/explanation/PAGE.md`` that have this column, by check.
+
+    >>> rows("detection", "false alarms")["weights_move"]["fail"]
+    '0'
+    """
+    found: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for line in (DOCS / "explanation" / f"{page}.md").read_text(encoding="utf-8").splitlines():
+        cells = [c.strip() for c in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if "check" in cells and column in cells:
+            header = cells
+        elif not cells:
+            header = []
+        elif header and cells[0].startswith("`"):
+            row = dict(zip(header, cells, strict=True))
+            found[row["check"].strip("`")] = row
+    return found
+
+
+def judged(row: dict[str, str]) -> int:
+    """Runs that were judged, and not skipped."""
+    return sum(int(row.get(c, "0")) for c in ("pass", "advice", "inconclusive", "fail"))
+
+
+def sentence(check: str) -> str:
+    """What was measured of one check, in the paragraph that its page begins "Error rates" with.
+
+    >>> "healthy controls" in sentence("weights_move")
+    True
+    """
+    row = rows("detection", "false alarms").get(check)
+    parts = []
+    if row is None or not judged(row):
+        parts.append("None of the healthy controls was judged by it: it judges only what is named or declared.")
+    else:
+        interval = re.sub(r"^\S+ ", "", row["false alarms"])
+        unsure = f", could not tell on {row['inconclusive']}" if int(row["inconclusive"]) else ""
+        parts.append(f"Of {judged(row):,} healthy controls that it judged it failed {row['fail']} {interval}{unsure}.")
+    caught = next((v for k, v in (row or {}).items() if k.startswith("faults")), "-")
+    if caught != "-":
+        hit, total, interval = re.fullmatch(r"(\d+) of (\d+) (\(.*\))", caught).groups()  # type: ignore[union-attr]
+        parts.append(
+            f"Of {total} faults whose case names it among the checks that should fail it failed {hit} {interval}; most name several,\n"
+            "and one is enough."
+        )
+    more = rows("error-rates", "false alarms").get(check)
+    if more:
+        parts.append(
+            f"Over many recipes of one small model it failed {more['fail']} of {judged(more):,} healthy runs\n"
+            "([error rates](../../explanation/error-rates.md))."
+        )
+    parts.append("[How this was measured](../../explanation/detection.md#by-check).")
+    return "\n".join(parts)
+
+
+def with_rates(page: Path) -> str:
+    """The page with that paragraph as it has to be today."""
+    text = page.read_text(encoding="utf-8")
+    new, count = re.subn(
+        r"(?<=^## Error rates\n\n).+?(?=\n\n)",
+        lambda _: sentence(page.stem),
+        text,
+        count=1,
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    if not count:
+        raise ValueError(f"{page.name} has no section 'Error rates'")
+    return new
+
+
+if __name__ == "__main__":
+    stale = [page for page in sorted(PAGES.glob("*.md")) if page.read_text(encoding="utf-8") != with_rates(page)]
+    for page in stale:
+        if "--write" in sys.argv:
+            page.write_text(with_rates(page), encoding="utf-8")
+        print(page.relative_to(DOCS.parent))
+    sys.exit(0 if "--write" in sys.argv or not stale else 1)
