@@ -1,10 +1,50 @@
-"""Shared by all tests and doctests of the project; collects the Python blocks of the documentation as tests."""
+"""Shared by all tests and doctests of the project; collects the blocks of the documentation as tests, with what they print."""
 
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sybil import Document, Example, Region, Sybil
 
 pytest_plugins = ["pytester"]
 
-pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["docs/**/*.md", "docs/reference/checks/*.md", "README.md"]
-).pytest()
+_ROOT = Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("docs_outputs", _ROOT / "docs" / "build" / "outputs.py")
+assert _spec is not None
+assert _spec.loader is not None
+outputs = importlib.util.module_from_spec(_spec)
+sys.modules["docs_outputs"] = outputs
+_spec.loader.exec_module(outputs)
+
+
+def _parsed(document: Document) -> Iterator[Region]:
+    found = outputs.blocks(document.text)
+    if found and outputs.IN_ORDER.search(document.text):
+        yield Region(found[0].start, found[-1].end, found, _evaluate)
+        return
+    for block in found:
+        yield Region(block.start, block.end, [block], _evaluate)
+
+
+def _evaluate(example: Example) -> None:
+    """Runs the blocks; the page has to show what they print, and to have the pictures that they save."""
+    page = Path(example.path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    with outputs.workshop() as folder:
+        for block in example.parsed:
+            printed = outputs.execute(block, str(page), namespace)
+            if block.output is not None and not outputs.alike(block.output, printed):
+                told = outputs.difference(block.output, printed)
+                raise AssertionError(
+                    f"{page.name}, line {block.line + 1}: other output than shown; if it is right, run "
+                    f"python docs/build/outputs.py {page.relative_to(_ROOT)} --write\n{told}"
+                )
+        saved = {p.name for p in folder.iterdir() if p.suffix in outputs.PICTURES}
+    missing = saved - {p.name for p in outputs.pictures_of(page).glob("*")}
+    assert not missing, f"{page.name} saves {sorted(missing)}, which docs/images/{page.stem} does not have"
+
+
+pytest_collect_file = Sybil(parsers=[_parsed], patterns=["docs/**/*.md", "README.md"]).pytest()
