@@ -1,0 +1,1 @@
+"""One self-contained page: every fine-tune of a session with its verdicts, its causes and its charts."""

@@ -1,0 +1,415 @@
+"""A trace as charts: the numbers, the table that says the same, the legend. Plain data; `drawing` says how each kind is drawn.
+
+What the trace lacks is said in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...codec import encode
+from ...text import number, one_line, percent, plural
+from .. import series
+
+if TYPE_CHECKING:
+    from ...trace import Metric, Trace
+    from ..series import Lines, Series
+
+#: Points of one curve: more than a chart has columns of pixels for would only make the page large.
+LOSS_POINTS = 400
+TENSOR_POINTS = 150
+#: Histograms of one tensor in the picture over time.
+HISTOGRAMS = 24
+#: Curves of the base get these strokes in turn, so that they can be told apart without colour.
+DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (8, 3, 2, 3))
+#: Kind of curve -> colour (a variable of the page's style), width, dash.
+STYLES: dict[str, tuple[str, float, tuple[int, ...]]] = {
+    "train": ("var(--train)", 1.6, ()),
+    "probe": ("var(--probe)", 2.6, ()),
+    "prior": ("var(--prior)", 1.6, (6, 4)),
+    "lr": ("var(--lr)", 2.0, ()),
+    "total": ("var(--total)", 1.8, ()),
+    "unclipped": ("var(--total)", 1.2, (2, 3)),
+    "head": ("var(--head)", 2.8, ()),
+    "displacement": ("var(--head)", 2.8, ()),
+    "budget": ("var(--total)", 1.8, (6, 4)),
+    "std": ("var(--prior)", 1.6, (2, 3)),
+}
+BASES = 8
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a legend."""
+
+    name: str
+    ink: str
+    wide: float = 2.0
+    dash: tuple[int, ...] = ()
+    #: ``line``, ``box`` or ``tick``.
+    shape: str = "line"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table that says the same as the chart."""
+
+    field: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of one run.
+
+    >>> Chart("loss", "Loss", "lines").drawn
+    False
+    """
+
+    id: str
+    title: str
+    #: Which specification draws it.
+    kind: str
+    #: What is to be seen, in one sentence with numbers: for those who do not see it.
+    description: str = ""
+    #: Dataset -> blocks of rows; a block has what its rows have in common, and the columns in which they differ.
+    data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    #: The table beside it. For curves (``pivot``) one column a curve.
+    columns: tuple[Column, ...] = ()
+    pivot: bool = False
+    legend: tuple[Key, ...] = ()
+    #: A remark under it, and the sentence that stands in its place where there is nothing to draw.
+    note: str = ""
+    missing: str = ""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is something to draw."""
+        return not self.missing and bool(self.data)
+
+    def plain(self) -> dict[str, Any]:
+        """For the page's script; standard JSON."""
+        plain: dict[str, Any] = encode(
+            {
+                "kind": self.kind,
+                "description": self.description,
+                "data": self.data,
+                "columns": [[c.field, c.title] for c in self.columns],
+                "pivot": self.pivot,
+            }
+        )
+        return plain
+
+
+def charts(trace: Trace) -> dict[str, Chart]:
+    """All charts of a run by id: ``loss``, ``motion``, ``gradients``, ``histogram``, ``time``, ``displacement``, ``rewound``, and
+    ``metric-0``, ``metric-1`` and so on.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> list(charts(example_trace()))
+    ['loss', 'motion', 'gradients', 'histogram', 'time', 'displacement', 'rewound', 'metric-0']
+    """
+    made = [
+        _loss(trace),
+        _motion(trace),
+        _lines("gradients", series.gradients(trace), TENSOR_POINTS),
+        *_weights(trace),
+        _rewound(trace),
+        *(_metric(i, metric) for i, metric in enumerate(trace.metrics)),
+    ]
+    return {chart.id: chart for chart in made}
+
+
+# ------------------------------------------------------------------ curves
+def _loss(trace: Trace) -> Chart:
+    """Losses, and below them the learning rates over the same steps."""
+    losses, rates = series.loss(trace), series.rates(trace)
+    chart = _lines("loss", losses, LOSS_POINTS)
+    below = _lines("lr", rates, LOSS_POINTS)
+    kind = "loss" if chart.drawn and below.drawn else "lines"
+    if not chart.drawn:
+        return Chart(**{**below.__dict__, "id": "loss", "title": "Learning rate", "note": _sentence(chart.missing)})
+    if not below.drawn:
+        return Chart(**{**chart.__dict__, "note": _joined(chart.note, below.missing)})
+    return Chart(
+        id="loss",
+        title="Loss, and the learning rate below it",
+        kind=kind,
+        description=f"{chart.description} {below.description}",
+        data={"lines": chart.data["lines"], "below": below.data["lines"]},
+        columns=chart.columns,
+        pivot=True,
+        legend=(*chart.legend, *below.legend),
+        note=_joined(chart.note, below.note),
+    )
+
+
+def _lines(name: str, lines: Lines, most: int) -> Chart:
+    if lines.missing:
+        return Chart(name, lines.title, "lines", missing=_sentence(lines.missing))
+    blocks, keys, bases = [], [], 0
+    for curve in lines.series:
+        ink, wide, dash = _style(curve, bases)
+        bases += curve.kind == "base"
+        thin = curve.thinned(most)
+        blocks.append(
+            {
+                "same": {
+                    "series": curve.name,
+                    "kind": curve.kind,
+                    "ink": ink,
+                    "wide": wide,
+                    "dash": list(dash),
+                    # single points that no line leads to would not be seen
+                    "dots": len(thin.x) <= 24 and curve.kind not in ("prior", "std", "budget", "lr"),
+                },
+                "columns": {"x": list(thin.x), "y": list(thin.y)},
+            }
+        )
+        keys.append(Key(curve.name, ink, wide, dash))
+    left_out = sum(len(curve.x) > most for curve in lines.series)
+    return Chart(
+        id=name,
+        title=lines.title,
+        kind="log" if lines.log else "lines",
+        description=f"{lines.title} over the steps: " + "; ".join(map(_told, lines.series)) + ".",
+        data={"lines": blocks},
+        columns=(Column("x", "step"), Column("y", lines.y)),
+        pivot=True,
+        legend=tuple(keys),
+        note=_joined(
+            lines.note, f"of long curves about {most:,} points are drawn, every peak among them" if left_out else ""
+        ),
+    )
+
+
+def _style(curve: Series, bases: int) -> tuple[str, float, tuple[int, ...]]:
+    if curve.kind == "base":
+        return f"var(--base-{bases % BASES})", 1.6, DASHES[bases % len(DASHES)]
+    return STYLES.get(curve.kind, STYLES["total"])
+
+
+def _told(curve: Series) -> str:
+    points = [y for y in curve.y if y is not None]
+    if not points:
+        return f"{curve.name}: nothing"
+    bad = curve.nonfinite
+    odd = f", not finite at {plural(len(bad), 'point')} from step {number(bad[0])} on" if bad else ""
+    if len(set(points)) == 1:
+        return f"{curve.name} {number(points[0])} throughout{odd}"
+    return f"{curve.name} from {number(points[0])} to {number(points[-1])}{odd}"
+
+
+# ------------------------------------------------------------------ bars
+def _motion(trace: Trace) -> Chart:
+    bars = series.motion(trace)
+    title = "Motion against the LR budget, by layer"
+    if bars.missing:
+        return Chart("motion", title, "motion", missing=_sentence(bars.missing))
+    layers = bars.layers
+    adam = trace.optimizer.family == "adam"
+    told = []
+    rows: dict[str, list[Any]] = {k: [] for k in ("layer", "part", "used", "low", "high", "tensors", "state", "label")}
+    for layer in layers:
+        label = percent(layer.used) if layer.used is not None else "no budget" if not layer.state else ""
+        shown = ", ".join(filter(None, (label, layer.state)))
+        for key, value in (
+            ("layer", layer.name),
+            ("part", layer.part),
+            ("used", layer.used),
+            ("low", layer.low),
+            ("high", layer.high),
+            ("tensors", layer.tensors),
+            ("state", layer.state),
+            ("label", one_line(shown, 60)),
+        ):
+            rows[key].append(value)
+        told.append(f"{layer.name} {shown}")
+    # frozen ones first in the sentence would bury the rest
+    description = f"{bars.x}, median of each layer's tensors: {'; '.join(told)}."
+    band = [{"same": {}, "columns": {"from": [0.15], "to": [0.45]}}] if adam else []
+    legend = (
+        Key("head", "var(--head)", shape="box"),
+        Key("base", "var(--base-0)", shape="box"),
+        Key("smallest to largest tensor of the layer", "var(--ink)"),
+        *((Key("healthy dense tensors under Adam: 15-45 %", "var(--band)", shape="box"),) if adam else ()),
+    )
+    return Chart(
+        id="motion",
+        title=title,
+        kind="motion",
+        description=description,
+        data={"bars": [{"same": {}, "columns": rows}], "band": band},
+        columns=(
+            Column("layer", "layer"),
+            Column("used", "share of the LR budget (median)"),
+            Column("low", "smallest"),
+            Column("high", "largest"),
+            Column("tensors", "tensors"),
+            Column("state", "remarks"),
+        ),
+        legend=legend,
+        note=bars.note,
+    )
+
+
+def _rewound(trace: Trace) -> Chart:
+    found = series.criticality(trace)
+    title = "What if a part were put back?"
+    if found.missing:
+        return Chart("rewound", title, "rewound", missing=_sentence(found.missing))
+    by_accuracy = found.trained[1] is not None
+    what = "right predictions" if by_accuracy else "loss"
+
+    def value(outcome: tuple[float, float | None]) -> float | None:
+        return outcome[1] if by_accuracy else outcome[0]
+
+    rows: dict[str, list[Any]] = {k: [] for k in ("part", "how", "value", "loss", "accuracy", "ink")}
+    told = []
+    for part in found.parts:
+        for how, outcome, ink in (
+            ("initial values", part.rewound, "var(--head)"),
+            ("initial values, shuffled", part.shuffled, "var(--base-0)"),
+        ):
+            if outcome is None:
+                continue
+            for key, entry in (
+                ("part", part.part),
+                ("how", how),
+                ("value", value(outcome)),
+                ("loss", outcome[0]),
+                ("accuracy", outcome[1]),
+                ("ink", ink),
+            ):
+                rows[key].append(entry)
+            told.append(f"{part.part} with {how}: {percent(value(outcome)) if by_accuracy else number(value(outcome))}")
+    trained = value(found.trained)
+    rules = [{"same": {"what": "as trained", "ink": "var(--ink)", "dash": []}, "columns": {"at": [trained]}}]
+    keys = [
+        Key("part at its initial values", "var(--head)", shape="box"),
+        Key("the same in random order", "var(--base-0)", shape="box"),
+        Key("as trained", "var(--ink)", shape="tick"),
+    ]
+    if by_accuracy and found.baseline is not None:
+        rules.append(
+            {
+                "same": {"what": "majority class", "ink": "var(--prior)", "dash": [5, 4]},
+                "columns": {"at": [found.baseline]},
+            }
+        )
+        keys.append(Key("majority class", "var(--prior)", dash=(5, 4), shape="tick"))
+    as_trained = percent(trained) if by_accuracy else number(trained)
+    return Chart(
+        id="rewound",
+        title=title,
+        kind="rewound-accuracy" if by_accuracy else "rewound-loss",
+        description=f"{what.capitalize()} on {plural(found.rows, 'row')}, as trained {as_trained}; "
+        + "; ".join(told)
+        + ".",
+        data={"bars": [{"same": {}, "columns": rows}], "rules": rules},
+        columns=(
+            Column("part", "part"),
+            Column("how", "put back to"),
+            Column("loss", "loss"),
+            Column("accuracy", "right predictions"),
+        ),
+        legend=tuple(keys),
+        note=f"{plural(found.rows, 'row')}, dropout off, all else as trained. What costs nothing to put back has learnt nothing of use.",
+    )
+
+
+def _metric(place: int, metric: Metric) -> Chart:
+    rows = {"when": ["before", "after"], "value": [metric.first, metric.last], "ink": ["var(--base-0)", "var(--head)"]}
+    knowing = "majority class" if metric.actual else "knowing nothing"
+    rules = []
+    if metric.baseline is not None:
+        rules = [
+            {"same": {"what": knowing, "ink": "var(--prior)", "dash": [5, 4]}, "columns": {"at": [metric.baseline]}}
+        ]
+    name = one_line(metric.name, 60)
+    against = f", {knowing} {number(metric.baseline)}" if metric.baseline is not None else ""
+    luck = f"; {percent(metric.p_value)} of label permutations score as well" if metric.p_value is not None else ""
+    return Chart(
+        id=f"metric-{place}",
+        title=f"{name} against the majority baseline" if metric.baseline is not None else name,
+        kind="metric",
+        description=f"{name}: before {number(metric.first)}, after {number(metric.last)}{against}.",
+        data={"bars": [{"same": {}, "columns": rows}], "rules": rules},
+        columns=(Column("when", "when"), Column("value", name)),
+        legend=(
+            Key("before", "var(--base-0)", shape="box"),
+            Key("after", "var(--head)", shape="box"),
+            *((Key(knowing, "var(--prior)", dash=(5, 4), shape="tick"),) if rules else ()),
+        ),
+        note=f"{plural(metric.rows, 'row')}, {one_line(metric.source, 80)}{luck}"
+        + ("" if rules else "; what knowing nothing scores is not known"),
+    )
+
+
+# ------------------------------------------------------------------ weights
+def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
+    found = series.weights(trace)
+    of = f" of {found.tensor}" if found.tensor else ""
+    beside = _lines("displacement", found.displacement, TENSOR_POINTS)
+    beside = Chart(**{**beside.__dict__, "title": f"How far the elements{of} came"})
+    first, over = f"Histogram{of}, before and after", "The same histogram over time"
+    if found.missing or not found.histograms:
+        why = _sentence(found.missing or "the trace holds no histogram of it")
+        return Chart("histogram", first, "histogram", missing=why), Chart("time", over, "time", missing=why), beside
+
+    def block(place: int, name: str, ink: str, wide: float, dash: Sequence[int]) -> dict[str, Any]:
+        h = found.histograms[place]
+        return {
+            "same": {"series": name, "step": h.step, "ink": ink, "wide": wide, "dash": list(dash)},
+            "columns": {
+                "from": list(h.edges[:-1]),
+                "to": list(h.edges[1:]),
+                "count": list(h.counts),
+                "density": list(h.density),
+            },
+        }
+
+    last = found.histograms[-1].step
+    ends = [
+        block(0, "before", "var(--base-0)", 2.2, ()),
+        block(-1, f"after {last:,} steps", "var(--head)", 1.8, (6, 3)),
+    ]
+    if len(found.histograms) == 1:
+        ends = ends[:1]
+    keep = range(0, len(found.histograms), 1 + (len(found.histograms) - 1) // HISTOGRAMS)
+    time = [block(k, "", "var(--head)", 1.0, ()) for k in sorted({*keep, len(found.histograms) - 1})]
+    columns = (Column("series", "when"), Column("from", "from"), Column("to", "to"), Column("count", "weights"))
+    lines = dict(found.explanation)
+    histogram = Chart(
+        id="histogram",
+        title=first,
+        kind="histogram",
+        description=f"Histogram before and after the run: {lines.get('Histogram', '')}",
+        data={"bins": ends},
+        columns=columns,
+        legend=tuple(
+            Key(b["same"]["series"], b["same"]["ink"], b["same"]["wide"], tuple(b["same"]["dash"])) for b in ends
+        ),
+    )
+    over_time = Chart(
+        id="time",
+        title=over,
+        kind="time",
+        description=f"{plural(len(time), 'histogram')} from step {found.histograms[0].step:,} to {last:,}, the darker the denser.",
+        data={"bins": time},
+        columns=(Column("step", "step"), *columns[1:]),
+        note="each row is one histogram, the darker the denser",
+        missing="" if len(time) > 1 else _sentence("the trace holds one histogram only"),
+    )
+    return histogram, over_time, beside
+
+
+# ------------------------------------------------------------------ small things
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
+def _joined(*texts: str) -> str:
+    return " ".join(_sentence(text) for text in texts if text)

@@ -1,0 +1,204 @@
+"""How each kind of chart is drawn: one Vega-Lite specification a kind and page, made with altair, which checks it against the schema.
+
+The numbers are put in by the page's script: every data set has a name. Colours are variables of the page's style, so that charts follow
+light, dark and print.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: As far as the axis of bars of motion goes, unless the script finds a layer that came further: the whole budget.
+REACH = 1.0
+
+
+def specifications() -> dict[str, dict[str, Any]]:
+    """Kind of chart -> its Vega-Lite specification, checked against Vega-Lite's schema; the numbers are put in by the page.
+
+    :raises ImportError: the package ``altair`` is missing.
+    """
+    import altair as alt
+
+    def bare(chart: Any) -> dict[str, Any]:
+        spec: dict[str, Any] = chart.to_dict()
+        spec.pop("config", None)  # the page has its own, in colours that follow light and dark
+        return spec
+
+    return {
+        "lines": bare(_curves(alt, "lines", 190)),
+        "log": bare(_curves(alt, "lines", 210, log=True)),
+        "loss": bare(
+            alt.vconcat(
+                _curves(alt, "lines", 190, hide_x=True), _curves(alt, "below", 70, title="lr"), spacing=8
+            ).resolve_scale(x="shared", color="independent")
+        ),
+        "motion": bare(_bars_of_motion(alt)),
+        "rewound-accuracy": bare(_bars_of_parts(alt, "right predictions", share=True)),
+        "rewound-loss": bare(_bars_of_parts(alt, "loss", share=False)),
+        "metric": bare(_bars_of_metric(alt)),
+        "histogram": bare(_histogram(alt)),
+        "time": bare(_over_time(alt)),
+    }
+
+
+def _number_tips(alt: Any, *fields: tuple[str, str]) -> list[Any]:
+    return [
+        alt.Tooltip(f"{name}:{'Q' if kind == 'Q' else 'N'}", title=title, **({"format": ".4~g"} if kind == "Q" else {}))
+        for name, title, kind in ((n, *t.split("|")) for n, t in fields)
+    ]
+
+
+def _curves(alt: Any, data: str, height: int, *, log: bool = False, hide_x: bool = False, title: str = "") -> Any:
+    source = alt.NamedData(name=data)
+    axis = alt.Axis(title=None if hide_x else "step", labels=not hide_x, tickMinStep=1, grid=False)
+    x = alt.X("x:Q", axis=axis, scale=alt.Scale(nice=False, zero=False))
+    scale = alt.Scale(type="log", nice=True) if log else alt.Scale(zero=False, nice=True)
+    y = alt.Y(
+        "drawn:Q",
+        axis=alt.Axis(title=title or None, format="~g", minExtent=48, tickCount=3 if title else 5),
+        scale=scale,
+    )
+    style = {
+        "detail": alt.Detail("series:N"),
+        "color": alt.Color("ink:N", scale=None),
+    }
+    tips = _number_tips(alt, ("series", "curve|N"), ("x", "step|Q"), ("told", "value|N"))
+    base = alt.Chart(source).encode(x=x)
+    line = base.mark_line(clip=False, interpolate="linear").encode(
+        y=y,
+        strokeDash=alt.StrokeDash("dash:N", scale=None),
+        strokeWidth=alt.StrokeWidth("wide:Q", scale=None),
+        **style,
+    )
+    dots = base.mark_point(filled=True, size=28, opacity=1).encode(y=y, **style).transform_filter("datum.dots")
+    # what the pointer meets: larger than what is seen
+    hover = base.mark_point(filled=True, size=160, opacity=0).encode(y=y, tooltip=tips, **style)
+    bad = (
+        base.mark_point(shape="cross", angle=45, size=60, filled=True, opacity=1)
+        .encode(y=alt.value(0), tooltip=tips, color=alt.value("var(--fail)"))
+        .transform_filter("datum.bad")
+    )
+    return alt.layer(line, dots, bad, hover).properties(height=height, width=300)
+
+
+def _bars_of_motion(alt: Any) -> Any:
+    scale = alt.Scale(domainMin=0, domainMax=alt.ExprRef("reach"), clamp=True, nice=False)
+    x = alt.X("used:Q", axis=alt.Axis(title="share of the LR budget", format="~%", tickCount=5), scale=scale)
+    y = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=400))
+    tips = _number_tips(
+        alt,
+        ("layer", "layer|N"),
+        ("told", "share of the LR budget|N"),
+        ("range", "its tensors|N"),
+        ("state", "remarks|N"),
+    )
+    data = alt.NamedData(name="bars")
+    band = (
+        alt.Chart(alt.NamedData(name="band"))
+        .mark_rect(color="var(--band)", opacity=1)
+        .encode(x=alt.X("from:Q", scale=scale), x2="to:Q")
+    )
+    bars = (
+        alt.Chart(data)
+        .mark_bar(height=alt.RelativeBandSize(band=0.62))
+        .encode(x=x, y=y, color=alt.Color("ink:N", scale=None), tooltip=tips)
+    )
+    spread = (
+        alt.Chart(data)
+        .mark_rule(strokeWidth=1.4, color="var(--ink)")
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, tooltip=tips)
+    )
+    label = (
+        alt.Chart(data)
+        .mark_text(align="left", dx=5, color="var(--ink)", fontSize=11)
+        .encode(x=alt.X("end:Q", scale=scale), y=y, text="label:N", tooltip=tips)
+    )
+    reach = alt.param(name="reach", value=REACH)
+    return alt.layer(band, bars, spread, label).add_params(reach).properties(height=alt.Step(21), width=300)
+
+
+def _bars_of_parts(alt: Any, what: str, *, share: bool) -> Any:
+    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=True)
+    x = alt.X("value:Q", scale=scale, axis=alt.Axis(title=what, format="~%" if share else "~g", tickCount=5))
+    y = alt.Y("part:N", sort=None, axis=alt.Axis(title=None, labelLimit=400))
+    tips = _number_tips(
+        alt, ("part", "part|N"), ("how", "put back to|N"), ("loss", "loss|Q"), ("accuracy", "right predictions|Q")
+    )
+    bars = (
+        alt.Chart(alt.NamedData(name="bars"))
+        .mark_bar()
+        .encode(x=x, y=y, yOffset=alt.YOffset("how:N", sort=None), color=alt.Color("ink:N", scale=None), tooltip=tips)
+    )
+    return alt.layer(bars, _rules(alt, scale)).properties(height=alt.Step(14), width=300)
+
+
+def _rules(alt: Any, scale: Any) -> Any:
+    return (
+        alt.Chart(alt.NamedData(name="rules"))
+        .mark_rule(strokeWidth=2)
+        .encode(
+            x=alt.X("at:Q", scale=scale),
+            color=alt.Color("ink:N", scale=None),
+            strokeDash=alt.StrokeDash("dash:N", scale=None),
+            tooltip=_number_tips(alt, ("what", "line|N"), ("at", "value|Q")),
+        )
+    )
+
+
+def _bars_of_metric(alt: Any) -> Any:
+    scale = alt.Scale(zero=True)
+    bars = (
+        alt.Chart(alt.NamedData(name="bars"))
+        .mark_bar(height=alt.RelativeBandSize(band=0.62))
+        .encode(
+            x=alt.X("value:Q", scale=scale, axis=alt.Axis(title=None, format="~g", tickCount=5)),
+            y=alt.Y("when:N", sort=None, axis=alt.Axis(title=None)),
+            color=alt.Color("ink:N", scale=None),
+            tooltip=_number_tips(alt, ("when", "when|N"), ("value", "value|Q")),
+        )
+    )
+    return alt.layer(bars, _rules(alt, scale)).properties(height=alt.Step(26), width=300)
+
+
+def _histogram(alt: Any) -> Any:
+    data = alt.NamedData(name="bins")
+    tips = _number_tips(alt, ("series", "when|N"), ("from", "from|Q"), ("to", "to|Q"), ("count", "weights|Q"))
+    x = alt.X(
+        "from:Q", axis=alt.Axis(title="weight", format="~g", tickCount=5), scale=alt.Scale(nice=False, zero=False)
+    )
+    y = alt.Y("density:Q", axis=alt.Axis(title="density", format="~g", minExtent=48, tickCount=4))
+    ink = alt.Color("ink:N", scale=None)
+    outline = (
+        alt.Chart(data)
+        .mark_line(interpolate="step-after")
+        .encode(
+            x=x,
+            y=y,
+            color=ink,
+            detail="series:N",
+            strokeDash=alt.StrokeDash("dash:N", scale=None),
+            strokeWidth=alt.StrokeWidth("wide:Q", scale=None),
+        )
+    )
+    hover = alt.Chart(data).mark_bar(opacity=0).encode(x=x, x2="to:Q", y=y, tooltip=tips, detail="series:N")
+    return alt.layer(outline, hover).properties(height=190, width=300)
+
+
+def _over_time(alt: Any) -> Any:
+    tips = _number_tips(alt, ("step", "step|Q"), ("from", "from|Q"), ("to", "to|Q"), ("count", "weights|Q"))
+    return (
+        alt.Chart(alt.NamedData(name="bins"))
+        .mark_rect(color="var(--head)", strokeWidth=0)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                axis=alt.Axis(title="weight", format="~g", tickCount=5),
+                scale=alt.Scale(nice=False, zero=False),
+            ),
+            x2="to:Q",
+            y=alt.Y("step:O", sort=None, axis=alt.Axis(title="step", minExtent=48)),
+            fillOpacity=alt.FillOpacity("density:Q", scale=alt.Scale(range=[0.03, 1]), legend=None),
+            tooltip=tips,
+        )
+        .properties(height=190, width=300)
+    )

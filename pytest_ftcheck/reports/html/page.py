@@ -1,0 +1,113 @@
+"""The page: a session's tests and fine-tunes as one HTML file that needs nothing else.
+
+No request leaves the machine: style, scripts and numbers are in the file, and its content security policy forbids all else. The policy
+names the scripts by their digests, so that a script which came with somebody's test id would not run even if it got in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cleaning import clean, script_safe
+from .packed import pack_all
+from .views import FineTune, Section, overview, reported, rows, sections
+
+if TYPE_CHECKING:
+    from ...session import SessionResult
+
+#: What the page needs beside the package itself, by the name it is imported by.
+NEEDED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
+FOLDER = Path(__file__).parent / "templates"
+#: Fine-tunes shown with charts; of more, the ill ones come first and the rest is in the overview alone.
+MOST = 200
+
+
+def missing() -> list[str]:
+    """The packages of the extra ``html`` that are not installed.
+
+    >>> missing()
+    []
+    """
+    from importlib.util import find_spec
+
+    return [package for module, package in NEEDED.items() if find_spec(module) is None]
+
+
+def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, title: str = "") -> str:
+    """The whole page as HTML.
+
+    :param fine_tunes: what is shown with charts.  :param session: the tests; None: there are none, as for a saved trace.
+    :param title: of the browser's window; empty: one is made.
+    :raises ImportError: a package of the extra ``html`` is missing.
+    """
+    if absent := missing():
+        raise ImportError(f"the HTML page needs {', '.join(absent)}: pip install 'pytest-ftcheck[html]'")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from .drawing import specifications
+
+    shown = sections(fine_tunes, MOST)
+    for section, packed in zip(shown, pack_all([s.trace for s in shown]), strict=True):
+        section.packed = packed.text
+        section.every = packed.every
+    library, script = _library(), (FOLDER / "page.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
+    )
+    environment.globals |= {"rows": rows, "reported": reported}
+    seen = overview(fine_tunes, session)
+    text: str = environment.get_template("page.html").render(
+        title=title or seen.headline,
+        overview=seen,
+        sections=shown,
+        session=session,
+        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        library=Markup(library),
+        script=Markup(script),
+        policy=_policy(library, script),
+        specifications=Markup(script_safe(json.dumps(specifications(), separators=(",", ":")))),
+        data=_data,
+        left_out=len(fine_tunes) - len(shown),
+    )
+    return text.strip() + "\n"
+
+
+def _data(section: Section) -> Any:
+    from markupsafe import Markup
+
+    drawn = {chart.id: chart.plain() for chart in section.charts if chart.drawn}
+    return Markup(script_safe(json.dumps(drawn, allow_nan=False, separators=(",", ":"))))
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed, closed in so that none of their names is one of the page's."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
+    if "</script" in bundle.lower() or "<!--" in bundle:
+        raise ValueError("the drawing library cannot be put into a page: it holds the end of a script")
+    return "(function(){" + bundle + "})();"
+
+
+def _policy(*scripts: str) -> str:
+    """The content security policy: our own scripts by their digests, our own style, pictures from the file, and nothing else."""
+    digests = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode()}'" for s in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )

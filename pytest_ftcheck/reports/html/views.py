@@ -1,0 +1,331 @@
+"""What the page says, before it is HTML: the overview, and a section for each fine-tune."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ...diagnosis import Diagnosis, diagnose
+from ...figures import figures
+from ...recipe import Recipe
+from ...text import cell, number, one_line, percent, plural
+from ...verdict import Verdict
+from .. import series
+from .charts import Chart, charts
+
+if TYPE_CHECKING:
+    from ...session import CaseResult, ReportedVerdict, SessionResult
+    from ...trace import Trace
+
+#: Health -> mark, and the word beside it: colour is never all there is.
+MARKS = {"ill": "✕", "undecided": "?", "healthy": "✓"}
+STATUS_MARKS = {"fail": "✕", "inconclusive": "?", "advice": "i", "pass": "✓", "skipped": "–"}
+STATUS_TITLES = {
+    "fail": "Failed",
+    "inconclusive": "Cannot be told from this run",
+    "advice": "Advice",
+    "pass": "Passed",
+    "skipped": "Not judged",
+}
+WORST_FIRST = ("ill", "undecided", "healthy")
+#: Characters of a name.
+NAME = 300
+#: Rows of evidence shown, width and height of a sparkline.
+ROWS = 12
+SPARK = (96, 26)
+POINTS = 60
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """One run, and the tests that measured or judged it."""
+
+    trace: Trace
+    #: Empty: made of the tests.
+    name: str = ""
+    tests: tuple[CaseResult, ...] = ()
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """All checks over it."""
+        return diagnose(self.trace)
+
+
+@dataclass
+class Section:
+    """One fine-tune as the page shows it."""
+
+    fine_tune: FineTune
+    id: str
+    name: str
+    #: The trace to download; empty: too large.
+    packed: str = ""
+    #: Its tensors' series hold every so many recorded steps.
+    every: int = 1
+
+    @property
+    def trace(self) -> Trace:
+        """The run."""
+        return self.fine_tune.trace
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """All checks over it."""
+        return self.fine_tune.diagnosis
+
+    @property
+    def health(self) -> str:
+        """``ill``, ``undecided`` or ``healthy``."""
+        return self.diagnosis.status
+
+    @property
+    def mark(self) -> str:
+        """A sign for it."""
+        return MARKS[self.health]
+
+    @property
+    def headline(self) -> str:
+        """The diagnosis in a sentence."""
+        text = one_line(self.diagnosis.headline, 600)
+        return text[:1].upper() + text[1:] + "."
+
+    @cached_property
+    def charts(self) -> tuple[Chart, ...]:
+        """Its charts, in order."""
+        return tuple(charts(self.trace).values())
+
+    def chart(self, name: str) -> Chart:
+        """One of them."""
+        return next(c for c in self.charts if c.id == name)
+
+    @property
+    def metrics(self) -> tuple[Chart, ...]:
+        """Those of the metrics."""
+        return tuple(c for c in self.charts if c.kind == "metric")
+
+    @cached_property
+    def explanation(self) -> tuple[tuple[str, str], ...]:
+        """The four lines on how far the head came."""
+        return series.weights(self.trace).explanation if self.trace.tensors else ()
+
+    @cached_property
+    def verdicts(self) -> tuple[tuple[str, str, str, tuple[Verdict, ...]], ...]:
+        """Status, its sign and title, and the verdicts that have it; the worst first."""
+        groups = ((s, mark, STATUS_TITLES[s], self.diagnosis.having(s)) for s, mark in STATUS_MARKS.items())  # type: ignore[arg-type]
+        return tuple(g for g in groups if g[3])
+
+    @cached_property
+    def spark(self) -> tuple[str, ...]:
+        """The training losses as a line in a box of `SPARK`, in pieces where one is not finite."""
+        losses = [s for s in series.loss(self.trace).series if s.kind == "train"]
+        return spark(losses[0].thinned(POINTS).y) if losses else ()
+
+    @cached_property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What the overview says of it: label and numbers."""
+        numbers = figures(self.trace)
+        found = []
+        if "loss.initial" in numbers:
+            found.append(("loss", f"{number(numbers['loss.initial'])} → {number(numbers['loss.final'])}"))
+        if "motion.head" in numbers:
+            found.append(("head moved", f"{percent(numbers['motion.head'])} of budget"))
+        for metric in self.trace.metrics[:1]:
+            against = f" (majority {number(metric.baseline)})" if metric.baseline is not None else ""
+            found.append(
+                (one_line(metric.name, 24), f"{number(metric.first)} → {number(metric.last)}{against}"),
+            )
+        found.append(("steps", f"{len(self.trace.steps):,}"))
+        return tuple(found)
+
+    @property
+    def tests(self) -> tuple[CaseResult, ...]:
+        """The tests, the red ones first."""
+        return tuple(sorted(self.fine_tune.tests, key=lambda case: not case.red))
+
+    @property
+    def counted(self) -> str:
+        """The tests by outcome."""
+        counts = Counter(case.outcome for case in self.tests)
+        return ", ".join(f"{count:,} {outcome}" for outcome, count in counts.most_common())
+
+    @property
+    def at_odds(self) -> str:
+        """What is to be said where the diagnosis and the tests come to different ends."""
+        if not self.tests or self.health != "ill" or any(case.red for case in self.tests):
+            return ""
+        return (
+            "No test failed over this: what failed here was not asked by a test, was allowed, or was expected to fail."
+        )
+
+    @property
+    def recipe(self) -> str:
+        """The recipe as code; empty where there is none."""
+        return code(self.trace.recipe) if self.trace.recipe is not None else ""
+
+    @property
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        """Versions, device, what ran how long."""
+        trace, optimizer = self.trace, self.trace.optimizer
+        rows = [
+            *trace.environment.items(),
+            ("optimizer", f"{optimizer.name}, {plural(len(optimizer.groups), 'parameter group')}"),
+            ("head", ", ".join(trace.head)),
+            ("inputs", trace.reading.inputs),
+            ("outputs", trace.reading.outputs),
+            ("loss", trace.reading.loss),
+            ("seconds", f"{number(trace.seconds)}, of training {number(trace.training_seconds)}"),
+        ]
+        return tuple((one_line(k, 60), one_line(str(v), 400)) for k, v in rows if str(v))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader should know of the run."""
+        stopped = (f"The run ended early: {self.trace.stopped}",) if self.trace.stopped else ()
+        skipped = tuple(f"Not measured: {name} ({why})" for name, why in self.trace.skipped.items())
+        return tuple(one_line(text, 500) for text in (*stopped, *self.trace.notes, *skipped))
+
+    @property
+    def file(self) -> str:
+        """Name of the file that the trace is saved under."""
+        plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in self.name)[-60:].strip("-")
+        return f"trace-{plain or self.id}.json"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The top of the page."""
+
+    headline: str
+    #: The worst health there is; ``none``: no fine-tune.
+    health: str
+    counts: tuple[tuple[str, str, int], ...]
+    #: Tests by outcome; empty: no session.
+    tests: str = ""
+    #: Tests that made no fine-tune, though they should have, or judged none that is shown.
+    others: tuple[CaseResult, ...] = ()
+    #: Label and value.
+    facts: tuple[tuple[str, str], ...] = field(default=())
+
+
+def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> Overview:
+    """What is to be said of all of them together."""
+    counts = Counter(f.diagnosis.status for f in fine_tunes)
+    worst = next((h for h in WORST_FIRST if counts[h]), "none")  # type: ignore[index]
+    count, of = counts.get(worst, 0), len(fine_tunes)  # type: ignore[call-overload]
+    if not of:
+        headline = "No fine-tune was measured"
+    elif worst == "healthy":
+        headline = "The fine-tune is healthy" if of == 1 else f"All {of:,} fine-tunes are healthy"
+    elif of == 1:
+        headline = (
+            "The fine-tune is ill" if worst == "ill" else "Nothing failed, but the fine-tune cannot tell everything"
+        )
+    elif worst == "ill":
+        headline = f"{count:,} of {of:,} fine-tunes {'is' if count == 1 else 'are'} ill"
+    else:
+        headline = f"Nothing failed, but {count:,} of {of:,} fine-tunes cannot tell everything"
+    tests = ""
+    others: tuple[CaseResult, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    if session is not None:
+        outcomes = Counter(case.outcome for case in session.tests)
+        tests = ", ".join(f"{n:,} {outcome}" for outcome, n in outcomes.most_common())
+        tests = f"{plural(len(session.tests), 'test')}: {tests}" if tests else "no tests"
+        shown = {(case.nodeid, case.worker) for f in fine_tunes for case in f.tests}
+        others = tuple(case for case in session.tests if (case.nodeid, case.worker) not in shown)
+        facts = (
+            *session.environment.items(),
+            *session.settings.items(),
+            ("fails on", session.fail_on),
+            ("exit status", str(session.exit_status)),
+        )
+    marks = tuple((health, MARKS[health], counts[health]) for health in WORST_FIRST if counts[health])  # type: ignore[index]
+    return Overview(headline, worst, marks, tests, others, facts)
+
+
+def sections(fine_tunes: Sequence[FineTune], most: int) -> list[Section]:
+    """The fine-tunes to show, the ill ones first, else in the order given."""
+    named = list(zip(names(fine_tunes), fine_tunes, strict=True))
+    named.sort(key=lambda pair: WORST_FIRST.index(pair[1].diagnosis.status))
+    return [Section(f, f"run-{i}", name) for i, (name, f) in enumerate(named[:most], 1)]
+
+
+def names(fine_tunes: Sequence[FineTune]) -> list[str]:
+    """A name for each, no two alike: its own, else that of the first test that used it."""
+    wanted = []
+    for place, f in enumerate(fine_tunes, 1):
+        if f.name or not f.tests:
+            wanted.append(one_line(f.name, NAME) or f"fine-tune {place}")
+            continue
+        first = f.tests[0]
+        worker = f" [{first.worker}]" if first.worker else ""
+        more = f" and {plural(len(f.tests) - 1, 'more test')}" if len(f.tests) > 1 else ""
+        wanted.append(f"{one_line(first.nodeid, NAME)}{worker}{more}")
+    total, seen = Counter(wanted), Counter[str]()
+    found = []
+    for name in wanted:
+        seen[name] += 1
+        found.append(f"{name} (run {seen[name]} of {total[name]})" if total[name] > 1 else name)
+    return found
+
+
+def code(recipe: Recipe) -> str:
+    """The recipe as code: what differs from the defaults, so that it can be pasted.
+
+    >>> print(code(Recipe(lr=0.001, steps=50)))
+    from pytest_ftcheck import Recipe, finetune
+    <BLANKLINE>
+    recipe = Recipe(
+        lr=0.001,
+        steps=50,
+    )
+    trace = finetune(model, batches, recipe)
+    """
+    default = Recipe()
+    changed = [
+        f"    {f.name}={getattr(recipe, f.name)!r},\n"
+        for f in fields(recipe)
+        if getattr(recipe, f.name) != getattr(default, f.name)
+    ]
+    made = "Recipe(\n" + "".join(changed) + ")" if changed else "Recipe()  # all as by default"
+    return f"from pytest_ftcheck import Recipe, finetune\n\nrecipe = {made}\ntrace = finetune(model, batches, recipe)"
+
+
+def rows(evidence: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], int]:
+    """The evidence as a table: columns, cells, and how many rows are left out."""
+    columns = tuple(dict.fromkeys(k for row in evidence for k in row if any(r.get(k) is not None for r in evidence)))
+    shown = evidence[:ROWS]
+    return columns, [tuple(cell(row.get(c)) for c in columns) for row in shown], len(evidence) - len(shown)
+
+
+def reported(case: CaseResult) -> tuple[ReportedVerdict, ...]:
+    """What the test asked, the worst first."""
+    order = list(STATUS_MARKS)
+    return tuple(sorted(case.verdicts, key=lambda v: order.index(v.status) if v.status in order else len(order)))
+
+
+def spark(values: Sequence[float | None]) -> tuple[str, ...]:
+    """Points for the polylines of a small picture.
+
+    >>> spark([1.0, 0.0])
+    ('0.0,2.0 96.0,24.0',)
+    """
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    if len(known) < 2:
+        return ()
+    low, high = min(known), max(known)
+    width, height = SPARK
+    span = high - low
+    pieces: list[list[str]] = [[]]
+    for i, v in enumerate(values):
+        if v is None or not math.isfinite(v):
+            pieces.append([])
+            continue
+        # halves first: the difference of two large numbers may be infinite
+        share = 0.5 if not span > 0 else (v / 2 - low / 2) / (high / 2 - low / 2)
+        pieces[-1].append(f"{i * width / (len(values) - 1):.1f},{2 + (1 - share) * (height - 4):.1f}")
+    return tuple(" ".join(piece) for piece in pieces if piece)
