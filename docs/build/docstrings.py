@@ -1,12 +1,15 @@
 """Griffe extension: our docstrings as the site shows them. Examples become code blocks, ``#:`` comments the fields' descriptions.
 
-Griffe reads sources and imports nothing. The assertions are made at run time from their checks; they alone are inspected.
+Griffe reads sources and imports nothing. Checks and assertions are wrapped at run time; they alone are inspected.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 import griffe
@@ -72,12 +75,41 @@ class Docstrings(griffe.Extension):
             attr.docstring = griffe.Docstring(" ".join(told), parent=attr)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """The assertions, which exist at run time only."""
+        """Checks and assertions, which are wrapped at run time."""
         if pkg.name != "pytest_ftcheck":
             return
-        asserts = pkg["asserts"]
-        seen = griffe.inspect("asserts", filepath=asserts.filepath, parent=pkg)
-        for name, member in seen.members.items():
-            if name.startswith("assert_") and not asserts[name].docstring and member.docstring:
-                member.docstring.value = linked(fenced(member.docstring.value))
-                asserts.set_member(name, member)
+        for home in ("checks", "asserts"):
+            module = importlib.import_module(f"pytest_ftcheck.{home}")
+            for name, member in list(pkg[home].members.items()):
+                if name.startswith(("check_", "assert_")) and isinstance(member, griffe.Attribute):
+                    pkg[home].set_member(name, _function(name, getattr(module, name), member))
+
+
+def _function(name: str, found: Callable[..., Any], attribute: griffe.Attribute) -> griffe.Function:
+    """What griffe would have read, had it been written down."""
+    signature = inspect.signature(found)
+    kinds = {k: griffe.ParameterKind(k.description) for k in {p.kind for p in signature.parameters.values()}}
+    parameters = griffe.Parameters(
+        *(
+            griffe.Parameter(
+                p.name,
+                kind=kinds[p.kind],
+                annotation=None
+                if p.annotation is p.empty
+                else "Trace | Runs"
+                if p.name == "trace"
+                else str(p.annotation),
+                default=None if p.default is p.empty else repr(p.default),
+            )
+            for p in signature.parameters.values()
+        )
+    )
+    function = griffe.Function(
+        name,
+        lineno=attribute.lineno,
+        endlineno=attribute.endlineno,
+        parameters=parameters,
+        returns=str(signature.return_annotation),
+    )
+    function.docstring = griffe.Docstring(linked(fenced(inspect.getdoc(found) or "")), parent=function)
+    return function

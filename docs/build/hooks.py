@@ -2,7 +2,7 @@
 
 * one page for each public name of the package, from its docstring; those of a check stand on the check's own page;
 * a page for each source file that a page links to;
-* the tutorial with the output and the pictures of a run made now (`made.py`).
+* the tutorial with the output and the pictures of a run made now; `build/docs-cache` keeps them until code or versions change.
 
 A public name without a docstring, or one that no page shows, ends the build.
 """
@@ -10,8 +10,14 @@ A public name without a docstring, or one that no page shows, ends the build.
 from __future__ import annotations
 
 import ast
+import hashlib
+import importlib.metadata
 import itertools
+import json
+import logging
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,14 +28,18 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Link, Navigation, Section
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+import outputs  # noqa: E402
 
 import pytest_ftcheck  # noqa: E402  (imports nothing heavy)
 
 PACKAGE = "pytest_ftcheck"
 _LINK = re.compile(r"\]\(([^)\s#]+\.py)\)")
 _CHECK = re.compile(r"(?:check|assert)_(\w+)")
+_log = logging.getLogger("mkdocs.hooks.ftcheck")
 
 
 def own_page(name: str) -> str | None:
@@ -55,8 +65,47 @@ def strategies() -> list[str]:
     return [name for name in names if name not in pytest_ftcheck.__all__]
 
 
+def made(page: Path) -> tuple[list[str], dict[str, bytes]]:
+    """What the blocks of a page print and the pictures that they save, run now or taken from the cache."""
+    digest = hashlib.sha256()
+    for block in outputs.blocks(page.read_text(encoding="utf-8")):
+        digest.update(f"{block.kind} {block.name}\n{block.source}".encode())
+    for source in [
+        *sorted((ROOT / PACKAGE).rglob("*.py")),
+        *sorted((ROOT / "docs/examples").glob("*.py")),
+        Path(outputs.__file__),
+    ]:
+        digest.update(source.read_bytes())
+    for package in ("torch", "transformers", "numpy", "matplotlib"):
+        digest.update(importlib.metadata.version(package).encode())
+    cache = ROOT / "build" / "docs-cache"
+    folder = cache / f"{page.stem}-{digest.hexdigest()[:16]}"
+    if not (folder / "outputs.json").exists():
+        _log.info("running the code of %s", page.name)
+        command = [sys.executable, outputs.__file__, str(page), "--into", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PluginError(f"the code of {page.name} does not run:\n{done.stderr}")
+        for old in cache.glob(f"{page.stem}-*"):
+            if old != folder:
+                shutil.rmtree(old)
+    pictures = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in outputs.PICTURES}
+    return json.loads((folder / "outputs.json").read_text(encoding="utf-8")), pictures
+
+
+def is_built(file: File) -> bool:
+    """Whether the page's code is run for the site."""
+    return not file.generated_by and outputs.BUILT in file.content_string
+
+
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Adds the pages of public names and of linked sources."""
+    """Adds the pages of public names and of linked sources, and the pictures that are drawn now."""
+    for page in [f for f in files.documentation_pages() if is_built(f)]:
+        for name, content in made(ROOT / "docs" / page.src_uri)[1].items():
+            uri = f"images/{Path(page.src_uri).stem}/{name}"
+            if committed := files.get_file_from_path(uri):
+                files.remove(committed)
+            files.append(File.generated(config, uri, content=content))
     for name in pytest_ftcheck.__all__:
         page = own_page(name)
         if page and page.startswith("reference/python/"):
@@ -142,6 +191,8 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
         )
     if page.file.generated_by:
         return markdown
+    if is_built(page.file):
+        markdown = outputs.written(markdown, made(ROOT / "docs" / here)[0])
     folder = (ROOT / "docs" / here).parent
 
     def to_source(found: re.Match[str]) -> str:

@@ -163,6 +163,11 @@ def run(page: Path) -> tuple[list[str], dict[str, bytes]]:
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed = []
+    os.environ["SOURCE_DATE_EPOCH"] = "0"  # pictures that are the same have the same bytes
+    with contextlib.suppress(ImportError):
+        import matplotlib as mpl
+
+        mpl.rcParams["svg.hashsalt"] = "pytest-ftcheck"
     with workshop() as folder:
         for block in blocks(text):
             if not IN_ORDER.search(text):
