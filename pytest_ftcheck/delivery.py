@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .files import write_whole
 from .session import SessionResult
 from .text import one_line, plural
+
+if TYPE_CHECKING:
+    from .gathering import Traced
 
 #: Environment variables that name the root of the repository on a CI machine; reports name files relative to it.
 ROOTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
@@ -26,20 +30,27 @@ class Delivery:
 
 
 def deliver(
-    result: SessionResult, files: Mapping[str, Path], *, root: Path, github: bool = True, annotate: bool = True
+    result: SessionResult,
+    files: Mapping[str, Path],
+    *,
+    root: Path,
+    github: bool = True,
+    annotate: bool = True,
+    traced: Sequence[Traced] = (),
 ) -> Delivery:
     """Write all that is wanted.
 
-    :param files: format (``json``, ``sarif``, ``gitlab``) -> where to.
+    :param files: format (``json``, ``sarif``, ``gitlab``, ``html``) -> where to.
     :param root: pytest's root directory, which the result's places are relative to.
     :param github: tell GitHub Actions, if the environment says that it is there.
     :param annotate: its annotations, too.
+    :param traced: the fine-tunes, for the page.
     """
     done, prefix = Delivery(), folder_of(root)
     for form, path in files.items():
 
         def write(form: str = form, path: Path = path) -> str:
-            write_whole(path, _written(form, result, prefix))
+            write_whole(path, _written(form, result, prefix, traced))
             return f"{form} report of {plural(len(result.tests), 'test')} in {path}"
 
         _try(done, f"--ftcheck-{form}: {path}", write)
@@ -53,13 +64,19 @@ def deliver(
     return done
 
 
-def _written(form: str, result: SessionResult, prefix: str) -> str:
+def _written(form: str, result: SessionResult, prefix: str, traced: Sequence[Traced]) -> str:
     if form == "json":
         return result.to_json()
     if form == "sarif":
         from .reports.sarif import sarif
 
         return sarif(result, prefix)
+    if form == "html":
+        from .reports.html.packed import unpack
+        from .reports.html.page import page
+        from .reports.html.views import FineTune
+
+        return page([FineTune(unpack(t.packed), tests=t.tests) for t in traced], result)
     from .reports.gitlab import gitlab
 
     return gitlab(result, prefix)

@@ -7,7 +7,7 @@ number of different checks, never with the number of calls.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import gate
@@ -176,8 +176,11 @@ class Phase:
         """Whether something could not be decided, and the session lets that through."""
         return any(r.shown is not None and not r.shown.ok and not r.gated for r in self.repeats.values())
 
-    def plain(self, *, failed: bool = False) -> dict[str, Any]:
-        """In builtins, for nothing else crosses processes; ``failed``: the phase did."""
+    def plain(self, *, failed: bool = False, carry: Callable[[Trace], dict[str, str]] | None = None) -> dict[str, Any]:
+        """In builtins, for nothing else crosses processes.
+
+        :param failed: the phase did.  :param carry: what is to be told of each trace beside its figures; None: nothing.
+        """
         traces = [repr(trace) for trace in self.traces]
         if left := self.traced - len(traces):
             traces.insert(len(self._measured.first), f"... and {plural(left, 'trace')} more ...")
@@ -185,7 +188,13 @@ class Phase:
             "verdicts": [r.plain(failed=failed) for r in self.repeats.values()],
             "traces": traces,
             "runs": [
-                {"summary": repr(t), "figures": figures(t), "environment": dict(t.environment)} for t in self.runs
+                {
+                    "summary": repr(t),
+                    "figures": figures(t),
+                    "environment": dict(t.environment),
+                    **(carry(t) if carry else {}),
+                }
+                for t in self.runs
             ],
             **({"calibrations": self.calibrations} if self.calibrations else {}),
             **({"baseline": self.baseline} if self.baseline else {}),

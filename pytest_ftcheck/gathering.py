@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,16 @@ class Report(Protocol):
     longrepr: Any
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A trace that was carried here."""
+
+    #: As `reports.html.packed.pack` makes it.
+    packed: str
+    #: The tests that measured or judged it.
+    tests: tuple[CaseResult, ...]
+
+
 class _Case:
     """One test, while its reports come in."""
 
@@ -36,6 +47,8 @@ class _Case:
         self.attempts = attempts
         self.verdicts: list[ReportedVerdict] = []
         self.runs: list[RunFigures] = []
+        #: Of the traces that were carried, in order.
+        self.digests: list[str] = []
         self.outcome = "passed"
         self.reason = ""
         self.location: tuple[str, int | None, str] | None = None
@@ -49,6 +62,7 @@ class _Case:
             runs = (RunFigures(r["summary"], r["figures"], r["environment"]) for r in carried["runs"])
             # a fixture's run is measured in setup and judged in call; NaN equals itself in a repr only
             self.runs += (run for run in runs if repr(run) not in map(repr, self.runs))
+            self.digests += (r["digest"] for r in carried["runs"] if "digest" in r)
         outcome = _outcome(report)
         if outcome != "passed" and self.outcome not in ("failed", "error"):
             self.outcome, self.reason = outcome, _reason(report)
@@ -120,6 +134,8 @@ class Gathered:
 
     def __init__(self) -> None:
         self._cases: dict[tuple[str, str], _Case] = {}
+        #: Digest -> trace, packed. Each process carries a trace once; the test that did may be run again.
+        self._traces: dict[str, str] = {}
 
     def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
         """One more report; ``carried``: what its phase concluded, None: nothing."""
@@ -128,6 +144,7 @@ class Gathered:
         if case is None or report.when == "setup":  # a repeated test begins anew
             case = self._cases[key] = _Case(attempts=1 if case is None else case.attempts + 1)
         case.add(report, carried)
+        self._traces |= {r["digest"]: r["trace"] for r in (carried or {"runs": ()})["runs"] if "trace" in r}
 
     def result(self, *, root: Path, configuration: Path | None, **facts: Any) -> SessionResult:
         """The session as it stands.
@@ -150,6 +167,18 @@ class Gathered:
             environment=_environment(),
             **facts,
         )
+
+    def traced(self, result: SessionResult) -> tuple[Traced, ...]:
+        """The traces that were carried, in the order of the tests, each with the tests of ``result`` that measured or judged it."""
+        cases = {(case.nodeid, case.worker): case for case in result.tests}
+        users: dict[str, list[CaseResult]] = {}
+        for (nodeid, worker), found in sorted(self._cases.items()):
+            case = cases.get((nodeid, worker)) or cases.get((nodeid, ""))
+            if case is None:
+                continue
+            for digest in dict.fromkeys(found.digests):
+                users.setdefault(digest, []).append(case)
+        return tuple(Traced(self._traces[d], tuple(tests)) for d, tests in users.items() if d in self._traces)
 
 
 def _inside(path: Path | None, root: Path) -> str | None:

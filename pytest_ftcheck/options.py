@@ -92,6 +92,7 @@ REPORTS = {
     "json": "every verdict, and every run in figures",
     "sarif": "what was found, as SARIF 2.1.0 for code scanning",
     "gitlab": "what was found, as a GitLab code quality report",
+    "html": "one page with every fine-tune: causes, charts, numbers; needs the extra html",
 }
 
 #: What the session sets: recipe field -> value; only what somebody did set.
@@ -279,7 +280,7 @@ def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
 def reports(config: pytest.Config) -> dict[str, Path]:
     """The files to write: format -> path. From the command line relative to where pytest was started, from a file to the root.
 
-    :raises pytest.UsageError: an empty name, a folder, or one file for two reports.
+    :raises pytest.UsageError: an empty name, a folder, one file for two reports, or a page without the packages that make it.
     """
     found: dict[str, Path] = {}
     for name in REPORTS:
@@ -291,6 +292,11 @@ def reports(config: pytest.Config) -> dict[str, Path]:
             raise pytest.UsageError(f"{given}: expected the name of a file to write")
         if other := next((n for n, p in found.items() if p.resolve() == path.resolve()), None):
             raise pytest.UsageError(f"{given}: expected another file than that of --ftcheck-{other}")
+        if name == "html":
+            from .reports.html import missing  # only where it is asked for: every start of pytest pays for imports
+
+            if absent := missing():
+                raise pytest.UsageError(f"{given}: needs {', '.join(absent)}: pip install 'pytest-ftcheck[html]'")
         found[name] = path
     return found
 

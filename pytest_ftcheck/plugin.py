@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .delivery import Delivery
     from .listener import Again
     from .progress import ProgressLine
+    from .reports.html.packed import Carrier
     from .trace import Trace
     from .verdict import Verdict
 
@@ -45,6 +46,8 @@ RECORD: pytest.StashKey[Record] = pytest.StashKey()
 _EARS: pytest.StashKey[_Ears] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[bool] = pytest.StashKey()
 _PROPERTIES: pytest.StashKey[bool] = pytest.StashKey()
+#: Packs traces for the page; None: no page is wanted.
+_CARRY: pytest.StashKey[Carrier | None] = pytest.StashKey()
 #: Names of the properties that a test has from us.
 _NAMED: pytest.StashKey[set[str]] = pytest.StashKey()
 
@@ -109,6 +112,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Calibration(REPORTED), "ftcheck-calibration")
     config.stash[_PROGRESS] = options.progress_wanted(config)
     config.stash[_PROPERTIES] = options.properties_wanted(config)
+    config.stash[_CARRY] = _carrier(config)
     config.stash[_EARS] = _Ears(str(config.rootpath))
     if compared := options.baseline(config):
         from .baseline.session import install
@@ -124,6 +128,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
         if models := collecting.wanted(config):
             config.pluginmanager.register(models, "ftcheck-models")
+
+
+def _carrier(config: pytest.Config) -> Carrier | None:
+    """In a worker, too: its traces are drawn by the controller."""
+    if config.option.collectonly or "html" not in options.reports(config):
+        return None
+    from .reports.html.packed import Carrier
+
+    return Carrier()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -229,7 +242,7 @@ def pytest_runtest_makereport(
         if report.when == "call" and report.passed and record.let_through:
             setattr(report, LET_THROUGH, True)
         if phase := record.close():
-            setattr(report, REPORTED, phase.plain(failed=report.failed))
+            setattr(report, REPORTED, phase.plain(failed=report.failed, carry=item.config.stash[_CARRY]))
     return report
 
 
@@ -292,9 +305,10 @@ class _Summary:
             fail_on=gate.level(),
             exit_status=int(session.exitstatus),
         )
+        traced = gathered.traced(result) if "html" in self._files else ()
         annotated = self._config.pluginmanager.hasplugin(ANNOTATOR)
         self._delivery = deliver(
-            result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated
+            result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated, traced=traced
         )
 
     def _again(self) -> list[str]:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import missing
 from .cleaning import clean, script_safe
 from .packed import pack_all
 from .views import FineTune, Section, overview, reported, rows, sections
@@ -21,22 +22,9 @@ from .views import FineTune, Section, overview, reported, rows, sections
 if TYPE_CHECKING:
     from ...session import SessionResult
 
-#: What the page needs beside the package itself, by the name it is imported by.
-NEEDED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 FOLDER = Path(__file__).parent / "templates"
 #: Fine-tunes shown with charts; of more, the ill ones come first and the rest is in the overview alone.
 MOST = 200
-
-
-def missing() -> list[str]:
-    """The packages of the extra ``html`` that are not installed.
-
-    >>> missing()
-    []
-    """
-    from importlib.util import find_spec
-
-    return [package for module, package in NEEDED.items() if find_spec(module) is None]
 
 
 def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, title: str = "") -> str:
