@@ -1,4 +1,4 @@
-"""The command ``ftcheck`` (``python -m pytest_ftcheck``): compare, show, list, explain, map.
+"""The command ``ftcheck`` (``python -m pytest_ftcheck``): compare, show, html, list, explain, map.
 
 Exit status: 0 all well, 1 something got worse (``compare``) or is ill (``show``), 2 bad arguments or files.
 """
@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("b", metavar="B.json", help="the same kind of file, later")
     command = add("show", _show, "A saved trace with its diagnosis, or a session's results. Exit status 1 if ill.")
     command.add_argument("file", metavar="FILE.json", help="a saved trace, or what --ftcheck-json wrote")
+    command = add("html", _html, "Saved traces as one page with causes and charts, to be opened in a browser.")
+    command.add_argument(
+        "files", metavar="FILE.json", nargs="+", help="a saved trace; one file may be what --ftcheck-json wrote"
+    )
+    command.add_argument("-o", "--output", metavar="FILE.html", default="ftcheck.html", help="default: ftcheck.html")
     command = add("list", _list, "All checks: criterion, measured false-alarm rate, source.")
     command.add_argument("--json", action="store_true", help="for machines")
     command = add("explain", _explain, "The reference page of a check, or what a fault is.")
@@ -134,6 +139,25 @@ def _show(options: argparse.Namespace) -> tuple[str, int]:
 
     diagnosis = diagnose(shown)
     return f"{shown}\n\n{diagnosis}\n", 1 if diagnosis.status == "ill" else 0
+
+
+def _html(options: argparse.Namespace) -> tuple[str, int]:
+    from .files import write_whole
+    from .reports.html.page import page
+    from .reports.html.views import FineTune
+
+    given = [(path, read(path)) for path in options.files]
+    sessions = [found for _, found in given if isinstance(found, SessionResult)]
+    if len(sessions) > 1:
+        raise ValueError(f"{', '.join(options.files)}: expected one session's results at most, found {len(sessions)}")
+    runs = [FineTune(found, name=Path(path).stem) for path, found in given if not isinstance(found, SessionResult)]
+    try:
+        write_whole(options.output, page(runs, sessions[0] if sessions else None))
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    except OSError as error:
+        raise ValueError(f"--output={options.output}: {error.strerror or error}") from None
+    return f"{plural(len(runs), 'fine-tune')} in {options.output}\n", 0
 
 
 def _session(session: SessionResult) -> str:

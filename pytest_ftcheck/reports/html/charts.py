@@ -213,10 +213,11 @@ def _motion(trace: Trace) -> Chart:
     told = []
     rows: dict[str, list[Any]] = {k: [] for k in ("layer", "part", "used", "low", "high", "tensors", "state", "label")}
     for layer in layers:
+        name = f"head: {layer.name}" if layer.part == "head" else layer.name
         label = percent(layer.used) if layer.used is not None else "no budget" if not layer.state else ""
         shown = ", ".join(filter(None, (label, layer.state)))
         for key, value in (
-            ("layer", layer.name),
+            ("layer", name),
             ("part", layer.part),
             ("used", layer.used),
             ("low", layer.low),
@@ -226,8 +227,7 @@ def _motion(trace: Trace) -> Chart:
             ("label", one_line(shown, 60)),
         ):
             rows[key].append(value)
-        told.append(f"{layer.name} {shown}")
-    # frozen ones first in the sentence would bury the rest
+        told.append(f"{name} {shown}")
     description = f"{bars.x}, median of each layer's tensors: {'; '.join(told)}."
     band = [{"same": {}, "columns": {"from": [0.15], "to": [0.45]}}] if adam else []
     legend = (
@@ -256,58 +256,37 @@ def _motion(trace: Trace) -> Chart:
 
 
 def _rewound(trace: Trace) -> Chart:
+    """By loss, which tells apart what accuracy on few rows does not."""
     found = series.criticality(trace)
     title = "What if a part were put back?"
     if found.missing:
         return Chart("rewound", title, "rewound", missing=_sentence(found.missing))
-    by_accuracy = found.trained[1] is not None
-    what = "right predictions" if by_accuracy else "loss"
-
-    def value(outcome: tuple[float, float | None]) -> float | None:
-        return outcome[1] if by_accuracy else outcome[0]
-
-    rows: dict[str, list[Any]] = {k: [] for k in ("part", "how", "value", "loss", "accuracy", "ink")}
-    told = []
+    rows: dict[str, list[Any]] = {k: [] for k in ("part", "how", "loss", "accuracy", "ink", "label")}
+    told, hows = [], {"initial values": "var(--head)", "initial values, shuffled": "var(--base-0)"}
     for part in found.parts:
-        for how, outcome, ink in (
-            ("initial values", part.rewound, "var(--head)"),
-            ("initial values, shuffled", part.shuffled, "var(--base-0)"),
-        ):
+        for (how, ink), outcome in zip(hows.items(), (part.rewound, part.shuffled), strict=True):
             if outcome is None:
                 continue
-            for key, entry in (
-                ("part", part.part),
-                ("how", how),
-                ("value", value(outcome)),
-                ("loss", outcome[0]),
-                ("accuracy", outcome[1]),
-                ("ink", ink),
-            ):
-                rows[key].append(entry)
-            told.append(f"{part.part} with {how}: {percent(value(outcome)) if by_accuracy else number(value(outcome))}")
-    trained = value(found.trained)
-    rules = [{"same": {"what": "as trained", "ink": "var(--ink)", "dash": []}, "columns": {"at": [trained]}}]
-    keys = [
-        Key("part at its initial values", "var(--head)", shape="box"),
-        Key("the same in random order", "var(--base-0)", shape="box"),
-        Key("as trained", "var(--ink)", shape="tick"),
+            label = f"{number(outcome[0])}" + (f", {percent(outcome[1])} right" if outcome[1] is not None else "")
+            entries = (part.part, how, outcome[0], outcome[1], ink, label)
+            for column, entry in zip(rows.values(), entries, strict=True):
+                column.append(entry)
+            told.append(f"{part.part} with {how}: loss {label}")
+    loss, accuracy = found.trained
+    trained = number(loss) + (f", {percent(accuracy)} right" if accuracy is not None else "")
+    majority = f"; the majority class is {percent(found.baseline)} of them" if found.baseline is not None else ""
+    rules = [
+        {
+            "same": {"what": f"as trained: {trained}", "ink": "var(--ink)", "dash": []},
+            "columns": {"at": [loss], "accuracy": [accuracy]},
+        }
     ]
-    if by_accuracy and found.baseline is not None:
-        rules.append(
-            {
-                "same": {"what": "majority class", "ink": "var(--prior)", "dash": [5, 4]},
-                "columns": {"at": [found.baseline]},
-            }
-        )
-        keys.append(Key("majority class", "var(--prior)", dash=(5, 4), shape="tick"))
-    as_trained = percent(trained) if by_accuracy else number(trained)
+    legend = [Key(how, ink, shape="box") for how, ink in hows.items() if how in rows["how"]]
     return Chart(
         id="rewound",
         title=title,
-        kind="rewound-accuracy" if by_accuracy else "rewound-loss",
-        description=f"{what.capitalize()} on {plural(found.rows, 'row')}, as trained {as_trained}; "
-        + "; ".join(told)
-        + ".",
+        kind="rewound",
+        description=f"Loss of {plural(found.rows, 'row')} as trained {trained}; {'; '.join(told)}{majority}.",
         data={"bars": [{"same": {}, "columns": rows}], "rules": rules},
         columns=(
             Column("part", "part"),
@@ -315,8 +294,9 @@ def _rewound(trace: Trace) -> Chart:
             Column("loss", "loss"),
             Column("accuracy", "right predictions"),
         ),
-        legend=tuple(keys),
-        note=f"{plural(found.rows, 'row')}, dropout off, all else as trained. What costs nothing to put back has learnt nothing of use.",
+        legend=(*legend, Key(f"as trained: {trained}", "var(--ink)", shape="tick")),
+        note=f"{plural(found.rows, 'row')}, dropout off, all else as trained{majority}. A part that costs nothing to put back has learnt "
+        "nothing of use.",
     )
 
 
@@ -353,6 +333,11 @@ def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
     found = series.weights(trace)
     of = f" of {found.tensor}" if found.tensor else ""
     beside = _lines("displacement", found.displacement, TENSOR_POINTS)
+    if not any(y and y > 0 for s in found.displacement.series if s.kind == "displacement" for y in s.y):
+        # on a logarithmic axis there would be nothing but the budget
+        beside = Chart(
+            "displacement", "", "log", missing=beside.missing or _sentence(beside.note) or "It did not move."
+        )
     beside = Chart(**{**beside.__dict__, "title": f"How far the elements{of} came"})
     first, over = f"Histogram{of}, before and after", "The same histogram over time"
     if found.missing or not found.histograms:

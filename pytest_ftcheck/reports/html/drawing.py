@@ -33,8 +33,7 @@ def specifications() -> dict[str, dict[str, Any]]:
             ).resolve_scale(x="shared", color="independent")
         ),
         "motion": bare(_bars_of_motion(alt)),
-        "rewound-accuracy": bare(_bars_of_parts(alt, "right predictions", share=True)),
-        "rewound-loss": bare(_bars_of_parts(alt, "loss", share=False)),
+        "rewound": bare(_bars_of_parts(alt)),
         "metric": bare(_bars_of_metric(alt)),
         "histogram": bare(_histogram(alt)),
         "time": bare(_over_time(alt)),
@@ -53,9 +52,12 @@ def _curves(alt: Any, data: str, height: int, *, log: bool = False, hide_x: bool
     axis = alt.Axis(title=None if hide_x else "step", labels=not hide_x, tickMinStep=1, grid=False)
     x = alt.X("x:Q", axis=axis, scale=alt.Scale(nice=False, zero=False))
     scale = alt.Scale(type="log", nice=True) if log else alt.Scale(zero=False, nice=True)
+    # of a logarithmic axis only the powers of ten have lines
+    power = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6"
+    powers = {"gridOpacity": {"condition": {"test": power, "value": 1}, "value": 0}} if log else {}
     y = alt.Y(
         "drawn:Q",
-        axis=alt.Axis(title=title or None, format="~g", minExtent=48, tickCount=3 if title else 5),
+        axis=alt.Axis(title=title or None, format="~g", minExtent=48, tickCount=3 if title else 5, **powers),
         scale=scale,
     )
     style = {
@@ -87,7 +89,7 @@ def _bars_of_motion(alt: Any) -> Any:
     y = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=400))
     tips = _number_tips(
         alt,
-        ("layer", "layer|N"),
+        ("full-layer", "layer|N"),
         ("told", "share of the LR budget|N"),
         ("range", "its tensors|N"),
         ("state", "remarks|N"),
@@ -117,19 +119,25 @@ def _bars_of_motion(alt: Any) -> Any:
     return alt.layer(band, bars, spread, label).add_params(reach).properties(height=alt.Step(21), width=300)
 
 
-def _bars_of_parts(alt: Any, what: str, *, share: bool) -> Any:
-    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=True)
-    x = alt.X("value:Q", scale=scale, axis=alt.Axis(title=what, format="~%" if share else "~g", tickCount=5))
+def _bars_of_parts(alt: Any) -> Any:
+    scale = alt.Scale(domainMin=0, domainMax=alt.ExprRef("reach"), clamp=True, nice=False)
+    x = alt.X("loss:Q", scale=scale, axis=alt.Axis(title="loss", format="~g", tickCount=5))
     y = alt.Y("part:N", sort=None, axis=alt.Axis(title=None, labelLimit=400))
+    offset = alt.YOffset("how:N", sort=None)
     tips = _number_tips(
-        alt, ("part", "part|N"), ("how", "put back to|N"), ("loss", "loss|Q"), ("accuracy", "right predictions|Q")
+        alt, ("full-part", "part|N"), ("how", "put back to|N"), ("loss", "loss|Q"), ("accuracy", "right predictions|Q")
     )
+    data = alt.NamedData(name="bars")
     bars = (
-        alt.Chart(alt.NamedData(name="bars"))
-        .mark_bar()
-        .encode(x=x, y=y, yOffset=alt.YOffset("how:N", sort=None), color=alt.Color("ink:N", scale=None), tooltip=tips)
+        alt.Chart(data).mark_bar().encode(x=x, y=y, yOffset=offset, color=alt.Color("ink:N", scale=None), tooltip=tips)
     )
-    return alt.layer(bars, _rules(alt, scale)).properties(height=alt.Step(14), width=300)
+    label = (
+        alt.Chart(data)
+        .mark_text(align="left", dx=5, color="var(--ink)", fontSize=11)
+        .encode(x=x, y=y, yOffset=offset, text="label:N", tooltip=tips)
+    )
+    reach = alt.param(name="reach", value=REACH)
+    return alt.layer(bars, _rules(alt, scale), label).add_params(reach).properties(height=alt.Step(17), width=300)
 
 
 def _rules(alt: Any, scale: Any) -> Any:

@@ -129,17 +129,42 @@ class Section:
         """What the overview says of it: label and numbers."""
         numbers = figures(self.trace)
         found = []
+        steps = f"in {plural(len(self.trace.steps), 'step')}"
         if "loss.initial" in numbers:
-            found.append(("loss", f"{number(numbers['loss.initial'])} → {number(numbers['loss.final'])}"))
-        if "motion.head" in numbers:
-            found.append(("head moved", f"{percent(numbers['motion.head'])} of budget"))
+            found.append(("loss", f"{number(numbers['loss.initial'])} → {number(numbers['loss.final'])} {steps}"))
+        else:
+            found.append(("loss", f"never told, {steps}"))
+        if still := self.head_still:
+            found.append(("head", still))
+        elif "motion.head" in numbers:
+            found.append(("head", f"moved {percent(numbers['motion.head'])} of its budget"))
         for metric in self.trace.metrics[:1]:
             against = f" (majority {number(metric.baseline)})" if metric.baseline is not None else ""
             found.append(
                 (one_line(metric.name, 24), f"{number(metric.first)} → {number(metric.last)}{against}"),
             )
-        found.append(("steps", f"{len(self.trace.steps):,}"))
         return tuple(found)
+
+    @property
+    def head_still(self) -> str:
+        """Why the head stands still, in a word or two; empty: it does not, or there is none."""
+        head = [t for t in self.trace.tensors if t.part == "head"]
+        if not head or any(t.motion.moved != 0 for t in head):
+            return ""
+        return "did not move" if any(t.trainable for t in head) else "frozen"
+
+    @property
+    def open_question(self) -> str:
+        """What the author alone can answer, and the picture does not."""
+        declared = self.trace.intent is not None and (self.trace.intent.trained or self.trace.intent.frozen)
+        if self.head_still != "frozen" or declared:
+            return ""
+        names = ", ".join(self.trace.head)
+        return one_line(
+            f"The whole head ({names}) is frozen. Whether that is meant, the trace cannot know: intent=Intent(trained={names!r}) "
+            "says that it is not, and makes checks of it.",
+            600,
+        )
 
     @property
     def tests(self) -> tuple[CaseResult, ...]:

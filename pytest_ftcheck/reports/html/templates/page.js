@@ -86,7 +86,7 @@ function datasets(chart, width) {
     else {
       for (const row of rows)
         for (const key of Object.keys(row)) if (NUMBERS.has(row[key]) && !TEXTS.has(key)) row[key] = null;
-      if (chart.kind.startsWith("rewound") && name === "bars") axisNames(rows, "part", width < 420 ? 16 : 28);
+      if (chart.kind === "rewound" && name === "bars") axisNames(rows, "part", width < 420 ? 16 : 28);
     }
     made[name] = rows;
   }
@@ -139,15 +139,18 @@ function draw(canvas) {
     const field = { motion: "layer", metric: "when" }[chart.kind] || "part";
     const longest = Math.max(...spec.datasets.bars.map((row) => row[field].length));
     room = width - Math.min(230, 6.6 * longest + 18) - 16;
-    if (chart.kind === "motion") {
-      const reach = Math.max(...spec.datasets.bars.map((row) => row.end));
-      const wanted = Math.max(0.5, Math.min(2, reach)) * 1.02;
+    const reach = spec.params && spec.params.find((p) => p.name === "reach");
+    if (reach) {
+      const rows = spec.datasets.bars;
+      const ends = [...rows, ...(spec.datasets.rules || [])].map((row) => row.end || row.loss || row.at || 0);
+      const longest = Math.max(...ends, 1e-12);
+      const wanted = chart.kind === "motion" ? Math.max(0.5, Math.min(2, longest)) : longest;
       // room for the text behind the longest bar
-      const label = Math.max(...spec.datasets.bars.map((row) => row.label.length)) * 6.2 + 10;
-      const free = Math.max(0.45, 1 - label / room);
-      spec.params.find((p) => p.name === "reach").value = wanted / free;
-      const letters = Math.floor((room * (1 - free)) / 6.2);
-      for (const row of spec.datasets.bars) row.label = row.label.length > letters + 2 ? row.label.slice(0, Math.max(4, letters)) + "…" : row.label;
+      const letters = Math.max(...rows.map((row) => row.label.length));
+      const free = Math.max(0.5, 1 - (letters * 6.2 + 12) / room);
+      reach.value = (wanted * 1.02) / free;
+      const fit = Math.floor((room * (1 - free)) / 6.2);
+      for (const row of rows) if (row.label.length > fit + 1) row.label = row.label.slice(0, Math.max(6, fit)) + "…";
     }
   }
   room = Math.max(90, Math.floor(room));
