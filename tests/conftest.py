@@ -21,6 +21,24 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+def _seed() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    """What a test trains is the same in every session, whatever other plugins seed (pytest-randomly: anew each session)."""
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """As above: just before the test itself."""
+    _seed()
+
+
 @pytest.fixture
 def rows():
     """A learnable task: 8 batches ``(x, y)`` of 16 rows with 6 features; the class is the sign of the first feature."""

@@ -169,6 +169,7 @@ def test_a_saturated_softmax_is_told_from_a_learning_one():
     class Pooled(nn.Module):
         def __init__(self, temperature):
             super().__init__()
+            torch.manual_seed(1)
             self.temperature = temperature
             self.body = nn.Linear(6, 16)
             self.score = nn.Linear(16, 1)
