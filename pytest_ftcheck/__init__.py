@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from .inits.trainable import assert_trainable, check_trainable
     from .intent import Intent
     from .recipe import Recipe
+    from .reports.writers import TraceWriter
     from .runs import Runs
     from .subject import Subject
     from .suite import parametrize_with_checks
@@ -189,6 +190,7 @@ _HOMES = {
     "sweep": "inits.sweep",
     "Intent": "intent",
     "Recipe": "recipe",
+    "TraceWriter": "reports.writers",
     "Runs": "runs",
     "Subject": "subject",
     "parametrize_with_checks": "suite",
@@ -214,6 +216,7 @@ __all__ = [
     "Subject",
     "SweepResult",
     "Trace",
+    "TraceWriter",
     "Verdict",
     "__version__",
     "assert_all_finite",

@@ -136,6 +136,11 @@ class Diagnosis:
                 lines += _field(", ".join(checks), reason)
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from .reports.notebook import of_diagnosis
+
+        return of_diagnosis(self)
+
 
 def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
     """Run every check on a trace, and rank the root causes of what failed.

@@ -16,7 +16,7 @@ VISIBLE = 0.05
 #: Displacement (rms, in initial standard deviations) from which on the initial values no longer dominate.
 LARGE = 0.5
 #: Share of the LR budget that gradients use: little is below the first; healthy Adam runs, dense tensors.
-LITTLE, HEALTHY = 0.05, "15-45 %"
+LITTLE, HEALTHY = 0.05, (0.15, 0.45)
 #: Motion by gradients below this share of that by weight decay is what rounding leaves of the subtraction.
 DECAY_ONLY = 0.02
 
@@ -180,7 +180,11 @@ def _used(trace: Trace, t: Tensor) -> tuple[str, bool]:
     if used >= LITTLE:
         return f"the elements did move, by {percent(used)} of what the schedule allows", True
     usual = t.role == "embedding"
-    why = "usual where most rows are never looked up" if usual else f"healthy dense tensors: {HEALTHY}"
+    why = (
+        "usual where most rows are never looked up"
+        if usual
+        else f"healthy dense tensors: {100 * HEALTHY[0]:.0f}-{100 * HEALTHY[1]:.0f} %"
+    )
     return f"the elements moved, but by {percent(used)} of what the schedule allows ({why})", usual
 
 

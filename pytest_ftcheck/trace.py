@@ -23,6 +23,10 @@ from .records import Counterfactuals, Data, Head, Inputs, LossShape, Modes, Over
 if TYPE_CHECKING:
     from os import PathLike
 
+    from matplotlib.figure import Figure
+
+    from .reports.writers import TraceWriter
+
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 1
@@ -476,10 +480,65 @@ class Trace:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     def to_tensorboard(self, directory: str | PathLike[str]) -> None:
-        """Write event files that TensorBoard shows (needs the extra ``tensorboard``)."""
+        """Write event files that TensorBoard shows (needs the extra ``tensorboard``), one directory a run.
+
+        The useful charts come first under *Custom Scalars*, runs side by side with what came of them under *HParams*.
+        """
         from .reports.tensorboard import write
 
         write(self, directory)
+
+    def to_html(self, path: str | PathLike[str]) -> None:
+        """Write a page with causes, checks and charts that opens in any browser, without network (needs the extra ``html``).
+
+        :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is as before.
+        """
+        from .files import write_whole
+        from .reports.html.page import page
+        from .reports.html.views import FineTune
+
+        write_whole(path, page([FineTune(self)]))
+
+    def log_to(self, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
+        """Log to an experiment tracker: settings, curves, histograms of the head, the diagnosis.
+
+        :param to: ``wandb``, ``mlflow``, ``trackio`` (each an extra of this package), ``tensorboard`` (with ``directory=``), or any
+            object that speaks :class:`pytest_ftcheck.TraceWriter`.
+        :param tensors: the curves and histograms of every tensor, too; else those of the head and of the base's blocks.
+        :param options: ``prefix=`` ("ftcheck"), what names begin with in a run of yours; all others are handed to the tracker where a
+            run has to be made (``project=``, ``name=``, ``run_name=``, ...).
+        :raises ImportError: the tracker's package is missing.
+        :raises ValueError, TypeError: no such tracker; options for a run that is active already.
+
+        A run of yours that is active (``wandb.run``, ``mlflow.active_run()``, trackio's) is used and stays open; else one is made and
+        finished.
+        """
+        from .reports.writers import log
+
+        log(self, to, tensors=tensors, **options)
+
+    def plot(self, which: str | Sequence[str] | None = None, *, tensor: str | None = None) -> Figure:
+        """Pictures of the run, as a matplotlib figure (needs the extra ``plot``); pyplot and its state are not touched.
+
+        :param which: one or several of ``loss`` (training and probe loss beside the class prior, learning rates below), ``gradients``
+            (norms of the head and of the base's blocks), ``motion`` (displacement over the LR budget, layer by layer) and ``weights`` (a
+            tensor's histogram before and after, beside how far its elements came); None: all.
+        :param tensor: name of the tensor under ``weights``; None: the head's largest trainable matrix.
+        :raises ValueError, TypeError: no such panel, no such tensor.
+        :raises ImportError: the package ``matplotlib`` is missing.
+
+        >>> figure = example_trace().plot("motion")
+        >>> figure.axes[0].get_title(loc="left")
+        'Motion against the LR budget'
+        """
+        from .reports.plot import draw
+
+        return draw(self, which, tensor=tensor)
+
+    def _repr_html_(self) -> str:
+        from .reports.notebook import of_trace
+
+        return of_trace(self)
 
     def __repr__(self) -> str:
         losses = self.losses

@@ -80,6 +80,11 @@ class Verdict:
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from .reports.notebook import of_verdict
+
+        return of_verdict(self)
+
 
 def _folded(rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
     """More rows than are shown: those of one block of the model that say the same become one."""

@@ -18,7 +18,18 @@ MODULES = sorted(
     if not m.name.endswith(".__main__")
 )
 #: Their fields are described beside them.
-NOUNS = ("Recipe", "Intent", "Trace", "Verdict", "Diagnosis", "Cause", "CheckFailed", "Features", "SweepResult")
+NOUNS = (
+    "Recipe",
+    "TraceWriter",
+    "Intent",
+    "Trace",
+    "Verdict",
+    "Diagnosis",
+    "Cause",
+    "CheckFailed",
+    "Features",
+    "SweepResult",
+)
 PUBLIC = sorted(set(pytest_ftcheck.__all__) - {"__version__"})
 
 

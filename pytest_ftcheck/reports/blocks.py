@@ -85,6 +85,8 @@ def labels(names: Sequence[str], width: int = 40) -> list[str]:
 
     >>> labels(["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"])
     ['embeddings', 'encoder.layer.0', 'encoder.layer.1']
+    >>> labels(["model.classifier.0", "model.classifier.3"])
+    ['classifier.0', 'classifier.3']
     """
     paths = [name.split(".") for name in names]
     shared = 0
@@ -92,6 +94,9 @@ def labels(names: Sequence[str], width: int = 40) -> list[str]:
         if len(set(level)) > 1:
             break
         shared += 1
+    # a number alone is no name
+    while shared and any(path[shared].isdigit() for path in paths):
+        shared -= 1
     found: list[str] = []
     for path in paths:
         short = "".join(c if c.isprintable() else "?" for c in ".".join(path[shared if len(paths) > 1 else 0 :]))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..explain import explain_weight_motion, shown_by_default
+from ..explain import HEALTHY, explain_weight_motion, shown_by_default
 from ..text import one_line, plural
 from .blocks import blocks, bunched, kinds, labelled, labels, modules
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Curves of the base in one picture: more cannot be told apart.
 CURVES = 7
+#: Beyond this the arithmetic of an axis overflows; no loss in float32 comes near.
+FAR = 1e100
 #: Rows of bars in one picture.
 BARS = 24
 
@@ -118,6 +120,8 @@ class Bars:
     layers: tuple[Layer, ...]
     note: str = ""
     missing: str = ""
+    #: What healthy dense tensors use; None: not known for this optimizer.
+    healthy: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -300,7 +304,51 @@ def motion(trace: Trace, most: int = BARS) -> Bars:
         "sgd": "SGD moves a weight by lr * |gradient|: the sum of the learning rates is no limit.",
     }.get(family, "")
     missing = "" if layers else "the trace has no tensors"
-    return Bars("Motion against the LR budget", "rms displacement by gradients / sum of LRs", layers, note, missing)
+    return Bars(
+        "Motion against the LR budget",
+        "rms displacement by gradients / sum of LRs",
+        layers,
+        note,
+        missing,
+        HEALTHY if family == "adam" else None,
+    )
+
+
+def course(trace: Trace, most: int = CURVES) -> Lines:
+    """Displacement over the LR budget so far, step by step: of the head, and of each block of the base.
+
+    The median over a group's tensors that the optimizer holds; a group in which none was followed, because it is frozen or in no optimizer,
+    stands at 0 if nothing in it moved. Unlike `motion` it counts what weight decay did, too.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> [(s.name, round(s.y[-1], 4)) for s in course(example_trace()).series]
+    [('head', 0.25), ('base_model.layer.0', 0.25)]
+    """
+    head = [t for t in trace.tensors if t.part == "head"]
+    base = bunched(labelled(blocks([t for t in trace.tensors if t.part != "head"])), most)
+    groups = [("head", "head", head)] if head else []
+    groups += [(name, "base", members) for name, members in base.items()]
+    x = tuple(float(s + 1) for s in trace.recorded)
+    found = []
+    for name, kind, members in groups:
+        shares = []
+        for t in members:
+            allowed = budgets(trace, t)
+            if t.trainable and len(t.displacements) >= len(x) and any(v > 0 for v in allowed):
+                shares.append([d / b if b > 0 else None for d, b in zip(t.displacements, allowed, strict=False)])
+        if shares:
+            found.append(Series(name, kind, x, tuple(_middle([s[k] for s in shares]) for k in range(len(x)))))
+        elif x and not any(t.motion.moved for t in members):
+            found.append(Series(name, kind, x, (0.0,) * len(x)))
+    missing = "" if found else "no optimizer step was recorded"
+    return Lines("Motion against the LR budget", "rms displacement / sum of LRs so far", tuple(found), missing=missing)
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = sorted(v for v in values if v is not None)
+    if not known:
+        return None
+    return math.nan if any(map(math.isnan, known)) else _median(known)
 
 
 def _layer(name: str, part: str, members: Sequence[Tensor]) -> Layer:
@@ -376,7 +424,8 @@ def _displacement(trace: Trace, t: Tensor) -> Lines:
         found.append(Series("initial std", "std", (x[0], x[-1]), (t.first.std, t.first.std)))
     still = "it did not move" if moved and not any(v != 0 for v in moved) else ""
     missing = "" if moved else "frozen: not followed step by step" if not t.trainable else "no step was recorded"
-    return Lines("Displacement", "unit of the weights", tuple(found), log=True, note=still, missing=missing)
+    # what stands at zero is not to be seen on a logarithmic axis
+    return Lines("Displacement", "unit of the weights", tuple(found), log=not still, note=still, missing=missing)
 
 
 def budgets(trace: Trace, t: Tensor) -> list[float]:

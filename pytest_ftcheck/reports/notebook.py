@@ -1,0 +1,201 @@
+"""What a notebook shows of a trace, a verdict and a diagnosis: plain HTML, one element, no script, nothing fetched.
+
+Colours of text and ground are the notebook's own, light or dark; what we colour has a ground of its own. Every name is escaped, and cut.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..text import number, one_line, percent, plural
+from . import series
+from .terminal import describe
+
+if TYPE_CHECKING:
+    from ..diagnosis import Diagnosis
+    from ..trace import Trace
+    from ..verdict import Verdict
+
+#: White on each of them has a contrast of 4.5 or more.
+GROUNDS = {
+    "pass": "#1b7837",
+    "healthy": "#1b7837",
+    "fail": "#b3261e",
+    "ill": "#b3261e",
+    "inconclusive": "#7a5c00",
+    "undecided": "#7a5c00",
+    "advice": "#2b6cb0",
+    "skipped": "#5f6368",
+}
+#: Characters of a name, and of a sentence.
+NAME, SENTENCE = 60, 600
+#: Points of a curve: there are as many pixels.
+POINTS, WIDTH, HEIGHT = 200, 200, 36
+#: Layers shown as bars.
+LAYERS = 12
+
+_CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:middle;border:0;background:transparent;color:inherit"
+
+
+def of_trace(trace: Trace) -> str:
+    """A trace: its curves in small, what each layer used of its LR budget, the founding question's answer, and the table to unfold.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> "<script" in of_trace(example_trace())
+    False
+    """
+    rows = []
+    for lines in (series.loss(trace), series.rates(trace), series.gradients(trace)):
+        for curve in lines.series:
+            if curve.kind in ("train", "probe", "lr", "total", "head"):
+                name = f"gradient of the {curve.name}" if curve.kind in ("total", "head") else curve.name
+                name = (
+                    "training loss"
+                    if curve.kind == "train"
+                    else "probe loss, dropout off"
+                    if curve.kind == "probe"
+                    else name
+                )
+                rows.append((name, _ends(curve), _spark(curve, f"{name}, {_ends(curve)}")))
+    if trace.probe is not None and trace.probe.prior_entropy is not None:
+        rows.append(("loss of the class prior", number(trace.probe.prior_entropy), ""))
+    for metric in trace.metrics:
+        beside = f"; knowing nothing: {number(metric.baseline)}" if metric.baseline is not None else ""
+        rows.append((metric.name, f"{number(metric.first)} -> {number(metric.last)}{beside}", ""))
+    bars = series.motion(trace, LAYERS)
+    body = [_headline("", "", repr(trace)), _table((_escaped(n), _escaped(v), drawn) for n, v, drawn in rows)]
+    if bars.layers:
+        body.append(f"<div style='margin-top:8px'><b>{_escaped(bars.title)}</b> {_escaped(bars.note, SENTENCE)}</div>")
+        body.append(_table(_bar(layer) for layer in bars.layers))
+    if trace.tensors:
+        body.append("<div style='margin-top:8px'><b>Should the weights move more?</b></div>")
+        told = series.weights(trace).explanation
+        body.append(_table((f"<i>{_escaped(label)}</i>", _escaped(text, SENTENCE)) for label, text in told))
+    body.append(_folded("all of it, as a table", describe(trace, unicode=True)))
+    return _whole(body)
+
+
+def of_verdict(verdict: Verdict) -> str:
+    """A verdict: its headline, and the whole message beneath, unfolded where something is amiss.
+
+    >>> from pytest_ftcheck import Verdict
+    >>> "weights_move" in of_verdict(Verdict("weights_move", "pass", "4 of 4 tensors moved."))
+    True
+    """
+    message = str(verdict)
+    body = [_headline(verdict.status, verdict.check, verdict.headline)]
+    if "\n" in message:
+        body.append(_folded("the whole message", message, unfolded=not verdict.ok))
+    return _whole(body)
+
+
+def of_diagnosis(diagnosis: Diagnosis) -> str:
+    """A diagnosis: its causes with what to do, then every verdict.
+
+    >>> from pytest_ftcheck import diagnose, example_trace
+    >>> "healthy" in of_diagnosis(diagnose(example_trace()))
+    True
+    """
+    body = [_headline(diagnosis.status, "", diagnosis.headline)]
+    if diagnosis.causes:
+        items = []
+        for cause in diagnosis.causes:
+            told = [f"<b>{_escaped(cause.title, SENTENCE)}</b> ({_escaped(cause.confidence)})"]
+            told += [
+                f"{_escaped(check)}: {_escaped(line, SENTENCE)}"
+                for check, line in zip(cause.checks, cause.evidence, strict=False)
+            ][:1]
+            told += [f"why: {_escaped(cause.why, SENTENCE)}"] if cause.why else []
+            told += [f"do: <b>{_escaped(cause.remedy, SENTENCE)}</b>"] if cause.remedy else []
+            told += [f"explains: {_escaped(', '.join(cause.checks[1:]), SENTENCE)}"] if cause.checks[1:] else []
+            items.append(f"<li style='margin:4px 0'>{'<br>'.join(told)}</li>")
+        body.append(f"<ol style='margin:6px 0 6px 20px;padding:0'>{''.join(items)}</ol>")
+    rows = _table((_chip(v.status), _escaped(v.check), _escaped(v.headline, SENTENCE)) for v in diagnosis.verdicts)
+    body.append(_details(plural(len(diagnosis.verdicts), "verdict"), rows))
+    return _whole(body)
+
+
+# ------------------------------------------------------------------ pieces
+def _whole(body: Iterable[str]) -> str:
+    style = "font-size:13px;line-height:1.45;max-width:900px;overflow-x:auto;color:inherit"
+    return f"<div class='ftcheck' style='{style}'>{''.join(body)}</div>"
+
+
+def _headline(status: str, name: str, text: str) -> str:
+    parts = [_chip(status)] * bool(status) + [f"<b>{_escaped(name)}</b>"] * bool(name) + [_escaped(text, SENTENCE)]
+    return f"<div style='margin-bottom:4px'>{' '.join(parts)}</div>"
+
+
+def _chip(status: str) -> str:
+    ground = GROUNDS.get(status, GROUNDS["skipped"])
+    style = f"background:{ground};color:#fff;border-radius:3px;padding:0 6px;font-weight:bold;white-space:nowrap"
+    return f"<span style='{style}'>{_escaped(status)}</span>"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    lines = [
+        "<tr style='background:transparent'>" + "".join(f"<td style='{_CELL}'>{c}</td>" for c in row) + "</tr>"
+        for row in rows
+    ]
+    return f"<table style='border-collapse:collapse;margin:0;border:0'>{''.join(lines)}</table>" if lines else ""
+
+
+def _bar(layer: series.Layer) -> tuple[str, str, str]:
+    used = layer.used if layer.used is not None and math.isfinite(layer.used) else 0.0
+    # half of the width is 50 % of the budget; healthy dense tensors use 15-45 %
+    width = max(0.0, min(1.0, used)) * WIDTH
+    ground = "#d55e00" if layer.part == "head" else "#0072b2"
+    frame = f"width:{WIDTH}px;height:10px;border:1px solid rgba(127,127,127,.5);box-sizing:border-box"
+    drawn = f"<div style='{frame}'><div style='width:{width:.0f}px;height:8px;background:{ground};max-width:100%'></div></div>"
+    told = percent(layer.used) if layer.used is not None else ""
+    return _escaped(layer.name), drawn, _escaped(": ".join(filter(None, (told, layer.state))))
+
+
+def _spark(curve: series.Series, label: str) -> str:
+    """A curve as a small picture, in the colour of the text; gaps where nothing finite is."""
+    curve = curve.thinned(POINTS)
+    points = [(x, y) for x, y in curve.finite if abs(y) < series.FAR]
+    if len(points) < 2:
+        return ""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    (left, right), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
+    across, up = (right - left) or 1.0, (high - low) or 1.0
+    pieces: list[list[str]] = [[]]
+    for x, y in zip(curve.x, curve.y, strict=True):
+        if y is None or not abs(y) < series.FAR:
+            pieces.append([])
+            continue
+        height = HEIGHT / 2 if high == low else HEIGHT - 2 - (HEIGHT - 4) * (y - low) / up
+        pieces[-1].append(f"{2 + (WIDTH - 4) * (x - left) / across:.1f},{height:.1f}")
+    drawn = "".join(
+        f"<polyline points='{' '.join(piece)}' fill='none' stroke='currentColor' stroke-width='1.5'/>"
+        for piece in pieces
+        if len(piece) > 1
+    )
+    size = f"width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'"
+    return f"<svg {size} role='img' aria-label='{_escaped(label)}'>{drawn}</svg>"
+
+
+def _ends(curve: series.Series) -> str:
+    known = [y for y in curve.y if y is not None]
+    if not known:
+        return "-"
+    lost = sum(not math.isfinite(y) for y in known)
+    return f"{number(known[0])} -> {number(known[-1])}" + (f", {lost:,} not finite" if lost else "")
+
+
+def _folded(title: str, text: str, *, unfolded: bool = False) -> str:
+    style = "font-size:12px;line-height:1.35;overflow-x:auto;margin:4px 0;background:transparent;color:inherit"
+    return _details(title, f"<pre style='{style}'>{html.escape(text)}</pre>", unfolded=unfolded)
+
+
+def _details(title: str, inside: str, *, unfolded: bool = False) -> str:
+    return f"<details style='margin-top:6px'{' open' * unfolded}><summary>{_escaped(title)}</summary>{inside}</details>"
+
+
+def _escaped(text: str, width: int = NAME) -> str:
+    """Somebody else's text: one line, control characters spelled out, cut; it cannot end an element or an attribute."""
+    return html.escape(one_line(text, width), quote=True)
