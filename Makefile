@@ -13,7 +13,7 @@ help:            ## list the commands
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,html,examples,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,html,loggers,examples,dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)   ## the main job: toy default and founding question; leaves a TensorBoard folder in runs/
