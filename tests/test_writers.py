@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+import time
 
 import pytest
 
@@ -316,8 +317,18 @@ def wandb(tmp_path, monkeypatch):
     wandb.finish()
 
 
+def written(folder):
+    """The records of a run that was finished: its writer is a process of its own, which may be a moment behind."""
+    for _ in range(300):
+        found = list(records(folder))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError("the run never ended")
+
+
 def records(folder):
-    """What an offline run has written: LevelDB's log format (blocks of 32 kB; checksum, length, kind and data) after seven bytes."""
+    """What an offline run has written as yet: LevelDB's log format (blocks of 32 kB; checksum, length, kind and data) after seven bytes."""
     from wandb.proto import wandb_internal_pb2
 
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
@@ -326,6 +337,8 @@ def records(folder):
         if (left := 32768 - place % 32768) < 7:
             place += left
             continue
+        if place + 7 + int.from_bytes(data[place + 4 : place + 6], "little") > len(data):
+            return
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
@@ -345,7 +358,7 @@ def rows(found):
 def test_wandb_makes_a_run_and_finishes_it(trace, wandb, tmp_path):
     trace.log_to("wandb", name="mine", dir=str(tmp_path))
     assert wandb.run is None
-    found = list(records(tmp_path))
+    found = written(tmp_path)
     run = next(r.run for r in found if r.WhichOneof("record_type") == "run")
     assert (run.project, run.display_name) == ("ftcheck", "mine")
     config = {
@@ -375,7 +388,7 @@ def test_wandb_uses_the_active_run_and_costs_it_no_row(trace, wandb, tmp_path):
         assert mine.config["lr"] == 3
         assert mine.config["ftcheck"]["status"] == "healthy"
         mine.log({"loss": 0.5}, step=1)
-    logged = list(rows(records(tmp_path)))
+    logged = list(rows(written(tmp_path)))
     assert [(r["_step"], r["loss"]) for r in logged if "loss" in r] == [(0, 1.0), (1, 0.5)]
     together = {key for r in logged for key in r}
     weights = "ftcheck/head/classifier.weight/weights"
