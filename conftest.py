@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sybil import Document, Example, Region, Sybil
 
@@ -32,19 +33,27 @@ def _parsed(document: Document) -> Iterator[Region]:
 def _evaluate(example: Example) -> None:
     """Runs the blocks; the page has to show what they print, and to have the pictures that they save."""
     page = Path(example.path)
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    with outputs.workshop() as folder:
-        for block in example.parsed:
-            printed = outputs.execute(block, str(page), namespace)
-            if block.output is not None and not outputs.alike(block.output, printed):
-                told = outputs.difference(block.output, printed)
-                raise AssertionError(
-                    f"{page.name}, line {block.line + 1}: other output than shown; if it is right, run "
-                    f"python docs/build/outputs.py {page.relative_to(_ROOT)} --write\n{told}"
-                )
-        saved = {p.name for p in folder.iterdir() if p.suffix in outputs.PICTURES}
+    if outputs.BUILT in example.document.text:
+        printed, pictures = outputs.made(page)
+        saved = set(pictures)
+        for block, output in zip(example.parsed, printed, strict=True):
+            _compare(page, block, output)
+    else:
+        namespace: dict[str, object] = {"__name__": "__main__"}
+        with outputs.workshop() as folder:
+            for block in example.parsed:
+                _compare(page, block, outputs.execute(block, str(page), namespace))
+            saved = {p.name for p in folder.iterdir() if p.suffix in outputs.PICTURES}
     missing = saved - {p.name for p in outputs.pictures_of(page).glob("*")}
     assert not missing, f"{page.name} saves {sorted(missing)}, which docs/images/{page.stem} does not have"
+
+
+def _compare(page: Path, block: Any, printed: str) -> None:
+    if block.output is not None and not outputs.alike(block.output, printed):
+        raise AssertionError(
+            f"{page.name}, line {block.line + 1}: other output than shown; if it is right, run "
+            f"python docs/build/outputs.py {page.relative_to(_ROOT)} --write\n{outputs.difference(block.output, printed)}"
+        )
 
 
 pytest_collect_file = Sybil(parsers=[_parsed], patterns=["docs/**/*.md", "README.md"]).pytest()

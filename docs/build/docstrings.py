@@ -14,6 +14,9 @@ from typing import Any
 
 import griffe
 
+import pytest_ftcheck
+
+_FIELD = r":(?:param|raises|returns?)\b[^:\n]*:"
 #: ``:func:`~pytest_ftcheck.check_x``` -> a link of the site.
 _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 
@@ -21,13 +24,8 @@ _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 def fenced(text: str) -> str:
     """Each doctest, up to the next blank line, as a fenced block.
 
-    >>> print(fenced("Adds.\\n\\n>>> 1 + 1\\n2"))
-    Adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> fenced("Adds.\\n\\n>>> 1 + 1\\n2").splitlines()[2::3]
+    ['```pycon', '```']
     """
     lines: list[str] = []
     inside = False
@@ -45,12 +43,44 @@ def fenced(text: str) -> str:
 
 
 def linked(text: str) -> str:
-    """Sphinx's roles as links.
+    """Sphinx's roles as links to public names, as code where there is none.
 
-    >>> linked("as :func:`~pytest_ftcheck.check_x`")
-    'as [`check_x`][pytest_ftcheck.check_x]'
+    >>> linked("as :func:`~pytest_ftcheck.check_x`, :meth:`save`")
+    'as [`check_x`][pytest_ftcheck.check_x], `save`'
     """
-    return _ROLE.sub(lambda m: f"[`{m[1].rpartition('.')[2]}`][{m[1]}]", text)
+
+    def link(found: re.Match[str]) -> str:
+        path = found[1] if "." in found[1] else f"pytest_ftcheck.{found[1]}"
+        name = path.rpartition(".")[2]
+        known = found[1].startswith("pytest_ftcheck.") or name in pytest_ftcheck.__all__
+        return f"[`{name}`][{path}]" if known else f"`{name}`"
+
+    return _ROLE.sub(link, text)
+
+
+def fields_last(text: str) -> str:
+    """One field a line, one name a field, and all of them at the end: the parser takes what follows a field for a part of it.
+
+    >>> fields_last("Adds.\\n\\n:param a: one.  :param b, c: two.\\n\\n>>> 1").split("\\n")[2:]
+    ['>>> 1', '', ':param a: one.', ':param b: two.', ':param c: two.']
+    """
+    prose, fields = [], []
+    for paragraph in re.split(r"\n\s*\n", text):
+        before, *found = re.split(rf"(?:^|\s)(?={_FIELD})", paragraph)
+        if before.strip() or not found:
+            prose.append(before)
+        for field in found:
+            kind, names, told = re.fullmatch(r":(\w+)(?: ([^:]*))?:\s*(.*)", field, re.DOTALL).groups()  # type: ignore[union-attr]
+            told = " ".join(told.split())
+            fields += (
+                [f":{kind} {name.strip()}: {told}" for name in names.split(",")] if names else [f":{kind}: {told}"]
+            )
+    return "\n\n".join([*prose, "\n".join(fields)] if fields else prose)
+
+
+def ours(text: str) -> str:
+    """A docstring of ours as griffe and Markdown take it."""
+    return linked(fenced(fields_last(text)))
 
 
 class Docstrings(griffe.Extension):
@@ -59,7 +89,7 @@ class Docstrings(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Examples and roles."""
         if obj.docstring:
-            obj.docstring.value = linked(fenced(obj.docstring.value))
+            obj.docstring.value = ours(obj.docstring.value)
 
     def on_attribute_instance(self, *, node: ast.AST | griffe.ObjectNode, attr: griffe.Attribute, **_: Any) -> None:
         """``#:`` comments right above an attribute."""
@@ -73,6 +103,12 @@ class Docstrings(griffe.Extension):
             told.insert(0, line.strip().removeprefix("#:").strip())
         if told:
             attr.docstring = griffe.Docstring(" ".join(told), parent=attr)
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Where a class takes its arguments as keywords only, a list of them."""
+        made = cls.members.get("__new__")
+        if isinstance(made, griffe.Function) and [p.name for p in made.parameters][1:] == ["spec"] and cls.docstring:
+            cls.docstring.value = re.sub(r"^:param (\w+): ", r"* `\1`: ", cls.docstring.value, flags=re.MULTILINE)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Checks and assertions, which are wrapped at run time."""
@@ -111,5 +147,5 @@ def _function(name: str, found: Callable[..., Any], attribute: griffe.Attribute)
         parameters=parameters,
         returns=str(signature.return_annotation),
     )
-    function.docstring = griffe.Docstring(linked(fenced(inspect.getdoc(found) or "")), parent=function)
+    function.docstring = griffe.Docstring(ours(inspect.getdoc(found) or ""), parent=function)
     return function

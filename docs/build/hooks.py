@@ -10,21 +10,15 @@ A public name without a docstring, or one that no page shows, ends the build.
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib.metadata
 import itertools
-import json
-import logging
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.nav import Link, Navigation, Section
 from mkdocs.structure.pages import Page
 
@@ -37,9 +31,10 @@ import outputs  # noqa: E402
 import pytest_ftcheck  # noqa: E402  (imports nothing heavy)
 
 PACKAGE = "pytest_ftcheck"
+#: Not named in mkdocs.yml: put into the navigation here, or linked to.
+HIDDEN = InclusionLevel.NOT_IN_NAV
 _LINK = re.compile(r"\]\(([^)\s#]+\.py)\)")
 _CHECK = re.compile(r"(?:check|assert)_(\w+)")
-_log = logging.getLogger("mkdocs.hooks.ftcheck")
 
 
 def own_page(name: str) -> str | None:
@@ -65,34 +60,6 @@ def strategies() -> list[str]:
     return [name for name in names if name not in pytest_ftcheck.__all__]
 
 
-def made(page: Path) -> tuple[list[str], dict[str, bytes]]:
-    """What the blocks of a page print and the pictures that they save, run now or taken from the cache."""
-    digest = hashlib.sha256()
-    for block in outputs.blocks(page.read_text(encoding="utf-8")):
-        digest.update(f"{block.kind} {block.name}\n{block.source}".encode())
-    for source in [
-        *sorted((ROOT / PACKAGE).rglob("*.py")),
-        *sorted((ROOT / "docs/examples").glob("*.py")),
-        Path(outputs.__file__),
-    ]:
-        digest.update(source.read_bytes())
-    for package in ("torch", "transformers", "numpy", "matplotlib"):
-        digest.update(importlib.metadata.version(package).encode())
-    cache = ROOT / "build" / "docs-cache"
-    folder = cache / f"{page.stem}-{digest.hexdigest()[:16]}"
-    if not (folder / "outputs.json").exists():
-        _log.info("running the code of %s", page.name)
-        command = [sys.executable, outputs.__file__, str(page), "--into", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise PluginError(f"the code of {page.name} does not run:\n{done.stderr}")
-        for old in cache.glob(f"{page.stem}-*"):
-            if old != folder:
-                shutil.rmtree(old)
-    pictures = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in outputs.PICTURES}
-    return json.loads((folder / "outputs.json").read_text(encoding="utf-8")), pictures
-
-
 def is_built(file: File) -> bool:
     """Whether the page's code is run for the site."""
     return not file.generated_by and outputs.BUILT in file.content_string
@@ -101,22 +68,33 @@ def is_built(file: File) -> bool:
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the pages of public names and of linked sources, and the pictures that are drawn now."""
     for page in [f for f in files.documentation_pages() if is_built(f)]:
-        for name, content in made(ROOT / "docs" / page.src_uri)[1].items():
+        try:
+            pictures = outputs.made(ROOT / "docs" / page.src_uri)[1]
+        except RuntimeError as error:
+            raise PluginError(str(error)) from error
+        for name, content in pictures.items():
             uri = f"images/{Path(page.src_uri).stem}/{name}"
             if committed := files.get_file_from_path(uri):
                 files.remove(committed)
             files.append(File.generated(config, uri, content=content))
+    for check in check_names():
+        if found := files.get_file_from_path(f"reference/checks/{check}.md"):
+            found.inclusion = HIDDEN
     for name in pytest_ftcheck.__all__:
         page = own_page(name)
         if page and page.startswith("reference/python/"):
-            files.append(File.generated(config, page, content=f"---\ntitle: {name}\n---\n\n::: {PACKAGE}.{name}\n"))
+            files.append(
+                File.generated(
+                    config, page, content=f"---\ntitle: {name}\n---\n\n::: {PACKAGE}.{name}\n", inclusion=HIDDEN
+                )
+            )
     shown = "\n\n".join(f"::: {PACKAGE}.strategies.{name}\n    options: {{heading_level: 2}}" for name in strategies())
     text = f"# {PACKAGE}.strategies\n\n[How to use them](../strategies.md).\n\n{shown}\n"
-    files.append(File.generated(config, "reference/python/strategies.md", content=text))
+    files.append(File.generated(config, "reference/python/strategies.md", content=text, inclusion=HIDDEN))
     for source in sorted({s for f in files.documentation_pages() for s in sources(f)}):
         code = (ROOT / source).read_text(encoding="utf-8")
         text = f"# {PurePosixPath(source).name}\n\n`{source}`\n\n````python\n{code}````\n"
-        files.append(File.generated(config, f"source/{source}.md", content=text))
+        files.append(File.generated(config, f"source/{source}.md", content=text, inclusion=HIDDEN))
     return files
 
 
@@ -192,7 +170,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     if page.file.generated_by:
         return markdown
     if is_built(page.file):
-        markdown = outputs.written(markdown, made(ROOT / "docs" / here)[0])
+        markdown = outputs.written(markdown, outputs.made(ROOT / "docs" / here)[0])
     folder = (ROOT / "docs" / here).parent
 
     def to_source(found: re.Match[str]) -> str:

@@ -4,8 +4,8 @@ A Python block followed by ``<!-- output -->`` and a text block: what it prints.
 that name, not run by itself. A console block behind ``<!-- run -->`` is a command (``$ pytest ...``) and what it prints. In a text, a line
 ``...`` stands for any lines. Numbers may differ between machines, words may not.
 
-The blocks of a page are independent of each other, unless the page says ``<!-- one after another -->``. They run in an empty folder;
-pictures that they save have to be in ``docs/images/PAGE/`` already.
+The blocks of a page are independent of each other, unless the page says ``<!-- one after another -->``; with ``, when the site is built``
+the site shows what they print and draw then. They run in an empty folder; pictures that they save have to be in ``docs/images/PAGE/`` already.
 
 ``python docs/build/outputs.py PAGE... --write`` runs pages and rewrites outputs and pictures; without ``--write`` it tells what differs.
 """
@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -177,6 +179,37 @@ def run(page: Path) -> tuple[list[str], dict[str, bytes]]:
     return printed, pictures
 
 
+def made(page: Path) -> tuple[list[str], dict[str, bytes]]:
+    """`run` in a process of its own; kept in ``build/docs-cache`` until the page's code, ours, or a version changes.
+
+    :raises RuntimeError: the code does not run.
+    """
+    digest = hashlib.sha256()
+    for block in blocks(page.read_text(encoding="utf-8")):
+        digest.update(f"{block.kind} {block.name}\n{block.source}".encode())
+    root = DOCS.parent
+    for source in [
+        *sorted((root / "pytest_ftcheck").rglob("*.py")),
+        *sorted((DOCS / "examples").glob("*.py")),
+        Path(__file__),
+    ]:
+        digest.update(source.read_bytes())
+    for package in ("torch", "transformers", "numpy", "matplotlib"):
+        digest.update(importlib.metadata.version(package).encode())
+    cache = root / "build" / "docs-cache"
+    folder = cache / f"{page.stem}-{digest.hexdigest()[:16]}"
+    if not (folder / "outputs.json").exists():
+        command = [sys.executable, __file__, str(page), "--into", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the code of {page.name} does not run:\n{done.stderr}")
+        for old in cache.glob(f"{page.stem}-*"):
+            if old != folder:
+                shutil.rmtree(old)
+    pictures = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in PICTURES}
+    return json.loads((folder / "outputs.json").read_text(encoding="utf-8")), pictures
+
+
 def written(text: str, printed: list[str]) -> str:
     """The page with these outputs; shortened ones (``...``) stay as they are where they still fit."""
     for block, output in reversed(list(zip(blocks(text), printed, strict=True))):
@@ -201,12 +234,13 @@ def main() -> None:
     options = parser.parse_args()
     stale = 0
     for page in (p.resolve() for p in options.pages):
-        printed, pictures = run(page)
+        built = BUILT in page.read_text(encoding="utf-8") and not options.into
+        printed, pictures = made(page) if built else run(page)
         if options.into:
             options.into.mkdir(parents=True, exist_ok=True)
-            (options.into / "outputs.json").write_text(json.dumps(printed), encoding="utf-8")
             for name, content in pictures.items():
                 (options.into / name).write_bytes(content)
+            (options.into / "outputs.json").write_text(json.dumps(printed), encoding="utf-8")  # last: it is all there
             continue
         text = page.read_text(encoding="utf-8")
         if options.write:
