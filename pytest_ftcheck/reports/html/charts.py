@@ -6,7 +6,7 @@ What the trace lacks is said in a sentence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...codec import encode
@@ -128,15 +128,16 @@ def _loss(trace: Trace) -> Chart:
     losses, rates = series.loss(trace), series.rates(trace)
     chart = _lines("loss", losses, LOSS_POINTS)
     below = _lines("lr", rates, LOSS_POINTS)
-    kind = "loss" if chart.drawn and below.drawn else "lines"
+    if not (chart.drawn or below.drawn):
+        return replace(chart, missing=_joined(chart.missing, below.missing))
     if not chart.drawn:
-        return Chart(**{**below.__dict__, "id": "loss", "title": "Learning rate", "note": _sentence(chart.missing)})
+        return replace(below, id="loss", note=_joined(below.note, chart.missing))
     if not below.drawn:
-        return Chart(**{**chart.__dict__, "note": _joined(chart.note, below.missing)})
+        return replace(chart, note=_joined(chart.note, below.missing))
     return Chart(
         id="loss",
         title="Loss, and the learning rate below it",
-        kind=kind,
+        kind="loss",
         description=f"{chart.description} {below.description}",
         data={"lines": chart.data["lines"], "below": below.data["lines"]},
         columns=chart.columns,
@@ -338,7 +339,7 @@ def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
         beside = Chart(
             "displacement", "", "log", missing=beside.missing or _sentence(beside.note) or "It did not move."
         )
-    beside = Chart(**{**beside.__dict__, "title": f"How far the elements{of} came"})
+    beside = replace(beside, title=f"How far the elements{of} came")
     first, over = f"Histogram{of}, before and after", "The same histogram over time"
     if found.missing or not found.histograms:
         why = _sentence(found.missing or "the trace holds no histogram of it")

@@ -7,7 +7,7 @@ from typing import Any
 from ...text import shorten
 
 #: Characters of one text: a message has a few hundred, a hostile name may have millions.
-LONGEST = 6_000
+LONGEST = 1_500
 
 
 def clean(value: Any) -> Any:

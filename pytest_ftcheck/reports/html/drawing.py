@@ -174,7 +174,11 @@ def _histogram(alt: Any) -> Any:
     x = alt.X(
         "from:Q", axis=alt.Axis(title="weight", format="~g", tickCount=5), scale=alt.Scale(nice=False, zero=False)
     )
-    y = alt.Y("density:Q", axis=alt.Axis(title="density", format="~g", minExtent=48, tickCount=4))
+    y = alt.Y(
+        "density:Q",
+        scale=alt.Scale(domainMin=0, nice=True),
+        axis=alt.Axis(title="density", format="~g", minExtent=48, tickCount=4),
+    )
     ink = alt.Color("ink:N", scale=None)
     outline = (
         alt.Chart(data)

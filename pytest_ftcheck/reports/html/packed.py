@@ -62,6 +62,8 @@ def unpack(text: str) -> Trace:
 
     :raises ValueError: it is none.
     """
+    if not text:
+        raise ValueError("not a packed trace: it is empty")
     try:
         return Trace.from_json(gzip.decompress(base64.b64decode(text, validate=True)).decode("ascii"))
     except (binascii.Error, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:

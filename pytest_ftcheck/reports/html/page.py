@@ -39,11 +39,9 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from .drawing import specifications
-
     shown = sections(fine_tunes, MOST)
     for section, packed in zip(shown, pack_all([s.trace for s in shown]), strict=True):
-        section.packed = packed.text
+        section.packed = Markup(packed.text)  # base64 needs no escaping, and must not be cut
         section.every = packed.every
     library, script = _library(), (FOLDER / "page.js").read_text(encoding="utf-8")
     environment = Environment(
@@ -65,7 +63,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
         library=Markup(library),
         script=Markup(script),
         policy=_policy(library, script),
-        specifications=Markup(script_safe(json.dumps(specifications(), separators=(",", ":")))),
+        specifications=Markup(script_safe(json.dumps(_specifications(), separators=(",", ":")))),
         data=_data,
         left_out=len(fine_tunes) - len(shown),
     )
@@ -77,6 +75,13 @@ def _data(section: Section) -> Any:
 
     drawn = {chart.id: chart.plain() for chart in section.charts if chart.drawn}
     return Markup(script_safe(json.dumps(drawn, allow_nan=False, separators=(",", ":"))))
+
+
+@cache
+def _specifications() -> dict[str, Any]:
+    from .drawing import specifications
+
+    return specifications()
 
 
 @cache

@@ -51,8 +51,13 @@ class FineTune:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """All checks over it."""
-        return diagnose(self.trace)
+        """All checks over it; of a trace that they cannot be asked of (it has no tensors), that."""
+        try:
+            return diagnose(self.trace)
+        except ValueError as error:
+            return Diagnosis(
+                "undecided", (Verdict("healthy", "inconclusive", f"The checks cannot be asked: {error}."),)
+            )
 
 
 @dataclass
