@@ -197,3 +197,64 @@ def test_missing_package_names_the_extra(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r"pip install 'pytest-ftcheck\[tensorboard\]'"):
         write(example_trace(), tmp_path / "events")
     assert not (tmp_path / "events").exists()
+
+
+def plugin_data(directory, tag, plugin):
+    """What a plugin of TensorBoard keeps with a tag."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    for path in sorted(directory.glob("events.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == tag and value.metadata.plugin_data.plugin_name == plugin:
+                    return value.metadata.plugin_data.content, value
+    raise AssertionError(f"no {tag}")
+
+
+def test_hyper_parameters_with_what_came_of_them_first(tmp_path):
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    made = example_trace()
+    write(made, tmp_path)
+    content, _ = plugin_data(tmp_path, metadata.SESSION_START_INFO_TAG, metadata.PLUGIN_NAME)
+    data = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert sorted(data)[:5] == ["1_status", "2_cause", "3_lr", "4_optimizer", "5_steps"]
+    assert data["1_status"].string_value == "healthy"
+    assert data["3_lr"].number_value == 5e-5
+    content, _ = plugin_data(tmp_path, metadata.EXPERIMENT_TAG, metadata.PLUGIN_NAME)
+    metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
+    named = {m.name.tag for m in metrics}
+    assert {"result/checks_failed", "result/loss.final", "result/motion.head"} <= named
+    assert named <= set(read(tmp_path).Tags()["scalars"])
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]  # no second run in a folder of its own
+
+
+def test_every_chart_of_the_layout_has_curves(trace, tmp_path):
+    import re
+
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    write(trace, tmp_path)
+    _, value = plugin_data(tmp_path, metadata.CONFIG_SUMMARY_TAG, metadata.PLUGIN_NAME)
+    layout = layout_pb2.Layout.FromString(value.tensor.string_val[0])
+    (category,) = layout.category
+    charts = [(chart.title, chart.multiline.tag) for chart in category.chart]
+    assert charts[0][0].startswith("loss")
+    assert charts[1][0].startswith("motion")
+    tags = read(tmp_path).Tags()["scalars"]
+    for title, patterns in charts:
+        assert any(re.search(p, tag) for p in patterns for tag in tags), title
+
+
+def test_a_head_that_stands_still_is_a_line_at_zero(tmp_path):
+    tensors = tuple(
+        dataclasses.replace(t, trainable=False, displacements=(), motion=dataclasses.replace(t.motion, moved=0.0))
+        if t.part == "head"
+        else t
+        for t in example_trace().tensors
+    )
+    write(example_trace(tensors=tensors), tmp_path)
+    events = read(tmp_path)
+    assert [e.value for e in events.Scalars("motion/head")] == [0.0] * 20
+    assert events.Scalars("motion/base_model.layer.0")[-1].value == pytest.approx(0.25)
+    assert "gradient_by_block/head" in events.Tags()["scalars"]

@@ -34,6 +34,10 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
 }
 
 
+#: Hyper-parameters that come first: TensorBoard sorts them by name, and shows the first five.
+FIRST = ("status", "cause", "lr", "optimizer", "steps")
+
+
 def write(trace: Trace, directory: str | PathLike[str]) -> None:
     """Write the whole trace as event files into ``directory`` (one directory a run).
 
@@ -64,7 +68,8 @@ class TensorBoardWriter:
         from torch.utils.tensorboard.summary import hparams
 
         # not `add_hparams`, which would write a second run into a folder of its own
-        for summary in hparams(dict(settings), dict(results)):  # type: ignore[no-untyped-call]
+        named = {f"{FIRST.index(key) + 1}_{key}" if key in FIRST else key: value for key, value in settings.items()}
+        for summary in hparams(named, dict(results)):  # type: ignore[no-untyped-call]
             self._writer.file_writer.add_summary(summary)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
