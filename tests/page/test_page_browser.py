@@ -50,10 +50,11 @@ def draw_all(page):
     """As a reader does who scrolls through all that is open; gives how many charts there are."""
     page.evaluate("""async () => {
         for (const canvas of document.querySelectorAll('.canvas'))
-            if (canvas.clientWidth) { canvas.scrollIntoView(); await new Promise((go) => setTimeout(go, 30)); }
+            if (canvas.checkVisibility()) { canvas.scrollIntoView(); await new Promise((go) => setTimeout(go, 30)); }
     }""")
     until(
-        page, "[...document.querySelectorAll('.canvas')].every((c) => !c.clientWidth || c.classList.contains('drawn'))"
+        page,
+        "[...document.querySelectorAll('.canvas')].every((c) => !c.checkVisibility() || c.classList.contains('drawn'))",
     )
     return page.locator(".canvas.drawn svg").count()
 
@@ -243,7 +244,7 @@ def test_all_is_reached_with_the_keyboard(browser, made):
     until(page, "document.getElementById('run-2').open")
     until(page, "document.activeElement.closest('#run-2') !== null")
     page.keyboard.press("Space")
-    page.wait_for_function("!document.getElementById('run-2').open")
+    until(page, "!document.getElementById('run-2').open")
 
 
 def test_paper_has_all_of_it(browser, made, tmp_path):
@@ -276,8 +277,8 @@ def test_charts_follow_the_width(browser, made):
     draw_all(opened.page)
     before = opened.page.locator("#run-1-loss .canvas svg").bounding_box()["width"]
     opened.page.set_viewport_size({"width": 400, "height": 800})
-    opened.page.wait_for_function(
-        f"document.querySelector('#run-1-loss .canvas svg').getBoundingClientRect().width < {before - 50}"
+    until(
+        opened.page, f"document.querySelector('#run-1-loss .canvas svg').getBoundingClientRect().width < {before - 50}"
     )
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
     opened.quiet()

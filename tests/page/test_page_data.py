@@ -26,7 +26,7 @@ from example_pages import (
     whole_trace,
 )
 
-from pytest_ftcheck import Trace, diagnose, example_trace
+from pytest_ftcheck import Intent, Trace, diagnose, example_trace
 from pytest_ftcheck.explain import explain_weight_motion
 from pytest_ftcheck.recipe import Recipe
 from pytest_ftcheck.reports.html.charts import charts
@@ -140,6 +140,10 @@ class TestNumbers:
         assert y[x.index(2346.0)] == 99.0
 
 
+def headline(made):
+    return re.search(r"<h1>.*?<span>(.*?)</span></h1>", made, re.DOTALL).group(1)
+
+
 class TestWords:
     def test_the_ill_run_comes_first_and_open(self):
         made = page_of(whole_trace(), frozen_head_trace())
@@ -182,6 +186,29 @@ class TestWords:
         assert "0 of 4 moved" in made
         assert "No test failed over this" not in made
         assert "No test failed over this" in page([FineTune(frozen_head_trace(), tests=tests.tests[1:2])], tests)
+
+    def test_what_a_test_found_counts_where_the_diagnosis_is_content(self):
+        failed = case("t.py::test_a", "failed", "fail", "a limit of our own")
+        assert "The fine-tune is ill" in page([FineTune(whole_trace(), tests=(failed,))], session(failed))
+        two = page([FineTune(whole_trace(), tests=(failed,)), FineTune(diverged_trace(), tests=(failed,))])
+        assert "1 of 2 fine-tunes is ill" in two  # the test does not say which it means
+        expected = case("t.py::test_a", "passed", "fail", "as expected")
+        assert "The fine-tune is healthy" in page([FineTune(whole_trace(), tests=(expected,))], session(expected))
+
+    def test_a_frozen_head_is_a_question_unless_it_was_declared(self):
+        trace = whole_trace()
+        frozen = tuple(
+            dataclasses.replace(
+                t, trainable=False, trainable_last=False, motion=dataclasses.replace(t.motion, moved=0.0)
+            )
+            if t.part == "head"
+            else t
+            for t in trace.tensors
+        )
+        trace = dataclasses.replace(trace, tensors=frozen)
+        assert headline(page_of(trace)).endswith("if its head is meant to be frozen")
+        declared = dataclasses.replace(trace, intent=Intent(frozen="classifier"))
+        assert "Whether that is meant" not in page_of(declared)
 
     def test_a_session_without_runs(self):
         assert "No fine-tune was measured" in page([], session(case("t.py::test_a")))

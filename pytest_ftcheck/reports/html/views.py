@@ -67,6 +67,10 @@ class Section:
     fine_tune: FineTune
     id: str
     name: str
+    #: ``ill``, ``undecided`` or ``healthy``: the diagnosis, or what a test asked of it, whichever is worse.
+    health: str
+    #: What a test found that the diagnosis did not; empty: nothing.
+    found: str = ""
     #: The trace to download; empty: too large.
     packed: str = ""
     #: Its tensors' series hold every so many recorded steps.
@@ -83,18 +87,15 @@ class Section:
         return self.fine_tune.diagnosis
 
     @property
-    def health(self) -> str:
-        """``ill``, ``undecided`` or ``healthy``."""
-        return self.diagnosis.status
-
-    @property
     def mark(self) -> str:
         """A sign for it."""
         return MARKS[self.health]
 
     @property
     def headline(self) -> str:
-        """The diagnosis in a sentence."""
+        """The diagnosis in a sentence, or what a test found beyond it."""
+        if self.found:
+            return self.found
         text = one_line(self.diagnosis.headline, 600)
         return text[:1].upper() + text[1:] + "."
 
@@ -153,16 +154,12 @@ class Section:
     @property
     def head_still(self) -> str:
         """Why the head stands still, in a word or two; empty: it does not, or there is none."""
-        head = [t for t in self.trace.tensors if t.part == "head"]
-        if not head or any(t.motion.moved != 0 for t in head):
-            return ""
-        return "did not move" if any(t.trainable for t in head) else "frozen"
+        return still(self.trace)
 
     @property
     def open_question(self) -> str:
         """What the author alone can answer, and the picture does not."""
-        declared = self.trace.intent is not None and (self.trace.intent.trained or self.trace.intent.frozen)
-        if self.head_still != "frozen" or declared:
+        if self.health == "ill" or not undeclared(self.trace, self.head_still):
             return ""
         names = ", ".join(self.trace.head)
         return one_line(
@@ -241,15 +238,52 @@ class Overview:
     facts: tuple[tuple[str, str], ...] = field(default=())
 
 
+def still(trace: Trace) -> str:
+    """``frozen`` or ``did not move``, if all of the head stands still."""
+    head = [t for t in trace.tensors if t.part == "head"]
+    if not head or any(t.motion.moved != 0 for t in head):
+        return ""
+    return "did not move" if any(t.trainable for t in head) else "frozen"
+
+
+def undeclared(trace: Trace, word: str) -> bool:
+    """Whether the head is frozen and nothing says that it should be, or should not."""
+    intent = trace.intent
+    return word == "frozen" and not (intent is not None and (intent.trained or intent.frozen))
+
+
+def healths(fine_tunes: Sequence[FineTune]) -> list[tuple[str, str]]:
+    """The health of each, and what a test found where that is worse than the diagnosis.
+
+    A test that used several runs does not say which one it means: then the diagnoses stand.
+    """
+    used = Counter((case.nodeid, case.worker) for f in fine_tunes for case in f.tests)
+    found: list[tuple[str, str]] = []
+    for f in fine_tunes:
+        health, why = str(f.diagnosis.status), ""
+        for case in f.tests:
+            for verdict in case.verdicts if case.red and used[case.nodeid, case.worker] == 1 else ():
+                worse = {"fail": "ill", "inconclusive": "undecided"}.get(verdict.status, "healthy")
+                if verdict.gated and WORST_FIRST.index(worse) < WORST_FIRST.index(health):
+                    health, why = worse, one_line(f"{verdict.check}: {verdict.told}", 600)
+        found.append((health, why))
+    return found
+
+
 def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> Overview:
     """What is to be said of all of them together."""
-    counts = Counter(f.diagnosis.status for f in fine_tunes)
-    worst = next((h for h in WORST_FIRST if counts[h]), "none")  # type: ignore[index]
-    count, of = counts.get(worst, 0), len(fine_tunes)  # type: ignore[call-overload]
+    counts = Counter(health for health, _ in healths(fine_tunes))
+    worst = next((h for h in WORST_FIRST if counts[h]), "none")
+    count, of = counts.get(worst, 0), len(fine_tunes)
+    frozen = sum(undeclared(f.trace, still(f.trace)) for f in fine_tunes)
     if not of:
         headline = "No fine-tune was measured"
     elif worst == "healthy":
         headline = "The fine-tune is healthy" if of == 1 else f"All {of:,} fine-tunes are healthy"
+        if frozen:
+            headline += (
+                f", if {'its head is' if of == 1 else plural(frozen, 'head is', 'heads are')} meant to be frozen"
+            )
     elif of == 1:
         headline = (
             "The fine-tune is ill" if worst == "ill" else "Nothing failed, but the fine-tune cannot tell everything"
@@ -273,15 +307,15 @@ def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> O
             ("fails on", session.fail_on),
             ("exit status", str(session.exit_status)),
         )
-    marks = tuple((health, MARKS[health], counts[health]) for health in WORST_FIRST if counts[health])  # type: ignore[index]
+    marks = tuple((health, MARKS[health], counts[health]) for health in WORST_FIRST if counts[health])
     return Overview(headline, worst, marks, tests, others, facts)
 
 
 def sections(fine_tunes: Sequence[FineTune], most: int) -> list[Section]:
     """The fine-tunes to show, the ill ones first, else in the order given."""
-    named = list(zip(names(fine_tunes), fine_tunes, strict=True))
-    named.sort(key=lambda pair: WORST_FIRST.index(pair[1].diagnosis.status))
-    return [Section(f, f"run-{i}", name) for i, (name, f) in enumerate(named[:most], 1)]
+    told = list(zip(fine_tunes, names(fine_tunes), healths(fine_tunes), strict=True))
+    told.sort(key=lambda entry: WORST_FIRST.index(entry[2][0]))
+    return [Section(f, f"run-{i}", name, *health) for i, (f, name, health) in enumerate(told[:most], 1)]
 
 
 def names(fine_tunes: Sequence[FineTune]) -> list[str]:
