@@ -89,6 +89,10 @@ class Recipe:
         if self.device is not None and not isinstance(self.device, str):
             raise TypeError(f"device={self.device!r}: expected a string such as 'cpu' or 'cuda:0', or None")
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
+        """For hypothesis, which would print how it drew each field, and IPython."""
+        printer.text(repr(self))
+
     @property
     def warmup_steps(self) -> int:
         """Length of the warm-up in steps."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 from torch import nn
 
-from pytest_ftcheck import Verdict, assert_loss_decreases, finetune, tiny_distilbert
+from pytest_ftcheck import Verdict, assert_loss_decreases, finetune, tiny_distilbert, toy_features
 from pytest_ftcheck.border import in_example
 from pytest_ftcheck.strategies import (
     KINDS,
@@ -95,8 +95,20 @@ def test_a_counterexample_is_printed_as_code():
     assert "scheme=InitScheme.normal(std=0.305)" in text
     assert "head=Head(8, 2, widths=(8,))" in text
     assert "rows=TokenBatches(batches=1, rows=2, shortest=1, longest=1)" in text
-    assert "recipe=Recipe(" in text
+    assert f"recipe={smallest(recipes())!r}" in text  # not a call of what drew its numbers
     assert "seed=0" in text
+
+
+def test_features_in_a_counterexample_are_one_line():
+    @settings(STILL, max_examples=1)
+    @given(st.just(toy_features()))
+    def test(features):
+        raise AssertionError
+
+    with pytest.raises(AssertionError) as failed:
+        test()
+    text = "\n".join(failed.value.__notes__)
+    assert "features=<Features of 256 rows x 64, 128 held out: single_label, 2 classes, toy_features(seed=0)>" in text
 
 
 class TestTheGlobalRandomState:

@@ -141,6 +141,10 @@ class Features:
         classes = f", {self.classes} {'tags' if self.task == 'multi_label' else 'classes'}" if self.classes else ""
         return f"<Features of {len(self.x):,} rows x {self.width}{held}: {self.task}{classes}, {self.source}>"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
+        """For hypothesis, which would print all of the tensors, and IPython."""
+        printer.text(repr(self))
+
 
 def _tensor(argument: str, value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
