@@ -5,7 +5,8 @@ that name, not run by itself. A console block behind ``<!-- run -->`` is a comma
 ``...`` stands for any lines. Numbers may differ between machines, words may not.
 
 The blocks of a page are independent of each other, unless the page says ``<!-- one after another -->``; with ``, when the site is built``
-the site shows what they print and draw then. They run in an empty folder; pictures that they save have to be in ``docs/images/PAGE/`` already.
+the site shows what they print and draw then. They run in an empty folder; pictures that they save have to be in
+``docs/images/PAGE/`` already.
 
 ``python docs/build/outputs.py PAGE... --write`` runs pages and rewrites outputs and pictures; without ``--write`` it tells what differs.
 """
