@@ -176,7 +176,7 @@ class Phase:
         """Whether something could not be decided, and the session lets that through."""
         return any(r.shown is not None and not r.shown.ok and not r.gated for r in self.repeats.values())
 
-    def plain(self, *, failed: bool = False, carry: Callable[[Trace], dict[str, str]] | None = None) -> dict[str, Any]:
+    def plain(self, *, failed: bool = False, carry: Callable[[Trace], dict[str, Any]] | None = None) -> dict[str, Any]:
         """In builtins, for nothing else crosses processes.
 
         :param failed: the phase did.  :param carry: what is to be told of each trace beside its figures; None: nothing.

@@ -15,7 +15,7 @@ from .listener import listening
 from .places import called_from
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from .baseline.keeper import Keeper
     from .delivery import Delivery
@@ -48,6 +48,8 @@ _PROGRESS: pytest.StashKey[bool] = pytest.StashKey()
 _PROPERTIES: pytest.StashKey[bool] = pytest.StashKey()
 #: Packs traces for the page; None: no page is wanted.
 _CARRY: pytest.StashKey[Carrier | None] = pytest.StashKey()
+#: What goes with each trace of a report, for the page and for the terminal's table; None: nothing.
+_TOLD: pytest.StashKey[Callable[[Trace], dict[str, Any]] | None] = pytest.StashKey()
 #: Names of the properties that a test has from us.
 _NAMED: pytest.StashKey[set[str]] = pytest.StashKey()
 
@@ -113,6 +115,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_PROGRESS] = options.progress_wanted(config)
     config.stash[_PROPERTIES] = options.properties_wanted(config)
     config.stash[_CARRY] = _carrier(config)
+    config.stash[_TOLD] = _told(config)
     config.stash[_EARS] = _Ears(str(config.rootpath))
     if compared := options.baseline(config):
         from .baseline.session import install
@@ -137,6 +140,16 @@ def _carrier(config: pytest.Config) -> Carrier | None:
     from .reports.html.packed import Carrier
 
     return Carrier()
+
+
+def _told(config: pytest.Config) -> Callable[[Trace], dict[str, Any]] | None:
+    """In a worker, too: its options are the controller's."""
+    carry = config.stash[_CARRY]
+    if config.get_verbosity() <= 0:
+        return carry
+    from .glance import glance
+
+    return glance if carry is None else lambda trace: {**carry(trace), **glance(trace)}
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -242,7 +255,7 @@ def pytest_runtest_makereport(
         if report.when == "call" and report.passed and record.let_through:
             setattr(report, LET_THROUGH, True)
         if phase := record.close():
-            setattr(report, REPORTED, phase.plain(failed=report.failed, carry=item.config.stash[_CARRY]))
+            setattr(report, REPORTED, phase.plain(failed=report.failed, carry=item.config.stash[_TOLD]))
     return report
 
 
@@ -322,7 +335,7 @@ class _Summary:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         verbosity = self._config.get_verbosity()
         # pytest 9.2 calls this hook with --no-summary, too
-        if self._seen and verbosity >= 0 and not self._config.getoption("no_summary"):
+        if self._seen and verbosity >= -1 and not self._config.getoption("no_summary"):
             from .summary import show
 
             without_message = self._config.getoption("tbstyle") in _WITHOUT_MESSAGE

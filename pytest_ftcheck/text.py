@@ -6,6 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: What a curve is drawn with, from low to high.
+BARS = "▁▂▃▄▅▆▇█"
+#: How our own characters are written where they cannot be printed: one for one, so that columns stay.
+_ASCII = str.maketrans({**dict(zip(BARS, "_.:-=+*#", strict=True)), "…": "~"})
+
 
 def number(value: float | int | None, digits: int = 3) -> str:
     """A number as a person would write it: ``0.0200``, ``1.2e-09``, ``147,456``, ``NaN``.
@@ -93,6 +98,72 @@ def one_line(text: str, width: int) -> str:
     # cut before and after: spelling out is slow, and makes it longer
     short = shorten(" ".join(shorten(text, 4 * width).split()), width)
     return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short), width)
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """The text as a stream of that encoding can print it: our own characters in ASCII, what else it lacks spelled out.
+
+    :param encoding: None or unknown: taken for UTF-8 or ASCII, respectively.
+
+    >>> printable("loss █▄▁ of größe", "ascii"), printable("loss █▄▁", "utf-8")
+    ('loss #-_ of gr\\xf6\\xdfe', 'loss █▄▁')
+    """
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except LookupError:
+        encoding = "ascii"
+    except UnicodeEncodeError:
+        pass
+    return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: two for East Asian characters and emoji, none for combining marks.
+
+    >>> columns("abc"), columns("学习"), columns("e\u0301")
+    (3, 4, 1)
+    """
+    return len(text) if text.isascii() else sum(map(_width, text))
+
+
+def _width(character: str) -> int:
+    from unicodedata import category, east_asian_width
+
+    if category(character) in ("Mn", "Me", "Cf", "Cc"):
+        return 0
+    return 2 if east_asian_width(character) in "WF" else 1
+
+
+def fit(text: str, width: int, *, keep: str = "start") -> str:
+    """A text cut to so many columns, with dots for what is left out.
+
+    :param keep: ``start`` or ``end`` of the text.
+
+    >>> fit("test_it.py::test_head", 12), fit("test_it.py::test_head", 12, keep="end"), fit("学习学习", 7)
+    ('test_it.p...', '...test_head', '学习...')
+    """
+    if columns(text) <= width:
+        return text
+    left, kept = width - 3, []
+    for character in text if keep == "start" else reversed(text):
+        left -= _width(character)
+        if left < 0:
+            break
+        kept.append(character)
+    dots = "..."[: max(0, width)]
+    return "".join(kept) + dots if keep == "start" else dots + "".join(reversed(kept))
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """A text filled up with blanks to so many columns.
+
+    >>> padded("学", 4) + "|", padded("1", 3, right=True)
+    ('学  |', '  1')
+    """
+    blanks = " " * max(0, width - columns(text))
+    return blanks + text if right else text + blanks
 
 
 def block_of(name: str) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..text import number, percent, plural, shorten
+from ..text import BARS, number, percent, plural, printable, shorten
 from .blocks import blocks, kinds
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ BLOCKS = 40
 #: Characters of a remark of the user's or of an exception that are shown.
 LONGEST = 600
 
-_BARS = "▁▂▃▄▅▆▇█"
-_ASCII_BARS = "_.:-=+*#"
-#: How our own non-ASCII characters are written where they cannot be printed: one for one, so columns stay.
-_ASCII = str.maketrans({**dict(zip(_BARS, _ASCII_BARS, strict=True)), "…": "~"})
-
 #: A table's column: the header's two rows, and whether the cells stand to the right.
 Column = tuple[str, str, bool]
 
@@ -49,20 +44,8 @@ def describe(trace: Trace, *, unicode: bool | None = None) -> str:
     sections = (_header(trace), _course(trace), _head(trace), _base(trace), _remarks(trace))
     text = "\n\n".join("\n".join(lines) for lines in sections if lines)
     if unicode is None:
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        if _encodable(text, encoding):
-            return text
-        # what is left after the translation is the user's own: a name or a note
-        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    return text if unicode else text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
-
-
-def _encodable(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+        return printable(text, getattr(sys.stdout, "encoding", None))
+    return text if unicode else printable(text, "ascii")
 
 
 # ------------------------------------------------------------------ the parts
@@ -339,12 +322,12 @@ def sparkline(values: Sequence[float], width: int = SPARK) -> str:
         if not math.isfinite(mean):
             return "x"
         if high == low:
-            return _BARS[3]
+            return BARS[3]
         # halves: the range itself may overflow
-        return _BARS[min(7, max(0, round(7 * ((mean / 2 - low / 2) / (high / 2 - low / 2)))))]
+        return BARS[min(7, max(0, round(7 * ((mean / 2 - low / 2) / (high / 2 - low / 2)))))]
 
     # denormal ranges vanish when halved
-    return "".join(map(bar, means)) if high / 2 - low / 2 > 0 or high == low else _BARS[3] * len(means)
+    return "".join(map(bar, means)) if high / 2 - low / 2 > 0 or high == low else BARS[3] * len(means)
 
 
 def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
