@@ -13,7 +13,7 @@ help:            ## list the commands
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,html,loggers,examples,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,html,loggers,examples,docs,dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)   ## the main job: toy default and founding question; leaves a TensorBoard folder in runs/
@@ -29,13 +29,14 @@ lint: $(STAMP)   ## ruff
 types: $(STAMP)  ## mypy --strict
 	$(BIN)/mypy
 
-docs: $(STAMP)   ## the documentation's checks: links, public names, code blocks
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py
+docs: $(STAMP)   ## the documentation's site in build/site, which opens from disk, and its checks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py tests/test_check_pages.py tests/test_site.py
 
 browser:         ## a headless Chromium for the tests that open pages, from the system's packages, unless one is there
 	.ci/browser
 
-check: lint types test  ## what CI runs
+check: lint types docs test  ## what CI runs
 
 bench: $(STAMP)  ## the benchmarks behind the numbers in the docs (about half an hour)
 	for script in startup overhead error_rates; do $(BIN)/python benchmarks/$$script.py || exit 1; done

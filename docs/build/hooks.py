@@ -94,7 +94,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/python/strategies.md", content=text, inclusion=HIDDEN))
     for source in sorted({s for f in files.documentation_pages() for s in sources(f)}):
         code = (ROOT / source).read_text(encoding="utf-8")
-        text = f"# {PurePosixPath(source).name}\n\n`{source}`\n\n````python\n{code}````\n"
+        text = f"---\nsearch: {{exclude: true}}\n---\n\n# {PurePosixPath(source).name}\n\n`{source}`\n\n````python\n{code}````\n"
         files.append(File.generated(config, f"source/{source}.md", content=text, inclusion=HIDDEN))
     return files
 
@@ -181,6 +181,13 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
         return f"]({'../' * (len(here.parts) - 1)}source/{path.relative_to(ROOT).as_posix()}.md)"
 
     return _LINK.sub(to_source, markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """The theme's search is a dialog without a name, which a screen reader cannot announce."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
