@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +138,13 @@ class Draw:
             )
         from dataclasses import replace
 
-        return replace(self, **{n: getattr(self, n) * factor for n in names})
+        made = {n: getattr(self, n) * factor for n in names}
+        for name, value in made.items():
+            if not math.isfinite(value) or (value == 0 and getattr(self, name)):
+                raise ValueError(
+                    f"factor={factor!r}: {name}={getattr(self, name)!r} times that is {value:g}, which no float holds"
+                )
+        return replace(self, **made)
 
     @property
     def name(self) -> str:
@@ -223,7 +230,7 @@ def number(name: str, value: Any) -> None:
     """``TypeError`` or ``ValueError`` for what is no finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}={value!r}: expected a number")
-    if not math.isfinite(value):
+    if abs(value) > sys.float_info.max or value != value:  # also a whole number that no float can hold
         raise ValueError(f"{name}={value!r}: expected a finite number")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,17 +140,22 @@ class InitScheme:
     # ------------------------------------------------------------------ refinements
     def with_bias(self, value: float | str) -> InitScheme:
         """Biases that start at ``value``; ``"torch"``: uniform up to 1/sqrt(fan_in)."""
-        if value != TORCH_BIAS:
+        if not (isinstance(value, str) and value == TORCH_BIAS):
             number("value", value)
             value = float(value)
         return replace(self, bias=value)
 
-    def with_class_prior(self, shares: Sequence[float], *, tags: bool = False) -> InitScheme:
+    def with_class_prior(self, shares: Iterable[float], *, tags: bool = False) -> InitScheme:
         """The last bias starts at the logarithm of the classes' shares, so that the first loss is the class-prior entropy.
 
         :param shares: one above 0 a class, together 1; with ``tags`` each between 0 and 1, and the bias is the log-odds.
         """
-        values = tuple(shares)
+        listed = (
+            shares.tolist() if hasattr(shares, "tolist") else shares
+        )  # of torch or numpy: torch.bincount(y) / len(y)
+        if isinstance(listed, str) or not isinstance(listed, Iterable):
+            raise TypeError(f"shares={shares!r}: expected one number a class")
+        values = tuple(listed)
         if not values:
             raise ValueError(f"shares={shares!r}: expected one number a class")
         for value in values:

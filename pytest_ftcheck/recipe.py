@@ -76,6 +76,10 @@ class Recipe:
             )
         _whole("steps", self.steps, least=1)
         _whole("seed", self.seed, least=0)
+        if self.seed >= 2**64:
+            raise ValueError(
+                f"seed={self.seed!r}: expected a whole number below 2**64, which is what torch's generators take"
+            )
         if self.max_grad_norm is not None:
             _number("max_grad_norm", self.max_grad_norm, least=0, open_end=True)
         if self.max_seconds is not None:

@@ -98,7 +98,8 @@ def init_schemes(
     if isinstance(bias, str) or not isinstance(bias, Sequence) or not bias:
         raise TypeError(f"bias={bias!r}: expected one or more values such as (0.0, 'torch')")
     for value in bias:
-        if value != TORCH_BIAS and (isinstance(value, (bool, str)) or not math.isfinite(value)):
+        known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value != TORCH_BIAS and not known:
             raise ValueError(f"bias={bias!r}: expected finite numbers, or {TORCH_BIAS!r}")
     plain = st.sampled_from(names).flatmap(lambda name: _of_kind(name, stds, gains, shapes))
     biases = st.sampled_from(list(bias))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -45,6 +45,11 @@ def head_layers(module: nn.Module, only: str | Sequence[str] | None = None) -> d
             f"module: no linear layer{where} in {type(module).__name__} (it has {_contents(module)}); an initialisation that matches "
             "nothing would leave everything as it is, silently"
         )
+    for name, layer in found.items():
+        if getattr(layer.weight, "is_meta", False):
+            raise ValueError(
+                f"module: {name or type(layer).__name__} has no values yet (a meta tensor): make it real first"
+            )
     return found
 
 
@@ -73,26 +78,29 @@ def _contents(module: nn.Module) -> str:
     return ", ".join(list(kinds)[:6]) or "nothing"
 
 
+#: Seeds that torch's generators take: 64 bits.
+MOST_SEED = 2**64 - 1
+
+
 def apply(scheme: InitScheme, module: M, seed: int, only: str | Sequence[str] | None) -> M:
     """See `InitScheme.apply`."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected a whole number >= 0")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed={seed!r}: expected a whole number from 0 to 2**64 - 1")
     layers = list(head_layers(module, only).items())
     _check_prior(scheme, layers[-1])
-    for name, layer in layers:
-        if getattr(layer.weight, "is_meta", False):
-            raise ValueError(
-                f"module: {name or type(layer).__name__} has no values yet (a meta tensor): make it real first"
-            )
     # on the CPU, in float32: the same values on every device and in every dtype
     generator = torch.Generator().manual_seed(seed)
     seen: set[int] = set()
+    made: list[tuple[nn.Module, str, torch.Tensor]] = []
     with torch.no_grad():
         for i, (_, layer) in enumerate(layers):
             if id(layer.weight) in seen:
                 continue  # a tied layer is initialised once
             seen.add(id(layer.weight))
-            _fill_layer(scheme.at(i, len(layers)), layer, generator, last=i == len(layers) - 1)
+            for name, values in _drawn(scheme.at(i, len(layers)), layer, generator, last=i == len(layers) - 1):
+                made.append((layer, name, _cast(values, getattr(layer, name))))
+        for layer, name, values in made:  # nothing is written unless all of it can be
+            _put(layer, name, values)
     return module
 
 
@@ -109,17 +117,19 @@ def _check_prior(scheme: InitScheme, last: tuple[str, nn.Module]) -> None:
         raise ValueError(f"with_class_prior({prior!r}): {len(prior)} shares, but the last layer {name} {what}")
 
 
-def _fill_layer(scheme: InitScheme, layer: nn.Module, generator: torch.Generator, *, last: bool) -> None:
+def _drawn(
+    scheme: InitScheme, layer: nn.Module, generator: torch.Generator, *, last: bool
+) -> Iterator[tuple[str, torch.Tensor]]:
     transposed = not isinstance(layer, nn.Linear)  # transformers' Conv1D keeps [in, out]
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     shape = tuple(reversed(weight.shape)) if transposed else tuple(weight.shape)
     values = torch.empty(shape)
     fill(scheme.weight, values, generator, last=last)
-    _put(layer, "weight", values.t() if transposed else values)
+    yield "weight", values.t() if transposed else values
     bias = getattr(layer, "bias", None)
     if isinstance(bias, torch.Tensor):
-        _put(layer, "bias", bias_values(scheme, bias.numel(), shape[1], generator))
+        yield "bias", bias_values(scheme, bias.numel(), shape[1], generator)
 
 
 def bias_values(scheme: InitScheme, outputs: int, fan_in: int, generator: torch.Generator) -> torch.Tensor:
@@ -136,13 +146,20 @@ def bias_values(scheme: InitScheme, outputs: int, fan_in: int, generator: torch.
     return torch.full((outputs,), float(scheme.bias))
 
 
+def _cast(drawn: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    values = drawn.to(old.device, old.dtype)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"module: its {old.dtype} cannot hold the scheme's values (up to {float(drawn.abs().max()):.3g}): expected a smaller scale"
+        )
+    return values
+
+
 def _put(layer: nn.Module, name: str, values: torch.Tensor) -> None:
-    old = getattr(layer, name)
-    values = values.to(old.device, old.dtype)
     if parametrize.is_parametrized(layer, name):
         setattr(layer, name, values)  # through the parametrization's right inverse
     else:
-        old.copy_(values)
+        getattr(layer, name).copy_(values)
 
 
 def fill(draw: Draw, weight: torch.Tensor, generator: torch.Generator, *, last: bool = False) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from ..draws import FANS, Draw, truncated_std
 from ..init_scheme import TORCH_BIAS, InitScheme
 from ..records.start import Fit
-from ..training.probes.head_layers import matrix_of
+from ..text import plural
+from ..training.probes.head_layers import matrix_of, repeated
 from .filling import bias_values, fill, head_layers
 
 #: Values that a distribution is compared on, at most.
@@ -23,6 +24,8 @@ ALPHA = 1e-6
 EXACT = 1e-4
 #: A probability that needs no second test.
 HOPELESS = 1e-12
+#: Probability of rows alike by chance that is taken for none.
+CHANCE = 1e-9
 #: Values of a layer that `identify` compares with each scheme.
 LOOKED_AT = 20_000
 #: Probability above which `identify` takes a scheme for the one that drew the values.
@@ -78,6 +81,25 @@ def fit_weight(draw: Draw, weight: torch.Tensor, *, last: bool, values: int = VA
     return min(1.0, 2 * min(_shape(draw, thinned(flat, values), expected, fan_in, fan_out, slack), size)), found
 
 
+def undrawn_rows(draw: Draw, weight: torch.Tensor) -> str:
+    """Rows that a continuous distribution does not give, in words: of one value all over, or equal to another row; "": there is none.
+
+    One such row among hundreds is nothing to a test of the whole distribution. Two values of a dtype agree by chance with a probability
+    below four times its spacing at 1; rows too short for that to exclude chance are not looked at.
+    """
+    if draw.family not in ("normal", "uniform", "truncated_normal") or not weight.dtype.is_floating_point:
+        return ""
+    (fan_out, fan_in), info = weight.shape, torch.finfo(weight.dtype)
+    w = weight.detach()
+    if fan_out**2 * (4 * float(info.eps)) ** (fan_in - 1) > CHANCE or float(w.abs().max()) < 100 * info.tiny:
+        return ""
+    flat = int((w == w[:, :1]).all(1).sum())
+    if flat:
+        return f"{plural(flat, 'row')} of {fan_out} with one value all over"
+    alike = repeated(w)
+    return f"{round(alike * fan_out)} of {fan_out} rows that are another one's copy" if alike else ""
+
+
 def thinned(values: torch.Tensor, most: int) -> torch.Tensor:
     """At most so many of them, evenly spread."""
     return values if len(values) <= most else values[:: -(-len(values) // most)]
@@ -127,14 +149,21 @@ def fit_bias(scheme: InitScheme, bias: torch.Tensor, fan_in: int) -> tuple[float
     ), f"{found}; declared up to {float(wanted.abs().max()):.3g}"
 
 
-def fit(scheme: InitScheme, layers: dict[str, nn.Module], values: int = VALUES) -> tuple[Fit, ...]:
-    """Every weight and bias of some linear layers, in their order, against a scheme."""
+def fit(
+    scheme: InitScheme, layers: dict[str, nn.Module], values: int = VALUES, *, rows: bool = True
+) -> tuple[Fit, ...]:
+    """Every weight and bias of some linear layers, in their order, against a scheme.
+
+    :param rows: look for rows that were not drawn, too (`undrawn_rows`).
+    """
     found = []
     for i, (name, layer) in enumerate(layers.items()):
         last = i == len(layers) - 1
         mine, prefix = scheme.at(i, len(layers)), f"{name}." if name else ""
         matrix = matrix_of(layer)
         p, what = fit_weight(mine.weight, matrix, last=last, values=values)
+        if rows and (undrawn := undrawn_rows(mine.weight, matrix)):
+            p, what = 0.0, f"{undrawn}; {what}"
         found.append(Fit(f"{prefix}weight", mine.weight.name, p, what))
         bias = getattr(layer, "bias", None)
         if isinstance(bias, torch.Tensor) and bias.numel():
@@ -192,7 +221,7 @@ def _best(layers: dict[str, nn.Module], with_bias: Sequence[str]) -> InitScheme 
     if bias is None:
         return None
     for scheme in _candidates([matrix_of(m) for m in layers.values()]):
-        if min(f.p for f in fit(scheme, layers, LOOKED_AT) if f.tensor.endswith("weight")) >= PLAUSIBLE:
+        if min(f.p for f in fit(scheme, layers, LOOKED_AT, rows=False) if f.tensor.endswith("weight")) >= PLAUSIBLE:
             return scheme.with_bias(bias)
     return None
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..verdict import Verdict
+    from .features import Features
 
 #: Batches looked at, at most; of these `start.ROWS` rows.
 BATCHES = 8
@@ -19,7 +20,7 @@ BATCHES = 8
 
 def check_init(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | Features,
     expected: InitScheme | None = None,
     *,
     head: str | Sequence[str] | None = None,
@@ -34,7 +35,7 @@ def check_init(
     zeros alone is sound.
 
     :param model: a head, or a whole model of which only the head is judged.
-    :param batches: as for `finetune`; of a bare head ``(features [rows, d], labels [rows])``. Up to 64 rows are looked at.
+    :param batches: as for `finetune`; of a bare head ``(features [rows, d], labels [rows])``, or `Features`. Up to 64 rows are looked at.
     :param expected: what the weights and biases are meant to be drawn from; None: not judged, but recognised if known.
     :param head: prefix or prefixes of the head's parameter names, where they are not found.
     :param pretrained: name -> tensor of the base as it was loaded, compared bit for bit.
@@ -54,6 +55,7 @@ def check_init(
 
     from ..checks.start import judge
     from ..training.state import LoaderSnapshot, preserved_globals, undisturbed
+    from .features import Features
     from .start import measure
 
     if not isinstance(model, torch.nn.Module):
@@ -63,12 +65,22 @@ def check_init(
     if pretrained is not None and not isinstance(pretrained, Mapping):
         raise TypeError(f"pretrained is a {type(pretrained).__name__}: expected a mapping parameter name -> tensor")
     with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
+        if isinstance(batches, Features):
+            batches = [(batches.x, batches.y)]
+        if isinstance(batches, (str, Mapping, torch.Tensor)) or not isinstance(batches, Iterable):
+            raise TypeError(
+                f"batches is a {type(batches).__name__}: expected batches as for finetune(), Features, or [(features, labels)]"
+            )
         snapshot = LoaderSnapshot(batches)
         try:
             rows = list(islice(iter(batches), BATCHES))
             _check(model, rows)
             with undisturbed(model):
                 return judge(measure(model, rows, expected, head, pretrained))
+        except (ValueError, TypeError) as error:
+            if str(error).startswith("only="):  # what is `only` there is `head` here
+                raise type(error)(f"head={str(error).removeprefix('only=')}") from None
+            raise
         finally:
             snapshot.restore()
 
@@ -96,7 +108,12 @@ def _check(model: nn.Module, rows: Sequence[Any]) -> None:
     labels = [y for _, y in map(split, rows) if isinstance(y, torch.Tensor)]
     if labels and not any(y.is_floating_point() for y in labels):
         found = torch.cat([y.reshape(-1).cpu() for y in labels])
+        given = len(found)
         found = found[found != -100]
+        if given and not len(found):
+            raise ValueError(
+                "batches: every label looked at is -100, which leaves its row out: expected some that are classes"
+            )
         if len(found) > 1 and bool((found == found[0]).all()):
             raise ValueError(
                 f"batches: all {len(found)} labels looked at are {int(found[0])}: expected more than one class (shuffle sorted data)"
@@ -105,7 +122,7 @@ def _check(model: nn.Module, rows: Sequence[Any]) -> None:
 
 def assert_init_sane(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | Features,
     expected: InitScheme | None = None,
     *,
     head: str | Sequence[str] | None = None,

@@ -42,6 +42,10 @@ def measure(
     device = device_of(model)
     reader = Reader(model, batches[0])
     rows = [to_device(b, device) for b in first_rows(batches, ROWS)]
+    if not any(rows_of(b) for b in rows):
+        raise ValueError("batches: those looked at have no rows")
+    for number, batch in enumerate(rows):
+        reader.check_labels(batch, number)
     seen = flow(model, reader, rows, layers)
     order = [n for n in seen.order if n in layers] or list(layers)
     gradients = _gradients(model, reader, rows, {n: layers[n] for n in order})
@@ -58,7 +62,9 @@ def measure(
             after = seen.inputs[pairs[name]]
             kind = activation(seen.outputs[name], after)
             state = unit_state(seen.outputs[name], after, kind)
-            dead, flat = state.dead if kind == "relu" else None, state.saturated
+            # exactly zero: what is merely small is alive, and `_vanishes` speaks of it
+            dead = float((after == 0).all(0).double().mean()) if kind == "relu" else None
+            flat = state.saturated
         signals.append(
             Signal(
                 name=_shown(name, model),

@@ -15,6 +15,7 @@ from ..recipe import Recipe
 from ..training.probes.fixed import prior_entropy
 from .engine import train_heads
 from .features import Features
+from .filling import MOST_SEED
 from .judging import in_words, judge, traces
 from .plan import Job, Plan, Run, judged_rows
 from .result import Cell, SweepResult
@@ -28,7 +29,7 @@ SEEDS = 3
 
 def sweep(
     head: nn.Module | Callable[[], nn.Module],
-    features: Features,
+    features: Features | tuple[Any, Any],
     *,
     schemes: Sequence[InitScheme | float] | None = None,
     lrs: Sequence[float] | None = None,
@@ -50,7 +51,7 @@ def sweep(
     fails; ``unclear`` otherwise: the very same functions judge, with the limits and reasons documented there.
 
     :param head: the head, ``[rows, width] -> [rows, outputs]``, or a function that makes one; never changed.
-    :param features: what enters it, by :func:`extract_features` or ``Features.of``.
+    :param features: what enters it, by :func:`extract_features` or ``Features.of``; or ``(x [rows, width], y [rows])``.
     :param schemes: initialisations; a number stands for ``InitScheme.normal(std=number)``. None: twelve stds from 0.001 to 1.
     :param lrs: peak learning rates. None: thirteen from 1e-6 to 1.
     :param seeds: how many, or which; each decides initial weights, order of rows, and dropout.
@@ -70,10 +71,14 @@ def sweep(
     ('vectorised', [[0.0, 1.0], [0.0, 1.0]])
     """
     began = time.perf_counter()
+    if isinstance(features, tuple) and len(features) == 2:
+        features = Features.of(*features)
     if not isinstance(features, Features):
         raise TypeError(
-            f"features is a {type(features).__name__}: expected Features, by extract_features(model, batches) or Features.of(x, y)"
+            f"features is a {type(features).__name__}: expected Features, by extract_features(model, batches), or (x, y)"
         )
+    if not isinstance(vectorise, bool):
+        raise TypeError(f"vectorise={vectorise!r}: expected True or False")
     made = _head(head)
     chosen, stds = _schemes(schemes)
     rates = _rates(lrs)
@@ -228,8 +233,8 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
         return tuple(range(seeds))
     numbers = _sequence("seeds", seeds)
     for i, seed in enumerate(numbers):
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seeds[{i}]={seed!r}: expected a whole number >= 0")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
+            raise ValueError(f"seeds[{i}]={seed!r}: expected a whole number from 0 to 2**64 - 1")
     _distinct("seeds", numbers)
     return tuple(numbers)
 

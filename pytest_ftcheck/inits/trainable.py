@@ -112,6 +112,7 @@ def train(
     """The fine-tune behind `check_trainable`."""
     import torch
 
+    from ..recipe import Recipe
     from ..training.loop import finetune
     from .features import Features
 
@@ -119,6 +120,9 @@ def train(
         raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module that takes features")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
+    if given := sorted({"eval_batches", "head", "batches", "model"} & set(recipe)):
+        raise TypeError(f"{given[0]}: not an argument of this check; the features are what it trains on, and judges by")
+    Recipe(lr=lr, steps=steps, seed=seed)  # says what is wrong with them, before rows are drawn by them
     if not isinstance(features, Features):
         if not isinstance(features, (tuple, list)) or len(features) != 2:
             raise TypeError(f"features is a {type(features).__name__}: expected Features, or (x, y)")

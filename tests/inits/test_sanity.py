@@ -143,6 +143,14 @@ Y = torch.arange(16) % 2
         (lambda: check_init(nn.Linear(8, 2), [(X.long(), Y)]), ValueError, "the features are torch.int64"),
         (lambda: check_init(nn.Linear(8, 2), [(X, Y * 0 + 1)]), ValueError, "all 16 labels looked at are 1"),
         (lambda: check_init(nn.Linear(4, 2), [(X, Y)]), ValueError, "could not be called"),
+        (lambda: check_init(nn.Linear(8, 2), None), TypeError, "batches is a NoneType"),
+        (lambda: check_init(nn.Linear(8, 2), X), TypeError, "batches is a Tensor"),
+        (lambda: check_init(nn.Linear(8, 2), [(X[:0], Y[:0])]), ValueError, "batches: those looked at have no rows"),
+        (lambda: check_init(nn.Linear(8, 2), [(X, Y * 5)]), ValueError, "label 5 is outside the head's 2 classes"),
+        (lambda: check_init(nn.Linear(8, 2), [(X, Y), (X, Y - 1)]), ValueError, r"batches\[1\]: label -1 is outside"),
+        (lambda: check_init(nn.Linear(8, 2), [(X, Y * 0 - 100)]), ValueError, "every label looked at is -100"),
+        (lambda: check_init(nn.Linear(8, 2, device="meta"), [(X, Y)]), ValueError, "no values yet"),
+        (lambda: check_init(nn.Linear(8, 2), [(X, Y)], head="zz"), ValueError, "head='zz'"),
         (lambda: check_init(nn.Linear(8, 2), [(X, Y)], "normal"), TypeError, "expected='normal'"),
         (lambda: check_init(nn.Linear(8, 2), [(X, Y)], pretrained=[1]), TypeError, "pretrained is a list"),
         (lambda: check_init(nn.Sequential(nn.ReLU()), [(X, Y)]), ValueError, "no linear layer"),
@@ -152,3 +160,55 @@ Y = torch.arange(16) % 2
 def test_bad_input_is_one_clear_error(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_features_are_batches_too():
+    from pytest_ftcheck import toy_features
+
+    head = S.normal(0.02).apply(nn.Linear(64, 2))
+    assert check_init(head, toy_features(), S.normal(0.02)).status == "pass"
+
+
+def _row(what):
+    head = S.normal(0.02).apply(nn.Sequential(nn.Linear(384, 384), nn.ReLU(), nn.Linear(384, 2)), seed=3)
+    with torch.no_grad():
+        if what == "zero":
+            head[0].weight[5] = 0
+        elif what == "copied":
+            head[0].weight[5] = head[0].weight[7]
+        elif what == "zero class":
+            head[2].weight[1] = 0
+    return head
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("zero", "1 row of 384 with one value"), ("copied", "2 of 384 rows"), ("zero class", "1 row of 2 with one value")],
+)
+def test_one_row_that_was_not_drawn(what, words):
+    # among 147,456 values a test of their distribution cannot see 384
+    x = torch.randn(64, 384, generator=torch.Generator().manual_seed(0))
+    verdict = check_init(_row(what), [(x, torch.arange(64) % 2)], S.normal(0.02))
+    assert verdict.fault == "head_init_not_declared"
+    assert words in verdict.headline
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(384, 2), (4096, 2), (4096, 1), (2, 4096), (64, 8), (512, 3)])
+@pytest.mark.parametrize(
+    "scheme", [S.normal(0.02), S.normal(1e-5), S.uniform(0.05), S.truncated_normal(0.02)], ids=repr
+)
+def test_short_rows_that_are_alike_by_chance(dtype, shape, scheme):
+    from pytest_ftcheck.inits.fitting import undrawn_rows
+
+    for seed in range(5):
+        layer = scheme.apply(nn.Linear(shape[1], shape[0], dtype=dtype), seed=seed)
+        assert undrawn_rows(scheme.weight, layer.weight) == ""
+
+
+def test_weights_too_small_are_no_dead_units():
+    head = S.normal(1e-9).apply(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)))
+    verdict = check_init(
+        head, [(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2)]
+    )
+    assert verdict.fault == "init_signal_vanishes"

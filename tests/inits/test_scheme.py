@@ -194,6 +194,21 @@ def test_class_priors():
     assert tags.bias.sigmoid().tolist() == pytest.approx([0.9, 0.2])
 
 
+def test_class_shares_as_they_are_counted():
+    counted = torch.bincount(torch.tensor([0, 0, 0, 1])) / 4
+    assert S.normal().with_class_prior(counted) == S.normal().with_class_prior((0.75, 0.25))
+    assert S.normal().with_class_prior(counted.numpy()).prior == (0.75, 0.25)
+
+
+def test_a_scheme_that_does_not_fit_changes_nothing():
+    made = head()
+    made[3].half()
+    before = [p.detach().clone() for p in made.parameters()]
+    with pytest.raises(ValueError, match="float16 cannot hold"):
+        S.normal(1e6).apply(made)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
+
+
 def test_a_scheme_as_intent_travels_with_the_trace():
     from pytest_ftcheck import Trace, finetune, toy_batches
 
@@ -209,6 +224,18 @@ def test_a_scheme_as_intent_travels_with_the_trace():
     [
         (lambda: S.normal(0.0), ValueError, r"std=0\.0: expected a finite number above 0"),
         (lambda: S.normal(-1), ValueError, "std=-1"),
+        (lambda: S.normal(10**400), ValueError, "std=1000.*: expected a finite number"),
+        (lambda: S.normal(1e300).scaled(1e300), ValueError, "factor=1e.300: std=1e.300 times that is inf"),
+        (lambda: S.normal(1e-300).scaled(1e-300), ValueError, "times that is 0"),
+        (lambda: S.normal(1e39).apply(head()), ValueError, "float32 cannot hold the scheme's values"),
+        (lambda: S.normal(1e6).apply(head().half()), ValueError, "float16 cannot hold the scheme's values"),
+        (lambda: S.normal().with_bias([0.0, 0.1]), TypeError, "value=.*: expected a number"),
+        (lambda: S.normal().with_bias(torch.zeros(2)), TypeError, "value=.*: expected a number"),
+        (lambda: S.normal().with_class_prior(None), TypeError, "shares=None: expected one number a class"),
+        (lambda: S.normal().with_class_prior(0.5), TypeError, "shares=0.5: expected one number a class"),
+        (lambda: S.normal().with_class_prior("ab"), TypeError, "shares='ab'"),
+        (lambda: S.normal().apply(head(), seed=2**64), ValueError, "seed=.*: expected a whole number from 0 to"),
+        (lambda: identify(nn.Linear(2, 2, device="meta")), ValueError, "no values yet"),
         (lambda: S.normal(math.nan), ValueError, "std=nan: expected a finite number"),
         (lambda: S.normal("0.02"), TypeError, "std='0.02'"),
         (lambda: S.xavier_normal(math.inf), ValueError, "gain=inf"),

@@ -85,7 +85,7 @@ def twins(incoming: torch.Tensor, bias: torch.Tensor | None, outgoing: torch.Ten
 
 
 def repeated(rows: torch.Tensor, tolerance: float = 0.0) -> float:
-    """Share of rows that equal another row, by the sum of their elements with random weights."""
+    """Share of rows that equal another row, by the sum of their elements with random weights; without a tolerance, element by element."""
     if len(rows) < 2:
         return 0.0
     g = torch.Generator().manual_seed(0)
@@ -96,6 +96,9 @@ def repeated(rows: torch.Tensor, tolerance: float = 0.0) -> float:
     gap = (ordered[1:] - ordered[:-1]).abs()
     scale = (rows.double().abs() * weights.abs()).sum(1)[order]
     near = gap <= torch.maximum(scale[1:], scale[:-1]) * max(tolerance, 1e-12)
+    if not tolerance and bool(near.any()):  # among thousands of rows some sums come that near by chance
+        at = near.nonzero()[:, 0]
+        near[at] = (rows[order[at]] == rows[order[at + 1]]).all(1)
     same = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     same[1:] |= near
     same[:-1] |= near
