@@ -178,8 +178,11 @@ def _verdict(terminal: Any, report: Any, verdict: Mapping[str, Any], verbosity: 
     news = report.failed and verdict["gated"]
     if news and messages:
         _line(terminal, verdict["status"], report.nodeid, verbosity, cut=False)
+        width = 10**6 if os.environ.get("CI") else _width(terminal)
         for line in verdict["message"].splitlines():
-            _write(terminal, f"  {line}")
+            short = columns(line) + 2 <= width  # a table's row, above all
+            for piece in [f"  {line}"] if short else textwrap.wrap(f"  {line}", width, subsequent_indent=" " * 6):
+                _write(terminal, piece)
         return
     again = "(run again) " if report.outcome == "rerun" else "(expected) "
     how = "(let through) " if _let_through(verdict) else "" if news or not verdict["gated"] else again

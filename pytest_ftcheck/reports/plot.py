@@ -42,6 +42,8 @@ STYLES: dict[str, tuple[str, Any, float, str]] = {
 }
 #: Lines of the base's blocks, which share a scale of colours by depth.
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (6, 2)), (0, (1, 1)), (0, (3, 3)))
+#: Learning rates that are named: the strip they are drawn in is low.
+RATES = 4
 #: A loss that spans more than this many times its least is drawn on a logarithmic axis.
 SPAN = 1000
 
@@ -111,7 +113,7 @@ def _loss(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
     top = figure.add_subplot(inner[0])
     _lines(top, losses, log=_spans(losses))
     bottom = figure.add_subplot(inner[1], sharex=top)
-    _lines(bottom, rates, legend=len(rates.series) > 1)
+    _lines(bottom, rates, legend=1 < len(rates.series) <= RATES)
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     bottom.yaxis.set_major_locator(MaxNLocator(3))
@@ -265,6 +267,7 @@ def _lines(ax: Axes, lines: Lines, *, log: bool | None = None, legend: bool = Tr
             fontsize=8,
             frameon=False,
         )
+        made.set_in_layout(False)  # it lies inside the axes
         for text in made.get_texts():
             text.set_parse_math(False)
     if lines.missing:
