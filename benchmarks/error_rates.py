@@ -315,7 +315,7 @@ def page(outcomes: Sequence[Outcome], seconds: float, command: str) -> str:
         f"{len(outcomes)} runs in {seconds / 60:.0f} minutes. Rates are followed by exact (Clopper-Pearson) 95 % intervals.",
         "",
         "All runs fine-tune `tiny_distilbert` on `toy_batches` from random weights. They say how the checks behave on that "
-        "population, not on yours.",
+        "population, not on yours. All checks over many models and faults: [detection.md](detection.md#by-check).",
         "",
         "## Healthy runs",
         "",

@@ -43,6 +43,11 @@ def test_rates_are_those_measured(check, rates):
     assert path.read_text(encoding="utf-8") == rates.with_rates(path), "run python docs/build/rates.py --write"
 
 
+def test_distributions_are_those_measured(rates):
+    page = DOCS / "explanation" / "how-we-judge.md"
+    assert page.read_text(encoding="utf-8") == rates.with_distributions(page), "run python docs/build/rates.py --write"
+
+
 def test_a_page_without_rates_is_refused(rates, tmp_path):
     page = tmp_path / "weights_move.md"
     page.write_text("# weights_move\n", encoding="utf-8")

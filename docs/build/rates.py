@@ -84,10 +84,34 @@ def with_rates(page: Path) -> str:
     return new
 
 
+def with_distributions(page: Path) -> str:
+    """``how-we-judge.md`` with the tables of statistics beside their limits, as ``error-rates.md`` has them today."""
+    found = re.search(
+        r"^## Statistics against their limits\n\n(.*)",
+        (page.parent / "error-rates.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    if not found:
+        raise ValueError("error-rates.md has no section 'Statistics against their limits'")
+    text = page.read_text(encoding="utf-8")
+    return re.sub(
+        r"(?<=<!-- distributions -->\n\n).*?(?=\n\n<!-- /distributions -->)",
+        lambda _: found[1].strip(),
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def today() -> dict[Path, str]:
+    """Every page that quotes what was measured, as it has to be."""
+    judge = DOCS / "explanation" / "how-we-judge.md"
+    return {**{page: with_rates(page) for page in sorted(PAGES.glob("*.md"))}, judge: with_distributions(judge)}
+
+
 if __name__ == "__main__":
-    stale = [page for page in sorted(PAGES.glob("*.md")) if page.read_text(encoding="utf-8") != with_rates(page)]
-    for page in stale:
+    stale = {page: text for page, text in today().items() if page.read_text(encoding="utf-8") != text}
+    for page, text in stale.items():
         if "--write" in sys.argv:
-            page.write_text(with_rates(page), encoding="utf-8")
+            page.write_text(text, encoding="utf-8")
         print(page.relative_to(DOCS.parent))
     sys.exit(0 if "--write" in sys.argv or not stale else 1)
