@@ -54,3 +54,36 @@ def test_every_option_is_in_the_reference() -> None:
 def test_no_page_names_a_path_of_somebodys_machine() -> None:
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(home|root|work|Users|tmp)/", page.read_text(encoding="utf-8")), page
+
+
+def test_numbers_are_those_of_the_measured_pages() -> None:
+    """README and comparison quote the tables; whoever measures anew has to say it there, too."""
+    detection = (ROOT / "docs/explanation/detection.md").read_text(encoding="utf-8").split("## By check")[0]
+    overhead = (ROOT / "docs/explanation/overhead.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    comparison = (ROOT / "docs/explanation/comparison.md").read_text(encoding="utf-8")
+    everything = detection.split("## The held-out third")[0]
+    rows = [
+        [c.strip() for c in line.strip("| ").split("|")]
+        for line in everything.splitlines()
+        if " of " in line and line.startswith("|")
+    ]
+    assert len(rows) == 5
+    for tool, gated, named, failed, *_ in rows:
+        shown = [re.match(r"\d+ of \d+", cell) for cell in (gated, named, failed)]
+        quoted = " | ".join(m[0] for m in shown if m)
+        assert re.search(rf"^\| {tool}[ 0-9.]* \| {quoted} \|", readme, re.MULTILINE), f"README: {tool} | {quoted}"
+    seconds = {row[0]: row[-1] for row in rows}
+    share = {row[0]: re.findall(r"\((\d+ %)\)", row[1])[0] for row in rows}
+    for told in (
+        f"gates {share['pytest-torch']} of our faults where we gate {share['pytest-ftcheck']}",
+        f"in {float(seconds['pytest-torch']):.1f} s a case where we take {float(seconds['pytest-ftcheck']):.1f} s",
+        f"{share['torchtest2']} of the faults",
+    ):
+        assert told in " ".join(comparison.split()), told
+    steps = re.findall(r"^\| under .*?\| \*{0,2}(\+[\d.]+ %)", overhead, re.MULTILINE)
+    assert len(steps) == 3
+    for step in steps:
+        whole = f"+{float(step[1:-2]):.0f} %"
+        assert whole in readme, step
+        assert whole in comparison, step
