@@ -134,6 +134,24 @@ def test_the_table_beside_a_chart_has_the_traces_numbers(browser, made):
     assert head == ["step", "training", "probe, dropout off", "class prior", "learning rate"]
 
 
+def test_the_bins_of_a_histogram_are_those_of_the_trace(browser, made):
+    opened = browser.open(made("healthy"))
+    details = opened.page.locator("#run-1-histogram .numbers")
+    details.locator("summary").click()
+    rows = details.locator("tbody tr").evaluate_all(
+        "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.title || cell.textContent))"
+    )
+    tensor = whole_trace().tensor("classifier.weight")
+    for name, histogram in (("before", tensor.histograms[0]), ("after 20 steps", tensor.histograms[-1])):
+        found = [tuple(map(float, row[1:])) for row in rows if row[0] == name]
+        width = (histogram.high - histogram.low) / len(histogram.counts)
+        assert [count for _, _, count in found] == list(histogram.counts)
+        assert [low for low, _, _ in found] == pytest.approx(
+            [histogram.low + i * width for i in range(len(histogram.counts))]
+        )
+        assert found[-1][1] == histogram.high
+
+
 def test_hover_tells_the_value(browser, made):
     opened = browser.open(made("healthy"))
     draw_all(opened.page)

@@ -348,13 +348,17 @@ def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
     def block(place: int, name: str, ink: str, wide: float, dash: Sequence[int]) -> dict[str, Any]:
         h = found.histograms[place]
         return {
-            "same": {"series": name, "step": h.step, "ink": ink, "wide": wide, "dash": list(dash)},
-            "columns": {
-                "from": list(h.edges[:-1]),
-                "to": list(h.edges[1:]),
-                "count": list(h.counts),
-                "density": list(h.density),
+            # borders and densities follow from these, and would be most of a page
+            "same": {
+                "series": name,
+                "step": h.step,
+                "ink": ink,
+                "wide": wide,
+                "dash": list(dash),
+                "low": h.edges[0],
+                "high": h.edges[-1],
             },
+            "columns": {"count": list(h.counts)},
         }
 
     last = found.histograms[-1].step

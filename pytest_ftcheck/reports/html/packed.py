@@ -7,6 +7,7 @@ import binascii
 import dataclasses
 import gzip
 import hashlib
+import math
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
@@ -42,14 +43,15 @@ def pack(trace: Trace, most: int | None = None) -> Packed:
     >>> unpack(pack(example_trace()).text) == example_trace()
     True
     """
-    every = 1
-    while True:
+    found, every = _packed(trace.to_json()), 1
+    while most is not None and len(found) > most:
+        # nearly all of a long trace are its series: as often as they must be halved, at once
+        for _ in range(max(1, math.ceil(math.log2(len(found) / max(1, most))))):
+            if len(trace.recorded) < 2 * LEAST:
+                return Packed("")
+            trace, every = thinned(trace), 2 * every
         found = _packed(trace.to_json())
-        if most is None or len(found) <= most:
-            return Packed(found, every)
-        if len(trace.recorded) < 2 * LEAST:
-            return Packed("")
-        trace, every = thinned(trace), 2 * every
+    return Packed(found, every)
 
 
 def _packed(text: str) -> str:
@@ -88,9 +90,13 @@ def thinned(trace: Trace) -> Trace:
     return dataclasses.replace(trace, recorded=trace.recorded[::2], tensors=tensors)
 
 
-def pack_all(traces: Sequence[Trace], most: int = EMBEDDED) -> list[Packed]:
-    """All of them within ``most`` characters: what the small ones leave goes to the large ones."""
-    found = [pack(trace) for trace in traces]
+def pack_all(traces: Sequence[Trace], known: Sequence[str] = (), most: int = EMBEDDED) -> list[Packed]:
+    """All of them within ``most`` characters: what the small ones leave goes to the large ones.
+
+    :param known: what `pack` made of each before; empty: not known.
+    """
+    before = known or [""] * len(traces)
+    found = [Packed(text) if text else pack(trace) for trace, text in zip(traces, before, strict=True)]
     left, waiting = most, sorted(range(len(found)), key=lambda i: len(found[i].text))
     for place, i in enumerate(waiting):
         share = left // (len(waiting) - place)

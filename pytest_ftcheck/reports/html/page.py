@@ -40,7 +40,9 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
     from markupsafe import Markup
 
     shown = sections(fine_tunes, MOST)
-    for section, packed in zip(shown, pack_all([s.trace for s in shown]), strict=True):
+    for section, packed in zip(
+        shown, pack_all([s.trace for s in shown], [s.fine_tune.packed for s in shown]), strict=True
+    ):
         section.packed = Markup(packed.text)  # base64 needs no escaping, and must not be cut
         section.every = packed.every
     library, script = _library(), (FOLDER / "page.js").read_text(encoding="utf-8")

@@ -48,6 +48,8 @@ class FineTune:
     #: Empty: made of the tests.
     name: str = ""
     tests: tuple[CaseResult, ...] = ()
+    #: What `packed.pack` made of the trace; empty: not done yet.
+    packed: str = ""
 
     @cached_property
     def diagnosis(self) -> Diagnosis:

@@ -23,6 +23,16 @@ function rowsOf(blocks) {
       for (const name of names) row[name] = block.columns[name][i];
       rows.push(row);
     }
+    if (block.columns.count && block.same.high !== undefined) {
+      // a histogram: borders of the bins, and densities whose areas add up to one
+      const width = block.same.high / count - block.same.low / count;
+      const total = block.columns.count.reduce((sum, n) => sum + n, 0);
+      rows.slice(-count).forEach((row, i) => {
+        row.from = block.same.low + i * width;
+        row.to = i === count - 1 ? block.same.high : block.same.low + (i + 1) * width;
+        row.density = row.count / total / width;
+      });
+    }
   }
   return rows;
 }
