@@ -12,7 +12,20 @@ import pytest
 import pytest_ftcheck
 
 ROOT = Path(pytest_ftcheck.__file__).parent
-HEAVY = {"torch", "transformers", "numpy", "scipy", "hypothesis", "tensorboard", "accelerate", "peft", "lightning"}
+HEAVY = {
+    "altair",
+    "jinja2",
+    "vl_convert",
+    "torch",
+    "transformers",
+    "numpy",
+    "scipy",
+    "hypothesis",
+    "tensorboard",
+    "accelerate",
+    "peft",
+    "lightning",
+}
 #: Folders that may import torch when they are imported.
 TORCH_SIDE = ("training", "inits", "integrations")
 #: Imported by users of hypothesis only: may import hypothesis and the torch side when it is imported.
