@@ -122,6 +122,16 @@ def test_arguments_and_fields_are_described(site):
     )  # the assertion, made at run time
 
 
+def test_no_page_shows_what_should_have_been_rendered(site, pages):
+    raw = []
+    for page in pages:
+        article = page.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+        text = re.sub(r"<[^>]+>", "", re.sub(r"<(pre|code).*?</\1>", "", article, flags=re.DOTALL))
+        found = re.findall(r":param |:raises |:\w+:`|```|^\s*[*-] \w|^\|.*\|$|^&gt;&gt;&gt; ", text, flags=re.MULTILINE)
+        raw += [f"{page.relative_to(site)}: {what}" for what in found]
+    assert raw == []
+
+
 @pytest.fixture
 def hooks(monkeypatch):
     """The build's hooks, without mkdocs around them."""

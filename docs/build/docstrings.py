@@ -102,7 +102,7 @@ class Docstrings(griffe.Extension):
                 break
             told.insert(0, line.strip().removeprefix("#:").strip())
         if told:
-            attr.docstring = griffe.Docstring(" ".join(told), parent=attr)
+            attr.docstring = griffe.Docstring(" ".join(told), parent=attr, parser="sphinx")
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         """Where a class takes its arguments as keywords only, a list of them."""
@@ -147,5 +147,5 @@ def _function(name: str, found: Callable[..., Any], attribute: griffe.Attribute)
         parameters=parameters,
         returns=str(signature.return_annotation),
     )
-    function.docstring = griffe.Docstring(ours(inspect.getdoc(found) or ""), parent=function)
+    function.docstring = griffe.Docstring(ours(inspect.getdoc(found) or ""), parent=function, parser="sphinx")
     return function
