@@ -69,7 +69,7 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
     kind = getattr(torch.optim, OPTIMIZERS[recipe.optimizer])
     extra = {"momentum": plan.momentum} if plan.momentum else {}
     optimizer = kind(parameters, lr=job.lr, weight_decay=recipe.weight_decay, **extra)
-    matrices: list[torch.Tensor] = [m.weight for m in _linear(head)]  # type: ignore[misc]
+    matrices: list[torch.Tensor] = [m.weight for m in _in_order(head, call, judged_x[:2])]  # type: ignore[misc]
     begun = [m.detach().clone() for m in matrices]
 
     def loss_of(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -161,6 +161,20 @@ def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
         for handle in handles:
             handle.remove()
     return float(torch.cat(seen[1:]).double().mean()) if len(seen) > 1 else None
+
+
+def _in_order(head: nn.Module, call: Call, x: torch.Tensor) -> list[nn.Module]:
+    """The linear layers in the order in which they run, as a stack has them; a module may list them in another."""
+    ran: dict[nn.Module, None] = {}
+    handles = [m.register_forward_pre_hook(lambda m, _: ran.setdefault(m)) for m in _linear(head)]
+    try:
+        with torch.no_grad():
+            call(head.eval(), x)
+    finally:
+        head.train()
+        for handle in handles:
+            handle.remove()
+    return list(ran) or _linear(head)
 
 
 def _linear(head: nn.Module) -> list[nn.Module]:

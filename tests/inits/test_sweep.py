@@ -113,6 +113,32 @@ def test_one_by_one_agrees_and_says_so(result):
         assert c.loss_last == pytest.approx(other.loss_last, rel=1e-4)
 
 
+class Listed(nn.Module):
+    """Lists its last layer first."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(8, 2)
+        self.hidden = nn.Linear(12, 8)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.hidden(x)))
+
+
+def test_first_and_last_are_those_that_run_so_either_way():
+    fast, slow = (
+        sweep(Listed(), FEATURES, schemes=[0.02], lrs=[1e-2], seeds=1, vectorise=way).cells[0] for way in (True, False)
+    )
+    for name in ("std_first", "std_last", "moved_first", "moved_last"):
+        assert getattr(fast, name) == pytest.approx(getattr(slow, name), rel=1e-4), name
+
+
+def test_rows_and_labels_are_features_too():
+    pair = FEATURES.x, FEATURES.y
+    found = [sweep(HEAD, f, schemes=[0.1], lrs=[1e-2], seeds=1).cells for f in (pair, Features.of(*pair))]
+    assert found[0] == found[1]
+
+
 def test_more_rows_than_are_judged_and_none_held_out():
     x = torch.randn(900, 12, generator=G)
     found = sweep(HEAD, Features.of(x, (x[:, 0] > 0).long()), schemes=[0.1], lrs=[1e-2], seeds=1)
@@ -182,6 +208,9 @@ def test_a_zero_head_learns_nothing_and_a_zero_last_layer_is_healthy():
         ({"seeds": [1, 1]}, ValueError, "given twice"),
         ({"seeds": [-1]}, ValueError, r"seeds\[0\]=-1"),
         ({"seeds": 1.5}, TypeError, "seeds=1.5"),
+        ({"seeds": [2**64]}, ValueError, r"seeds\[0\]=.*from 0 to 2"),
+        ({"vectorise": "no"}, TypeError, "vectorise='no'"),
+        ({"features": (X, X, X)}, TypeError, "features is a tuple"),
         ({"recipe": 3}, TypeError, "expected a Recipe"),
         ({"steps": 0}, ValueError, "steps=0"),
         ({"lr": 1e-3}, TypeError, "no argument 'lr'; give lrs="),

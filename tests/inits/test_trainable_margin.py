@@ -19,6 +19,28 @@ def judged(std, lr, head=None):
     return check_trainable(InitScheme.normal(std).apply(head), FEATURES, lr=lr)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"steps": 1.5}, TypeError, "steps=1.5: expected a whole number"),
+        ({"steps": "3"}, TypeError, "steps='3'"),
+        ({"steps": 0}, ValueError, "steps=0"),
+        ({"seed": None}, TypeError, "seed=None: expected a whole number"),
+        ({"seed": 1.5}, TypeError, "seed=1.5"),
+        ({"seed": 2**64}, ValueError, "seed=.*below 2"),
+        ({"lr": -1.0}, ValueError, "lr=-1.0"),
+        ({"lr": float("nan")}, ValueError, "lr=nan"),
+        ({"batch_size": 2.0}, ValueError, "batch_size=2.0"),
+        ({"eval_batches": []}, TypeError, "eval_batches: not an argument"),
+        ({"head": "0"}, TypeError, "head"),
+        ({"foo": 1}, TypeError, "foo"),
+    ],
+)
+def test_bad_arguments(change, error, message):
+    with pytest.raises(error, match=message):
+        check_trainable(Head(64, 2), FEATURES, **change)
+
+
 def test_the_margin_shrinks_towards_the_border_and_has_the_verdicts_sign():
     verdicts = [judged(std, 1e-3) for std in (0.01, 0.1, 0.3, 1.0, 10.0)]
     margins = [v.margin for v in verdicts]
