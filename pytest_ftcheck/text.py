@@ -105,8 +105,8 @@ def printable(text: str, encoding: str | None) -> str:
 
     :param encoding: None or unknown: taken for UTF-8 or ASCII, respectively.
 
-    >>> printable("loss █▄▁ of größe", "ascii"), printable("loss █▄▁", "utf-8")
-    ('loss #-_ of gr\\xf6\\xdfe', 'loss █▄▁')
+    >>> printable("loss █▄▁ …", "ascii"), printable("loss █▄▁", "utf-8"), len(printable("ö", "ascii"))
+    ('loss #-_ ~', 'loss █▄▁', 4)
     """
     encoding = encoding or "utf-8"
     try:

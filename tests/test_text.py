@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pytest_ftcheck.text import cell, number, percent, plural, shorten, table
+from pytest_ftcheck.text import cell, columns, fit, number, padded, percent, plural, printable, shorten, table
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,39 @@ def test_table_shows_the_first_and_says_how_many_are_left(rows, lines, last):
     # one row more is shown rather than "... and 1 more"
     text = table([{"n": i} for i in range(rows)], most=8)
     assert (len(text), text[-1].strip()) == (lines, last)
+
+
+WIDE = ["", "abc", "学习率", "é", "e\u0301", "👍🏽", "a\u200db", "ｱｲ", "x" * 50, "学x" * 20, "\x07"]
+
+
+@pytest.mark.parametrize("text", WIDE)
+@pytest.mark.parametrize("width", [0, 1, 2, 3, 4, 7, 10, 200])
+@pytest.mark.parametrize("keep", ["start", "end"])
+def test_a_cut_text_fits_and_a_short_one_is_left_alone(text, width, keep):
+    short = fit(text, width, keep=keep)
+    assert columns(short) <= max(width, 0)
+    if columns(text) <= width:
+        assert short == text
+    elif width > 5:
+        assert text.startswith(short[:-3]) if keep == "start" else text.endswith(short[3:])
+
+
+def test_columns_agree_with_what_terminals_are_taken_for():
+    from _pytest._io.wcwidth import wcswidth
+
+    assert [columns(text) for text in WIDE[:-1] if "\u200d" not in text] == [
+        wcswidth(text) for text in WIDE[:-1] if "\u200d" not in text
+    ]
+
+
+@pytest.mark.parametrize("text", WIDE)
+def test_padding_counts_columns(text):
+    assert columns(padded(text, 60)) == columns(padded(text, 60, right=True)) == 60
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", None, "no-such-encoding"])
+def test_what_is_printable_can_be_encoded(encoding):
+    text = printable("█▁ … größe 学", encoding)
+    known = encoding if encoding not in (None, "no-such-encoding") else ("utf-8" if encoding is None else "ascii")
+    text.encode(known)
+    assert text.startswith("█▁ …" if known == "utf-8" else "#_ ~")
