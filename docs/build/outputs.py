@@ -155,7 +155,10 @@ def command(line: str) -> str:
         check=False,
         env={**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", "GITHUB_ACTIONS": "", "CI": ""},
     )
-    machine = r"^(platform|cachedir|rootdir|configfile|plugins|hypothesis profile|Using --randomly|asyncio:|timeout|pytest-torch:).*\n|^collecting \.\.\. (?=collected)"
+    machine = (
+        r"^(platform|cachedir|rootdir|configfile|plugins|hypothesis profile|Using --randomly|asyncio:|timeout|pytest-torch:).*\n"
+        r"|^collecting \.\.\. (?=collected)"
+    )
     return re.sub(machine, "", done.stdout.replace(str(Path.cwd()) + os.sep, ""), flags=re.MULTILINE)
 
 
