@@ -164,6 +164,7 @@ def test_hover_tells_the_value(browser, made):
 
 def test_the_trace_is_saved_as_json(browser, made, tmp_path):
     opened = browser.open(made("healthy"))
+    draw_all(opened.page)  # nothing moves under the pointer any more
     with opened.page.expect_download() as download:
         opened.page.locator(".save").click()
     assert download.value.suggested_filename == "trace-healthy.json"
@@ -183,6 +184,16 @@ def test_hostile_names_do_no_harm(browser, made):
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert "49" not in opened.page.locator("#others, .runs").first.inner_text()
     opened.quiet()
+
+
+def test_hardly_anything_jumps_when_charts_are_drawn(browser, made):
+    opened = browser.open(made("healthy"))
+    kept = opened.page.evaluate("[...document.querySelectorAll('.canvas')].map((c) => parseFloat(c.style.minHeight))")
+    draw_all(opened.page)
+    taken = opened.page.evaluate(
+        "[...document.querySelectorAll('.canvas')].map((c) => c.getBoundingClientRect().height)"
+    )
+    assert taken == pytest.approx(kept, abs=45)
 
 
 def test_the_policy_stops_a_script_that_gets_in_all_the_same(browser, made, tmp_path):

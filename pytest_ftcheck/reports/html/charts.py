@@ -38,6 +38,8 @@ STYLES: dict[str, tuple[str, float, tuple[int, ...]]] = {
     "std": ("var(--prior)", 1.6, (2, 3)),
 }
 BASES = 8
+#: Pixels of the charts whose height does not depend on the numbers, axes included (see `drawing`).
+HEIGHTS = {"loss": 331, "lines": 237, "log": 257, "histogram": 237, "time": 237, "metric": 82}
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,15 @@ class Chart:
     #: A remark under it, and the sentence that stands in its place where there is nothing to draw.
     note: str = ""
     missing: str = ""
+
+    @property
+    def height(self) -> int:
+        """Pixels that it will take, about: kept free, so that nothing jumps when it is drawn."""
+        if self.kind in HEIGHTS:
+            return HEIGHTS[self.kind]
+        (bars,) = self.data.get("bars", [{"columns": {"": []}}])
+        count = len(next(iter(bars["columns"].values())))
+        return 47 + 21 * count
 
     @property
     def drawn(self) -> bool:
