@@ -30,6 +30,13 @@ GROUNDS = {
     "advice": "#2b6cb0",
     "skipped": "#5f6368",
 }
+#: Curves that are shown beside the learning rates, by kind.
+CURVES = {
+    "train": "training loss",
+    "probe": "probe loss, dropout off",
+    "total": "gradient norm",
+    "head": "gradient norm of the head",
+}
 #: Characters of a name, and of a sentence.
 NAME, SENTENCE = 60, 600
 #: Points of a curve: there are as many pixels.
@@ -37,7 +44,7 @@ POINTS, WIDTH, HEIGHT = 200, 200, 36
 #: Layers shown as bars.
 LAYERS = 12
 
-_CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:middle;border:0;background:transparent;color:inherit"
+_CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:baseline;border:0;background:transparent;color:inherit"
 
 
 def of_trace(trace: Trace) -> str:
@@ -50,15 +57,7 @@ def of_trace(trace: Trace) -> str:
     rows = []
     for lines in (series.loss(trace), series.rates(trace), series.gradients(trace)):
         for curve in lines.series:
-            if curve.kind in ("train", "probe", "lr", "total", "head"):
-                name = f"gradient of the {curve.name}" if curve.kind in ("total", "head") else curve.name
-                name = (
-                    "training loss"
-                    if curve.kind == "train"
-                    else "probe loss, dropout off"
-                    if curve.kind == "probe"
-                    else name
-                )
+            if name := {"lr": curve.name, **CURVES}.get(curve.kind):
                 rows.append((name, _ends(curve), _spark(curve, f"{name}, {_ends(curve)}")))
     if trace.probe is not None and trace.probe.prior_entropy is not None:
         rows.append(("loss of the class prior", number(trace.probe.prior_entropy), ""))
@@ -66,7 +65,10 @@ def of_trace(trace: Trace) -> str:
         beside = f"; knowing nothing: {number(metric.baseline)}" if metric.baseline is not None else ""
         rows.append((metric.name, f"{number(metric.first)} -> {number(metric.last)}{beside}", ""))
     bars = series.motion(trace, LAYERS)
-    body = [_headline("", "", repr(trace)), _table((_escaped(n), _escaped(v), drawn) for n, v, drawn in rows)]
+    body = [
+        _headline("", "", repr(trace).strip("<>")),
+        _table((_escaped(n), _escaped(v), drawn) for n, v, drawn in rows),
+    ]
     if bars.layers:
         body.append(f"<div style='margin-top:8px'><b>{_escaped(bars.title)}</b> {_escaped(bars.note, SENTENCE)}</div>")
         body.append(_table(_bar(layer) for layer in bars.layers))
@@ -140,18 +142,23 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
         "<tr style='background:transparent'>" + "".join(f"<td style='{_CELL}'>{c}</td>" for c in row) + "</tr>"
         for row in rows
     ]
-    return f"<table style='border-collapse:collapse;margin:0;border:0'>{''.join(lines)}</table>" if lines else ""
+    return (
+        f"<table style='border-collapse:collapse;margin:0;border:0;font-size:inherit;color:inherit'>{''.join(lines)}</table>"
+        if lines
+        else ""
+    )
 
 
 def _bar(layer: series.Layer) -> tuple[str, str, str]:
     used = layer.used if layer.used is not None and math.isfinite(layer.used) else 0.0
-    # half of the width is 50 % of the budget; healthy dense tensors use 15-45 %
+    # the whole width is the whole budget; of more, the number tells
     width = max(0.0, min(1.0, used)) * WIDTH
     ground = "#d55e00" if layer.part == "head" else "#0072b2"
     frame = f"width:{WIDTH}px;height:10px;border:1px solid rgba(127,127,127,.5);box-sizing:border-box"
     drawn = f"<div style='{frame}'><div style='width:{width:.0f}px;height:8px;background:{ground};max-width:100%'></div></div>"
     told = percent(layer.used) if layer.used is not None else ""
-    return _escaped(layer.name), drawn, _escaped(": ".join(filter(None, (told, layer.state))))
+    state = f"<b>{_escaped(layer.state)}</b>" if layer.state else ""
+    return _escaped(layer.name), drawn, ": ".join(filter(None, (told, state)))
 
 
 def _spark(curve: series.Series, label: str) -> str:
