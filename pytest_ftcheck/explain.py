@@ -108,7 +108,7 @@ def _meaning(trace: Trace, t: Tensor) -> str:
     if not trace.steps:
         return "no optimizer step was taken, so nothing could move."
     if m.moved == 0:
-        return _stood(t)
+        return _stood(trace, t)
     if m.outside > 0.5 * m.rms:
         return (
             f"it changed mostly outside the optimizer (rms {number(m.outside)} between steps): "
@@ -146,8 +146,10 @@ def _meaning(trace: Trace, t: Tensor) -> str:
     )
 
 
-def _stood(t: Tensor) -> str:
+def _stood(trace: Trace, t: Tensor) -> str:
     if not t.trainable:
+        if trace.intent is not None and trace.intent.wants_trained(t.name):
+            return "it is frozen (requires_grad is False) and did not move, though it is meant to learn."
         return "it is frozen (requires_grad is False) and did not move, as it should."
     if t.unchanged is False:
         return "no sampled element moved, yet its checksum changed: some other element did, a rare row perhaps."

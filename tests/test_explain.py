@@ -9,6 +9,7 @@ import pytest
 
 from pytest_ftcheck.examples import tensor
 from pytest_ftcheck.explain import explain_weight_motion
+from pytest_ftcheck.intent import Intent
 from pytest_ftcheck.trace import Iteration, Optimizer, Probe, ProbePoint, example_trace
 
 HEALTHY = tensor("classifier.0.weight", "head", shape=(768, 768))
@@ -100,6 +101,8 @@ def test_did_not_move(changes, why):
 
 def test_not_moving_that_is_no_fault():
     assert "frozen" in lines(motion=STILL, trainable=False)[3]
+    meant = {"intent": Intent(trained="classifier")}
+    assert lines(meant, motion=STILL, trainable=False)[3].endswith("though it is meant to learn.")
     assert "checksum" in lines(motion=STILL, unchanged=False)[3]
     assert "no optimizer step was taken" in lines({"steps": ()}, motion=STILL)[3]
 
