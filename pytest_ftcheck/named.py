@@ -107,7 +107,7 @@ def _imported(name: str, module: str, path: str) -> Subject:
     thing: Any = _module(module)
     reached = module
     for part in path.split("."):
-        if not hasattr(thing, part):
+        if not _has(thing, part, f"{reached}.{part}"):
             near = difflib.get_close_matches(part, [n for n in dir(thing) if not n.startswith("_")], 3)
             raise ValueError(f"{reached} has no {part!r}{'; near: ' + ', '.join(near) if near else ''}")
         thing, reached = getattr(thing, part), f"{reached}.{part}"
@@ -121,6 +121,14 @@ def _imported(name: str, module: str, path: str) -> Subject:
     if not callable(thing):
         raise ValueError(f"{reached} is {a(thing)}: expected a function that makes a model, a model or a Subject")
     return Subject(name, thing)
+
+
+def _has(thing: Any, part: str, name: str) -> bool:
+    try:
+        return hasattr(thing, part)
+    except Exception as error:  # a property, or a __getattr__ of the user's
+        told = one_line(str(error), 300) or "no message"
+        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {told}") from error
 
 
 def _module(name: str) -> Any:
@@ -137,7 +145,9 @@ def _module(name: str) -> Any:
                 where = f"the package {found!r} has no module {part!r}" if found else f"there is no module {part!r}"
                 raise ValueError(where) from None
             raise ValueError(f"{wanted} cannot be imported: {error}") from error
-        except (Exception, SystemExit) as error:  # the user's module may do anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's module may do anything; pytest's skip is no Exception
             told = one_line(str(error), 300) or "no message"
             raise ValueError(f"{wanted} cannot be imported: {type(error).__name__}: {told}") from error
         found = wanted

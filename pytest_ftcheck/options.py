@@ -95,6 +95,9 @@ REPORTS = {
     "html": "one page with every fine-tune: causes, charts, numbers; needs the extra html",
 }
 
+#: Any of them: a CI machine. GitHub, GitLab and most others set the first; Jenkins and TeamCity the second, Azure Pipelines the third.
+CI = ("CI", "BUILD_NUMBER", "TF_BUILD")
+
 #: What the session sets: recipe field -> value; only what somebody did set.
 FIELDS: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 #: Over how many seeds the fixture ``finetune`` runs; None: one.
@@ -270,10 +273,11 @@ def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
         return None if calibrate(config) is not None else (path, "compare")
     if calibrate(config) is not None:
         raise pytest.UsageError(f"{flag}: not together with --ftcheck-calibrate, which judges nothing")
-    if os.environ.get("CI", "").strip().lower() not in ("", "0", "false", "no"):
-        raise pytest.UsageError(
-            f"{flag}: refused on a CI machine (CI={os.environ['CI']}), where runs are judged; write it at home, and commit it"
-        )
+    for name in CI:
+        if os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no"):
+            raise pytest.UsageError(
+                f"{flag}: refused on a CI machine ({name}={os.environ[name]}), where runs are judged; write it at home, and commit it"
+            )
     return path, "new" if new else "update"
 
 

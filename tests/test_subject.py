@@ -209,13 +209,29 @@ def test_a_module_that_fails_says_why(tmp_path, monkeypatch):
     (tmp_path / "needs_more.py").write_text("import not_installed_at_all\n")
     (tmp_path / "raises_it.py").write_text("1 / 0\n")
     (tmp_path / "leaves_it.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "skips_it.py").write_text("import pytest\npytest.skip('no GPU', allow_module_level=True)\n")
     for name, message in (
         ("needs_more", "needs_more cannot be imported: No module named 'not_installed_at_all'"),
         ("raises_it", "raises_it cannot be imported: ZeroDivisionError: division by zero"),
         ("leaves_it", "leaves_it cannot be imported: SystemExit: 3"),
+        ("skips_it", "skips_it cannot be imported: Skipped: no GPU"),
     ):
         with pytest.raises(ValueError, match=message):
             named(f"{name}:make", {})
+
+
+def test_an_attribute_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lazily.py").write_text("def __getattr__(name):\n    raise RuntimeError('no weights')\n")
+    with pytest.raises(ValueError, match=r"^lazily.make cannot be read: RuntimeError: no weights$"):
+        named("lazily:make", {})
+
+
+def test_ctrl_c_while_a_module_is_imported_is_no_bad_name(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stopped_here.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        named("stopped_here:make", {})
 
 
 def test_the_session_goes_before_what_we_choose_for_tiny_models():

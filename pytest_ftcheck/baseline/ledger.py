@@ -50,6 +50,8 @@ class Ledger:
         self.partial = ""
         #: Written at the end of the session.
         self.lines: list[str] = []
+        #: Those that even a quiet session tells: something was to be compared, and was not.
+        self.gaps: list[str] = []
         self.warnings: list[str] = []
 
     def add(self, nodeid: str, outcome: str, records: Iterable[Mapping[str, Any]]) -> None:
@@ -85,11 +87,15 @@ class Ledger:
             self._write(unused if self._mode == "update" else [])
         elif self._baseline is None:
             runs = plural(len(self._found), "run")
-            self.lines.append(
+            self._gap(
                 f"{self.shown} is not there yet, so nothing was compared ({runs}); --ftcheck-baseline-update writes it"
             )
         if self._mode != "update" and (self._baseline is not None):
             self._compared(unused)
+
+    def _gap(self, line: str) -> None:
+        self.lines.append(line)
+        self.gaps.append(line)
 
     def _unused(self, everything: bool) -> list[str]:
         """Keys in the file that no run of this session has, though all tests of their file were run and passed."""
@@ -167,9 +173,9 @@ class Ledger:
             if record["status"] in ("not compared", "broken"):
                 reasons.setdefault(record["why"][0], []).append(key)
         for why, keys in reasons.items():
-            self.lines.append(f"{one_line(why, 400)} ({_some(keys)})")
+            self._gap(f"{one_line(why, 400)} ({_some(keys)})")
         if missing := sorted(key for key, r in found.items() if r["status"] == "missing"):
-            self.lines.append(f"not in it: {_some(missing)}; --ftcheck-baseline-new-only adds what is missing")
+            self._gap(f"not in it: {_some(missing)}; --ftcheck-baseline-new-only adds what is missing")
         self.lines += [one_line(r["why"][0], 400) for _, r in sorted(found.items()) if r["status"] == "apart"]
         for key, record in sorted(found.items()):
             self.lines += [f"{one_line(key, 200)}: {note}" for note in record.get("better", ())]

@@ -25,7 +25,8 @@ class BaselineSession:
         self._config, self._attribute = config, attribute
         baseline = Baseline.load(path)
         root: Path = config.rootpath
-        shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        whole, top = path.resolve(), root.resolve()
+        shown = whole.relative_to(top).as_posix() if whole.is_relative_to(top) else str(path)
         self.keeper = Keeper(baseline, shown, mode, seeds=max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS)
         self._worker = hasattr(config, "workerinput")
         self._ledger = None if self._worker else Ledger(path, shown, baseline, mode, root)
@@ -71,9 +72,10 @@ class BaselineSession:
         """What came of it."""
         if self._ledger is None:
             return
-        if self._config.get_verbosity() >= 0:
-            for line in self._ledger.lines:
-                terminalreporter.write_line(f"ftcheck baseline: {line}")
+        # a gate that compares nothing is not to be green without a word
+        quiet = self._config.get_verbosity() < 0
+        for line in self._ledger.gaps if quiet else self._ledger.lines:
+            terminalreporter.write_line(f"ftcheck baseline: {line}")
         for line in self._ledger.warnings:
             terminalreporter.write_line(f"ftcheck: warning: baseline: {line}", yellow=True)
 

@@ -48,6 +48,8 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
     for name in (
         "CI",
+        "BUILD_NUMBER",
+        "TF_BUILD",
         "GITHUB_ACTIONS",
         "GITHUB_STEP_SUMMARY",
     ):  # lines are cut elsewhere only; what runs here is no news there

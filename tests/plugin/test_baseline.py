@@ -470,13 +470,15 @@ def test_a_bad_option_ends_the_session(run, arguments, message):
     result.stderr.fnmatch_lines([f"ERROR: {message}*"])
 
 
-@pytest.mark.parametrize("flag", [UPDATE, NEW])
-def test_a_ci_machine_writes_none(suite, run, monkeypatch, flag):
+@pytest.mark.parametrize(
+    ("flag", "name", "value"), [(UPDATE, "CI", "true"), (NEW, "BUILD_NUMBER", "0217"), (UPDATE, "TF_BUILD", "True")]
+)
+def test_a_ci_machine_writes_none(suite, run, monkeypatch, flag, name, value):
     suite()
-    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv(name, value)
     result = run(BASELINE, flag)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {flag}: refused on a CI machine (CI=true)*"])
+    result.stderr.fnmatch_lines([f"ERROR: {flag}: refused on a CI machine ({name}={value})*"])
     assert run(BASELINE, "-k", "test_nothing").ret == 0
 
 
@@ -530,6 +532,24 @@ def test_a_full_disk_is_a_warning_and_the_verdicts_stand(suite, run, pytester):
 def test_the_ini_key_is_relative_to_the_root(written, run, pytester):
     pytester.makeini("[pytest]\nftcheck_baseline = b.json")
     run("-k", "test_a").stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 the same bit for bit"])
+
+
+def test_what_is_not_compared_is_said_even_in_a_quiet_session(written, run, suite):
+    gap = "not compared with b.json, for it is another run: recipe steps=12 -> steps=13. ("
+    suite(steps=13)
+    assert f"ftcheck baseline: {gap}" in run(BASELINE, "-q", "-k", "test_a").stdout.str()
+    suite(SUITE.replace("def trace(", "def other_trace(").replace("test_a(trace)", "test_a(other_trace)"))
+    result = run(BASELINE, "-q", "-k", "test_a")
+    result.stdout.fnmatch_lines(["ftcheck baseline: not in it: test_suite.py::other_trace; --ftcheck-baseline-new-*"])
+    result = run("--ftcheck-baseline=none.json", "-q", "-k", "test_a")
+    result.stdout.fnmatch_lines(["ftcheck baseline: none.json is not there yet, so nothing was compared (1 run)*"])
+
+
+def test_the_name_of_the_file_is_told_as_a_person_would_write_it(written, run, pytester, monkeypatch):
+    (pytester.path / "below").mkdir()
+    monkeypatch.chdir(pytester.path / "below")
+    result = run(f"--rootdir={pytester.path}", "--ftcheck-baseline=../b.json", "../test_suite.py", "-k", "test_a")
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 the same bit for bit"])
 
 
 def test_quiet_says_nothing_and_collecting_writes_nothing(written, run):
