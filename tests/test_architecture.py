@@ -25,6 +25,10 @@ HEAVY = {
     "accelerate",
     "peft",
     "lightning",
+    "matplotlib",
+    "mlflow",
+    "trackio",
+    "wandb",
 }
 #: Folders that may import torch when they are imported.
 TORCH_SIDE = ("training", "inits", "integrations")
@@ -196,6 +200,8 @@ def heavy_after(code):
         ("import pytest_ftcheck; dir(pytest_ftcheck)", set()),
         ("import pytest_ftcheck.checks, pytest_ftcheck.asserts, pytest_ftcheck.explain", set()),
         ("import pytest_ftcheck.reports.terminal, pytest_ftcheck.reports.tensorboard", set()),
+        ("from pytest_ftcheck.reports import logged, loggers, notebook, plot, series, writers", set()),
+        ("from pytest_ftcheck import example_trace as e, glance; t = e(); glance.glance(t); t._repr_html_()", set()),
         ("import pytest_ftcheck.progress, pytest_ftcheck.examples", set()),
         ("from pytest_ftcheck import command, comparison, delivery, gathering, pages, summary", set()),
         ("from pytest_ftcheck.reports import github as a, gitlab as b, sarif as c", set()),
