@@ -10,6 +10,8 @@ from typing import Any
 
 #: As far as the axis of bars of motion goes, unless the script finds a layer that came further: the whole budget.
 REACH = 1.0
+#: Of a linear axis: numbers that would be all zeros are written with their power of ten.
+SHORT = "abs(datum.value) >= 1e6 || (datum.value != 0 && abs(datum.value) < 1e-5) ? format(datum.value, '.2~e') : datum.label"
 
 
 def specifications() -> dict[str, dict[str, Any]]:
@@ -54,10 +56,12 @@ def _curves(alt: Any, data: str, height: int, *, log: bool = False, hide_x: bool
     scale = alt.Scale(type="log", nice=True) if log else alt.Scale(zero=False, nice=True)
     # of a logarithmic axis only the powers of ten have lines
     power = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6"
-    powers = {"gridOpacity": {"condition": {"test": power, "value": 1}, "value": 0}} if log else {}
+    written: dict[str, Any] = {"labelExpr": SHORT}
+    if log:
+        written = {"format": "~g", "gridOpacity": {"condition": {"test": power, "value": 1}, "value": 0}}
     y = alt.Y(
         "drawn:Q",
-        axis=alt.Axis(title=title or None, format="~g", minExtent=48, tickCount=3 if title else 5, **powers),
+        axis=alt.Axis(title=title or None, minExtent=48, tickCount=3 if title else 5, **written),
         scale=scale,
     )
     style = {
@@ -121,7 +125,7 @@ def _bars_of_motion(alt: Any) -> Any:
 
 def _bars_of_parts(alt: Any) -> Any:
     scale = alt.Scale(domainMin=0, domainMax=alt.ExprRef("reach"), clamp=True, nice=False)
-    x = alt.X("loss:Q", scale=scale, axis=alt.Axis(title="loss", format="~g", tickCount=5))
+    x = alt.X("loss:Q", scale=scale, axis=alt.Axis(title="loss", labelExpr=SHORT, tickCount=5))
     y = alt.Y("part:N", sort=None, axis=alt.Axis(title=None, labelLimit=400))
     offset = alt.YOffset("how:N", sort=None)
     tips = _number_tips(
@@ -159,7 +163,7 @@ def _bars_of_metric(alt: Any) -> Any:
         alt.Chart(alt.NamedData(name="bars"))
         .mark_bar(height=alt.RelativeBandSize(band=0.62))
         .encode(
-            x=alt.X("value:Q", scale=scale, axis=alt.Axis(title=None, format="~g", tickCount=5)),
+            x=alt.X("value:Q", scale=scale, axis=alt.Axis(title=None, labelExpr=SHORT, tickCount=5)),
             y=alt.Y("when:N", sort=None, axis=alt.Axis(title=None)),
             color=alt.Color("ink:N", scale=None),
             tooltip=_number_tips(alt, ("when", "when|N"), ("value", "value|Q")),
@@ -172,12 +176,12 @@ def _histogram(alt: Any) -> Any:
     data = alt.NamedData(name="bins")
     tips = _number_tips(alt, ("series", "when|N"), ("from", "from|Q"), ("to", "to|Q"), ("count", "weights|Q"))
     x = alt.X(
-        "from:Q", axis=alt.Axis(title="weight", format="~g", tickCount=5), scale=alt.Scale(nice=False, zero=False)
+        "from:Q", axis=alt.Axis(title="weight", labelExpr=SHORT, tickCount=5), scale=alt.Scale(nice=False, zero=False)
     )
     y = alt.Y(
         "density:Q",
         scale=alt.Scale(domainMin=0, nice=True),
-        axis=alt.Axis(title="density", format="~g", minExtent=48, tickCount=4),
+        axis=alt.Axis(title="density", labelExpr=SHORT, minExtent=48, tickCount=4),
     )
     ink = alt.Color("ink:N", scale=None)
     outline = (
@@ -204,7 +208,7 @@ def _over_time(alt: Any) -> Any:
         .encode(
             x=alt.X(
                 "from:Q",
-                axis=alt.Axis(title="weight", format="~g", tickCount=5),
+                axis=alt.Axis(title="weight", labelExpr=SHORT, tickCount=5),
                 scale=alt.Scale(nice=False, zero=False),
             ),
             x2="to:Q",
