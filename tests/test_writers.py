@@ -230,6 +230,7 @@ def test_tags_are_of_one_segment_and_no_two_are_alike():
 # ------------------------------------------------------------------ MLflow
 @pytest.fixture
 def mlflow(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")  # read when the package is imported
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     before = mlflow.get_tracking_uri()
@@ -307,6 +308,7 @@ def test_mlflow_options_where_a_run_is_active(trace, mlflow):
 # ------------------------------------------------------------------ Weights & Biases
 @pytest.fixture
 def wandb(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # read when the package is imported
     wandb = pytest.importorskip("wandb")
     for name, value in (("MODE", "offline"), ("DIR", str(tmp_path)), ("SILENT", "true"), ("DISABLE_CODE", "true")):
         monkeypatch.setenv(f"WANDB_{name}", value)
