@@ -29,6 +29,7 @@ from example_pages import (
 from pytest_ftcheck import Intent, Trace, diagnose, example_trace
 from pytest_ftcheck.explain import explain_weight_motion
 from pytest_ftcheck.recipe import Recipe
+from pytest_ftcheck.records.counterfactuals import Outcome
 from pytest_ftcheck.reports.html.charts import charts
 from pytest_ftcheck.reports.html.drawing import specifications
 from pytest_ftcheck.reports.html.packed import Carrier, pack, pack_all, thinned, unpack
@@ -167,6 +168,17 @@ class TestWords:
             "there is no recipe",
         ):
             assert sentence in made
+
+    def test_parts_put_back_in_vain_are_a_sentence(self):
+        nan = float("nan")
+        trace = whole_trace()
+        parts = tuple(
+            dataclasses.replace(p, rewound=Outcome(nan, 0.5), shuffled=None) for p in trace.counterfactuals.parts
+        )
+        made = dataclasses.replace(trace.counterfactuals, trained=Outcome(nan, 0.5), parts=parts)
+        assert (
+            "whatever part is put back" in charts(dataclasses.replace(trace, counterfactuals=made))["rewound"].missing
+        )
 
     def test_every_test_is_in_it(self):
         tests = session(

@@ -5,6 +5,7 @@ What the trace lacks is said in a sentence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -285,6 +286,10 @@ def _rewound(trace: Trace) -> Chart:
                 column.append(entry)
             told.append(f"{part.part} with {how}: loss {label}")
     loss, accuracy = found.trained
+    if not any(math.isfinite(v) for v in (*rows["loss"], loss)):
+        return Chart(
+            "rewound", title, "rewound", missing="The loss is not finite, as trained and whatever part is put back."
+        )
     trained = number(loss) + (f", {percent(accuracy)} right" if accuracy is not None else "")
     majority = f"; the majority class is {percent(found.baseline)} of them" if found.baseline is not None else ""
     rules = [

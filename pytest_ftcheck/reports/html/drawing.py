@@ -58,7 +58,11 @@ def _curves(alt: Any, data: str, height: int, *, log: bool = False, hide_x: bool
     power = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6"
     written: dict[str, Any] = {"labelExpr": SHORT}
     if log:
-        written = {"format": "~g", "gridOpacity": {"condition": {"test": power, "value": 1}, "value": 0}}
+        written = {
+            "format": "~g",
+            "labelExpr": f"datum.label === '' ? '' : {SHORT}",
+            "gridOpacity": {"condition": {"test": power, "value": 1}, "value": 0},
+        }
     y = alt.Y(
         "drawn:Q",
         axis=alt.Axis(title=title or None, minExtent=48, tickCount=3 if title else 5, **written),
