@@ -90,6 +90,7 @@ def skeleton(text: str) -> list[str]:
     >>> skeleton("loss  1.61 -> 0.77 \\u2581\\u2588\\n\\n")
     ['loss # -> # ~']
     """
+    text = re.sub(r"(?<=s) \(\d+:\d\d:\d\d\)", "", text)  # pytest, of what took more than a minute
     text = re.sub(r"[\u2581-\u2588]+", "~", _NUMBER.sub("#", text))
     text = re.sub(r"={3,}|-{3,}|_{3,}", "===", text)
     return [line for raw in text.splitlines() if (line := " ".join(raw.split()))]
