@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...codec import encode
 from ...text import number, one_line, percent, plural
 from .. import series
+from .chart import Chart, Column, Key
 
 if TYPE_CHECKING:
     from ...trace import Metric, Trace
@@ -39,80 +39,6 @@ STYLES: dict[str, tuple[str, float, tuple[int, ...]]] = {
     "std": ("var(--prior)", 1.6, (2, 3)),
 }
 BASES = 8
-#: Pixels of the charts whose height does not depend on the numbers, axes included (see `drawing`).
-HEIGHTS = {"loss": 331, "lines": 237, "log": 257, "histogram": 237, "time": 237, "metric": 82}
-
-
-@dataclass(frozen=True)
-class Key:
-    """One line of a legend."""
-
-    name: str
-    ink: str
-    wide: float = 2.0
-    dash: tuple[int, ...] = ()
-    #: ``line``, ``box`` or ``tick``.
-    shape: str = "line"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the table that says the same as the chart."""
-
-    field: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart of one run.
-
-    >>> Chart("loss", "Loss", "lines").drawn
-    False
-    """
-
-    id: str
-    title: str
-    #: Which specification draws it.
-    kind: str
-    #: What is to be seen, in one sentence with numbers: for those who do not see it.
-    description: str = ""
-    #: Dataset -> blocks of rows; a block has what its rows have in common, and the columns in which they differ.
-    data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    #: The table beside it. For curves (``pivot``) one column a curve.
-    columns: tuple[Column, ...] = ()
-    pivot: bool = False
-    legend: tuple[Key, ...] = ()
-    #: A remark under it, and the sentence that stands in its place where there is nothing to draw.
-    note: str = ""
-    missing: str = ""
-
-    @property
-    def height(self) -> int:
-        """Pixels that it will take, about: kept free, so that nothing jumps when it is drawn."""
-        if self.kind in HEIGHTS:
-            return HEIGHTS[self.kind]
-        (bars,) = self.data.get("bars", [{"columns": {"": []}}])
-        count = len(next(iter(bars["columns"].values())))
-        return 47 + 21 * count
-
-    @property
-    def drawn(self) -> bool:
-        """Whether there is something to draw."""
-        return not self.missing and bool(self.data)
-
-    def plain(self) -> dict[str, Any]:
-        """For the page's script; standard JSON."""
-        plain: dict[str, Any] = encode(
-            {
-                "kind": self.kind,
-                "description": self.description,
-                "data": self.data,
-                "columns": [[c.field, c.title] for c in self.columns],
-                "pivot": self.pivot,
-            }
-        )
-        return plain
 
 
 def charts(trace: Trace) -> dict[str, Chart]:

@@ -15,7 +15,8 @@ from ...recipe import Recipe
 from ...text import cell, number, one_line, percent, plural
 from ...verdict import Verdict
 from .. import series
-from .charts import Chart, charts
+from .chart import Chart
+from .charts import charts
 
 if TYPE_CHECKING:
     from ...session import CaseResult, ReportedVerdict, SessionResult
