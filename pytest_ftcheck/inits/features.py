@@ -129,7 +129,7 @@ class Features:
             if len(x) < 2:
                 raise ValueError(f"held_out={held_out!r}: there is {len(x)} row, and none to hold out")
             count = min(len(x) - 1, max(1, round(share * len(x))))
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu").to(x.device)
             held_x, held_y, x, y = x[order[:count]], y[order[:count]], x[order[count:]], y[order[count:]]
         if classes is None and task != "regression":
             every = y if held_y is None else torch.cat([y, held_y])

@@ -89,10 +89,10 @@ def apply(scheme: InitScheme, module: M, seed: int, only: str | Sequence[str] | 
     layers = list(head_layers(module, only).items())
     _check_prior(scheme, layers[-1])
     # on the CPU, in float32: the same values on every device and in every dtype
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     seen: set[int] = set()
     made: list[tuple[nn.Module, str, torch.Tensor]] = []
-    with torch.no_grad():
+    with torch.no_grad(), torch.device("cpu"):  # whatever torch.set_default_device says
         for i, (_, layer) in enumerate(layers):
             if id(layer.weight) in seen:
                 continue  # a tied layer is initialised once
@@ -124,7 +124,7 @@ def _drawn(
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     shape = tuple(reversed(weight.shape)) if transposed else tuple(weight.shape)
-    values = torch.empty(shape)
+    values = torch.empty(shape, dtype=torch.float32, device="cpu")
     fill(scheme.weight, values, generator, last=last)
     yield "weight", values.t() if transposed else values
     bias = getattr(layer, "bias", None)
@@ -135,15 +135,16 @@ def _drawn(
 def bias_values(scheme: InitScheme, outputs: int, fan_in: int, generator: torch.Generator) -> torch.Tensor:
     """What the bias of one layer starts at, ``[outputs]``."""
     if scheme.prior is not None:
-        shares = torch.tensor(scheme.prior, dtype=torch.float64)
+        shares = torch.tensor(scheme.prior, dtype=torch.float64, device="cpu")
         if scheme.tags or outputs == 1:
             shares = shares if scheme.tags else shares[1:]
             return torch.logit(shares).float()
         return shares.log().float()
     if scheme.bias == TORCH_BIAS:
         bound = 1 / math.sqrt(fan_in)
-        return torch.empty(outputs).uniform_(-bound, bound, generator=generator)
-    return torch.full((outputs,), float(scheme.bias))
+        values = torch.empty(outputs, dtype=torch.float32, device="cpu")
+        return values.uniform_(-bound, bound, generator=generator)
+    return torch.full((outputs,), float(scheme.bias), dtype=torch.float32, device="cpu")
 
 
 def _cast(drawn: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -182,9 +183,10 @@ def fill(draw: Draw, weight: torch.Tensor, generator: torch.Generator, *, last: 
         weight.normal_(0.0, draw.std or 0.0, generator=generator)
         zeros = math.ceil((draw.sparsity or 0.0) * weight.shape[0])
         for column in range(weight.shape[1]):
-            weight[torch.randperm(weight.shape[0], generator=generator)[:zeros].to(weight.device), column] = 0
+            weight[torch.randperm(weight.shape[0], generator=generator, device="cpu")[:zeros], column] = 0
     elif draw.kind == "eye":
-        init.eye_(weight)
+        with torch.device("cpu"):  # it makes a tensor of its own
+            init.eye_(weight)
         weight.mul_(draw.gain or 1.0)
     else:
         init.constant_(weight, draw.value or 0.0)

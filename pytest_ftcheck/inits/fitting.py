@@ -53,14 +53,14 @@ def fit_weight(draw: Draw, weight: torch.Tensor, *, last: bool, values: int = VA
     if not bool(torch.isfinite(w).all()):
         return 0.0, "values that are not finite"
     if draw.family == "exact":
-        same = torch.empty(fan_out, fan_in)
-        fill(draw, same, torch.Generator())
+        same = torch.empty(fan_out, fan_in, dtype=torch.float32, device="cpu")
+        fill(draw, same, torch.Generator("cpu"))
         off = float((w - same.double()).abs().max())
         return (1.0 if off <= slack * max(expected, float(same.abs().max())) else 0.0), f"values off by up to {off:.3g}"
     if draw.family == "orthogonal":
         small = w if fan_out <= fan_in else w.t()
         gain = draw.gain or 1.0
-        off = float((small @ small.t() / gain**2 - torch.eye(len(small), dtype=w.dtype)).abs().max())
+        off = float((small @ small.t() / gain**2 - torch.eye(len(small), dtype=w.dtype, device="cpu")).abs().max())
         # rounding errors of a sum of as many products
         return (
             1.0 if off <= slack * math.sqrt(max(fan_in, fan_out)) else 0.0
@@ -142,7 +142,7 @@ def fit_bias(scheme: InitScheme, bias: torch.Tensor, fan_in: int) -> tuple[float
         if float(b.abs().max()) > bound * (1 + slack):
             return 0.0, f"{found}; declared up to {bound:.3g}"
         return float(stats.kstest(b.numpy(), stats.uniform(-bound, 2 * bound).cdf).pvalue), found
-    wanted = bias_values(scheme, bias.numel(), fan_in, torch.Generator()).double()
+    wanted = bias_values(scheme, bias.numel(), fan_in, torch.Generator("cpu")).double()
     off = float((b - wanted).abs().max())
     return (
         1.0 if off <= slack * float(wanted.abs().max()) else 0.0

@@ -89,7 +89,7 @@ def order_of(rows: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
     size = min(batch_size, rows)
     generator = torch.Generator().manual_seed(seed)
     needed = size * steps
-    epochs = [torch.randperm(rows, generator=generator) for _ in range(-(-needed // rows))]
+    epochs = [torch.randperm(rows, generator=generator, device="cpu") for _ in range(-(-needed // rows))]
     return torch.cat(epochs)[:needed].reshape(steps, size)
 
 

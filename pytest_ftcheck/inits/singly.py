@@ -43,7 +43,9 @@ def _call_of(head: nn.Module, features: Features) -> Call:
             try:
                 out = call(made, x)
             except Exception as error:  # noqa: BLE001 - whatever the user's forward raises, the other way is tried
-                errors.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
+                errors.append(
+                    f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0][:160]}"
+                )
                 continue
             if isinstance(out, torch.Tensor) and out.dim() in (1, 2) and len(out) == len(x):
                 return call

@@ -12,6 +12,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
+from ..training.state import preserved_globals
+
 #: Activations that look at each value alone: they do not care how many heads' values they are given.
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.Mish, nn.Hardswish,
@@ -143,11 +145,15 @@ class _Tracer(fx.Tracer):
 def _of_chain(head: nn.Module) -> Iterator[Layer]:
     """The layers of a module whose ``forward`` calls them one after the other."""
     name = type(head).__name__
+    modes = [(m, m.training) for m in head.modules()]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with preserved_globals():
             graph = _Tracer().trace(_one_argument(head))
     except Exception as error:  # noqa: BLE001 - whatever the user's forward does with a stand-in for its input
         raise Unstackable(f"the order of {name}'s layers cannot be traced ({str(error).strip()[:80]})") from None
+    finally:
+        for module, mode in modes:
+            module.training = mode
     current: fx.Node | None = None
     begun = False
     modules = dict(head.named_modules())
@@ -189,7 +195,7 @@ def _one_argument(head: nn.Module) -> nn.Module:
         def forward(self, x: torch.Tensor) -> Any:
             return self.head(x)
 
-    return Called().train(head.training)
+    return Called().train()  # as it will be trained: F.dropout(x, training=self.training) is a dropout
 
 
 def _of_call(node: fx.Node, begun: bool) -> list[Layer]:

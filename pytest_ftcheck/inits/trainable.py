@@ -127,10 +127,12 @@ def train(
         if not isinstance(features, (tuple, list)) or len(features) != 2:
             raise TypeError(f"features is a {type(features).__name__}: expected Features, or (x, y)")
         features = Features.of(*features)
-    batches = drawn(features.x, features.y, batch_size, steps, seed)
+    # a head in bfloat16 takes no float32
+    dtype = next((p.dtype for p in head.parameters() if p.is_floating_point()), features.x.dtype)
+    batches = drawn(features.x.to(dtype), features.y, batch_size, steps, seed)
     held = None
     if features.held_x is not None and features.held_y is not None:
-        held = list(zip(torch.split(features.held_x, 256), torch.split(features.held_y, 256), strict=True))
+        held = list(zip(torch.split(features.held_x.to(dtype), 256), torch.split(features.held_y, 256), strict=True))
     names = tuple(dict.fromkeys(n.split(".")[0] for n, _ in head.named_parameters()))
     trace: Trace = finetune(
         head,
@@ -151,9 +153,9 @@ def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, A
     import torch
 
     g = torch.Generator().manual_seed(seed)
-    order = torch.cat([torch.randperm(len(x), generator=g) for _ in range(-(-max(1, steps) * size // len(x)))]).to(
-        x.device
-    )
+    order = torch.cat(
+        [torch.randperm(len(x), generator=g, device="cpu") for _ in range(-(-max(1, steps) * size // len(x)))]
+    ).to(x.device)
     return [(x[i], y[i]) for i in torch.split(order[: max(1, steps) * size], size)]
 
 

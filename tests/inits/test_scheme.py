@@ -283,3 +283,20 @@ def test_nothing_is_changed_where_a_scheme_does_not_fit():
 def test_draws_describe_themselves():
     assert Draw("normal", std=0.5).name == "N(0, 0.5)"
     assert Draw("orthogonal", gain=2.0).bound_of(4, 4) == 2.0
+
+
+def test_another_default_device_or_dtype_changes_nothing():
+    # what a test under torch.set_default_device("cuda") asks for; "meta" stands for any other device
+    expected = [S.sparse().with_bias("torch").apply(head(), seed=3), S.normal(0.02).apply(head(), seed=3)]
+    made = [head(), head()]
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            S.sparse().with_bias("torch").apply(made[0], seed=3)
+            S.normal(0.02).apply(made[1], seed=3)
+            assert identify(made[1]) == S.normal(0.02)
+            assert min(f.p for f in fit(S.normal(0.02), head_layers(made[1]))) > 1e-6
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(expected, made, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -227,3 +229,40 @@ def test_bad_arguments(change, error, message):
     given = {"head": HEAD, "features": FEATURES, "schemes": [0.02], "lrs": [1e-3], "seeds": 1, **change}
     with pytest.raises(error, match=message):
         sweep(given.pop("head"), given.pop("features"), **given)
+
+
+class Written(nn.Module):
+    """Its dropout is a function, and it draws and counts as it likes."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.hidden, self.out, self.fails = nn.Linear(12, 8), nn.Linear(8, 2), fails
+
+    def forward(self, x):
+        random.random()
+        np.random.rand()  # noqa: NPY002 - the global state is what is looked at
+        torch.rand(1)
+        if self.fails:
+            raise AssertionError
+        return self.out(nn.functional.dropout(torch.relu(self.hidden(x)), 0.5, self.training))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_traced_head_leaves_all_random_states(fails):
+    head = Written(fails)
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    if fails:
+        with pytest.raises(ValueError, match=r"gives no logits .*AssertionError: \(no message\)"):
+            sweep(head, FEATURES, schemes=[0.1], lrs=[1e-2], seeds=1)
+    else:
+        assert sweep(head, FEATURES, schemes=[0.1], lrs=[1e-2], seeds=1).engine == "vectorised"
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_a_pretrained_models_head_comes_in_evaluation_mode_and_is_trained_all_the_same():
+    trained, evaluated = (
+        sweep(Written().train(way), FEATURES, schemes=[0.1], lrs=[1e-2], seeds=1) for way in (True, False)
+    )
+    assert trained.cells == evaluated.cells

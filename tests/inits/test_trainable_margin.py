@@ -88,3 +88,9 @@ def test_a_failure_raises_with_its_margin():
     with pytest.raises(CheckFailed) as failed:
         assert_trainable(InitScheme.normal(30.0).apply(Head(64, 2, widths=[64])), FEATURES)
     assert failed.value.verdict.margin <= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_head_in_another_dtype(dtype):
+    head = InitScheme.kaiming_normal().apply(Head(64, 2, widths=[64]).to(dtype))
+    assert check_trainable(head, FEATURES, lr=1e-2).status == "pass"

@@ -89,7 +89,7 @@ def repeated(rows: torch.Tensor, tolerance: float = 0.0) -> float:
     if len(rows) < 2:
         return 0.0
     g = torch.Generator().manual_seed(0)
-    weights = torch.randn(rows.shape[1], generator=g, dtype=torch.float64).to(rows.device)
+    weights = torch.randn(rows.shape[1], generator=g, dtype=torch.float64, device="cpu").to(rows.device)
     key = (rows.double() * weights).sum(1)
     order = torch.argsort(key)
     ordered = key[order]
