@@ -14,6 +14,8 @@ from .text import one_line
 
 #: Tests that use a fixture of ours have it among their keywords.
 MARKER = "ftcheck"
+#: Why a test is red that was begun, and of whose end nothing came in.
+UNENDED = "the test did not come to its end: the session was stopped, or its process died"
 #: Characters of a reason.
 LONGEST = 500
 
@@ -53,9 +55,13 @@ class _Case:
         self.reason = ""
         self.location: tuple[str, int | None, str] | None = None
         self.ours = False
+        #: The test itself was run; its setup alone is no result.
+        self.called = False
 
     def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
-        self.location = report.location
+        self.called = self.called or report.when == "call"
+        if self.location is None or report.location[1] is not None:  # that of a crash knows no line
+            self.location = report.location
         self.ours = self.ours or carried is not None or MARKER in report.keywords
         if carried is not None:
             self.verdicts += (_verdict(v, report.when or "call") for v in carried["verdicts"])
@@ -67,12 +73,14 @@ class _Case:
         if outcome != "passed" and self.outcome not in ("failed", "error"):
             self.outcome, self.reason = outcome, _reason(report)
 
-    def result(self, nodeid: str, worker: str, root: Path) -> CaseResult:
+    def result(self, nodeid: str, worker: str, root: Path, *, setup_only: bool) -> CaseResult:
         file, line = None, None
         if self.location is not None and (root / self.location[0]).is_file():
             file = self.location[0].replace(os.sep, "/")
             line = None if self.location[1] is None else self.location[1] + 1
-        outcome = self.outcome
+        outcome, reason = self.outcome, self.reason
+        if outcome == "passed" and not (self.called or setup_only):
+            outcome, reason = "error", UNENDED
         if outcome == "passed" and any(v.let_through for v in self.verdicts):
             outcome = "inconclusive"
         return CaseResult(
@@ -82,7 +90,7 @@ class _Case:
             line=line,
             verdicts=tuple(self.verdicts),
             runs=tuple(self.runs),
-            reason=self.reason,
+            reason=reason,
             attempts=self.attempts,
             worker=worker,
         )
@@ -107,6 +115,14 @@ def _verdict(carried: Mapping[str, Any], when: str) -> ReportedVerdict:
         file=file,
         line=line,
     )
+
+
+def _worker(report: Report) -> str:
+    """xdist's worker that ran the test; empty: this process did."""
+    worker: str | None = getattr(report, "worker_id", None)
+    if worker is None:  # the controller's own report of a worker that died
+        worker = getattr(getattr(getattr(report, "node", None), "gateway", None), "id", "")
+    return worker or ""
 
 
 def _outcome(report: Report) -> str:
@@ -139,25 +155,28 @@ class Gathered:
 
     def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
         """One more report; ``carried``: what its phase concluded, None: nothing."""
-        key = (report.nodeid, getattr(report, "worker_id", ""))
+        key = (report.nodeid, _worker(report))
         case = self._cases.get(key)
         if case is None or report.when == "setup":  # a repeated test begins anew
             case = self._cases[key] = _Case(attempts=1 if case is None else case.attempts + 1)
         case.add(report, carried)
         self._traces |= {r["digest"]: r["trace"] for r in (carried or {"runs": ()})["runs"] if "trace" in r}
 
-    def result(self, *, root: Path, configuration: Path | None, **facts: Any) -> SessionResult:
+    def result(
+        self, *, root: Path, configuration: Path | None, setup_only: bool = False, **facts: Any
+    ) -> SessionResult:
         """The session as it stands.
 
         :param root: pytest's root directory.
         :param configuration: its configuration file.
+        :param setup_only: no test was to be run (``--setup-only``).
         :param facts: other fields of the `SessionResult`.
         """
         # the workers' names matter only where several ran the same test
         nodeids = [nodeid for nodeid, _ in self._cases]
         shared = len(nodeids) != len(set(nodeids))
         cases = [
-            case.result(nodeid, worker if shared else "", root)
+            case.result(nodeid, worker if shared else "", root, setup_only=setup_only)
             for (nodeid, worker), case in sorted(self._cases.items())
             if case.ours
         ]

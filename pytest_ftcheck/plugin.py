@@ -314,6 +314,7 @@ class _Summary:
         result = gathered.result(
             root=self._config.rootpath,
             configuration=self._config.inipath,
+            setup_only=bool(self._config.getoption("setuponly", False)),
             settings={name: str(value) for name, value in _settings(self._config).items()},
             fail_on=gate.level(),
             exit_status=int(session.exitstatus),

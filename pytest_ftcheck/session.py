@@ -76,7 +76,7 @@ class CaseResult:
 
     nodeid: str
     #: ``passed``, ``inconclusive`` (it passed, but a verdict that could not be decided was let through), ``failed``, ``error`` (in
-    #: setup or teardown), ``skipped``, ``xfailed`` or ``xpassed``.
+    #: setup or teardown, or it did not come to its end), ``skipped``, ``xfailed`` or ``xpassed``.
     outcome: str
     #: Where the test is defined; None: in no file.
     file: str | None

@@ -119,6 +119,39 @@ class TestJson:
         session = SessionResult.load(pytester.path / "ft.json")
         assert (outcomes(session), session.exit_status) == ({"test_a": "passed"}, 2)
 
+    @pytest.mark.parametrize("before", ["pass", "judge('pass')"])
+    def test_the_test_that_was_stopped_is_no_pass(self, pytester, run, before):
+        pytester.makepyfile(
+            test_it=f"""
+            from judging import judge
+            def test_a(): judge('pass')
+            def test_b(toy_batches):
+                {before}
+                raise KeyboardInterrupt
+            """
+        )
+        run("--ftcheck-json=ft.json", subprocess=True)
+        session = SessionResult.load(pytester.path / "ft.json")
+        assert outcomes(session) == {"test_a": "passed", "test_b": "error"}
+        (stopped,) = session.broken
+        assert stopped.reason.startswith("the test did not come to its end: ")
+
+    def test_setup_alone_is_no_end_that_is_missing(self, pytester, run):
+        pytester.makepyfile(test_it="def test_a(toy_batches): pass")
+        assert run("--ftcheck-json=ft.json", "--setup-only").ret == 0
+        assert outcomes(SessionResult.load(pytester.path / "ft.json")) == {"test_a": "passed"}
+
+    def test_a_test_whose_worker_died_is_no_pass(self, pytester, run):
+        pytest.importorskip("xdist")
+        pytester.makepyfile(test_it="import os\ndef test_a(toy_batches): os._exit(3)\ndef test_b(toy_batches): pass")
+        result = run("--ftcheck-json=ft.json", "-n1", subprocess=True)
+        result.assert_outcomes(passed=1, failed=1)
+        session = SessionResult.load(pytester.path / "ft.json")
+        assert outcomes(session) == {"test_a": "error", "test_b": "passed"}
+        (died,) = session.broken
+        assert "crashed" in died.reason
+        assert (died.file, died.line) == ("test_it.py", 2)
+
     def test_a_helpers_line_is_that_of_the_test(self, pytester, run):
         pytester.makepyfile(helping="from judging import judge\ndef helped(): judge('fail')")
         pytester.makepyfile(test_it="from helping import helped\n\n\ndef test_a():\n    helped()")
