@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from .inits.extract import extract_features
     from .inits.features import Features
     from .inits.fitting import identify
+    from .inits.from_model import head_of
     from .inits.result import SweepResult
     from .inits.sanity import assert_init_sane, check_init
     from .inits.sweep import sweep
@@ -186,6 +187,7 @@ _HOMES = {
     "check_trainable": "inits.trainable",
     "Features": "inits.features",
     "extract_features": "inits.extract",
+    "head_of": "inits.from_model",
     "SweepResult": "inits.result",
     "sweep": "inits.sweep",
     "Intent": "intent",
@@ -295,6 +297,7 @@ __all__ = [
     "explain_weight_motion",
     "extract_features",
     "finetune",
+    "head_of",
     "identify",
     "parametrize_with_checks",
     "sweep",
