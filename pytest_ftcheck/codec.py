@@ -24,6 +24,8 @@ def encode(value: Any) -> Any:
             return value
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (tuple, list)):
+        if all(type(v) is float for v in value) and all(map(math.isfinite, value)):
+            return list(value)  # long series: no call a number
         return [encode(v) for v in value]
     if isinstance(value, dict):
         return {str(k): encode(v) for k, v in value.items()}
