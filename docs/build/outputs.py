@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -182,6 +183,7 @@ def run(page: Path) -> tuple[list[str], dict[str, bytes]]:
     return printed, pictures
 
 
+@functools.cache  # one build shows one run
 def made(page: Path) -> tuple[list[str], dict[str, bytes]]:
     """`run` in a process of its own; kept in ``build/docs-cache`` until the page's code, ours, or a version changes.
 
