@@ -43,6 +43,8 @@ class Ledger:
         self._found: dict[str, Mapping[str, Any]] = {}
         self._conflicting: set[str] = set()
         self._failed: set[str] = set()
+        #: Test that was set up, and of whose end nothing came in as yet -> its runs.
+        self._begun: dict[str, set[str]] = {}
         #: Files of the tests that were run; those with a test that failed or was skipped.
         self._files: set[str] = set()
         self._incomplete: set[str] = set()
@@ -54,9 +56,14 @@ class Ledger:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
 
-    def add(self, nodeid: str, outcome: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, nodeid: str, when: str, outcome: str, records: Iterable[Mapping[str, Any]]) -> None:
         """One phase of one test."""
         self._files.add(file_of(nodeid))
+        if when == "setup" and outcome == "passed":
+            records = list(records)
+            self._begun[nodeid] = {record["key"] for record in records if "key" in record}
+        elif when == "call":
+            self._begun.pop(nodeid, None)
         if outcome != "passed":
             self._incomplete.add(file_of(nodeid))
         for record in records:
@@ -154,6 +161,8 @@ class Ledger:
         """Why the run is no entry; empty: it is one."""
         if record["status"] == "unrecordable":
             return str(record["why"][0])
+        if any(key in keys for keys in self._begun.values()):
+            return "a test that uses it did not come to its end"
         if key in self._failed:
             return "a test that uses it failed, so this is no run to hold on to"
         if key in self._conflicting:

@@ -48,8 +48,7 @@ class BaselineSession:
         """One phase of one test, of this process or of a worker."""
         if self._ledger is not None:
             carried = getattr(report, self._attribute, None) or {}
-            nodeid = report.nodeid
-            self._ledger.add(nodeid, report.outcome, carried.get("baseline", ()))
+            self._ledger.add(report.nodeid, report.when, report.outcome, carried.get("baseline", ()))
 
     def left_out(self, count: int) -> None:
         """A worker left out so many tests."""

@@ -293,6 +293,18 @@ def test_a_failing_test_makes_no_baseline(suite, run, pytester):
     assert sorted(runs_of(pytester.path / "b.json")) == KEYS[:-1]
 
 
+def test_a_test_that_was_stopped_makes_no_baseline(suite, run, pytester):
+    suite(SUITE.replace("def test_a(trace):\n", "def test_a(trace):\n    raise KeyboardInterrupt\n"))
+    result = run(BASELINE, UPDATE, subprocess=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        [
+            "ftcheck: warning: baseline: test_suite.py::trace was not written: a test that uses it did not come to its end"
+        ]
+    )
+    assert not (pytester.path / "b.json").exists()
+
+
 def test_a_loop_of_ones_own_is_compared_by_its_noise(suite, run, pytester):
     source = (
         SUITE[: SUITE.index("@pytest.fixture")]
