@@ -214,7 +214,7 @@ class TestWords:
             for t in trace.tensors
         )
         trace = dataclasses.replace(trace, tensors=frozen)
-        assert headline(page_of(trace)).endswith("if its head is meant to be frozen")
+        assert headline(page_of(trace)) == "The whole head is frozen: is that meant?"
         declared = dataclasses.replace(trace, intent=Intent(frozen="classifier"))
         assert "Whether that is meant" not in page_of(declared)
 

@@ -33,6 +33,8 @@ STATUS_TITLES = {
     "skipped": "Not judged",
 }
 WORST_FIRST = ("ill", "undecided", "healthy")
+#: What only the author can say of a frozen head.
+QUESTION = "The whole head is frozen: is that meant?"
 #: Characters of a name.
 NAME = 300
 #: Rows of evidence shown, width and height of a sparkline.
@@ -269,24 +271,29 @@ def healths(fine_tunes: Sequence[FineTune]) -> list[tuple[str, str]]:
                 worse = {"fail": "ill", "inconclusive": "undecided"}.get(verdict.status, "healthy")
                 if verdict.gated and WORST_FIRST.index(worse) < WORST_FIRST.index(health):
                     health, why = worse, one_line(f"{verdict.check}: {verdict.told}", 600)
+        if health == "healthy" and undeclared(f.trace, still(f.trace)):
+            health, why = "undecided", QUESTION  # the checks judge what was meant, and nobody said
         found.append((health, why))
     return found
 
 
 def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> Overview:
     """What is to be said of all of them together."""
-    counts = Counter(health for health, _ in healths(fine_tunes))
+    told = healths(fine_tunes)
+    counts = Counter(health for health, _ in told)
     worst = next((h for h in WORST_FIRST if counts[h]), "none")
     count, of = counts.get(worst, 0), len(fine_tunes)
-    frozen = sum(undeclared(f.trace, still(f.trace)) for f in fine_tunes)
+    asked = sum(why == QUESTION for _, why in told)
     if not of:
         headline = "No fine-tune was measured"
     elif worst == "healthy":
         headline = "The fine-tune is healthy" if of == 1 else f"All {of:,} fine-tunes are healthy"
-        if frozen:
-            headline += (
-                f", if {'its head is' if of == 1 else plural(frozen, 'head is', 'heads are')} meant to be frozen"
-            )
+    elif worst == "undecided" and asked == count:
+        headline = (
+            QUESTION
+            if of == 1
+            else f"{count:,} of {of:,} fine-tunes {'has' if count == 1 else 'have'} a frozen head: is that meant?"
+        )
     elif of == 1:
         headline = (
             "The fine-tune is ill" if worst == "ill" else "Nothing failed, but the fine-tune cannot tell everything"
