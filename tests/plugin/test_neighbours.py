@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -26,6 +27,11 @@ def test_does_not_move(finetune, tiny_distilbert, toy_batches):
     assert_weights_move(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=0.0))
 """
 
+# found and not imported: it imports numpy, which pytester would take back, and numpy cannot be imported twice
+needs_randomly = pytest.mark.skipif(
+    importlib.util.find_spec("pytest_randomly") is None, reason="pytest-randomly is not installed"
+)
+
 HEAVY = ("torch", "transformers", "numpy", "scipy", "hypothesis", "tensorboard", "matplotlib")
 
 
@@ -44,8 +50,8 @@ def test_xdist_carries_verdicts_and_traces_of_real_runs(pytester, run):
     assert "\ntest_train.py:13: CheckFailed" in text
 
 
+@needs_randomly
 def test_randomly_changes_the_order_and_nothing_else(pytester, run):
-    pytest.importorskip("pytest_randomly")
     pytester.makepyfile(test_train=TRAINING)
     seen = []
     for seed in "12":
@@ -55,8 +61,8 @@ def test_randomly_changes_the_order_and_nothing_else(pytester, run):
     assert seen[0] == seen[1] != set()
 
 
+@needs_randomly
 def test_randomly_reseeds_torch_where_it_is_loaded(pytester, run):
-    pytest.importorskip("pytest_randomly")
     pytester.makepyfile(
         """
         import random
