@@ -195,6 +195,23 @@ def test_a_batch_without_labels_and_no_loss_fn(rows, batch):
     )
 
 
+def two(logits, labels):
+    return F.cross_entropy(logits.float(), labels)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (nn.CrossEntropyLoss(), "return CrossEntropyLoss(model(inputs), labels)"),
+        (F.cross_entropy, "return cross_entropy(model(inputs), labels)"),
+        (two, "return two(model(inputs), labels)"),
+        (lambda logits, labels: logits.log_softmax(-1).mean(), "return it(model(inputs), labels)"),
+    ],
+)
+def test_a_loss_fn_of_logits_and_labels(rows, given, line):
+    refused(rows, "loss_fn=", "(model, batch) -> loss", line, loss_fn=given)
+
+
 def test_a_forward_without_labels_needs_a_loss_fn_too(rows):
     refused([rows[0][0]], "batches", "loss_fn", forward=lambda m, b: m(b))
 

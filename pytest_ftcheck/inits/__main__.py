@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_ftcheck.inits",
+        prog="ftcheck map",
         description="Which initial standard deviation of a head learns at which learning rate? Trains many heads on the features of a "
         "frozen base and draws the map. Without --model and --batches: a tiny DistilBERT with random weights, and toy texts.",
     )

@@ -248,7 +248,7 @@ class Reader:
                 self._style = ""
         if self.loss_fn is not None:
             self._classify(logits, labels, own=False, strict=False)
-            value, given = self._user_loss(batch)
+            value, given = self._first_loss(batch)
             _scalar(value, "loss_fn")
             if given is not None and logits is None:
                 outputs = "(loss, logits) from the loss_fn"
@@ -477,6 +477,20 @@ class Reader:
             return own, found
         assert found is not None
         return self.reference(found, labels), found
+
+    def _first_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss of the first batch; a ``loss_fn`` that takes logits and labels, as torch's do, is told what it is given."""
+        try:
+            return self._user_loss(batch)
+        except (TypeError, AttributeError) as error:
+            name = getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
+            taken = "it" if name == "<lambda>" else name
+            call = "model(**inputs)" if isinstance(split(batch)[0], Mapping) else "model(inputs)"
+            raise ValueError(
+                f"loss_fn={name} raised {type(error).__name__}: {str(error).strip()[:200]}. It is called with the model and the batch, "
+                "(model, batch) -> loss. For a function of logits and labels write one around it that ends in "
+                f"return {taken}({call}, labels)"
+            ) from error
 
     def _user_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         assert self.loss_fn is not None
