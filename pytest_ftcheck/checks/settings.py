@@ -18,6 +18,8 @@ from .meant import meant_to_learn
 #: Decoupled decay shrinks a weight by LR x decay at each step. Above this share the weights forget what they hold within 200
 #: steps; the strongest in use are near 1e-3 (ViT: 3e-3 x 0.3, Lion: 1e-4 x 10), the usual ones near 1e-6 (5e-5 x 0.01).
 MOST_SHRINK = 5e-3
+#: Up to here a decay is an ordinary one (AdamW's default is 0.01, large pretraining runs take 0.1): if it takes too much, the rate is at fault.
+USUAL_DECAY = 0.1
 #: Decay that joins the gradient of an Adam: it takes over when it is this many times the largest gradient. Only where it is at least
 #: `LARGE_DECAY`, for 0.01 is common and outgrows small gradients without much harm.
 OUTGROWN = 10.0
@@ -217,12 +219,19 @@ def _decay_dominates(trace: Trace) -> _Fault | None:
         shrink = g.lr_peak * g.weight_decay
         if (g.decoupled or sgd) and shrink > MOST_SHRINK:
             gone = -math.expm1(-g.lr_sum * g.weight_decay)
+            ordinary = g.decoupled and g.weight_decay <= USUAL_DECAY
+            if ordinary:
+                why = f"the learning rate is {number(g.lr_peak)}; the weight decay, {number(g.weight_decay)}, is an ordinary one"
+                remedy = "lower the learning rate (1e-5 to 1e-3 is usual for Adam)"
+            else:
+                why = f"weight decay is {number(g.weight_decay)}{_meant(trace)}: what is learned is forgotten within {1 / shrink:,.0f} steps"
+                remedy = "lower it (0.01 is torch's default for AdamW, 0 to 0.1 is usual)"
             return _Fault(
-                "decay_dominates",
+                "lr_too_large" if ordinary else "decay_dominates",
                 f"Weight decay {number(g.weight_decay)} at LR {number(g.lr_peak)} takes {_share(shrink)} off every weight of group "
                 f"{g.index} at each step, {_share(gone)} over this run's {plural(len(trace.steps), 'step')}.",
-                f"weight decay is {number(g.weight_decay)}{_meant(trace)}: what is learned is forgotten within {1 / shrink:,.0f} steps",
-                "lower it (0.01 is torch's default for AdamW, 0 to 0.1 is usual)",
+                why,
+                remedy,
                 f"LR x weight decay <= {_share(MOST_SHRINK)} a step",
                 _decay_rows(members),
             )

@@ -51,6 +51,7 @@ def test_the_example_is_healthy():
         (10.0, 1e-3, True, "decay_dominates"),
         (4.9, 1e-3, True, ""),
         (5.1, 1e-3, True, "decay_dominates"),
+        (0.01, 3.0, True, "lr_too_large"),  # an ordinary decay: the rate is at fault
     ],
 )
 def test_decay_beside_the_learning_rate(decay, lr, decoupled, expected):
