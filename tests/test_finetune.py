@@ -19,6 +19,8 @@ from pytest_ftcheck import (
     Trace,
     check_all_finite,
     check_grads_nonzero,
+    check_metric_improves,
+    check_metric_matches_reference,
     finetune,
     listener,
     tiny_distilbert,
@@ -297,6 +299,34 @@ def test_one_logit_and_whole_labels_get_binary_cross_entropy(rows):
     assert (trace.reading.task, trace.reading.classes) == ("single_label", 2)
     assert trace.reading.loss == "binary cross-entropy of one logit"
     assert {m.name for m in trace.metrics} == {"accuracy", "precision", "recall"}
+
+
+class Squashed(Net):
+    """Ends in a sigmoid, for ``BCELoss``."""
+
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+@pytest.mark.parametrize("tags", [1, 2])
+def test_probabilities_say_yes_above_a_half(rows, tags):
+    def targets(y):
+        return F.one_hot(y, 2).float() if tags == 2 else y
+
+    def loss_fn(model, batch):
+        out = model(batch[0])
+        return F.binary_cross_entropy(out if tags == 2 else out.squeeze(-1), batch[1].float())
+
+    def evaluate(model):
+        with torch.no_grad():
+            hits = [((model(x).reshape(y.shape) > 0.5) == (y > 0.5)).float() for x, y in data]
+        return float(torch.cat(hits).mean())
+
+    data = [(x, targets(y)) for x, y in rows]
+    trace = finetune(Squashed(tags), data, loss_fn=loss_fn, eval_batches=data, evaluate=evaluate, lr=3e-2, steps=40)
+    assert next(m for m in trace.metrics if m.name == "accuracy").last > 0.8
+    assert check_metric_improves(trace).status == "pass"
+    assert check_metric_matches_reference(trace).status == "pass"
 
 
 def test_float_zeros_and_ones_with_one_logit_are_a_regression(rows):

@@ -18,13 +18,30 @@ SECONDS = 0.3
 LEAST = 99  # fewer cannot reach p = 0.01
 
 
-def predictions(task: str | None, logits: torch.Tensor) -> torch.Tensor:
-    """Predicted class of each row (``single_label``), tags on or off (``multi_label``), or values (``regression``)."""
+def predictions(task: str | None, logits: torch.Tensor, cut: float = 0.0) -> torch.Tensor:
+    """Predicted class of each row (``single_label``), tags on or off (``multi_label``), or values (``regression``).
+
+    :param cut: where one output means yes: 0 of logits, see `cut_of`.
+    """
     if task == "multi_label":
-        return (logits > 0).long()
+        return (logits > cut).long()
     if task == "regression":
         return logits.reshape(logits.shape[0], -1).squeeze(-1)
-    return (logits.reshape(-1) > 0).long() if logits.shape[-1] == 1 or logits.dim() == 1 else logits.argmax(-1)
+    return (logits.reshape(-1) > cut).long() if logits.shape[-1] == 1 or logits.dim() == 1 else logits.argmax(-1)
+
+
+def cut_of(*looks: torch.Tensor) -> float:
+    """Where one output means yes: 0.5 of probabilities (a model that ends in a sigmoid, for ``BCELoss``), 0 of logits.
+
+    Probabilities are those that lie between 0 and 1 at every look, and on either side of 0.5 at the last: logits that are no
+    less than 0 and no more than 1 over the whole run would say yes to every row, before and after.
+
+    >>> cut_of(torch.tensor([0.45, 0.55]), torch.tensor([0.1, 0.9])), cut_of(torch.tensor([0.1, 0.2]), torch.tensor([-3.0, 2.0]))
+    (0.5, 0.0)
+    """
+    if not looks or not all(x.numel() and bool(((x >= 0) & (x <= 1)).all()) for x in looks):
+        return 0.0
+    return 0.5 if bool((looks[-1] < 0.5).any() and (looks[-1] > 0.5).any()) else 0.0
 
 
 def accuracy(guess: np.ndarray, truth: np.ndarray) -> float:
@@ -68,8 +85,11 @@ def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
     return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
-def references(task: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Metrics in common use, for comparison with one of unknown making. Rows labelled -100 are left out."""
+def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float = 0.0) -> dict[str, float]:
+    """Metrics in common use, for comparison with one of unknown making. Rows labelled -100 are left out.
+
+    :param cut: as for `predictions`.
+    """
     from .batches import reference_loss
 
     logits = logits.float()
@@ -77,10 +97,10 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[st
     if task == "single_label":
         keep = labels.reshape(-1) != -100
         flat = logits.reshape(-1, logits.shape[-1]) if logits.dim() > 1 else logits[:, None]
-        guess = predictions(task, flat)[keep].numpy()
+        guess = predictions(task, flat, cut)[keep].numpy()
         truth = labels.reshape(-1)[keep].long().numpy()
     elif task == "multi_label":
-        guess, truth = predictions(task, logits).numpy(), labels.long().numpy()
+        guess, truth = predictions(task, logits, cut).numpy(), labels.long().numpy()
         out["exact match"] = float((guess == truth).all(1).mean())
     else:
         guess, truth = (
@@ -160,7 +180,8 @@ def measure(
 
 def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, source: str) -> list[Metric]:
     truth = (labels.long() if task != "regression" else labels.reshape(len(labels), -1).squeeze(-1).double()).numpy()
-    before, after = predictions(task, first).numpy(), predictions(task, last).numpy()
+    cut = cut_of(first, last)
+    before, after = predictions(task, first, cut).numpy(), predictions(task, last, cut).numpy()
     blind = _blind(task, truth)
     rng = np.random.default_rng(0)
     orders = [rng.permutation(len(truth)) for _ in range(PERMUTATIONS)]

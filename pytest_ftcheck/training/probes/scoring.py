@@ -11,7 +11,7 @@ from torch import nn
 
 from ...records.data import Evaluation
 from ..batches import IGNORED, Reader
-from ..metrics import predictions, references
+from ..metrics import cut_of, predictions, references
 from .fixed import gather_logits
 
 
@@ -36,17 +36,18 @@ class Scoring:
         if any(pair is None for pair in both):
             return None
         (first, labels), (last, _) = both  # type: ignore[misc]
-        before, after = references(task, first, labels), references(task, last, labels)
+        cut = cut_of(first, last)
+        before, after = references(task, first, labels, cut), references(task, last, labels, cut)
         wrong = [mistakes(task, look) for look in self.looks]
         changed = baseline = None
         if task == "single_label":
             keep = labels.reshape(-1) != IGNORED
-            guesses = [predictions(task, x).reshape(-1)[keep] for x in (first, last)]
+            guesses = [predictions(task, x, cut).reshape(-1)[keep] for x in (first, last)]
             changed = float((guesses[0] != guesses[1]).float().mean())
             counts = torch.bincount(labels.reshape(-1)[keep].long())
             baseline = float(counts.max() / counts.sum())
         elif task == "multi_label":
-            changed = float((predictions(task, first) != predictions(task, last)).float().mean())
+            changed = float((predictions(task, first, cut) != predictions(task, last, cut)).float().mean())
             on = labels.float().mean(0)
             baseline = float(torch.maximum(on, 1 - on).mean())
         return Evaluation(
