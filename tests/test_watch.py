@@ -14,6 +14,7 @@ from pytest_ftcheck import (
     check_all_finite,
     check_grads_nonzero,
     check_loss_decreases,
+    check_loss_matches_task,
     check_weights_move,
     listener,
     watch,
@@ -874,3 +875,42 @@ def test_a_buffer_that_is_not_finite_is_counted(rows):
     assert found["mask"] == 0  # that is how attention masks are kept
     assert found["1.num_batches_tracked"] == 0
     assert check_all_finite(w.trace).status == "fail"
+
+
+# ------------------------------------------------------------------ the loss of the loop, and the one that was read
+class Ending(Net):
+    def __init__(self, end):
+        super().__init__(3)
+        self.end = end
+
+    def forward(self, x):
+        return getattr(torch, self.end)(super().forward(x), *([-1] if self.end == "softmax" else []))
+
+
+def hot(y):
+    return F.one_hot(y, 3).float()
+
+
+@pytest.mark.parametrize(
+    ("end", "targets", "loss_of", "status"),
+    [
+        ("softmax", torch.Tensor.long, lambda p, y: F.nll_loss(p.log(), y), "skipped"),
+        ("softmax", torch.Tensor.long, lambda p, y: F.cross_entropy(p, y) / 4, "fail"),
+        ("sigmoid", hot, F.binary_cross_entropy, "skipped"),
+        ("sigmoid", hot, F.binary_cross_entropy_with_logits, "fail"),
+        ("clone", torch.Tensor.long, F.cross_entropy, "pass"),
+        ("clone", torch.Tensor.long, lambda z, y: (z.logsumexp(-1) - z[range(len(y)), y]).mean(), "pass"),
+    ],
+)
+def test_a_loss_of_the_loops_own_is_not_taken_for_the_one_that_was_read(end, targets, loss_of, status):
+    torch.manual_seed(0)
+    model, x, y = Ending(end), torch.randn(24, 6), targets(torch.arange(24) % 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with watch(model, optimizer, probe_batch=(x, y)) as w:
+        for _ in range(4):
+            optimizer.zero_grad()
+            w.loss(loss_of(model(x), y)).backward()
+            optimizer.step()
+    verdict = check_loss_matches_task(w.trace)
+    assert verdict.status == status, str(verdict)
+    assert ("pass loss_fn=" in verdict.headline) == (status == "skipped")

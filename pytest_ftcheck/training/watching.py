@@ -34,6 +34,7 @@ from .probes import (
 from .recorder import Recorder
 from .setup import check_callables, check_parameters
 from .state import quiet
+from .told import ingredients, other_loss
 from .tracing import assemble, experiments, is_cut
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         self._reader: Reader | None = None
         self._probe: FixedProbe | None = None
         self._metrics: MetricProbe | None = None
+        self._ingredients: frozenset[str] = frozenset()
         if probe_batch is not None:
             with quiet(model, weights=True):
                 self._reader = Reader(model, probe_batch, loss_fn=loss_fn, argument="probe_batch")
@@ -198,6 +200,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             raise TypeError(f"loss is {a(loss)}: expected a scalar tensor or a number")
         self._recorder.begin()
         self._recorder.tell(loss)
+        self._ingredients = self._ingredients or ingredients(loss)
         return loss
 
     @property
@@ -224,10 +227,17 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                 self._battery.bench.tensors = fields["tensors"]
                 self._battery.after()
                 self._notes += self._battery.bench.notes
+        measured = experiments(
+            self._battery, self._wanted, "watch was given no probe_batch", partial=stopped is not None
+        )
+        other = other_loss(self._reader.reading.loss, self._ingredients) if self._reader else None
+        if other is not None and measured.pop("loss_shape", None) is not None:
+            measured["skipped"]["loss_shape"] = other
+            self._notes.append(other)
         return assemble(
             "watch",
             fields,
-            **experiments(self._battery, self._wanted, "watch was given no probe_batch", partial=stopped is not None),
+            **measured,
             intent=self._intent.plain() if self._intent is not None else None,
             recipe=None,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),
