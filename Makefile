@@ -20,7 +20,7 @@ demo: $(STAMP)   ## the main job: toy default and founding question; leaves a Te
 	$(BIN)/python docs/examples/demo.py runs
 
 test: $(STAMP)   ## all tests, the documentation's examples among them
-	$(BIN)/python -m pytest -q -p no:cacheprovider
+	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)   ## ruff
 	$(BIN)/ruff check .

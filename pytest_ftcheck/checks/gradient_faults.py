@@ -218,6 +218,24 @@ def summed_up(view: View) -> Finding | None:
     return None
 
 
+def left_over(view: View) -> Finding | None:
+    """zero_grad is missing in a watched loop."""
+    steps = view.record.leftovers
+    # where the two differ: a gradient of the direction of the last one adds up to the same direction
+    telling = [s for s in steps if s.own < OTHER]
+    if len(telling) < 2 or not all(s.kept >= SAME for s in steps):
+        return None
+    worst = min(telling, key=lambda s: s.own)
+    return Finding(
+        "grads_never_zeroed",
+        f"at {plural(len(steps), 'step')} the optimizer found the gradient of the step before with the new one added to it (cosine "
+        f"{number(min(s.kept for s in steps))} or more), not what backward() had just brought (cosine {number(worst.own)} at step "
+        f"{worst.step})",
+        "zero_grad() is never called, or on another optimizer, so the gradients of all steps add up",
+        "call optimizer.zero_grad() once a step",
+    )
+
+
 def lost_batches(view: View) -> Finding | None:
     """Of several batches for a step only the last one counts."""
     found = [(s, m) for s, m in view.matches("all") if m.last is not None]
@@ -428,6 +446,7 @@ FAULTS: tuple[Callable[[View], Finding | None], ...] = (
     dropped,
     negated,
     summed_up,
+    left_over,
     lost_batches,
     stale,
     clipped_too_hard,

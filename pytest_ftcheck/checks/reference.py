@@ -56,7 +56,7 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
         return Verdict(name, "skipped", f"{trace.skipped.get('reference', 'not measured').rstrip('.')}.")
     view = View(trace)
     compared = [m for s in view.alive if (m := s.part("all")) is not None and m.cosine is not None]
-    if not compared and not any(settled(s) for s in record.slopes):
+    if not compared and not record.leftovers and not any(settled(s) for s in record.slopes):
         return Verdict(
             name, "skipped", f"{(record.reason or 'no gradient to compare').rstrip('.')}.", measured=MEASURED
         )
@@ -76,6 +76,10 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
                 if not view.reproduced
                 else "what the loop does to its gradient turns it, as noise, sharpness-aware steps or projections do"
             )
+    if clean := [s for s in record.leftovers if s.own >= OTHER]:
+        said.append(
+            f"at {plural(len(clean), 'step')} of the watched loop the optimizer found what backward() had just brought"
+        )
     if near := [s.near for s in record.slopes if settled(s)]:
         said.append(
             f"moved along its gradient, the loss changes by {number(min(near))} to {number(max(near))} times what it says"

@@ -55,6 +55,17 @@ class ReferenceStep:
 
 
 @dataclass(frozen=True)
+class Leftover:
+    """One step of a watched loop: cosines of what the optimizer found, on some elements of a few tensors."""
+
+    step: int
+    #: With what backward() brought since the step before.
+    own: float
+    #: With that and what the optimizer had found at the step before: as if it had never been zeroed.
+    kept: float
+
+
+@dataclass(frozen=True)
 class Slope:
     """Change of the loss when one part is moved along its own gradient, over the change which that gradient foretells (dropout off)."""
 
@@ -98,3 +109,5 @@ class ReferenceGradient:
     reason: str | None = None
     #: Tensors without gradient on which the output depends all the same, place by place.
     silent: tuple[Silent, ...] = ()
+    #: Of a watched loop: whether the gradient of the step before was still there.
+    leftovers: tuple[Leftover, ...] = ()

@@ -20,6 +20,7 @@ from ..setup import needs_closure
 from ..tracked import Tracked
 from .battery import Bench, Experiment, allowance, tokens_of
 from .directional import ROWS, slopes
+from .leftover import Leftovers
 from .silent import SilentTensors
 
 #: Elements looked at in each tensor.
@@ -63,6 +64,7 @@ class ReferenceGradientExperiment(Experiment):
         self.slopes: list[Slope] = []
         self.silent: list[Silent] = []
         self._silent: SilentTensors | None = None
+        self._leftovers: Leftovers | None = None
         self.found: list[ReferenceStep] = []
         self.loss_connected: bool | None = None
         self.logits_connected: bool | None = None
@@ -90,6 +92,8 @@ class ReferenceGradientExperiment(Experiment):
         with contextlib.suppress(RuntimeError):  # a model that cannot run backward in eval mode has no slopes
             self.slopes = slopes(model, self.bench.reader, self.bench.head, self.bench.probe[0])
         self._silent = SilentTensors(model, self.bench.reader, self.bench.probe[0])
+        if not self.bench.ours and not self.bench.steps:  # watched: no batch comes by, so nothing can be recomputed
+            self._leftovers = Leftovers(list(model.parameters()))
         if needs_closure(self.bench.optimizer):
             self.reason = "the optimizer computes several gradients a step (it needs a closure)"
             return
@@ -225,6 +229,8 @@ class ReferenceGradientExperiment(Experiment):
         """No step is looked at any more."""
         self._unhook()
         self._window = None
+        if self._leftovers is not None:
+            self._leftovers.close()
 
     # ------------------------------------------------------------------ after
     def after(self) -> None:
@@ -247,6 +253,7 @@ class ReferenceGradientExperiment(Experiment):
             self.logits_connected,
             self.reason,
             tuple(self.silent),
+            tuple(self._leftovers.found) if self._leftovers is not None else (),
         )
 
 
