@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_padding_ignored, example_trace
-from pytest_ftcheck.checks.padding import LIMIT, ROUNDINGS
+from pytest_ftcheck.checks.padding import LIMIT, ROUNDINGS, SHARE, UNMASKED
 from pytest_ftcheck.records.inputs import Effect, Inputs, PaddingLook, RowsLook
 
 NONE = Effect(0.0, 0.01, 0.02)
@@ -76,6 +76,30 @@ def test_faults(changes, fault, cause):
     assert ("put an attention_mask into the batches" in verdict.remedy) == (changes.get("given") is False)
     assert verdict.evidence[0]["output of"] == "the model"
     assert verdict.evidence[1]["output of"] == "base_model called with the right mask"
+
+
+@pytest.mark.parametrize(
+    ("handed", "relative", "left", "status"),
+    [
+        ("none", 0.03, 0.0, "fail"),
+        ("all ones", 0.03, 0.0, "fail"),
+        ("inverted", 0.03, 0.0, "fail"),
+        ("none", 1.01 * UNMASKED, 0.99 * SHARE * UNMASKED, "fail"),
+        ("none", 0.99 * UNMASKED, 0.0, "pass"),
+        ("none", 0.03, 1.01 * SHARE * 0.03, "pass"),
+        ("right", 0.03, 0.0, "pass"),
+        ("other", 0.03, 0.0, "pass"),
+        (None, 0.03, 0.0, "pass"),
+    ],
+)
+def test_a_small_effect_counts_where_no_mask_arrives_and_it_is_all_that_is_wrong(handed, relative, left, status):
+    def effect(share):
+        return Effect(0.01 * share, 0.01, 0.02)
+
+    for other in ("base_amount", "repeat"):
+        fields = {"base_amount": NONE, "repeat": NONE, other: effect(left)}
+        look = leaking(handed=handed, amount=effect(relative), base_amount=fields["base_amount"])
+        assert judged(look, repeat=fields["repeat"]).status == status
 
 
 def test_a_base_that_leaks_by_itself_is_exempt():

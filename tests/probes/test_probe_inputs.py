@@ -574,3 +574,26 @@ def test_a_mask_made_with_another_padding_id():
     batches = [{**b, "attention_mask": (b["input_ids"] != 2).long()} for b in _wider()]
     verdict = check_padding_ignored(traced(Wrapped(), batches, intent=Intent(pad_token_id=0)))
     assert (verdict.status, verdict.fault) == ("fail", "mask_wrong"), verdict
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("mask", "fault"), [("right", ""), ("none", "mask_not_passed"), ("ones", "mask_all_ones")])
+def test_a_mask_that_is_left_out_shows_in_a_base_with_fresh_weights_too(seed, mask, fault):
+    """The effect is small there, and the numbers that the check's page gives are these."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(seed)
+    size = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
+    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=500, num_labels=4, **size))
+    batches = []
+    for _ in range(8):
+        lengths = torch.randint(6, 25, (16, 1))
+        ids = torch.randint(10, 500, (16, int(lengths.max())))
+        real = torch.arange(ids.shape[1]) < lengths
+        given = {"right": {"attention_mask": real.long()}, "ones": {"attention_mask": torch.ones_like(ids)}, "none": {}}
+        batches.append({"input_ids": ids * real, "labels": torch.randint(0, 4, (16,)), **given[mask]})
+    trace = finetune(model, batches, lr=1e-3, steps=2, probes=["inputs"])
+    verdict = check_padding_ignored(trace)
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
+    share = trace.inputs.padding.amount.relative
+    assert 0.01 < share < 0.1 if fault else share < 1e-4
