@@ -167,9 +167,10 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
                 "that the labels are learnt; assert_metric_improves asks for that"
             ],
         )
+    warming = _still_warming_up(trace)
     return verdict(
         "inconclusive",
-        f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}{'; ' + own if own else ''}.",
+        f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}{'; ' + own if own else ''}{warming}.",
         [
             *_silent(trace),
             *(
@@ -180,9 +181,21 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
             "too few steps at too small a learning rate",
             "or a task that this model cannot learn (shuffled labels, unreadable inputs)",
         ],
-        f"run longer (steps={max(100, 3 * len(trace.steps))}) or at a higher learning rate",
+        "shorten the warm-up (its length is in optimizer steps of this run), or run on until it is over"
+        if warming
+        else f"run longer (steps={max(100, 3 * len(trace.steps))}) or at a higher learning rate",
         notes=_prior_note(probe, last.loss, trace),
     )
+
+
+def _still_warming_up(trace: Trace) -> str:
+    """What there is to say of a learning rate that did nothing but rise, to more than twice its first value; else empty."""
+    rates = [max(s.lrs, default=0.0) for s in trace.steps]
+    if len(rates) < 2 or any(b <= a for a, b in itertools.pairwise(rates)) or rates[-1] <= 2 * rates[0]:
+        return ""
+    meant = trace.intent.peak_lr if trace.intent is not None else None
+    of = f" of the {number(meant)} that was meant" if meant and meant > rates[-1] else ""
+    return f"; the learning rate was still warming up at the last step, at {number(rates[-1])}{of}"
 
 
 def _on_another_scale(trace: Trace) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
-from pytest_ftcheck import check_loss_decreases, example_trace
+from pytest_ftcheck import Intent, check_loss_decreases, example_trace
 from pytest_ftcheck.checks.loss import ALPHA, LEAST_DROP, RISE
 from pytest_ftcheck.trace import Descent, Iteration, Probe, ProbePoint
 
@@ -31,6 +31,26 @@ def run(drop=0.0, *, first=0.7, down=0, still=0, up=0, trace=GOOD, reference=Tru
 
 def status(*args, **kwargs):
     return check_loss_decreases(run(*args, **kwargs)).status
+
+
+def rates(*values, **meant):
+    """The same trace, learning nothing, with these learning rates."""
+    trace = run(0.001, down=6, up=4)
+    steps = tuple(replace(s, lrs=(v,)) for s, v in zip(trace.steps, values, strict=False))
+    return check_loss_decreases(replace(trace, steps=steps, intent=Intent(**meant) if meant else None))
+
+
+def test_a_run_that_ends_in_the_warm_up_says_so():
+    verdict = rates(0.0, 1e-7, 2e-7, 3e-7)
+    assert verdict.status == "inconclusive"
+    assert verdict.headline.endswith("; the learning rate was still warming up at the last step, at 3.00e-07.")
+    assert "warm-up" in verdict.remedy
+    assert "at 3.00e-07 of the 5.00e-05 that was meant" in rates(0.0, 1e-7, 2e-7, 3e-7, peak_lr=5e-5).headline
+
+
+@pytest.mark.parametrize("values", [(1e-7, 2e-7, 2e-7), (0.0, 3e-7, 2e-7), (2e-7, 3e-7, 4e-7), (1e-7,) * 4])
+def test_a_rate_that_is_not_only_rising_is_no_warm_up(values):
+    assert "run longer" in rates(*values).remedy
 
 
 # ------------------------------------------------------------------ by effect
