@@ -161,7 +161,7 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
         "inconclusive",
         f"Not better than knowing nothing, so far: {headline}",
         [*one, "too few steps, too small a learning rate, or too few rows to tell"],
-        "run longer, or evaluate on more rows (eval_batches=)",
+        f"run longer (steps={max(100, 3 * len(trace.steps))}, or --ftcheck-steps), or evaluate on more rows (eval_batches=)",
     )
 
 
