@@ -172,6 +172,9 @@ def check_dropout_active(trace: Trace) -> Verdict:
             "The model has no dropout, and none was declared." if not declared else "No dropout module.",
             notes=notes,
         )
+    if not modes.looked and trace.steps:
+        told = f"The model was in training mode while it trained; {plural(len(sites), 'dropout')}, at rates {spoken}."
+        return verdict("pass", told, notes=notes)
     return verdict(
         "pass", f"Dropout was on in {len(on)} of {plural(len(sites), 'place')}, at rates {spoken}.", notes=notes
     )
