@@ -7,6 +7,8 @@ the scheme declared and without. Power: every kind of broken start. Exit status 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
@@ -142,25 +144,35 @@ def upper(failed: int, runs: int) -> float:
     return float(beta.ppf(0.95, failed + 1, runs - failed)) if failed < runs else 1.0
 
 
+def healthy_starts(job: tuple[str, str, int]) -> Counter[str]:
+    """The healthy starts of one scheme and head that were failed, by what they are."""
+    name, shape, seeds = job
+    torch.set_num_threads(1)
+    alarms = Counter[str]()
+    scheme, head = HEALTHY[name], HEADS[shape]()
+    for seed in range(seeds):
+        kind = FEATURES[seed % 3]
+        scheme.apply(head, seed)
+        verdict = check_init(head, features(kind, head[0].in_features, seed), scheme if seed % 2 else None)
+        if not verdict.ok:
+            alarms[f"{name} | {shape} | {kind} | {verdict.fault}"] += 1
+            print("ALARM", name, shape, kind, seed, str(verdict)[:300], flush=True)
+    return alarms
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    began, runs, alarms = time.perf_counter(), 0, Counter[str]()
-    for name, scheme in HEALTHY.items():
-        for shape, make in HEADS.items():
-            head = make()
-            for seed in range(args.seeds):
-                batches = features(FEATURES[seed % 3], head[0].in_features, seed)
-                scheme.apply(head, seed)
-                verdict = check_init(head, batches, scheme if seed % 2 else None)
-                runs += 1
-                if not verdict.ok:
-                    alarms[f"{name} | {shape} | {FEATURES[seed % 3]} | {verdict.fault}"] += 1
-                    if alarms[f"{name} | {shape} | {FEATURES[seed % 3]} | {verdict.fault}"] == 1:
-                        print("ALARM", name, shape, FEATURES[seed % 3], seed, str(verdict)[:300], flush=True)
+    began, alarms = time.perf_counter(), Counter[str]()
+    runs = len(HEALTHY) * len(HEADS) * args.seeds
+    jobs = [(name, shape, args.seeds) for name in HEALTHY for shape in HEADS]
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        for found in pool.imap_unordered(healthy_starts, jobs):
+            alarms.update(found)
     caught: dict[str, tuple[int, Counter[str]]] = {}
     for name, (break_, declared) in BROKEN.items():
         faults: Counter[str] = Counter()

@@ -334,10 +334,13 @@ def _band(start: Start) -> tuple[float, float]:
 
     For logits that have nothing to do with the labels and are spread with standard deviation s, the expected loss exceeds that of
     even ones by at most s^2 / 2 (log-sum-exp of a normal variable); sampling moves it by up to 3 s, however many rows there are, for
-    they may all share their logits. Downwards nothing but sampling moves it below the class-prior entropy.
+    they may all share their logits. Downwards nothing but sampling moves it below the class-prior entropy. A last bias that holds the
+    classes' shares q of a whole data set meets other shares f in n rows: the loss is H(f) + KL(f || q), and 2 n KL(f || q) has a chi
+    squared distribution with a degree of freedom for each class but one (Wilks 1938); for tags one for each, over n rows of each.
     """
     ends = start.prior_loss or 0.0, start.even_loss or 0.0
-    low, high, s = min(ends), max(ends), (start.spread or 0.0) + _drawn_bias(start)
+    low, s = min(ends), (start.spread or 0.0) + _drawn_bias(start)
+    high = max(ends[1], ends[0] + _sampled_shares(start))
     slack = SPREADS * s + ROUNDING * high
     if start.task == "regression":
         return max(0.0, low - 2 * math.sqrt(low) * slack), high + s**2 + 2 * math.sqrt(high) * slack
@@ -350,6 +353,19 @@ def _drawn_bias(start: Start) -> float:
     if last is None or last.bias is None or last.bias > 1.001 / math.sqrt(last.fan_in):
         return 0.0
     return last.bias
+
+
+def _sampled_shares(start: Start) -> float:
+    """What other class shares in these rows than in the last bias may cost, once in 1 / `ALPHA` batches; 0 where no bias was chosen."""
+    last = start.layers[-1] if start.layers else None
+    classes = start.outputs or 0
+    if last is None or not last.bias or _drawn_bias(start) or start.task not in ("single_label", "multi_label"):
+        return 0.0
+    from scipy.stats import chi2
+
+    if start.task == "multi_label":  # the loss is the mean over the tags
+        return float(chi2.isf(ALPHA, max(1, classes))) / (2 * start.rows * max(1, classes))
+    return float(chi2.isf(ALPHA, max(1, classes - 1))) / (2 * start.rows)
 
 
 def _off_chance(start: Start) -> Verdict | None:
@@ -379,7 +395,8 @@ def _off_chance(start: Start) -> Verdict | None:
         if below
         else "with_class_prior(shares) in the order of the class ids, or a bias of zero",
         "init_loss_too_low" if below else "initial_loss_too_high",
-        limit="class-prior entropy to ln(classes), with 3 standard deviations of the logits, and s^2 / 2 above",
+        limit="class-prior entropy to ln(classes), with 3 standard deviations of the logits, and s^2 / 2 above; more where the last bias "
+        "holds class shares, which few rows hit by chance only",
         rows=_signal_rows(start),
     )
 
