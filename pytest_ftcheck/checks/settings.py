@@ -18,7 +18,8 @@ from .meant import meant_to_learn
 #: Decoupled decay shrinks a weight by LR x decay at each step. Above this share the weights forget what they hold within 200
 #: steps; the strongest in use are near 1e-3 (ViT: 3e-3 x 0.3, Lion: 1e-4 x 10), the usual ones near 1e-6 (5e-5 x 0.01).
 MOST_SHRINK = 5e-3
-#: Up to here a decay is an ordinary one (AdamW's default is 0.01, large pretraining runs take 0.1): if it takes too much, the rate is at fault.
+#: Up to here a decay is an ordinary one (AdamW's default is 0.01, large pretraining runs take 0.1): if it takes too much, the rate is
+#: at fault.
 USUAL_DECAY = 0.1
 #: Decay that joins the gradient of an Adam: it takes over when it is this many times the largest gradient. Only where it is at least
 #: `LARGE_DECAY`, for 0.01 is common and outgrows small gradients without much harm.
@@ -224,7 +225,10 @@ def _decay_dominates(trace: Trace) -> _Fault | None:
                 why = f"the learning rate is {number(g.lr_peak)}; the weight decay, {number(g.weight_decay)}, is an ordinary one"
                 remedy = "lower the learning rate (1e-5 to 1e-3 is usual for Adam)"
             else:
-                why = f"weight decay is {number(g.weight_decay)}{_meant(trace)}: what is learned is forgotten within {1 / shrink:,.0f} steps"
+                why = (
+                    f"weight decay is {number(g.weight_decay)}{_meant(trace)}: what is learned is forgotten within "
+                    f"{1 / shrink:,.0f} steps"
+                )
                 remedy = "lower it (0.01 is torch's default for AdamW, 0 to 0.1 is usual)"
             return _Fault(
                 "lr_too_large" if ordinary else "decay_dominates",
