@@ -56,6 +56,17 @@ def figures(trace: Trace) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
+def head_stands_still(trace: Trace) -> bool:
+    """Whether there is a head, and nothing of it moved.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> head_stands_still(example_trace())
+    False
+    """
+    head = [t for t in trace.tensors if t.part == "head"]
+    return bool(head) and not any(t.motion.moved for t in head)
+
+
 def _largest(values: Iterable[float]) -> float:
     """A NaN counts as the largest, so that it is seen."""
     return max(values, key=lambda v: math.inf if math.isnan(v) else v)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .explain import explain_weight_motion
-from .figures import figures
+from .figures import figures, head_stands_still
 from .reports.terminal import sparkline
 from .text import number, percent
 
@@ -26,11 +26,7 @@ def glance(trace: Trace) -> dict[str, dict[str, Any]]:
     ('0.700 -> 0.320', '█▇▆▅▄▃▂▁', '25 %')
     """
     losses, head = trace.losses, figures(trace).get("motion.head")
-    if head is None and any(t.part == "head" for t in trace.tensors):
-        still = not any(t.motion.moved for t in trace.tensors if t.part == "head")
-        told = "still" if still else "-"
-    else:
-        told = percent(head)
+    told = "still" if head is None and head_stands_still(trace) else percent(head)
     return {
         "glance": {
             "steps": len(trace.steps),

@@ -76,6 +76,15 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
+def more_steps(steps: int) -> int:
+    """How many optimizer steps to try where so many were too few: three times as many, 100 at least.
+
+    >>> more_steps(20), more_steps(60)
+    (100, 180)
+    """
+    return max(100, 3 * steps)
+
+
 def shorten(name: str, width: int = 44) -> str:
     """A long name with its middle left out; the two ends say most.
 

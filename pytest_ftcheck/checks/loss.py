@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..text import number, percent, plural
+from ..text import more_steps, number, percent, plural
 from ..trace import Descent, Probe, ProbePoint, Trace
 from ..verdict import Status, Verdict
 from .kinds import fraction, nothing_happened
@@ -133,7 +133,7 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
             "inconclusive",
             f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}, while {own}.",
             ["too few steps: guesses that grow sure before they are right cost more than knowing nothing at first"],
-            f"run longer (steps={max(100, 3 * len(trace.steps))}), or at a lower learning rate",
+            f"run longer (steps={more_steps(len(trace.steps))}), or at a lower learning rate",
         )
     if drop <= -min_drop:
         return verdict(
@@ -183,7 +183,7 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
         ],
         "shorten the warm-up (its length is in optimizer steps of this run), or run on until it is over"
         if warming
-        else f"run longer (steps={max(100, 3 * len(trace.steps))}) or at a higher learning rate",
+        else f"run longer (steps={more_steps(len(trace.steps))}) or at a higher learning rate",
         notes=_prior_note(probe, last.loss, trace),
     )
 

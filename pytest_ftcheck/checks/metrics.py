@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..text import number, percent, plural
+from ..text import more_steps, number, percent, plural
 from ..trace import Metric, Trace
 from ..verdict import Verdict
 from .kinds import fraction
@@ -161,7 +161,7 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
         "inconclusive",
         f"Not better than knowing nothing, so far: {headline}",
         [*one, "too few steps, too small a learning rate, or too few rows to tell"],
-        f"run longer (steps={max(100, 3 * len(trace.steps))}, or --ftcheck-steps), or evaluate on more rows (eval_batches=)",
+        f"run longer (steps={more_steps(len(trace.steps))}, or --ftcheck-steps), or evaluate on more rows (eval_batches=)",
     )
 
 

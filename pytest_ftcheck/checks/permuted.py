@@ -9,7 +9,7 @@ from typing import Any
 
 from ..records.counterfactuals import Outcome
 from ..records.retraining import Permuted, Rerun
-from ..text import number, percent, plural
+from ..text import more_steps, number, percent, plural
 from ..trace import Trace
 from ..verdict import Status, Verdict
 from .asked import not_asked
@@ -121,7 +121,7 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
         ],
         "give more rows, and eval_batches="
         if heart
-        else f"run longer (steps={max(100, 3 * found.steps)}) or at a higher learning rate",
+        else f"run longer (steps={more_steps(found.steps)}) or at a higher learning rate",
         notes=_notes(found),
     )
 

@@ -358,14 +358,14 @@ def _drawn_bias(start: Start) -> float:
 def _sampled_shares(start: Start) -> float:
     """What other class shares in these rows than in the last bias may cost, once in 1 / `ALPHA` batches; 0 where no bias was chosen."""
     last = start.layers[-1] if start.layers else None
-    classes = start.outputs or 0
     if last is None or not last.bias or _drawn_bias(start) or start.task not in ("single_label", "multi_label"):
         return 0.0
     from scipy.stats import chi2
 
-    if start.task == "multi_label":  # the loss is the mean over the tags
-        return float(chi2.isf(ALPHA, max(1, classes))) / (2 * start.rows * max(1, classes))
-    return float(chi2.isf(ALPHA, max(1, classes - 1))) / (2 * start.rows)
+    outputs = max(1, start.outputs or 0)
+    # the loss of tags is their mean
+    free, averaged = (outputs, outputs) if start.task == "multi_label" else (max(1, outputs - 1), 1)
+    return float(chi2.isf(ALPHA, free)) / (2 * start.rows * averaged)
 
 
 def _off_chance(start: Start) -> Verdict | None:

@@ -148,7 +148,6 @@ def _motion(trace: Trace) -> Chart:
     if bars.missing:
         return Chart("motion", title, "motion", missing=_sentence(bars.missing))
     layers = bars.layers
-    adam = trace.optimizer.family == "adam"
     told = []
     rows: dict[str, list[Any]] = {k: [] for k in ("layer", "part", "used", "low", "high", "tensors", "state", "label")}
     for layer in layers:
@@ -168,12 +167,18 @@ def _motion(trace: Trace) -> Chart:
             rows[key].append(value)
         told.append(f"{name} {shown}")
     description = f"{bars.x}, median of each layer's tensors: {'; '.join(told)}."
-    band = [{"same": {}, "columns": {"from": [0.15], "to": [0.45]}}] if adam else []
+    band: list[dict[str, Any]] = []
+    healthy: tuple[Key, ...] = ()
+    if bars.healthy is not None:
+        low, high = bars.healthy
+        band = [{"same": {}, "columns": {"from": [low], "to": [high]}}]
+        usual = f"healthy dense tensors under Adam: {100 * low:.0f}-{100 * high:.0f} %"
+        healthy = (Key(usual, "var(--band)", shape="box"),)
     legend = (
         Key("head", "var(--head)", shape="box"),
         Key("base", "var(--base-0)", shape="box"),
         Key("smallest to largest tensor of the layer", "var(--ink)"),
-        *((Key("healthy dense tensors under Adam: 15-45 %", "var(--band)", shape="box"),) if adam else ()),
+        *healthy,
     )
     return Chart(
         id="motion",

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...diagnosis import Diagnosis, diagnose
-from ...figures import figures
+from ...figures import figures, head_stands_still
 from ...recipe import Recipe
 from ...text import cell, number, one_line, percent, plural
 from ...verdict import Verdict
@@ -245,10 +245,9 @@ class Overview:
 
 def still(trace: Trace) -> str:
     """``frozen`` or ``did not move``, if all of the head stands still."""
-    head = [t for t in trace.tensors if t.part == "head"]
-    if not head or any(t.motion.moved != 0 for t in head):
+    if not head_stands_still(trace):
         return ""
-    return "did not move" if any(t.trainable for t in head) else "frozen"
+    return "did not move" if any(t.trainable for t in trace.tensors if t.part == "head") else "frozen"
 
 
 def undeclared(trace: Trace, word: str) -> bool:
