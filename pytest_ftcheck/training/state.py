@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import functools
 import random
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -78,10 +79,11 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     :param weights: look whether the weights are, too: some models write into their own in a forward pass (an embedding with
         ``max_norm``, a head that normalises itself). Of a model that was seen to do so, they are kept from then on.
     """
-    modes = [(m, m.training) for m in model.modules()]
-    kept = [_Plain(m) for m in model.modules()]
-    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    modules = _modules(model)
+    modes = [(m, m.training) for m in modules]
+    kept = [_Plain(m) for m in modules]
+    flags = [(p, p.requires_grad, p.grad) for p in _distinct(m._parameters for m in modules)]
+    buffers = [(b, b.detach().clone()) for b in _distinct(m._buffers for m in modules)]
     own = _Weights(model, look=weights)
     with preserved_globals(), torch.inference_mode(False), torch.no_grad():
         try:
@@ -89,8 +91,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
         finally:
             for plain in kept:
                 plain.restore()
-            for module, mode in modes:
-                module.training = mode
+            _switch(modes)
             _wake_new(model, {id(m) for m, _ in modes})
             for p, flag, grad in flags:
                 if p.requires_grad != flag:
@@ -103,20 +104,44 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
                 own.restore()
 
 
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """What ``model.modules()`` has, in less than half of its time: this is asked many times at every step of a run."""
+    found = {id(model): model}
+    left = [model]
+    while left:
+        for child in left.pop()._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                left.append(child)
+    return list(found.values())
+
+
+def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The tensors in these tables, one that several modules share only once."""
+    return list({id(t): t for table in tables if table for t in table.values() if t is not None}.values())
+
+
+def _switch(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        if module.training is not mode:  # to set an attribute of a module takes some 28 times as long as to read it
+            module.training = mode
+
+
 def _wake_new(module: nn.Module, known: set[int]) -> None:
     """A module that was made inside (a forward pass may exchange parts of its model, as BigBird's does) is in the mode of what holds it."""
-    for child in module.children():
-        if id(child) not in known:
-            child.training = module.training
-        _wake_new(child, known)
+    for child in module._modules.values():
+        if child is not None:
+            if id(child) not in known:
+                child.training = module.training
+            _wake_new(child, known)
 
 
 @contextlib.contextmanager
 def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Iterator[None]:
     """Dropout off, no gradients (unless asked for), all else :func:`undisturbed`: how every probe looks at a model."""
     with undisturbed(model, weights=weights), torch.set_grad_enabled(grad):
-        for module in model.modules():
-            module.training = False  # not .eval(): an overridden train() may do more than switch the mode
+        # not .eval(): an overridden train() may do more than switch the mode
+        _switch((m, False) for m in _modules(model))
         yield
 
 
@@ -159,17 +184,29 @@ class _Plain:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        mine = vars(module)
-        self.values = {k: v for k, v in mine.items() if type(v) in _PLAIN}
-        self.contents = [(v, copy.copy(v)) for k, v in mine.items() if k[0] != "_" and type(v) in _CONTAINERS]
-        self.tensors = [(v, v.detach().clone()) for v in self.values.values() if _small(v)]
-        self.generators = [_Generator(v) for v in mine.values() if _is_generator(v)]
-        self.buffers = dict(module._buffers)
+        self.values: list[tuple[str, Any]] = []
+        self.contents: list[tuple[Any, Any]] = []
+        self.tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.generators: list[_Generator] = []
+        for key, value in vars(module).items():
+            if key in _OWN:
+                continue
+            kind = _kind(type(value))
+            if kind == "plain":
+                self.values.append((key, value))
+                if _small(value):
+                    self.tensors.append((value, value.detach().clone()))
+            elif kind == "container":
+                if key[0] != "_":
+                    self.contents.append((value, copy.copy(value)))
+            elif kind == "generator":
+                self.generators.append(_Generator(value))
+        self.buffers = dict(module._buffers) if module._buffers else {}
 
     def restore(self) -> None:
         mine = vars(self.module)
-        for key, value in self.values.items():
-            if key != "training" and mine.get(key) is not value:
+        for key, value in self.values:
+            if mine.get(key) is not value:
                 mine[key] = value
         for container, was in self.contents:
             if not _same_items(container, was):
@@ -207,8 +244,22 @@ def _same_items(a: Any, b: Any) -> bool:
     return a == b if isinstance(a, set) else all(x is y for x, y in zip(a, b, strict=True))
 
 
-def _is_generator(value: Any) -> bool:
-    return isinstance(value, (random.Random, torch.Generator)) or type(value).__module__.startswith("numpy.random.")
+_Kind: TypeAlias = Literal["plain", "container", "generator", "other"]
+
+
+def _kind_of(of: type) -> _Kind:
+    """How an attribute of this type is kept."""
+    if of in _PLAIN:
+        return "plain"
+    if of in _CONTAINERS:
+        return "container"
+    if issubclass(of, (random.Random, torch.Generator)) or of.__module__.startswith("numpy.random."):
+        return "generator"
+    return "other"
+
+
+# remembered, for a model has hundreds of attributes of the same few types
+_kind: Callable[[type], _Kind] = functools.lru_cache(maxsize=1024)(_kind_of)
 
 
 class _Generator:
@@ -265,6 +316,8 @@ class _Weights:
 COPIED = 20_000_000
 #: Model -> names of weights that its own forward pass was seen to write into.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+#: What every module has of itself: its mode and its tables of parameters, parts and hooks.
+_OWN = frozenset(vars(nn.Module())) - {"_is_full_backward_hook"}
 _PLAIN = (int, float, bool, str, tuple, type(None), torch.Tensor)
 _CONTAINERS = (
     list,
@@ -284,7 +337,7 @@ class _Attributes:
         self.owner = owner
         self.values = dict(vars(owner))
         self.contents = [(v, copy.copy(v)) for v in self.values.values() if isinstance(v, _CONTAINERS)]
-        self.generators = [_Generator(v) for v in self.values.values() if _is_generator(v)]
+        self.generators = [_Generator(v) for v in self.values.values() if _kind(type(v)) == "generator"]
         self.tensors = [(v, v.detach().clone()) for v in self.values.values() if _small(v)]
 
     def restore(self) -> None:

@@ -48,9 +48,14 @@ def until(page, expression):
 
 def draw_all(page):
     """As a reader does who scrolls through all that is open; gives how many charts there are."""
+    # to each until it is drawn: on a busy machine the browser looks which charts are in sight much more seldom than every 30 ms
     page.evaluate("""async () => {
-        for (const canvas of document.querySelectorAll('.canvas'))
-            if (canvas.checkVisibility()) { canvas.scrollIntoView(); await new Promise((go) => setTimeout(go, 30)); }
+        const end = Date.now() + 30000;
+        for (const canvas of document.querySelectorAll('.canvas')) {
+            if (!canvas.checkVisibility()) continue;
+            canvas.scrollIntoView();
+            while (!canvas.classList.contains('drawn') && Date.now() < end) await new Promise((go) => setTimeout(go, 10));
+        }
     }""")
     until(
         page,
