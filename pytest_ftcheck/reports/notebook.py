@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..text import number, one_line, percent, plural
 from . import series
+from .spark import polylines
 from .terminal import describe
 
 if TYPE_CHECKING:
@@ -163,24 +164,11 @@ def _bar(layer: series.Layer) -> tuple[str, str, str]:
 
 def _spark(curve: series.Series, label: str) -> str:
     """A curve as a small picture, in the colour of the text; gaps where nothing finite is."""
-    curve = curve.thinned(POINTS)
-    points = [(x, y) for x, y in curve.finite if abs(y) < series.FAR]
-    if len(points) < 2:
+    pieces = polylines(curve, WIDTH, HEIGHT, most=POINTS)
+    if not pieces:
         return ""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    (left, right), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
-    across, up = (right - left) or 1.0, (high - low) or 1.0
-    pieces: list[list[str]] = [[]]
-    for x, y in zip(curve.x, curve.y, strict=True):
-        if y is None or not abs(y) < series.FAR:
-            pieces.append([])
-            continue
-        height = HEIGHT / 2 if high == low else HEIGHT - 2 - (HEIGHT - 4) * (y - low) / up
-        pieces[-1].append(f"{2 + (WIDTH - 4) * (x - left) / across:.1f},{height:.1f}")
     drawn = "".join(
-        f"<polyline points='{' '.join(piece)}' fill='none' stroke='currentColor' stroke-width='1.5'/>"
-        for piece in pieces
-        if len(piece) > 1
+        f"<polyline points='{piece}' fill='none' stroke='currentColor' stroke-width='1.5'/>" for piece in pieces
     )
     size = f"width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'"
     return f"<svg {size} role='img' aria-label='{_escaped(label)}'>{drawn}</svg>"

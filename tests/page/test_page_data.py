@@ -34,7 +34,7 @@ from pytest_ftcheck.reports.html.charts import charts
 from pytest_ftcheck.reports.html.drawing import specifications
 from pytest_ftcheck.reports.html.packed import Carrier, pack, pack_all, thinned, unpack
 from pytest_ftcheck.reports.html.page import page
-from pytest_ftcheck.reports.html.views import FineTune, code, names, spark
+from pytest_ftcheck.reports.html.views import FineTune, code, names
 
 
 def page_of(*traces, tests=None):
@@ -330,12 +330,6 @@ def test_every_kind_of_chart_has_a_specification_and_the_other_way_round():
     no_steps = dataclasses.replace(whole_trace(), steps=(), recorded=())
     kinds |= {c.kind for c in charts(no_steps).values() if c.drawn}
     assert kinds == set(specifications())
-
-
-def test_a_sparkline_breaks_where_a_loss_is_not_finite():
-    assert len(spark([3.0, 2.0, float("nan"), 1.0, 0.5])) == 2
-    assert spark([float("nan")] * 3) == ()
-    assert spark([1e308, -1e308]) == ("0.0,2.0 96.0,24.0",)
 
 
 def test_to_html_writes_a_page(tmp_path):

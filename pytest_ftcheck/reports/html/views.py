@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,6 +14,7 @@ from ...recipe import Recipe
 from ...text import cell, number, one_line, percent, plural
 from ...verdict import Verdict
 from .. import series
+from ..spark import polylines
 from .chart import Chart
 from .charts import charts
 
@@ -37,7 +37,7 @@ WORST_FIRST = ("ill", "undecided", "healthy")
 QUESTION = "The whole head is frozen: is that meant?"
 #: Characters of a name.
 NAME = 300
-#: Rows of evidence shown, width and height of a sparkline.
+#: Rows of evidence shown; width, height and points of the curve beside a name.
 ROWS = 12
 SPARK = (96, 26)
 POINTS = 60
@@ -131,9 +131,9 @@ class Section:
 
     @cached_property
     def spark(self) -> tuple[str, ...]:
-        """The training losses as a line in a box of `SPARK`, in pieces where one is not finite."""
+        """The training losses as lines in a box of `SPARK`."""
         losses = [s for s in series.loss(self.trace).series if s.kind == "train"]
-        return spark(losses[0].thinned(POINTS).y) if losses else ()
+        return polylines(losses[0], *SPARK, most=POINTS) if losses else ()
 
     @cached_property
     def facts(self) -> tuple[tuple[str, str], ...]:
@@ -379,26 +379,3 @@ def reported(case: CaseResult) -> tuple[ReportedVerdict, ...]:
     """What the test asked, the worst first."""
     order = list(STATUS_MARKS)
     return tuple(sorted(case.verdicts, key=lambda v: order.index(v.status) if v.status in order else len(order)))
-
-
-def spark(values: Sequence[float | None]) -> tuple[str, ...]:
-    """Points for the polylines of a small picture.
-
-    >>> spark([1.0, 0.0])
-    ('0.0,2.0 96.0,24.0',)
-    """
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    if len(known) < 2:
-        return ()
-    low, high = min(known), max(known)
-    width, height = SPARK
-    span = high - low
-    pieces: list[list[str]] = [[]]
-    for i, v in enumerate(values):
-        if v is None or not math.isfinite(v):
-            pieces.append([])
-            continue
-        # halves first: the difference of two large numbers may be infinite
-        share = 0.5 if not span > 0 else (v / 2 - low / 2) / (high / 2 - low / 2)
-        pieces[-1].append(f"{i * width / (len(values) - 1):.1f},{2 + (1 - share) * (height - 4):.1f}")
-    return tuple(" ".join(piece) for piece in pieces if piece)
