@@ -22,6 +22,7 @@ from .draws import FANS
 from .init_scheme import TORCH_BIAS, InitScheme
 from .inits.heads import ACTIVATIONS, Head
 from .recipe import OPTIMIZERS, SCHEDULES, Recipe
+from .reseeding import reseed
 from .training.ragged import TokenBatches
 
 __all__ = [
@@ -325,8 +326,7 @@ class _TorchRandom:
     """torch's global random state as hypothesis wants to see it; torch is not loaded for it."""
 
     def seed(self, seed: int) -> None:
-        if torch := sys.modules.get("torch"):
-            torch.manual_seed(seed)
+        reseed(seed)
 
     def getstate(self) -> Any:
         torch = sys.modules.get("torch")

@@ -24,7 +24,9 @@ def _one_thread():
 def _seed() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(
+            0
+        )  # torch.manual_seed takes 400 times as long, and this is called 13,000 times
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,8 +54,8 @@ def rows():
 # of the module, not of the session: while it is there, playwright keeps an event loop in this thread, and a test of another module
 # that runs one (asyncio.run) would be refused
 @pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium (`browsing.Browser`). Without one: skipped at home, an error on a CI machine (``CI`` is set)."""
+def _browser():
+    """Without one: skipped at home, an error on a CI machine (``CI`` is set)."""
     import browsing
 
     if why := browsing.missing():
@@ -62,4 +64,10 @@ def browser():
         pytest.skip(f"no browser: {why}")
     with browsing.running() as found:
         yield found
-        found.close()
+
+
+@pytest.fixture
+def browser(_browser):
+    """A headless Chromium (`browsing.Browser`); what a test opens is closed after it."""
+    yield _browser
+    _browser.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def module_of(path):
 MODULES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
+@functools.cache
 def imports(name):
     """``(target, when)`` of every import: our own as ``.trace``, others by their top name; when: top, typing or function."""
     path = MODULES[name]

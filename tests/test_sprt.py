@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 
@@ -28,6 +29,12 @@ def endings(prefix=()):
     else:
         yield from endings((*prefix, True))
         yield from endings((*prefix, False))
+
+
+@functools.cache
+def bounds():
+    """Every ending, and what is claimed after it."""
+    return [(end, TEST.interval(end, sequential=True, tail=0.05)) for end in endings()]
 
 
 def test_three_passes_or_two_failures_decide():
@@ -94,9 +101,8 @@ def test_intervals_of_a_fixed_number_are_clopper_and_pearsons(passes, n):
 @pytest.mark.parametrize("share", SHARES[1:-1])
 def test_bounds_after_stopping_are_wrong_as_seldom_as_they_say(share):
     too_high = too_low = total = 0.0
-    for end in endings():
+    for end, (low, high) in bounds():
         chance = share ** sum(end) * (1 - share) ** (len(end) - sum(end))
-        low, high = TEST.interval(end, sequential=True, tail=0.05)
         total += chance
         too_high += chance * (low > share + 1e-9)
         too_low += chance * (high < share - 1e-9)

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..reseeding import reseed
+
 
 @contextlib.contextmanager
 def preserved_globals() -> Iterator[None]:
@@ -68,7 +70,7 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    reseed(seed)
 
 
 @contextlib.contextmanager

@@ -95,6 +95,19 @@ def test_reseeding_imports_nothing():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**63 + 5])
+def test_reseeding_draws_what_torchs_own_seed_draws(seed):
+    import torch
+
+    from pytest_ftcheck.reseeding import reseed
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        theirs = torch.rand(3)
+        reseed(seed)
+        assert torch.equal(torch.rand(3), theirs)
+
+
 def test_reseeding_takes_seeds_of_any_size():
     import torch
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from ...reseeding import reseed
 from ..batches import LABELS, Reader
 
 
@@ -132,7 +133,7 @@ class Injector:
         if numpy:
             numpy.random.seed(0 if seed is None else seed)
         if seed is not None:
-            torch.manual_seed(seed)
+            reseed(seed)
             random.seed(seed)
         self._fired = 0
         with ExitStack() as stack:
