@@ -1,10 +1,11 @@
 # The everyday commands; each does all its own set-up. `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
+TIMES ?= 20
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test check lint types docs browser bench clean
+.PHONY: help demo test check lint types docs browser bench flakes clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +41,10 @@ check: lint types docs test  ## what CI runs
 
 bench: $(STAMP)  ## the benchmarks behind the numbers in the docs (about half an hour)
 	for script in startup overhead error_rates; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+flakes: $(STAMP) ## the tests again and again, in another order each time, until one fails (TIMES=20: about two hours on 2 cores)
+	for i in $$(seq $(TIMES)); do \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 -p randomly --dist loadfile tests || exit 1; done
 
 clean:           ## remove the virtual environment and all that was made
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
