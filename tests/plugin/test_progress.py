@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -158,15 +159,19 @@ def in_terminal(path, *arguments) -> str:
 def test_after_two_seconds_on_a_terminal(pytester):
     pytester.makepyfile(test_slow=SLOW.replace("PAUSE", "0.75"))
     text = in_terminal(pytester.path, "-k", "badly")
-    assert text.count("/6 steps, loss 0.500, 2 s\b") == 1
+    # at least the fourth of four reports; on a busy machine an earlier one may come late enough
+    shown = [int(seconds) for seconds in re.findall(r"/6 steps, loss 0\.500, (\d+) s\x08", text)]
+    assert shown
+    assert min(shown) >= 2
 
 
 @pytest.mark.parametrize("capture", ["fd", "sys", "no"])
 def test_through_every_way_to_capture(slow, capture):
     text = in_terminal(slow, f"--capture={capture}")
-    assert text.count(" 4/6 steps, loss 0.500, 0 s\b") == 2
+    # how many seconds that are is the machine's affair
+    assert len(re.findall(r" 4/6 steps, loss 0\.500, \d+ s\x08", text)) == 2
     # taken back each time, also after an exception: as many blanks as there were columns
-    assert text.count(" " * len(" 4/6 steps, loss 0.500, 0 s") + "\b") == 2
+    assert len(re.findall(f" {{{len(' 4/6 steps, loss 0.500, 0 s')},}}\x08", text)) == 2
 
 
 @pytest.mark.parametrize("arguments", [("-q",), ("--ftcheck-no-progress",), ("-oftcheck_no_progress=true",), ("-n1",)])
