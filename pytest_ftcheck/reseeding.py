@@ -21,6 +21,6 @@ def reseed(seed: int) -> None:
         return
     accelerator = getattr(torch, "accelerator", None)  # torch 2.6
     if accelerator is not None and not accelerator.is_available():
-        # without the rest of it, which writes down the stack for each kind of device that is not there: up to half a millisecond
+        # without the rest of it, which writes down the stack for each kind of device that is not there
         manual_seed = torch.default_generator.manual_seed  # type: ignore[union-attr]
     manual_seed(seed % 2**64)

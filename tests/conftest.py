@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from pytest_ftcheck.reseeding import reseed
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():
@@ -21,24 +23,16 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def _seed() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.default_generator.manual_seed(
-            0
-        )  # torch.manual_seed takes 400 times as long, and this is called 13,000 times
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup() -> None:
     """What a test trains is the same in every session, whatever other plugins seed (pytest-randomly: anew each session)."""
-    _seed()
+    reseed(0)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call() -> None:
     """As above: just before the test itself."""
-    _seed()
+    reseed(0)
 
 
 @pytest.fixture

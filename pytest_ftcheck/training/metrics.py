@@ -150,6 +150,11 @@ _CLASSIFICATION = {"accuracy": accuracy, "precision": macro_precision, "recall":
 _REGRESSION = {"r_squared": r_squared}
 
 
+def _fns(task: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
+    """The metrics of ours for a task."""
+    return _REGRESSION if task == "regression" else _CLASSIFICATION
+
+
 def measure(
     task: str | None,
     first: torch.Tensor,
@@ -188,7 +193,7 @@ def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tens
     luck = _by_luck(task, after, truth)
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
     out = []
-    for name, fn in (_REGRESSION if task == "regression" else _CLASSIFICATION).items():
+    for name, fn in _fns(task).items():
         score = fn(after, truth)
         out.append(
             Metric(
@@ -210,12 +215,14 @@ def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tens
 def _by_luck(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
     """What each metric of ours says of `PERMUTATIONS` permutations of the labels."""
     rng = np.random.default_rng(0)
+    out: dict[str, list[float]] = {name: [] for name in _fns(task)}
     if task != "single_label":
-        fns = _REGRESSION if task == "regression" else _CLASSIFICATION
-        shuffled = [rng.permutation(truth) for _ in range(PERMUTATIONS)]
-        return {name: [fn(guess, t) for t in shuffled] for name, fn in fns.items()}
+        for _ in range(PERMUTATIONS):
+            shuffled = rng.permutation(truth)
+            for name, fn in _fns(task).items():
+                out[name].append(fn(guess, shuffled))
+        return out
     classes = int(max(guess.max(), truth.max())) + 1
-    out: dict[str, list[float]] = {name: [] for name in _CLASSIFICATION}
     told, real = (np.bincount(x, minlength=classes) for x in (guess, truth))  # a permutation changes neither
     at_once = max(1, CELLS // max(len(truth), classes))
     for begin in range(0, PERMUTATIONS, at_once):

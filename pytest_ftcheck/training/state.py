@@ -107,7 +107,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
 
 
 def _modules(model: nn.Module) -> list[nn.Module]:
-    """What ``model.modules()`` has, in less than half of its time: this is asked many times at every step of a run."""
+    """What ``model.modules()`` has, sooner: this is asked many times at every step of a run."""
     found = {id(model): model}
     left = [model]
     while left:
@@ -125,7 +125,7 @@ def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 def _switch(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
-        if module.training is not mode:  # to set an attribute of a module takes some 28 times as long as to read it
+        if module.training is not mode:  # to set an attribute of a module is slow: torch looks through its tables
             module.training = mode
 
 

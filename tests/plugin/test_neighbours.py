@@ -294,6 +294,7 @@ def test_a_timeout_tells_how_far_the_run_had_come(pytester, run):
          "last step: loss 0.* (at first 0.*), learning rate *, gradient norm *"]
     )  # fmt: skip
     assert "slow was not fine-tuned: Failed: Timeout (>5.0s) from pytest-timeout" in text
+    assert result.duration < 60
 
 
 def test_an_error_in_the_users_code_tells_it_too(pytester, run):
