@@ -24,6 +24,12 @@ def _one_thread():
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collectstart() -> None:
+    """As below: before a module is imported, for what it makes beside its tests."""
+    reseed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup() -> None:
     """What a test trains is the same in every session, whatever other plugins seed (pytest-randomly: anew each session)."""
     reseed(0)

@@ -72,9 +72,9 @@ def accumulating(k, *, divide=True, zero_each=False):
     return step
 
 
-def run(step, rows, *, model=None, optimizer=adam, steps=12, loss_fn=cross_entropy, **options):
+def run(step, rows, *, model=None, net=Net, optimizer=adam, steps=12, loss_fn=cross_entropy, **options):
     torch.manual_seed(0)
-    model = model or Net()
+    model = model or net()
     model.train()
     return finetune(
         model, rows, step=step, optimizer=optimizer, loss_fn=loss_fn, steps=steps, probes=["reference"], **options
@@ -331,7 +331,7 @@ def drop_body(model):
         ("clipped_to_nothing", loop(lambda m: nn.utils.clip_grad_norm_(m.parameters(), 1e-9)), {}),
         ("grads_removed", loop(drop_body), {"intent": Intent(trained="body")}),
         ("grads_of_another", loop(turn_one), {}),
-        ("grads_of_another", loop(reversed_layers), {"model": Deep()}),
+        ("grads_of_another", loop(reversed_layers), {"net": Deep}),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
