@@ -97,7 +97,8 @@ def test_runs_that_diverged_are_shown(tmp_path):
 def test_pyplot_is_not_even_imported(tmp_path):
     code = (
         "import sys, torch\nfrom pytest_ftcheck import Features, sweep\nfrom pytest_ftcheck.inits.heads import Head\n"
-        "x = torch.randn(40, 4)\nr = sweep(Head(4, 2), Features.of(x, (x[:, 0] > 0).long()), schemes=[0.1], lrs=[1e-2], seeds=1)\n"
+        "torch.manual_seed(0)\nx = torch.randn(40, 4)\n"
+        "r = sweep(Head(4, 2), Features.of(x, (x[:, 0] > 0).long()), schemes=[0.1], lrs=[1e-2], seeds=1)\n"
         "r.plot().savefig(sys.argv[1])\nassert 'matplotlib.pyplot' not in sys.modules\n"
     )
     done = subprocess.run(
@@ -128,7 +129,7 @@ def test_the_command_takes_a_model_and_batches_of_ones_own(tmp_path, monkeypatch
         "        self.base, self.pre_classifier, self.classifier = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)\n"
         "    def forward(self, x):\n"
         "        return self.classifier(torch.relu(self.pre_classifier(torch.tanh(self.base(x)))))\n"
-        "x = torch.randn(64, 4)\n"
+        "torch.manual_seed(0)\nx = torch.randn(64, 4)\n"
         "def batches():\n    return [(x, (x[:, 0] > 0).long())]\n",
         encoding="utf-8",
     )

@@ -165,6 +165,7 @@ def test_xdist_workers_share_the_processors(pytester, run):
             torch.set_num_threads(4 * (os.cpu_count() or 1))
             before = torch.get_num_threads()
             large = lambda: nn.Sequential(nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 2))
+            torch.manual_seed(0)
             batch = torch.randn(4, 1000), torch.tensor([0, 1, 0, 1])
             trace = finetune(large, [batch], steps=1, head="2", probes=())
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -252,6 +253,7 @@ from torch import nn
 import torch
 from pytest_ftcheck import Subject, finetune as train, parametrize_with_checks
 
+torch.manual_seed(0)  # a process of its own: torch draws another seed in each
 BATCHES = [(torch.randn(8, 4), torch.arange(8) % 2)] * 8
 
 def slow(model, batch):
@@ -304,6 +306,7 @@ def test_an_error_in_the_users_code_tells_it_too(pytester, run):
         from torch import nn
 
         def test_it(finetune):
+            torch.manual_seed(0)
             calls = []
             def loss_fn(model, batch):
                 calls.append(1)
@@ -344,6 +347,7 @@ def test_coverage_sees_the_users_code(pytester, run):
         from pytest_ftcheck import assert_weights_move
 
         def test_it(finetune):
+            torch.manual_seed(0)
             batches = [(torch.randn(8, 4), torch.arange(8) % 2)]
             assert_weights_move(finetune(make, batches, steps=3, lr=1e-2, head="1"))
         """,
