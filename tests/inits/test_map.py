@@ -129,7 +129,7 @@ def test_the_command_takes_a_model_and_batches_of_ones_own(tmp_path, monkeypatch
         "        self.base, self.pre_classifier, self.classifier = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)\n"
         "    def forward(self, x):\n"
         "        return self.classifier(torch.relu(self.pre_classifier(torch.tanh(self.base(x)))))\n"
-        "torch.manual_seed(0)\nx = torch.randn(64, 4)\n"
+        "x = torch.randn(64, 4)\n"
         "def batches():\n    return [(x, (x[:, 0] > 0).long())]\n",
         encoding="utf-8",
     )
