@@ -313,7 +313,8 @@ def table(said: Sequence[Said], held_out: bool | None) -> list[str]:
         if not mine:
             continue
         lines.append(
-            f"| {tool} | {share(sum(s.gated for s in faults), len(faults))} | {share(sum(s.named for s in faults), len(faults))} "
+            f"| {tool} | {with_interval(sum(s.gated for s in faults), len(faults))} "
+            f"| {with_interval(sum(s.named for s in faults), len(faults))} "
             f"| {with_interval(sum(s.gated for s in healthy), len(healthy))} | {sum(s.broke for s in mine)} "
             f"| {median(s.seconds for s in mine):.2f} |"
         )
@@ -386,8 +387,8 @@ def page(said: Sequence[Said]) -> str:
         f"Measured by `benchmarks/detection.py --write`: {sum(c.catchable for c in faults)} faults that a short run can show "
         f"and {sum(c.healthy for c in cases.values())} healthy controls of `tests/faults`, one thread on {platform.machine()}; {versions}. "
         + seeds_of(said)
-        + " Intervals are exact 95 % intervals (Clopper and Pearson). The seconds were taken on a busy machine: compare them with each "
-        "other.",
+        + " Intervals are exact 95 % intervals (Clopper and Pearson); over the faults they speak of faults drawn like these, and these "
+        "were written by hand. The seconds were taken on a busy machine: compare them with each other.",
         "",
         "Each peer is used as its README says: pytest-torch with `run_training(...).assert_healthy(min_relative_decrease=0.1)`, "
         "`assert_all_params_receive_grad` and `check_inference_contract` of the model in eval mode; torchtest2 with `check_model`; "
