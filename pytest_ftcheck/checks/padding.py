@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..records.inputs import Effect, Inputs, PaddingLook
+from ..records.inputs import Effect, Inputs, PaddingLook, RowsLook
 from ..text import number, percent, plural
 from ..trace import Trace
 from ..verdict import Verdict
@@ -90,11 +90,11 @@ _IDS = {"mask_turned_round": "mask_inverted", "padding_read_by_rnn": "padding_re
 def check_padding_ignored(trace: Trace) -> Verdict:
     """Padding changes nothing: the same rows give the same outputs with less of it (on the left: with other ids in it).
 
-    In evaluation mode, with the initial weights: the shortest rows of a batch once as they are, once without the columns that are
-    padding in all of them. Largest change of an output over the spread between rows: at most 0.05. Where it is more, the base inside
-    (the module that takes ``input_ids`` and ``attention_mask`` itself) is called with the right mask: if padding matters to it all the
-    same, that is its design, and no fault of the training script. A model without a library's base is judged by more padding: at its edge
-    a convolution sees some, but 16 further columns of it change nothing then.
+    In evaluation mode, with the initial weights (the last ones where outputs differ by rounding alone at first): the shortest rows of a
+    batch once as they are, once without the columns that are padding in all of them. Largest change of an output over the spread between
+    rows: at most 0.05. Where it is more, the base inside (the module that takes ``input_ids`` and ``attention_mask`` itself) is called
+    with the right mask: if padding matters to it all the same, that is its design, and no fault of the training script. A model without a
+    library's base is judged by more padding: at its edge a convolution sees some, but 16 further columns of it change nothing then.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_padding_ignored(example_trace()).status
@@ -118,7 +118,7 @@ def check_padding_ignored(trace: Trace) -> Verdict:
         else "With other ids in the padding"
     )
     headline = f"{what}, the outputs of the same {plural(look.rows, 'row')} change by {share(effect)} of the spread between rows"
-    measured = "evaluation mode, initial weights, shortest rows of the batch with the most padding among the first"
+    measured = f"evaluation mode, {weights(look)}, shortest rows of the batch with the most padding among the first"
     limit = (
         f"at most {percent(LIMIT)} of the spread ({percent(UNMASKED)} where the base is handed a wrong mask, or none): a healthy float32 "
         "model shows rounding only (below 0.01 %)"
@@ -273,6 +273,11 @@ def confounded(inputs: Inputs, check: str) -> str:
     if check == "padding_ignored" and inputs.company is not None and matters(inputs.company.output):
         return "Cannot be told: a row's output depends on the other rows (see rows_independent)."
     return ""
+
+
+def weights(look: PaddingLook | RowsLook) -> str:
+    """Which ones it was measured with, for a message."""
+    return "initial weights" if look.when == "before" else "weights after the training"
 
 
 def share(effect: Effect) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ..text import percent, plural
 from ..trace import Trace
 from ..verdict import Verdict
-from .padding import LIMIT, confounded, matters, share, skipped
+from .padding import LIMIT, confounded, matters, share, skipped, weights
 
 
 def check_rows_independent(trace: Trace) -> Verdict:
@@ -43,7 +43,7 @@ def check_rows_independent(trace: Trace) -> Verdict:
             text,
             evidence=rows,
             limit=f"at most {percent(LIMIT)} of the spread: a healthy float32 model shows rounding only (below 0.01 %)",
-            measured="evaluation mode, initial weights, batches of the same shape",
+            measured=f"evaluation mode, {weights(look)}, batches of the same shape",
             **more,
         )
 

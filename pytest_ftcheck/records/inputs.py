@@ -90,6 +90,8 @@ class PaddingLook:
     turned: str = ""
     #: The model has recurrent layers.
     recurrent: bool = False
+    #: ``before`` or ``after`` the training.
+    when: str = "before"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class RowsLook:
     base_library: bool = False
     #: Normalisation layers without running statistics: in evaluation they normalise over the batch.
     batch_statistics: tuple[str, ...] = ()
+    #: ``before`` or ``after`` the training.
+    when: str = "before"
 
 
 @dataclass(frozen=True)
@@ -154,5 +158,7 @@ class Inputs:
     words: tuple[WordsLook, ...] = ()
     #: The same rows once more, nothing changed, where something had an effect: what is left of it is no effect of the change.
     repeat: Effect | None = None
+    #: The same rows with every weight moved by one rounding, where something had an effect and the outputs are not random.
+    rounding: Effect | None = None
     #: ``padding``, ``company`` or ``words`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

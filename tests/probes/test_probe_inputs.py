@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -19,7 +20,8 @@ from pytest_ftcheck import (
     tiny_distilbert,
     toy_batches,
 )
-from pytest_ftcheck.training.probes.inner import effect, find_inner, listening, output_types
+from pytest_ftcheck.training.probes.inner import effect, find_inner, listening, output_types, rounded
+from pytest_ftcheck.training.probes.inputs import NOISE
 from pytest_ftcheck.training.probes.tokens import (
     find_tokens,
     other_padding,
@@ -215,6 +217,82 @@ def test_a_dead_head_is_told_from_blind_features():
     model = Wrapped()
     nn.init.constant_(model.classifier[0].bias, -100.0)
     assert check_output_depends_on_input(traced(model)).fault == "head_constant"
+
+
+class NothingButRounding(Wrapped):
+    """What enters the head is what rounding leaves of x (a n) - (x a) n, n being the width of the batch: so on every machine."""
+
+    def __init__(self):
+        super().__init__(pool=self.left_over)
+        self.a = nn.Parameter(torch.tensor(1 / 3))
+        nn.init.zeros_(self.classifier[0].bias)
+        nn.init.zeros_(self.classifier[3].bias)
+
+    def left_over(self, hidden, mask):
+        x, n = hidden[:, 0], mask.shape[1]
+        return x * (self.a * n) - (x * self.a) * n
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0, "fail"), (NOISE, "skipped")])
+def test_outputs_that_are_rounding_say_nothing_of_the_padding(noise, expected, monkeypatch):
+    monkeypatch.setattr("pytest_ftcheck.training.probes.inputs.NOISE", noise)
+    model = NothingButRounding()
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    trace = traced(model)
+    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+    verdict = check_padding_ignored(trace)
+    assert verdict.status == expected
+    assert trace.inputs.rounding.relative > 0.05
+    assert check_rows_independent(trace).status == "pass"
+    if expected == "skipped":
+        assert "beside rounding" in verdict.headline
+
+
+@pytest.mark.parametrize("value", [0.01, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_constant_head_is_not_blamed_on_the_padding(seed, value):
+    model = tiny_distilbert(seed=seed)
+    for layer in (model.classifier[0], model.classifier[3]):
+        nn.init.constant_(layer.weight, value)
+    assert "fail" not in statuses(traced(model, toy_batches(seed=seed)))[:2]
+
+
+def test_weights_that_cannot_be_rounded_are_left_alone(monkeypatch):
+    """Not every type of number can be multiplied: then what is seen counts as it did."""
+
+    @contextlib.contextmanager
+    def refused(_model, _precision):
+        raise NotImplementedError("mul for this type")
+        yield
+
+    monkeypatch.setattr("pytest_ftcheck.training.probes.inputs.rounded", refused)
+    trace = traced(Wrapped(pool=lambda h, m: h.mean(1)))
+    assert trace.inputs.rounding is None
+    assert check_padding_ignored(trace).fault == "padding_pooled"
+
+
+def test_rounded_moves_every_weight_by_one_rounding_and_puts_it_back():
+    model = tiny_distilbert(seed=0)
+    model.register_parameter("coarse", nn.Parameter(torch.ones(8, dtype=torch.float16)))
+    before = [p.clone() for p in model.parameters()]
+    state = torch.get_rng_state()
+    again = []
+
+    def interrupted():
+        with rounded(model, 2.0**-23):
+            again.extend(p.detach().clone() for p in model.parameters())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert torch.equal(again.pop(0), model.coarse)  # one rounding of a float32 is nothing there
+    for now, was in zip(again, before[1:], strict=True):
+        step = ((now - was).abs() / was.abs())[was != 0]
+        assert ((step > 2.0**-24) & (step < 2.0**-22)).all()
+    assert all(torch.equal(p, was) for p, was in zip(model.parameters(), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    with rounded(model, 2.0**-23):
+        assert all(torch.equal(p, was) for p, was in zip(list(model.parameters())[1:], again, strict=True))
 
 
 def test_an_output_that_is_random_is_left_to_another_check():

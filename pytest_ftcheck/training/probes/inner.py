@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...records.inputs import Effect
+from ..state import perturbed
 
 
 @dataclass
@@ -171,6 +172,18 @@ def precision_of(model: nn.Module) -> float:
     fast = torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32
     on_gpu = any(p.device.type == "cuda" for p in model.parameters())
     return max(coarsest, 2.0**-10) if fast and on_gpu else coarsest
+
+
+@contextlib.contextmanager
+def rounded(model: nn.Module, precision: float) -> Iterator[None]:
+    """Inside, every weight is one rounding larger or smaller, the same ones each time; afterwards every bit is as before."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    generator = torch.Generator("cpu").manual_seed(0)
+    with perturbed(weights):
+        for p in weights:
+            signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
+            p.data.mul_(signs.to(p.device, p.dtype).mul_(precision).add_(1))
+        yield
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,19 @@ from ..batches import row_count, split, take_rows, to_device
 from ..parts import in_part
 from ..state import quiet
 from .battery import Bench, Experiment
-from .inner import Call, Inner, effect, entering, find_inner, handed, is_library, listening, output_types, precision_of
+from .inner import (
+    Call,
+    Inner,
+    effect,
+    entering,
+    find_inner,
+    handed,
+    is_library,
+    listening,
+    output_types,
+    precision_of,
+    rounded,
+)
 from .tokens import (
     Tokens,
     find_tokens,
@@ -39,6 +51,11 @@ SEARCHED = 8
 STRETCHES = (16, 8, 4, 2)
 #: A change, or a difference between rows, of fewer roundings than this is none: see `Effect.ulps`.
 ROUNDINGS = 64
+#: A change up to this many times what moving every weight by one rounding does is rounding, however large beside the outputs. Where those
+#: are nothing but rounding (equal weights in the head add normalised features up to zero) it came to 1.2 times at most, elsewhere to 914
+#: or more: `benchmarks/rounding.py`.
+NOISE = 16
+TOO_ALIKE = "the outputs differ too little between rows, beside rounding"
 
 
 class InputsExperiment(Experiment):
@@ -57,6 +74,7 @@ class InputsExperiment(Experiment):
         self.company: RowsLook | None = None
         self.words: list[WordsLook] = []
         self.repeat: Effect | None = None
+        self.rounding: Effect | None = None
         self.precision = 0.0
         self.pad_id = bench.intent.pad_token_id
         self.batch, self.tokens = self._choose()
@@ -87,7 +105,8 @@ class InputsExperiment(Experiment):
 
     def record(self) -> Inputs | None:
         """What was measured."""
-        return Inputs(len(self.rows), self.padding, self.company, tuple(self.words), self.repeat, dict(self.unmeasured))
+        words, unmeasured = tuple(self.words), dict(self.unmeasured)
+        return Inputs(len(self.rows), self.padding, self.company, words, self.repeat, self.rounding, unmeasured)
 
     # ------------------------------------------------------------------ what is looked at
     def _choose(self) -> tuple[Any, Tokens | None]:
@@ -132,18 +151,35 @@ class InputsExperiment(Experiment):
                 self.padding = self._turned_look(batch, tokens, "differ", seen.logits)
             for part in ("padding", "company"):
                 if getattr(self, part) is None:
-                    self.unmeasured.setdefault(part, "the outputs differ too little between rows, beside rounding")
+                    self.unmeasured.setdefault(part, TOO_ALIKE)
             return
+        changes: dict[str, list[Effect | None]] = {}
         if self.company is None:
-            self._measure("company", lambda: self._company(tokens, seen))
+            self._measure("company", when, lambda: self._company(tokens, seen))
+            changes["company"] = [self.company.output] if self.company else []
         if self.padding is None:
-            self._measure("padding", lambda: self._padding(batch, tokens, seen))
-        changes = [self.company.output if self.company else None]
-        changes += [self.padding.amount, self.padding.content] if self.padding else []
-        if self.repeat is None and any(c is not None and c.ulps > ROUNDINGS for c in changes):
-            self.repeat = self._effect(seen.logits, self._pass(batch, tokens).logits)
+            self._measure("padding", when, lambda: self._padding(batch, tokens, seen))
+            changes["padding"] = [self.padding.amount, self.padding.content] if self.padding else []
+        self._control(batch, tokens, seen, {p: [c for c in e if c and c.ulps > ROUNDINGS] for p, e in changes.items()})
 
-    def _measure(self, part: str, call: Callable[[], Any]) -> None:
+    def _control(self, batch: Any, tokens: Tokens | None, seen: Pass, large: Mapping[str, Sequence[Effect]]) -> None:
+        """Where something had an effect: what is it without any change, and how much can rounding do?"""
+        if not any(large.values()):
+            return
+        if self.repeat is None:
+            self.repeat = self._effect(seen.logits, self._pass(batch, tokens).logits)
+        if self.repeat is None or self.repeat.ulps > ROUNDINGS:  # random
+            return
+        self.rounding = None
+        with contextlib.suppress(Exception), rounded(self.bench.model, self.precision):  # not every type can multiply
+            self.rounding = self._effect(seen.logits, self._pass(batch, tokens).logits)
+        noise = NOISE * self.rounding.change if self.rounding is not None else 0.0
+        for part, changes in large.items():
+            if changes and all(c.change <= noise for c in changes):
+                setattr(self, part, None)
+                self.unmeasured[part] = TOO_ALIKE
+
+    def _measure(self, part: str, when: str, call: Callable[[], Any]) -> None:
         self.unmeasured.pop(part, None)
         try:
             found = call()
@@ -154,7 +190,7 @@ class InputsExperiment(Experiment):
         if isinstance(found, str):
             self.unmeasured[part] = found
         else:
-            setattr(self, part, found)
+            setattr(self, part, dataclasses.replace(found, when=when))
 
     def _first_pass(self, batch: Any, tokens: Tokens | None) -> Pass:
         """The rows as they are; finds the base: the outermost of the modules that could be it, and is called."""
