@@ -199,6 +199,9 @@ def test_a_last_layer_at_zero_is_looked_at_again_afterwards():
     assert statuses(trace) == ["pass"] * 3
     assert trace.inputs.words[0].words.change == 0
     assert trace.inputs.company is not None
+    for check in (check_padding_ignored, check_rows_independent):
+        assert "weights after the training" in check(trace).measured
+        assert "initial weights" in check(traced(Wrapped())).measured
 
 
 def test_a_base_that_is_kept_from_mixing_tokens_is_no_librarys_fault():

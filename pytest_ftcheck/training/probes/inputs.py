@@ -62,7 +62,7 @@ class InputsExperiment(Experiment):
     """Change the input, and see whether the output cares: padding, the other rows, the tokens, their order.
 
     All in evaluation mode. Padding and company are looked at before the training, when nothing has collapsed or diverged yet; only
-    where the outputs do not differ between rows then (a zero last layer) once more afterwards.
+    where the outputs differ by no more than rounding between rows then (a zero last layer) once more afterwards.
     """
 
     name = "inputs"
@@ -153,18 +153,16 @@ class InputsExperiment(Experiment):
                 if getattr(self, part) is None:
                     self.unmeasured.setdefault(part, TOO_ALIKE)
             return
-        changes: dict[str, list[Effect | None]] = {}
-        if self.company is None:
+        fresh = [part for part in ("company", "padding") if getattr(self, part) is None]
+        if "company" in fresh:
             self._measure("company", when, lambda: self._company(tokens, seen))
-            changes["company"] = [self.company.output] if self.company else []
-        if self.padding is None:
+        if "padding" in fresh:
             self._measure("padding", when, lambda: self._padding(batch, tokens, seen))
-            changes["padding"] = [self.padding.amount, self.padding.content] if self.padding else []
-        self._control(batch, tokens, seen, {p: [c for c in e if c and c.ulps > ROUNDINGS] for p, e in changes.items()})
+        self._control(batch, tokens, seen, {part: large for part in fresh if (large := _large(getattr(self, part)))})
 
     def _control(self, batch: Any, tokens: Tokens | None, seen: Pass, large: Mapping[str, Sequence[Effect]]) -> None:
         """Where something had an effect: what is it without any change, and how much can rounding do?"""
-        if not any(large.values()):
+        if not large:
             return
         if self.repeat is None:
             self.repeat = self._effect(seen.logits, self._pass(batch, tokens).logits)
@@ -175,7 +173,7 @@ class InputsExperiment(Experiment):
             self.rounding = self._effect(seen.logits, self._pass(batch, tokens).logits)
         noise = NOISE * self.rounding.change if self.rounding is not None else 0.0
         for part, changes in large.items():
-            if changes and all(c.change <= noise for c in changes):
+            if all(c.change <= noise for c in changes):
                 setattr(self, part, None)
                 self.unmeasured[part] = TOO_ALIKE
 
@@ -480,6 +478,14 @@ def _told_besides(call: Call, inner: Inner | None, batch: Any, tokens: Tokens) -
         none = got is None or (isinstance(got, torch.Tensor) and len(torch.unique(got)) == 1)
         found["types_lost"] = several and none and "token_type_ids" in inner.parameters
     return found
+
+
+def _large(look: PaddingLook | RowsLook | None) -> list[Effect]:
+    """Effects on the outputs that are more than a few roundings of the largest one."""
+    if look is None:
+        return []
+    found = [look.output] if isinstance(look, RowsLook) else [look.amount, look.content]
+    return [e for e in found if e is not None and e.ulps > ROUNDINGS]
 
 
 def _same(across: Effect) -> bool:
