@@ -28,11 +28,13 @@ lint: $(STAMP)   ## ruff
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)  ## mypy --strict
+	$(BIN)/python docs/build/type_stub.py
 	$(BIN)/mypy
 
 docs: $(STAMP)   ## the documentation's site in build/site, which opens from disk, and its checks
+	$(BIN)/python docs/build/type_stub.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py tests/test_check_pages.py tests/test_site.py
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs
 
 browser:         ## a headless Chromium for the tests that open pages, from the system's packages, unless one is there
 	.ci/browser

@@ -20,11 +20,11 @@ import torch
 import transformers
 
 from pytest_ftcheck import finetune
-from pytest_ftcheck.checks import CHECKS
-from pytest_ftcheck.checks.kinds import NOISE
-from pytest_ftcheck.named import named
-from pytest_ftcheck.training.architectures import architectures
-from pytest_ftcheck.training.subjects import made
+from pytest_ftcheck.checks.catalogue import CHECKS
+from pytest_ftcheck.checks.tensor_state import NOISE
+from pytest_ftcheck.instruments.tiny_architectures import architectures
+from pytest_ftcheck.pytest_plugin.build_subject import made
+from pytest_ftcheck.pytest_plugin.model_spec import named
 
 
 def main() -> None:

@@ -27,11 +27,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pytest_ftcheck import Trace, finetune, tiny_distilbert, toy_batches
-from pytest_ftcheck.baseline import compare as compare_module
-from pytest_ftcheck.baseline.compare import FILE_RATE, ROUNDING, SECONDS_FIRST, SECONDS_RATIO, compare
-from pytest_ftcheck.baseline.entry import entry_of
-from pytest_ftcheck.baseline.fingerprint import HOST
-from pytest_ftcheck.baseline.measures import SECONDS, measures
+from pytest_ftcheck.pytest_plugin.baseline import compare as compare_module
+from pytest_ftcheck.pytest_plugin.baseline.compare import FILE_RATE, ROUNDING, SECONDS_FIRST, SECONDS_RATIO, compare
+from pytest_ftcheck.pytest_plugin.baseline.entry import entry_of
+from pytest_ftcheck.pytest_plugin.baseline.fingerprint import HOST
+from pytest_ftcheck.pytest_plugin.baseline.measures import SECONDS, measures
 
 SEEDS, SPLITS, FAULT_SEEDS, BUSY = 40, 500, 5, (0, 2, 4, 8)
 #: The clock is looked at elsewhere: another host, so that seconds are not compared.
@@ -319,7 +319,7 @@ ONE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from baseline import train
-from pytest_ftcheck.baseline.measures import SECONDS, measures
+from pytest_ftcheck.pytest_plugin.baseline.measures import SECONDS, measures
 for _ in range(4):
     print(measures(train("DistilBERT, lr 1e-3", 0))[SECONDS].value)
 """

@@ -18,9 +18,9 @@ import torch
 from hypothesis import Phase, given, seed, settings
 
 from pytest_ftcheck import Recipe
-from pytest_ftcheck.inits.engine import train_heads
-from pytest_ftcheck.inits.features import Features, extract_features
-from pytest_ftcheck.inits.plan import Job, Plan
+from pytest_ftcheck.initialization.engine import train_heads
+from pytest_ftcheck.initialization.features import Features, extract_features
+from pytest_ftcheck.initialization.jobs import Job, Plan
 from pytest_ftcheck.strategies import Head, InitScheme, init_schemes, recipes, toward_border
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs" / "examples"))

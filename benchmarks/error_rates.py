@@ -30,10 +30,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pytest_ftcheck import Trace, finetune, tiny_distilbert, toy_batches
-from pytest_ftcheck.checks import CHECKS
-from pytest_ftcheck.checks.kinds import kind_of, largest_norm
-from pytest_ftcheck.checks.loss import ALPHA, LEAST_DROP, ROUNDING
-from pytest_ftcheck.checks.weights import LEAST_BUDGET, MOST_STEPS, steps_to_matter
+from pytest_ftcheck.checks.catalogue import CHECKS
+from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, ROUNDING
+from pytest_ftcheck.checks.tensor_state import kind_of, largest_norm
+from pytest_ftcheck.checks.weights.weights_move import LEAST_BUDGET, MOST_STEPS, steps_to_matter
 
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "error-rates.md"
 HEALTHY, SEEDS, WORKERS = 320, 24, 2

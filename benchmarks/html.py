@@ -73,7 +73,7 @@ def main() -> int:
     count, steps = (given + [50, 200][len(given) :])[:2]
     from browsing import missing
 
-    from pytest_ftcheck.reports.html.packed import pack
+    from pytest_ftcheck.reports.html.compressed_trace import pack
     from pytest_ftcheck.reports.html.page import page
     from pytest_ftcheck.reports.html.views import FineTune
 

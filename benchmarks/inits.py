@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pytest_ftcheck import Features, InitScheme, Recipe, sweep
-from pytest_ftcheck.inits import engine
-from pytest_ftcheck.inits.engine import train_heads
-from pytest_ftcheck.inits.plan import Job, Plan, order_of
-from pytest_ftcheck.inits.stack import read_stack
+from pytest_ftcheck.initialization import engine
+from pytest_ftcheck.initialization.batched_heads import read_stack
+from pytest_ftcheck.initialization.engine import train_heads
+from pytest_ftcheck.initialization.jobs import Job, Plan, order_of
 
 THREADS, WIDTH, CLASSES, STEPS, BATCH, HEADS = 2, 384, 2, 30, 32, 256
 ROUNDS, BLOCK = 5, 32

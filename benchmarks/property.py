@@ -17,7 +17,7 @@ from hypothesis import find, given, settings
 from torch import nn
 
 from pytest_ftcheck import CheckFailed, assert_trainable, extract_features, tiny_distilbert, toy_batches
-from pytest_ftcheck.inits.features import Features
+from pytest_ftcheck.initialization.features import Features
 from pytest_ftcheck.strategies import Head, InitScheme, init_schemes, seeds
 
 EXAMPLES, LIMIT = 100, 20.0

@@ -21,13 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from pytest_ftcheck import (
-    check_beats_permuted_labels,
-    check_overfits_one_batch,
-    finetune,
-    tiny_distilbert,
-    toy_batches,
-)
+from pytest_ftcheck import check_beats_permuted_labels, check_overfits_one_batch, finetune, tiny_distilbert, toy_batches
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from faults import CONTROLS, FAULTS

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from pytest_ftcheck import Trace, check_padding_ignored, check_rows_independent, finetune, tiny_distilbert, toy_batches
-from pytest_ftcheck.checks.padding import matters
-from pytest_ftcheck.records.inputs import Effect
-from pytest_ftcheck.training.probes import inputs
+from pytest_ftcheck.checks.effects import matters
+from pytest_ftcheck.checks.inputs import probe
+from pytest_ftcheck.checks.inputs.record import Effect, Inputs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from faults import CASES, Case
@@ -49,7 +49,7 @@ def case_trace(case: Case) -> Trace:
 
 def ratios(trace: Trace) -> list[float]:
     """Changes that the checks would take for effects, over what rounding does."""
-    found = trace.inputs
+    found = trace.measured(Inputs)
     if found is None or found.rounding is None:
         return []
     effects: list[Effect | None] = [found.company.output] if found.company else []
@@ -79,8 +79,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; the limit is {inputs.NOISE}")
-    limit, inputs.NOISE = inputs.NOISE, 0
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; the limit is {probe.NOISE}")
+    limit, probe.NOISE = probe.NOISE, 0
     kinds = [(value, seed) for value in VALUES for seed in range(options.seeds)]
     heads = [constant_head(*kind) for kind in kinds]
     noise = [r for head in heads for r in ratios(head)]
@@ -90,7 +90,7 @@ def main() -> int:
     found = sorted(real())
     least = ", ".join(f"{name} {ratio:,.0f}" for ratio, name in found[:3])
     print(f"{len(found)} cases with a real effect, in roundings; the smallest: {least}")
-    inputs.NOISE = limit
+    probe.NOISE = limit
     after = failed([constant_head(*kind) for kind in kinds])
     print(f"constant heads failed: {failed(heads)} without the limit, {after} with it")
     return 0 if max(noise, default=0.0) < limit < found[0][0] and not after else 1

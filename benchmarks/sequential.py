@@ -25,8 +25,8 @@ from scipy.stats import binomtest
 from torch import nn
 
 from pytest_ftcheck import __version__, finetune, tiny_distilbert, toy_batches
-from pytest_ftcheck.checks import CHECKS
-from pytest_ftcheck.sprt import SeedTest, seeds_to_claim
+from pytest_ftcheck.checks.catalogue import CHECKS
+from pytest_ftcheck.seeds.sprt import SeedTest, seeds_to_claim
 
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "sequential.md"
 SHARES = (1.0, 0.999, 0.99, 0.98, 0.95, 0.90, 0.80, 0.50, 0.20, 0.10, 0.02, 0.0)

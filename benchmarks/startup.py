@@ -23,7 +23,7 @@ HEAVY = ("torch", "transformers", "numpy", "scipy", "hypothesis", "tensorboard",
 ARGUMENTS = ("--collect-only", "-q", "-p", "no:cacheprovider", "test_empty.py")
 #: The environment's other plugins stay out: some of them import heavy modules, and all of them add noise.
 ALONE = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-WAYS = {"with": ("-p", "pytest_ftcheck.plugin"), "without": ()}
+WAYS = {"with": ("-p", "pytest_ftcheck.pytest_plugin.plugin"), "without": ()}
 
 
 def start(directory: str, *arguments: str) -> float:

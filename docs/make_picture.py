@@ -12,8 +12,8 @@ from pathlib import Path
 import matplotlib as mpl
 
 from pytest_ftcheck import Trace
-from pytest_ftcheck.checks.kinds import kind_of, largest_norm
-from pytest_ftcheck.text import block_of
+from pytest_ftcheck.checks.tensor_state import kind_of, largest_norm
+from pytest_ftcheck.core.formatting import block_of
 
 HERE = Path(__file__).parent
 INK, FIRST, LAST, PALE = "#222222", "#8a8a8a", "#0b6e99", "#a9d3e3"

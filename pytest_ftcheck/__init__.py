@@ -1,321 +1,62 @@
 """pytest-ftcheck: know within seconds whether a fine-tune really learns.
 
-The public names are imported when first used, so that importing the package, as pytest does at start-up, costs nothing.
+The public names are imported when first used, so that importing the package, as pytest does at start-up, costs nothing. Every check has its
+``check_x`` and ``assert_x`` here, found by `checks.catalogue`; ``__init__.pyi`` tells editors and type checkers of all of them.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .asserts import (
-        assert_all_finite,
-        assert_batches_sound,
-        assert_beats_permuted_labels,
-        assert_dropout_active,
-        assert_eval_deterministic,
-        assert_frozen_stay_frozen,
-        assert_grads_match_reference,
-        assert_grads_nonzero,
-        assert_grads_reach_depth,
-        assert_head_init,
-        assert_head_needed,
-        assert_initial_loss,
-        assert_labels_learnable,
-        assert_logits_unbounded,
-        assert_loss_decreases,
-        assert_loss_matches_task,
-        assert_loss_stable,
-        assert_lr_follows_schedule,
-        assert_lr_sensible,
-        assert_metric_improves,
-        assert_metric_matches_reference,
-        assert_no_leak,
-        assert_optimizer_covers_model,
-        assert_optimizer_settings,
-        assert_output_depends_on_input,
-        assert_overfits_one_batch,
-        assert_padding_ignored,
-        assert_pretrained_kept,
-        assert_reload_keeps_head,
-        assert_rows_independent,
-        assert_units_alive,
-        assert_weights_kept,
-        assert_weights_move,
-    )
-    from .checks import (
-        check_all_finite,
-        check_batches_sound,
-        check_beats_permuted_labels,
-        check_dropout_active,
-        check_eval_deterministic,
-        check_frozen_stay_frozen,
-        check_grads_match_reference,
-        check_grads_nonzero,
-        check_grads_reach_depth,
-        check_head_init,
-        check_head_needed,
-        check_initial_loss,
-        check_labels_learnable,
-        check_logits_unbounded,
-        check_loss_decreases,
-        check_loss_matches_task,
-        check_loss_stable,
-        check_lr_follows_schedule,
-        check_lr_sensible,
-        check_metric_improves,
-        check_metric_matches_reference,
-        check_no_leak,
-        check_optimizer_covers_model,
-        check_optimizer_settings,
-        check_output_depends_on_input,
-        check_overfits_one_batch,
-        check_padding_ignored,
-        check_pretrained_kept,
-        check_reload_keeps_head,
-        check_rows_independent,
-        check_units_alive,
-        check_weights_kept,
-        check_weights_move,
-    )
-    from .diagnosis import Cause, Diagnosis, assert_healthy, diagnose
-    from .explain import explain_weight_motion
-    from .init_scheme import InitScheme
-    from .inits.extract import extract_features
-    from .inits.features import Features
-    from .inits.fitting import identify
-    from .inits.from_model import head_of
-    from .inits.result import SweepResult
-    from .inits.sanity import assert_init_sane, check_init
-    from .inits.sweep import sweep
-    from .inits.toys import toy_features
-    from .inits.trainable import assert_trainable, check_trainable
-    from .intent import Intent
-    from .recipe import Recipe
-    from .reports.writers import TraceWriter
-    from .runs import Runs
-    from .subject import Subject
-    from .suite import parametrize_with_checks
-    from .trace import Trace, example_trace
-    from .training.loop import finetune
-    from .training.toys import tiny_distilbert, toy_batches
-    from .training.watching import watch
-    from .verdict import CheckFailed, Verdict
+from .core.late_binding import PROVIDERS
+from .core.public_names import HOME_OF
+from .core.version import __version__
 
-__version__ = "0.1.0"
-
-#: Public name -> module that has it.
-_HOMES = {
-    "assert_all_finite": "asserts",
-    "assert_batches_sound": "asserts",
-    "assert_beats_permuted_labels": "asserts",
-    "assert_dropout_active": "asserts",
-    "assert_eval_deterministic": "asserts",
-    "assert_frozen_stay_frozen": "asserts",
-    "assert_grads_match_reference": "asserts",
-    "assert_grads_nonzero": "asserts",
-    "assert_grads_reach_depth": "asserts",
-    "assert_head_init": "asserts",
-    "assert_head_needed": "asserts",
-    "assert_initial_loss": "asserts",
-    "assert_labels_learnable": "asserts",
-    "assert_logits_unbounded": "asserts",
-    "assert_loss_decreases": "asserts",
-    "assert_loss_matches_task": "asserts",
-    "assert_loss_stable": "asserts",
-    "assert_lr_follows_schedule": "asserts",
-    "assert_lr_sensible": "asserts",
-    "assert_metric_improves": "asserts",
-    "assert_metric_matches_reference": "asserts",
-    "assert_no_leak": "asserts",
-    "assert_optimizer_covers_model": "asserts",
-    "assert_optimizer_settings": "asserts",
-    "assert_output_depends_on_input": "asserts",
-    "assert_overfits_one_batch": "asserts",
-    "assert_padding_ignored": "asserts",
-    "assert_pretrained_kept": "asserts",
-    "assert_reload_keeps_head": "asserts",
-    "assert_rows_independent": "asserts",
-    "assert_units_alive": "asserts",
-    "assert_weights_kept": "asserts",
-    "assert_weights_move": "asserts",
-    "check_all_finite": "checks",
-    "check_batches_sound": "checks",
-    "check_beats_permuted_labels": "checks",
-    "check_dropout_active": "checks",
-    "check_eval_deterministic": "checks",
-    "check_frozen_stay_frozen": "checks",
-    "check_grads_match_reference": "checks",
-    "check_grads_nonzero": "checks",
-    "check_grads_reach_depth": "checks",
-    "check_head_init": "checks",
-    "check_head_needed": "checks",
-    "check_initial_loss": "checks",
-    "check_labels_learnable": "checks",
-    "check_logits_unbounded": "checks",
-    "check_loss_decreases": "checks",
-    "check_loss_matches_task": "checks",
-    "check_loss_stable": "checks",
-    "check_lr_follows_schedule": "checks",
-    "check_lr_sensible": "checks",
-    "check_metric_improves": "checks",
-    "check_metric_matches_reference": "checks",
-    "check_no_leak": "checks",
-    "check_optimizer_covers_model": "checks",
-    "check_optimizer_settings": "checks",
-    "check_output_depends_on_input": "checks",
-    "check_overfits_one_batch": "checks",
-    "check_padding_ignored": "checks",
-    "check_pretrained_kept": "checks",
-    "check_reload_keeps_head": "checks",
-    "check_rows_independent": "checks",
-    "check_units_alive": "checks",
-    "check_weights_kept": "checks",
-    "check_weights_move": "checks",
-    "Cause": "diagnosis",
-    "Diagnosis": "diagnosis",
-    "assert_healthy": "diagnosis",
-    "diagnose": "diagnosis",
-    "explain_weight_motion": "explain",
-    "identify": "inits.fitting",
-    "assert_init_sane": "inits.sanity",
-    "check_init": "inits.sanity",
-    "InitScheme": "init_scheme",
-    "toy_features": "inits.toys",
-    "assert_trainable": "inits.trainable",
-    "check_trainable": "inits.trainable",
-    "Features": "inits.features",
-    "extract_features": "inits.extract",
-    "head_of": "inits.from_model",
-    "SweepResult": "inits.result",
-    "sweep": "inits.sweep",
-    "Intent": "intent",
-    "Recipe": "recipe",
-    "TraceWriter": "reports.writers",
-    "Runs": "runs",
-    "Subject": "subject",
-    "parametrize_with_checks": "suite",
-    "Trace": "trace",
-    "example_trace": "trace",
-    "finetune": "training.loop",
-    "tiny_distilbert": "training.toys",
-    "toy_batches": "training.toys",
-    "watch": "training.watching",
-    "CheckFailed": "verdict",
-    "Verdict": "verdict",
-}
-
-__all__ = [
-    "Cause",
-    "CheckFailed",
-    "Diagnosis",
-    "Features",
-    "InitScheme",
-    "Intent",
-    "Recipe",
-    "Runs",
-    "Subject",
-    "SweepResult",
-    "Trace",
-    "TraceWriter",
-    "Verdict",
-    "__version__",
-    "assert_all_finite",
-    "assert_batches_sound",
-    "assert_beats_permuted_labels",
-    "assert_dropout_active",
-    "assert_eval_deterministic",
-    "assert_frozen_stay_frozen",
-    "assert_grads_match_reference",
-    "assert_grads_nonzero",
-    "assert_grads_reach_depth",
-    "assert_head_init",
-    "assert_head_needed",
-    "assert_healthy",
-    "assert_init_sane",
-    "assert_initial_loss",
-    "assert_labels_learnable",
-    "assert_logits_unbounded",
-    "assert_loss_decreases",
-    "assert_loss_matches_task",
-    "assert_loss_stable",
-    "assert_lr_follows_schedule",
-    "assert_lr_sensible",
-    "assert_metric_improves",
-    "assert_metric_matches_reference",
-    "assert_no_leak",
-    "assert_optimizer_covers_model",
-    "assert_optimizer_settings",
-    "assert_output_depends_on_input",
-    "assert_overfits_one_batch",
-    "assert_padding_ignored",
-    "assert_pretrained_kept",
-    "assert_reload_keeps_head",
-    "assert_rows_independent",
-    "assert_trainable",
-    "assert_units_alive",
-    "assert_weights_kept",
-    "assert_weights_move",
-    "check_all_finite",
-    "check_batches_sound",
-    "check_beats_permuted_labels",
-    "check_dropout_active",
-    "check_eval_deterministic",
-    "check_frozen_stay_frozen",
-    "check_grads_match_reference",
-    "check_grads_nonzero",
-    "check_grads_reach_depth",
-    "check_head_init",
-    "check_head_needed",
-    "check_init",
-    "check_initial_loss",
-    "check_labels_learnable",
-    "check_logits_unbounded",
-    "check_loss_decreases",
-    "check_loss_matches_task",
-    "check_loss_stable",
-    "check_lr_follows_schedule",
-    "check_lr_sensible",
-    "check_metric_improves",
-    "check_metric_matches_reference",
-    "check_no_leak",
-    "check_optimizer_covers_model",
-    "check_optimizer_settings",
-    "check_output_depends_on_input",
-    "check_overfits_one_batch",
-    "check_padding_ignored",
-    "check_pretrained_kept",
-    "check_reload_keeps_head",
-    "check_rows_independent",
-    "check_trainable",
-    "check_units_alive",
-    "check_weights_kept",
-    "check_weights_move",
-    "diagnose",
-    "example_trace",
-    "explain_weight_motion",
-    "extract_features",
-    "finetune",
-    "head_of",
-    "identify",
-    "parametrize_with_checks",
-    "sweep",
-    "tiny_distilbert",
-    "toy_batches",
-    "toy_features",
-    "watch",
-]
+# what the core calls in rooms above it
+PROVIDERS.update(
+    {
+        name: f"{__name__}.{place}"
+        for name, place in {
+            "apply_scheme": "initialization.apply_scheme:apply",
+            "heatmap": "initialization.heatmap:draw",
+            "log": "reports.trackers.log:log",
+            "measurements": "checks.catalogue:load_measurements",
+            "notebook_diagnosis": "reports.notebook:of_diagnosis",
+            "notebook_trace": "reports.notebook:of_trace",
+            "notebook_verdict": "reports.notebook:of_verdict",
+            "page": "reports.html.page:page_of_traces",
+            "plot": "reports.plot:draw",
+            "table": "reports.trace_table:describe",
+            "tensorboard": "reports.trackers.log:to_tensorboard",
+        }.items()
+    }
+)
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    value: Any
+    if name in HOME_OF:
+        value = getattr(importlib.import_module(f".{HOME_OF[name]}", __name__), name)
+    elif name == "__all__":
+        from .checks.catalogue import CHECKS
+
+        of_checks = (f"{kind}_{check}" for kind in ("assert", "check") for check in CHECKS)
+        value = sorted([*HOME_OF, "__version__", *of_checks])
+    elif name.startswith(("check_", "assert_")):
+        from .checks.assertions import ASSERTIONS
+        from .checks.catalogue import CHECKS
+
+        kind, _, check = name.partition("_")
+        found = CHECKS if kind == "check" else ASSERTIONS
+        if check not in found:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}: there is no check {check!r}")
+        value = found[check]
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -17,13 +17,13 @@ from typing import Any
 from hypothesis import register_random
 from hypothesis import strategies as st
 
-from .border import toward_border
-from .draws import FANS
-from .init_scheme import TORCH_BIAS, InitScheme
-from .inits.heads import ACTIVATIONS, Head
-from .recipe import OPTIMIZERS, SCHEDULES, Recipe
-from .reseeding import reseed
-from .training.ragged import TokenBatches
+from .core.hypothesis_target import toward_border
+from .core.init_distributions import FANS
+from .core.init_scheme import TORCH_BIAS, InitScheme
+from .core.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from .core.seeding import reseed
+from .initialization.heads import ACTIVATIONS, Head
+from .instruments.token_batches import TokenBatches
 
 __all__ = [
     "Head",
@@ -162,7 +162,7 @@ def heads(
     :param in_features: width of the features.  :param classes: number of outputs.
     :param depth: range of the number of linear layers.
     :param widths: range of the hidden layers' widths; default: from 8 (or ``in_features``, if less) to ``in_features``.
-    :param activations: names of `ACTIVATIONS <pytest_ftcheck.inits.heads.ACTIVATIONS>` to draw from, the plainest first.
+    :param activations: names of `ACTIVATIONS <pytest_ftcheck.initialization.heads.ACTIVATIONS>` to draw from, the plainest first.
     :param dropout: range of the share dropped, within [0, 1), in steps of 0.1.
     :param layer_norm: with, without, or (None) either.
     :raises ValueError, TypeError: an argument is none of these.

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pytest_ftcheck.reseeding import reseed
+from pytest_ftcheck.core.seeding import reseed
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import re
 from html.parser import HTMLParser
 
 from pytest_ftcheck import example_trace
-from pytest_ftcheck.records.counterfactuals import Counterfactuals, Outcome, Rewound
-from pytest_ftcheck.session import CaseResult, ReportedVerdict, SessionResult
-from pytest_ftcheck.trace import Histogram, Iteration
+from pytest_ftcheck.checks.head.ablation_record import Counterfactuals, Outcome, Rewound
+from pytest_ftcheck.core.observations import Histogram, Iteration
+from pytest_ftcheck.reports.session_result import CaseResult, ReportedVerdict, SessionResult
 
 #: Names that must do no harm anywhere.
 HOSTILE = (
@@ -51,7 +51,7 @@ def whole_trace(**changes):
             Rewound("base_model.layer.0", 4160, Outcome(0.35, 0.88)),
         ),
     )
-    return dataclasses.replace(trace, tensors=tensors, counterfactuals=made, **changes)
+    return dataclasses.replace(trace, tensors=tensors, measurements={"counterfactuals": made}, **changes)
 
 
 def frozen_head_trace():
@@ -123,7 +123,7 @@ def hostile_trace():
         tensors=tuple(tensors),
         head=("classifier", *HOSTILE),
         metrics=tuple(dataclasses.replace(trace.metrics[0], name=name, source=name) for name in HOSTILE[:4]),
-        counterfactuals=dataclasses.replace(trace.counterfactuals, parts=parts),
+        measurements={"counterfactuals": dataclasses.replace(trace.measured(Counterfactuals), parts=parts)},
         environment={name: name for name in HOSTILE},
         notes=HOSTILE,
         skipped={name: name for name in HOSTILE},

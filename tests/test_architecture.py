@@ -1,4 +1,4 @@
-"""Who may import whom: measuring and judging meet only in a Trace, and pytest starts without torch."""
+"""Who may import whom: floors of rooms, measuring and judging meet only in a Trace, and pytest starts without torch."""
 
 from __future__ import annotations
 
@@ -31,12 +31,25 @@ HEAVY = {
     "trackio",
     "wandb",
 }
-#: Folders that may import torch when they are imported.
-TORCH_SIDE = ("training", "inits", "integrations")
-#: Imported by users of hypothesis only: may import hypothesis and the torch side when it is imported.
+#: The rooms, from the ground up: each may import those before it, at any time and for its types, too.
+FLOORS = (
+    "core",
+    "seeds",
+    "instruments",
+    "checks",
+    "training",
+    "initialization",
+    "reports",
+    "strategies",
+    "cli",
+    "pytest_plugin",
+)
+#: The package's face and its command line are above all rooms.
+FACES = ("", "__main__")
+#: Rooms that may import torch when they are imported; in `checks` those are the files of its probes.
+TORCH_SIDE = ("instruments", "training", "initialization", "integrations", "pytest_plugin.build_subject")
+#: Imported by users of hypothesis only.
 HYPOTHESIS_SIDE = ("strategies",)
-PYTEST_SIDE = {"options", "fixtures", "plugin", "suite", "collecting"}
-JUDGES = ("checks", "diagnosis", "reports", "explain", "asserts")
 
 
 def module_of(path):
@@ -49,7 +62,7 @@ MODULES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 @functools.cache
 def imports(name):
-    """``(target, when)`` of every import: our own as ``.trace``, others by their top name; when: top, typing or function."""
+    """``(target, when)`` of every import: our own as ``.core.trace``, others by their top name; when: top, typing or function."""
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = []
@@ -86,12 +99,13 @@ def imports(name):
     return found
 
 
-def at_run_time(name):
-    return {target for target, when in imports(name) if when != "typing"}
-
-
 def at_import(name):
     return {target for target, when in imports(name) if when == "top"}
+
+
+def our_own(name):
+    """The modules of the package that a module imports: at its top, in functions and for its types."""
+    return {target.lstrip(".") for target, _ in imports(name) if target.startswith(".")}
 
 
 def inside(module, *packages):
@@ -100,78 +114,52 @@ def inside(module, *packages):
     return any(module == p or module.startswith(p + ".") for p in packages)
 
 
+def room_of(module):
+    return module.partition(".")[0]
+
+
+def is_probe(module):
+    """Whether it is one of the files in `checks` that see torch: told by name."""
+    parts = module.split(".")
+    return parts[0] == "checks" and (parts[2:3] == ["probe"] or module == "checks.probes")
+
+
+def sees_torch(module):
+    return inside(module, *TORCH_SIDE) or is_probe(module)
+
+
 def test_the_parser_sees_what_there_is():
-    assert (".trace", "top") in imports("asserts")
-    assert (".checks", "top") in imports("asserts")
-    assert ("scipy", "function") in imports("checks.loss")
-    assert (".training.loop", "typing") in imports("")
+    assert (".core.trace", "top") in imports("checks.assertions")
+    assert ("scipy", "function") in imports("checks.loss.loss_decreases")
+    assert (".core.trace_writer", "typing") in imports("core.trace")
     assert ("torch", "top") in imports("training.recorder")
-    assert len(MODULES) > 25
+    assert len(MODULES) > 100
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if not inside(n, *TORCH_SIDE, *HYPOTHESIS_SIDE)])
-def test_nothing_heavy_is_imported_at_module_level(name):
-    assert at_import(name) & HEAVY == set()
-    assert not any(inside(target, *TORCH_SIDE) for target in at_import(name) if target.startswith("."))
+# ---------------------------------------------------------------------- rooms
+def test_the_package_has_few_entries():
+    entries = {p.stem for p in ROOT.iterdir() if p.suffix in (".py", ".pyi") or (p.is_dir() and any(p.glob("*.py")))}
+    assert len(entries) <= 13, sorted(entries)
+    assert {room_of(m) for m in MODULES} <= {*FLOORS, *FACES, "integrations"}
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if inside(n, *JUDGES)])
-def test_judges_never_import_training(name):
+@pytest.mark.parametrize("name", [m for m in MODULES if m not in FACES])
+def test_no_room_imports_one_above_it(name):
     """Not in a function either, nor for its types."""
-    assert not any(inside(target, *TORCH_SIDE) for target, _ in imports(name) if target.startswith("."))
+    floor = FLOORS.index(room_of(name))
+    above = {target for target in our_own(name) if room_of(target) not in FLOORS[: floor + 1]}
+    assert above == set()
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if inside(n, "checks", "diagnosis", "explain", "asserts")])
-def test_judges_see_no_tensor(name):
-    assert {target for target, _ in imports(name)} & {"torch", "transformers"} == set()
-
-
-@pytest.mark.parametrize("name", [n for n in MODULES if inside(n, "training")])
-def test_training_never_imports_judges_or_pytest(name):
-    targets = {target for target, _ in imports(name)}
-    assert "pytest" not in targets
-    assert not any(inside(t, *JUDGES, *PYTEST_SIDE, "progress") for t in targets if t.startswith("."))
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_only_pytests_side_imports_pytest(name):
-    foreign = {target for target, _ in imports(name)} & {"pytest", "_pytest", "pluggy"}
-    assert foreign == set() or name in PYTEST_SIDE
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_nothing_imports_the_plugin(name):
-    assert not any(inside(target, "plugin") for target, _ in imports(name) if target.startswith("."))
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_nothing_imports_the_strategies(name):
-    """Whoever needs no hypothesis gets none."""
-    assert not any(inside(target, *HYPOTHESIS_SIDE) for target, _ in imports(name) if target.startswith("."))
-
-
-@pytest.mark.parametrize("name", ["recipe", "trace", "verdict", "session", "text", "codec"])
-def test_nouns_know_only_nouns(name):
-    nouns = {".recipe", ".trace", ".verdict", ".text", ".codec", ".intent"}
-    found = {target for target in at_import(name) if target.startswith(".") and not inside(target, "records")}
-    assert found <= nouns
-
-
-def test_an_integration_imports_one_framework():
-    frameworks = {"transformers", "accelerate", "lightning", "pytorch_lightning", "peft", "datasets"}
-    for name in MODULES:
-        if inside(name, "integrations"):
-            assert len({target for target, _ in imports(name)} & frameworks) <= 1, name
-
-
-def test_no_circles_at_module_level():
-    graph = {name: {t.lstrip(".") for t in at_import(name) if t.startswith(".")} & set(MODULES) for name in MODULES}
+def test_no_circles():
+    """Among modules, with the imports in functions and for types counted."""
+    graph = {name: our_own(name) & set(MODULES) for name in MODULES}
     done, path = set(), []
 
     def visit(name):
-        if name in done or name == "":
+        if name in done:
             return
-        assert name not in path, " -> ".join([*path, name])
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
         path.append(name)
         for target in sorted(graph[name]):
             visit(target)
@@ -184,9 +172,57 @@ def test_no_circles_at_module_level():
 @pytest.mark.parametrize("name", MODULES)
 def test_every_import_of_our_own_exists(name):
     """A module that is gone would only be noticed when the function that imports it runs."""
-    for target, _ in imports(name):
-        if target.startswith("."):
-            assert target.lstrip(".") in MODULES, target
+    assert our_own(name) <= set(MODULES)
+
+
+# ---------------------------------------------------------------------- torch
+@pytest.mark.parametrize("name", [n for n in MODULES if not sees_torch(n) and not inside(n, *HYPOTHESIS_SIDE)])
+def test_nothing_heavy_is_imported_at_module_level(name):
+    assert at_import(name) & HEAVY == set()
+    assert not any(sees_torch(target.lstrip(".")) for target in at_import(name) if target.startswith("."))
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if inside(n, "checks", "core", "seeds") and not is_probe(n)])
+def test_judges_see_no_tensor(name):
+    """Not in a function either."""
+    assert {target for target, _ in imports(name)} & {"torch", "transformers"} == set() or name in BORDER
+    assert not any(sees_torch(target) for target in our_own(name))
+
+
+#: Functions of the core that touch torch for the user: seeding, and filling a module's weights.
+BORDER = {"core.seeding", "core.init_scheme"}
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if inside(n, "reports")])
+def test_reports_never_import_the_torch_side(name):
+    assert not any(sees_torch(target) for target in our_own(name))
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if inside(n, "instruments", "training") or is_probe(n)])
+def test_measuring_never_imports_judges(name):
+    """What is measured does not depend on what is concluded: of the checks only records and probes are known."""
+    targets = {t for t in our_own(name) if inside(t, "checks")}
+    assert all(is_probe(t) or t.rpartition(".")[2].endswith("record") for t in targets), targets
+
+
+# ---------------------------------------------------------------------- pytest and hypothesis
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_plugin_imports_pytest(name):
+    foreign = {target for target, _ in imports(name)} & {"pytest", "_pytest", "pluggy"}
+    assert foreign == set() or inside(name, "pytest_plugin")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_imports_the_strategies(name):
+    """Whoever needs no hypothesis gets none."""
+    assert not any(inside(target, *HYPOTHESIS_SIDE) for target in our_own(name))
+
+
+def test_an_integration_imports_one_framework():
+    frameworks = {"transformers", "accelerate", "lightning", "pytorch_lightning", "peft", "datasets"}
+    for name in MODULES:
+        if inside(name, "integrations"):
+            assert len({target for target, _ in imports(name)} & frameworks) <= 1, name
 
 
 def heavy_after(code):
@@ -200,13 +236,18 @@ def heavy_after(code):
     ("code", "allowed"),
     [
         ("import pytest_ftcheck; dir(pytest_ftcheck)", set()),
-        ("import pytest_ftcheck.checks, pytest_ftcheck.asserts, pytest_ftcheck.explain", set()),
-        ("import pytest_ftcheck.reports.terminal, pytest_ftcheck.reports.tensorboard", set()),
-        ("from pytest_ftcheck.reports import logged, loggers, notebook, plot, series, writers", set()),
-        ("from pytest_ftcheck import example_trace as e, glance; t = e(); glance.glance(t); t._repr_html_()", set()),
-        ("import pytest_ftcheck.progress, pytest_ftcheck.examples", set()),
-        ("from pytest_ftcheck import command, comparison, delivery, gathering, pages, summary", set()),
-        ("from pytest_ftcheck.reports import github as a, gitlab as b, sarif as c", set()),
+        ("import pytest_ftcheck.checks.diagnosis, pytest_ftcheck.reports.weight_motion", set()),
+        ("import pytest_ftcheck.reports.trace_table", set()),
+        ("from pytest_ftcheck.reports import chart_data, notebook, plot", set()),
+        ("from pytest_ftcheck.reports.trackers import content, log, loggers", set()),
+        ("from pytest_ftcheck import example_trace as e; t = e(); str(t); t._repr_html_()", set()),
+        (
+            "from pytest_ftcheck import example_trace as e; from pytest_ftcheck.reports.run_metrics import glance; glance(e())",
+            set(),
+        ),
+        ("from pytest_ftcheck.pytest_plugin import progress, write_reports, collect_results, terminal_summary", set()),
+        ("from pytest_ftcheck.cli import main, compare; from pytest_ftcheck.reports import check_docs", set()),
+        ("from pytest_ftcheck.reports import github as a, sarif as b", set()),
         ("from pytest_ftcheck import Recipe, Trace, Verdict, CheckFailed", set()),
         ("from pytest_ftcheck import example_trace as e; t = e(); str(t); type(t).from_json(t.to_json())", set()),
         (
@@ -216,8 +257,8 @@ def heavy_after(code):
             set(),
         ),
         ("import pytest_ftcheck as f; f.assert_loss_decreases(f.example_trace())", {"scipy", "numpy"}),
-        ("import pytest_ftcheck.options, pytest_ftcheck.fixtures, pytest_ftcheck.plugin", {"pytest"}),
-        ("import pytest_ftcheck.border, pytest_ftcheck.folding, pytest_ftcheck.profile", set()),
+        ("from pytest_ftcheck.pytest_plugin import options, fixtures, plugin", {"pytest"}),
+        ("import pytest_ftcheck.core.hypothesis_target, pytest_ftcheck.pytest_plugin.hypothesis_profile", set()),
         ("import hypothesis", {"hypothesis"}),  # which registers our profile
     ],
 )
@@ -230,7 +271,17 @@ def test_pytest_starts_without_torch(tmp_path):
         f"import sys\ndef test_it():\n    assert not {HEAVY!r} & set(sys.modules)\n", encoding="utf-8"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "pytest_ftcheck.plugin", "-p", "no:cacheprovider", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "pytest_ftcheck.pytest_plugin.plugin",
+            "-p",
+            "no:cacheprovider",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         timeout=120,

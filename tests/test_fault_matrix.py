@@ -73,7 +73,7 @@ def test_every_case_says_what_it_is_and_where_it_comes_from():
 
 
 def test_every_expected_check_exists():
-    from pytest_ftcheck.checks import CHECKS
+    from pytest_ftcheck.checks.catalogue import CHECKS
 
     for case in FAULTS.values():
         assert set(case.expected) <= set(CHECKS), case.name

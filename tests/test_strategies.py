@@ -15,7 +15,7 @@ from hypothesis.errors import InvalidArgument
 from torch import nn
 
 from pytest_ftcheck import Verdict, assert_loss_decreases, finetune, tiny_distilbert, toy_features
-from pytest_ftcheck.border import in_example
+from pytest_ftcheck.core.hypothesis_target import in_example
 from pytest_ftcheck.strategies import (
     KINDS,
     SPECIAL,

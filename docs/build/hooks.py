@@ -156,7 +156,7 @@ def link(nav: Navigation) -> None:
 
 def check_names() -> list[str]:
     """The checks in the order in which they are run."""
-    from pytest_ftcheck.checks import CHECKS
+    from pytest_ftcheck.checks.catalogue import CHECKS
 
     return list(CHECKS)
 

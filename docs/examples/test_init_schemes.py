@@ -12,14 +12,7 @@ import torch
 from hypothesis import find, given, settings
 from torch import nn
 
-from pytest_ftcheck import (
-    CheckFailed,
-    Features,
-    InitScheme,
-    assert_init_sane,
-    assert_trainable,
-    extract_features,
-)
+from pytest_ftcheck import CheckFailed, Features, InitScheme, assert_init_sane, assert_trainable, extract_features
 from pytest_ftcheck.strategies import heads, init_schemes, seeds
 
 few = settings(settings.get_profile("ftcheck"), derandomize=True, database=None)

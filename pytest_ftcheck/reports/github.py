@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..figures import CLOCK
-from ..session import LEVELS, CaseResult, Finding, RunFigures, SessionResult
-from ..text import number, one_line, plural, shorten
+from ..core.formatting import number, one_line, plural, shorten
+from .run_metrics import CLOCK
+from .session_result import LEVELS, CaseResult, Finding, RunFigures, SessionResult
 
 #: Annotations of one level that a step shows; more of them only fill the log.
 MOST = 10

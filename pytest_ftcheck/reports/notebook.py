@@ -10,15 +10,15 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..text import number, one_line, percent, plural
-from . import series
-from .spark import polylines
-from .terminal import describe
+from ..core.formatting import number, one_line, percent, plural
+from . import chart_data
+from .chart_data import polylines
+from .trace_table import describe
 
 if TYPE_CHECKING:
-    from ..diagnosis import Diagnosis
-    from ..trace import Trace
-    from ..verdict import Verdict
+    from ..checks.diagnosis import Diagnosis
+    from ..core.trace import Trace
+    from ..core.verdict import Verdict
 
 #: White on each of them has a contrast of 4.5 or more.
 GROUNDS = {
@@ -56,7 +56,7 @@ def of_trace(trace: Trace) -> str:
     False
     """
     rows = []
-    for lines in (series.loss(trace), series.rates(trace), series.gradients(trace)):
+    for lines in (chart_data.loss(trace), chart_data.rates(trace), chart_data.gradients(trace)):
         for curve in lines.series:
             if name := {"lr": curve.name, **CURVES}.get(curve.kind):
                 rows.append((name, _ends(curve), _spark(curve, f"{name}, {_ends(curve)}")))
@@ -65,7 +65,7 @@ def of_trace(trace: Trace) -> str:
     for metric in trace.metrics:
         beside = f"; knowing nothing: {number(metric.baseline)}" if metric.baseline is not None else ""
         rows.append((metric.name, f"{number(metric.first)} -> {number(metric.last)}{beside}", ""))
-    bars = series.motion(trace, LAYERS)
+    bars = chart_data.motion(trace, LAYERS)
     body = [
         _headline("", "", repr(trace).strip("<>")),
         _table((_escaped(n), _escaped(v), drawn) for n, v, drawn in rows),
@@ -75,7 +75,7 @@ def of_trace(trace: Trace) -> str:
         body.append(_table(_bar(layer) for layer in bars.layers))
     if trace.tensors:
         body.append("<div style='margin-top:8px'><b>Should the weights move more?</b></div>")
-        told = series.weights(trace).explanation
+        told = chart_data.weights(trace).explanation
         body.append(_table((f"<i>{_escaped(label)}</i>", _escaped(text, SENTENCE)) for label, text in told))
     body.append(_folded("all of it, as a table", describe(trace, unicode=True)))
     return _whole(body)
@@ -150,7 +150,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _bar(layer: series.Layer) -> tuple[str, str, str]:
+def _bar(layer: chart_data.Layer) -> tuple[str, str, str]:
     used = layer.used if layer.used is not None and math.isfinite(layer.used) else 0.0
     # the whole width is the whole budget; of more, the number tells
     width = max(0.0, min(1.0, used)) * WIDTH
@@ -162,7 +162,7 @@ def _bar(layer: series.Layer) -> tuple[str, str, str]:
     return _escaped(layer.name), drawn, ": ".join(filter(None, (told, state)))
 
 
-def _spark(curve: series.Series, label: str) -> str:
+def _spark(curve: chart_data.Series, label: str) -> str:
     """A curve as a small picture, in the colour of the text; gaps where nothing finite is."""
     pieces = polylines(curve, WIDTH, HEIGHT, most=POINTS)
     if not pieces:
@@ -174,7 +174,7 @@ def _spark(curve: series.Series, label: str) -> str:
     return f"<svg {size} role='img' aria-label='{_escaped(label)}'>{drawn}</svg>"
 
 
-def _ends(curve: series.Series) -> str:
+def _ends(curve: chart_data.Series) -> str:
     known = [y for y in curve.y if y is not None]
     if not known:
         return "-"

@@ -13,16 +13,16 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..text import a, number, percent, plural, shorten
-from . import series
-from .series import FAR, Lines, Series
+from ..core.formatting import describe_type, number, percent, plural, shorten
+from . import chart_data
+from .chart_data import FAR, Lines, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.gridspec import SubplotSpec
 
-    from ..trace import Trace
+    from ..core.trace import Trace
 
 PANELS = ("loss", "gradients", "motion", "weights")
 
@@ -88,7 +88,7 @@ def _panels(which: str | Sequence[str] | None) -> tuple[str, ...]:
         return PANELS
     names = (which,) if isinstance(which, str) else tuple(which) if isinstance(which, Sequence) else None
     if names is None or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"which={which!r} ({a(which)}): expected one or several of {', '.join(PANELS)}")
+        raise TypeError(f"which={which!r} ({describe_type(which)}): expected one or several of {', '.join(PANELS)}")
     for name in names:
         if name not in PANELS:
             raise ValueError(f"which={name!r}: expected one or several of {', '.join(PANELS)}")
@@ -109,7 +109,7 @@ def _title(trace: Trace) -> str:
 # ------------------------------------------------------------------ the panels
 def _loss(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
     inner = place.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.0)
-    losses, rates = series.loss(trace), series.rates(trace)
+    losses, rates = chart_data.loss(trace), chart_data.rates(trace)
     top = figure.add_subplot(inner[0])
     _lines(top, losses, log=_spans(losses))
     bottom = figure.add_subplot(inner[1], sharex=top)
@@ -124,12 +124,12 @@ def _loss(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
 
 def _gradients(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
     ax = figure.add_subplot(place)
-    _lines(ax, series.gradients(trace))
+    _lines(ax, chart_data.gradients(trace))
     ax.set_xlabel("optimizer step")
 
 
 def _motion(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
-    bars = series.motion(trace)
+    bars = chart_data.motion(trace)
     ax = figure.add_subplot(place)
     _titled(ax, bars.title, bars.note)
     if bars.missing:
@@ -187,7 +187,7 @@ def _motion(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
 
 
 def _weights(figure: Figure, place: SubplotSpec, trace: Trace, tensor: str | None) -> None:
-    found = series.weights(trace, tensor)
+    found = chart_data.weights(trace, tensor)
     inner = place.subgridspec(1, 2)
     ax = figure.add_subplot(inner[0])
     _titled(ax, f"Histogram: {shorten(found.tensor, 26)}" if found.tensor else "Histogram", found.note)

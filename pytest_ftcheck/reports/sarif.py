@@ -9,9 +9,9 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from ..pages import as_text, docstring, opening, page, plain, said
-from ..session import CaseResult, Finding, SessionResult
-from ..text import one_line, shorten
+from ..core.formatting import one_line, shorten
+from .check_docs import as_text, docstring, opening, page, plain, said
+from .session_result import CaseResult, Finding, SessionResult
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 #: Name of our fingerprint; its number is raised when it is made otherwise.
@@ -59,7 +59,7 @@ def sarif(result: SessionResult, prefix: str = "") -> str:
 
 def _checks(result: SessionResult) -> list[str]:
     """Every check there is, in the order in which a run goes, and then those that only a test knows."""
-    from ..checks import CHECKS
+    from ..checks.catalogue import CHECKS
 
     others = {v.check for case in result.tests for v in case.verdicts} - CHECKS.keys()
     return [*CHECKS, *sorted(others)]
@@ -85,7 +85,7 @@ def _rule(check: str) -> dict[str, Any]:
 
 def _first_line(check: str) -> str:
     """The first line of the check's or the assertion's docstring."""
-    from ..checks import CHECKS
+    from ..checks.catalogue import CHECKS
 
     told = (CHECKS[check].__doc__ or "").strip() if check in CHECKS else docstring(f"assert_{check}")
     return one_line(plain(told.splitlines()[0] if told else check.replace("_", " ")), 300)
@@ -129,3 +129,41 @@ def _location(case: CaseResult, place: tuple[str | None, int], result: SessionRe
         },
         "logicalLocations": [{"fullyQualifiedName": case.nodeid, "kind": "function"}],
     }
+
+
+# ---- folded from reports.gitlab
+#: Characters of a description.
+LONGEST = 1_000
+
+
+def gitlab(result: SessionResult, prefix: str = "") -> str:
+    """The report as JSON: a list of findings, the worst first.
+
+    :param prefix: folder of pytest's root within the repository, ``"sub/"``.
+
+    >>> gitlab(SessionResult())
+    '[]\\n'
+    """
+    return json.dumps([_entry(f, result, prefix) for f in result.findings], indent=1) + "\n"
+
+
+def _entry(finding: Finding, result: SessionResult, prefix: str) -> dict[str, object]:
+    file, line = finding.place
+    verdict = finding.verdict
+    told = f"{verdict.check} ({verdict.status}): {verdict.told}{'' if verdict.told.endswith('.') else '.'}"
+    if verdict.remedy:
+        told += f" Do: {verdict.remedy}"
+    return {
+        "description": one_line(told, LONGEST),
+        "check_name": f"ftcheck.{verdict.check}",
+        "fingerprint": finding.fingerprint,
+        "severity": _severity(finding),
+        # the format asks for a file; a test that is in none belongs to pytest's configuration
+        "location": {"path": prefix + (file or result.configuration or "."), "lines": {"begin": line}},
+    }
+
+
+def _severity(finding: Finding) -> str:
+    if finding.level == "error":
+        return {"fail": "critical", "inconclusive": "major"}.get(finding.verdict.status, "minor")
+    return "minor" if finding.level == "warning" else "info"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ..trace import (
+from ..core.observations import (
     Buffer,
     Gradients,
     Group,
@@ -28,11 +28,20 @@ from ..trace import (
     Step,
     Tensor,
 )
-from .handling import Handling, Scheduling, state_steps
-from .numbers import digest, histogram_of, index_of, nonfinite, plain, rms, series, short, statistics
-from .optimizers import chain, classes_of, decouples, family_of, name_of, rate_of, settings_of
-from .parts import in_part, roles
-from .tracked import (
+from ..instruments.optimizers import (
+    Handling,
+    Scheduling,
+    chain,
+    classes_of,
+    decouples,
+    family_of,
+    name_of,
+    rate_of,
+    settings_of,
+    state_steps,
+)
+from ..instruments.parameter_roles import in_part, roles
+from ..instruments.sampled_elements import (
     LARGE_BASE,
     LARGE_HEAD,
     SAMPLE_HEAD,
@@ -41,7 +50,18 @@ from .tracked import (
     row_stride,
     sample_size,
 )
-from .writes import Writes, kept
+from ..instruments.tensor_statistics import (
+    digest,
+    histogram_of,
+    index_of,
+    nonfinite,
+    plain,
+    rms,
+    series,
+    short,
+    statistics,
+)
+from .external_writes import Writes, kept
 
 #: Series of per-tensor numbers keep at most this many steps; then every second one goes, and so on.
 SERIES = 1024

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from ..listener import repeating
-from ..recipe import Recipe
-from ..runs import Runs
-from ..sprt import Seeds, check_seeds
-from ..text import a, plural
-from ..trace import Trace
-from .batches import spent
-from .state import LoaderSnapshot
+from ..core.events import repeating
+from ..core.formatting import describe_type, plural
+from ..core.recipe import Recipe
+from ..core.trace import Trace
+from ..instruments.batches import spent
+from ..instruments.snapshots import LoaderSnapshot
+from ..seeds.runs import Runs
+from ..seeds.sprt import Seeds, check_seeds
 
 
 def several(
@@ -44,8 +44,8 @@ def several(
     for name, source in (("batches", batches), ("eval_batches", arguments.get("eval_batches"))):
         if _once(source):
             raise ValueError(
-                f"{name} is {a(source)}, which can be read only once, but seeds={seeds!r} reads it for every seed: pass a list, "
-                "a DataLoader, or another iterable that starts anew"
+                f"{name} is {describe_type(source)}, which can be read only once, but seeds={seeds!r} reads it for every seed: "
+                "pass a list, a DataLoader, or another iterable that starts anew"
             )
 
     def run(seed: int, steps: int) -> Trace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...codec import encode
+from ...core.serialization import encode
 
 #: Pixels of the charts whose height does not depend on the numbers, axes included (see `drawing`).
 HEIGHTS = {"loss": 331, "lines": 237, "log": 257, "histogram": 237, "time": 237, "metric": 82}

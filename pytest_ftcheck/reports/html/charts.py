@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...text import number, one_line, percent, plural
-from .. import series
+from ...core.formatting import number, one_line, percent, plural
+from .. import chart_data
 from .chart import Chart, Column, Key
 
 if TYPE_CHECKING:
-    from ...trace import Metric, Trace
-    from ..series import Lines, Series
+    from ...core.observations import Metric
+    from ...core.trace import Trace
+    from ..chart_data import Lines, Series
 
 #: Points of one curve: more than a chart has columns of pixels for would only make the page large.
 LOSS_POINTS = 400
@@ -52,7 +53,7 @@ def charts(trace: Trace) -> dict[str, Chart]:
     made = [
         _loss(trace),
         _motion(trace),
-        _lines("gradients", series.gradients(trace), TENSOR_POINTS),
+        _lines("gradients", chart_data.gradients(trace), TENSOR_POINTS),
         *_weights(trace),
         _rewound(trace),
         *(_metric(i, metric) for i, metric in enumerate(trace.metrics)),
@@ -63,7 +64,7 @@ def charts(trace: Trace) -> dict[str, Chart]:
 # ------------------------------------------------------------------ curves
 def _loss(trace: Trace) -> Chart:
     """Losses, and below them the learning rates over the same steps."""
-    losses, rates = series.loss(trace), series.rates(trace)
+    losses, rates = chart_data.loss(trace), chart_data.rates(trace)
     chart = _lines("loss", losses, LOSS_POINTS)
     below = _lines("lr", rates, LOSS_POINTS)
     if not (chart.drawn or below.drawn):
@@ -143,7 +144,7 @@ def _told(curve: Series) -> str:
 
 # ------------------------------------------------------------------ bars
 def _motion(trace: Trace) -> Chart:
-    bars = series.motion(trace)
+    bars = chart_data.motion(trace)
     title = "Motion against the LR budget, by layer"
     if bars.missing:
         return Chart("motion", title, "motion", missing=_sentence(bars.missing))
@@ -201,7 +202,7 @@ def _motion(trace: Trace) -> Chart:
 
 def _rewound(trace: Trace) -> Chart:
     """By loss, which tells apart what accuracy on few rows does not."""
-    found = series.criticality(trace)
+    found = chart_data.criticality(trace)
     title = "What if a part were put back?"
     if found.missing:
         return Chart("rewound", title, "rewound", missing=_sentence(found.missing))
@@ -278,7 +279,7 @@ def _metric(place: int, metric: Metric) -> Chart:
 
 # ------------------------------------------------------------------ weights
 def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
-    found = series.weights(trace)
+    found = chart_data.weights(trace)
     of = f" of {found.tensor}" if found.tensor else ""
     beside = _lines("displacement", found.displacement, TENSOR_POINTS)
     if not any(y and y > 0 for s in found.displacement.series if s.kind == "displacement" for y in s.y):

@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.trace import Trace
 from . import missing
-from .cleaning import clean, script_safe
-from .packed import pack_all
+from .compressed_trace import pack_all
+from .escaping import clean, script_safe
 from .views import FineTune, Section, overview, reported, rows, sections
 
 if TYPE_CHECKING:
-    from ...session import SessionResult
+    from ..session_result import SessionResult
 
 FOLDER = Path(__file__).parent / "templates"
 #: Fine-tunes shown with charts; of more, the ill ones come first and the rest is in the overview alone.
@@ -81,7 +82,7 @@ def _data(section: Section) -> Any:
 
 @cache
 def _specifications() -> dict[str, Any]:
-    from .drawing import specifications
+    from .vega_specs import specifications
 
     return specifications()
 
@@ -106,3 +107,8 @@ def _policy(*scripts: str) -> str:
         f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def page_of_traces(traces: Sequence[Trace]) -> str:
+    """The page of fine-tunes that no session has judged."""
+    return page([FineTune(trace) for trace in traces])

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ...diagnosis import Diagnosis, diagnose
-from ...figures import figures, head_stands_still
-from ...recipe import Recipe
-from ...text import cell, number, one_line, percent, plural
-from ...verdict import Verdict
-from .. import series
-from ..spark import polylines
+from ...checks.diagnosis import Diagnosis, diagnose
+from ...core.formatting import cell, number, one_line, percent, plural
+from ...core.recipe import Recipe
+from ...core.verdict import Verdict
+from .. import chart_data
+from ..chart_data import polylines
+from ..run_metrics import figures, head_stands_still
 from .chart import Chart
 from .charts import charts
 
 if TYPE_CHECKING:
-    from ...session import CaseResult, ReportedVerdict, SessionResult
-    from ...trace import Trace
+    from ...core.trace import Trace
+    from ..session_result import CaseResult, ReportedVerdict, SessionResult
 
 #: Health -> mark, and the word beside it: colour is never all there is.
 MARKS = {"ill": "✕", "undecided": "?", "healthy": "✓"}
@@ -121,7 +121,7 @@ class Section:
     @cached_property
     def explanation(self) -> tuple[tuple[str, str], ...]:
         """The four lines on how far the head came."""
-        return series.weights(self.trace).explanation if self.trace.tensors else ()
+        return chart_data.weights(self.trace).explanation if self.trace.tensors else ()
 
     @cached_property
     def verdicts(self) -> tuple[tuple[str, str, str, tuple[Verdict, ...]], ...]:
@@ -132,7 +132,7 @@ class Section:
     @cached_property
     def spark(self) -> tuple[str, ...]:
         """The training losses as lines in a box of `SPARK`."""
-        losses = [s for s in series.loss(self.trace).series if s.kind == "train"]
+        losses = [s for s in chart_data.loss(self.trace).series if s.kind == "train"]
         return polylines(losses[0], *SPARK, most=POINTS) if losses else ()
 
     @cached_property

@@ -1,0 +1,63 @@
+"""The assertions: a check that tells the listener and raises."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, ParamSpec
+
+from ..core import events, fail_level
+from ..core.formatting import describe_type
+from ..core.hypothesis_target import toward_border
+from ..core.trace import Trace
+from ..core.verdict import Verdict
+from ..seeds.runs import Runs, repeatable
+from .catalogue import CHECKS
+
+P = ParamSpec("P")
+
+
+def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
+    """The assertion of a check: same arguments, and it raises what does not pass."""
+    name = check.__name__.removeprefix("check_")
+
+    @functools.wraps(check)
+    def assertion(*arguments: P.args, **options: P.kwargs) -> Verdict:
+        __tracebackhide__ = True
+        trace: Any = arguments[0] if arguments else options.get("trace")
+        if not isinstance(trace, (Trace, Runs)):
+            raise TypeError(f"trace is {describe_type(trace)}: expected what finetune() or watch() gave")
+        return settle(check(*arguments, **options), trace)
+
+    assertion.__name__ = assertion.__qualname__ = f"assert_{name}"
+    assertion.__module__ = __name__
+    assertion.__doc__ = f"""Raise `CheckFailed` unless ``{name}`` passes; arguments as :func:`~pytest_ftcheck.check_{name}`.
+
+    {(check.__doc__ or "").strip().splitlines()[0]}
+
+    >>> from pytest_ftcheck import example_trace
+    >>> assert_{name}(example_trace()).ok
+    True
+    """
+    return assertion
+
+
+def settle(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:
+    """Tell the listener, and hypothesis if it searches; raise if the verdict is none to let through."""
+    __tracebackhide__ = True
+    if trace is not None and fail_level.raises(verdict) and (again := repeatable(trace)):
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, again))
+    if isinstance(trace, Runs):
+        trace = trace[0]
+    if told := events.current():
+        told.judged(verdict, trace)
+    toward_border(verdict)
+    if fail_level.raises(verdict):
+        raise fail_level.error(verdict) from None
+    return verdict
+
+
+#: Name -> ``assert_x``, in the order of the checks.
+ASSERTIONS = MappingProxyType({name: _asserting(check) for name, check in CHECKS.items()})

@@ -1,0 +1,1 @@
+"""The gradients: whether they arrive, and whether they are those of the loss."""

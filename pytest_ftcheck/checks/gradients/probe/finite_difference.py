@@ -1,0 +1,107 @@
+"""Does the loss follow its own gradient? Move one part of the model along it, and look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ....instruments.batches import Reader, row_count, split, take_rows
+from ....instruments.parameter_roles import in_part
+from ....instruments.snapshots import perturbed, preserved_globals, quiet
+from ..record import Slope
+
+#: Rows looked at.
+ROWS = 8
+#: The stride is such that the loss should change by this share of itself ...
+CHANGE = 1e-3
+#: ... but moves no part by more than this share of its own norm: further away the loss may be another.
+REACH = 5e-3
+#: A foretold change below this share of the loss is too near to the rounding of float32 (6e-8, summed over many terms).
+LEAST = 2e-5
+#: Where the slope is not 1, the stride is shortened by this factor, again and again, while enough is foretold.
+SHORTEN = 5.0
+#: A slope this near to 1 needs no second look with a shorter stride.
+AGREES = 0.1
+#: Elements of a part of which a copy is made, at most.
+MOST = 300_000_000
+
+
+def parts_of(model: nn.Module, head: Sequence[str]) -> dict[str, list[nn.Parameter]]:
+    """The trainable float parameters of the head, of the base, and of the embedding tables."""
+    tables = {
+        id(p) for m in model.modules() if isinstance(m, nn.Embedding) and not m.sparse for p in m.parameters(False)
+    }
+    found: dict[str, list[nn.Parameter]] = {"head": [], "base": [], "embeddings": []}
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.dtype in (torch.float32, torch.float64) and p.numel():
+            part = "head" if in_part(name, tuple(head)) else "base"
+            found[part].append(p)
+            if id(p) in tables and part == "base":
+                found["embeddings"].append(p)
+    return {part: p for part, p in found.items() if p and sum(q.numel() for q in p) <= MOST}
+
+
+def slopes(model: nn.Module, reader: Reader, head: Sequence[str], batch: Any, known: Sequence[str] = ()) -> list[Slope]:
+    """One `Slope` for each part, but those known, whose gradient foretells enough; dropout off, everything put back."""
+    rows = row_count(split(batch)[0]) or 0
+    if rows > ROWS:
+        batch = take_rows(batch, range(ROWS))
+    parts = {part: ps for part, ps in parts_of(model, head).items() if part not in known}
+    every = list({id(p): p for ps in parts.values() for p in ps}.values())
+    if not every:
+        return []
+    with quiet(model, grad=True), preserved_globals():
+        loss = reader.loss(batch)[0]
+        here = float(loss.detach())
+        if not loss.requires_grad or not math.isfinite(here):
+            return []
+        grads = torch.autograd.grad(loss, every, allow_unused=True)
+    gradient = {id(p): g for p, g in zip(every, grads, strict=True) if g is not None and not g.is_sparse}
+    found = [_slope(model, reader, batch, part, ps, gradient, here) for part, ps in parts.items()]
+    return [s for s in found if s is not None]
+
+
+def _slope(
+    model: nn.Module,
+    reader: Reader,
+    batch: Any,
+    part: str,
+    parameters: Sequence[nn.Parameter],
+    gradient: dict[int, torch.Tensor],
+    here: float,
+) -> Slope | None:
+    moved = [p for p in parameters if id(p) in gradient]
+    length = _norm([gradient[id(p)] for p in moved])
+    size = _norm([p.detach() for p in moved])
+    if not moved or not math.isfinite(length) or length == 0:
+        return None
+    stride = min(CHANGE * abs(here) / length, REACH * size)
+    if stride * length < LEAST * abs(here) or stride == 0:
+        return None
+
+    def change(h: float) -> float:
+        values = []
+        for sign in (1.0, -1.0):
+            with perturbed(moved), torch.no_grad():
+                for p in moved:
+                    p.data.add_(gradient[id(p)], alpha=sign * h / length)
+                # the same random numbers each time: a model that hashes, or drops out in eval mode, is compared with itself
+                with quiet(model), preserved_globals():
+                    values.append(float(reader.loss(batch)[0]))
+        return (values[0] - values[1]) / (2 * h * length)
+
+    far = near = change(stride)
+    while abs(near - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(here):
+        stride /= SHORTEN
+        far, near = near, change(stride)
+    if not math.isfinite(far) or not math.isfinite(near):
+        return None
+    return Slope(part, far, near, stride * length / abs(here))
+
+
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(torch.linalg.vector_norm(t.float())) ** 2 for t in tensors))

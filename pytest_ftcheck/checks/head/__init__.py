@@ -1,0 +1,1 @@
+"""The head: its start, its units, what it is needed for."""

@@ -1,0 +1,238 @@
+"""Put parts back to where they began, or one linear layer in place of the head: what is the training worth?
+
+Rewinding and shuffling one part at a time is the method of Zhang, Bengio and Singer, "Are All Layers Created Equal?", JMLR 23 (2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ....core.formatting import block_of
+from ....instruments.batches import IGNORED, row_count, split, to_device
+from ....instruments.parameter_roles import in_part
+from ....instruments.probe import FREE, Probe, ProbeContext, tokens_of
+from ....instruments.snapshots import perturbed, quiet, seed_everything
+from ..ablation_record import Counterfactuals, Outcome, Rewound, SimplerHead
+from .head import first_rows, rows_of
+from .layers import linear_layers
+from .unit_flow import compiled, flow
+
+#: Rows looked at, rows that the linear head is fitted on, blocks of the base put back: of a small model, and of a large one.
+ROWS, FITTED, BLOCKS = 64, 128, 6
+FEW_ROWS = 16
+#: Parts of the head put back one by one, at most.
+HEAD_PARTS = 4
+#: Parameters of the base above which it is not copied, and so not put back.
+COPIED = 100_000_000
+#: Share of the operations that are free to all probes, and of the training, that these may take on a small model.
+SHARE_FREE, SHARE_TRAINING = 0.25, 0.05
+#: Widest features that a linear head is fitted on.
+WIDEST = 2048
+
+
+class AblationProbe(Probe):
+    """Put parts back to where they began, or a linear layer in place of the head: what is the training worth?"""
+
+    name = "counterfactuals"
+    order = 70
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        size = sum(p.numel() for p in context.model.parameters())
+        tokens = max((tokens_of(b) for b in context.probe), default=1)
+        rows = row_count(split(context.probe[0])[0]) or 1
+        budget = SHARE_FREE * FREE / (2.0 * size * tokens) + SHARE_TRAINING * 3 * rows * context.steps
+        source = context.held_out or context.probe
+        self.source = "held-out rows" if context.held_out else "training rows"
+        full = min(ROWS, sum(rows_of(b) for b in source))
+        self.rich = budget >= full * (4 + HEAD_PARTS + BLOCKS) + 2 * FITTED
+        self.batches = [to_device(b, context.device) for b in first_rows(source, ROWS if self.rich else FEW_ROWS)]
+        self.rows = sum(rows_of(b) for b in self.batches)
+        self.parts = parts_of(context.model, context.head, self.rich)
+        self.initial: dict[str, torch.Tensor] = {}
+        self.found: Counterfactuals | None = None
+
+    def cost(self) -> float:
+        """One pass for the trained model, one for each part put back, and one for the head shuffled."""
+        passes = 1 + len(self.parts) + ("head" in self.parts)
+        fitted = (
+            2 * min(FITTED, sum(rows_of(b) for b in self.context.batches.known)) + 2 * self.rows if self.rich else 0
+        )
+        return passes * self.rows + fitted
+
+    def before(self) -> None:
+        """Keep the initial values of what may learn."""
+        wanted = {n for names in self.parts.values() for n in names}
+        self.initial = {
+            n: p.detach().clone() for n, p in self.context.model.named_parameters() if p.requires_grad and n in wanted
+        }
+
+    def after(self) -> None:
+        """Put parts back, one at a time."""
+        model, now = self.context.model, dict(self.context.model.named_parameters())
+        trained = self._outcome()
+        rewound = []
+        for part, names in self.parts.items():
+            chosen = {
+                n: now[n] for n in names if n in now and n in self.initial and now[n].shape == self.initial[n].shape
+            }
+            if not chosen or all(torch.equal(p, self.initial[n]) for n, p in chosen.items()):
+                continue
+            back = self._with(chosen, shuffled=False)
+            other = self._with(chosen, shuffled=True) if part == "head" else None
+            rewound.append(Rewound(part, sum(p.numel() for p in chosen.values()), back, other))
+        self.initial = {}
+        self.found = Counterfactuals(
+            rows=self.rows,
+            source=self.source,
+            trained=trained,
+            baseline=self._baseline(),
+            parts=tuple(rewound),
+            simpler=self._simpler() if self.rich and not compiled(model) else None,
+        )
+
+    def _with(self, chosen: Mapping[str, torch.Tensor], *, shuffled: bool) -> Outcome:
+        g = torch.Generator().manual_seed(0)
+        with perturbed(chosen.values()), torch.no_grad():
+            for name, p in chosen.items():
+                start = self.initial[name]
+                if shuffled:
+                    order = torch.randperm(start.numel(), generator=g).to(start.device)
+                    start = start.reshape(-1)[order].reshape(start.shape)
+                p.data.copy_(start)
+            return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        """Loss and share of right predictions on the rows, dropout off."""
+        reader, total, right, count, rows = self.context.reader, 0.0, 0, 0, 0
+        with quiet(self.context.model):
+            for batch in self.batches:
+                seed_everything(0)
+                labels, size = split(batch)[1], rows_of(batch)
+                logits = reader.logits(batch)
+                readable = logits is not None and reader.task is not None and isinstance(labels, torch.Tensor)
+                if readable and logits is not None:
+                    total += float(reader.reference(logits.float(), labels)) * size
+                    hits = correct(reader.task, logits, labels)
+                    if hits is not None:
+                        right, count = right + int(hits.sum()), count + hits.numel()
+                else:
+                    total += float(reader.loss(batch)[0]) * size
+                rows += size
+        return Outcome(total / max(1, rows), right / count if count else None)
+
+    def _baseline(self) -> float | None:
+        if self.context.reader.task != "single_label":
+            return None
+        labels = [split(b)[1].reshape(-1).cpu() for b in self.batches]
+        flat = torch.cat(labels).long()
+        counts = torch.bincount(flat[flat != IGNORED])
+        return float(counts.max() / counts.sum()) if len(counts) else None
+
+    # ------------------------------------------------------------------ a simpler head
+    def _simpler(self) -> SimplerHead | None:
+        """One linear layer on what enters the head, in closed form."""
+        context = self.context
+        layers = linear_layers(context.model, context.head)
+        if context.reader.task != "single_label" or len(layers) < 2:
+            return None
+        fitted = [to_device(b, context.device) for b in first_rows(context.batches.known, FITTED)]
+        train, test = (flow(context.model, context.reader, b, layers) for b in (fitted, self.batches))
+        if train.logits is None or test.logits is None or not train.order or train.logits.dim() != 2:
+            return None
+        first = train.order[0]
+        x, held = train.inputs[first].double(), test.inputs.get(first)
+        y, answers = _labels(fitted), _labels(self.batches)
+        if held is None or len(x) != len(y) or len(held) != len(answers) or x.shape[1] > WIDEST:
+            return None
+        classes = max(2, train.logits.shape[1])
+        guess = ridge(x, y, held.double(), classes)
+        own = test.logits.argmax(1) if test.logits.shape[1] > 1 else (test.logits[:, 0] > 0).long()
+        # a least-squares fit gives scores, not probabilities: only its predictions are comparable
+        return SimplerHead(
+            features=x.shape[1],
+            outputs=train.logits.shape[1],
+            rows=len(x),
+            layers=len(train.order),
+            accuracy=float((guess == answers).double().mean()),
+            agreement=float((guess == own).double().mean()),
+        )
+
+    def record(self) -> Counterfactuals | None:
+        """What was measured."""
+        return self.found
+
+
+def parts_of(model: nn.Module, head: Sequence[str], rich: bool) -> dict[str, tuple[str, ...]]:
+    """Part -> names of its trainable parameters: layers of the head, all of it, blocks of the base, all of that."""
+    sizes = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+    names = list(sizes)
+    of_head = [n for n in names if in_part(n, head)]
+    base = [n for n in names if not in_part(n, head)]
+    parts: dict[str, tuple[str, ...]] = {}
+    if rich:
+        layers = _grouped(of_head, lambda n: n.rsplit(".", 1)[0])
+        if 1 < len(layers) <= HEAD_PARTS:
+            parts.update(layers)
+    if of_head:
+        parts["head"] = tuple(of_head)
+    if rich:
+        blocks = _grouped(base, _block)
+        chosen = list(blocks)
+        if len(chosen) > BLOCKS:  # the first, the last, and some in between
+            chosen = [chosen[round(i * (len(chosen) - 1) / (BLOCKS - 1))] for i in range(BLOCKS)]
+        if len(blocks) > 1:
+            parts.update({b: blocks[b] for b in chosen})
+    if base and sum(sizes[n] for n in base) <= COPIED:
+        parts["base"] = tuple(base)
+    return parts
+
+
+def _grouped(names: Sequence[str], key: Any) -> dict[str, tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return {k: tuple(v) for k, v in groups.items()}
+
+
+def _block(name: str) -> str:
+    """As `block_of`, but what is in no numbered block is taken together: all embeddings are one."""
+    parts = name.split(".")
+    return block_of(name) if any(p.isdigit() for p in parts) else ".".join(parts[:2] if len(parts) > 2 else parts[:1])
+
+
+def correct(task: str | None, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+    """Which predictions are right; None for tasks without right and wrong."""
+    if task == "multi_label":
+        return (logits > 0) == (labels > 0.5)
+    if task != "single_label":
+        return None
+    if logits.numel() == labels.numel():
+        return (logits.reshape(labels.shape) > 0).long() == labels.long()
+    flat = labels.reshape(-1)
+    return (logits.reshape(-1, logits.shape[-1]).argmax(-1) == flat)[flat != IGNORED]
+
+
+def _labels(batches: Sequence[Any]) -> torch.Tensor:
+    return torch.cat([split(b)[1].reshape(-1) for b in batches]).long()
+
+
+def ridge(x: torch.Tensor, y: torch.Tensor, held: torch.Tensor, classes: int) -> torch.Tensor:
+    """Classes that ridge regression on one-hot labels predicts for ``held``, in its dual form.
+
+    The penalty is a hundredth of the mean squared length of a centred row: enough where there are fewer rows than features.
+    """
+    mean = x.mean(0)
+    centred = x - mean
+    targets = nn.functional.one_hot(y, classes).double()
+    gram = centred @ centred.t()
+    penalty = 0.01 * float(gram.diagonal().mean()) + 1e-12
+    dual = torch.linalg.solve(
+        gram + penalty * torch.eye(len(x), dtype=gram.dtype, device=x.device), targets - targets.mean(0)
+    )
+    scores: torch.Tensor = (held - mean) @ centred.t() @ dual + targets.mean(0)
+    return scores.argmax(1)

@@ -1,0 +1,190 @@
+"""Look into the head: how it starts, which units live, whether it survives saving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from ....instruments.batches import _inner, split, take_rows
+from ....instruments.fixed_batch import prior_entropy
+from ....instruments.probe import Probe, ProbeContext, tokens_of
+from ..record import Head, Hidden, Layer, Pretrained, Reload
+from .layers import describe_layer, linear_layers
+from .pretrained import compare
+from .reload import reload, unsaved
+from .unit_flow import Flow, activation, compiled, flow, unit_state, variation
+
+T = TypeVar("T")
+
+#: Rows whose units are looked at, and rows whose logits are compared after reloading ...
+ROWS, RELOADED = 64, 8
+#: ... and the same for a model whose row costs more floating-point operations than this.
+COSTLY, FEW_ROWS, FEW_RELOADED = 1e9, 16, 2
+
+
+class HeadProbe(Probe):
+    """Look into the head: how it starts, which units live, whether it survives saving."""
+
+    name = "head_state"
+    order = 60
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        size = sum(p.numel() for p in context.model.parameters())
+        tokens = max((tokens_of(b) for b in context.probe), default=1)
+        costly = 2.0 * size * tokens > COSTLY
+        self.batches = first_rows(context.probe, FEW_ROWS if costly else ROWS)
+        self.rows = sum(rows_of(b) for b in self.batches)
+        self.reloaded = FEW_RELOADED if costly else RELOADED
+        self.skipped: dict[str, str] = {}
+        self.layers: tuple[Layer, ...] = ()
+        self.first: Flow | None = None
+        self.hidden: tuple[Hidden, ...] = ()
+        self.spread: float | None = None
+        self.loss: float | None = None
+        self.entering: tuple[float, float | None] | None = None
+        self.reload: Reload | None = None
+        self.pretrained: Pretrained | None = None
+        self.buffers: dict[str, torch.Tensor] = {}
+
+    def cost(self) -> float:
+        """Units before and after; logits before and after reloading, and twice with a graph."""
+        return 2 * self.rows + 5 * self.reloaded
+
+    # ------------------------------------------------------------------ before
+    def before(self) -> None:
+        """Initial values, the declared checkpoint, and the units."""
+        context = self.context
+        if context.intent.pretrained is not None:
+            declared = context.intent.pretrained
+            self.pretrained = self._try("pretrained", lambda: compare(context.model, declared, context.head))
+        kept = {n: b for n, b in context.model.named_buffers() if b.is_floating_point()} | unsaved(context.model)
+        self.buffers = {n: b.detach().clone() for n, b in kept.items()}
+        modules = linear_layers(context.model, context.head)
+        if not modules:
+            self.skipped["layers"] = self.skipped["units"] = "the head has no linear layers"
+            return
+        self.first = self._try("units", self._flow)
+        self.layers = self._try("layers", self._layers) or ()
+        if self.first is not None and self.first.logits is not None:
+            self._logits(self.first.logits)
+
+    def _flow(self) -> Flow:
+        model = self.context.model
+        if compiled(model):
+            raise ValueError("a compiled model would be compiled anew")
+        return flow(model, self.context.reader, self.batches, linear_layers(model, self.context.head))
+
+    def _layers(self) -> tuple[Layer, ...]:
+        modules = linear_layers(self.context.model, self.context.head)
+        # a layer that takes no part is not judged (the original that PEFT keeps beside its copy)
+        order = list(self.first.order if self.first else ()) or list(modules)
+        feeds = dict(self.first.pairs()) if self.first else {}
+        return tuple(describe_layer(n, modules[n], modules.get(feeds.get(n, "")), last=n == order[-1]) for n in order)
+
+    def _logits(self, logits: torch.Tensor) -> None:
+        if self.context.reader.task != "single_label" or logits.shape[-1] < 2 or logits.dim() != 2:
+            return
+        self.spread = float(((logits - logits.mean(1, keepdim=True)) ** 2).mean()) ** 0.5
+        labels = [split(b)[1] for b in self.batches]
+        chance = prior_entropy("single_label", labels)
+        if chance and all(isinstance(y, torch.Tensor) for y in labels):
+            self.loss = float(self.context.reader.reference(logits, torch.cat(labels))) / chance
+
+    # ------------------------------------------------------------------ after
+    def after(self) -> None:
+        """The units again, and saving."""
+        if self.first is not None:
+            self.hidden = self._try("units", lambda: self._hidden(self._flow())) or ()
+        self.first = None
+        context = self.context
+        batch = take_rows(self.batches[0], range(min(self.reloaded, rows_of(self.batches[0]))))
+        self.reload = self._try(
+            "reload",
+            lambda: reload(context.model, context.reader, batch, context.head, context.optimizer, self.buffers),
+        )
+
+    def _hidden(self, last: Flow) -> tuple[Hidden, ...]:
+        first = self.first
+        assert first is not None
+        if not first.order:
+            return ()
+        name = first.order[0]
+        self.entering = (
+            variation(first.inputs[name]),
+            variation(last.inputs[name]) if name in last.inputs else None,
+        )
+        found = []
+        for a, b in first.pairs():
+            before, after = first.outputs[a], first.inputs[b]
+            later = (a, b) in last.pairs()
+            # after the run the values are further from zero, where all activations look alike
+            kind = activation(last.outputs[a], last.inputs[b]) if later else activation(before, after)
+            found.append(
+                Hidden(
+                    name=a,
+                    following=b,
+                    units=before.shape[1],
+                    activation=kind,
+                    first=unit_state(before, after, kind),
+                    last=unit_state(last.outputs[a], last.inputs[b], kind) if later else None,
+                )
+            )
+        return tuple(found)
+
+    def _try(self, what: str, call: Callable[[], T]) -> T | None:
+        """One look must not cost the others."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - the reason goes into the record
+            text = str(error).strip().splitlines()
+            reason = text[0][:200] if text else ""
+            self.skipped[what] = reason if type(error) is ValueError else f"it raised {type(error).__name__}: {reason}"
+            return None
+
+    def record(self) -> Head | None:
+        """What was measured."""
+        config = getattr(_inner(self.context.model), "config", None)
+        if config is None:
+            config = next((m.config for m in self.context.model.children() if hasattr(m, "config")), None)
+        initial = getattr(config, "initializer_range", None)
+        return Head(
+            rows=self.rows,
+            layers=self.layers,
+            hidden=self.hidden,
+            features=self.entering,
+            logit_spread=_plain(self.spread),
+            loss_over_chance=_plain(self.loss),
+            initializer_range=float(initial) if isinstance(initial, (int, float)) else None,
+            reload=self.reload,
+            pretrained=self.pretrained,
+            skipped=self.skipped or None,
+        )
+
+
+def _plain(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
+def rows_of(batch: Any) -> int:
+    """Rows of a batch."""
+    inputs, labels = split(batch)
+    if isinstance(labels, torch.Tensor) and labels.dim():
+        return len(labels)
+    values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    return next((len(v) for v in values if isinstance(v, torch.Tensor) and v.dim()), 1)
+
+
+def first_rows(batches: Any, rows: int) -> list[Any]:
+    """The first ``rows`` rows of some batches, as batches."""
+    found, left = [], rows
+    for batch in batches:
+        if left <= 0:
+            break
+        count = rows_of(batch)
+        found.append(batch if count <= left else take_rows(batch, range(left)))
+        left -= count
+    return found

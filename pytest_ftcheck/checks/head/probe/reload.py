@@ -1,0 +1,269 @@
+"""Does what was trained survive saving? Written as safetensors, overwritten, read back, compared."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ....instruments.batches import Reader
+from ....instruments.parameter_roles import in_part
+from ....instruments.snapshots import perturbed, quiet, seed_everything
+from ..record import Outside, Reload
+
+#: Parameters of a model above which only its head is written and read.
+LARGE = 5_000_000
+#: What every value is overwritten with before reading back: far from any trained weight, and harmless to norms and roots.
+GARBAGE = 0.1
+#: Numbers from which on it can be told whether they look drawn at random.
+LEAST_NUMBERS = 32
+#: Libraries that build what they do not save anew from their settings.
+LIBRARIES = ("torch", "transformers", "peft", "timm", "torchvision", "sentence_transformers")
+
+
+def reload(
+    model: nn.Module,
+    reader: Reader,
+    batch: Any,
+    head: Sequence[str],
+    optimizer: torch.optim.Optimizer,
+    buffers: Mapping[str, torch.Tensor],
+) -> Reload:
+    """Write and read the model (or, of a large one, its head), and look for what that leaves out.
+
+    :param buffers: what the buffers, and the other tensors that are not saved, were before the run.
+    :raises ValueError: no logits, or logits that differ from one pass to the next.
+    """
+    logits = _logits(model, reader, batch)
+    size = float((logits.double() ** 2).mean()) ** 0.5
+    noise = float((logits - _logits(model, reader, batch)).abs().max())
+    if not noise <= 1e-3 * size:
+        raise ValueError("the logits differ from one pass in eval mode to the next, or are not finite")
+    whole = sum(p.numel() for p in model.parameters()) <= LARGE
+    everything = model.state_dict()
+    state = {k: v for k, v in everything.items() if isinstance(v, torch.Tensor)}
+    extra = {k: v for k, v in everything.items() if k not in state}  # get_extra_state() may give anything
+    chosen = {k: v for k, v in state.items() if whole or in_part(k, head)}
+    error, after = None, logits
+    if any(not p.is_floating_point() for p in model.parameters()):
+        raise ValueError("quantised parameters")
+    data = _write(chosen)
+    floats = [v for v in chosen.values() if v.is_floating_point()]
+    touched = [*model.parameters(), *floats] if whole else floats
+    with _same_objects(model), perturbed(touched):
+        with torch.no_grad():
+            for value in floats:
+                value.fill_(GARBAGE)
+        try:
+            model.load_state_dict({**extra, **_read(data)}, strict=whole)
+        except RuntimeError as problem:
+            error = str(problem).strip()[:300]
+        else:
+            after = _logits(model, reader, batch)
+    lost, drawn = _lost(model, reader, batch, logits, state, buffers)
+    return Reload(
+        scope="model" if whole else "head",
+        tensors=len(chosen),
+        difference=float((after - logits).abs().max()),
+        size=size,
+        missing=_missing(model, state),
+        error=error,
+        outside=_outside(model, reader, batch, optimizer),
+        buffers=lost,
+        drawn=drawn,
+    )
+
+
+def _logits(model: nn.Module, reader: Reader, batch: Any) -> torch.Tensor:
+    with quiet(model):
+        seed_everything(0)  # hashing attention draws numbers in eval mode, too
+        found = reader.logits(batch)
+    if found is None:
+        raise ValueError("no logits")
+    return found.detach().float().clone()
+
+
+def _write(state: Mapping[str, torch.Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    # tied weights are written twice: sharing memory is a matter of the file format, not of the training
+    return save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
+
+
+def _read(data: bytes) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    return load(data)
+
+
+@contextlib.contextmanager
+def _same_objects(model: nn.Module) -> Iterator[None]:
+    """A load_state_dict of the user's may put new tensors in: the optimizer would hold the old ones."""
+    kept = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, parameters, buffers in kept:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+
+def _missing(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Trainable parameters that saving leaves out."""
+    stored = {v.data_ptr() for v in _saved(model, state).values()}
+    ignored = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_save", None) or ()]
+    found = []
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.numel():
+            left_out = any(pattern.search(name) for pattern in ignored) and not _tied(model, name, p)
+            if p.data_ptr() not in stored or left_out:
+                found.append(name)
+    return tuple(found)
+
+
+def _tied(model: nn.Module, name: str, p: nn.Parameter) -> bool:
+    return any(q is p and n != name for n, q in model.named_parameters(remove_duplicate=False))
+
+
+def _saved(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """What the library itself would save, if it saves less than everything (PEFT: adapters and modules_to_save)."""
+    if getattr(model, "peft_config", None):
+        with contextlib.suppress(Exception):
+            from peft import get_peft_model_state_dict  # type: ignore[import-not-found, unused-ignore]
+
+            saved: Mapping[str, torch.Tensor] = get_peft_model_state_dict(model)
+            return saved
+    return state
+
+
+def _outside(model: nn.Module, reader: Reader, batch: Any, optimizer: torch.optim.Optimizer) -> tuple[Outside, ...]:
+    """Leaves of the graph of the logits that live on between passes and are no parameters of the model."""
+    own = {id(p) for p in model.parameters()} | {id(b) for b in model.buffers()} | set(_tensors(batch))
+    first = {id(v): v for v in _leaves(model, reader, batch) if id(v) not in own}
+    if not first:
+        return ()
+    # an activation that was told to want a gradient is another tensor each time
+    second = {id(v) for v in _leaves(model, reader, batch)}
+    held = {id(p) for g in optimizer.param_groups for p in g["params"]}
+    return tuple(Outside(tuple(v.shape), i in held) for i, v in first.items() if i in second)
+
+
+def _leaves(model: nn.Module, reader: Reader, batch: Any) -> list[torch.Tensor]:
+    with quiet(model, grad=True):
+        seed_everything(0)
+        logits = reader.logits(batch)
+        todo = [logits.grad_fn] if logits is not None and logits.grad_fn is not None else []
+        seen, found = set(todo), []
+        while todo:
+            node = todo.pop()
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, torch.Tensor):
+                found.append(variable)
+            for following, _ in node.next_functions:
+                if following is not None and following not in seen:
+                    seen.add(following)
+                    todo.append(following)
+    return found
+
+
+def _tensors(value: Any) -> Iterator[int]:
+    if isinstance(value, torch.Tensor):
+        yield id(value)
+    elif isinstance(value, Mapping):
+        for v in value.values():
+            yield from _tensors(v)
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            yield from _tensors(v)
+
+
+def unsaved(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors of floats that modules keep and `state_dict` does not name: buffers with ``persistent=False`` and plain attributes.
+
+    Those of modules that come with a library are left out: it builds them anew from its settings.
+    """
+    found: dict[str, torch.Tensor] = {}
+    seen = {id(p) for p in model.parameters()}
+    for prefix, module in model.named_modules():
+        if type(module).__module__.split(".")[0] in LIBRARIES:
+            continue
+        kept = {n: b for n, b in module._buffers.items() if n in module._non_persistent_buffers_set}
+        kept |= {n: v for n, v in vars(module).items() if isinstance(v, torch.Tensor) and v.is_leaf}
+        for name, value in kept.items():
+            if value is not None and value.is_floating_point() and not value.requires_grad and id(value) not in seen:
+                seen.add(id(value))
+                found[f"{prefix}.{name}" if prefix else name] = value
+    return found
+
+
+def _lost(
+    model: nn.Module,
+    reader: Reader,
+    batch: Any,
+    logits: torch.Tensor,
+    state: Mapping[str, torch.Tensor],
+    before: Mapping[str, torch.Tensor],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tensors outside the ``state_dict`` without which the logits are others: those that the run changed; those drawn at random."""
+    now = {n: b for n, b in model.named_buffers() if n not in state and b.is_floating_point()} | unsaved(model)
+    changed, drawn = [], []
+    for name, value in now.items():
+        if name not in before or before[name].shape != value.shape:
+            continue
+        if not torch.equal(before[name], value):
+            changed.append((name, value, before[name]))
+        elif name in unsaved(model) and looks_random(value):
+            drawn.append((name, value, value.flatten().roll(1).reshape(value.shape)))
+    return (
+        tuple(n for n, _, _ in changed) if _matter(model, reader, batch, logits, changed) else (),
+        tuple(n for n, value, other in drawn if _matter(model, reader, batch, logits, [(n, value, other)])),
+    )
+
+
+def _matter(
+    model: nn.Module,
+    reader: Reader,
+    batch: Any,
+    logits: torch.Tensor,
+    swaps: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
+) -> bool:
+    """Whether the logits are others with other values in these tensors."""
+    if not swaps:
+        return False
+    with perturbed(value for _, value, _ in swaps), torch.no_grad():
+        for _, value, other in swaps:
+            value.copy_(other)
+        found = _logits(model, reader, batch)
+    size = float((logits - logits.mean(0)).abs().max())
+    return float((found - logits).abs().max()) > 0.01 * size
+
+
+def looks_random(values: torch.Tensor) -> bool:
+    """Whether the numbers could be drawn one by one: all different, and neighbours, along every dimension, have nothing in common.
+
+    Tables of positions, frequencies and masks are smooth or repeat themselves. The bound is four standard errors of a correlation.
+
+    >>> looks_random(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)))
+    True
+    >>> looks_random(torch.arange(96.0).reshape(3, 32)), looks_random(torch.ones(96))
+    (False, False)
+    """
+    v = values.detach().double().cpu()
+    if v.numel() < LEAST_NUMBERS or not bool(torch.isfinite(v).all()) or len(torch.unique(v)) < 0.99 * v.numel():
+        return False
+    for dim in range(v.dim()):
+        if v.shape[dim] < 2:
+            continue
+        for lag in (1, 2):  # sine and cosine take turns in a table of positions
+            if v.shape[dim] <= lag:
+                continue
+            first, second = v.narrow(dim, 0, v.shape[dim] - lag), v.narrow(dim, lag, v.shape[dim] - lag)
+            a, b = (x.flatten() - v.mean() for x in (first, second))
+            size = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
+            if not size > 0 or abs(float(a @ b / size)) > 4 / len(a) ** 0.5:
+                return False
+    return True

@@ -1,0 +1,141 @@
+"""The head from inside: how it starts, which units live, whether it survives saving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...core.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer of the head, before the run."""
+
+    name: str
+    units: int
+    fan_in: int
+    #: Moments of the weights; ``kurtosis`` is 3 for a normal, 1.8 for a uniform distribution.
+    mean: float
+    std: float
+    largest: float
+    kurtosis: float | None
+    nonfinite: int
+    #: Every weight has the same value.
+    constant: bool
+    #: Largest magnitude in the bias; None: there is none.
+    bias: float | None
+    bias_mean: float | None
+    #: It is the last one on the way to the logits.
+    last: bool
+    trainable: bool
+    #: Share of units with the same incoming weights, and the same outgoing ones, as another unit: nothing tells them apart.
+    twins: float = 0.0
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """The units of one hidden layer over the rows looked at, dropout off."""
+
+    #: Share of units that are zero for every row.
+    dead: float
+    #: Share of units whose values are those of another unit in every row.
+    twins: float
+    #: Share of (row, unit) pairs where the derivative is below 1e-3 of its maximum; None: no tanh and no sigmoid.
+    saturated: float | None
+    #: rms over units of the standard deviation over rows, divided by the rms of the values.
+    variation: float
+    rms: float
+    #: Mean and largest value before the activation.
+    mean_before: float
+    largest_before: float
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One hidden layer of the head: a linear layer followed, after an activation, by another."""
+
+    name: str
+    following: str
+    units: int
+    #: ``relu``, ``tanh``, ...; ``identity``: there is none; None: not one of the usual, or a norm in between.
+    activation: str | None
+    first: UnitState
+    last: UnitState | None = None
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A tensor that wants a gradient, on which the logits depend, and that is no parameter of the model."""
+
+    shape: tuple[int, ...]
+    in_optimizer: bool
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What is left of the model after writing its ``state_dict`` as safetensors and reading it back."""
+
+    #: ``model``, or ``head`` where the whole model is large.
+    scope: str
+    tensors: int
+    #: Largest difference between the logits before and after, and the rms of the logits.
+    difference: float
+    size: float
+    #: Trainable parameters that the ``state_dict`` (or what the library saves) leaves out.
+    missing: tuple[str, ...] = ()
+    #: What loading complained about, if it did.
+    error: str | None = None
+    outside: tuple[Outside, ...] = ()
+    #: Buffers that changed, matter, and are not in the ``state_dict``.
+    buffers: tuple[str, ...] = ()
+    #: Tensors that did not change, matter, are not in the ``state_dict`` and look drawn at random: another model draws others.
+    drawn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Differing:
+    """One tensor that does not start from the declared values."""
+
+    name: str
+    #: ``rounded``, ``close``, ``resized``, ``shape``, ``scaled``, ``shuffled``, ``misplaced``, ``constant``, ``changed`` or ``unrelated``.
+    kind: str
+    part: str
+    relative: float | None
+    correlation: float | None
+    std: float
+    declared_std: float
+    shape: tuple[int, ...] = ()
+    declared_shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The parameters before the run against those they were declared to start from."""
+
+    compared: int
+    equal: int
+    differing: tuple[Differing, ...] = ()
+    #: Declared names that the model lacks; base tensors of the model that were not declared.
+    unknown: int = 0
+    undeclared: int = 0
+
+
+@dataclass(frozen=True)
+class Head(Measurement, probe="head_state"):
+    """The head from inside: how it starts, which units live, whether it survives saving."""
+
+    #: Rows looked at.
+    rows: int = 0
+    layers: tuple[Layer, ...] = ()
+    hidden: tuple[Hidden, ...] = ()
+    #: Variation over rows of what enters the head (as `UnitState.variation`), before and after.
+    features: tuple[float, float | None] | None = None
+    #: rms of the logits about each row's mean before the run, and the textbook loss on these rows over that of knowing nothing.
+    logit_spread: float | None = None
+    loss_over_chance: float | None = None
+    #: ``config.initializer_range`` of the model, where it has one.
+    initializer_range: float | None = None
+    reload: Reload | None = None
+    pretrained: Pretrained | None = None
+    #: Which of ``layers``, ``units``, ``reload``, ``pretrained`` were not measured, and why.
+    skipped: dict[str, str] | None = None

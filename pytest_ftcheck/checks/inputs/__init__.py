@@ -1,0 +1,1 @@
+"""The inputs: what the output depends on."""

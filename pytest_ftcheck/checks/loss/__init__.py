@@ -1,0 +1,1 @@
+"""The loss: whether it is the task's, and what became of it."""

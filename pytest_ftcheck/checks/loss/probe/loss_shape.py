@@ -1,0 +1,327 @@
+"""Put chosen logits in front of the loss, and chosen outputs behind the last layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ....instruments.batches import IGNORED, row_count, split, take_rows, to_device
+from ....instruments.logit_injection import Injector, sites
+from ....instruments.parameter_roles import in_part
+from ....instruments.probe import Probe, ProbeContext
+from ....instruments.snapshots import perturbed, quiet
+from ...head.probe.unit_flow import compiled
+from ..record import LossShape
+from .largest_margin import leads_of, reachable
+from .loss_queries import Questions, reach_of
+from .targets import Targets, targets_of
+
+#: Rows looked at.
+ROWS = 16
+#: Losses of logits that want them ever further apart.
+UNBOUNDED = ("cross_entropy", "bce")
+#: Full passes through the model that all this takes: finding the logits, the site, and the first time each; the rest is remembered.
+PASSES = 6
+#: Rows taken along uphill, and passes forward and backward that this takes for a plain last layer, at most.
+CLIMBERS, CLIMB = 2, 6
+#: Logits of this size (rms around a row's mean) are large beside those of a head near zero.
+LARGE = 1.0
+
+
+class LossShapeProbe(Probe):
+    """Put chosen logits in front of the loss, and chosen outputs behind the last layer."""
+
+    name = "loss_shape"
+    order = 30
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        batch = context.probe[0]
+        inputs, labels = split(batch)
+        count = len(labels) if isinstance(labels, torch.Tensor) and labels.dim() else row_count(inputs) or 1
+        self.batch = take_rows(batch, range(ROWS)) if count > ROWS else batch
+        self.whole = batch
+        self.rows = min(count, ROWS)
+        self.shape = LossShape(rows=self.rows)
+        self.deep: tuple[Injector, torch.Tensor] | None = None
+
+    def cost(self) -> float:
+        return float(PASSES * self.rows + 3 * CLIMB * CLIMBERS)
+
+    def before(self) -> None:
+        context, (found, norm) = self.context, _tightest_norm(self.context)
+        with quiet(context.model):
+            try:
+                logits, order, last = self._look()
+            except Exception:
+                if self.batch is self.whole:
+                    raise
+                self.batch = self.whole
+                logits, order, last = self._look()
+            try:
+                shape = _measured(context, self.batch, logits, order, last)
+            except Exception as error:  # noqa: BLE001 - what else is known does not depend on it
+                shape = LossShape(
+                    rows=self.rows, reason=f"asking the loss raised {type(error).__name__}: {str(error)[:160]}"
+                )
+            self.shape = dataclasses.replace(
+                shape,
+                other_terms=self._other_terms(shape),
+                lead=self._lead(shape),
+                scale_free=self._scale_free(logits),
+                norm_values=found,
+                norm_name=norm,
+                **_spread(logits, "first"),
+                **_labels(context),
+            )
+
+    def _lead(self, shape: LossShape) -> float | None:
+        """How far the weights could take a row, where the loss is known to ask for all that it can get."""
+        context = self.context
+        if shape.known not in UNBOUNDED or shape.form is not None or shape.random or compiled(context.model):
+            return None
+        try:
+            few = take_rows(self.batch, range(min(CLIMBERS, self.rows)))
+            logits = context.reader.logits(few)
+            target = None if logits is None else targets_of(context, few, logits)
+            if target is None or isinstance(target, str):
+                return None
+            return reachable(context.model, context.reader, few, target, context.head)
+        except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
+            return None
+
+    def _scale_free(self, logits: torch.Tensor | None) -> bool | None:
+        """Whether logits that are large stay as they are when the head's last matrices are halved: they are normalised in use."""
+        context, size = self.context, _spread(logits, "first").get("size_first")
+        if logits is None or logits.dim() != 2 or size is None or not size > LARGE or compiled(context.model):
+            return None
+        outputs = logits.shape[-1]
+        last = [
+            p
+            for n, p in context.model.named_parameters()
+            if in_part(n, context.head) and p.dim() == 2 and outputs in p.shape and p.is_floating_point()
+        ]
+        if not last:
+            return None
+        few = take_rows(self.batch, range(min(CLIMBERS, self.rows)))
+        try:
+            was = context.reader.logits(few)
+            with perturbed(last), torch.no_grad():
+                for p in last:
+                    p.mul_(0.5)
+                now = context.reader.logits(few)
+        except Exception:  # noqa: BLE001 - a model that cannot take so few rows
+            return None
+        if was is None or now is None or was.shape != now.shape:
+            return None
+        return bool((was - now).abs().max() <= 1e-3 * was.abs().max())
+
+    def _other_terms(self, shape: LossShape) -> float | None:
+        """What the weights hear of other terms beside the textbook loss, of a loss that is mostly other terms."""
+        context = self.context
+        labels = split(self.batch)[1]
+        if shape.random or not shape.scale or shape.scale <= 0 or shape.cosine is None or shape.cosine < 0.9:
+            return None
+        if shape.kind == "regression" or not isinstance(labels, torch.Tensor) or compiled(context.model):
+            return None
+        weights = [p for p in context.model.parameters() if p.requires_grad]
+        with quiet(context.model, grad=True):
+            try:
+                whole, logits = context.reader.loss(self.batch)
+                logits = context.reader.logits(self.batch) if logits is None else logits
+                if logits is None:
+                    return None
+                task = shape.scale * context.reader.reference(logits.float(), labels)
+                if not abs(float(whole) - float(task)) > abs(float(task)):
+                    return None
+                mine = torch.autograd.grad(task, weights, allow_unused=True)
+                both = torch.autograd.grad(whole, weights, allow_unused=True)
+            except Exception:  # noqa: BLE001 - no graph: other checks say so
+                return None
+        own = other = 0.0
+        for a, b in zip(mine, both, strict=True):
+            own += 0.0 if a is None else float(a.double().pow(2).sum())
+            rest = None if b is None else b.double() if a is None else b.double() - a.double()
+            other += 0.0 if rest is None else float(rest.pow(2).sum())
+        return (other / own) ** 0.5 if own > 0 else None
+
+    def _look(self) -> tuple[torch.Tensor | None, list[nn.Module], nn.Module | None]:
+        context = self.context
+        logits = context.reader.logits(self.batch)
+        if logits is None:
+            return None, [], None
+        order, last = sites(context.model, context.reader, self.batch, logits)
+        return logits, order, last
+
+    def after(self) -> None:
+        with quiet(self.context.model):
+            logits = self.context.reader.logits(self.batch)
+            reach = None
+            if self.shape.reach is not None and logits is not None:
+                site = dict(self.context.model.named_modules()).get(self.shape.deep_site)
+                if site is not None:
+                    reach = reach_of(Injector(self.context.model, self.context.reader, self.batch, site), logits)
+            target = None if self.shape.lead is None or logits is None else targets_of(self.context, self.batch, logits)
+            lead = leads_of(logits, target) if logits is not None and isinstance(target, Targets) else None
+            self.shape = dataclasses.replace(self.shape, reach_last=reach, lead_last=lead, **_spread(logits, "last"))
+
+    def record(self) -> LossShape | None:
+        return self.shape
+
+
+# ------------------------------------------------------------------ measuring
+def _measured(
+    context: ProbeContext, batch: Any, logits: torch.Tensor | None, order: Sequence[nn.Module], last: nn.Module | None
+) -> LossShape:
+    rows = row_count(split(batch)[0]) or 0
+    if logits is None:
+        return LossShape(rows=rows, reason="the logits are not to be had")
+    target = targets_of(context, batch, logits)
+    if isinstance(target, str):
+        return LossShape(rows=rows, reason=target)
+    names = {m: n for n, m in context.model.named_modules()}
+    shape = LossShape(rows=rows, kind=target.kind, outputs=target.outputs, by_row=logits.dim() < 3)
+    own = context.reader._own_loss
+    probe = Questions(batch, target, logits)
+    behind = None if last is None or last is context.model else Injector(context.model, context.reader, batch, last)
+    if last is not None and behind is not None:
+        shape = probe.levels(shape, behind, names[last])
+    form = _form(logits) or ("probabilities" if _squashed(shape) else None)
+    shape = dataclasses.replace(shape, form=form)
+    if form == "ones":
+        return dataclasses.replace(shape, depends=False, differentiable=True)
+    candidates = [Injector(context.model, context.reader, batch, m) for m in order if not (m is context.model and own)]
+    if behind is not None and shape.deep_site and form is not None:
+        candidates = [behind]  # any number can stand there; not so where the probabilities come out
+    elif form == "over_batch":
+        candidates = []
+    elif form is not None:
+        candidates = [
+            c.through(torch.log_softmax if form == "log_probabilities" else torch.softmax) for c in candidates
+        ]
+    elif behind is not None and all(c.site is not last for c in candidates):
+        candidates.append(behind)  # pooled after it, or the loss is computed inside the model
+    for injector in candidates:
+        took = probe.takes(injector)
+        if took is None:
+            continue
+        shape = dataclasses.replace(shape, site=names[injector.site], depends=took[0], differentiable=took[1])
+        shape = probe.fill(shape, injector) if took[1] else shape
+        break
+    else:
+        # the model itself gives bare logits, and the loss called it: what it gives has no part in the loss
+        bare = (
+            form is None
+            and not own
+            and context.model in order
+            and context.reader.loss_fn is not None
+            and _bare(context, batch)
+        )
+        if bare and probe.fired:
+            shape = dataclasses.replace(shape, depends=False, differentiable=probe.graph)
+        else:
+            shape = dataclasses.replace(
+                shape,
+                reason="chosen logits could not be put in front of the loss: it does not take them from one module",
+            )
+    if behind is not None and shape.deep_site and shape.site != shape.deep_site and target.kind != "regression":
+        shape = probe.deep(shape, behind)
+    return shape
+
+
+def _form(logits: torch.Tensor) -> str | None:
+    """What the model gives in place of logits, where the rows say so: they sum to one, or their exponentials do."""
+    z = logits.detach().float()
+    if logits.dim() == 2 and logits.shape[-1] == 1 and bool((z == 1).all()):
+        return "ones"
+    if logits.dim() < 2 or logits.shape[-1] < 2:
+        return None
+    one = torch.ones(z.shape[:-1], device=z.device)
+    if torch.allclose(z.exp().sum(-1), one, atol=1e-4):
+        return "log_probabilities"
+    if bool((z >= 0).all()) and torch.allclose(z.sum(-1), one, atol=1e-4):
+        return "probabilities"
+    if logits.dim() == 2 and len(z) > 2:
+        column = torch.ones(z.shape[-1], device=z.device)
+        if torch.allclose(z.exp().sum(0), column, atol=1e-4) or torch.allclose(z.sum(0), column, atol=1e-4):
+            return "over_batch"
+    return None
+
+
+def _squashed(shape: LossShape) -> bool:
+    """The last layer goes through a sigmoid."""
+    if shape.high is None or shape.low is None or shape.kind == "regression":
+        return False
+    return abs(shape.high[1] - 1) < 1e-3 and abs(shape.low[1]) < 1e-3 and abs(shape.high[0] - 0.7311) < 1e-3
+
+
+def _bare(context: ProbeContext, batch: Any) -> bool:
+    seen: list[bool] = []
+    handle = context.model.register_forward_hook(lambda _, __, out: seen.append(isinstance(out, torch.Tensor)))
+    try:
+        context.reader.loss(batch)
+    finally:
+        handle.remove()
+    return bool(seen) and all(seen)
+
+
+def _spread(logits: torch.Tensor | None, when: str) -> dict[str, Any]:
+    if logits is None or len(logits) < 2:
+        return {}
+    z = logits.detach().float().reshape(len(logits), -1)
+    centred = z - z.mean(1, keepdim=True) if z.shape[1] > 1 else z
+    return {
+        f"spread_{when}": float(centred.std(0).mean()),
+        f"size_{when}": float(centred.pow(2).mean().sqrt()),
+    }
+
+
+def _labels(context: ProbeContext) -> dict[str, Any]:
+    """Range of the labels at hand: of classes, or of numbers."""
+    if context.reader.task == "regression":
+        ys = [y for b in context.batches.known if isinstance(y := split(b)[1], torch.Tensor) and y.numel()]
+        if not ys:
+            return {}
+        low, high = min(float(y.min()) for y in ys), max(float(y.max()) for y in ys)
+        return {"label_range": (low, high), "labels_seen": sum(int(y.numel()) for y in ys)}
+    if context.reader.task != "single_label":
+        return {}
+    found = [
+        y for b in context.batches.known if isinstance(y := split(b)[1], torch.Tensor) and not y.is_floating_point()
+    ]
+    counted = [y[y != IGNORED] for y in found]
+    counted = [y for y in counted if y.numel()]
+    if not counted:
+        return {}
+    return {
+        "largest_label": max(int(y.max()) for y in counted),
+        "labels_seen": sum(int(y.numel()) for y in counted),
+    }
+
+
+def _tightest_norm(context: ProbeContext) -> tuple[int | None, str]:
+    """Fewest values a channel that a BatchNorm in training mode sees, in the first batch as it is trained on."""
+    norms: dict[nn.Module, str] = {
+        m: n for n, m in context.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+    }
+    if not norms:
+        return None, ""
+    seen: list[tuple[int, str]] = []
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        x = inputs[0]
+        if isinstance(x, torch.Tensor) and x.dim() > 1 and x.shape[1]:
+            seen.append((x.numel() // x.shape[1], norms[module]))
+
+    handles = [m.register_forward_pre_hook(look) for m in norms]
+    try:
+        with quiet(context.model):
+            context.reader.logits(to_device(context.probe[0], context.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return min(seen) if seen else (None, "")

@@ -1,0 +1,100 @@
+"""Labels in the form in which a loss can be asked about them: flat, with the logits' rows, and back again."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from ....instruments.batches import IGNORED, split
+from ....instruments.probe import ProbeContext
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Labels as the curves need them, flat: one row of ``y`` a row of logits that counts."""
+
+    kind: str
+    #: Classes (single, binary: long), tags or numbers (float), in the shape of flat logits' rows.
+    y: torch.Tensor
+    #: Rows that count (label not ignored).
+    keep: torch.Tensor
+    #: As the batch has them.
+    labels: torch.Tensor
+    shape: torch.Size
+    outputs: int
+
+    def flat(self, z: torch.Tensor) -> torch.Tensor:
+        """Logits or their gradient, one row a label."""
+        return z.reshape(-1, self.outputs) if self.kind != "binary" and self.outputs > 1 else z.reshape(-1)
+
+    def sign(self, y: torch.Tensor) -> torch.Tensor:
+        """+1 where the logit should be high, -1 where low, flat."""
+        if self.kind == "single":
+            return 2.0 * F.one_hot(y.clamp(min=0), self.outputs).float() - 1
+        return 2.0 * y.float() - 1
+
+    def wrong(self) -> torch.Tensor:
+        """Another class, the other tags."""
+        if self.kind == "single":
+            return (self.y + 1) % self.outputs
+        return 1 - self.y
+
+    def as_labels(self, y: torch.Tensor) -> torch.Tensor:
+        """Flat classes in the form in which the batch has its labels; ignored ones stay."""
+        if self.kind == "single" and self.labels.shape == self.shape and self.labels.is_floating_point():
+            return F.one_hot(y, self.outputs).to(self.labels.dtype).reshape(self.labels.shape)
+        new = y.to(self.labels.dtype).reshape(self.labels.shape)
+        if self.kind in ("single", "binary") and not bool(self.keep.all()):
+            new = torch.where(self.keep.reshape(self.labels.shape), new, self.labels)
+        return new
+
+
+def targets_of(context: ProbeContext, batch: Any, logits: torch.Tensor) -> Targets | str:
+    """How labels and logits belong together; a reason, if they do not."""
+    labels, task = split(batch)[1], context.reader.task
+    if not isinstance(labels, torch.Tensor) or task is None:
+        return "labels and logits could not be matched"
+    outputs = logits.shape[-1] if logits.dim() > 1 else 1
+    if task == "single_label" and (logits.numel() == labels.numel() or outputs == 1):
+        kind, y = "binary", labels.reshape(-1).long()
+    elif task == "single_label":
+        kind, y = "single", labels.reshape(-1).long()
+    elif task == "multi_label":
+        kind, y = "tags", labels.reshape(-1, outputs).float()
+        if context.intent.task != "multi_label" and _one_hot_everywhere(context):
+            kind, y = "single", labels.reshape(-1, outputs).argmax(-1)
+    else:
+        kind = "regression"
+        y = labels.float().reshape(-1, outputs) if outputs > 1 else labels.float().reshape(-1)
+    keep = y != IGNORED if kind in ("single", "binary") else torch.ones(len(y), dtype=torch.bool, device=y.device)
+    top = 2 if kind == "binary" else outputs
+    if kind in ("single", "binary") and (not bool(keep.any()) or int(y[keep].min()) < 0 or int(y[keep].max()) >= top):
+        return f"a label lies outside 0 to {top - 1}: the loss must read them in its own way"
+    if math.prod(logits.shape) != len(y) * (1 if y.dim() == 1 and kind != "single" else outputs):
+        return f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} could not be matched"
+    return Targets(kind, y, keep, labels, logits.shape, outputs)
+
+
+def _one_hot_everywhere(context: ProbeContext) -> bool:
+    rows = [split(b)[1] for b in context.batches.known[:8]]
+    return all(isinstance(y, torch.Tensor) and bool((y.float().sum(-1) == 1).all()) for y in rows)
+
+
+def weightless(batch: Any, rows: int) -> torch.Tensor:
+    """Rows to which a vector in the batch (sample weights, a mask) gives zero."""
+    found = torch.zeros(rows, dtype=torch.bool)
+    inputs, _ = split(batch)
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    )
+    for v in values:
+        if isinstance(v, torch.Tensor) and v.numel() == rows:
+            v = v.reshape(-1).cpu()
+            if v.is_floating_point() or bool(((v == 0) | (v == 1)).all()):
+                found |= v == 0
+    return found

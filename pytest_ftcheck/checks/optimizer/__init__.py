@@ -1,0 +1,1 @@
+"""The optimizer: its parameters, settings and schedule."""

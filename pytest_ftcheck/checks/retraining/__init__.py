@@ -1,0 +1,1 @@
+"""Training again: one batch alone, and permuted labels."""

@@ -1,0 +1,185 @@
+"""What a check is: a judgement on a Trace, the faults it can find, its thresholds; registered where it is written.
+
+A room (a folder beside this file) has its measurements in ``record.py``, what takes them in ``probe.py`` or ``probe/`` (the only files
+that see torch), its faults in ``faults.py``, and each check in a file of its name. `catalogue` finds the files; nothing else has to be told
+of a new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, Concatenate, Literal, ParamSpec
+
+from ..core.formatting import describe_type
+from ..core.measurement import Measurement
+from ..core.trace import Trace
+from ..core.verdict import Status, Verdict
+from ..seeds.judge import judge as judge_seeds
+from ..seeds.runs import Runs
+from ..seeds.thresholds import Threshold
+
+P = ParamSpec("P")
+Confidence = Literal["certain", "likely", "possible"]
+
+
+class Stage(IntEnum):
+    """Where in a run a check looks; verdicts are listed in this order, and by ``position`` within a stage."""
+
+    OPTIMIZER = 1
+    START = 2
+    LOSS_FUNCTION = 3
+    DATA = 4
+    INPUTS = 5
+    MODE = 6
+    GRADIENTS = 7
+    WEIGHTS = 8
+    OUTCOME = 9
+
+
+class Symptom(Enum):
+    """What a check shows besides faults of its own; a fault that brings a symptom about explains every check that shows it."""
+
+    #: What came of the run: any fault can spoil it.
+    OUTCOME = "the outcome is bad"
+    #: Weights do not move, gradients are missing.
+    STANDS_STILL = "the model does not learn"
+    #: Values explode or stop being finite.
+    BLOWS_UP = "the training blows up"
+    #: The head does not see the input.
+    INPUT_LOST = "the output does not depend on the input"
+    #: The loss is not the task's.
+    LOSS_WRONG = "the loss is wrong"
+
+
+class Rank(IntEnum):
+    """How fundamental a fault is: the lower, the nearer to the root. A fault comes before those that it can bring about."""
+
+    BROKEN_START = 1000
+    LOSS_DISCONNECTED = 2000
+    PARAMETERS = 3000
+    START = 4000
+    DATA = 5000
+    LOSS = 6000
+    INPUTS = 7000
+    GRADIENTS = 8000
+    OPTIMIZER = 9000
+    WEIGHTS = 10000
+    HEAD = 11000
+    OUTCOME = 12000
+    EVALUATION = 13000
+    #: Never the cause of a failure.
+    ADVICE = 14000
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that can be wrong with a fine-tune, declared once, beside the check that finds it.
+
+    ``cause`` and ``remedy`` may have fields in braces, which `with_details` fills in.
+
+    >>> fault = Fault("mask_not_passed", Rank.INPUTS + 60, "the attention mask does not reach the base", cause="{base} gets no mask")
+    >>> fault.with_details(base="DistilBertModel").cause
+    'DistilBertModel gets no mask'
+    """
+
+    #: Short name, as in `Verdict.fault`.
+    name: str
+    #: `Rank`, and a number within it.
+    rank: int
+    #: What is wrong, in one line, without numbers.
+    title: str
+    #: How it probably came about; empty: no more is known than the title says.
+    cause: str = ""
+    #: The line to change.
+    remedy: str = ""
+    #: Symptoms that it brings about, and names of checks that fail merely because of it. Every fault explains `Symptom.OUTCOME`.
+    explains: tuple[Symptom | str, ...] = ()
+    #: ``certain`` (read off the structure, or off what was declared), ``likely`` or ``possible``.
+    confidence: Confidence = "likely"
+
+    def with_details(self, **fields: object) -> Fault:
+        """The same fault of one run: braces in its texts filled in."""
+        return dataclasses.replace(self, cause=self.cause.format(**fields), remedy=self.remedy.format(**fields))
+
+    def because(self, cause: str, remedy: str | None = None) -> Fault:
+        """The same fault with a cause that this run shows, and its remedy."""
+        return dataclasses.replace(self, cause=cause, remedy=self.remedy if remedy is None else remedy)
+
+    def verdict(self, check: str, headline: str, status: Status = "fail", **rest: Any) -> Verdict:
+        """The verdict that it was found, by a check; ``rest`` are further fields of `Verdict`.
+
+        >>> Fault("lr_zero", 1, "the learning rate is zero", remedy="set lr=").verdict("lr_sensible", "The learning rate is 0.").fault
+        'lr_zero'
+        """
+        causes = (self.cause,) if self.cause else ()
+        return Verdict(check, status, headline, **{"causes": causes, "remedy": self.remedy, "fault": self.name, **rest})
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """One check and all that is declared of it."""
+
+    #: ``weights_move`` for ``check_weights_move`` and ``assert_weights_move``.
+    name: str
+    #: Judges one trace or several seeds.
+    check: Callable[..., Verdict]
+    stage: Stage
+    position: int
+    faults: tuple[Fault, ...]
+    thresholds: tuple[Threshold, ...]
+    #: What it judges, beside what the recorder always notes.
+    measurements: tuple[type[Measurement], ...]
+    shows: frozenset[Symptom]
+
+
+#: Name -> spec, of every check whose file was imported; in the order of import. `catalogue.CHECKS` is complete and in order.
+REGISTERED: dict[str, CheckSpec] = {}
+
+
+def check(
+    *,
+    stage: Stage,
+    position: int,
+    faults: tuple[Fault, ...] = (),
+    thresholds: tuple[Threshold, ...] = (),
+    measurements: tuple[type[Measurement], ...] = (),
+    shows: tuple[Symptom, ...] = (),
+) -> Callable[[Callable[Concatenate[Trace, P], Verdict]], Callable[Concatenate[Trace | Runs, P], Verdict]]:
+    """Registers ``check_x(trace, ...) -> Verdict`` as the check ``x``, and lets it judge several seeds, too.
+
+    :param stage: where in a run it looks.
+    :param position: its place within the stage, for the order of verdicts.
+    :param faults: what it can find; faults that other checks find, too, are named by each of them.
+    :param thresholds: its numeric arguments, for calibration and for verdicts over seeds.
+    :param measurements: the kinds it judges; without them it is not measured.
+    :param shows: symptoms by which a fault found elsewhere explains its failure.
+    """
+
+    def register(
+        function: Callable[Concatenate[Trace, P], Verdict],
+    ) -> Callable[Concatenate[Trace | Runs, P], Verdict]:
+        name = function.__name__.removeprefix("check_")
+
+        @functools.wraps(function)
+        def judge(*arguments: Any, **options: Any) -> Verdict:
+            trace = arguments[0] if arguments else options.get("trace")
+            if isinstance(trace, Runs):
+                rest = {name: value for name, value in options.items() if name != "trace"}
+                return judge_seeds(function, trace, arguments[1:], rest, thresholds)
+            if (arguments or "trace" in options) and not isinstance(trace, Trace):
+                raise TypeError(f"trace is {describe_type(trace)}: expected what finetune() or watch() gave")
+            return function(*arguments, **options)
+
+        REGISTERED[name] = CheckSpec(name, judge, stage, position, faults, thresholds, measurements, frozenset(shows))
+        return judge
+
+    return register
+
+
+def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:
+    """The verdict of a check whose measurement, or a part of it, was not made: skipped, with the reason."""
+    return Verdict(name, "skipped", trace.why_not_measured(kind, part))

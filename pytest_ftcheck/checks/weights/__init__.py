@@ -1,0 +1,1 @@
+"""The weights: whether they move, stay frozen, and are kept."""

@@ -1,0 +1,1 @@
+"""The nouns: Trace, Recipe, Intent, Verdict and what they are made of. Knows no other room."""

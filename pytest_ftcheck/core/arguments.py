@@ -1,0 +1,87 @@
+"""Checks of arguments: each raises one error that names the argument, its value and what is accepted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    optional: bool = False,
+    accepted: str = "",
+) -> None:
+    """``TypeError`` or ``ValueError`` for what is no finite number in these bounds.
+
+    >>> number("lr", -1.0, above=0)
+    Traceback (most recent call last):
+    ValueError: lr=-1.0: expected a finite number > 0
+    """
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected {accepted or ('a number or None' if optional else 'a number')}")
+    finite = value == value and abs(value) <= sys.float_info.max  # also a whole number that no float can hold
+    bounds = [(">=", least), (">", above), ("<", below)]
+    inside = (least is None or value >= least) and (above is None or value > above) and (below is None or value < below)
+    if not finite or not inside:
+        told = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+        raise ValueError(f"{name}={value!r}: expected a finite number{f' {told}' if told else ''}")
+
+
+def positive(**given: Any) -> None:
+    """`number` above zero, several at once."""
+    for name, value in given.items():
+        number(name, value, above=0)
+
+
+def as_positive(name: str, value: Any) -> float:
+    """A number above zero as a float; one of numpy or torch will do."""
+    value = value.item() if hasattr(value, "item") else value
+    number(name, value, above=0)
+    return float(value)
+
+
+def whole(name: str, value: Any, *, least: int | None = None, optional: bool = False) -> None:
+    """``TypeError`` or ``ValueError`` for what is no whole number, or one below ``least``."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected a whole number{' or None' if optional else ''}")
+    if least is not None and value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+
+
+def one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
+    """``ValueError`` for what is none of the names accepted."""
+    if not isinstance(value, str) or value not in accepted:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(accepted)}")
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number above 0 and below 1, as a float."""
+    number(name, value, above=0, below=1)
+    return float(value)
+
+
+def sequence(name: str, values: Any) -> list[Any]:
+    """A list of at least one thing; a text is no sequence."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}={values!r}: expected a sequence")
+    found = list(values)
+    if not found:
+        raise ValueError(f"{name} is empty: expected at least one")
+    return found
+
+
+def distinct(name: str, values: Sequence[Any]) -> None:
+    """``ValueError`` for a value that is given twice."""
+    twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
+    if twice is not None:
+        raise ValueError(f"{name}: {twice!r} is given twice")

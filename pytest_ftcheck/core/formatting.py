@@ -1,0 +1,229 @@
+"""How numbers and tables are written: one place, so that every message reads alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: What a curve is drawn with, from low to high.
+BARS = "▁▂▃▄▅▆▇█"
+#: How our own characters are written where they cannot be printed: one for one, so that columns stay.
+_ASCII = str.maketrans({**dict(zip(BARS, "_.:-=+*#", strict=True)), "…": "~"})
+
+
+def number(value: float | int | None, digits: int = 3) -> str:
+    """A number as a person would write it: ``0.0200``, ``1.2e-09``, ``147,456``, ``NaN``.
+
+    >>> [number(v) for v in (0.02, 1.234e-9, 147456, 0.0, float("nan"), None)]
+    ['0.0200', '1.23e-09', '147,456', '0', 'NaN', '-']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 1e-3 or size >= 1e6:
+        return f"{value:.{digits - 1}e}"
+    if float(f"{size:.{digits}g}") >= 10**digits:  # as rounded: 999.6 would be written 1.00e+03
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def describe_type(value: Any) -> str:
+    """What kind of thing a value is, with its article, for errors.
+
+    >>> describe_type([]), describe_type(3), describe_type(None)
+    ('a list', 'an int', 'a NoneType')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
+
+
+def percent(share: float | None) -> str:
+    """A share of one as a percentage with two or three significant digits.
+
+    >>> [percent(v) for v in (1.0, 0.0312, 0.9999, 0.0, 0.00001, None)]
+    ['100 %', '3.1 %', '99.9 %', '0 %', '<0.01 %', '-']
+    """
+    if share is None or not math.isfinite(share):
+        return number(share)
+    value = 100 * share
+    if value == 0:
+        return "0 %"
+    if 0 < value < 0.01:
+        return "<0.01 %"
+    if abs(value) >= 1e4:
+        return f"{value:.1e} %"
+    if 99.9 < value < 100:  # not all of it, so never rounded up to all of it
+        return "99.9 %"
+    if abs(value) >= 9.95:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if abs(value) >= 0.995 else f"{value:.2f} %"
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """
+    >>> plural(1, "tensor"), plural(4, "tensor")
+    ('1 tensor', '4 tensors')
+    """
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def more_steps(steps: int) -> int:
+    """How many optimizer steps to try where so many were too few: three times as many, 100 at least.
+
+    >>> more_steps(20), more_steps(60)
+    (100, 180)
+    """
+    return max(100, 3 * steps)
+
+
+def shorten(name: str, width: int = 44) -> str:
+    """A long name with its middle left out; the two ends say most.
+
+    >>> shorten("transformer.layer.0.attention.q_lin.weight", 24)
+    'transform…n.q_lin.weight'
+    """
+    if len(name) <= width:
+        return name
+    head = (width - 1) * 2 // 5
+    return name[:head] + "…" + name[-(width - 1 - head) :]
+
+
+def one_line(text: str, width: int) -> str:
+    """Somebody else's text as one line: white space becomes one blank, what cannot be printed is spelled out, the middle of a
+    long one is left out.
+
+    >>> one_line("two\\nlines, a bell \\x07 and text that runs \\u202ebackwards", 80)
+    'two lines, a bell \\\\x07 and text that runs \\\\u202ebackwards'
+    """
+    # cut before and after: spelling out is slow, and makes it longer
+    short = shorten(" ".join(shorten(text, 4 * width).split()), width)
+    return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short), width)
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """The text as a stream of that encoding can print it: our own characters in ASCII, what else it lacks spelled out.
+
+    :param encoding: None or unknown: taken for UTF-8 or ASCII, respectively.
+
+    >>> printable("loss █▄▁ …", "ascii"), printable("loss █▄▁", "utf-8"), len(printable("ö", "ascii"))
+    ('loss #-_ ~', 'loss █▄▁', 4)
+    """
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except LookupError:
+        encoding = "ascii"
+    except UnicodeEncodeError:
+        pass
+    return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: two for East Asian characters and emoji, none for combining marks.
+
+    >>> columns("abc"), columns("学习"), columns("e\u0301")
+    (3, 4, 1)
+    """
+    return len(text) if text.isascii() else sum(map(_width, text))
+
+
+def _width(character: str) -> int:
+    from unicodedata import category, east_asian_width
+
+    if category(character) in ("Mn", "Me", "Cf", "Cc"):
+        return 0
+    return 2 if east_asian_width(character) in "WF" else 1
+
+
+def fit(text: str, width: int, *, keep: str = "start") -> str:
+    """A text cut to so many columns, with dots for what is left out.
+
+    :param keep: ``start`` or ``end`` of the text.
+
+    >>> fit("test_it.py::test_head", 12), fit("test_it.py::test_head", 12, keep="end"), fit("学习学习", 7)
+    ('test_it.p...', '...test_head', '学习...')
+    """
+    if columns(text) <= width:
+        return text
+    left, kept = width - 3, []
+    for character in text if keep == "start" else reversed(text):
+        left -= _width(character)
+        if left < 0:
+            break
+        kept.append(character)
+    dots = "..."[: max(0, width)]
+    return "".join(kept) + dots if keep == "start" else dots + "".join(reversed(kept))
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """A text filled up with blanks to so many columns.
+
+    >>> padded("学", 4) + "|", padded("1", 3, right=True)
+    ('学  |', '  1')
+    """
+    blanks = " " * max(0, width - columns(text))
+    return blanks + text if right else text + blanks
+
+
+def block_of(name: str) -> str:
+    """The block a parameter belongs to: its path up to the first number, else its module.
+
+    >>> block_of("distilbert.transformer.layer.3.ffn.lin1.weight"), block_of("bert.pooler.dense.bias")
+    ('distilbert.transformer.layer.3', 'bert.pooler.dense')
+    """
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ".".join(parts[:-1])
+
+
+def cell(value: Any) -> str:
+    """A table cell: numbers through :func:`number`, all else as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, (int, float)):
+        return number(value)
+    return shorten(str(value), 72)
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | None = None) -> list[str]:
+    """Rows of equal columns as aligned lines; numbers to the right; ``most`` rows at most, and how many are left.
+
+    >>> print("\\n".join(table([{"name": "a", "x": 1.5}, {"name": "bb", "x": None}])))
+      name     x
+      a     1.50
+      bb       -
+    """
+    if not rows:
+        return []
+    shown = rows if most is None or len(rows) <= most + 1 else rows[:most]
+    # a column that says nothing in any row is not worth its width
+    columns = [
+        key for key in dict.fromkeys(k for row in shown for k in row) if any(row.get(key) is not None for row in shown)
+    ]
+    grid = [[cell(row.get(c)) for c in columns] for row in shown]
+    right = [
+        all(isinstance(r.get(c), (int, float, type(None))) or cell(r.get(c)).endswith("%") for r in shown)
+        for c in columns
+    ]
+    widths = [max(len(c), *(len(line[i]) for line in grid)) for i, c in enumerate(columns)]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+        return (indent + "  ".join(parts)).rstrip()
+
+    lines = [line(columns), *(line(cells) for cells in grid)]
+    if len(shown) < len(rows):
+        lines.append(f"{indent}... and {len(rows) - len(shown):,} more")
+    return lines

@@ -1,0 +1,257 @@
+"""`InitScheme`: a named weight initialisation that can be applied to a module, declared, drawn, and recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .arguments import number, one_of, positive
+from .init_distributions import FANS, NONLINEARITIES, Draw
+from .late_binding import provided
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    M = TypeVar("M", bound=nn.Module)
+
+#: What biases may start at besides a number: torch's default, uniform up to 1/sqrt(fan-in).
+TORCH_BIAS = "torch"
+
+
+@dataclass(frozen=True, repr=False)
+class InitScheme:
+    """How the linear layers of a head are initialised: weights, biases, and what the first and the last layer do otherwise.
+
+    Made by its constructors (``InitScheme.normal(std=0.02)``, ``InitScheme.kaiming_normal()``, ...), refined by ``with_...``; biases
+    are zero unless told otherwise. Immutable, comparable; ``repr`` is code that makes it again, ``name`` is for people.
+
+    Its fields are filled by these: ``weight`` and ``bias`` of every layer, ``prior`` (class shares behind the last bias; with ``tags``
+    those of tags), ``first`` and ``last`` for layers that differ.
+
+    >>> scheme = InitScheme.normal(std=0.02).with_last(InitScheme.zeros())
+    >>> scheme
+    InitScheme.normal(std=0.02).with_last(InitScheme.zeros())
+    >>> scheme.name
+    'N(0, 0.02), zero biases; last layer: zeros, zero biases'
+    """
+
+    weight: Draw
+    #: What every bias starts at, or ``"torch"``: uniform up to 1/sqrt(fan-in), what ``nn.Linear`` does by itself.
+    bias: float | str = 0.0
+    #: Shares of the classes, whose logarithms are the last layer's bias; None: it is as the others.
+    prior: tuple[float, ...] | None = None
+    #: The shares are of tags that do not exclude each other: the bias is their log-odds.
+    tags: bool = False
+    #: How the first, and the last, linear layer is initialised, where that differs.
+    first: InitScheme | None = None
+    last: InitScheme | None = None
+
+    # ------------------------------------------------------------------ constructors
+    @classmethod
+    def normal(cls, std: float = 0.02) -> InitScheme:
+        """N(0, std): BERT's, with 0.02, and that of the founding question."""
+        positive(std=std)
+        return cls(Draw("normal", std=float(std)))
+
+    @classmethod
+    def hugging_face(cls, initializer_range: float = 0.02) -> InitScheme:
+        """What transformers does in ``post_init()``: N(0, config.initializer_range), zero biases."""
+        positive(initializer_range=initializer_range)
+        return cls.normal(initializer_range)
+
+    @classmethod
+    def truncated_normal(cls, std: float = 0.02, cut: float = 2.0) -> InitScheme:
+        """N(0, std) redrawn until it is within ``cut`` standard deviations (the original BERT)."""
+        positive(std=std, cut=cut)
+        return cls(Draw("truncated_normal", std=float(std), cut=float(cut)))
+
+    @classmethod
+    def uniform(cls, bound: float = 0.05) -> InitScheme:
+        """Uniform between -bound and bound; the standard deviation is bound / sqrt(3)."""
+        positive(bound=bound)
+        return cls(Draw("uniform", bound=float(bound)))
+
+    @classmethod
+    def xavier_normal(cls, gain: float = 1.0) -> InitScheme:
+        """N(0, gain * sqrt(2 / (fan_in + fan_out))) (Glorot and Bengio 2010)."""
+        positive(gain=gain)
+        return cls(Draw("xavier_normal", gain=float(gain)))
+
+    @classmethod
+    def xavier_uniform(cls, gain: float = 1.0) -> InitScheme:
+        """Uniform with the standard deviation of `xavier_normal`."""
+        positive(gain=gain)
+        return cls(Draw("xavier_uniform", gain=float(gain)))
+
+    @classmethod
+    def kaiming_normal(cls, nonlinearity: str = "relu", fan: str = "fan_in", slope: float = 0.0) -> InitScheme:
+        """N(0, gain / sqrt(fan)) (He et al. 2015), the gain being that of ``torch.nn.init.calculate_gain``."""
+        return cls(_kaiming("kaiming_normal", nonlinearity, fan, slope))
+
+    @classmethod
+    def kaiming_uniform(cls, nonlinearity: str = "relu", fan: str = "fan_in", slope: float = 0.0) -> InitScheme:
+        """Uniform with the standard deviation of `kaiming_normal`."""
+        return cls(_kaiming("kaiming_uniform", nonlinearity, fan, slope))
+
+    @classmethod
+    def orthogonal(cls, gain: float = 1.0) -> InitScheme:
+        """A random (semi-)orthogonal matrix times ``gain`` (Saxe et al. 2014)."""
+        positive(gain=gain)
+        return cls(Draw("orthogonal", gain=float(gain)))
+
+    @classmethod
+    def sparse(cls, sparsity: float = 0.1, std: float = 0.01) -> InitScheme:
+        """N(0, std) with a share ``sparsity`` of each column at zero (Martens 2010)."""
+        positive(std=std)
+        number("sparsity", sparsity)
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity={sparsity!r}: expected a share from 0 to below 1")
+        return cls(Draw("sparse", std=float(std), sparsity=float(sparsity)))
+
+    @classmethod
+    def zeros(cls) -> InitScheme:
+        """All zero: sound for a last layer alone."""
+        return cls(Draw("zeros"))
+
+    @classmethod
+    def constant(cls, value: float) -> InitScheme:
+        """Every weight the same: nothing tells two hidden units apart."""
+        number("value", value)
+        return cls(Draw("constant", value=float(value)))
+
+    @classmethod
+    def eye(cls, gain: float = 1.0) -> InitScheme:
+        """The identity matrix, or as much of it as fits, times ``gain``."""
+        positive(gain=gain)
+        return cls(Draw("eye", gain=float(gain)))
+
+    @classmethod
+    def torch_default(cls) -> InitScheme:
+        """What ``nn.Linear`` does by itself: weights and biases uniform up to 1/sqrt(fan_in)."""
+        return cls(Draw("torch_default"), bias=TORCH_BIAS)
+
+    @classmethod
+    def mup(cls, std: float = 0.02, base_width: int = 64) -> InitScheme:
+        """muP: N(0, std * sqrt(base_width / fan_in)), for the last layer N(0, std * base_width / fan_in) (Yang and Hu 2021)."""
+        positive(std=std, base_width=base_width)
+        if not isinstance(base_width, int):
+            raise TypeError(f"base_width={base_width!r}: expected a whole number")
+        return cls(Draw("mup", std=float(std), base_width=base_width))
+
+    # ------------------------------------------------------------------ refinements
+    def with_bias(self, value: float | str) -> InitScheme:
+        """Biases that start at ``value``; ``"torch"``: uniform up to 1/sqrt(fan_in)."""
+        if not (isinstance(value, str) and value == TORCH_BIAS):
+            number("value", value)
+            value = float(value)
+        return replace(self, bias=value)
+
+    def with_class_prior(self, shares: Iterable[float], *, tags: bool = False) -> InitScheme:
+        """The last bias starts at the logarithm of the classes' shares, so that the first loss is the class-prior entropy.
+
+        :param shares: one above 0 a class, together 1; with ``tags`` each between 0 and 1, and the bias is the log-odds.
+        """
+        listed = (
+            shares.tolist() if hasattr(shares, "tolist") else shares
+        )  # of torch or numpy: torch.bincount(y) / len(y)
+        if isinstance(listed, str) or not isinstance(listed, Iterable):
+            raise TypeError(f"shares={shares!r}: expected one number a class")
+        values = tuple(listed)
+        if not values:
+            raise ValueError(f"shares={shares!r}: expected one number a class")
+        for value in values:
+            number("shares", value)
+        if any(not 0 < v < 1 for v in values) or (not tags and (len(values) < 2 or abs(sum(values) - 1) > 1e-3)):
+            wanted = "each between 0 and 1" if tags else "two or more above 0 that sum to 1"
+            raise ValueError(f"shares={shares!r}: expected {wanted}")
+        return replace(self, prior=tuple(float(v) for v in values), tags=bool(tags))
+
+    def with_last(self, scheme: InitScheme) -> InitScheme:
+        """The last linear layer starts as another scheme says: ``InitScheme.normal(0.02).with_last(InitScheme.zeros())``."""
+        return replace(self, last=_scheme("scheme", scheme))
+
+    def with_first(self, scheme: InitScheme) -> InitScheme:
+        """The first linear layer starts as another scheme says; of a single layer, ``last`` has the say."""
+        return replace(self, first=_scheme("scheme", scheme))
+
+    def scaled(self, factor: float) -> InitScheme:
+        """All weights times ``factor``, those of special layers too; biases stay.
+
+        :raises ValueError: a kind whose scale follows from the shape alone (kaiming, torch's default).
+        """
+        positive(factor=factor)
+        return replace(
+            self,
+            weight=self.weight.scaled(float(factor)),
+            first=None if self.first is None else self.first.scaled(factor),
+            last=None if self.last is None else self.last.scaled(factor),
+        )
+
+    # ------------------------------------------------------------------ use
+    def at(self, position: int, layers: int) -> InitScheme:
+        """The scheme of one linear layer of ``layers``, 0 being the first."""
+        if position == layers - 1:
+            scheme = self.last or self
+            return replace(scheme, prior=self.prior, tags=self.tags) if self.prior and not scheme.prior else scheme
+        return self.first if position == 0 and self.first is not None else replace(self, prior=None)
+
+    def apply(self, module: M, seed: int = 0, only: str | Sequence[str] | None = None) -> M:
+        """Initialise the linear layers of a module in place, and return it. Norms, embeddings and adapters stay as they are.
+
+        :param module: a head, or a whole model: of that only the head, found as `finetune` finds it.
+        :param seed: the values are the same for the same seed on every device; torch's own random state is not touched.
+        :param only: prefix or prefixes of the parameter names that are meant, instead.
+        :raises ValueError: no linear layer matches; a class prior that does not fit the outputs.
+
+        >>> from torch import nn
+        >>> head = InitScheme.normal(std=0.02).apply(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)))
+        >>> round(head[0].weight.std().item(), 3), head[0].bias.any().item()
+        (0.02, False)
+        """
+        applied: M = provided("apply_scheme")(self, module, seed, only)
+        return applied
+
+    # ------------------------------------------------------------------ words
+    @property
+    def name(self) -> str:
+        """For people: ``N(0, 0.02), zero biases``."""
+        if self == InitScheme.torch_default():
+            return self.weight.name
+        parts = [f"{self.weight.name}, {self._biases()}"]
+        if self.prior:
+            parts.append("last bias: " + ("log-odds of the tags" if self.tags else "class prior"))
+        parts += [f"{w} layer: {s.name}" for w, s in (("first", self.first), ("last", self.last)) if s is not None]
+        return "; ".join(parts)
+
+    def _biases(self) -> str:
+        if self.bias == TORCH_BIAS:
+            return "biases U(-1/sqrt(fan-in), 1/sqrt(fan-in))"
+        return "zero biases" if self.bias == 0 else f"biases {self.bias:g}"
+
+    def __repr__(self) -> str:
+        code = f"InitScheme.{self.weight.code}"
+        if self.bias != (TORCH_BIAS if self.weight.kind == "torch_default" else 0.0):
+            code += f".with_bias({self.bias!r})"
+        if self.prior:
+            code += f".with_class_prior({self.prior!r}{', tags=True' if self.tags else ''})"
+        if self.first is not None:
+            code += f".with_first({self.first!r})"
+        return code if self.last is None else code + f".with_last({self.last!r})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
+        """For hypothesis, which would print a dataclass field by field, and IPython."""
+        printer.text(repr(self))
+
+
+def _kaiming(kind: str, nonlinearity: str, fan: str, slope: float) -> Draw:
+    one_of("nonlinearity", nonlinearity, NONLINEARITIES)
+    one_of("fan", fan, FANS)
+    number("slope", slope)
+    return Draw(kind, nonlinearity=nonlinearity, fan=fan, slope=float(slope))
+
+
+def _scheme(name: str, value: Any) -> InitScheme:
+    if not isinstance(value, InitScheme):
+        raise TypeError(f"{name}={value!r}: expected an InitScheme")
+    return value

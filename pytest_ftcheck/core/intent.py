@@ -1,0 +1,211 @@
+"""What the author believes about a run, declared beforehand; a check compares it with what the trace shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import arguments
+from .formatting import describe_type
+from .init_scheme import InitScheme
+from .recipe import SCHEDULES, Recipe
+
+TASKS = ("single_label", "multi_label", "regression")
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What you mean a fine-tune to be. Every field is optional, and what is not declared is not judged.
+
+    Names of parameters are given as prefixes (``"classifier"``, ``"distilbert.transformer.layer.5"``; ``""`` is all) or globs
+    (``"*.lora_*"``).
+
+    >>> Intent(peak_lr=5e-5, schedule="linear", warmup_steps=10, total_steps=100).lr_at(10)
+    5e-05
+    >>> Intent(frozen="distilbert.embeddings").wants_frozen("distilbert.embeddings.LayerNorm.weight")
+    True
+    """
+
+    #: ``single_label``, ``multi_label`` or ``regression``.
+    task: str | None = None
+    #: Parameters that should learn; those that must stay as they are; those known to take no part in the forward pass.
+    trained: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    #: Class name of the optimizer, as in ``torch.optim``; letter case does not count.
+    optimizer: str | None = None
+    #: Highest learning rate of the schedule.
+    peak_lr: float | None = None
+    #: ``linear`` (warm-up from zero, then decay to zero) or ``constant`` (after the warm-up).
+    schedule: str | None = None
+    #: Length of warm-up and of the whole training in optimizer steps (the run that is judged may be its first part).
+    warmup_steps: int | None = None
+    total_steps: int | None = None
+    #: Batches for each optimizer step.
+    accumulation: int | None = None
+    #: Total gradient norm after clipping.
+    max_grad_norm: float | None = None
+    weight_decay: float | None = None
+    #: True: norms and biases are to have no weight decay.
+    no_decay: bool | None = None
+    #: How the head starts: a scheme, or the standard deviation of N(0, std) weights with zero biases.
+    head_init: float | InitScheme | None = None
+    #: True: dropout is meant to be on in training; a number: at this rate; False: there is none.
+    dropout: bool | float | None = None
+    pad_token_id: int | None = None
+    #: Pairs of parameter names that are meant to be one tensor.
+    tied: tuple[tuple[str, str], ...] = ()
+    #: Parameter name -> the values it is said to start from, a tensor. Compared when the run begins; not kept in the trace.
+    pretrained: Mapping[str, Any] | None = None
+    #: Optimizer step before which parameters in ``trained`` that are not in the head may stay still.
+    thaw_step: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trained", "frozen", "unused"):
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task={self.task!r}: expected one of {', '.join(TASKS)}")
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        if self.optimizer is not None and not isinstance(self.optimizer, str):
+            raise TypeError(f"optimizer={self.optimizer!r}: expected the name of an optimizer class, such as 'AdamW'")
+        if self.optimizer == "":
+            raise ValueError("optimizer='': expected the name of an optimizer class, such as 'AdamW', or None")
+        for name in ("peak_lr", "max_grad_norm", "weight_decay"):
+            arguments.number(name, getattr(self, name), least=0, optional=True)
+        if not isinstance(self.head_init, InitScheme):
+            arguments.number(
+                "head_init", self.head_init, least=0, optional=True, accepted="a number, an InitScheme or None"
+            )
+        for name, least in (
+            ("warmup_steps", 0),
+            ("total_steps", 1),
+            ("accumulation", 1),
+            ("pad_token_id", None),
+            ("thaw_step", 0),
+        ):
+            arguments.whole(name, getattr(self, name), least=least, optional=True)
+        for name in ("no_decay",):
+            if getattr(self, name) not in (None, True, False):
+                raise TypeError(f"{name}={getattr(self, name)!r}: expected True, False or None")
+        if self.dropout is not None and not isinstance(self.dropout, bool):
+            arguments.number("dropout", self.dropout, least=0, optional=True)
+            if self.dropout >= 1:
+                raise ValueError(f"dropout={self.dropout!r}: expected True, False or a rate below 1")
+        object.__setattr__(self, "tied", _pairs(self.tied))
+        if self.pretrained is not None and not isinstance(self.pretrained, Mapping):
+            raise TypeError(
+                f"pretrained is {describe_type(self.pretrained)}: expected a mapping parameter name -> tensor"
+            )
+        for name, values in (self.pretrained or {}).items():
+            if not isinstance(name, str):
+                raise TypeError(f"pretrained has the key {name!r}: expected the name of a parameter")
+            if not all(hasattr(values, part) for part in ("shape", "dtype", "detach")):
+                raise TypeError(f"pretrained[{name!r}] is {describe_type(values)}: expected a tensor")
+
+    def wants_trained(self, name: str) -> bool | None:
+        """Whether the parameter of that name should learn; None: not declared."""
+        if _any(self.frozen, name) or _any(self.unused, name):
+            return False
+        return _any(self.trained, name) if self.trained else None
+
+    def wants_frozen(self, name: str) -> bool:
+        """Whether the parameter of that name was declared frozen."""
+        return _any(self.frozen, name)
+
+    def is_unused(self, name: str) -> bool:
+        """Whether the parameter of that name was declared to take no part."""
+        return _any(self.unused, name)
+
+    def lr_at(self, step: int) -> float | None:
+        """The learning rate meant to be in force at optimizer step ``step`` (0-based); None: not declared.
+
+        >>> Intent(peak_lr=1e-3, schedule="linear", warmup_steps=4, total_steps=12).lr_at(8)
+        0.0005
+        """
+        if self.peak_lr is None or self.schedule is None:
+            return None
+        warm = self.warmup_steps or 0
+        if step < warm:
+            return self.peak_lr * step / warm
+        if self.schedule == "constant":
+            return self.peak_lr
+        if self.total_steps is None:
+            return None
+        return self.peak_lr * max(0.0, (self.total_steps - step) / max(1, self.total_steps - warm))
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Names of the fields that say something."""
+        return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name) not in (None, (), {}))
+
+    def plain(self) -> Intent:
+        """Without the tensors: as a trace keeps it."""
+        return dataclasses.replace(self, pretrained=None)
+
+    def filled(self, recipe: Recipe) -> Intent:
+        """What is left open is taken from the recipe, whose own optimizer and schedule do the training."""
+        from .recipe import OPTIMIZERS
+
+        known: dict[str, Any] = {
+            "optimizer": OPTIMIZERS[recipe.optimizer],
+            "peak_lr": recipe.lr,
+            "schedule": recipe.schedule,
+            "warmup_steps": recipe.warmup_steps,
+            "total_steps": recipe.steps,
+            "max_grad_norm": recipe.max_grad_norm,
+            "weight_decay": recipe.weight_decay,
+        }
+        return dataclasses.replace(self, **{k: v for k, v in known.items() if getattr(self, k) is None})
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """``ValueError`` for a declared name that fits no parameter of the model."""
+        known = list(names)
+        shown = ", ".join(known[:3])
+        for field in ("trained", "frozen", "unused"):
+            for pattern in getattr(self, field):
+                if not any(_fits(pattern, n) for n in known):
+                    raise ValueError(
+                        f"intent.{field}={pattern!r} matches none of the {len(known)} parameters ({shown}, ...)"
+                    )
+        for pair in self.tied:
+            for name in pair:
+                if name not in known:
+                    raise ValueError(f"intent.tied names {name!r}, which is no parameter of the model ({shown}, ...)")
+        if self.pretrained and not any(n in self.pretrained for n in known):
+            raise ValueError(
+                f"intent.pretrained: none of its {len(self.pretrained)} names is a parameter of the model ({shown}, ...)"
+            )
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return name.startswith(pattern) or fnmatch.fnmatchcase(name, pattern)
+
+
+def _any(patterns: Iterable[str], name: str) -> bool:
+    return any(_fits(p, name) for p in patterns)
+
+
+def _names(field: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if value is None:
+        return ()
+    try:
+        names = tuple(value)
+    except TypeError:
+        names = (value,)
+    if not all(isinstance(n, str) for n in names):
+        raise TypeError(f"{field}={value!r}: expected a prefix or glob of parameter names, or a sequence of them")
+    return names
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    given = () if value is None else tuple(value) if isinstance(value, Iterable) else (value,)
+    pairs = tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in given)
+    if not all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs):
+        raise TypeError(f"tied={value!r}: expected pairs of parameter names")
+    return pairs

@@ -1,0 +1,15 @@
+"""What the core calls but may not import: reports of a Trace, the rooms of its measurements. The package's face says where they are."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: Name -> ``module:function`` below the package; filled by ``pytest_ftcheck/__init__.py``, before anything can be called.
+PROVIDERS: dict[str, str] = {}
+
+
+def provided(name: str) -> Any:
+    """The function of that name, imported now."""
+    module, _, function = PROVIDERS[name].partition(":")
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,33 @@
+"""The public names that are no check's, and the modules they are imported from when first used."""
+
+from __future__ import annotations
+
+#: Module -> the public names it has.
+HOMES = {
+    "checks.diagnosis": ("Cause", "Diagnosis", "assert_healthy", "diagnose"),
+    "core.example_trace": ("example_trace",),
+    "core.init_scheme": ("InitScheme",),
+    "core.intent": ("Intent",),
+    "core.recipe": ("Recipe",),
+    "core.trace": ("Trace",),
+    "core.trace_writer": ("TraceWriter",),
+    "core.verdict": ("CheckFailed", "Verdict"),
+    "initialization.extract": ("extract_features",),
+    "initialization.features": ("Features",),
+    "initialization.goodness_of_fit": ("identify",),
+    "initialization.head_module": ("head_of",),
+    "initialization.result": ("SweepResult",),
+    "initialization.sanity": ("assert_init_sane", "check_init"),
+    "initialization.sweep": ("sweep",),
+    "initialization.toys": ("toy_features",),
+    "initialization.trainable": ("assert_trainable", "check_trainable"),
+    "instruments.toys": ("tiny_distilbert", "toy_batches"),
+    "pytest_plugin.subject": ("Subject",),
+    "pytest_plugin.suite": ("parametrize_with_checks",),
+    "reports.weight_motion": ("explain_weight_motion",),
+    "seeds.runs": ("Runs",),
+    "training.finetune": ("finetune",),
+    "training.watch": ("watch",),
+}
+#: Public name -> module.
+HOME_OF = {name: home for home, names in HOMES.items() for name in names}

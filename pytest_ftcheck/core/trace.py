@@ -1,0 +1,274 @@
+"""What happened: the one place where measuring and judging meet. Plain numbers only, no tensor.
+
+The torch side fills a `Trace`, the judging side reads it, and it survives a round trip through JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import write_whole
+from .intent import Intent
+from .late_binding import provided
+from .measurement import M, Measurement, kind_of
+from .observations import Buffer, Iteration, Metric, Optimizer, ProbeRows, Reading, Step, Tensor
+from .recipe import Recipe
+from .serialization import decode, encode
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from matplotlib.figure import Figure
+
+    from .trace_writer import TraceWriter
+
+
+#: Version of the JSON layout; raised when a field changes its meaning or goes away.
+SCHEMA = 2
+PARTS = ("head", "base", "all")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one short fine-tune, or one watched loop, did.
+
+    Made by :func:`pytest_ftcheck.finetune` and :func:`pytest_ftcheck.watch`; read by every check. ``print(trace)`` shows it.
+    """
+
+    #: ``finetune`` or ``watch``.
+    source: str
+    recipe: Recipe | None
+    reading: Reading
+    #: Prefixes of parameter names that make up the head.
+    head: tuple[str, ...]
+    optimizer: Optimizer
+    iterations: tuple[Iteration, ...]
+    steps: tuple[Step, ...]
+    #: Steps at which the series of each tensor were kept (all, until there are too many: then every 2nd, 4th, ...).
+    recorded: tuple[int, ...]
+    tensors: tuple[Tensor, ...]
+    buffers: tuple[Buffer, ...] = ()
+    probe: ProbeRows | None = None
+    metrics: tuple[Metric, ...] = ()
+    #: What the author declared, without the tensors; None: nothing.
+    intent: Intent | None = None
+    #: Probe -> what it measured; a probe that is missing was not run, see `skipped`. Read it with `measured`.
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    #: Probe -> why it was not run.
+    skipped: dict[str, str] = field(default_factory=dict)
+    #: Versions, device, dtype, threads.
+    environment: dict[str, str] = field(default_factory=dict)
+    #: Wall-clock seconds of the whole call, and of the training iterations alone.
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    #: Why the run ended early, if it did.
+    stopped: str | None = None
+    #: What a reader should know (a warm-up longer than the run, ignored batch keys, ...).
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    # ------------------------------------------------------------------ reading
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Training losses, one an iteration that told one."""
+        return tuple(i.loss for i in self.iterations if i.loss is not None)
+
+    def measured(self, kind: type[M]) -> M | None:
+        """What a probe measured, by the class of its measurement; None: the probe was not run, see `why_not_measured`.
+
+        >>> from pytest_ftcheck.checks.mode.record import Modes
+        >>> example_trace().measured(Modes) is None
+        True
+        """
+        found = self.measurements.get(kind.probe)
+        return found if isinstance(found, kind) else None
+
+    def why_not_measured(self, kind: type[Measurement], part: str | None = None) -> str:
+        """One sentence: why a probe, or a part of it, measured nothing.
+
+        >>> from pytest_ftcheck.checks.mode.record import Modes
+        >>> example_trace().why_not_measured(Modes)
+        'Not measured.'
+        """
+        why = part or self.skipped.get(kind.probe) or self.skipped.get("all") or ""
+        if kind.on_request and (not why or "probes= asked for" in why):
+            why = f"{kind.on_request}, so this probe runs only with probes=[{kind.probe!r}]"
+        return f"Not measured: {why.rstrip('.')}." if why else "Not measured."
+
+    @property
+    def broken(self) -> str | None:
+        """Why backward could not run, if it could not."""
+        return next((i.broken for i in self.iterations if i.broken), None)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name; ``ValueError`` with near names if there is none.
+
+        >>> example_trace().tensor("classifier.weight").part
+        'head'
+        """
+        for t in self.tensors:
+            if t.name == name or name in t.aliases:
+                return t
+        near = [t.name for t in self.tensors if name.rsplit(".", 1)[0] in t.name][:5]
+        raise ValueError(f"name={name!r}: no such tensor{'; near: ' + ', '.join(near) if near else ''}")
+
+    def select(
+        self,
+        part: str = "all",
+        include: str | Sequence[str] | None = None,
+        ignore: str | Sequence[str] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The tensors of a part whose name matches an ``include`` glob and no ``ignore`` glob.
+
+        :param part: ``head``, ``base`` (all but the head) or ``all``.
+        :param include: shell-style patterns, or prefixes that end at a dot.
+        :raises ValueError: unknown part; a pattern, or the whole selection, that matches nothing.
+
+        >>> [t.name for t in example_trace().select("head", ignore="*.bias")]
+        ['classifier.weight']
+        """
+        if part not in PARTS:
+            raise ValueError(f"part={part!r}: expected one of {', '.join(PARTS)}")
+        found = [t for t in self.tensors if part in ("all", t.part)]
+        if not found:
+            raise ValueError(f"part={part!r}: the trace has no {part} tensors (head: {', '.join(self.head)})")
+        for argument, patterns in (("include", include), ("ignore", ignore)):
+            for pattern in _patterns(argument, patterns):
+                if not any(_matches(pattern, t) for t in self.tensors):
+                    names = ", ".join(t.name for t in self.tensors[:3])
+                    raise ValueError(
+                        f"{argument}={pattern!r} matches none of the {len(self.tensors)} tensors ({names}, ...)"
+                    )
+        wanted, unwanted = _patterns("include", include), _patterns("ignore", ignore)
+        chosen = tuple(
+            t
+            for t in found
+            if (include is None or any(_matches(p, t) for p in wanted)) and not any(_matches(p, t) for p in unwanted)
+        )
+        if not chosen:
+            raise ValueError(f"part={part!r}, include={include!r}, ignore={ignore!r} leave no tensor to judge")
+        return chosen
+
+    # ------------------------------------------------------------------ writing
+    def to_json(self) -> str:
+        """The whole trace as standard JSON (NaN and infinities as strings)."""
+        return json.dumps(encode(self), allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Trace:
+        """The inverse of :meth:`to_json`. ``ValueError`` says what does not fit, and where.
+
+        >>> trace = example_trace()
+        >>> Trace.from_json(trace.to_json()) == trace
+        True
+        """
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a trace: no valid JSON ({error})") from None
+        if not isinstance(raw, dict) or "schema" not in raw:
+            raise ValueError("not a trace: no field 'schema'")
+        if raw["schema"] != SCHEMA:
+            raise ValueError(
+                f"this trace has schema {raw['schema']!r}, this version of pytest-ftcheck reads {SCHEMA}: "
+                "read it with the version that wrote it, or measure again"
+            )
+        provided("measurements")()
+        trace = decode(cls, {name: value for name, value in raw.items() if name != "measurements"})
+        assert isinstance(trace, cls)
+        found = raw.get("measurements", {})
+        if not isinstance(found, dict):
+            raise ValueError(f"trace.measurements: expected an object, found {str(found)[:60]!r}")
+        decoded = {probe: decode(kind_of(probe), value, f"trace.{probe}") for probe, value in found.items()}
+        return dataclasses.replace(trace, measurements=decoded)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write :meth:`to_json` to a file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Trace:
+        """Read what :meth:`save` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def to_tensorboard(self, directory: str | PathLike[str]) -> None:
+        """Write event files that TensorBoard shows (needs the extra ``tensorboard``), one directory a run.
+
+        The useful charts come first under *Custom Scalars*, runs side by side with what came of them under *HParams*.
+        """
+        provided("tensorboard")(self, directory)
+
+    def to_html(self, path: str | PathLike[str]) -> None:
+        """Write a page with causes, checks and charts that opens in any browser, without network (needs the extra ``html``).
+
+        :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is as before.
+        """
+        write_whole(path, provided("page")([self]))
+
+    def log_to(self, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
+        """Log to an experiment tracker: settings, curves, histograms of the head, the diagnosis.
+
+        :param to: ``wandb``, ``mlflow``, ``trackio`` (each an extra of this package), ``tensorboard`` (with ``directory=``), or any
+            object that speaks :class:`pytest_ftcheck.TraceWriter`.
+        :param tensors: the curves and histograms of every tensor, too; else those of the head and of the base's blocks.
+        :param options: ``prefix=`` ("ftcheck"), what names begin with in a run of yours; all others are handed to the tracker where a
+            run has to be made (``project=``, ``name=``, ``run_name=``, ...).
+        :raises ImportError: the tracker's package is missing.
+        :raises ValueError, TypeError: no such tracker; options for a run that is active already.
+
+        A run of yours that is active (``wandb.run``, ``mlflow.active_run()``, trackio's) is used and stays open; else one is made and
+        finished.
+        """
+        provided("log")(self, to, tensors=tensors, **options)
+
+    def plot(self, which: str | Sequence[str] | None = None, *, tensor: str | None = None) -> Figure:
+        """Pictures of the run, as a matplotlib figure (needs the extra ``plot``); pyplot and its state are not touched.
+
+        :param which: one or several of ``loss`` (training and probe loss beside the class prior, learning rates below), ``gradients``
+            (norms of the head and of the base's blocks), ``motion`` (displacement over the LR budget, layer by layer) and ``weights`` (a
+            tensor's histogram before and after, beside how far its elements came); None: all.
+        :param tensor: name of the tensor under ``weights``; None: the head's largest trainable matrix.
+        :raises ValueError, TypeError: no such panel, no such tensor.
+        :raises ImportError: the package ``matplotlib`` is missing.
+
+        >>> figure = example_trace().plot("motion")
+        >>> figure.axes[0].get_title(loc="left")
+        'Motion against the LR budget'
+        """
+        figure: Figure = provided("plot")(self, which, tensor=tensor)
+        return figure
+
+    def _repr_html_(self) -> str:
+        return str(provided("notebook_trace")(self))
+
+    def __repr__(self) -> str:
+        losses = self.losses
+        loss = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
+        return (
+            f"<Trace of {len(self.steps):,} steps in {self.seconds:.1f} s: {len(self.tensors)} tensors, "
+            f"head {', '.join(self.head)}{loss}>"
+        )
+
+    def __str__(self) -> str:
+        return str(provided("table")(self))
+
+
+def _patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str, ...]:
+    if patterns is None:
+        return ()
+    if isinstance(patterns, str):
+        return (patterns,)
+    result = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
+    if not all(isinstance(p, str) for p in result):
+        raise TypeError(f"{argument}={patterns!r}: expected a glob or a sequence of globs")
+    return result
+
+
+def _matches(pattern: str, tensor: Tensor) -> bool:
+    return any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in (tensor.name, *tensor.aliases))

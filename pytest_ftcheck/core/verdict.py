@@ -1,0 +1,124 @@
+"""What one check concluded, and the error that carries it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from .formatting import block_of, table
+from .late_binding import provided
+
+Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+#: Rows of evidence shown in a message; the verdict itself keeps all of them.
+ROWS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What ONE check concluded from a trace.
+
+    ``print(verdict)`` is the whole message: headline, worst offenders, limit, cause and what to do next.
+
+    >>> print(Verdict("weights_move", "pass", "4 of 4 head tensors moved."))
+    weights_move: pass. 4 of 4 head tensors moved.
+    """
+
+    #: Name of the check: ``weights_move`` for ``check_weights_move`` and ``assert_weights_move``.
+    check: str
+    #: ``pass``, ``fail``, ``inconclusive`` (the run cannot tell), ``skipped`` (nothing to judge) or ``advice``.
+    status: Status
+    #: One sentence with the decisive numbers; self-contained, for it is what a CI log shows.
+    headline: str
+    #: The numbers, worst offender first: one mapping (column -> plain value) a row.
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    #: What was compared with which limit, and where the limit comes from.
+    limit: str = ""
+    #: The likely root causes, most likely first.
+    causes: tuple[str, ...] = ()
+    #: The next action to take.
+    remedy: str = ""
+    #: How the numbers were taken.
+    measured: str = ""
+    #: Remarks that change nothing about the status (exemptions, peculiarities).
+    notes: tuple[str, ...] = field(default=())
+    #: Which fault it is, a short name that `diagnose` knows the root causes by (``not_in_optimizer``); empty where none is found.
+    fault: str = ""
+    #: How far the decisive number is from its limit: above 0 on the good side, below 0 beyond it, and comparable between two
+    #: verdicts of the same check. None where no single number decides. Repeats are ranked by it, and hypothesis is led by it.
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status={self.status!r}: expected one of {', '.join(STATUSES)}")
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise ValueError(f"margin={self.margin!r}: expected a finite number, or None")
+        if "\n" in self.headline:  # in the name of a layer, say
+            object.__setattr__(self, "headline", " ".join(self.headline.split()))
+
+    @property
+    def ok(self) -> bool:
+        """Whether ``assert_x`` lets this verdict through."""
+        return self.status not in ("fail", "inconclusive")
+
+    def __str__(self) -> str:
+        status = (
+            "FAIL" if self.status == "fail" else self.status.upper() if self.status == "inconclusive" else self.status
+        )
+        lines = [f"{self.check}: {status}. {self.headline}"]
+        lines += table(_folded(self.evidence), most=ROWS_SHOWN)
+        # a passed verdict is read for its numbers only
+        if not self.ok or self.status == "advice":
+            lines += [f"  cause: {cause}" for cause in self.causes]
+            lines += [f"  {'what would settle it' if self.status == 'inconclusive' else 'do'}: {self.remedy}"] * bool(
+                self.remedy
+            )
+            lines += [f"  limit: {self.limit}"] * bool(self.limit)
+            lines += [f"  measured: {self.measured}"] * bool(self.measured)
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return str(provided("notebook_verdict")(self))
+
+
+def _folded(rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """More rows than are shown: those of one block of the model that say the same become one."""
+    if len(rows) <= ROWS_SHOWN + 1 or not all("tensor" in row and "why" in row for row in rows):
+        return list(rows)
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((block_of(row["tensor"]), row["why"]), []).append(row)
+    folded: list[Mapping[str, Any]] = []
+    for (block, _), members in groups.items():
+        first = members[0]
+        if len(members) == 1:
+            folded.append(first)
+            continue
+        same = {k: v if all(m.get(k) == v for m in members) else None for k, v in first.items()}
+        folded.append({**same, "tensor": f"{block} ({len(members)} tensors)"})
+    return folded
+
+
+class CheckFailed(AssertionError):
+    """A check failed, or could not decide: the training was judged, and this is the judgement.
+
+    Wrong *input* raises ``ValueError`` or ``TypeError`` instead; the two never mix.
+
+    >>> str(CheckFailed(Verdict("weights_move", "fail", "1 of 4 tensors did not move.")))
+    'weights_move: FAIL. 1 of 4 tensors did not move.'
+    """
+
+    def __init__(self, verdict: Verdict, message: str | None = None) -> None:
+        super().__init__(str(verdict) if message is None else message)
+        #: The verdict behind the message.
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[type[CheckFailed], tuple[Verdict, str]]:
+        return type(self), (self.verdict, str(self))
+
+
+CheckFailed.__module__ = "pytest_ftcheck"  # what a traceback shows is what a user imports

@@ -1,0 +1,343 @@
+"""Train many copies of a head at once, each with its own initial weights, learning rate and seed.
+
+Heads are computed in groups small enough to stay in the cache, all steps of one group before the next: that, and not the number of
+heads in one product, is what makes it fast. Groups go to as many threads as torch is set to use, each computing with one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..instruments.environment import share
+from .batched_heads import Layer, Pool, StackedHeads, Unstackable, losses_of, parameters_of, read_stack, template_of
+from .batched_optimizers import Adam, Sgd, clip
+from .features import Features
+from .jobs import Job, Plan, Run, judged_rows, order_of, schemes_first, spread
+from .one_by_one import facing, train_singly
+
+#: Bytes of one group of heads (weights, gradients, two moments). Measured with benchmarks/inits.py on heads of 148,000 weights: from
+#: 8 to 40 MB a step of a head takes the same time; from 60 MB on it takes 1.5 times as long, for the caches are left behind.
+GROUP_BYTES = 24 * 2**20
+#: Heads in a group, at most: beyond that, what one call costs no longer matters, and activations grow.
+GROUP_HEADS = 256
+#: Bytes of initial weights that are kept for other learning rates with the same scheme and seed.
+KEPT_BYTES = 128 * 2**20
+#: Optimizers that are written for stacked weights.
+STACKED = ("adamw", "adam", "sgd")
+VECTORISED = "vectorised"
+
+
+def train_heads(
+    head: nn.Module,
+    features: Features,
+    jobs: Sequence[Job],
+    plan: Plan,
+    *,
+    vectorise: bool = True,
+    group: int | None = None,
+) -> tuple[list[Run], str]:
+    """The runs of all jobs, in their order, and how they were computed: ``vectorised``, or ``one by one: ...`` with the reason.
+
+    The head is not changed, nor any random state. Rows come in the same order either way; dropout masks are drawn from a generator of
+    the job's seed, and are not those of ``nn.Dropout`` (without dropout both ways agree to rounding).
+
+    :param group: heads in a group; None: as many as fit `GROUP_BYTES`.
+    :raises ValueError: the head does not take these features.
+    """
+    with torch.inference_mode(False):
+        return _train_heads(head, features, jobs, plan, vectorise, group)
+
+
+def _train_heads(
+    head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan, vectorise: bool, group: int | None
+) -> tuple[list[Run], str]:
+    layers: tuple[Layer, ...] = ()
+    reason = "" if vectorise else "asked for"
+    template = template_of(head)
+    if vectorise:
+        try:
+            layers = read_stack(template)
+            _fits(layers, features)
+            if plan.recipe.optimizer not in STACKED:
+                raise Unstackable(
+                    f"{plan.recipe.optimizer!r} is not written for stacked weights ({', '.join(STACKED)} are)"
+                )
+        except Unstackable as why:
+            reason = str(why)
+    if reason:
+        return list(train_singly(head, features, jobs, plan)), f"one by one: {reason}"
+    groups = _groups(jobs, group or _heads_in_a_group(layers))
+    context = _Bench(template, layers, features, plan)
+    found: dict[int, Run] = {}
+    # a GPU has one queue: further threads would only wait for it
+    workers = min(share(), len(groups)) if features.x.device.type == "cpu" else 1
+    with _one_thread_each(), ThreadPoolExecutor(workers, "ftcheck", initializer=_flush) as pool:
+        try:
+            for numbers, runs in zip(
+                groups, pool.map(lambda g: context.train([jobs[i] for i in g]), groups), strict=True
+            ):
+                found.update(zip(numbers, runs, strict=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C: not all the groups that are left
+            raise
+    return [found[i] for i in range(len(jobs))], VECTORISED
+
+
+def _fits(layers: Sequence[Layer], features: Features) -> None:
+    """:raises ValueError: the first layer takes another width, or the last gives another number of outputs."""
+    matrices = [parameters_of([layer])[0] for layer in layers if layer.kind == "linear"]
+    takes, outputs, classes = matrices[0].shape[1], matrices[-1].shape[0], features.classes
+    if takes != features.width:
+        raise ValueError(f"head: its first linear layer takes {takes} features, those given have {features.width}")
+    expected = features.y.shape[1] if features.y.dim() == 2 else 1 if features.task == "regression" else classes or 2
+    one_logit = features.task == "single_label" and outputs == 1 and (classes or 2) == 2
+    enough = outputs >= expected if features.task == "single_label" and outputs > 1 else outputs == expected
+    if not enough and not one_logit:
+        raise ValueError(f"head: its last linear layer gives {outputs} outputs, the labels need {expected}")
+
+
+def _heads_in_a_group(layers: Sequence[Layer]) -> int:
+    each = 4 * sum(p.numel() * p.element_size() for layer in layers for p in layer.tensors())
+    return max(1, min(GROUP_HEADS, GROUP_BYTES // max(1, each)))
+
+
+def _groups(jobs: Sequence[Job], most: int) -> list[list[int]]:
+    """Numbers of the jobs that are computed together: of one seed where it has jobs enough, for then all heads see the same rows."""
+    ordered = schemes_first(jobs)
+    by_seed: dict[int, list[int]] = {}
+    for i in ordered:
+        by_seed.setdefault(jobs[i].seed, []).append(i)
+    out, few = [], []
+    for mine in by_seed.values():
+        if len(mine) >= min(4, most):
+            parts = -(-len(mine) // most)
+            out += [mine[round(k * len(mine) / parts) : round((k + 1) * len(mine) / parts)] for k in range(parts)]
+        else:
+            few += mine
+    return out + [few[i : i + most] for i in range(0, len(few), most)]
+
+
+# ---------------------------------------------------------------------- threads
+_LOCK = threading.Lock()
+_INSIDE: list[int] = []
+
+
+def _flush() -> None:
+    """Numbers below 1e-38 become zero, in this thread of ours alone: the squares of the tiny gradients of a head that is sure of
+    itself are such numbers, and a processor takes ten times as long for each of them."""
+    torch.set_flush_denormal(True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """torch computes with one thread while ours run; the last of several callers puts it back."""
+    with _LOCK:
+        if not _INSIDE:
+            _INSIDE.append(torch.get_num_threads())
+            torch.set_num_threads(1)
+        _INSIDE.append(0)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _INSIDE.pop()
+            if len(_INSIDE) == 1:
+                torch.set_num_threads(_INSIDE.pop())
+
+
+# ---------------------------------------------------------------------- one group
+@dataclass
+class _Start:
+    """Initial weights under one scheme and seed, and what they say before any training."""
+
+    tensors: list[torch.Tensor]
+    loss: float
+    logits: torch.Tensor
+    stds: tuple[float, float]
+
+
+class _Bench:
+    """Everything that the groups share; used by several threads at once."""
+
+    def __init__(self, template: nn.Module, layers: Sequence[Layer], features: Features, plan: Plan) -> None:
+        self.template, self.layers, self.features, self.plan = template, layers, features, plan
+        x, y = judged_rows(*features.judged[:2])
+        self.dtype = next(p.dtype for layer in layers if layer.kind == "linear" for p in layer.tensors())
+        self.x, self.y = features.x.to(self.dtype), features.y
+        self.columns = self.x.t().contiguous()
+        self.judged_x, self.judged_y = x.to(self.dtype).t().contiguous(), facing(y)
+        self._lock = threading.Lock()
+        self._pools = threading.local()
+        self._starts: OrderedDict[tuple[object, int], _Start] = OrderedDict()
+        self.own = parameters_of(layers)
+        matrices = [i for i, t in enumerate(self._owners()) if t == "linear"]
+        self.ends = matrices[0], matrices[-1]
+
+    def _owners(self) -> list[str]:
+        """For every parameter: ``linear`` for a matrix of a linear layer, else what it is not."""
+        return [
+            layer.kind if number == 0 else "bias" for layer in self.layers for number, _ in enumerate(layer.tensors())
+        ]
+
+    def start(self, job: Job) -> _Start:
+        """Initial weights of a job; made once for all learning rates."""
+        key = (job.scheme, job.seed if job.scheme is not None else 0)
+        with self._lock:  # the template is written to
+            if key in self._starts:
+                self._starts.move_to_end(key)
+                return self._starts[key]
+            if job.scheme is None:
+                tensors = self.own
+            else:
+                job.scheme.apply(self.template, seed=job.seed)
+                tensors = parameters_of(self.layers)
+            made = self._looked_at(tensors)
+            self._starts[key] = made
+            each = sum(t.numel() * t.element_size() for t in tensors)
+            while len(self._starts) > max(1, KEPT_BYTES // each):
+                self._starts.popitem(last=False)
+            return made
+
+    def _looked_at(self, tensors: list[torch.Tensor]) -> _Start:
+        with torch.no_grad():
+            logits = StackedHeads(self.layers, [tensors]).forward(self.judged_x)
+            loss = float(losses_of(self.features.task, logits, self.judged_y)[0])
+            stds = tuple(spread(tensors[i]) for i in self.ends)
+        return _Start(tensors, loss, logits[0].t().cpu(), (stds[0], stds[1]))
+
+    def train(self, jobs: Sequence[Job]) -> list[Run]:
+        """All steps of one group of heads."""
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.x.device.type, enabled=False):
+            starts = [self.start(job) for job in jobs]
+            pool: Pool = self._pools.__dict__.setdefault("mine", Pool())
+            heads = StackedHeads(self.layers, [s.tensors for s in starts], pool)
+            return self._train(jobs, starts, heads, pool)
+
+    def _optimizer(self, heads: StackedHeads, lrs: Sequence[float], pool: Pool) -> Adam | Sgd:
+        recipe = self.plan.recipe
+        if recipe.optimizer == "sgd":
+            return Sgd(heads.trained, lrs, recipe.weight_decay, momentum=self.plan.momentum)
+        return Adam(heads.trained, lrs, recipe.weight_decay, decoupled=recipe.optimizer == "adamw", pool=pool)
+
+    def _train(self, jobs: Sequence[Job], starts: Sequence[_Start], heads: StackedHeads, pool: Pool) -> list[Run]:
+        recipe, task = self.plan.recipe, self.features.task
+        batches = _Batches(self.x, self.columns, self.y, [j.seed for j in jobs], self.plan)
+        optimizer = self._optimizer(heads, [j.lr for j in jobs], pool)
+        masks = _Masks(self.layers, batches, self.x.device) if heads.drops else None
+        looked = set(self.plan.looked_at)
+        losses, descents, norms = [], [], torch.zeros(len(jobs))
+        for step in range(recipe.steps):
+            x, y = batches.take(step)
+            # up to the first dropout training and evaluation are the same: computed once
+            middle = heads.forward(x, last=heads.prefix) if masks is not None and heads.prefix else x
+            done = heads.prefix if masks is not None else 0
+            each = losses_of(task, heads.forward(middle, masks, first=done), y)
+            before = each.detach()
+            if step in looked and masks is not None:
+                with torch.no_grad():
+                    before = losses_of(task, heads.forward(middle.detach(), first=done), y)
+            each.sum().backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                if recipe.max_grad_norm is not None or step == 0:
+                    total = clip(heads.trained, recipe.max_grad_norm)
+                    norms = total if step == 0 else norms
+                optimizer.step(recipe.lr_factor(step))
+                losses.append(each.detach())
+                if step in looked:
+                    descents.append((step, before, losses_of(task, heads.forward(x), y)))
+        with torch.no_grad():
+            return self._measured(starts, heads, losses, descents, norms)
+
+    def _measured(
+        self,
+        starts: Sequence[_Start],
+        heads: StackedHeads,
+        losses: list[torch.Tensor],
+        descents: list[tuple[int, torch.Tensor, torch.Tensor]],
+        norms: torch.Tensor,
+    ) -> list[Run]:
+        dead: list[torch.Tensor] = []
+        logits = heads.forward(self.judged_x, dead=dead)
+        last = losses_of(self.features.task, logits, self.judged_y).tolist()
+        share = torch.cat(dead, dim=1).double().mean(1).tolist() if dead else [None] * heads.heads
+        curves = torch.stack(losses).t().tolist()
+        sound = torch.stack([torch.isfinite(torch.linalg.vector_norm(v.flatten(1), dim=1)) for v in heads.values]).all(
+            0
+        )
+        sound &= torch.isfinite(logits).flatten(1).all(1)
+        befores = torch.stack([b for _, b, _ in descents]).t().tolist()
+        afters = torch.stack([a for _, _, a in descents]).t().tolist()
+        steps = [s for s, _, _ in descents]
+        moved = []
+        for end in self.ends:
+            pairs = zip(heads.values[end], (s.tensors[end] for s in starts), strict=True)
+            moved.append([float(torch.dist(now, begun)) / now.numel() ** 0.5 for now, begun in pairs])
+        rows = logits.transpose(1, 2).cpu()
+        return [
+            Run(
+                losses=tuple(curves[k]),
+                first=starts[k].loss,
+                last=last[k],
+                descents=tuple(zip(steps, befores[k], afters[k], strict=True)),
+                grad_norm=float(norms[k]),
+                std_first=starts[k].stds[0],
+                std_last=starts[k].stds[1],
+                moved_first=moved[0][k],
+                moved_last=moved[1][k],
+                dead=share[k],
+                finite=bool(sound[k]) and all(map(math.isfinite, curves[k])),
+                logits_first=starts[k].logits,
+                logits_last=rows[k],
+            )
+            for k in range(heads.heads)
+        ]
+
+
+class _Batches:
+    """Rows of every step, shared by all heads of a group where they have one seed."""
+
+    def __init__(
+        self, x: torch.Tensor, columns: torch.Tensor, y: torch.Tensor, seeds: Sequence[int], plan: Plan
+    ) -> None:
+        self.x, self.y, self.columns = x, y, columns
+        self.seeds = list(dict.fromkeys(seeds))
+        #: For every head the number of its seed.
+        self.of_head = torch.tensor([self.seeds.index(s) for s in seeds], device=x.device)
+        orders = [order_of(len(x), plan.batch_size, plan.recipe.steps, s) for s in self.seeds]
+        self.orders = torch.stack(orders).to(x.device)
+
+    def take(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[width, rows]`` and labels, or with the heads in front."""
+        rows = self.orders[:, step]
+        if len(self.seeds) == 1:
+            return self.columns.index_select(1, rows[0]), facing(self.y[rows[0]])
+        x, y = self.x[rows].transpose(1, 2)[self.of_head], self.y[rows][self.of_head]
+        return x.contiguous(), y.transpose(1, 2) if y.dim() == 3 else y
+
+
+class _Masks:
+    """Dropout masks: for each seed from a generator of its own, so that they do not depend on how heads are grouped."""
+
+    def __init__(self, layers: Sequence[Layer], batches: _Batches, device: torch.device) -> None:
+        self.layers, self.batches, self.device = layers, batches, device
+        self.generators = [torch.Generator(device=device).manual_seed(s) for s in batches.seeds]
+
+    def __call__(self, number: int, values: torch.Tensor) -> torch.Tensor:
+        """Factors for the values ``[..., units, rows]`` of one layer: 0 or 1 / (1 - p)."""
+        rate = self.layers[number].rate
+        if rate >= 1:
+            return torch.zeros_like(values)
+        made = [
+            torch.rand(values.shape[-2:], generator=g, device=self.device, dtype=values.dtype).ge_(rate).div_(1 - rate)
+            for g in self.generators
+        ]
+        return made[0] if len(made) == 1 else torch.stack(made)[self.batches.of_head]

@@ -1,0 +1,69 @@
+"""A model's head as a module of its own, beside the features that enter it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checks.head.probe.layers import linear_layers
+from ..checks.head.probe.unit_flow import activation, flow
+from ..instruments.batches import Batches, Reader
+from ..instruments.parameter_roles import find_head
+from ..instruments.snapshots import preserved_globals, quiet, seed_everything
+from .extract import extract_features
+from .features import Features
+
+_MODULES: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU, "softplus": nn.Softplus, "gelu (tanh)": lambda: nn.GELU(approximate="tanh"), "identity": nn.Identity,
+}  # fmt: skip
+
+
+def head_of(model: Any, batches: Any, held_out: Any = None, *, head: Any = None) -> tuple[nn.Module, Features]:
+    """A copy of a model's head, and its features: what :func:`sweep` takes.
+
+    A head that is one module is copied as it is. Where it is several, called by the model's own ``forward`` (DistilBERT's
+    ``pre_classifier`` and ``classifier``), the linear layers are put in a row, in the order in which they run, with the activation that is
+    found between them by its values; dropout between them is left out.
+
+    :param model: arguments as in :func:`extract_features`.
+    :raises ValueError: what lies between two layers is no known activation.
+
+    >>> from pytest_ftcheck import tiny_distilbert, toy_batches
+    >>> made, features = head_of(tiny_distilbert(seed=0), toy_batches(2))
+    >>> len(made), features.width
+    (4, 64)
+    """
+    with preserved_globals():
+        seed_everything(0)
+        made = model if isinstance(model, nn.Module) else model()
+    source = Batches(batches, None)
+    kept = source.source  # a one-shot iterator has been read by now
+    features = extract_features(made, kept, held_out, head=head)
+    prefixes = find_head(made, head)
+    modules = dict(made.named_modules())
+    if len(prefixes) == 1 and prefixes[0] in modules:
+        return copy.deepcopy(modules[prefixes[0]]), features
+    return _in_a_row(made, source.take(0), linear_layers(made, prefixes)), features
+
+
+def _in_a_row(model: nn.Module, batch: Any, layers: dict[str, nn.Module]) -> nn.Module:
+    with quiet(model), torch.no_grad():
+        reader = Reader(model, batch)
+    seen = flow(model, reader, [batch], layers)
+    parts: list[nn.Module] = []
+    for before, after in zip((None, *seen.order), seen.order, strict=False):
+        if before is not None:
+            out, entered = seen.outputs[before], seen.inputs[after]
+            kind = activation(out, entered) if out.shape == entered.shape else None
+            if kind is None:
+                raise ValueError(
+                    f"head: what lies between {before} and {after} is no activation that is known; build the head as a module of its own"
+                )
+            parts.append(_MODULES[kind]())
+        parts.append(copy.deepcopy(layers[after]))
+    return nn.Sequential(*parts)

@@ -1,0 +1,208 @@
+"""How a head starts: its weights, one pass and one gradient, dropout off. What comes of it is judged in `checks.start`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checks.head.init_record import Base, Signal, Start
+from ..checks.head.probe.head import first_rows, rows_of
+from ..checks.head.probe.layers import describe_layer, linear_layers, matrix_of
+from ..checks.head.probe.pretrained import compare
+from ..checks.head.probe.unit_flow import activation, flow, unit_state
+from ..checks.head.record import Layer
+from ..core.init_scheme import InitScheme
+from ..instruments.batches import Reader, _inner, device_of, split, to_device
+from ..instruments.fixed_batch import prior_entropy
+from ..instruments.parameter_roles import in_part
+from ..instruments.snapshots import quiet, seed_everything
+from .apply_scheme import head_layers
+from .goodness_of_fit import fit, identify
+
+#: Rows looked at.
+ROWS = 64
+#: Probability from which on a row's class counts as certain.
+CERTAIN = 0.99
+
+
+def measure(
+    model: nn.Module,
+    batches: Sequence[Any],
+    expected: InitScheme | None,
+    only: str | Sequence[str] | None,
+    pretrained: Mapping[str, Any] | None,
+) -> Start:
+    """All that `check_init` judges; the caller restores random states."""
+    layers = head_layers(model, only)
+    device = device_of(model)
+    reader = Reader(model, batches[0])
+    rows = [to_device(b, device) for b in first_rows(batches, ROWS)]
+    if not any(rows_of(b) for b in rows):
+        raise ValueError("batches: those looked at have no rows")
+    for number, batch in enumerate(rows):
+        reader.check_labels(batch, number)
+    seen = flow(model, reader, rows, layers)
+    order = [n for n in seen.order if n in layers] or list(layers)
+    gradients = _gradients(model, reader, rows, {n: layers[n] for n in order})
+    pairs = dict(seen.pairs())
+    recognised = identify(model, only)
+    described = tuple(describe_layer(n, layers[n], layers.get(pairs.get(n, "")), last=n == order[-1]) for n in order)
+    signals = []
+    for name in order:
+        if name not in seen.inputs:
+            continue
+        entering, leaving = seen.inputs[name].double(), seen.outputs[name].double()
+        dead = flat = None
+        if name in pairs:
+            after = seen.inputs[pairs[name]]
+            kind = activation(seen.outputs[name], after)
+            state = unit_state(seen.outputs[name], after, kind)
+            # exactly zero: what is merely small is alive, and `_vanishes` speaks of it
+            dead = float((after == 0).all(0).double().mean()) if kind == "relu" else None
+            flat = state.saturated
+        signals.append(
+            Signal(
+                name=_shown(name, model),
+                entering=_rms(entering),
+                varying=_rms(entering - entering.mean(0)),
+                leaving=_rms(leaving),
+                gradient=gradients.get(name),
+                weights_zero=not bool(matrix_of(layers[name]).any()),
+                dead=dead,
+                flat=flat,
+            )
+        )
+    head = _prefixes(only, layers)
+    configs = (getattr(m, "config", None) for m in (_inner(model), *model.children()))
+    initial = getattr(next((c for c in configs if c is not None), None), "initializer_range", None)
+    compared = None if pretrained is None else compare(model, pretrained, head)
+    return Start(
+        rows=sum(rows_of(b) for b in rows),
+        layers=_named(described, model),
+        signals=tuple(signals),
+        expected=None if expected is None else expected.name,
+        recognised=None if recognised is None else recognised.name,
+        fits=() if expected is None else fit(expected, {n: layers[n] for n in order}),
+        base=_base(model, head, set(layers)),
+        base_differing=None if compared is None else tuple(d.name for d in compared.differing if d.part == "base"),
+        base_compared=0 if compared is None else compared.compared,
+        initializer_range=float(initial) if isinstance(initial, (int, float)) else None,
+        **_first_loss(reader, rows, seen.logits, getattr(layers[order[-1]], "bias", None)),
+    )
+
+
+def _named(layers: tuple[Layer, ...], model: nn.Module) -> tuple[Layer, ...]:
+    return tuple(replace(la, name=_shown(la.name, model)) for la in layers)
+
+
+def _shown(name: str, model: nn.Module) -> str:
+    return f"layer {name}" if name.isdigit() else name or type(model).__name__
+
+
+def _prefixes(only: str | Sequence[str] | None, layers: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    if only is not None:
+        return (only,) if isinstance(only, str) else tuple(only)
+    return tuple(dict.fromkeys(n.split(".")[0] for n in layers))
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float((values**2).mean()) ** 0.5 if values.numel() else 0.0
+
+
+def _gradients(
+    model: nn.Module, reader: Reader, rows: Sequence[Any], layers: Mapping[str, nn.Module]
+) -> dict[str, float]:
+    """rms of the gradient of the mean loss with respect to each layer's weights, all rows together."""
+    wanted = {n: m.weight for n, m in layers.items() if isinstance(m.weight, nn.Parameter)}
+    total = {n: torch.zeros_like(w, dtype=torch.float64) for n, w in wanted.items()}
+    flags = {n: w.requires_grad for n, w in wanted.items()}
+    count = sum(rows_of(b) for b in rows)
+    try:
+        for w in wanted.values():
+            w.requires_grad_(True)
+        with quiet(model, grad=True):
+            for batch in rows:
+                seed_everything(0)
+                found = torch.autograd.grad(reader.loss(batch)[0], list(wanted.values()), allow_unused=True)
+                for name, g in zip(wanted, found, strict=True):
+                    if g is not None:
+                        total[name] += g.double() * (rows_of(batch) / count)
+    except RuntimeError:
+        return {}  # no graph: what trains it will say so
+    finally:
+        for n, w in wanted.items():
+            w.requires_grad_(flags[n])
+    return {n: _rms(g) for n, g in total.items()}
+
+
+def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None, bias: Any) -> dict[str, Any]:
+    task = reader.task
+    labels = [split(b)[1] for b in rows]
+    if logits is None or task is None or not all(isinstance(y, torch.Tensor) for y in labels):
+        return {"task": task}
+    y, z = torch.cat([v.reshape(-1) if task != "multi_label" else v for v in labels]), logits.double()
+    flat = z.reshape(-1, z.shape[-1]) if z.dim() > 1 and z.numel() != y.numel() else z
+    if task == "single_label" and flat.dim() > 1:
+        keep = y != -100
+        flat, y = flat[keep], y[keep]
+    loss = float(reader.reference(flat, y))
+    classes = flat.shape[-1] if flat.dim() > 1 else 1
+    # what a bias adds is the same for every row: no chance, and no excuse for a loss
+    drawn = flat - bias.detach().double() if isinstance(bias, torch.Tensor) and bias.numel() == classes else flat
+    if task == "regression":
+        size = float((y.double() ** 2).mean())
+        return {
+            "task": task,
+            "outputs": classes,
+            "loss": loss,
+            "prior_loss": size,
+            "even_loss": size,
+            "spread": _rms(drawn),
+        }
+    prior = prior_entropy(task, [y])
+    if task == "single_label" and classes > 1:
+        spread, certain = _rms(drawn - drawn.mean(1, keepdim=True)), flat.softmax(1).amax(1)
+        even = math.log(classes)
+    else:
+        odds = flat.sigmoid()
+        spread, certain = _rms(drawn), torch.maximum(odds, 1 - odds).reshape(-1)
+        even = math.log(2)
+    return {
+        "task": task,
+        "outputs": classes,
+        "loss": loss,
+        "prior_loss": prior,
+        "even_loss": even,
+        "spread": spread,
+        "certain": float((certain > CERTAIN).double().mean()),
+    }
+
+
+def _base(model: nn.Module, head: Sequence[str], meant: set[str]) -> Base | None:
+    """Linear layers and norms outside the head, if there are any."""
+    names = [n for n, m in model.named_modules() if n and not in_part(n, head) and n not in meant]
+    modules = dict(model.named_modules())
+    linear = [n for n in linear_layers(model, [n for n in names if isinstance(modules[n], nn.Linear)]) if n in names]
+    with_bias = [modules[n] for n in linear if isinstance(modules[n].bias, torch.Tensor)]
+    norms = [
+        m.weight
+        for n, m in modules.items()
+        if n in names and "norm" in type(m).__name__.lower() and isinstance(getattr(m, "weight", None), torch.Tensor)
+    ]
+    if not with_bias:
+        return None
+    matrices = [m.weight.detach().reshape(-1)[:: max(1, m.weight.numel() // 20_000)].double() for m in with_bias]
+    peaks = sorted(
+        float(((w - w.mean()) ** 4).mean() / w.var(correction=0) ** 2) for w in matrices if float(w.std()) > 0
+    )
+    return Base(
+        linear=len(with_bias),
+        zero_bias=sum(not bool(m.bias.any()) for m in with_bias),
+        trained_norms=sum(bool((w != w.reshape(-1)[0]).any()) for w in norms),
+        kurtosis=peaks[len(peaks) // 2] if peaks else None,
+    )

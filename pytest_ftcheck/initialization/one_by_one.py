@@ -1,0 +1,182 @@
+"""Heads trained one after the other by torch's own modules and optimizers: the reference, and what is left where none can be stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.recipe import OPTIMIZERS
+from ..instruments.snapshots import preserved_globals, seed_everything
+from .batched_heads import NOTHING, losses_of, template_of
+from .features import Features
+from .jobs import Job, Plan, Run, judged_rows, order_of, rms, spread
+
+Call = Callable[[nn.Module, torch.Tensor], Any]
+
+
+def train_singly(head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan) -> Iterator[Run]:
+    """The runs of the jobs, in their order; global random states and switches as before after each."""
+    call = _call_of(head, features)
+    for job in jobs:
+        with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
+            seed_everything(job.seed)
+            made = template_of(head)
+            if job.scheme is not None:
+                job.scheme.apply(made, seed=job.seed)
+            run = _train(made, call, features, job, plan)
+        yield run
+
+
+def _call_of(head: nn.Module, features: Features) -> Call:
+    """How the head takes ``[rows, width]``: as it is, or as the one token of a sequence.
+
+    :raises ValueError: neither way.
+    """
+    x, errors = features.x[:2], []
+    with preserved_globals(), torch.no_grad():
+        made = template_of(head).eval()
+        for call in (_plain, _as_token):
+            try:
+                out = call(made, x)
+            except Exception as error:  # noqa: BLE001 - whatever the user's forward raises, the other way is tried
+                errors.append(
+                    f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0][:160]}"
+                )
+                continue
+            if isinstance(out, torch.Tensor) and out.dim() in (1, 2) and len(out) == len(x):
+                return call
+            errors.append(f"it returned {type(out).__name__} {tuple(getattr(out, 'shape', ()))}")
+    raise ValueError(
+        f"head: a {type(head).__name__} gives no logits [rows, outputs] for features of shape {tuple(x.shape)}: {errors[0]}"
+    )
+
+
+def _plain(head: nn.Module, x: torch.Tensor) -> Any:
+    return head(x)
+
+
+def _as_token(head: nn.Module, x: torch.Tensor) -> Any:
+    return head(x[:, None])
+
+
+def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan) -> Run:
+    recipe = plan.recipe
+    x, y = features.x, features.y
+    judged_x, judged_y = judged_rows(*features.judged[:2])
+    parameters = [p for p in head.parameters() if p.requires_grad]
+    kind = getattr(torch.optim, OPTIMIZERS[recipe.optimizer])
+    extra = {"momentum": plan.momentum} if plan.momentum else {}
+    optimizer = kind(parameters, lr=job.lr, weight_decay=recipe.weight_decay, **extra)
+    matrices: list[torch.Tensor] = [m.weight for m in _in_order(head, call, judged_x[:2])]  # type: ignore[misc]
+    begun = [m.detach().clone() for m in matrices]
+
+    def loss_of(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return losses_of(features.task, columns(call(head, rows)), facing(labels))[0]
+
+    def quiet_loss(rows: torch.Tensor, labels: torch.Tensor) -> float:
+        modes = [(m, m.training) for m in head.modules()]
+        head.eval()
+        with torch.no_grad():
+            value = float(loss_of(rows, labels))
+        for module, mode in modes:
+            module.training = mode
+        return value
+
+    def logits() -> torch.Tensor:
+        head.eval()
+        with torch.no_grad():
+            out: torch.Tensor = call(head, judged_x).detach().clone()
+        head.train()
+        return out.reshape(len(out), -1)
+
+    first_logits = logits()
+    first = quiet_loss(judged_x, judged_y)
+    losses, descents, norm = [], [], float("nan")
+    looked = set(plan.looked_at)
+    for step, rows in enumerate(order_of(len(x), plan.batch_size, recipe.steps, job.seed)):
+        rows = rows.to(x.device)
+        bx, by = x[rows], y[rows]
+        before = quiet_loss(bx, by) if step in looked else 0.0
+        for group in optimizer.param_groups:
+            group["lr"] = job.lr * recipe.lr_factor(step)
+        optimizer.zero_grad()
+        loss = loss_of(bx, by)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.max_grad_norm is not None:
+            total = nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
+        elif step == 0:
+            total = torch.linalg.vector_norm(
+                torch.stack([torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None])
+            )
+        if step == 0:
+            norm = float(total)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if step in looked:
+            descents.append((step, before, quiet_loss(bx, by)))
+    last_logits, last = logits(), quiet_loss(judged_x, judged_y)
+    finite = all(torch.isfinite(torch.tensor(losses))) and all(bool(torch.isfinite(p).all()) for p in head.parameters())
+    return Run(
+        losses=tuple(losses),
+        first=first,
+        last=last,
+        descents=tuple(descents),
+        grad_norm=norm,
+        std_first=spread(begun[0]) if begun else 0.0,
+        std_last=spread(begun[-1]) if begun else 0.0,
+        moved_first=rms(matrices[0].detach() - begun[0]) if begun else 0.0,
+        moved_last=rms(matrices[-1].detach() - begun[-1]) if begun else 0.0,
+        dead=_dead(head, call, judged_x),
+        finite=bool(finite and torch.isfinite(last_logits).all()),
+        logits_first=first_logits.cpu(),
+        logits_last=last_logits.cpu(),
+    )
+
+
+def columns(logits: torch.Tensor) -> torch.Tensor:
+    """``[rows, outputs]`` as one head's ``[1, outputs, rows]``."""
+    return logits.reshape(len(logits), -1).t()[None]
+
+
+def facing(labels: torch.Tensor) -> torch.Tensor:
+    """Labels beside logits of shape ``[outputs, rows]``."""
+    return labels.t() if labels.dim() == 2 else labels
+
+
+def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
+    """Share of the hidden units that no row excites: of what enters each linear layer but the first."""
+    seen: list[torch.Tensor] = []
+
+    def look(_: nn.Module, given: Any) -> None:
+        seen.append(given[0].reshape(-1, given[0].shape[-1]).abs().amax(0) <= NOTHING)
+
+    handles = [m.register_forward_pre_hook(look) for m in _linear(head)]
+    try:
+        head.eval()
+        with torch.no_grad():
+            call(head, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return float(torch.cat(seen[1:]).double().mean()) if len(seen) > 1 else None
+
+
+def _in_order(head: nn.Module, call: Call, x: torch.Tensor) -> list[nn.Module]:
+    """The linear layers in the order in which they run, as a stack has them; a module may list them in another."""
+    ran: dict[nn.Module, None] = {}
+    handles = [m.register_forward_pre_hook(lambda m, _: ran.setdefault(m)) for m in _linear(head)]
+    try:
+        with torch.no_grad():
+            call(head.eval(), x)
+    finally:
+        head.train()
+        for handle in handles:
+            handle.remove()
+    return list(ran) or _linear(head)
+
+
+def _linear(head: nn.Module) -> list[nn.Module]:
+    return [m for m in head.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"]

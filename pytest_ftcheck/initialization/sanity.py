@@ -1,0 +1,140 @@
+"""`check_init` and `assert_init_sane`: is the start sane, before any training?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ..core.init_scheme import InitScheme
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..core.verdict import Verdict
+    from .features import Features
+
+#: Batches looked at, at most; of these `start.ROWS` rows.
+BATCHES = 8
+
+
+def check_init(
+    model: nn.Module,
+    batches: Iterable[Any] | Features,
+    expected: InitScheme | None = None,
+    *,
+    head: str | Sequence[str] | None = None,
+    pretrained: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """The head starts sanely: as declared, if declared; units distinct and alive; signal, gradient and first loss as they should be.
+
+    Fails for: weights never written; a base that was initialised along with the head; tensors unlike the declared scheme (goodness of
+    fit, one healthy head in a million fails; biases exactly); hidden units alike; zeros before the last layer; more dead ReLU units than
+    symmetric weights can give; logits certain of a class before anything was learned, a signal that grows a hundredfold; gradients below
+    ten times Adam's eps; a first loss farther from the class-prior entropy, on either side, than the logits' spread allows. A last layer of
+    zeros alone is sound.
+
+    :param model: a head, or a whole model of which only the head is judged.
+    :param batches: as for `finetune`; of a bare head ``(features [rows, d], labels [rows])``, or `Features`. Up to 64 rows are looked at.
+    :param expected: what the weights and biases are meant to be drawn from; None: not judged, but recognised if known.
+    :param head: prefix or prefixes of the head's parameter names, where they are not found.
+    :param pretrained: name -> tensor of the base as it was loaded, compared bit for bit.
+    :raises ValueError, TypeError: no linear layer, no batch, labels of one class only, features that do not fit the head.
+
+    Nothing is trained, and model, random states and batches are left as they were.
+
+    >>> from torch import nn
+    >>> from pytest_ftcheck import InitScheme, check_init, toy_batches, tiny_distilbert
+    >>> model = InitScheme.normal(std=0.02).apply(tiny_distilbert(seed=0))
+    >>> check_init(model, toy_batches(), InitScheme.normal(std=0.02)).status
+    'pass'
+    >>> check_init(model, toy_batches(), InitScheme.normal(std=0.05)).fault
+    'head_init_initializer_range'
+    """
+    import torch
+
+    from ..checks.head.init_sane import judge
+    from ..instruments.snapshots import LoaderSnapshot, preserved_globals, undisturbed
+    from .features import Features
+    from .measure_start import measure
+
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    if expected is not None and not isinstance(expected, InitScheme):
+        raise TypeError(f"expected={expected!r}: expected an InitScheme, or None")
+    if pretrained is not None and not isinstance(pretrained, Mapping):
+        raise TypeError(f"pretrained is a {type(pretrained).__name__}: expected a mapping parameter name -> tensor")
+    with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
+        if isinstance(batches, Features):
+            batches = [(batches.x, batches.y)]
+        if isinstance(batches, (str, Mapping, torch.Tensor)) or not isinstance(batches, Iterable):
+            raise TypeError(
+                f"batches is a {type(batches).__name__}: expected batches as for finetune(), Features, or [(features, labels)]"
+            )
+        snapshot = LoaderSnapshot(batches)
+        try:
+            rows = list(islice(iter(batches), BATCHES))
+            _check(model, rows)
+            with undisturbed(model):
+                return judge(measure(model, rows, expected, head, pretrained))
+        except (ValueError, TypeError) as error:
+            if str(error).startswith("only="):  # what is `only` there is `head` here
+                raise type(error)(f"head={str(error).removeprefix('only=')}") from None
+            raise
+        finally:
+            snapshot.restore()
+
+
+def _check(model: nn.Module, rows: Sequence[Any]) -> None:
+    import torch
+
+    from ..instruments.batches import split
+
+    if not rows:
+        raise ValueError(
+            "batches: there is none: expected batches as for finetune(), or (features, labels) for a bare head"
+        )
+    inputs, _ = split(rows[0])
+    if isinstance(model, (torch.nn.Linear, torch.nn.Sequential)) and isinstance(inputs, torch.Tensor):
+        first = (
+            next(model.modules())
+            if isinstance(model, torch.nn.Linear)
+            else next((m for m in model.modules() if not list(m.children())), model)
+        )
+        if isinstance(first, torch.nn.Linear) and not inputs.is_floating_point():
+            raise ValueError(
+                f"batches: the features are {inputs.dtype}: expected floating-point features [rows, {first.in_features}]"
+            )
+    labels = [y for _, y in map(split, rows) if isinstance(y, torch.Tensor)]
+    if labels and not any(y.is_floating_point() for y in labels):
+        found = torch.cat([y.reshape(-1).cpu() for y in labels])
+        given = len(found)
+        found = found[found != -100]
+        if given and not len(found):
+            raise ValueError(
+                "batches: every label looked at is -100, which leaves its row out: expected some that are classes"
+            )
+        if len(found) > 1 and bool((found == found[0]).all()):
+            raise ValueError(
+                f"batches: all {len(found)} labels looked at are {int(found[0])}: expected more than one class (shuffle sorted data)"
+            )
+
+
+def assert_init_sane(
+    model: nn.Module,
+    batches: Iterable[Any] | Features,
+    expected: InitScheme | None = None,
+    *,
+    head: str | Sequence[str] | None = None,
+    pretrained: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """Raise `CheckFailed` unless the head starts sanely; arguments as `check_init`.
+
+    >>> from pytest_ftcheck import assert_init_sane, tiny_distilbert, toy_batches
+    >>> assert_init_sane(tiny_distilbert(seed=0), toy_batches()).ok
+    True
+    """
+    __tracebackhide__ = True
+    from ..checks.assertions import settle
+
+    return settle(check_init(model, batches, expected, head=head, pretrained=pretrained))

@@ -1,0 +1,223 @@
+"""`check_trainable` and `assert_trainable`: does this head learn from these features?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..core.trace import Trace
+    from ..core.verdict import Verdict
+    from .features import Features
+
+NAME = "trainable"
+#: Short enough for a hundred examples in seconds, long enough for the sign test on every step's own batch.
+STEPS, BATCH = 30, 32
+#: What is measured beside the training: all that `loss_decreases` and `metric_improves` judge.
+PROBES = ("loss", "descent", "metrics")
+#: Standard deviations above the mean that one in a hundred of a normal distribution reaches.
+ONE_IN_A_HUNDRED = 2.33
+
+
+def check_trainable(
+    head: nn.Module,
+    features: Features | tuple[Any, Any],
+    *,
+    lr: float = 1e-3,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    seed: int = 0,
+    **recipe: Any,
+) -> Verdict:
+    """A head learns from the features of a frozen base: judged as `check_loss_decreases` and `check_metric_improves` judge a fine-tune.
+
+    The head is trained for ``steps`` steps on the training rows and put back bit for bit; loss and metrics are measured with dropout off,
+    metrics on the held-out rows if there are any. Fails if either check fails, is inconclusive if either is (and neither fails). The
+    verdict's margin says how far, in standard errors, the metric rose beyond what it must, and leads a search under ``@given`` to the
+    border. Where the untrained head is nearly right by luck, so that no metric can rise, the loss alone decides.
+
+    :param head: takes ``[rows, width]`` and gives logits.
+    :param features: `Features`, or ``(x [rows, width], y [rows])``.
+    :param lr: peak learning rate.  :param batch_size: rows a step, drawn without replacement until all were seen.
+    :param seed: of the order of rows and of dropout.  :param recipe: further fields of `Recipe`, such as ``optimizer="sgd"``.
+    :raises ValueError, TypeError: integer features, one class only, a head that does not take the features, fields that `Recipe` refuses.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pytest_ftcheck import InitScheme, check_trainable
+    >>> x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+    >>> head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> check_trainable(InitScheme.kaiming_normal().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).status
+    'pass'
+    >>> check_trainable(InitScheme.zeros().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).ok  # but for the last bias nothing moves
+    False
+    """
+    return _judged(train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe))
+
+
+def assert_trainable(
+    head: nn.Module,
+    features: Features | tuple[Any, Any],
+    *,
+    lr: float = 1e-3,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    seed: int = 0,
+    **recipe: Any,
+) -> Verdict:
+    """Raise `CheckFailed` unless the head learns from the features; arguments as `check_trainable`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pytest_ftcheck import assert_trainable
+    >>> x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+    >>> _ = torch.manual_seed(0)
+    >>> assert_trainable(nn.Linear(16, 2), (x, (x[:, 0] > 0).long()), lr=1e-2).ok
+    True
+    """
+    __tracebackhide__ = True
+    from ..checks.assertions import settle
+    from ..core.hypothesis_target import toward_border
+
+    trace = train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe)
+    verdict = _judged(trace)
+    if verdict.margin is not None and _large(trace):
+        # two borders, too small and too large: each is climbed to by itself, or the nearer one would hide the other
+        toward_border(verdict.margin, label=f"{NAME}, from a loss above knowing nothing")
+    return settle(verdict, trace)
+
+
+def _large(trace: Trace) -> bool:
+    """The head starts worse than knowing nothing, by more than the least drop that counts."""
+    from ..checks.loss.loss_decreases import LEAST_DROP
+
+    probe = trace.probe
+    known = None if probe is None else probe.prior_entropy
+    return probe is not None and known is not None and probe.points[0].loss > (1 + LEAST_DROP) * known
+
+
+def train(
+    head: nn.Module,
+    features: Features | tuple[Any, Any],
+    *,
+    lr: float,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    **recipe: Any,
+) -> Trace:
+    """The fine-tune behind `check_trainable`."""
+    import torch
+
+    from ..core.recipe import Recipe
+    from ..training.finetune import finetune
+    from .features import Features
+
+    if not isinstance(head, torch.nn.Module):
+        raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module that takes features")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
+    if given := sorted({"eval_batches", "head", "batches", "model"} & set(recipe)):
+        raise TypeError(f"{given[0]}: not an argument of this check; the features are what it trains on, and judges by")
+    Recipe(lr=lr, steps=steps, seed=seed)  # says what is wrong with them, before rows are drawn by them
+    if not isinstance(features, Features):
+        if not isinstance(features, (tuple, list)) or len(features) != 2:
+            raise TypeError(f"features is a {type(features).__name__}: expected Features, or (x, y)")
+        features = Features.of(*features)
+    # a head in bfloat16 takes no float32
+    dtype = next((p.dtype for p in head.parameters() if p.is_floating_point()), features.x.dtype)
+    batches = drawn(features.x.to(dtype), features.y, batch_size, steps, seed)
+    held = None
+    if features.held_x is not None and features.held_y is not None:
+        held = list(zip(torch.split(features.held_x.to(dtype), 256), torch.split(features.held_y, 256), strict=True))
+    names = tuple(dict.fromkeys(n.split(".")[0] for n, _ in head.named_parameters()))
+    trace: Trace = finetune(
+        head,
+        batches,
+        head=names,
+        lr=lr,
+        steps=steps,
+        seed=seed,
+        eval_batches=held,
+        probes=recipe.pop("probes", PROBES),
+        **recipe,
+    )
+    return trace
+
+
+def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, Any]]:
+    """As many batches as there are steps, rows in random order, none twice before all were seen."""
+    import torch
+
+    g = torch.Generator().manual_seed(seed)
+    order = torch.cat(
+        [torch.randperm(len(x), generator=g, device="cpu") for _ in range(-(-max(1, steps) * size // len(x)))]
+    ).to(x.device)
+    return [(x[i], y[i]) for i in torch.split(order[: max(1, steps) * size], size)]
+
+
+def _judged(trace: Trace) -> Verdict:
+    from ..checks.data.metric_improves import check_metric_improves
+    from ..checks.loss.loss_decreases import check_loss_decreases
+
+    loss, metric = check_loss_decreases(trace), check_metric_improves(trace)
+    notes: tuple[str, ...] = ()
+    judges = [loss, metric]
+    if metric.status == "inconclusive" and loss.status == "pass" and _no_room(trace):
+        judges = [loss]
+        notes = ("by luck the untrained head is nearly right already: the loss alone decides",)
+    worst = next((v for status in ("fail", "inconclusive") for v in judges if v.status == status), loss)
+    other = metric if worst is loss else loss
+    return replace(
+        worst,
+        check=NAME,
+        margin=_margin(trace, loss, worst),
+        notes=(*worst.notes, *notes, f"{other.check} ({other.status}): {other.headline}"),
+    )
+
+
+def _no_room(trace: Trace) -> bool:
+    """Before the run the metric is within two standard errors of 1, the best there is: no run could improve it measurably."""
+    metric = trace.metrics[0] if trace.metrics else None
+    return metric is not None and 1 - metric.first <= 2 * _error(metric.rows)
+
+
+def _error(rows: int) -> float:
+    """The largest standard error that a share of so many rows can have."""
+    return 0.5 / math.sqrt(max(1, rows))
+
+
+def _margin(trace: Trace, loss: Verdict, worst: Verdict) -> float | None:
+    """Distance from the border; 0 is on it.
+
+    Of the metric, in standard errors: how far it rose above where it began and above the best blind guess, and above what one in a hundred
+    label permutations reaches; the least of the three. Where the loss does not pass: what it lacks of the least drop, as a share.
+    """
+    from ..checks.loss.loss_decreases import LEAST_DROP
+
+    parts = []
+    if trace.metrics:
+        m = trace.metrics[0]
+        floor = m.first if m.baseline is None else max(m.first, m.baseline)
+        parts.append((m.last - floor) / _error(m.rows))
+        if m.deviations is not None:
+            parts.append(m.deviations - ONE_IN_A_HUNDRED)
+    drop = _drop(trace)
+    if drop is not None and (not parts or loss.status != "pass"):
+        parts.append(drop / LEAST_DROP - 1)
+    known = [part for part in parts if math.isfinite(part)]
+    if not known:
+        return None
+    # the checks know more than these numbers: theirs is the sign
+    return max(0.0, min(known)) if worst.ok else min(0.0, *known)
+
+
+def _drop(trace: Trace) -> float | None:
+    """Relative drop of the probe's loss."""
+    probe = trace.probe
+    if probe is None or len(probe.points) < 2 or not probe.points[0].loss:
+        return None
+    return (probe.points[0].loss - probe.points[-1].loss) / abs(probe.points[0].loss)

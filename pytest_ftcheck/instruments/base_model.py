@@ -1,0 +1,207 @@
+"""The module inside a classifier that takes token ids and their mask itself (the base): found, called, listened to."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.effect import Effect
+from .snapshots import perturbed
+
+
+@dataclass
+class Call:
+    """One call of the base, as the classifier made it."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    #: Keywords that no parameter of its forward has: swallowed by ``**kwargs``.
+    unknown: tuple[str, ...] = ()
+    hidden: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The base of one model."""
+
+    name: str
+    module: nn.Module
+    parameters: tuple[str, ...]
+
+    @property
+    def library(self) -> bool:
+        """Its class is the library's, not the user's."""
+        return is_library(self.module)
+
+    def direct(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Its hidden vectors for these ids and this mask: ``(rows, columns, width)``."""
+        out = hidden_of(self.module(input_ids=ids, attention_mask=mask), ids)
+        if out is None:
+            raise ValueError(f"{self.name} gives no vector for each token")
+        return out
+
+
+def is_library(module: nn.Module) -> bool:
+    """Its class comes with transformers: what it does is its design, not the training script's."""
+    # code of a model on the Hub is loaded as transformers_modules
+    return type(module).__module__.startswith(("transformers.", "transformers_modules."))
+
+
+def find_inner(model: nn.Module) -> list[Inner]:
+    """Modules inside whose ``forward`` takes ``input_ids`` and ``attention_mask``, the outermost first."""
+    found = []
+    for name, module in model.named_modules():
+        if module is model:
+            continue
+        with contextlib.suppress(TypeError, ValueError):
+            names = tuple(inspect.signature(module.forward).parameters)
+            if "input_ids" in names and "attention_mask" in names:
+                found.append(Inner(name, module, names))
+    return found
+
+
+def handed(call: Call, real: torch.Tensor) -> dict[str, Any]:
+    """What the base got as its mask, in the fields of `PaddingLook`."""
+
+    def same(value: Any, mask: torch.Tensor) -> bool:
+        return isinstance(value, torch.Tensor) and value.shape == mask.shape and bool((value == mask).all())
+
+    got = call.arguments.get("attention_mask")
+    kind = "other"
+    if got is None:
+        kind = "none"
+    elif same(got, real):
+        kind = "right"
+    elif same(got, ~real):
+        kind = "inverted"
+    elif same(got, torch.ones_like(real)):
+        kind = "all ones"
+    misplaced = tuple(
+        n for n, v in call.arguments.items() if n != "attention_mask" and not bool(real.all()) and same(v, real)
+    )
+    return {"handed": kind, "unknown": call.unknown, "misplaced": misplaced}
+
+
+def hidden_of(out: Any, ids: torch.Tensor) -> torch.Tensor | None:
+    """The vectors, one a token, in what a base returned; None: there are none."""
+    if not isinstance(out, torch.Tensor):
+        out = getattr(out, "last_hidden_state", None) if hasattr(out, "last_hidden_state") else _first(out)
+    fits = isinstance(out, torch.Tensor) and out.dim() == 3 and out.shape[:2] == ids.shape
+    return out if fits else None
+
+
+def _first(out: Any) -> Any:
+    return out[0] if isinstance(out, (tuple, list)) and len(out) else None
+
+
+@contextlib.contextmanager
+def listening(inner: Inner | None, ids: torch.Tensor | None = None) -> Iterator[list[Call]]:
+    """Calls of the base inside the ``with``; the hook is gone afterwards."""
+    calls: list[Call] = []
+    if inner is None:
+        yield calls
+        return
+    signature = inspect.signature(inner.module.forward)
+    rest = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
+
+    def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        call = Call()
+        with contextlib.suppress(TypeError):
+            call.arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
+            call.unknown = tuple(call.arguments.pop(rest, {})) if rest is not None else ()
+        call.hidden = None if ids is None else hidden_of(out, ids)
+        calls.append(call)
+
+    handle = inner.module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def entering(module: nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """First tensors that a module is called with inside the ``with``; the hook is gone afterwards."""
+    seen: list[torch.Tensor] = []
+    if module is None:
+        yield seen
+        return
+
+    def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        first = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
+        if first is not None:
+            seen.append(first.detach().clone())  # an activation may be changed in place later
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def effect(
+    first: torch.Tensor, second: torch.Tensor, reference: torch.Tensor | None = None, precision: float | None = None
+) -> Effect | None:
+    """How far ``second`` is from ``first``, item by item; beside the spread of ``reference`` (``first``) over its rows.
+
+    None where a number is not finite, or shapes differ.
+    """
+    if first.shape != second.shape or not first.numel():
+        return None
+    eps = precision or max(_eps(first), _eps(second))
+    a, b = (v.detach().double().reshape(len(v), -1) for v in (first, second))
+    all_rows = a if reference is None else reference.detach().double().reshape(len(reference), -1)
+    if not bool(torch.isfinite(a).all() and torch.isfinite(b).all() and torch.isfinite(all_rows).all()):
+        return None
+    return Effect(
+        change=float((a - b).abs().max()),
+        spread=float((all_rows - all_rows.mean(0)).square().mean().sqrt()),
+        scale=float(torch.stack([v.abs().max() for v in (a, b, all_rows)]).max()),
+        precision=eps,
+    )
+
+
+def precision_of(model: nn.Module) -> float:
+    """Relative spacing of numbers in the coarsest floating-point type among the weights, or in matrix products on a GPU."""
+    coarsest = max((_eps(p) for p in model.parameters()), default=0.0)
+    fast = torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32
+    on_gpu = any(p.device.type == "cuda" for p in model.parameters())
+    return max(coarsest, 2.0**-10) if fast and on_gpu else coarsest
+
+
+@contextlib.contextmanager
+def rounded(model: nn.Module, precision: float) -> Iterator[None]:
+    """Inside, every weight is one rounding larger or smaller, the same ones each time; afterwards every bit is as before."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    generator = torch.Generator("cpu").manual_seed(0)
+    with perturbed(weights):
+        for p in weights:
+            signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
+            p.data.mul_(signs.to(p.device, p.dtype).mul_(precision).add_(1))
+        yield
+
+
+@contextlib.contextmanager
+def output_types(model: nn.Module) -> Iterator[set[torch.dtype]]:
+    """Floating-point types that modules inside give out in a pass: under autocast they are coarser than the weights."""
+    types: set[torch.dtype] = set()
+
+    def hook(_module: nn.Module, _args: Any, out: Any) -> None:
+        if isinstance(out, torch.Tensor) and out.is_floating_point():
+            types.add(out.dtype)
+
+    handles = [m.register_forward_hook(hook) for m in model.modules() if not any(True for _ in m.children())]
+    try:
+        yield types
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _eps(value: torch.Tensor) -> float:
+    return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0

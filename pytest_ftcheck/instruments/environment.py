@@ -1,0 +1,94 @@
+"""Where a run took place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def environment(model: nn.Module) -> dict[str, str]:
+    """Versions, device, dtype and threads, as plain strings."""
+    first = next(iter(model.parameters()))
+    found = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": str(first.device),
+        "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
+        "threads": str(torch.get_num_threads()),
+        "platform": platform.system(),
+    }
+    if transformers := sys.modules.get("transformers"):
+        found["transformers"] = str(getattr(transformers, "__version__", "?"))
+    if first.device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(first.device)
+    return found
+
+
+def data_hash(batches: Sequence[Any]) -> str:
+    """Fingerprint of batches, in whatever order: 12 hexadecimal digits over every tensor, array, text and number in them.
+
+    Of other things only the type counts.
+
+    >>> a, b = torch.tensor([1, 2]), torch.tensor([3, 4])
+    >>> data_hash([a, b]) == data_hash([b, a]) != data_hash([a, a])
+    True
+    """
+    single = sorted(_hash_of(batch) for batch in batches)
+    return hashlib.sha256("".join(single).encode()).hexdigest()[:12]
+
+
+def _hash_of(batch: Any) -> str:
+    found = hashlib.sha256()
+    for part in _parts(batch):
+        found.update(part)
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        dense = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
+        yield f"{dense.dtype} {tuple(dense.shape)}".encode()
+        yield dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, Mapping):  # BatchEncoding, too
+        for key in sorted(value, key=str):
+            yield str(key).encode("utf-8", "backslashreplace")
+            yield from _parts(value[key])
+    elif isinstance(value, (list, tuple)):
+        yield f"{len(value)} items".encode()
+        for item in value:
+            yield from _parts(item)
+    elif isinstance(value, (str, bool, int, float, bytes)) or value is None:
+        yield repr(value).encode("utf-8", "backslashreplace")
+    elif hasattr(value, "__array__") and hasattr(value, "tobytes"):
+        yield f"{value.dtype} {value.shape}".encode()
+        yield value.tobytes()
+    else:
+        yield type(value).__qualname__.encode()
+
+
+# ---- folded from training.threads
+#: pytest-xdist sets it in its workers.
+WORKERS = "PYTEST_XDIST_WORKER_COUNT"
+
+
+def share() -> int:
+    """Threads of this process: as torch is set, and among n workers no more than an n-th of the processors that it may use.
+
+    >>> 1 <= share() <= torch.get_num_threads()
+    True
+    """
+    told = os.environ.get(WORKERS, "")
+    threads = torch.get_num_threads()
+    if not told.isdecimal() or int(told) < 2:
+        return threads
+    # sched_getaffinity knows of taskset and containers; macOS and Windows have none
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(threads, cores // int(told)))

@@ -1,0 +1,241 @@
+"""Chosen values in place of a module's output, so that a loss can be asked about logits that the model never gave."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..core.seeding import reseed
+from .batches import LABELS, Reader
+
+
+def with_labels(batch: Any, labels: torch.Tensor) -> Any:
+    """The same batch with other labels; the batch itself is not touched.
+
+    >>> with_labels({"x": 1, "labels": 2}, torch.tensor([3]))["labels"]
+    tensor([3])
+    """
+    if isinstance(batch, Mapping):
+        key = next(k for k in LABELS if k in batch)
+        other: Any = copy.copy(batch)
+        other[key] = labels
+        return other
+    values = [*batch[:-1], labels]
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+
+
+def put_logits(output: Any, logits: torch.Tensor) -> Any:
+    """A module's output with other logits in it: a tensor, a mapping or an object with ``logits``, or a tuple; None: it has none."""
+    if isinstance(output, torch.Tensor):
+        return _fit(logits, output)
+    if isinstance(output, Mapping):
+        key = next((k for k in ("logits", "prediction_logits") if isinstance(output.get(k), torch.Tensor)), None)
+        if key is None:
+            return None
+        other: Any = copy.copy(output)
+        fitted = _fit(logits, output[key])
+        if fitted is not None:
+            other[key] = fitted
+        return other if fitted is not None else None
+    if isinstance(output, (tuple, list)):
+        at = next((i for i, v in enumerate(output) if isinstance(v, torch.Tensor) and v.dim()), None)
+        fitted = None if at is None else _fit(logits, output[at])
+        if at is None or fitted is None:
+            return None
+        values = [*output[:at], fitted, *output[at + 1 :]]
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+    if isinstance(getattr(output, "logits", None), torch.Tensor):
+        fitted = _fit(logits, output.logits)
+        if fitted is None:
+            return None
+        other = copy.copy(output)
+        other.logits = fitted
+        return other
+    return None
+
+
+def _fit(logits: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
+    """The logits in the shape and type of what they replace; a row's logits at every position, where those are pooled later."""
+    z = logits.to(like.dtype) if like.is_floating_point() else logits
+    if z.shape == like.shape:
+        return z
+    if like.dim() == z.dim() + 1 and like.shape[0] == z.shape[0] and like.shape[2:] == z.shape[1:]:
+        return z.unsqueeze(1).expand(like.shape)
+    return z.reshape(like.shape) if z.numel() == like.numel() and like.shape[:1] == z.shape[:1] else None
+
+
+class Injector:
+    """Calls the loss of one batch with the output of one module replaced; everything in front of that module is computed once.
+
+    :param site: the module whose output is replaced (the model itself, where it returns logits).
+    """
+
+    def __init__(self, model: nn.Module, reader: Reader, batch: Any, site: nn.Module) -> None:
+        self.model, self.reader, self.batch, self.site = model, reader, batch, site
+        self._fired = 0
+        self._form: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+        self._memory: dict[nn.Module, list[Any]] = {}
+        self._early = self._before_site()
+        self._cpu, self._python = torch.get_rng_state(), random.getstate()
+
+    def through(self, form: Callable[[torch.Tensor, int], torch.Tensor]) -> Injector:
+        """The same, with what is put in brought into a form first (``torch.softmax``, where probabilities stand there)."""
+        self._form = form
+        return self
+
+    # ------------------------------------------------------------------ asking
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor | None = None, *, seed: int | None = None
+    ) -> torch.Tensor:
+        """The loss for these logits (and labels)."""
+        value: torch.Tensor = self._ask(logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed)
+        return value
+
+    def gradient(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, torch.Tensor | None]:
+        """The loss and its gradient with respect to the logits; None: it has none."""
+        z = logits.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            value = self.loss(z, labels)
+            if not value.requires_grad:
+                return float(value), None
+            (g,) = torch.autograd.grad(value.reshape(()), [z], allow_unused=True)
+        return float(value.detach()), None if g is None else g.detach().float()
+
+    def logits(self, values: torch.Tensor) -> torch.Tensor | None:
+        """What the reader takes for logits when the site gives these values."""
+        found: torch.Tensor | None = self._ask(values, self.reader.logits, None, None)
+        return None if found is None else found.detach().float()
+
+    @property
+    def fired(self) -> bool:
+        """The site was reached in the last call."""
+        return self._fired > 0
+
+    # ------------------------------------------------------------------ how
+    def _ask(
+        self,
+        logits: torch.Tensor,
+        call: Callable[[Any], Any],
+        labels: torch.Tensor | None,
+        seed: int | None,
+    ) -> Any:
+        torch.set_rng_state(self._cpu)
+        random.setstate(self._python)
+        numpy = sys.modules.get("numpy")
+        if numpy:
+            numpy.random.seed(0 if seed is None else seed)
+        if seed is not None:
+            reseed(seed)
+            random.seed(seed)
+        self._fired = 0
+        with ExitStack() as stack:
+
+            def replace(_: Any, __: Any, output: Any) -> Any:
+                self._fired += 1
+                put = put_logits(output, logits if self._form is None else self._form(logits, -1))
+                if put is None:
+                    raise ValueError("the output that was to be replaced has another shape now")
+                return put
+
+            handle = self.site.register_forward_hook(replace)
+            stack.callback(handle.remove)
+            stack.enter_context(self._remembered())
+            return call(self.batch if labels is None else with_labels(self.batch, labels))
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """What runs before the site gives what it gave the first time: its inputs are the same."""
+        kept: list[tuple[nn.Module, Any]] = []
+        try:
+            for module in self._early:
+                own = module.__dict__.get("forward", self)
+                try:
+                    module.__dict__["forward"] = self._recall(module, module.forward)
+                except Exception:  # noqa: BLE001 - a scripted module: then it is computed again
+                    continue
+                kept.append((module, own))
+            yield
+        finally:
+            for module, own in kept:
+                if own is self:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = own
+
+    def _recall(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        at = 0
+
+        def recalled(*args: Any, **kwargs: Any) -> Any:
+            nonlocal at
+            if self._fired:  # behind the site: depends on what was put there
+                return forward(*args, **kwargs)
+            memory = self._memory.setdefault(module, [])
+            if at == len(memory):
+                with torch.no_grad():
+                    memory.append(forward(*args, **kwargs))
+            at += 1
+            return pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, memory[at - 1])
+
+        return recalled
+
+    def _before_site(self) -> list[nn.Module]:
+        """The largest modules that neither are nor hold the site (for the model itself: its children)."""
+        found: list[nn.Module] = []
+
+        def walk(module: nn.Module) -> None:
+            for child in module.children():
+                if child is self.site:
+                    found.extend(child.children())
+                elif any(m is self.site for m in child.modules()):
+                    walk(child)
+                elif not isinstance(child, torch.jit.ScriptModule):
+                    found.append(child)
+
+        if self.site is self.model:
+            found.extend(m for m in self.model.children() if not isinstance(m, torch.jit.ScriptModule))
+        else:
+            walk(self.model)
+        return found
+
+
+def sites(
+    model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor
+) -> tuple[list[nn.Module], nn.Module | None]:
+    """Modules whose output is the logits, last in execution order first; and the last matrix layer that gives as many outputs.
+
+    Looked for during one call of the loss, so that what is found takes part in it.
+    """
+    equal: list[nn.Module] = []
+    last: list[nn.Module] = []
+    width = logits.shape[-1] if logits.dim() > 1 else 1
+
+    def look(module: nn.Module, _: Any, output: Any) -> None:
+        value = output if isinstance(output, torch.Tensor) else None
+        if module is model and value is None:
+            value = reader._logits(output)
+        if value is None or not value.dim():
+            return
+        if value.numel() == logits.numel() and value.shape[:1] == logits.shape[:1]:
+            same = torch.allclose(value.detach().reshape(logits.shape).float(), logits.float(), rtol=1e-4, atol=1e-6)
+            if same:
+                equal.append(module)
+        plain = module is not model and not any(True for _ in module.children())
+        if plain and value.shape[-1] == width and any(p.dim() > 1 for p in module.parameters(recurse=False)):
+            last.append(module)
+
+    handles = [m.register_forward_hook(look) for m in model.modules()]
+    try:
+        reader.loss(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    order = list(dict.fromkeys(reversed(equal)))
+    return order, last[-1] if last else None

@@ -1,0 +1,300 @@
+"""Metrics, what knowing nothing scores, and how likely that score is by luck."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from ..core.observations import Metric
+
+MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
+#: Label permutations for a metric of ours, and seconds that a user's metric may take for its own.
+PERMUTATIONS = 499
+SECONDS = 0.3
+#: Numbers that are worked on at once: 16 MB.
+CELLS = 2_000_000
+LEAST = 99  # fewer cannot reach p = 0.01
+
+
+def predictions(task: str | None, logits: torch.Tensor, cut: float = 0.0) -> torch.Tensor:
+    """Predicted class of each row (``single_label``), tags on or off (``multi_label``), or values (``regression``).
+
+    :param cut: where one output means yes: 0 of logits, see `cut_of`.
+    """
+    if task == "multi_label":
+        return (logits > cut).long()
+    if task == "regression":
+        return logits.reshape(logits.shape[0], -1).squeeze(-1)
+    return (logits.reshape(-1) > cut).long() if logits.shape[-1] == 1 or logits.dim() == 1 else logits.argmax(-1)
+
+
+def cut_of(*looks: torch.Tensor) -> float:
+    """Where one output means yes: 0.5 of probabilities (a model that ends in a sigmoid, for ``BCELoss``), 0 of logits.
+
+    Probabilities are those that lie between 0 and 1 at every look, and on either side of 0.5 at the last: logits that are no
+    less than 0 and no more than 1 over the whole run would say yes to every row, before and after.
+
+    >>> cut_of(torch.tensor([0.45, 0.55]), torch.tensor([0.1, 0.9])), cut_of(torch.tensor([0.1, 0.2]), torch.tensor([-3.0, 2.0]))
+    (0.5, 0.0)
+    """
+    if not looks or not all(x.numel() and bool(((x >= 0) & (x <= 1)).all()) for x in looks):
+        return 0.0
+    return 0.5 if bool((looks[-1] < 0.5).any() and (looks[-1] > 0.5).any()) else 0.0
+
+
+def accuracy(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Share of right predictions (of rows, or of tags)."""
+    return float((guess == truth).mean())
+
+
+def _confusion(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    classes = int(max(guess.max(initial=0), truth.max(initial=0))) + 1
+    return np.bincount(truth * classes + guess, minlength=classes * classes).reshape(classes, classes)
+
+
+def macro_precision(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of rows predicted as the class that belong to it (0 for none)."""
+    return _macro(guess, truth, axis=0)
+
+
+def macro_recall(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their rows that are found."""
+    return _macro(guess, truth, axis=1)
+
+
+def _macro(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
+    if truth.ndim == 2:  # tags: the "on" class of each column
+        return float(np.mean([_share(g, t, axis) for g, t in zip(guess.T, truth.T, strict=True) if t.any()] or [0.0]))
+    table = _confusion(guess, truth)
+    present = table.sum(1) > 0
+    totals = table.sum(axis)
+    shares = np.divide(np.diag(table), totals, out=np.zeros(len(table)), where=totals > 0)
+    return float(shares[present].mean())
+
+
+def _share(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
+    base = guess if axis == 0 else truth
+    return float((guess & truth).sum() / base.sum()) if base.sum() else 0.0
+
+
+def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the variance explained; 0 for always predicting the mean."""
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
+
+
+def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float = 0.0) -> dict[str, float]:
+    """Metrics in common use, for comparison with one of unknown making. Rows labelled -100 are left out.
+
+    :param cut: as for `predictions`.
+    """
+    from .batches import reference_loss
+
+    logits = logits.float()
+    out = {"loss": float(reference_loss(task, logits, labels))}
+    if task == "single_label":
+        keep = labels.reshape(-1) != -100
+        flat = logits.reshape(-1, logits.shape[-1]) if logits.dim() > 1 else logits[:, None]
+        guess = predictions(task, flat, cut)[keep].numpy()
+        truth = labels.reshape(-1)[keep].long().numpy()
+    elif task == "multi_label":
+        guess, truth = predictions(task, logits, cut).numpy(), labels.long().numpy()
+        out["exact match"] = float((guess == truth).all(1).mean())
+    else:
+        guess, truth = (
+            predictions(task, logits).double().numpy(),
+            labels.reshape(len(labels), -1).squeeze(-1).double().numpy(),
+        )
+        error = guess.reshape(truth.shape) - truth
+        out |= {
+            "MSE": float((error**2).mean()),
+            "RMSE": float((error**2).mean() ** 0.5),
+            "MAE": float(abs(error).mean()),
+        }
+        out["R squared"] = r_squared(guess.reshape(truth.shape), truth)
+        if truth.ndim == 1 and guess.std() > 0 and truth.std() > 0:
+            out["correlation"] = float(np.corrcoef(guess, truth)[0, 1])
+        return out
+    if not len(truth):
+        return {}
+    precision, recall = macro_precision(guess, truth), macro_recall(guess, truth)
+    out |= {"accuracy": accuracy(guess, truth), "macro precision": precision, "macro recall": recall}
+    out |= _f1(guess, truth)
+    return out
+
+
+def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Macro, weighted and micro F1; of two classes also that of class 1."""
+    if truth.ndim == 2:
+        hits, told, real = (guess & truth).sum(0), guess.sum(0), truth.sum(0)
+    else:
+        table = _confusion(guess, truth)
+        hits, told, real = np.diag(table), table.sum(0), table.sum(1)
+    total = told + real
+    each = np.divide(2 * hits, total, out=np.zeros(len(hits)), where=total > 0)
+    out = {"macro F1": float(each[total > 0].mean()) if (total > 0).any() else 0.0}
+    if real.sum():
+        out["weighted F1"] = float((each * real).sum() / real.sum())
+    if truth.ndim == 2:
+        out["micro F1"] = float(2 * hits.sum() / max(1, total.sum()))
+    elif len(hits) == 2:
+        out["F1 of class 1"] = float(each[1])
+    return out
+
+
+_CLASSIFICATION = {"accuracy": accuracy, "precision": macro_precision, "recall": macro_recall}
+_REGRESSION = {"r_squared": r_squared}
+
+
+def _fns(task: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
+    """The metrics of ours for a task."""
+    return _REGRESSION if task == "regression" else _CLASSIFICATION
+
+
+def measure(
+    task: str | None,
+    first: torch.Tensor,
+    last: torch.Tensor,
+    labels: torch.Tensor,
+    source: str,
+    custom: Mapping[str, MetricFn] | None = None,
+) -> tuple[Metric, ...]:
+    """Metrics of the logits before and after the run on the same rows.
+
+    :param first: logits before, ``(rows, ...)``.  :param last: logits after.  :param labels: as in the batches.
+    :param custom: the user's metrics, ``(logits, labels) -> float``, greater is better; without them ours.
+    """
+    keep = labels != -100 if task == "single_label" else torch.ones(labels.shape[:1], dtype=torch.bool)
+    if task == "single_label" and labels.dim() > 1 and first.dim() > labels.dim():  # one label a token
+        first, last, labels = (x.reshape(-1, *x.shape[labels.dim() :])[keep.reshape(-1)] for x in (first, last, labels))
+    elif task == "single_label":
+        first, last, labels = (
+            first[keep.reshape(-1)],
+            last[keep.reshape(-1)],
+            labels.reshape(-1)[keep.reshape(-1)],
+        )
+    if not len(labels):
+        return ()
+    out = [_custom(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]
+    if task is not None and custom is None:
+        out += _ours(task, first, last, labels, source)
+    return tuple(out)
+
+
+def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, source: str) -> list[Metric]:
+    truth = (labels.long() if task != "regression" else labels.reshape(len(labels), -1).squeeze(-1).double()).numpy()
+    cut = cut_of(first, last)
+    before, after = predictions(task, first, cut).numpy(), predictions(task, last, cut).numpy()
+    blind = _blind(task, truth)
+    luck = _by_luck(task, after, truth)
+    classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
+    out = []
+    for name, fn in _fns(task).items():
+        score = fn(after, truth)
+        out.append(
+            Metric(
+                name=name,
+                first=fn(before, truth),
+                last=score,
+                rows=len(truth),
+                source=source,
+                baseline=fn(blind, truth),
+                p_value=_p_value(score, luck[name]),
+                predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
+                actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
+                deviations=_deviations(score, luck[name]),
+            )
+        )
+    return out
+
+
+def _by_luck(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
+    """What each metric of ours says of `PERMUTATIONS` permutations of the labels."""
+    rng = np.random.default_rng(0)
+    out: dict[str, list[float]] = {name: [] for name in _fns(task)}
+    if task != "single_label":
+        for _ in range(PERMUTATIONS):
+            shuffled = rng.permutation(truth)
+            for name, fn in _fns(task).items():
+                out[name].append(fn(guess, shuffled))
+        return out
+    classes = int(max(guess.max(), truth.max())) + 1
+    told, real = (np.bincount(x, minlength=classes) for x in (guess, truth))  # a permutation changes neither
+    at_once = max(1, CELLS // max(len(truth), classes))
+    for begin in range(0, PERMUTATIONS, at_once):
+        count = min(at_once, PERMUTATIONS - begin)
+        right = np.stack([rng.permutation(truth) for _ in range(count)]) == guess
+        cells = (np.arange(count)[:, None] * classes + guess)[right]
+        hits = np.bincount(cells, minlength=count * classes).reshape(count, classes)
+        out["accuracy"] += (hits.sum(1) / len(truth)).tolist()
+        for name, totals in (("precision", told), ("recall", real)):
+            shares = hits / np.maximum(totals, 1)
+            out[name] += shares[:, real > 0].mean(1).tolist()
+    return out
+
+
+def _blind(task: str, truth: np.ndarray) -> np.ndarray:
+    """The best prediction that looks at no input: the majority class, each tag's majority, or the mean."""
+    if task == "regression":
+        return np.full_like(truth, truth.mean())
+    if task == "multi_label":
+        return np.broadcast_to((truth.mean(0) > 0.5).astype(truth.dtype), truth.shape)
+    return np.full_like(truth, np.bincount(truth).argmax())
+
+
+def _custom(
+    name: str,
+    fn: MetricFn,
+    task: str | None,
+    first: torch.Tensor,
+    last: torch.Tensor,
+    labels: torch.Tensor,
+    source: str,
+) -> Metric:
+    before, began = _value(name, fn, first, labels), time.perf_counter()
+    after = _value(name, fn, last, labels)
+    each = max(time.perf_counter() - began, 1e-6)
+    baseline = None
+    if task in ("single_label", "multi_label", "regression"):
+        baseline = _value(name, fn, _blind_logits(task, last, labels), labels)
+    p = deviations = None
+    if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
+        generator = torch.Generator().manual_seed(0)
+        orders = [torch.randperm(len(labels), generator=generator) for _ in range(count)]
+        by_luck = [_value(name, fn, last, labels[order]) for order in orders]
+        p, deviations = _p_value(after, by_luck), _deviations(after, by_luck)
+    return Metric(name, before, after, len(labels), source, baseline, p, deviations=deviations)
+
+
+def _blind_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    blind = torch.as_tensor(_blind(task, (labels.double() if task == "regression" else labels.long()).numpy().copy()))
+    if task == "regression":
+        return blind.to(logits.dtype).reshape(logits.shape)
+    if task == "multi_label" or logits.shape[-1] == 1 or logits.dim() == 1:
+        return (2.0 * blind - 1).to(logits.dtype).reshape(logits.shape)
+    return torch.nn.functional.one_hot(blind, logits.shape[-1]).to(logits.dtype)
+
+
+def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    try:
+        return float(fn(logits, labels))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error}"
+        ) from error
+
+
+def _deviations(score: float, by_luck: list[float]) -> float | None:
+    """Score less the permutations' mean, over their standard deviation; None where they are all the same, or no numbers."""
+    spread = float(np.std(by_luck))
+    value = (score - float(np.mean(by_luck))) / spread if spread > 1e-12 else math.nan
+    return value if math.isfinite(value) else None
+
+
+def _p_value(score: float, by_luck: list[float]) -> float:
+    """Share of the permutations that do at least as well, the observed one counted in (Phipson and Smyth 2010)."""
+    return (1 + sum(value >= score - 1e-12 for value in by_luck)) / (1 + len(by_luck))

@@ -1,0 +1,221 @@
+"""Batches read as rows: token ids without padding, numbers, labels. No model is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .batches import row_count, split
+
+#: Rows, and numbers of a row of floats, that are looked at, at most.
+MOST_ROWS = 4096
+MOST_NUMBERS = 512
+
+
+@dataclass
+class Rows:
+    """Rows of several batches, in the order in which they come."""
+
+    #: Real token ids of each row; empty where the inputs have no tokens.
+    ids: list[np.ndarray] = field(default_factory=list)
+    #: Rows of floats, ``(n, d)`` each batch; rows of one number, by name.
+    floats: list[np.ndarray] = field(default_factory=list)
+    single: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    labels: list[np.ndarray] = field(default_factory=list)
+    #: Batch of each row.
+    batch: list[int] = field(default_factory=list)
+    batches: int = 0
+    masked_out: int = 0
+    #: Rows with NaN or plus infinity among their numbers, and where first.
+    nonfinite: int = 0
+    nonfinite_where: str = ""
+    #: Batches that could not be read.
+    unread: int = 0
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def keys(self) -> list[bytes]:
+        """What tells one row of inputs from another."""
+        parts: list[list[bytes]] = []
+        if self.ids:
+            parts.append([row.tobytes() for row in self.ids])
+        if self.floats:
+            parts.append([row.tobytes() for block in self.floats for row in block])
+        if not self.ids:
+            for _, blocks in sorted(self.single.items()):
+                parts.append([v.tobytes() for block in blocks for v in block])
+        return [b"|".join(items) for items in zip(*parts, strict=True)] if parts else []
+
+    def lengths(self) -> np.ndarray:
+        """Values in each row."""
+        if self.ids:
+            return np.array([len(r) for r in self.ids])
+        return np.array([block.shape[1] for block in self.floats for _ in block] or [0])
+
+    def target(self) -> np.ndarray | None:
+        """Labels of all rows, ``(n,)`` or ``(n, k)``; None where they do not fit together."""
+        if not self.labels or len({block.shape[1:] for block in self.labels}) > 1:
+            return None
+        return np.concatenate(self.labels)
+
+
+def named(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """All tensors in the inputs of a batch, by key or place."""
+    if isinstance(value, torch.Tensor):
+        return {prefix or "input": value}
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        items = [(str(k), v) for k, v in value.items()]
+    elif isinstance(value, (tuple, list)):
+        items = [(str(i), v) for i, v in enumerate(value)]
+    found: dict[str, torch.Tensor] = {}
+    for name, item in items:
+        found.update(named(item, f"{prefix}.{name}" if prefix else name))
+    return found
+
+
+class RowReader:
+    """Turns batches into `Rows`; which tensor holds the token ids is found on the first batch."""
+
+    def __init__(self, model: nn.Module, pad: int | None) -> None:
+        self.vocabulary = vocabulary_of(model)
+        config = getattr(model, "config", None)
+        own = getattr(config, "pad_token_id", None)
+        self.pad = pad if pad is not None else own if isinstance(own, int) and not isinstance(own, bool) else None
+        self._ids: str | None = None
+        self._looked = False
+
+    def read(self, batch: Any, into: Rows) -> None:
+        """Add the rows of a batch."""
+        inputs, labels = split(batch)
+        tensors = {k: v.detach() for k, v in named(inputs).items()}
+        count = row_count(inputs) if not isinstance(labels, torch.Tensor) or not labels.dim() else len(labels)
+        tensors = {k: v for k, v in tensors.items() if v.dim() and len(v) == count}
+        if not count or not tensors or not isinstance(labels, torch.Tensor) or not labels.dim():
+            into.unread += 1
+            return
+        if not self._looked:
+            self._ids, self._looked = self._find_ids(tensors), True
+        plain = {k: _numpy(v) for k, v in tensors.items()}
+        odd = np.zeros(count, dtype=bool)
+        for name, value in plain.items():
+            if (
+                value.dtype.kind == "f"
+                and (bad := (np.isnan(value) | np.isposinf(value)).reshape(count, -1).any(1)).any()
+            ):
+                into.nonfinite_where = into.nonfinite_where or name
+                odd |= bad
+        into.nonfinite += int(odd.sum())
+        if self._ids is not None and self._ids in plain and plain[self._ids].ndim == 2:
+            ids = plain[self._ids]
+            mask, empty = self._mask(self._ids, ids, plain)
+            into.masked_out += empty
+            into.ids += [row[keep] for row, keep in zip(ids, mask, strict=True)]
+        blocks = [
+            v.reshape(count, -1) for k, v in plain.items() if v.ndim >= 2 and v.dtype.kind == "f" and not _is_mask(v)
+        ]
+        if self._ids is None:  # whole numbers that are no tokens
+            blocks += [
+                v.reshape(count, -1).astype(np.float32)
+                for v in plain.values()
+                if v.ndim >= 2 and v.dtype.kind in "iub" and not _is_mask(v)
+            ]
+        if blocks:
+            wide = np.concatenate(blocks, axis=1)
+            stride = -(-wide.shape[1] // MOST_NUMBERS)
+            into.floats.append(np.ascontiguousarray(wide[:, ::stride], dtype=np.float32))
+        for name, value in plain.items():
+            if value.size == count:
+                into.single.setdefault(name, []).append(np.ascontiguousarray(value.reshape(count)))
+        into.labels.append(_numpy(labels.detach()))
+        into.batch += [into.batches] * count
+        into.batches += 1
+
+    def _find_ids(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        for name, value in tensors.items():
+            if name.rsplit(".", 1)[-1] == "input_ids" and value.dim() == 2 and not value.is_floating_point():
+                return name
+        whole = {
+            k: v
+            for k, v in tensors.items()
+            if v.dim() == 2 and v.shape[1] > 1 and not v.is_floating_point() and v.dtype != torch.bool
+        }
+        if self.vocabulary is None or not whole:
+            return None
+        spread = {k: len(torch.unique(v)) for k, v in whole.items()}
+        best = max(spread, key=lambda k: spread[k])
+        low, high = int(whole[best].min()), int(whole[best].max())
+        return best if spread[best] > 2 and low >= 0 and high < self.vocabulary else None
+
+    def _mask(self, name: str, ids: np.ndarray, plain: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:
+        """Which places are real, and how many rows have none by their own mask."""
+        keep, empty = np.ones(ids.shape, dtype=bool), 0
+        for other, value in plain.items():
+            if other == name or value.shape != ids.shape or not _is_mask(value):
+                continue
+            on = value != 0
+            if other.rsplit(".", 1)[-1] != "attention_mask" and not (_one_id(ids, ~on) or _one_id(ids, on)):
+                continue
+            if _one_id(ids, on) and not _one_id(ids, ~on) and not on.all() and on.any():
+                on = ~on  # one id stands where the mask is on: it marks the padding
+            empty = int((~on).all(1).sum())
+            if empty < len(on):
+                keep = on
+            break
+        if self.pad is not None:
+            keep = _strip(ids, keep, self.pad)
+        elif keep.all():
+            keep = _strip(ids, keep, None)
+        return keep, empty
+
+
+def _one_id(ids: np.ndarray, where: np.ndarray) -> bool:
+    """One and the same id stands at all these places (there are some)."""
+    values = ids[where]
+    return bool(len(values)) and bool((values == values[0]).all())
+
+
+def _is_mask(value: np.ndarray) -> bool:
+    return value.dtype.kind == "b" or bool(((value == 0) | (value == 1)).all())
+
+
+def _strip(ids: np.ndarray, keep: np.ndarray, pad: int | None) -> np.ndarray:
+    """Without the run of padding at either end; ``pad=None``: without a run of two equal ids or more."""
+    width = ids.shape[1]
+    if not width:
+        return keep
+    keep = keep.copy()
+    for edge, direction in ((0, slice(None)), (width - 1, slice(None, None, -1))):
+        value = ids[:, edge] if pad is None else np.full(len(ids), pad)
+        same = ids[:, direction] == value[:, None]
+        run = np.where(same.all(1), width, np.argmin(same, axis=1))
+        run = np.where(run >= (2 if pad is None else 1), run, 0)
+        gone = np.arange(width)[None, :] < run[:, None]
+        keep &= ~gone[:, direction]
+    return keep
+
+
+def _numpy(value: torch.Tensor) -> np.ndarray:
+    value = value.cpu()
+    if value.dtype == torch.bfloat16:
+        value = value.float()
+    return np.array(value.numpy())
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """Rows of the token embedding: the model's own answer, else the largest table; None: there is none."""
+    get = getattr(model, "get_input_embeddings", None)
+    if callable(get):
+        try:
+            found = get()
+        except Exception:  # noqa: BLE001 - not every model knows
+            found = None
+        if isinstance(found, nn.Embedding):
+            return found.num_embeddings
+    return max((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=None)

@@ -1,0 +1,91 @@
+"""From tensors to the plain numbers that a trace keeps."""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+
+from ..core.observations import Histogram, Statistics
+
+BINS = 48
+
+
+def digest(tensor: torch.Tensor) -> int | None:
+    """Checksum of every byte: tells whether anything changed, without a copy."""
+    if tensor.device.type == "meta" or tensor.is_sparse:
+        return None
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
+
+
+def nonfinite(buffer: torch.Tensor) -> int:
+    """NaN and +inf values of a buffer."""
+    if not buffer.is_floating_point() or buffer.device.type == "meta" or buffer.is_sparse:
+        return 0
+    # -inf is how attention masks are kept; a running statistic is never that
+    return int((torch.isnan(buffer) | (buffer == math.inf)).sum())
+
+
+def _wide(x: torch.Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def rms(x: torch.Tensor) -> float:
+    """Root of the mean square of the elements."""
+    return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
+
+
+def statistics(p: torch.Tensor) -> Statistics:
+    """Exact for tensors of up to a million elements, else of every k-th row; non-finite values are always counted in all."""
+    if p.device.type == "meta" or p.numel() == 0 or not p.is_floating_point():
+        return Statistics(0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    with torch.no_grad():
+        values = p.detach()
+        nonfinite = 0
+        if not torch.isfinite(torch.linalg.vector_norm(values, dtype=_wide(values))):
+            nonfinite = int((~torch.isfinite(values)).sum())
+        if p.numel() > 2**20 and p.dim() > 1:
+            values = values[:: max(1, p.numel() // 2**18)] if p.shape[0] > 64 else values.reshape(-1)[::16]
+        values = values.reshape(-1).float()
+        if nonfinite:
+            values = values[torch.isfinite(values)]
+            if not values.numel():
+                return Statistics(math.nan, math.nan, math.nan, math.nan, math.nan, nonfinite)
+        std = float(values.std(unbiased=False))
+        low, high = torch.aminmax(values)
+        return Statistics(float(values.mean()), std, rms(values), float(low), float(high), nonfinite)
+
+
+def histogram_of(step: int, values: torch.Tensor) -> Histogram | None:
+    """Histogram of the finite values; None where there are none."""
+    values = values[torch.isfinite(values)] if not torch.isfinite(values.sum()) else values
+    if not values.numel():
+        return None
+    low, high = (float(v) for v in torch.aminmax(values))
+    if low == high:
+        return Histogram(step, low, high, (values.numel(),))
+    counts = torch.histc(values.float().cpu(), BINS, low, high)
+    return Histogram(step, low, high, tuple(int(c) for c in counts))
+
+
+def series(values: torch.Tensor) -> tuple[float, ...]:
+    """A row of numbers, four significant digits each."""
+    # four significant digits: a picture needs no more, and a trace of many steps stays small
+    return tuple(short(v) for v in values.tolist())
+
+
+def short(value: float) -> float:
+    """Four significant digits: a picture needs no more, and a long trace stays small."""
+    return float(f"{value:.4g}")
+
+
+def plain(value: float | torch.Tensor | None) -> float | None:
+    """A number, if there is one."""
+    return None if value is None else float(value)
+
+
+def index_of(value: float) -> int | None:
+    """A step number; None for -1."""
+    return int(value) if value >= 0 else None

@@ -1,0 +1,119 @@
+"""What must be the same for two runs to be comparable at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ...core.trace import Trace
+
+#: Hexadecimal digits of a hash: enough that a change is never missed, few enough to be read in a diff.
+DIGITS = 12
+#: Said in the fingerprint, but no reason not to compare: only seconds hang on it, and rounding.
+HOST = "host"
+#: Fields of the recipe that are told elsewhere, or that do not change what a run measures.
+_ELSEWHERE = ("seed", "device", "threads", "dtype", "max_seconds")
+
+
+def fingerprint(trace: Trace, data: str | None) -> dict[str, str]:
+    """What the run was made of, as text by name: ``torch``, ``transformers``, ``device``, ``dtype``, ``threads``, ``recipe``, ``data``,
+    ``model`` and ``host``.
+
+    Nothing that a run *measured* is in it: a schedule that went wrong is a regression, not another run.
+
+    :param data: hash of the batches; None: not known (a watched loop).
+
+    >>> from pytest_ftcheck import example_trace
+    >>> sorted(fingerprint(example_trace(environment={"device": "cpu"}), "3f2a91c07bd2"))
+    ['data', 'device', 'host', 'model', 'recipe', 'torch', 'transformers']
+    """
+    environment = trace.environment
+    found: dict[str, str] = {
+        name: environment[name] for name in ("device", "dtype", "threads", "gpu") if name in environment
+    }
+    found["torch"] = environment.get("torch") or _version("torch")
+    # the installed one: whether a run saw it loaded hangs on which tests came before
+    found["transformers"] = _version("transformers")
+    found["recipe"] = _recipe(trace)
+    found["model"] = _model(trace)
+    if data is not None:
+        found["data"] = data
+    found[HOST] = host()
+    return found
+
+
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What differs, as ``torch 2.12.0 -> 2.13.0``; the host is left out.
+
+    >>> differing({"torch": "2.12.0", "host": "a"}, {"torch": "2.13.0", "host": "b"})
+    ['torch 2.12.0 -> 2.13.0']
+    """
+    names = sorted({*before, *after} - {HOST})
+    told = []
+    for name in names:
+        a, b = before.get(name, "not known"), after.get(name, "not known")
+        if a == b:
+            continue
+        if name == "recipe":
+            a, b = _only_differing(a, b)
+        told.append(f"{name} {a} -> {b}")
+    return told
+
+
+def _only_differing(a: str, b: str) -> tuple[str, str]:
+    """Of two recipes, the fields that differ."""
+    x, y = a.split(), b.split()
+    return " ".join(w for w in x if w not in y) or "-", " ".join(w for w in y if w not in x) or "-"
+
+
+def _recipe(trace: Trace) -> str:
+    recipe = trace.recipe
+    if recipe is None:
+        return trace.source
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in _ELSEWHERE}
+    return " ".join(f"{name}={value}" for name, value in sorted(fields.items()))
+
+
+def _model(trace: Trace) -> str:
+    """Names and shapes. Not what is trainable: to freeze by accident is a regression."""
+    plain = [[t.name, list(t.shape), t.part] for t in sorted(trace.tensors, key=lambda t: t.name)]
+    return short_hash(json.dumps([plain, sorted(b.name for b in trace.buffers)]))
+
+
+def short_hash(text: str) -> str:
+    """
+    >>> short_hash("a")
+    'ca978112ca1b'
+    """
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:DIGITS]
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def host() -> str:
+    """The kind of machine: processor and how many of them we may use."""
+    name = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        usable = os.cpu_count() or 1
+    return f"{platform.system()} {platform.machine()}, {usable} x {name or 'processor'}"

@@ -1,0 +1,199 @@
+"""``--ftcheck-model``: the checks of a model as test items, with no test file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..checks.catalogue import CHECKS
+from ..core.verdict import CheckFailed
+from . import options
+from .model_spec import named, place
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+#: Begins the node ids: ``ftcheck::tiny:distilbert::check_weights_move``.
+ROOT = "ftcheck"
+#: How an argument looks that is such a node id, and no path.
+ADDRESS = f"{ROOT}::"
+
+
+def wanted(config: pytest.Config) -> Models | None:
+    """The collector of what the session names; None: nothing. Node ids of ours are taken out of pytest's arguments.
+
+    :raises pytest.UsageError: a node id that can be none.
+    """
+    addresses = [argument for argument in config.args if argument.startswith(ADDRESS)]
+    given = config.args_source is pytest.Config.ArgsSource.ARGS
+    models, ini = options.models(config)
+    if ini and given:  # what is always to be judged is not, where somebody asks for a part of the tests
+        models = []
+    if not models and not addresses:
+        return None
+    selected: dict[str, set[str]] = {}
+    for address in addresses:
+        model, check = _parsed(address)
+        selected.setdefault(model, set()).update(CHECKS if check is None else [check])
+    if addresses:
+        config.args[:] = [argument for argument in config.args if not argument.startswith(ADDRESS)]
+    elif not given and not ini:
+        config.args[:] = []  # a model and no path: the model alone
+    return Models(config, list(dict.fromkeys([*models, *selected])), selected)
+
+
+def _parsed(address: str) -> tuple[str, str | None]:
+    """Model and check; the address of a check may end in ``@GROUP``, as xdist writes it."""
+    model, *rest = address.removeprefix(ADDRESS).split("::")
+    if not model or len(rest) > 1:
+        raise pytest.UsageError(f"{address}: expected {ADDRESS}MODEL or {ADDRESS}MODEL::check_NAME")
+    if not rest:
+        return model, None
+    check = rest[0].partition("@")[0].removeprefix("check_")
+    if check not in CHECKS:
+        raise pytest.UsageError(f"{address}: there is no check {rest[0]!r}; `ftcheck list` shows all")
+    return model, check
+
+
+class Models:
+    """Adds the models' items to what a session collects.
+
+    :param names: as on the command line.
+    :param selected: model -> names of the checks that alone are to run; what is not in it runs all.
+    """
+
+    def __init__(self, config: pytest.Config, names: Sequence[str], selected: dict[str, set[str]]) -> None:
+        self._config = config
+        self._names = names
+        self._selected = selected
+        self._subjects: list[Subject] | None = None
+
+    def subjects(self) -> list[Subject]:
+        """Those named.  :raises pytest.UsageError: a name that does not resolve."""
+        if self._subjects is None:
+            self._reach(str(self._config.invocation_params.dir))
+            settings = self._config.stash[options.FIELDS]
+            self._subjects = []
+            for name in self._names:
+                try:
+                    self._subjects.append(named(name, settings))
+                except (ValueError, TypeError) as error:
+                    raise pytest.UsageError(f"--ftcheck-model={name}: {error}") from None
+        return self._subjects
+
+    def _reach(self, folder: str) -> None:
+        """Modules in the folder where pytest was started can be imported, as with ``python -m pytest``; until the session ends."""
+        if folder in sys.path or "" in sys.path:
+            return
+        sys.path.insert(0, folder)
+
+        def undo() -> None:
+            if folder in sys.path:
+                sys.path.remove(folder)
+
+        self._config.add_cleanup(undo)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Before anything is collected, and under xdist by the controller: a wrong name ends the session."""
+        self.subjects()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """The models stand beside what the session's paths hold."""
+        report = yield
+        if isinstance(collector, pytest.Session) and report.passed:
+            root = _Root.from_parent(collector, name=ROOT, nodeid=ROOT)
+            root.models = self
+            report.result.append(root)
+        return report
+
+    def nodes(self, root: pytest.Collector) -> Iterable[pytest.Collector]:
+        """A collector a model."""
+        for subject in self.subjects():
+            model = Model.from_parent(root, name=subject.name)
+            model.subject, model.checks = subject, self._selected.get(subject.name, set(CHECKS))
+            yield model
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Where a check was skipped is told in the model's name."""
+        report = yield
+        if isinstance(item, Check) and report.skipped and isinstance(report.longrepr, tuple):
+            report.longrepr = (item.nodeid.rpartition("::")[0], None, report.longrepr[2])  # type: ignore[assignment]
+        return report
+
+
+class _Root(pytest.Collector):
+    """All models."""
+
+    models: Models
+
+    def collect(self) -> Iterable[pytest.Collector]:
+        return self.models.nodes(self)
+
+
+class Model(pytest.Collector):
+    """One model; its items are the checks."""
+
+    subject: Subject
+    checks: set[str]
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """An item a check, in the order in which a run goes."""
+        for name in CHECKS:
+            if name in self.checks:
+                check = Check.from_parent(self, name=f"check_{name}")
+                check.check, check.subject = name, self.subject
+                check.add_marker(ROOT)
+                group(check, self.subject)
+                yield check
+
+
+class Check(pytest.Item):
+    """One check of one model."""
+
+    check: str
+    subject: Subject
+
+    def runtest(self) -> None:
+        """Judge; the first check fine-tunes the model."""
+        __tracebackhide__ = True
+        from .suite import judge, subject_runs
+
+        judge(self.check, self.subject, subject_runs(self.config), self)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """A verdict is its message; of an error the frames that are yours."""
+        judged = isinstance(excinfo.value, CheckFailed)
+        if judged:
+            style = "value"
+        else:
+            ours = (str(Path(__file__).parent), str(Path(pytest.__file__).parent.parent))
+            cut = excinfo.traceback.filter(lambda entry: not str(entry.path).startswith(ours))
+            if cut:
+                excinfo.traceback = cut
+        shown: Any = super().repr_failure(excinfo, style)
+        if judged and (crash := getattr(shown, "reprcrash", None)) is not None:
+            path, line, _ = self.location  # not where pytest called us
+            crash.path, crash.lineno = path, (line or 0) + 1
+        return shown
+
+    def reportinfo(self) -> tuple[Path | str, int | None, str]:
+        """The function that makes the model, where it is known."""
+        name = f"{self.subject.name}::{self.name}"
+        if found := place(self.subject, self.config.rootpath):
+            return self.config.rootpath / found[0], found[1] - 1, name
+        return self.config.rootpath / ROOT, None, name
+
+
+def group(item: pytest.Item, subject: Subject) -> None:
+    """Items of one subject stay on one worker (``--dist loadgroup``), unless somebody has grouped them."""
+    if item.config.pluginmanager.hasplugin("xdist") and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(subject.name))

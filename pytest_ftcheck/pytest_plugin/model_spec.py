@@ -1,0 +1,156 @@
+"""What ``--ftcheck-model`` names, as a `Subject`: ``pkg.module:make_model``, ``hf:NAME``, ``tiny:ARCHITECTURE``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.formatting import describe_type, one_line
+from .subject import Subject, check_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ACCEPTED = "expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"
+#: How models of ours are trained where the session says nothing else: enough steps for every check to decide, at the learning rate
+#: that random weights of width 64 need (benchmarks/architectures.py).
+TINY: dict[str, Any] = {"lr": 1e-3, "steps": 60}
+
+
+def named(name: str, settings: Mapping[str, Any]) -> Subject:
+    """The subject of that name. A module is imported and an architecture looked up; no model is made and nothing is loaded.
+
+    :param name: as on the command line.
+    :param settings: fields of the recipe that the session sets; they go before what we choose for a tiny model.
+    :raises ValueError: the part that does not resolve is named.
+
+    >>> named("tiny:distilbert", {"steps": 60})
+    Subject('tiny:distilbert', lr=0.001)
+    >>> named("tiny:unheard-of", {})
+    Traceback (most recent call last):
+    ValueError: transformers has no sequence classifier 'unheard-of'; such as distilbert, bert, gpt2 are known
+    """
+    check_name(name)
+    kind, colon, rest = name.partition(":")
+    if not colon or not kind or not rest:
+        raise ValueError(ACCEPTED)
+    if kind == "tiny":
+        return _tiny(name, rest, settings)
+    if kind == "hf":
+        return Subject(name, lambda: _pretrained(rest))
+    return _imported(name, kind, rest)
+
+
+def place(subject: Subject, root: Path) -> tuple[str, int] | None:
+    """File (relative to ``root``) and line (from 1) of the user's function that makes the model; None: it is not below ``root``.
+
+    >>> place(Subject("x", named), Path(__file__).parent)[0]
+    'named.py'
+    """
+    if subject.name.startswith(("tiny:", "hf:")):
+        return None
+    try:
+        file = Path(inspect.getsourcefile(subject.model) or "").resolve().relative_to(root.resolve())
+        return file.as_posix(), inspect.getsourcelines(subject.model)[1]
+    except (TypeError, ValueError, OSError):  # no source, or somewhere else
+        return None
+
+
+# ---------------------------------------------------------------------- tiny:
+def _tiny(name: str, kind: str, settings: Mapping[str, Any]) -> Subject:
+    from ..instruments.tiny_architectures import TOLD, architectures, tiny
+
+    known = architectures()
+    if kind not in known:
+        near = difflib.get_close_matches(kind, known, 3)
+        told = f"near: {', '.join(near)}" if near else "such as distilbert, bert, gpt2 are known"
+        raise ValueError(f"transformers has no sequence classifier {kind!r}; {told}")
+    ours = {field: value for field, value in {**TINY, **TOLD.get(kind, {})}.items() if field not in settings}
+    return Subject(name, lambda: tiny(kind), **ours)
+
+
+# ---------------------------------------------------------------------- hf:
+def _pretrained(name: str) -> nn.Module:
+    """A checkpoint's sequence classifier: from a folder, else from the cache, else from the hub. No pickle, no remote code."""
+    from transformers import AutoModelForSequenceClassification
+
+    def load(**where: bool) -> nn.Module:
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, **where
+        )
+        return model
+
+    try:
+        model = load(local_files_only=True)
+    except (OSError, ValueError) as missing:
+        if Path(name).is_dir():
+            raise ValueError(f"hf:{name}: the folder has no such model: {one_line(str(missing), 300)}") from None
+        try:
+            model = load()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"hf:{name} is no folder, is not in the cache, and cannot be loaded from the hub: {one_line(str(error), 300)}. "
+                "Offline? Load it once where there is a network, or name the folder of a checkpoint"
+            ) from None
+    config: Any = model.config
+    if config.pad_token_id is None:  # GPT-2 and others refuse batches of more than one row
+        config.pad_token_id = config.eos_token_id
+    return model
+
+
+# ---------------------------------------------------------------------- pkg.module:make_model
+def _imported(name: str, module: str, path: str) -> Subject:
+    thing: Any = _module(module)
+    reached = module
+    for part in path.split("."):
+        if not _has(thing, part, f"{reached}.{part}"):
+            near = difflib.get_close_matches(part, [n for n in dir(thing) if not n.startswith("_")], 3)
+            raise ValueError(f"{reached} has no {part!r}{'; near: ' + ', '.join(near) if near else ''}")
+        thing, reached = getattr(thing, part), f"{reached}.{part}"
+    if isinstance(thing, Subject):
+        return Subject(name, thing.model, thing.batches, expected_failures=thing.expected_failures, **thing.arguments)
+    if isinstance(thing, Mapping):
+        try:
+            return Subject(**{**thing, "name": name})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{reached}: {error}") from None
+    if not callable(thing):
+        raise ValueError(
+            f"{reached} is {describe_type(thing)}: expected a function that makes a model, a model or a Subject"
+        )
+    return Subject(name, thing)
+
+
+def _has(thing: Any, part: str, name: str) -> bool:
+    try:
+        return hasattr(thing, part)
+    except Exception as error:  # a property, or a __getattr__ of the user's
+        told = one_line(str(error), 300) or "no message"
+        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {told}") from error
+
+
+def _module(name: str) -> Any:
+    """The module; ``ValueError`` says how far the path leads, or what went wrong inside."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"{name!r} is no name of a module: {ACCEPTED}")
+    found = ""
+    for part in name.split("."):
+        wanted = f"{found}.{part}" if found else part
+        try:
+            module = importlib.import_module(wanted)
+        except ModuleNotFoundError as error:
+            if error.name == wanted:
+                where = f"the package {found!r} has no module {part!r}" if found else f"there is no module {part!r}"
+                raise ValueError(where) from None
+            raise ValueError(f"{wanted} cannot be imported: {error}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's module may do anything; pytest's skip is no Exception
+            told = one_line(str(error), 300) or "no message"
+            raise ValueError(f"{wanted} cannot be imported: {type(error).__name__}: {told}") from error
+        found = wanted
+    return module

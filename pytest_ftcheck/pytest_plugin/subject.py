@@ -1,0 +1,195 @@
+"""What a suite of checks is run on: a model with its batches and how to fine-tune it, under a name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..checks.catalogue import CHECKS
+from ..core.formatting import describe_type
+from ..core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: What `pytest_ftcheck.finetune` takes beside model, batches and the fields of the recipe.
+ARGUMENTS = (
+    "recipe",
+    "optimizer",
+    "scheduler",
+    "loss_fn",
+    "forward",
+    "step",
+    "head",
+    "metrics",
+    "eval_batches",
+    "evaluate",
+    "intent",
+    "probes",
+    "seeds",
+)
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Subject:
+    """A fine-tune to be judged by every check, each a test item of its own: for `parametrize_with_checks` and ``--ftcheck-model``.
+
+    Nothing is made and nothing is trained before a check asks for it; then it is trained once a session (and process), for all checks.
+
+    :param name: stands in the ids of the tests; unique among those that are judged together.
+    :param model: a module, or a function without arguments that makes one (called under the recipe's seed). Without ``batches`` the
+        function may also give ``(model, batches)``, or another `Subject`.
+    :param batches: as :func:`pytest_ftcheck.finetune` takes them, or a function without arguments that gives them (so that nothing
+        is loaded while tests are collected). Left out, and none given by the model's function: batches made from the model's
+        config, as `pytest_ftcheck.instruments.tiny_architectures.keyword_batches` says.
+    :param expected_failures: check -> why it fails as yet. That test is a strict ``xfail``: it turns red when the check passes.
+    :param arguments: everything else that ``finetune`` takes: fields of the recipe, ``intent``, ``eval_batches``, ``step``, ``probes``
+        ... They go before the session's options.
+    :raises ValueError, TypeError: bad values, at once.
+
+    >>> subject = Subject("mine", lambda: None, lr=1e-3, steps=40, expected_failures={"head_needed": "one layer would do"})
+    >>> subject
+    Subject('mine', lr=0.001, steps=40)
+    >>> Subject("mine", lambda: None, stepz=40)
+    Traceback (most recent call last):
+    TypeError: Subject('mine') has no argument 'stepz'; near: step, steps
+    """
+
+    name: str
+    #: A module, or what makes one.
+    model: nn.Module | Callable[[], Any]
+    #: Batches, what gives them, or None: the model's function gives them too, or they are made.
+    batches: Any = None
+    #: Check (``weights_move``) -> why it fails as yet.
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    #: What else ``finetune`` is called with.
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module | Callable[[], Any],
+        batches: Any = None,
+        *,
+        expected_failures: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> None:
+        set_ = object.__setattr__
+        set_(self, "name", check_name(name))
+        who = f"Subject({name!r})"
+        if not callable(model):  # a module is callable, too
+            raise TypeError(f"{who}: model is {describe_type(model)}: expected a module, or a function that makes one")
+        set_(self, "model", model)
+        if batches is not None and not (
+            callable(batches) or isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+        ):
+            raise TypeError(
+                f"{who}: batches is {describe_type(batches)}: expected batches, or a function that gives them"
+            )
+        set_(self, "batches", batches)
+        set_(self, "expected_failures", check_reasons(f"{who}: expected_failures", expected_failures))
+        known = (*ARGUMENTS, *Recipe.field_names())
+        for argument in arguments:
+            if argument not in known:
+                near = difflib.get_close_matches(argument, known, 3)
+                told = f"; near: {', '.join(near)}" if near else f": expected some of {', '.join(known)}"
+                raise TypeError(f"{who} has no argument {argument!r}{told}")
+        fields = {n: v for n, v in arguments.items() if n in Recipe.field_names() and n != "optimizer"}
+        try:
+            Recipe(**fields)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{who}: {error}") from None
+        set_(self, "arguments", dict(arguments))
+
+    def __repr__(self) -> str:
+        told = "".join(f", {name}={value!r}" for name, value in self.arguments.items() if name in Recipe.field_names())
+        return f"Subject({self.name!r}{told})"
+
+
+def as_subject(thing: Any) -> Subject:
+    """What stands for a subject, as one.
+
+    :param thing: a `Subject`; a mapping of its arguments; or a function that makes a model, ``(model, batches)`` or a `Subject`, named as
+        the function is and called when the first check asks.
+    :raises ValueError, TypeError: it is none of them, or has no name.
+
+    >>> def make_mine(): ...
+    >>> as_subject(make_mine), as_subject({"name": "other", "model": make_mine, "steps": 40})
+    (Subject('make_mine'), Subject('other', steps=40))
+    """
+    if isinstance(thing, Subject):
+        return thing
+    if isinstance(thing, Mapping):
+        missing = [name for name in ("name", "model") if name not in thing]
+        if missing or not all(isinstance(key, str) for key in thing):
+            raise TypeError(
+                f"subject with the keys {list(thing)}: expected the arguments of Subject, name and model among them"
+            )
+        return Subject(**thing)
+    if not callable(thing):
+        raise TypeError(
+            f"subject is {describe_type(thing)}: expected a Subject, a mapping of its arguments, or a function that makes one"
+        )
+    name = getattr(thing, "__name__", None)
+    if name is None or name == "<lambda>":
+        raise TypeError(f"subject is {describe_type(thing)} without a name of its own: expected Subject(name, ...)")
+    return Subject(name, thing)
+
+
+def check_name(name: Any) -> str:
+    """The name, if node ids can bear it; else ``TypeError`` or ``ValueError``.
+
+    >>> check_name("a::b")
+    Traceback (most recent call last):
+    ValueError: name='a::b': expected a text without '::', line breaks and blanks at its ends
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r}: expected a text")
+    if not name or name != name.strip() or "::" in name or not name.isprintable():
+        raise ValueError(f"name={name!r}: expected a text without '::', line breaks and blanks at its ends")
+    return name
+
+
+def check_names(argument: str, names: Iterable[Any]) -> tuple[str, ...]:
+    """Names of checks without their prefix, in the order in which a run goes.
+
+    :raises ValueError, TypeError: a name is no check's.
+
+    >>> check_names("checks", ["check_weights_move", "head_init"])
+    ('head_init', 'weights_move')
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{argument} is {describe_type(names)}: expected names of checks")
+    found = set()
+    for name in names:
+        plain = str(name).removeprefix("check_").removeprefix("assert_")
+        if plain not in CHECKS:
+            near = difflib.get_close_matches(plain, CHECKS, 3)
+            raise ValueError(
+                f"{argument}: {name!r} is no check; {'near' if near else 'the checks are'}: {', '.join(near or CHECKS)}"
+            )
+        found.add(plain)
+    return tuple(name for name in CHECKS if name in found)
+
+
+def check_reasons(argument: str, reasons: Any) -> dict[str, str]:
+    """Check -> why it fails as yet, without prefixes.
+
+    :raises ValueError, TypeError: a name is no check's, or there is no reason.
+
+    >>> check_reasons("expected_failures", {"check_head_needed": "one layer would do"})
+    {'head_needed': 'one layer would do'}
+    """
+    if reasons is None:
+        return {}
+    if not isinstance(reasons, Mapping):
+        raise TypeError(f"{argument} is {describe_type(reasons)}: expected a mapping check -> reason")
+    found = {}
+    for name, reason in reasons.items():
+        (plain,) = check_names(argument, [name])
+        if not isinstance(reason, str) or not reason.strip():
+            raise TypeError(f"{argument}[{name!r}]={reason!r}: expected the reason, a text")
+        found[plain] = reason
+    return found

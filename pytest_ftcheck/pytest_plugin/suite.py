@@ -1,0 +1,194 @@
+"""Every check a test item of its own, one fine-tune a subject: scikit-learn's convention for suites."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import pytest
+
+from ..checks.assertions import settle
+from ..checks.catalogue import CHECKS
+from ..core.formatting import one_line
+from ..core.recipe import Recipe
+from ..core.verdict import CheckFailed
+from .options import FIELDS
+from .session_finetune import session_finetune
+from .subject import Subject, as_subject, check_names, check_reasons
+
+if TYPE_CHECKING:
+    from ..core.trace import Trace
+    from ..seeds.runs import Runs
+
+#: Fixture that tests under `parametrize_with_checks` use.
+SUITE = "_ftcheck_suite"
+Test = TypeVar("Test", bound=Callable[..., Any])
+#: What a test is called with: ``check(subject)``.
+Check = Callable[[Subject], None]
+
+
+def parametrize_with_checks(
+    subjects: Iterable[Any],
+    *,
+    checks: Iterable[str] | None = None,
+    expected_failures: Mapping[str, str] | Callable[[Subject], Mapping[str, str] | None] | None = None,
+) -> Callable[[Test], Test]:
+    """Decorate a test that takes ``subject`` and ``check``: every check of every subject becomes a test item of its own.
+
+    The items' ids are ``SUBJECT-check_NAME``, the same in every run: ``pytest -k check_weights_move`` selects them. A subject is
+    fine-tuned once a session, when the first of its items runs (under pytest-xdist once a worker; with ``--dist loadgroup`` all its
+    items are on one). An item fails as the assertion does: on ``fail`` and ``inconclusive``, unless ``--ftcheck-fail-on`` says
+    otherwise. What does not apply is skipped with the reason, advice passes.
+
+    :param subjects: each a :class:`Subject`, a mapping of its arguments, or a function that makes a model, ``(model, batches)`` or a
+        `Subject` (its name is then the function's); names are unique.
+    :param checks: names of the checks to run (``weights_move`` or ``check_weights_move``); None: all.
+    :param expected_failures: check -> why it fails as yet, or a function ``subject -> mapping``; beside what a subject says itself. Such an
+        item is a strict ``xfail``: the check's own failure is expected, nothing else is, and a pass is red.
+    :raises ValueError, TypeError: no subjects, two of one name, an unknown check.
+
+    >>> from pytest_ftcheck import Subject, tiny_distilbert, toy_batches
+    >>> @parametrize_with_checks([Subject("tiny", tiny_distilbert, toy_batches, lr=1e-3, steps=40)])
+    ... def test_my_models(subject, check):
+    ...     check(subject)
+    """
+    if isinstance(subjects, (Subject, Mapping, str)) or not isinstance(subjects, Iterable):
+        raise TypeError(f"subjects={subjects!r}: expected a list of subjects")
+    judged = [as_subject(thing) for thing in subjects]
+    names = [subject.name for subject in judged]
+    if not names:
+        raise ValueError("subjects is empty: expected at least one")
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise ValueError(f"subjects: two are named {twice!r}; expected names of their own, for they are the tests' ids")
+    asked = tuple(CHECKS) if checks is None else check_names("checks", checks)
+    if not asked:
+        raise ValueError("checks is empty: expected at least one, or None for all")
+    values = []
+    for subject in judged:
+        reasons = expected_failures(subject) if callable(expected_failures) else expected_failures
+        reasons = check_reasons("expected_failures", reasons)
+        values += [
+            pytest.param(subject, _check(name, reasons.get(name)), id=f"{subject.name}-check_{name}") for name in asked
+        ]
+
+    def decorate(test: Test) -> Test:
+        decorated: Test = pytest.mark.usefixtures(SUITE)(pytest.mark.parametrize(("subject", "check"), values)(test))
+        return decorated
+
+    return decorate
+
+
+def _check(name: str, reason: str | None) -> Check:
+    def check(subject: Subject) -> None:
+        __tracebackhide__ = True
+        if not isinstance(subject, Subject):
+            raise TypeError(f"subject={subject!r}: expected the subject that the test was given")
+        runs, item = _serving or (SubjectRuns(_plainly, 0), None)
+        judge(name, subject, runs, item, reason)
+
+    check.__name__ = check.__qualname__ = f"check_{name}"
+    check.__doc__ = f"Raise unless ``{name}`` passes for the subject."
+    return check
+
+
+def _plainly(model: Any, batches: Any, **arguments: Any) -> Any:
+    """Outside of a session there are no options."""
+    from ..training.finetune import finetune
+
+    return finetune(model, batches, **arguments)
+
+
+# ---------------------------------------------------------------------- one fine-tune for all checks
+class _Failed(NamedTuple):
+    """An error in words: itself it would keep alive all that its frames hold, the model among it."""
+
+    told: str
+    skips: bool
+    #: Of the item that met it.
+    nodeid: str
+
+
+class SubjectRuns:
+    """Fine-tunes each subject once, for all items of a session that ask.
+
+    :param train: ``finetune``, with the session's options.
+    :param seed: what functions of subjects are called under, where a subject says nothing else.
+    """
+
+    def __init__(self, train: Callable[..., Any], seed: int) -> None:
+        self._train = train
+        self._seed = seed
+        self._done: dict[Subject, tuple[Trace | Runs, Subject]] = {}
+        self._failed: dict[Subject, _Failed] = {}
+
+    def trained(self, subject: Subject, nodeid: str) -> tuple[Trace | Runs, Subject]:
+        """The subject's run, and the subject with all that its functions gave. What they raised is raised once in full, then in a line.
+
+        :param nodeid: of the item that asks; the one that met an error tries again when it is run again.
+        """
+        __tracebackhide__ = True
+        failed = self._failed.get(subject)
+        if failed is not None and failed.nodeid != nodeid:
+            if failed.skips:
+                pytest.skip(failed.told)
+            pytest.fail(f"{subject.name} was not fine-tuned: {failed.told} (in full: {failed.nodeid})", pytrace=False)
+        if subject not in self._done:
+            self._failed.pop(subject, None)
+            try:
+                self._done[subject] = self._run(subject)
+            # fail and skip, also those of a timeout, are no Exception
+            except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
+                told, skips = one_line(str(error), 200), isinstance(error, pytest.skip.Exception)
+                self._failed[subject] = _Failed(told if skips else f"{type(error).__name__}: {told}", skips, nodeid)
+                raise
+        return self._done[subject]
+
+    def _run(self, subject: Subject) -> tuple[Trace | Runs, Subject]:
+        from .build_subject import made
+
+        recipe = subject.arguments.get("recipe")
+        whole = made(subject, subject.arguments.get("seed", self._seed if recipe is None else recipe.seed))
+        return self._train(whole.model, whole.batches, **whole.arguments), whole
+
+
+_RUNS: pytest.StashKey[SubjectRuns] = pytest.StashKey()
+
+
+def subject_runs(config: pytest.Config) -> SubjectRuns:
+    """The runs of this session's subjects."""
+    if _RUNS not in config.stash:
+        seed = Recipe(**config.stash[FIELDS]).seed
+        config.stash[_RUNS] = SubjectRuns(session_finetune(config), seed)
+    return config.stash[_RUNS]
+
+
+def judge(name: str, subject: Subject, runs: SubjectRuns, item: pytest.Item | None, reason: str | None = None) -> None:
+    """Raise unless the check passes; skip what does not apply.
+
+    :param item: the test item that asks, if there is one.
+    :param reason: why the check fails as yet; None: the subject may know.
+    """
+    __tracebackhide__ = True
+    run, whole = runs.trained(subject, "" if item is None else item.nodeid)
+    reason = whole.expected_failures.get(name) if reason is None else reason
+    if reason is not None and item is not None:
+        item.add_marker(pytest.mark.xfail(reason=reason, raises=CheckFailed, strict=True))
+    verdict = settle(CHECKS[name](run), run)
+    if verdict.status == "skipped":
+        pytest.skip(verdict.headline)
+
+
+#: Runs and item of the test that runs now. One value for the process: threads and event loops of the test's own must see it, too.
+_serving: tuple[SubjectRuns, pytest.Item] | None = None
+
+
+@contextlib.contextmanager
+def serving(item: pytest.Item) -> Iterator[None]:
+    """Checks that are called in here belong to this test item."""
+    global _serving
+    before, _serving = _serving, (subject_runs(item.config), item)
+    try:
+        yield
+    finally:
+        _serving = before

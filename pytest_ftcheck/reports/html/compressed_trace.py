@@ -1,0 +1,136 @@
+"""Traces as short texts: how they cross processes, and how they lie in a page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import gzip
+import hashlib
+import math
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.trace import Trace
+
+#: Characters of one packed trace that a worker sends, and of all that a page holds. A page of 50 fine-tunes is to stay below
+#: 10 MB: one goes to the drawing library, the rest to verdicts and curves.
+CARRIED = 8_000_000
+EMBEDDED = 3_500_000
+#: Recorded steps that stay when series are thinned.
+LEAST = 16
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A trace as a text."""
+
+    #: Empty: it cannot be made short enough.
+    text: str
+    #: Its tensors' series hold one in so many recorded steps.
+    every: int = 1
+
+
+def pack(trace: Trace, most: int | None = None) -> Packed:
+    """The trace's JSON, compressed (gzip), as base64; the same trace always gives the same text.
+
+    :param most: characters; a longer one has the series of its tensors thinned until it fits.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> unpack(pack(example_trace()).text) == example_trace()
+    True
+    """
+    found, every = _packed(trace.to_json()), 1
+    while most is not None and len(found) > most:
+        # nearly all of a long trace are its series: as often as they must be halved, at once
+        for _ in range(max(1, math.ceil(math.log2(len(found) / max(1, most))))):
+            if len(trace.recorded) < 2 * LEAST:
+                return Packed("")
+            trace, every = thinned(trace), 2 * every
+        found = _packed(trace.to_json())
+    return Packed(found, every)
+
+
+def _packed(text: str) -> str:
+    # names may hold halves of surrogate pairs; JSON spells them out, so it is ASCII
+    return base64.b64encode(gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0)).decode("ascii")
+
+
+def unpack(text: str) -> Trace:
+    """The inverse of `pack`.
+
+    :raises ValueError: it is none.
+    """
+    if not text:
+        raise ValueError("not a packed trace: it is empty")
+    try:
+        return Trace.from_json(gzip.decompress(base64.b64decode(text, validate=True)).decode("ascii"))
+    except (binascii.Error, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"not a packed trace: {error}") from None
+
+
+def thinned(trace: Trace) -> Trace:
+    """The same trace with the tensors' series at every second of the recorded steps; counts, maxima and sums stay exact."""
+
+    def every_second(series: tuple[float, ...]) -> tuple[float, ...]:
+        return series[::2]
+
+    tensors = tuple(
+        dataclasses.replace(
+            t,
+            grad_norms=every_second(t.grad_norms),
+            updates=every_second(t.updates),
+            displacements=every_second(t.displacements),
+        )
+        for t in trace.tensors
+    )
+    return dataclasses.replace(trace, recorded=trace.recorded[::2], tensors=tensors)
+
+
+def pack_all(traces: Sequence[Trace], known: Sequence[str] = (), most: int = EMBEDDED) -> list[Packed]:
+    """All of them within ``most`` characters: what the small ones leave goes to the large ones.
+
+    :param known: what `pack` made of each before; empty: not known.
+    """
+    before = known or [""] * len(traces)
+    found = [Packed(text) if text else pack(trace) for trace, text in zip(traces, before, strict=True)]
+    left, waiting = most, sorted(range(len(found)), key=lambda i: len(found[i].text))
+    for place, i in enumerate(waiting):
+        share = left // (len(waiting) - place)
+        if len(found[i].text) > share:
+            found[i] = pack(traces[i], share)
+        left -= len(found[i].text)
+    return found
+
+
+class Carrier:
+    """Packs each trace of this process once, however many tests it is judged in.
+
+    The first report that tells of it carries it whole, the others its digest.
+    """
+
+    def __init__(self) -> None:
+        self._sent: dict[int, tuple[weakref.ref[Trace], str]] = {}
+
+    def __call__(self, trace: Trace) -> dict[str, str]:
+        """``digest``, and ``trace`` when it is told for the first time."""
+        key = id(trace)
+        known = self._sent.get(key)
+        if known is not None and known[0]() is trace:
+            return {"digest": known[1]}
+        text = pack(trace, CARRIED).text
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self._sent[key] = (weakref.ref(trace, self._forgetting(key)), digest)
+        return {"digest": digest, "trace": text}
+
+    def _forgetting(self, key: int) -> Callable[[Any], None]:
+        sent = self._sent
+
+        def forget(reference: Any) -> None:
+            if (known := sent.get(key)) is not None and known[0] is reference:
+                del sent[key]
+
+        return forget

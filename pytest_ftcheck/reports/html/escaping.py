@@ -1,0 +1,37 @@
+"""Somebody else's text on its way into a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.formatting import shorten
+
+#: Characters of one text: a message has a few hundred, a hostile name may have millions.
+LONGEST = 1_500
+
+
+def clean(value: Any) -> Any:
+    """What a template writes: texts without control characters, of bounded length; escaping is the template's.
+
+    Characters that are not to be seen, or that turn the direction of what follows, are spelled out; line breaks stay.
+
+    >>> clean("a\\x00b \\u202e c"), clean(3)
+    ('a\\\\x00b \\\\u202e c', 3)
+    """
+    if not isinstance(value, str):
+        return value
+    text = shorten(value, LONGEST)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else " " if c in "\t\r" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def script_safe(text: str) -> str:
+    """JSON that may stand in a script element: nothing in it can end the element or begin a comment.
+
+    >>> script_safe('["</script><!--"]')
+    '["\\\\u003c/script\\\\u003e\\\\u003c!--"]'
+    """
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

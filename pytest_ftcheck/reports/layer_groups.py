@@ -1,0 +1,137 @@
+"""Which tensors belong together, and what is remarkable about one: what tables and pictures are folded by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..core.formatting import shorten
+
+if TYPE_CHECKING:
+    from ..core.observations import Tensor
+
+
+def block_names(names: Sequence[str]) -> list[str]:
+    """The block of each name: its path up to the first number, else one level below what all of them share.
+
+    >>> block_names(["base.emb.word.weight", "base.emb.pos.weight", "base.layer.0.q.weight"])
+    ['base.emb', 'base.emb', 'base.layer.0']
+    """
+    paths = [n.split(".")[:-1] for n in names]
+    shared = 0
+    for level in zip(*paths, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared += 1
+    blocks = []
+    for name, path in zip(names, paths, strict=True):
+        numeric = next((i for i, part in enumerate(path) if part.isdigit()), None)
+        blocks.append(".".join(path[: shared + 1 if numeric is None else numeric + 1]) or name)
+    return blocks
+
+
+def blocks(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Tensors by block, in the order of the model.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> {name: len(members) for name, members in blocks(example_trace().select("base")).items()}
+    {'base_model.layer.0': 2}
+    """
+    found: dict[str, list[Tensor]] = {}
+    for name, t in zip(block_names([t.name for t in tensors]), tensors, strict=True):
+        found.setdefault(name, []).append(t)
+    return found
+
+
+def modules(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Tensors by the module that owns them, in the order of the model.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> {name: len(members) for name, members in modules(example_trace().select("head")).items()}
+    {'classifier': 2}
+    """
+    found: dict[str, list[Tensor]] = {}
+    for t in tensors:
+        found.setdefault(t.name.rpartition(".")[0] or t.name, []).append(t)
+    return found
+
+
+def bunched(groups: Mapping[str, Sequence[Tensor]], most: int) -> dict[str, list[Tensor]]:
+    """Neighbours together, until there are ``most`` groups; as even as can be.
+
+    >>> list(bunched({"layer.0": [], "layer.1": [], "layer.2": [], "layer.3": []}, 2))
+    ['layer.0 to layer.1', 'layer.2 to layer.3']
+    """
+    names = list(groups)
+    if len(names) <= most:
+        return {name: list(members) for name, members in groups.items()}
+    cuts = [round(i * len(names) / most) for i in range(most + 1)]
+    found = {}
+    for start, end in pairwise(cuts):
+        part = names[start:end]
+        label = part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}"
+        found[label] = [t for name in part for t in groups[name]]
+    return found
+
+
+def labelled(groups: Mapping[str, Sequence[Tensor]]) -> dict[str, Sequence[Tensor]]:
+    """The same groups under names as a picture shows them (`labels`)."""
+    return dict(zip(labels(list(groups)), groups.values(), strict=True))
+
+
+def labels(names: Sequence[str], width: int = 40) -> list[str]:
+    """Names as a picture shows them: without the modules that all of them share, no two alike, ``width`` characters at most.
+
+    >>> labels(["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"])
+    ['embeddings', 'encoder.layer.0', 'encoder.layer.1']
+    >>> labels(["model.classifier.0", "model.classifier.3"])
+    ['classifier.0', 'classifier.3']
+    """
+    paths = [name.split(".") for name in names]
+    shared = 0
+    for level in zip(*(path[:-1] for path in paths), strict=False):
+        if len(set(level)) > 1:
+            break
+        shared += 1
+    # a number alone is no name
+    while shared and any(path[shared].isdigit() for path in paths):
+        shared -= 1
+    found: list[str] = []
+    for path in paths:
+        short = "".join(c if c.isprintable() else "?" for c in ".".join(path[shared if len(paths) > 1 else 0 :]))
+        label, number = shorten(short, width), 2
+        while label in found:
+            mark = f" ({number})"
+            label, number = shorten(short, width - len(mark)) + mark, number + 1
+        found.append(label)
+    return found
+
+
+def kinds(t: Tensor) -> Iterable[str]:
+    """What is out of the ordinary about a tensor, in words that can be counted.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> list(kinds(example_trace().tensors[0]))
+    []
+    """
+    gradients, motion = t.gradients, t.motion
+    if not t.trainable:
+        yield "frozen"
+    elif t.group is None:
+        yield "in no parameter group"
+    if t.replaced:
+        yield "replaced during the run"
+    if t.trainable and gradients.steps > 0:
+        if gradients.none == gradients.steps:
+            yield "never got a gradient"
+        elif gradients.none + gradients.zero == gradients.steps:
+            yield "gradient always zero"
+        elif motion.moved == 0:
+            yield "did not move"
+    if gradients.nonfinite:
+        yield "NaN or infinite gradient"
+    if t.first.nonfinite or t.last.nonfinite:
+        yield "NaN or infinite values"
+    if motion.outside > 0:
+        yield "changed outside the optimizer"

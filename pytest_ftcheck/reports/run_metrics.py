@@ -1,0 +1,106 @@
+"""A run in a few numbers, by name: what reports carry, JUnit shows and ``ftcheck compare`` lays side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..core.formatting import number, percent
+from .trace_table import sparkline
+from .weight_motion import explain_weight_motion
+
+if TYPE_CHECKING:
+    from ..core.trace import Trace
+
+if TYPE_CHECKING:
+    from ..core.trace import Trace
+
+#: Figures that are another each time.
+CLOCK = ("seconds", "seconds.step")
+
+
+def figures(trace: Trace) -> dict[str, float]:
+    """The numbers that say most about a run; what it did not measure is left out.
+
+    ``steps``; ``seconds`` (whole call) and ``seconds.step`` (training alone, a step); ``loss.initial`` and ``loss.final`` (training
+    loss, nats for cross-entropies); ``probe.initial`` and ``probe.final`` (fixed rows, dropout off); ``metric.NAME.initial``,
+    ``.final`` and ``.baseline``; ``lr.peak`` and ``lr.sum`` (largest over the parameter groups); ``grad_norm.max`` and ``.final`` (L2
+    over all tensors, as the optimizer saw it); ``motion.head`` and ``motion.base`` (median over the trainable tensors of: rms
+    displacement by gradients over the LR budget); ``gradient.head`` and ``gradient.base`` (largest L2 norm of one tensor at any step).
+
+    >>> from pytest_ftcheck import example_trace
+    >>> numbers = figures(example_trace())
+    >>> numbers["loss.initial"], numbers["loss.final"], numbers["motion.head"]
+    (0.7, 0.32, 0.25)
+    """
+    from statistics import median  # it takes longer to import than all of the plugin
+
+    found: dict[str, float] = {"steps": float(len(trace.steps)), "seconds": trace.seconds}
+    if trace.steps and trace.training_seconds > 0:
+        found["seconds.step"] = trace.training_seconds / len(trace.steps)
+    if losses := trace.losses:
+        found |= {"loss.initial": losses[0], "loss.final": losses[-1]}
+    if trace.probe is not None and trace.probe.points:
+        found |= {"probe.initial": trace.probe.points[0].loss, "probe.final": trace.probe.points[-1].loss}
+    for metric in trace.metrics:
+        name = f"metric.{metric.name}"
+        found |= {f"{name}.initial": metric.first, f"{name}.final": metric.last}
+        if metric.baseline is not None:
+            found[f"{name}.baseline"] = metric.baseline
+    if groups := trace.optimizer.groups:
+        found |= {"lr.peak": max(g.lr_peak for g in groups), "lr.sum": max(g.lr_sum for g in groups)}
+    if trace.steps:
+        norms = [step.grad_norm for step in trace.steps]
+        found |= {"grad_norm.max": _largest(norms), "grad_norm.final": norms[-1]}
+    for part in ("head", "base"):
+        tensors = [t for t in trace.tensors if (t.part == "head") == (part == "head") and t.trainable]
+        used = [t.budget_used for t in tensors if t.budget_used is not None]
+        if used:
+            found[f"motion.{part}"] = math.nan if any(map(math.isnan, used)) else median(used)
+        if tensors:
+            found[f"gradient.{part}"] = _largest(t.gradients.max_norm for t in tensors)
+    return {name: float(value) for name, value in found.items()}
+
+
+def head_stands_still(trace: Trace) -> bool:
+    """Whether there is a head, and nothing of it moved.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> head_stands_still(example_trace())
+    False
+    """
+    head = [t for t in trace.tensors if t.part == "head"]
+    return bool(head) and not any(t.motion.moved for t in head)
+
+
+def _largest(values: Iterable[float]) -> float:
+    """A NaN counts as the largest, so that it is seen."""
+    return max(values, key=lambda v: math.inf if math.isnan(v) else v)
+
+
+# ---- folded from glance
+#: Columns of a curve, where there is room and where there is little.
+CURVES = (14, 8)
+
+
+def glance(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Steps, loss, its curve in two widths, the median share of the LR budget that the head's tensors used (``still``: none moved), and the
+    four lines of the founding question.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> seen = glance(example_trace())["glance"]
+    >>> seen["loss"], seen["curves"][1], seen["head"]
+    ('0.700 -> 0.320', '█▇▆▅▄▃▂▁', '25 %')
+    """
+    losses, head = trace.losses, figures(trace).get("motion.head")
+    told = "still" if head is None and head_stands_still(trace) else percent(head)
+    return {
+        "glance": {
+            "steps": len(trace.steps),
+            "loss": f"{number(losses[0])} -> {number(losses[-1])}" if losses else "-",
+            "curves": [sparkline(losses, width) for width in CURVES],
+            "head": told,
+            "explanation": explain_weight_motion(trace).splitlines() if trace.tensors else [],
+        }
+    }

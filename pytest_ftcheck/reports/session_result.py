@@ -1,0 +1,216 @@
+"""What a test session concluded: the one noun that every report is written from, as plain data.
+
+The plugin fills a `SessionResult` from what the tests' reports carry; ``--ftcheck-json`` writes it, ``ftcheck compare`` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from ..core.serialization import decode, encode
+
+#: Version of the JSON layout; raised when a field changes its meaning or goes away.
+SCHEMA = 1
+#: Tells the file from a trace's.
+KIND = "ftcheck-session"
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+#: Statuses from the worst to the plainest.
+WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """One run in a few numbers."""
+
+    #: ``repr`` of the trace.
+    summary: str
+    #: As :func:`pytest_ftcheck.reports.run_metrics.figures` names them.
+    figures: dict[str, float]
+    #: Versions, device, dtype, threads.
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ReportedVerdict:
+    """What one check concluded in one phase of a test; of repeats the worst."""
+
+    check: str
+    status: str
+    headline: str
+    #: The headline, after how often the check was asked.
+    told: str
+    #: The whole message; empty where nothing is amiss.
+    message: str
+    fault: str
+    limit: str
+    causes: tuple[str, ...]
+    remedy: str
+    #: How far the decisive number is from its limit (above 0: on the good side); None: no single number decides.
+    margin: float | None
+    #: Verdicts by status, repeats counted.
+    counts: dict[str, int]
+    #: Whether the assertion raised.
+    gated: bool
+    #: ``setup``, ``call`` or ``teardown``.
+    when: str
+    #: Where the assertion was called; None: not known.
+    file: str | None
+    line: int | None
+
+    @property
+    def let_through(self) -> bool:
+        """It could not be decided, and the session lets that through: no pass."""
+        return self.status in ("fail", "inconclusive") and not self.gated
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One test."""
+
+    nodeid: str
+    #: ``passed``, ``inconclusive`` (it passed, but a verdict that could not be decided was let through), ``failed``, ``error`` (in
+    #: setup or teardown, or it did not come to its end), ``skipped``, ``xfailed`` or ``xpassed``.
+    outcome: str
+    #: Where the test is defined; None: in no file.
+    file: str | None
+    line: int | None
+    verdicts: tuple[ReportedVerdict, ...] = ()
+    runs: tuple[RunFigures, ...] = ()
+    #: Why it failed, was skipped or was expected to fail; one line.
+    reason: str = ""
+    #: How often it was run (pytest-rerunfailures); the last time counts.
+    attempts: int = 1
+    #: xdist's worker, where each runs all tests (``--dist each``).
+    worker: str = ""
+
+    @property
+    def red(self) -> bool:
+        """Whether it makes the session fail."""
+        return self.outcome in ("failed", "error")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a reviewer should see."""
+
+    #: ``error``: it made a test fail; ``warning``: let through, though not decided; ``note``: advice.
+    level: Level
+    case: CaseResult
+    verdict: ReportedVerdict
+
+    @property
+    def place(self) -> tuple[str | None, int]:
+        """File and line (from 1): of the assertion, else of the test."""
+        if self.verdict.file is not None:
+            return self.verdict.file, self.verdict.line or 1
+        return self.case.file, self.case.line or 1
+
+    @property
+    def fingerprint(self) -> str:
+        """The same as long as test and check have the same names, whatever the numbers and lines: 32 hexadecimal digits."""
+        named = (self.verdict.check, self.case.nodeid, self.case.worker, self.verdict.when)
+        return hashlib.sha256("\0".join(named).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """All tests of a session that judged a fine-tune, or should have.
+
+    >>> SessionResult.from_json(SessionResult().to_json()) == SessionResult()
+    True
+    """
+
+    #: Sorted by node id.
+    tests: tuple[CaseResult, ...] = ()
+    #: Versions of Python, pytest, this plugin; the platform.
+    environment: dict[str, str] = field(default_factory=dict)
+    #: Fields of the recipe that the session set.
+    settings: dict[str, str] = field(default_factory=dict)
+    fail_on: str = "inconclusive"
+    #: pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 internal error, 4 usage, 5 nothing collected.
+    exit_status: int = 0
+    #: pytest's configuration file, relative to its root directory; None: there is none.
+    configuration: str | None = None
+    kind: str = KIND
+    schema: int = SCHEMA
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Verdicts by status, repeats counted, the worst status first.
+
+        >>> SessionResult().counts
+        {}
+        """
+        found = dict.fromkeys(WORST_FIRST, 0)
+        for case in self.tests:
+            for verdict in case.verdicts:
+                for status, count in verdict.counts.items():
+                    found[status] = found.get(status, 0) + count
+        return {status: count for status, count in found.items() if count}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What a reviewer should see, the worst first, else by node id.
+
+        What a test expected (``pytest.raises``, ``xfail``) is none.
+
+        >>> SessionResult().findings
+        ()
+        """
+        found = []
+        for case in self.tests:
+            for verdict in case.verdicts:
+                level: Level | None = None
+                if verdict.gated:
+                    level = "error" if case.red else None
+                elif verdict.let_through:
+                    level = "warning"
+                elif verdict.status == "advice":
+                    level = "note"
+                if level is not None:
+                    found.append(Finding(level, case, verdict))
+        rank = {status: i for i, status in enumerate(WORST_FIRST)}
+        return tuple(sorted(found, key=lambda f: (LEVELS.index(f.level), rank[f.verdict.status])))
+
+    @property
+    def broken(self) -> tuple[CaseResult, ...]:
+        """Tests that are red, and not because of a verdict: nothing could be judged, or something else was wrong."""
+        return tuple(case for case in self.tests if case.red and not any(v.gated for v in case.verdicts))
+
+    def to_json(self) -> str:
+        """As JSON, one field a line, in an order that depends on nothing but the tests' names.
+
+        NaN and infinities are strings; every character is ASCII.
+        """
+        return json.dumps(encode(self), allow_nan=False, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> SessionResult:
+        """The inverse of :meth:`to_json`. ``ValueError`` says what does not fit, and where."""
+        try:
+            raw = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"not a session's results: no valid JSON ({error})") from None
+        if not isinstance(raw, dict) or raw.get("kind") != KIND or "schema" not in raw:
+            raise ValueError(f"not a session's results: no field 'kind' that is {KIND!r}")
+        if raw["schema"] != SCHEMA:
+            newer = isinstance(raw["schema"], int) and raw["schema"] > SCHEMA
+            raise ValueError(
+                f"these results have schema {raw['schema']!r}, this version of pytest-ftcheck reads {SCHEMA}: "
+                + ("upgrade pytest-ftcheck" if newer else "run the tests again")
+            )
+        result = decode(cls, raw, "session")
+        assert isinstance(result, cls)
+        return result
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> SessionResult:
+        """Read what ``--ftcheck-json`` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,207 @@
+"""What of a trace goes to a tracker: scalars by tag and step, histograms, settings, texts; the same for every tracker.
+
+Steps count optimizer steps from 1; 0 is before the run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...core.formatting import one_line, shorten
+from ...core.trace_writer import Setting
+from .. import chart_data
+from ..run_metrics import figures
+from ..trace_table import describe
+from ..weight_motion import explain_weight_motion
+
+if TYPE_CHECKING:
+    from ...checks.diagnosis import Diagnosis
+    from ...core.observations import Histogram, Tensor
+    from ...core.trace import Trace
+
+#: Trackers sort by name, and the head is what one looks for.
+GROUPS = {"head": "head", "base": "the_base"}
+
+
+def scalars(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, float, int]]:
+    """Every scalar: tag, value and step.
+
+    :param tensors: those of each tensor, too; else they are told of the head and of the base's blocks only.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> next(scalars(example_trace()))
+    ('loss/train', 0.7, 1)
+    """
+    yield from _losses(trace)
+    for s, step in enumerate(trace.steps):
+        for group, lr in enumerate(step.lrs):
+            yield f"lr/group_{group}", lr, s + 1
+        yield "gradient/norm", step.grad_norm, s + 1
+        if step.grad_norm_unclipped is not None:
+            yield "gradient/norm_unclipped", step.grad_norm_unclipped, s + 1
+    for group_name, lines in (("gradient_by_block", chart_data.gradients(trace)), ("motion", chart_data.course(trace))):
+        for curve in lines.series:
+            if curve.kind in ("head", "base"):
+                tag = f"{group_name}/{clean(curve.name)}"
+                for x, y in zip(curve.x, curve.y, strict=True):
+                    if y is not None:
+                        yield tag, y, int(x)
+    for metric in trace.metrics:
+        for x, value in ((0, metric.first), (len(trace.steps), metric.last)):
+            yield f"metric/{clean(metric.name)}", value, x
+            if metric.baseline is not None:
+                yield f"metric/{clean(metric.name)}_baseline", metric.baseline, x
+    if tensors:
+        yield from _of_tensors(trace)
+
+
+def _losses(trace: Trace) -> Iterator[tuple[str, float, int]]:
+    # batches that one step was made of are one point: what is beside it counts steps
+    told: dict[int, list[float]] = {}
+    for place, iteration in zip(chart_data.positions(trace), trace.iterations, strict=True):
+        if iteration.loss is not None:
+            told.setdefault(math.ceil(place), []).append(iteration.loss)
+    for x, losses in told.items():
+        yield "loss/train", sum(v / len(losses) for v in losses), x
+    if trace.probe is not None:
+        for point in trace.probe.points:
+            yield "loss/probe", point.loss, point.step
+            if trace.probe.prior_entropy is not None:
+                yield "loss/class_prior", trace.probe.prior_entropy, point.step
+
+
+def _of_tensors(trace: Trace) -> Iterator[tuple[str, float, int]]:
+    for t, tag in tags(trace):
+        for name, values in (
+            ("gradient_norm", t.grad_norms),
+            ("update_rms", t.updates),
+            ("displacement_rms", t.displacements),
+        ):
+            for s, value in zip(trace.recorded, values, strict=False):
+                if value < 0:  # no gradient at that step: a gap in the curve
+                    continue
+                yield f"{tag}/{name}", value, s + 1
+        for s, value, budget in zip(trace.recorded, t.displacements, chart_data.budgets(trace, t), strict=False):
+            if budget > 0:
+                yield f"{tag}/displacement_over_lr_sum", value / budget, s + 1
+
+
+def tags(trace: Trace) -> list[tuple[Tensor, str]]:
+    """Each tensor with its tag, the head's first; no two alike, however long or odd the names.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> [tag for _, tag in tags(example_trace())][:2]
+    ['head/classifier.weight', 'head/classifier.bias']
+    """
+    ordered = sorted(trace.tensors, key=lambda t: t.part != "head")
+    used: set[str] = set()
+    result = []
+    for t in ordered:
+        plain = tag = f"{GROUPS.get(t.part, t.part)}/{clean(t.name)}"
+        number = 2
+        while tag in used:
+            tag, number = f"{plain}_{number}", number + 1
+        used.add(tag)
+        result.append((t, tag))
+    return result
+
+
+def histograms(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, int, Histogram]]:
+    """Every histogram that has values: tag, step and the histogram itself.
+
+    :param tensors: of all tensors; else of the head's only.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> list(histograms(example_trace()))
+    []
+    """
+    for t, tag in tags(trace):
+        if tensors or t.part == "head":
+            for h in t.histograms:
+                if sum(h.counts) and math.isfinite(h.low) and math.isfinite(h.high):
+                    yield f"{tag}/weights", h.step + 1, h
+
+
+def judged(trace: Trace) -> Diagnosis | None:
+    """All checks over the trace; None where there is nothing that they could judge.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> judged(example_trace()).status, judged(example_trace(tensors=()))
+    ('healthy', None)
+    """
+    from ...checks.diagnosis import diagnose
+
+    try:
+        return diagnose(trace)
+    except ValueError:  # a trace without tensors
+        return None
+
+
+def results(trace: Trace, diagnosis: Diagnosis | None) -> dict[str, float]:
+    """The run in a few numbers (:func:`pytest_ftcheck.reports.run_metrics.figures`), and how many checks failed; by tag.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> results(example_trace(), None)["result/loss.final"]
+    0.32
+    """
+    failed = {} if diagnosis is None else {"result/checks_failed": float(len(diagnosis.having("fail")))}
+    return {**failed, **{f"result/{clean(name)}": value for name, value in figures(trace).items()}}
+
+
+def settings(trace: Trace, diagnosis: Diagnosis | None) -> dict[str, Setting]:
+    """What came of the run, and what it was made with: hyper-parameters, as a table of runs shows them.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> found = settings(example_trace(), judged(example_trace()))
+    >>> found["status"], found["lr"], found["optimizer"]
+    ('healthy', 5e-05, 'AdamW')
+    """
+    causes = () if diagnosis is None else diagnosis.causes
+    found: dict[str, Setting] = {
+        "status": "not judged" if diagnosis is None else diagnosis.status,
+        "cause": one_line(causes[0].title, 120) if causes else "none",
+    }
+    if trace.recipe is not None:
+        for name in trace.recipe.field_names():
+            value = getattr(trace.recipe, name)
+            found[name] = "none" if value is None else value
+    groups = trace.optimizer.groups
+    found["optimizer"] = one_line(trace.optimizer.name, 80) or "none"
+    if groups:  # what was in force, not what was asked for
+        found["lr"] = float(max(g.lr_peak for g in groups))
+        found["weight_decay"] = float(max(g.weight_decay for g in groups))
+    found["steps"] = len(trace.steps)
+    found["source"] = trace.source
+    found["head"] = one_line(", ".join(trace.head), 120) or "none"
+    for name in ("device", "dtype"):
+        if trace.environment.get(name) and found.get(name) in (None, "none"):
+            found[name] = one_line(trace.environment[name], 80)
+    return found
+
+
+def texts(trace: Trace, diagnosis: Diagnosis | None) -> Iterator[tuple[str, str]]:
+    """Name and text: the trace as a table, what is behind it, and whether the weights should have moved more.
+
+    >>> from pytest_ftcheck.core.example_trace import example_trace
+    >>> [name for name, _ in texts(example_trace(), None)]
+    ['trace', 'should_the_weights_move_more']
+    """
+    yield "trace", describe(trace, unicode=True)
+    if diagnosis is not None:
+        yield "diagnosis", str(diagnosis)
+    if trace.tensors:
+        yield "should_the_weights_move_more", explain_weight_motion(trace)
+
+
+def clean(name: str) -> str:
+    """A name as one segment of a tag: letters, digits, ``-``, ``_`` and dots, 200 characters at most; a slash would open another group.
+
+    >>> clean("a b/c"), clean("..")
+    ('a_b_c', '__')
+    """
+    plain = re.sub(r"[^-\w.]", "_", name)
+    # a path that a file store would take for another folder
+    return shorten(plain if plain.strip(".") else "_" * len(plain) or "_", 200).replace("…", "__")

@@ -1,0 +1,99 @@
+"""From a trace to an experiment tracker: one small protocol, and who speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...core.formatting import describe_type
+from ...core.trace_writer import TraceWriter
+from . import content
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ...core.trace import Trace
+
+
+def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
+    """Log a trace; see :meth:`pytest_ftcheck.Trace.log_to`."""
+    if isinstance(to, str):
+        if to not in WRITERS:
+            raise ValueError(f"to={to!r}: expected one of {', '.join(WRITERS)}, or a TraceWriter")
+        writer = WRITERS[to](options)
+    elif isinstance(to, TraceWriter) and not isinstance(to, type):
+        if options:
+            raise TypeError(
+                f"{next(iter(options))}=...: options are for a tracker by name, {describe_type(to)} has been made already"
+            )
+        writer = to
+    else:
+        what = f"the class {to.__name__}" if isinstance(to, type) else describe_type(to)
+        raise TypeError(
+            f"to={what}: expected one of {', '.join(WRITERS)}, or an object with the methods of a TraceWriter"
+        )
+    failed = True
+    try:
+        write(trace, writer, tensors=tensors)
+        failed = False
+    finally:
+        writer.close(failed)
+
+
+def to_tensorboard(trace: Trace, directory: str | PathLike[str]) -> None:
+    """Write the whole trace as event files into ``directory`` (one directory a run).
+
+    :raises ImportError: the package ``tensorboard`` is missing.
+    """
+    log(trace, "tensorboard", tensors=True, directory=directory)
+
+
+def write(trace: Trace, writer: TraceWriter, *, tensors: bool) -> None:
+    """All that is to be told, in the order that `TraceWriter` promises."""
+    diagnosis = content.judged(trace)
+    steps: dict[int, dict[str, float]] = {}
+    for tag, value, step in content.scalars(trace, tensors=tensors):
+        steps.setdefault(step, {})[tag] = value
+    results = content.results(trace, diagnosis)
+    steps.setdefault(len(trace.steps), {}).update(results)
+    writer.settings(content.settings(trace, diagnosis), results)
+    for step in sorted(steps):
+        writer.scalars(step, steps[step])
+    for tag, step, histogram in content.histograms(trace, tensors=tensors):
+        writer.histogram(tag, step, histogram)
+    for name, text in content.texts(trace, diagnosis):
+        writer.text(name, text)
+
+
+# ------------------------------------------------------------------ by name
+def _tensorboard(options: Mapping[str, Any]) -> TraceWriter:
+    from .tensorboard import TensorBoardWriter
+
+    return TensorBoardWriter(**options)
+
+
+def _wandb(options: Mapping[str, Any]) -> TraceWriter:
+    from .loggers import WandbWriter
+
+    return WandbWriter(**options)
+
+
+def _mlflow(options: Mapping[str, Any]) -> TraceWriter:
+    from .loggers import MlflowWriter
+
+    return MlflowWriter(**options)
+
+
+def _trackio(options: Mapping[str, Any]) -> TraceWriter:
+    from .loggers import TrackioWriter
+
+    return TrackioWriter(**options)
+
+
+#: Trackers by name.
+WRITERS: dict[str, Callable[[Mapping[str, Any]], TraceWriter]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "trackio": _trackio,
+}

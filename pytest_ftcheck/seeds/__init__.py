@@ -1,0 +1,1 @@
+"""Several seeds: runs, sequential tests, thresholds, calibration."""

@@ -1,0 +1,255 @@
+"""metric_improves: above what knowing nothing scores, and by more than luck."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pytest_ftcheck import check_metric_improves, example_trace
+from pytest_ftcheck.checks.data.metric_improves import ALPHA, WORSE
+from pytest_ftcheck.core.observations import Metric
+from pytest_ftcheck.instruments.metrics import measure
+
+GOOD = example_trace()
+ACCURACY = Metric("accuracy", 0.5, 0.9, 64, "held-out rows", 0.53, 0.001, (31, 33), (34, 30))
+
+
+def judge(*metrics, **arguments):
+    return check_metric_improves(replace(GOOD, metrics=metrics), **arguments)
+
+
+def accuracy(**changes):
+    return replace(ACCURACY, **changes)
+
+
+def test_better_than_the_majority_and_than_luck():
+    verdict = judge(ACCURACY)
+    assert verdict.status == "pass"
+    assert verdict.headline == (
+        "accuracy 0.500 -> 0.900 on 64 held-out rows, against 0.530 for the majority class (p = 0.00100)."
+    )
+
+
+@pytest.mark.parametrize(("p", "status"), [(ALPHA, "pass"), (ALPHA * 1.01, "inconclusive")])
+def test_the_limit_of_luck(p, status):
+    verdict = judge(accuracy(p_value=p))
+    assert verdict.status == status
+    assert judge(accuracy(p_value=p), alpha=0.05).status == "pass"
+    if status == "inconclusive":
+        assert "Not better than knowing nothing, so far" in verdict.headline
+        assert "eval_batches=" in verdict.remedy
+
+
+@pytest.mark.parametrize(("last", "status"), [(0.54, "pass"), (0.53, "inconclusive"), (0.40, "inconclusive")])
+def test_the_baseline(last, status):
+    assert judge(accuracy(last=last)).status == status
+
+
+def test_without_a_baseline_luck_alone_decides():
+    assert judge(accuracy(baseline=None)).status == "pass"
+    assert "against" not in judge(accuracy(baseline=None)).headline
+
+
+def test_macro_recall_decides_where_imbalance_is_treated():
+    low = accuracy(last=0.85, baseline=0.9)
+    recall = Metric("recall", 0.5, 0.8, 64, "held-out rows", 0.5, 0.002)
+    verdict = judge(low, recall)
+    assert verdict.status == "pass"
+    assert "macro recall is 0.800 against 0.500" in verdict.notes[0]
+    assert judge(low, replace(recall, p_value=0.2)).status == "inconclusive"
+    assert judge(low, replace(recall, p_value=None)).status == "inconclusive"
+    assert judge(low, replace(recall, last=0.5)).status == "inconclusive"
+    assert judge(low).status == "inconclusive"
+    assert judge(accuracy(last=0.85, baseline=0.9, p_value=0.2), recall).status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("deviations", "status"), [(-WORSE, "fail"), (-WORSE + 0.01, "inconclusive"), (None, "inconclusive")]
+)
+def test_worse_than_luck(deviations, status):
+    verdict = judge(accuracy(last=0.1, p_value=1.0, deviations=deviations))
+    assert verdict.status == status
+    if status == "fail":
+        assert "Worse than luck" in verdict.headline
+        assert "labels shifted or permuted" in verdict.causes[0]
+
+
+def test_one_class_for_all_rows():
+    verdict = judge(accuracy(last=0.53, p_value=1.0, predicted=(64, 0)))
+    assert verdict.status == "inconclusive"  # every permutation scores the same: that is no crossing
+    assert verdict.causes[0] == "all 64 rows are predicted as class 0"
+    assert verdict.evidence == (
+        {"class": 0, "rows": 34, "predicted": 64},
+        {"class": 1, "rows": 30, "predicted": 0},
+    )
+    assert judge(accuracy(last=0.53, p_value=1.0, predicted=(0, 64))).causes[0].endswith("as class 1")
+
+
+def test_a_class_that_occurs_only_in_the_predictions():
+    assert judge(accuracy(last=0.5, p_value=0.5, predicted=(30, 30, 4), actual=(34, 30))).evidence[2] == {
+        "class": 2,
+        "rows": 0,
+        "predicted": 4,
+    }
+
+
+def test_it_got_worse():
+    verdict = judge(accuracy(first=0.95, last=0.6))
+    assert verdict.status == "fail"
+    assert verdict.headline.startswith("It got worse: accuracy 0.950 -> 0.600")
+    assert "what the model knew is being destroyed" in verdict.causes[0]
+
+
+def test_worse_within_three_standard_errors_is_not_worse():
+    # first 0.95, 64 rows: the standard error of the difference at 0.85 is 0.052
+    verdict = judge(accuracy(first=0.95, last=0.80))
+    assert verdict.status == "inconclusive"
+    assert verdict.headline.startswith("No improvement: accuracy 0.950 -> 0.800")
+    assert judge(accuracy(first=0.95, last=0.75)).status == "fail"
+    # what was no better than the majority cannot be destroyed
+    assert judge(accuracy(first=0.60, last=0.2, p_value=0.5)).status == "inconclusive"
+    # other metrics are no shares of rows
+    assert judge(Metric("f1", 0.95, 0.6, 64, "held-out rows", 0.5, 0.001)).status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "baseline", "status"),
+    [
+        (0.9, 0.91, 0.53, "pass"),
+        (0.9, 0.9, 0.53, "inconclusive"),
+        (0.54, 0.54, 0.53, "inconclusive"),
+        (0.9, 0.9, None, "inconclusive"),
+        (0.53, 0.53, 0.53, "inconclusive"),
+        (0.54, 0.55, 0.53, "pass"),
+    ],
+)
+def test_what_the_model_knew_before_is_no_merit_of_the_run(first, last, baseline, status):
+    verdict = judge(accuracy(first=first, last=last, baseline=baseline))
+    assert verdict.status == status
+    if status == "inconclusive" and first != baseline:
+        assert verdict.headline.startswith("No improvement: ")
+        assert "knew it before the run" in verdict.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "status"), [(0.2 - 1.01 / 64, "fail"), (0.2 - 0.99 / 64, "inconclusive"), (0.3, "inconclusive")]
+)
+def test_worse_than_luck_only_if_it_went_down(last, status):
+    """A random head may begin below luck, and be on its way up."""
+    verdict = judge(accuracy(first=0.2, last=last, p_value=1.0, deviations=-4.0))
+    assert verdict.status == status
+    assert ("Worse than luck" in verdict.headline) is (status == "fail")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_not_finite(value):
+    verdict = judge(accuracy(last=value))
+    assert verdict.status == "fail"
+    assert "not a number" in verdict.causes[0]
+
+
+# ------------------------------------------------------------------ without a p-value
+OWN = Metric("evaluate", 0.5, 0.7, 0, "the user's own")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "baseline", "status"),
+    [
+        (0.5, 0.7, None, "pass"),
+        (0.5, 0.5, None, "inconclusive"),
+        (0.5, 0.4, None, "inconclusive"),
+        (0.5, 0.7, 0.6, "pass"),
+        (0.5, 0.55, 0.6, "inconclusive"),
+        (0.5, 0.4, 0.6, "fail"),
+        (0.9, 0.8, 0.6, "inconclusive"),
+    ],
+)
+def test_a_metric_whose_luck_is_unknown(first, last, baseline, status):
+    verdict = judge(replace(OWN, first=first, last=last, baseline=baseline))
+    assert verdict.status == status
+    if status == "pass":
+        assert verdict.notes == ("how much of it is luck was not measured",)
+    else:
+        assert verdict.headline.startswith("No improvement: evaluate")
+
+
+def test_the_users_own_evaluate_names_no_rows():
+    assert judge(OWN).headline == "evaluate 0.500 -> 0.700."
+
+
+# ------------------------------------------------------------------ which one
+def test_the_first_metric_or_the_one_that_is_named():
+    assert judge(OWN, ACCURACY).headline.startswith("evaluate")
+    assert judge(OWN, ACCURACY, metric="accuracy").headline.startswith("accuracy")
+    with pytest.raises(ValueError, match=r"metric='f1': the trace has evaluate, accuracy"):
+        judge(OWN, ACCURACY, metric="f1")
+    with pytest.raises(ValueError, match=r"metric='f1': the trace has none"):
+        judge(metric="f1")
+
+
+def test_regression_is_compared_with_the_mean():
+    trace = replace(
+        GOOD,
+        reading=replace(GOOD.reading, task="regression"),
+        metrics=(Metric("r_squared", -0.2, 0.6, 32, "training rows", 0.0, 0.002),),
+    )
+    assert check_metric_improves(trace).headline == (
+        "r_squared -0.200 -> 0.600 on 32 training rows, against 0 for the mean (p = 0.00200)."
+    )
+
+
+def test_no_metric_is_skipped_with_a_reason():
+    verdict = judge()
+    assert verdict.status == "skipped"
+    assert "no logits or labels could be read" in verdict.headline
+    noted = replace(GOOD, metrics=(), notes=("other", "metrics skipped: IndexError: boo"))
+    assert "metrics skipped: IndexError: boo" in check_metric_improves(noted).headline
+
+
+@pytest.mark.parametrize(("alpha", "error"), [(0, ValueError), (1, ValueError), ("x", TypeError), (True, TypeError)])
+def test_bad_arguments(alpha, error):
+    with pytest.raises(error, match="alpha="):
+        judge(ACCURACY, alpha=alpha)
+
+
+def logits(predicted):
+    return torch.nn.functional.one_hot(torch.tensor(predicted), 2).float()
+
+
+def test_the_lowest_of_few_scores_is_not_worse_than_luck():
+    labels, blind = torch.tensor([0] * 24 + [1] * 8), logits([0] * 32)
+    one_wrong = logits([1] + [0] * 31)
+    metric = next(m for m in measure("single_label", blind, one_wrong, labels, "training rows") if m.name == "accuracy")
+    assert metric.p_value == 1.0  # no permutation is below it
+    assert -1 < metric.deviations < 0
+    crossed = logits((1 - labels).tolist())
+    metric = next(m for m in measure("single_label", blind, crossed, labels, "training rows") if m.name == "accuracy")
+    assert metric.deviations < -4
+    assert judge(metric).status == "fail"
+    (same,) = measure("single_label", blind, blind, labels, "training rows", {"mine": lambda z, y: 1.0})
+    assert same.deviations is None
+    (own,) = measure(
+        "single_label",
+        blind,
+        crossed,
+        labels,
+        "training rows",
+        {"mine": lambda z, y: float((z.argmax(1) == y).float().mean())},
+    )
+    assert own.deviations == pytest.approx(metric.deviations, abs=0.5)
+
+
+def test_numbers_on_another_scale_are_better_than_luck():
+    """A link or a loss of ranks: the order is learnt, and R squared does not know it."""
+    linked = Metric("r_squared", -3.0, -1.2, 64, "held-out rows", 0.0, 0.002)
+    trace = replace(GOOD, metrics=(linked,), reading=replace(GOOD.reading, task="regression"))
+    verdict = check_metric_improves(trace)
+    assert verdict.status == "inconclusive"
+    assert "Better than luck, yet not better than the mean" in verdict.headline
+    assert "link" in verdict.causes[0]
+    assert "too few" not in " ".join(verdict.causes)
+    verdict = judge(replace(ACCURACY, last=0.5, first=0.4, baseline=0.53, p_value=0.002))
+    assert "Better than luck, yet not better than the majority class" in verdict.headline

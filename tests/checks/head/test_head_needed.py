@@ -1,0 +1,90 @@
+"""head_needed: an advice with the simpler head as code, and never a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_ftcheck import check_head_needed, example_trace
+from pytest_ftcheck.checks.head.ablation_record import Counterfactuals, Outcome, Rewound, SimplerHead
+from pytest_ftcheck.checks.head.head_needed import BEHIND, LEAST_ROWS
+
+FOUND = Counterfactuals(
+    rows=64,
+    source="held-out rows",
+    trained=Outcome(0.4, 0.85),
+    baseline=0.5,
+    parts=(
+        Rewound("head", 4290, Outcome(0.7, 0.6), Outcome(0.9, 0.5)),
+        Rewound("base", 83000, Outcome(0.69, 0.51)),
+    ),
+    simpler=SimplerHead(64, 2, 128, 2, 0.7, 0.75),
+)
+
+
+def verdict(**changes):
+    return check_head_needed(replace(example_trace(), measurements={"counterfactuals": replace(FOUND, **changes)}))
+
+
+def test_the_training_of_the_head_counts():
+    v = verdict()
+    assert v.status == "pass"
+    assert "The training of the head counts" in v.headline
+    assert "60 % instead of 85 %" in v.headline
+    assert [row["put back"] for row in v.evidence] == ["nothing (as trained)", "head", "base"]
+
+
+def test_a_rewound_head_that_does_as_well_is_said():
+    """The founding question: put back, the head scores 0.845 instead of 0.848."""
+    v = verdict(trained=Outcome(0.407, 0.848), parts=(Rewound("head", 4290, Outcome(0.467, 0.845)),))
+    assert v.status == "pass"
+    assert "The head hardly needed training" in v.headline
+
+
+def test_one_linear_layer_would_do():
+    v = verdict(simpler=replace(FOUND.simpler, accuracy=0.84))
+    assert (v.status, v.fault) == ("advice", "head_redundant")
+    assert v.ok
+    assert "84 %" in v.headline
+    assert "85 %" in v.headline
+    assert "model.classifier = torch.nn.Linear(64, 2)" in v.remedy
+    assert verdict(simpler=replace(FOUND.simpler, accuracy=0.85 - BEHIND - 0.001)).status == "pass"
+
+
+def test_a_head_that_wastes_its_features():
+    v = verdict(trained=Outcome(0.6, 0.65), simpler=replace(FOUND.simpler, accuracy=1.0))
+    assert (v.status, v.fault) == ("advice", "head_wastes_features")
+    assert "does not make use" in v.headline
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rows": LEAST_ROWS - 1}, {"source": "training rows"}, {"trained": Outcome(0.69, 0.55)}, {"baseline": None}],
+)
+def test_too_little_to_advise_on(changes):
+    assert verdict(simpler=replace(FOUND.simpler, accuracy=0.99), **changes).status == "pass"
+
+
+def test_nothing_learned_is_nothing_to_compare():
+    v = verdict(trained=Outcome(0.69, 0.5))
+    assert v.status == "pass"
+    assert "Nothing to compare" in v.headline
+    v = verdict(trained=Outcome(0.69, 0.5), simpler=replace(FOUND.simpler, accuracy=0.95))
+    assert "does not make use of it (yet)" in v.notes[0]
+
+
+def test_regression_has_a_loss_only():
+    v = verdict(
+        trained=Outcome(0.1, None), baseline=None, simpler=None, parts=(Rewound("head", 65, Outcome(0.3, None)),)
+    )
+    assert v.status == "pass"
+    assert "the loss is 0.300 instead of 0.100" in v.headline
+
+
+def test_not_measured_and_nothing_trained():
+    assert check_head_needed(example_trace()).status == "skipped"
+    v = check_head_needed(replace(example_trace(), skipped={"counterfactuals": "left out"}))
+    assert v.headline == "left out"
+    assert verdict(parts=()).status == "skipped"
+    assert "not trained" in verdict(parts=FOUND.parts[1:]).headline

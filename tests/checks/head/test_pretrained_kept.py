@@ -1,0 +1,93 @@
+"""pretrained_kept: which tensors do not start from the declared values, and how they were lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_ftcheck import check_pretrained_kept, example_trace
+from pytest_ftcheck.checks.head.record import Differing, Head, Pretrained
+
+LOST = Differing("base.layer.0.lin.weight", "unrelated", "base", 1.4, 0.01, 0.02, 0.05, (64, 64), (64, 64))
+
+
+def verdict(*differing, compared=10, **changes):
+    head = Head(
+        pretrained=Pretrained(compared, compared - len(differing), differing, **changes), initializer_range=0.02
+    )
+    return check_pretrained_kept(replace(example_trace(), measurements={"head_state": head}))
+
+
+def test_kept():
+    v = verdict()
+    assert v.status == "pass"
+    assert "10 of 10 declared tensors" in v.headline
+
+
+def test_not_measured_or_not_declared():
+    assert check_pretrained_kept(example_trace()).status == "skipped"
+    v = check_pretrained_kept(replace(example_trace(), measurements={"head_state": Head()}))
+    assert v.status == "skipped"
+    assert "no pretrained values were declared" in v.headline
+    v = check_pretrained_kept(
+        replace(example_trace(), measurements={"head_state": Head(skipped={"pretrained": "it raised KeyError: x"})})
+    )
+    assert v.headline == "it raised KeyError: x."
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "word"),
+    [
+        ("unrelated", "pretrained_partly_lost", "initialised anew"),
+        ("constant", "pretrained_partly_lost", "initialised anew"),
+        ("scaled", "pretrained_scaled", "factor"),
+        ("shuffled", "pretrained_shuffled", "transposed"),
+        ("misplaced", "pretrained_shuffled", "for other layers"),
+        ("changed", "pretrained_changed", "another version"),
+        ("shape", "pretrained_other_shape", "another shape"),
+    ],
+)
+def test_how_they_were_lost(kind, fault, word):
+    v = verdict(replace(LOST, kind=kind))
+    assert (v.status, v.fault) == ("fail", fault)
+    assert "1 of 10 declared tensors" in v.headline
+    assert word in v.causes[0]
+    assert "base.layer.0" in v.causes[0]
+
+
+def test_misplaced_matrices_come_before_the_biases_that_merely_look_changed():
+    others = [replace(LOST, kind="unrelated") for _ in range(6)]
+    assert verdict(*others, *[replace(LOST, kind="misplaced")] * 3).fault == "pretrained_shuffled"
+    assert verdict(*others, *[replace(LOST, kind="misplaced")] * 2).fault == "pretrained_partly_lost"
+
+
+def test_all_of_them_is_a_checkpoint_that_was_never_loaded():
+    many = [replace(LOST, name=f"base.layer.{i}.lin.weight") for i in range(10)]
+    v = verdict(*many)
+    assert v.fault == "pretrained_not_loaded"
+    assert "the whole base" in v.causes[0]
+    assert "0.0200, as config.initializer_range" in v.causes[0]
+    assert verdict(*many[:8]).fault == "pretrained_partly_lost"
+    assert "and 5 more" in verdict(*many[:8]).causes[0]
+
+
+@pytest.mark.parametrize("kind", ["rounded", "close", "resized"])
+def test_harmless_differences_are_noted(kind):
+    v = verdict(replace(LOST, kind=kind))
+    assert v.status == "pass"
+    assert "(9 bit for bit)" in v.headline
+    assert "base.layer.0.lin.weight" in v.notes[0]
+
+
+def test_the_head_is_noted_only():
+    v = verdict(replace(LOST, name="classifier.weight", part="head"), undeclared=3, unknown=2)
+    assert v.status == "pass"
+    assert "1 tensor of the head" in v.notes[0]
+    assert "3 base tensors" in v.notes[1]
+    assert "2 declared names" in v.notes[2]
+
+
+def test_shapes_are_shown_where_they_differ():
+    v = verdict(replace(LOST, kind="shape", declared_shape=(80, 64), correlation=None, relative=None))
+    assert "(64, 64), declared (80, 64)" in v.headline

@@ -1,0 +1,136 @@
+"""logits_unbounded: what a bound costs, logits of one sign, labels out of reach; soft caps and temperatures are silent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from pytest_ftcheck import check_logits_unbounded, example_trace
+from pytest_ftcheck.checks.loss.logits_unbounded import DEAREST
+from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
+
+MARGINS = (0.0, 1.0, 4.0, 16.0, 32.0)
+
+
+def curve(bound=math.inf, classes=3):
+    """Cross-entropy where tanh keeps a logit within ``bound``."""
+
+    def loss(m):
+        z = m if math.isinf(bound) else bound * math.tanh(m / bound)
+        return math.log1p((classes - 1) * math.exp(-2 * z))
+
+    return LossCurve(MARGINS, tuple(map(loss, MARGINS)), tuple(loss(-m) for m in MARGINS))
+
+
+FREE = LossShape(
+    rows=16,
+    kind="single",
+    outputs=3,
+    depends=True,
+    differentiable=True,
+    site="",
+    known="cross_entropy",
+    curve=curve(),
+    deep_site="classifier",
+    high=(1.0, 100.0),
+    low=(-1.0, -100.0),
+    reach=200.0,
+    reach_last=200.0,
+    deep_curve=curve(),
+    largest_label=2,
+    labels_seen=320,
+)
+
+
+def judged(*, dearest=DEAREST, **changes):
+    trace = dataclasses.replace(example_trace(), measurements={"loss_shape": dataclasses.replace(FREE, **changes)})
+    return check_logits_unbounded(trace, dearest=dearest)
+
+
+def within(bound, **more):
+    reach = 2 * bound
+    return judged(
+        high=(1.0, bound), low=(-1.0, -bound), reach=reach, **{"reach_last": reach, "deep_curve": curve(bound), **more}
+    )
+
+
+def test_free_logits_pass():
+    assert judged().status == "pass"
+
+
+def test_tanh_fails_with_what_it_costs():
+    verdict = within(1.0)
+    assert (verdict.status, verdict.fault) == ("fail", "logits_bounded")
+    assert "22 % of the loss can never be learnt away" in verdict.headline
+    assert f"{math.log1p(2 * math.exp(-2)):.3f} for 3 classes" in verdict.headline
+
+
+def test_a_soft_cap_passes_with_a_note():
+    verdict = within(30.0)
+    assert verdict.status == "pass"
+    assert "60.0 at most" in verdict.notes[0]
+
+
+def test_both_sides_of_the_limit():
+    cost = math.log1p(2 * math.exp(-2 * 1.5)) / math.log(3)
+    assert within(1.5, dearest=cost * 1.05).status == "pass"
+    assert within(1.5, dearest=cost * 0.95).status == "fail"
+
+
+def test_a_bound_that_moved_in_training_is_learnt():
+    assert within(1.0, reach_last=2.5).status == "pass"
+
+
+def test_a_squashed_loss_inside_the_model():
+    """Nothing to compare with but zero: the site is the last layer itself."""
+    inside = {"site": "classifier", "deep_curve": None, "known": None}
+    assert judged(curve=curve(1.0), reach=2.0, reach_last=2.0, **inside).fault == "logits_bounded"
+    assert judged(curve=curve(), **inside).status == "pass"
+    sound = LossCurve(MARGINS, (0.7, 0.3, 0.1, 0.0, 0.0), (0.7, 0.9, 1.0, 1.0, 1.0))  # bounded, but it reaches zero
+    assert judged(curve=sound, reach=2.0, reach_last=2.0, **inside).status == "pass"
+
+
+def test_a_relu_on_the_logits():
+    verdict = judged(high=(1.0, 100.0), low=(0.0, 0.0), reach=100.0, reach_last=100.0)
+    assert (verdict.status, verdict.fault) == ("fail", "logits_one_signed")
+    assert judged(high=(1.0, 100.0), low=(0.0, 0.0), reach=100.0, reach_last=100.0, known=None).status == "pass"
+    assert judged(high=(1.0, 100.0), low=(-0.01, -1.0)).status == "pass"  # a leak of 0.01 is a way back
+
+
+def test_many_more_outputs_than_classes_is_advice():
+    assert judged(outputs=7).status == "advice"
+    assert judged(outputs=6).status == "pass"
+    assert judged(outputs=7, labels_seen=31).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "labels", "status"),
+    [
+        ((0.73, 1.0), (0.27, 0.0), (0.0, 5.0), "fail"),
+        ((0.73, 1.0), (0.27, 0.0), (0.0, 1.0), "pass"),
+        ((1.0, 100.0), (0.0, 0.0), (0.0, 5.0), "pass"),
+        ((1.0, 100.0), (0.0, 0.0), (-5.0, 5.0), "fail"),
+        ((1.0, 100.0), (-1.0, -100.0), (-500.0, 500.0), "pass"),
+        ((1.0, 100.0), (-1.0, -100.0), (0.0, 0.0), "pass"),
+    ],
+)
+def test_numbers_out_of_reach(high, low, labels, status):
+    verdict = judged(kind="regression", known="squared_error", high=high, low=low, label_range=labels, curve=None)
+    assert verdict.status == status
+    assert verdict.fault == ("outputs_cannot_reach_labels" if status == "fail" else "")
+
+
+def test_a_regression_loss_that_is_not_known_is_skipped():
+    assert judged(kind="regression", known=None, label_range=(0.0, 5.0)).status == "skipped"
+
+
+def test_no_last_layer_and_no_record():
+    assert judged(deep_site="").status == "skipped"
+    assert check_logits_unbounded(example_trace()).status == "skipped"
+
+
+def test_a_limit_out_of_range():
+    with pytest.raises(ValueError, match="dearest"):
+        judged(dearest=0.0)

@@ -1,0 +1,234 @@
+"""loss_matches_task: every fault by its name, both sides of every limit, silence on sound losses of all kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from pytest_ftcheck import check_loss_matches_task, example_trace
+from pytest_ftcheck.checks.loss.loss_matches_task import LEAST_AGREEMENT, LEAST_GAIN, LEAST_OWN, NOTHING
+from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
+from pytest_ftcheck.checks.loss.wrong_losses import FLOORED, WRONG
+from pytest_ftcheck.core.intent import Intent
+from pytest_ftcheck.core.observations import ProbePoint
+from pytest_ftcheck.core.trace import Trace
+
+MARGINS = (0.0, 0.5, 1.0, 2.0, 8.0, 16.0, 32.0)
+
+
+def curve(right, wrong=None):
+    return LossCurve(MARGINS, tuple(map(right, MARGINS)), tuple(map(wrong or (lambda m: right(-m)), MARGINS)))
+
+
+def cross_entropy(m, classes=3):
+    """At logits of +m for the label and -m elsewhere."""
+    return math.log(1 + (classes - 1) * math.exp(-2 * m)) if m > -100 else -2 * m
+
+
+SOUND = LossShape(
+    rows=16,
+    kind="single",
+    outputs=3,
+    depends=True,
+    differentiable=True,
+    curve=curve(cross_entropy),
+    slope=1.33,
+    shift=0.0,
+    known="cross_entropy",
+    scale=1.0,
+    cosine=1.0,
+    agreement=1.0,
+    agreeing=16,
+    pushed=(0, 1, 2),
+    uses_labels=True,
+    tried_classes=3,
+    largest_label=2,
+    labels_seen=320,
+)
+
+
+def judged(trace=None, **changes):
+    base = trace or example_trace()
+    return check_loss_matches_task(
+        dataclasses.replace(base, measurements={"loss_shape": dataclasses.replace(SOUND, **changes)})
+    )
+
+
+def broken(**changes):
+    """A trace whose textbook loss on the probe does not fall."""
+    trace = example_trace()
+    probe = dataclasses.replace(trace.probe, points=(ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.9, 0.9)))
+    return dataclasses.replace(trace, probe=probe, **changes)
+
+
+def optimizer(family):
+    trace = example_trace()
+    return dataclasses.replace(trace.optimizer, name="SGD" if family == "sgd" else "AdamW", family=family)
+
+
+# ------------------------------------------------------------------ what can be said at all
+def test_a_sound_loss_passes_with_its_numbers():
+    verdict = judged()
+    assert verdict.status == "pass"
+    assert "1.10 where all classes are alike" in verdict.headline
+    assert "cross entropy" in verdict.headline
+
+
+def test_without_the_experiment_it_is_skipped_with_the_reason():
+    trace = dataclasses.replace(example_trace(), skipped={"loss_shape": "it raised ValueError: no"})
+    assert check_loss_matches_task(trace).status == "skipped"
+    assert "it raised ValueError: no" in check_loss_matches_task(trace).headline
+
+
+def test_a_loss_that_takes_no_logits_is_skipped():
+    verdict = judged(reason="chosen logits could not be put in front of the loss", depends=None)
+    assert verdict.status == "skipped"
+    assert verdict.headline == "Chosen logits could not be put in front of the loss."
+
+
+def test_the_record_survives_json():
+    trace = dataclasses.replace(example_trace(), measurements={"loss_shape": SOUND})
+    assert Trace.from_json(trace.to_json()) == trace
+
+
+# ------------------------------------------------------------------ every fault by its name
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_known_wrong_loss_is_named(name):
+    floor = 1.5 if name in FLOORED else 0.0  # what softmax or sigmoid leaves; the others are below zero
+    verdict = judged(known=name, curve=curve(lambda m: floor - 1 / (1 + math.exp(-m))))
+    assert (verdict.status, verdict.fault) == ("fail", name)
+    assert verdict.causes == (WRONG[name][0],)
+    assert verdict.remedy == WRONG[name][1]
+
+
+def test_one_minus_p_is_a_loss_of_its_own_and_minus_p_is_not():
+    known = "nll_on_probabilities"
+    assert judged(known=known, curve=curve(lambda m: 1 - 1 / (1 + math.exp(-m)))).status == "pass"
+    assert judged(known=known, curve=curve(lambda m: -1 / (1 + math.exp(-m)))).fault == known
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"depends": False}, "loss_ignores_logits"),
+        ({"depends": False, "outputs": 1, "kind": "binary"}, "softmax_over_one_output"),
+        ({"depends": False, "form": "ones", "reason": "x"}, "softmax_over_one_output"),
+        ({"differentiable": False, "curve": None}, "loss_not_differentiable"),
+        ({"known": None, "cosine": -1.0, "scale": -1.0, "agreement": 0.0}, "loss_negated"),
+        ({"known": None, "agreement": 0.0, "pushed": (1, 2, 0)}, "labels_permuted"),
+        ({"known": None, "agreement": 0.4, "pushed": (-1, -1, -1), "own_over_other": 0.0}, "labels_of_other_rows"),
+        ({"kind": "regression", "curve": None, "known": None, "own_over_other": 1.0}, "regression_broadcast"),
+        ({"known": None, "curve": curve(lambda m: -m), "slope": 1.0}, "loss_unbounded"),
+        ({"known": None, "silent_classes": (1,), "silent_rows": (0, 3)}, "class_ignored"),
+        ({"known": None, "silent_rows": (8, 9, 10)}, "rows_ignored"),
+    ],
+)
+def test_a_fault_of_behaviour_is_named(changes, fault):
+    verdict = judged(**changes)
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+    assert verdict.causes
+    assert verdict.remedy
+    assert verdict.limit
+
+
+def test_own_predictions_score_well_whatever_they_are():
+    both = curve(lambda m: cross_entropy(abs(m)))
+    assert judged(known=None, uses_labels=False, curve=both).fault == "own_predictions_as_targets"
+    # labels that come from elsewhere (a teacher): not the batch's, and yet the wrong answer costs
+    verdict = judged(known=None, uses_labels=False)
+    assert verdict.status == "pass"
+    assert "the loss does not read the labels of the batch" in verdict.notes
+
+
+@pytest.mark.parametrize(("smoothing", "status"), [(0.1, "pass"), (0.3, "pass"), (0.5, "pass"), (0.9, "fail")])
+def test_label_smoothing_is_judged_by_what_the_loss_can_still_fall(smoothing, status):
+    right = 1 - smoothing + smoothing / 3
+    wrong = smoothing / 3
+
+    def smoothed(m):
+        score = [m, -m, -m]
+        total = math.log(sum(map(math.exp, score)))
+        return right * (total - m) + 2 * wrong * (total + m)
+
+    fine = tuple(i / 16 for i in range(33))
+    shape = LossCurve(fine, tuple(map(smoothed, fine)), tuple(smoothed(-m) for m in fine))
+    slope = 2 * (right - 1 / 3)  # - d loss / d m at 0
+    verdict = judged(known=None, curve=shape, slope=slope)
+    assert verdict.status == status
+    assert verdict.fault == ("smoothing_too_strong" if status == "fail" else "")
+
+
+# ------------------------------------------------------------------ both sides of every limit
+@pytest.mark.parametrize(("share", "status"), [(LEAST_GAIN * 1.05, "pass"), (LEAST_GAIN * 0.95, "fail")])
+def test_least_gain(share, status):
+    shape = LossCurve((0.0, 1.0, 2.0), (1.0, 1.0 - share, 1.0), (1.0, 1.5, 2.0))
+    assert judged(known=None, curve=shape, slope=1.0).status == status
+
+
+@pytest.mark.parametrize(("agreement", "status"), [(LEAST_AGREEMENT + 0.01, "pass"), (LEAST_AGREEMENT, "fail")])
+def test_least_agreement(agreement, status):
+    assert judged(known=None, agreement=agreement, pushed=(1, 2, 0)).status == status
+
+
+def test_low_agreement_without_a_pattern_is_a_note_only():
+    verdict = judged(known=None, agreement=0.4, pushed=(-1, -1, -1))
+    assert verdict.status == "pass"
+    assert any("40 % of the rows only" in n for n in verdict.notes)
+
+
+@pytest.mark.parametrize(("own", "status"), [(LEAST_OWN, "fail"), (LEAST_OWN * 1.01, "pass"), (None, "pass")])
+def test_least_own(own, status):
+    assert judged(kind="regression", curve=None, known=None, own_over_other=own).status == status
+
+
+@pytest.mark.parametrize("changes", [{"random": True}, {"by_row": False}])
+def test_mixup_and_tokens_are_not_judged_by_direction(changes):
+    verdict = judged(known=None, agreement=0.0, pushed=(1, 2, 0), silent_rows=(1, 2), **changes)
+    assert verdict.status == "pass"
+    assert verdict.notes
+
+
+def test_a_silent_class_that_no_label_reaches_is_no_fault():
+    assert judged(silent_classes=(2,), largest_label=1).status == "pass"
+    assert judged(silent_classes=(2,), largest_label=2).fault == "class_ignored"
+
+
+# ------------------------------------------------------------------ scale and task
+def test_a_sum_is_a_fault_only_where_the_run_breaks():
+    assert judged(example_trace(), scale=16.0).status == "pass"  # Adam does not see the scale
+    sgd = dataclasses.replace(example_trace(), optimizer=optimizer("sgd"))
+    assert judged(sgd, scale=16.0).status == "advice"
+    verdict = judged(broken(optimizer=optimizer("sgd")), scale=16.0)
+    assert (verdict.status, verdict.fault) == ("fail", "sum_reduction")
+    assert "sum over the 16 rows" in verdict.headline
+    assert judged(broken(optimizer=optimizer("sgd")), scale=5.0).status == "pass"
+
+
+def test_a_scale_of_nothing_is_a_fault_only_where_nothing_is_learnt():
+    assert judged(scale=NOTHING * 0.9).status == "advice"
+    assert judged(broken(), scale=NOTHING * 0.9).fault == "loss_scaled_to_nothing"
+    assert judged(broken(), scale=NOTHING * 1.1).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("meant", "changes", "status"),
+    [
+        ("single_label", {"kind": "regression", "known": "squared_error", "label_range": (0.0, 4.0)}, "fail"),
+        ("single_label", {"kind": "regression", "known": "squared_error", "label_range": (0.0, 1.0)}, "advice"),
+        ("single_label", {"kind": "regression", "known": "bce"}, "pass"),
+        ("regression", {"known": "cross_entropy"}, "fail"),
+        ("multi_label", {"known": "cross_entropy"}, "fail"),
+        ("single_label", {"kind": "tags", "known": "bce"}, "fail"),
+        ("single_label", {}, "pass"),
+        (None, {"kind": "regression", "known": "squared_error", "label_range": (0.0, 4.0)}, "pass"),
+    ],
+)
+def test_the_declared_task(meant, changes, status):
+    trace = dataclasses.replace(example_trace(), intent=Intent(task=meant))
+    if changes.get("kind") == "regression":
+        changes = {"curve": None, **changes}
+    verdict = judged(trace, **changes)
+    assert verdict.status == status
+    assert (verdict.fault == "wrong_task") == (status == "fail")

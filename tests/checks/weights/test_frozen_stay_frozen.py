@@ -1,0 +1,170 @@
+"""frozen_stay_frozen: not one bit of what is frozen changes, buffers too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_ftcheck import Intent, check_frozen_stay_frozen, example_trace
+from pytest_ftcheck.core.example_trace import tensor
+from pytest_ftcheck.core.observations import Buffer
+
+GOOD = example_trace()
+STILL = replace(GOOD.tensors[0].motion, moved=0.0, rms=0.0, largest=0.0)
+
+
+def frozen_base(unchanged=True, buffers=(), moved=None, **changes):
+    """The example with its base frozen."""
+    motion = STILL if unchanged else GOOD.tensors[0].motion
+    tensors = tuple(
+        replace(t, trainable=False, trainable_last=False, unchanged=unchanged, motion=motion, **changes)
+        if t.part == "base"
+        else t
+        for t in GOOD.tensors
+    )
+    return replace(GOOD, tensors=tensors, buffers=tuple(buffers))
+
+
+def test_nothing_is_frozen():
+    verdict = check_frozen_stay_frozen(GOOD)
+    assert verdict.status == "skipped"
+    assert verdict.headline == "nothing is frozen."
+
+
+def test_what_is_frozen_stays():
+    verdict = check_frozen_stay_frozen(frozen_base())
+    assert verdict.status == "pass"
+    assert "2 parameters and 0 buffers are bit for bit as before" in verdict.headline
+
+
+def test_a_write_into_a_frozen_parameter():
+    verdict = check_frozen_stay_frozen(frozen_base(unchanged=False))
+    assert verdict.status == "fail"
+    assert "2 parameters and 0 buffers changed" in verdict.headline
+    assert "requires_grad=False stops gradients, not writes" in verdict.causes[0]
+    assert verdict.evidence[0] == {
+        "name": "base_model.layer.0.lin.weight",
+        "kind": "parameter",
+        "moved": "100 %",
+        "requires_grad": False,
+    }
+
+
+def test_a_change_that_only_the_checksum_sees():
+    """A sample of the elements stood still, but some byte elsewhere did not."""
+    trace = frozen_base()
+    trace = replace(trace, tensors=(replace(trace.tensors[0], unchanged=False), *trace.tensors[1:]))
+    assert check_frozen_stay_frozen(trace).status == "fail"
+
+
+def test_without_a_checksum_the_elements_decide():
+    assert check_frozen_stay_frozen(GOOD, "base").status == "fail"
+    still = replace(GOOD, tensors=tuple(replace(t, motion=STILL) for t in GOOD.tensors))
+    assert check_frozen_stay_frozen(still, "base").status == "pass"
+
+
+def test_what_is_meant_to_stay_but_trains_is_named():
+    verdict = check_frozen_stay_frozen(GOOD, "base")
+    assert verdict.causes == ("base_model.layer.0.lin.weight is not frozen: requires_grad is True (2 such)",)
+    verdict = check_frozen_stay_frozen(GOOD, include="classifier.bias")
+    assert verdict.causes == ("classifier.bias is not frozen: requires_grad is True",)
+
+
+def test_both_reasons_are_given():
+    trace = frozen_base(unchanged=False)
+    trace = replace(trace, tensors=(replace(trace.tensors[0], trainable_last=True), *trace.tensors[1:]))
+    causes = check_frozen_stay_frozen(trace, "base").causes
+    assert len(causes) == 2
+    assert "requires_grad is True" in causes[0]
+    assert "stops gradients, not writes" in causes[1]
+
+
+def test_un_frozen_during_the_run_is_not_frozen():
+    tensors = tuple(replace(t, trainable=False) for t in GOOD.tensors)
+    assert check_frozen_stay_frozen(replace(GOOD, tensors=tensors)).status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("buffer", "status"),
+    [
+        (Buffer("base_model.bn.running_mean", "base", frozen=True, unchanged=True), "pass"),
+        (Buffer("base_model.bn.running_mean", "base", frozen=True, unchanged=False), "fail"),
+        (Buffer("base_model.bn.running_mean", "base", frozen=False, unchanged=False), "pass"),
+    ],
+)
+def test_buffers_of_frozen_modules(buffer, status):
+    verdict = check_frozen_stay_frozen(frozen_base(buffers=[buffer]))
+    assert verdict.status == status
+    if status == "fail":
+        assert "base_model.bn.running_mean is a running statistic" in verdict.causes[0]
+        assert ".eval()" in verdict.causes[0]
+        assert verdict.evidence[-1]["kind"] == "buffer"
+
+
+def test_only_buffers_are_frozen():
+    trace = replace(GOOD, buffers=(Buffer("bn.running_mean", "base", frozen=True, unchanged=False),))
+    assert check_frozen_stay_frozen(trace).status == "fail"
+
+
+def test_buffers_are_selected_like_parameters():
+    buffers = (
+        Buffer("base_model.bn.running_mean", "base", frozen=False, unchanged=False),
+        Buffer("classifier.bn.running_mean", "head", frozen=False, unchanged=True),
+    )
+    trace = frozen_base(buffers=buffers)
+    assert check_frozen_stay_frozen(trace, "base").status == "fail"
+    assert check_frozen_stay_frozen(trace, "base", ignore="*.bias").status == "fail"
+    still = replace(trace, tensors=tuple(replace(t, unchanged=True, motion=STILL) for t in trace.tensors))
+    assert check_frozen_stay_frozen(still, "head").status == "pass"
+    assert check_frozen_stay_frozen(still, "all").status == "fail"
+    assert check_frozen_stay_frozen(still, include="base_model").status == "fail"
+    assert check_frozen_stay_frozen(still, include="base_model.layer").status == "pass"
+
+
+def test_a_glob_that_matches_buffers_only():
+    buffers = (Buffer("base_model.bn.running_mean", "base", frozen=True, unchanged=False),)
+    trace = frozen_base(buffers=buffers)
+    assert check_frozen_stay_frozen(trace, include="*.running_mean").status == "fail"
+    assert check_frozen_stay_frozen(trace, ignore="*.running_mean").status == "pass"
+
+
+def test_frozen_globs():
+    trace = frozen_base()
+    assert check_frozen_stay_frozen(trace, include="*.lin.weight").status == "pass"
+    assert "1 parameter and" in check_frozen_stay_frozen(trace, ignore="*.bias").headline
+
+
+def test_an_adapter_is_not_the_base():
+    trace = replace(
+        GOOD, tensors=(*frozen_base().tensors, tensor("base_model.layer.0.lora_A.weight", "base", role="adapter"))
+    )
+    assert check_frozen_stay_frozen(trace).status == "pass"
+
+
+def test_what_was_declared_frozen_must_stay_whatever_its_flag():
+    declared = replace(GOOD, intent=Intent(frozen="base_model"))
+    verdict = check_frozen_stay_frozen(declared)
+    assert (verdict.status, verdict.fault) == ("fail", "not_frozen")
+    assert "(base_model.layer.0.lin.weight by " in verdict.headline
+    still = replace(declared, tensors=tuple(replace(t, motion=STILL) if t.part == "base" else t for t in GOOD.tensors))
+    assert check_frozen_stay_frozen(still).status == "pass"
+
+
+def test_what_was_declared_to_learn_is_not_asked_to_stay():
+    trace = frozen_base(unchanged=False)
+    assert check_frozen_stay_frozen(trace).fault == "frozen_written"
+    assert check_frozen_stay_frozen(replace(trace, intent=Intent(trained=""))).status == "skipped"
+
+
+def test_a_tied_tensor_stays_if_one_of_its_names_was_declared():
+    tied = replace(GOOD.tensors[0], aliases=("classifier.decoder",))
+    trace = replace(GOOD, tensors=(tied, *GOOD.tensors[1:]), intent=Intent(trained="", frozen="classifier.decoder"))
+    assert check_frozen_stay_frozen(trace).status == "fail"
+
+
+def test_buffers_under_a_declared_prefix_stay_too():
+    drifted = Buffer("base_model.norm.running_mean", "base", frozen=False, unchanged=False)
+    trace = replace(GOOD, buffers=(drifted,), intent=Intent(frozen="base_model.norm"))
+    assert check_frozen_stay_frozen(trace).fault == "frozen_statistics_drift"
+    assert check_frozen_stay_frozen(replace(trace, intent=None)).status == "skipped"

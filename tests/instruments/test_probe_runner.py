@@ -1,0 +1,216 @@
+"""The runner: probes look when they should, within a budget, and none of them can break the run or change anything."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from pytest_ftcheck import finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.checks import probes
+from pytest_ftcheck.instruments.batches import take_rows
+from pytest_ftcheck.instruments.probe import Probe, ProbeRunner, allowance, tokens_of
+
+
+class Noted(Probe):
+    name = "noted"
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.seen = []
+
+    def cost(self):
+        return 10.0
+
+    def before(self):
+        self.seen.append("before")
+
+    def iteration(self, number, batch):
+        self.seen.append(f"iteration {number}")
+
+    def stepped(self, number):
+        self.seen.append(f"step {number}")
+
+    def after(self):
+        self.seen.append("after")
+
+    def record(self):
+        return self.seen
+
+
+class Rude(Noted):
+    """Does all that a probe must not do; the runner undoes it."""
+
+    name = "rude"
+
+    def before(self):
+        for module in self.context.model.modules():
+            module.training = not module.training
+        for buffer in self.context.model.buffers():
+            buffer.add_(1)
+        torch.manual_seed(99)
+        random.seed(99)
+        torch.set_grad_enabled(True)
+
+
+class Failing(Noted):
+    name = "failing"
+
+    def iteration(self, number, batch):
+        if number == 1:
+            raise RuntimeError("the model cannot do that\nand more")
+
+
+class ProbeContext:
+    def __init__(self):
+        self.model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3), torch.nn.Dropout())
+
+
+def drive(runner, steps=2):
+    runner.before()
+    for i in range(steps):
+        runner.iteration(i, None)
+        runner.stepped(i)
+    runner.after()
+    return runner.records()
+
+
+def test_every_moment_comes_in_its_order():
+    records = drive(ProbeRunner(ProbeContext(), [Noted], 100))
+    assert records == {"noted": ["before", "iteration 0", "step 0", "iteration 1", "step 1", "after"]}
+
+
+def test_what_an_experiment_disturbs_is_put_back():
+    context = ProbeContext()
+    context.model[1].eval()
+    modes = [m.training for m in context.model.modules()]
+    buffers = [b.clone() for b in context.model.buffers()]
+    torch.manual_seed(5)
+    state, python = torch.get_rng_state(), random.getstate()
+    drive(ProbeRunner(context, [Rude], 100))
+    assert [m.training for m in context.model.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(context.model.buffers(), buffers, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == python
+
+
+def test_an_experiment_that_raises_ends_alone_and_says_why():
+    runner = ProbeRunner(ProbeContext(), [Failing, Noted], 100)
+    records = drive(runner)
+    assert list(records) == ["noted"]
+    assert runner.skipped == {"failing": "it raised RuntimeError: the model cannot do that"}
+
+
+def test_an_exception_without_words_is_told_by_its_name():
+    class Wordless(Noted):
+        name = "wordless"
+
+        def before(self):
+            raise AssertionError
+
+    runner = ProbeRunner(ProbeContext(), [Wordless], 100)
+    runner.before()
+    assert runner.skipped == {"wordless": "it raised AssertionError"}
+
+
+def test_an_interrupt_is_not_swallowed():
+    class Interrupted(Noted):
+        def before(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ProbeRunner(ProbeContext(), [Interrupted], 100).before()
+
+
+def test_what_does_not_fit_into_the_budget_is_left_out_and_said():
+    class Dear(Noted):
+        name = "dear"
+
+        def cost(self):
+            return 1000.0
+
+    runner = ProbeRunner(ProbeContext(), [Dear, Noted], 15)
+    assert list(drive(runner)) == ["noted"]
+    assert "1,000 rows" in runner.skipped["dear"]
+    assert "probes=" in runner.skipped["dear"]
+
+
+def test_the_time_limit_leaves_out_what_comes_last():
+    runner = ProbeRunner(ProbeContext(), [Noted], 100)
+    runner.before()
+    runner.after(lambda: True)
+    assert runner.records() == {}
+    assert "max_seconds" in runner.skipped["noted"]
+
+
+def test_the_allowance_is_counted_in_work_not_in_seconds():
+    small, large = torch.nn.Linear(10, 10), torch.nn.Linear(8000, 8000)
+    assert allowance(small, 16, 64, 20) > 1e5
+    assert allowance(large, 16, 64, 20) < 2 * 16 * 20
+    assert allowance(large, 16, 64, 40) > 1.5 * allowance(large, 16, 64, 20)
+
+
+def test_the_width_of_a_batch():
+    ids = torch.zeros(4, 7, dtype=torch.long)
+    assert tokens_of({"input_ids": ids, "labels": torch.zeros(4, dtype=torch.long)}) == 7
+    assert tokens_of(((ids, torch.ones(4)), torch.zeros(4))) == 7
+    assert tokens_of((torch.zeros(4, 9), torch.zeros(4))) == 1
+
+
+def test_rows_of_a_batch_are_taken_from_every_tensor_that_has_them():
+    batch = ((torch.arange(6).reshape(3, 2), torch.tensor([1, 2, 3]), "text", torch.zeros(5)), torch.tensor([0, 1, 2]))
+    (ids, lengths, text, other), labels = take_rows(batch, [2, 0])
+    assert ids.tolist() == [[4, 5], [0, 1]]
+    assert lengths.tolist() == [3, 1]
+    assert labels.tolist() == [2, 0]
+    assert text == "text"
+    assert len(other) == 5
+
+
+def test_experiments_change_nothing_about_the_training():
+    bare = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6, probes=[])
+    full = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6, probes=probes.PROBES)
+    assert full.losses == bare.losses
+    assert [t.motion for t in full.tensors] == [t.motion for t in bare.tensors]
+    assert [t.last for t in full.tensors] == [t.last for t in bare.tensors]
+
+
+def test_every_experiment_has_a_field_in_the_trace_and_makes_it_there():
+    trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6)
+    fields = {e.name for e in probes.PROBE_CLASSES}
+    assert fields <= set(trace.__dataclass_fields__)
+    assert set(trace.skipped) == {e.name for e in probes.PROBE_CLASSES if not e.default}
+
+
+class Counting(torch.nn.Module):
+    """Its output depends on how often it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.seen = 0, []
+        self.body = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(len(x))
+        return self.body(x) * (1 + 0.01 * self.calls)
+
+
+def test_what_a_model_counts_is_counted_in_training_only():
+    g = torch.Generator().manual_seed(0)
+    batches = [(x := torch.randn(8, 4, generator=g), (x[:, 0] > 0).long()) for _ in range(4)]
+    calls = []
+
+    def step(model, batch, optimizer, scheduler):
+        calls.append(model.calls)
+        loss = torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    model = Counting()
+    finetune(model, batches, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), step=step, steps=6, head="body")
+    assert calls == [0, 1, 2, 3, 4, 5]
+    assert (model.calls, model.seen) == (0, [])

@@ -1,0 +1,65 @@
+"""A project to run pytest in: its checks judge hand-written traces, so no test here waits for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+# pytester takes out again what a run in this process imports; what was imported before stays, and is one class everywhere
+from pytest_ftcheck import CheckFailed, Trace, Verdict  # noqa: F401
+
+#: A module of the project under test: one check a line, through the same calls as the real assertions.
+JUDGING = """
+from pytest_ftcheck import CheckFailed, Verdict, example_trace, gate, listener
+
+TRACE = example_trace()
+
+def judge(status, headline="1 of 4 head tensors moved"):
+    __tracebackhide__ = True
+    verdict = Verdict("weights_move", status, headline, ({"tensor": "classifier.weight", "share": 0.5},),
+                      limit="THE-LIMIT", causes=("THE-CAUSE",), remedy="THE-REMEDY")
+    listener.current().judged(verdict, TRACE)
+    if gate.raises(verdict):
+        raise gate.error(verdict)
+
+def trace():
+    listener.current().traced(TRACE)
+"""
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture(scope="session")
+def trains() -> None:
+    """For tests that train in this process: pytester takes back what a run imports, and torch and transformers cannot be imported
+    twice, so all that a fine-tune and its checks need is here before."""
+    from pytest_ftcheck import diagnose, finetune, tiny_distilbert, toy_batches
+    from pytest_ftcheck.instruments.tiny_architectures import tiny
+    from pytest_ftcheck.pytest_plugin import build_subject
+
+    assert build_subject
+    tiny("distilbert")
+    diagnose(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3))
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
+    for name in (
+        "CI",
+        "BUILD_NUMBER",
+        "TF_BUILD",
+        "GITHUB_ACTIONS",
+        "GITHUB_STEP_SUMMARY",
+    ):  # lines are cut elsewhere only; what runs here is no news there
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    pytester.makepyfile(judging=JUDGING)
+
+    def run(*arguments: str, alone: bool = True, subprocess: bool = False) -> pytest.RunResult:
+        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio") if alone else ()
+        runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
+        return runner(*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
+
+    return run

@@ -1,0 +1,352 @@
+"""What the page says: its numbers are the trace's, its texts are harmless, and what is missing is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from statistics import median
+
+import pytest
+
+from pytest_ftcheck.checks.head.ablation_record import Counterfactuals
+
+pytest.importorskip("altair", reason="the extra html is not installed")
+pytest.importorskip("vl_convert", reason="the extra html is not installed")
+
+from example_pages import (
+    blocks,
+    case,
+    diverged_trace,
+    embedded,
+    empty_trace,
+    frozen_head_trace,
+    hostile_page,
+    links_out,
+    read,
+    session,
+    whole_trace,
+)
+
+from pytest_ftcheck import Intent, Trace, diagnose, example_trace
+from pytest_ftcheck.checks.head.ablation_record import Outcome
+from pytest_ftcheck.core.recipe import Recipe
+from pytest_ftcheck.reports.html.charts import charts
+from pytest_ftcheck.reports.html.compressed_trace import Carrier, pack, pack_all, thinned, unpack
+from pytest_ftcheck.reports.html.page import page
+from pytest_ftcheck.reports.html.vega_specs import specifications
+from pytest_ftcheck.reports.html.views import FineTune, code, names
+from pytest_ftcheck.reports.weight_motion import explain_weight_motion
+
+
+def page_of(*traces, tests=None):
+    return page([FineTune(t, name=f"run {i}") for i, t in enumerate(traces, 1)], tests)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A page of one run, and the data that its charts are drawn from."""
+    made = page_of(whole_trace())
+    return made, embedded(made)["run-1-data"]
+
+
+class TestNumbers:
+    def test_losses_and_rates(self, whole):
+        trace, chart = whole_trace(), whole[1]["loss"]
+        curves = blocks(chart)
+        steps = [float(i + 1) for i in range(20)]
+        assert curves["training"] == (steps, list(trace.losses))
+        assert curves["probe, dropout off"] == (
+            [p.step for p in trace.probe.points],
+            [p.loss for p in trace.probe.points],
+        )
+        assert set(curves["class prior"][1]) == {trace.probe.prior_entropy}
+        assert blocks(chart, "below") == {"learning rate": (steps, [s.lrs[0] for s in trace.steps])}
+
+    def test_gradient_norms(self, whole):
+        trace, curves = whole_trace(), blocks(whole[1]["gradients"])
+        assert curves["all"][1] == [s.grad_norm for s in trace.steps]
+        assert curves["all, before clipping"][1] == [s.grad_norm_unclipped for s in trace.steps]
+        head = [t for t in trace.tensors if t.part == "head"]
+        expected = [sum(t.grad_norms[k] ** 2 for t in head) ** 0.5 for k in range(20)]
+        assert curves["head"][1] == pytest.approx(expected, rel=1e-12)
+
+    def test_motion_is_the_share_of_the_budget(self, whole):
+        trace, (block,) = whole_trace(), whole[1]["motion"]["data"]["bars"]
+        rows = dict(zip(block["columns"]["part"], block["columns"]["used"], strict=True))
+        for part in ("head", "base"):
+            used = [t.motion.by_gradient / t.lr_sum for t in trace.tensors if t.part == part]
+            assert rows[part] == median(used)
+
+    def test_histograms_and_displacement(self, whole):
+        trace = whole_trace()
+        tensor = trace.tensor("classifier.weight")
+        first, last = whole[1]["histogram"]["data"]["bins"]
+        for block, histogram in ((first, tensor.histograms[0]), (last, tensor.histograms[-1])):
+            assert block["columns"]["count"] == list(histogram.counts)
+            assert (block["same"]["low"], block["same"]["high"]) == (histogram.low, histogram.high)
+        over_time = whole[1]["time"]["data"]["bins"]
+        assert [b["same"]["step"] for b in over_time] == [h.step + 1 for h in tensor.histograms]
+        curves = blocks(whole[1]["displacement"])
+        assert curves["displacement (rms)"][1] == list(tensor.displacements)
+        assert curves["LR budget so far"][1][-1] == pytest.approx(tensor.lr_sum)
+
+    def test_parts_put_back(self, whole):
+        made, data = whole_trace().counterfactuals, whole[1]["rewound"]["data"]
+        columns = data["bars"][0]["columns"]
+        told = set(zip(columns["how"], columns["loss"], columns["accuracy"], strict=True))
+        assert told == {
+            ("initial values", 0.69, 0.5),
+            ("initial values, shuffled", 0.7, 0.47),
+            ("initial values", 0.35, 0.88),
+        }
+        assert data["rules"][0]["columns"] == {"at": [made.trained.loss], "accuracy": [made.trained.accuracy]}
+
+    def test_metric_and_baseline(self, whole):
+        metric, data = whole_trace().metrics[0], whole[1]["metric-0"]["data"]
+        assert data["bars"][0]["columns"]["value"] == [metric.first, metric.last]
+        assert data["rules"][0]["columns"]["at"] == [metric.baseline]
+
+    def test_the_trace_to_save_is_the_trace(self, whole):
+        long = whole_trace()  # longer than any text of a page may be
+        long = dataclasses.replace(
+            long, tensors=tuple(dataclasses.replace(t, name=f"{i}.{t.name}") for i in range(9) for t in long.tensors)
+        )
+        for made, trace in ((whole[0], whole_trace()), (page_of(long), long)):
+            (link,) = (a for tag, a in read(made).tags if tag == "a" and "download" in a)
+            assert unpack(link["href"].partition("base64,")[2]) == trace
+
+    def test_recipe_environment_and_the_four_lines(self, whole):
+        page, trace = whole[0], whole_trace()
+        assert "Recipe()  # all as by default" in page
+        for line in explain_weight_motion(trace).splitlines():
+            assert line.partition(":")[2].strip().replace("->", "-&gt;").replace("|", "|")[:60] in page
+        for value in trace.environment.values():
+            assert f"<bdi>{value}</bdi>" in page
+
+    def test_what_is_not_finite_stays_so(self):
+        data = embedded(page_of(diverged_trace()))["run-1-data"]
+        assert blocks(data["loss"])["training"][1][11:14] == [0.48, "Infinity", "NaN"]
+        assert set(data["motion"]["data"]["bars"][0]["columns"]["used"]) == {"NaN"}
+
+    def test_long_curves_keep_their_peaks(self):
+        trace = example_trace()
+        peak = [trace.iterations[0]] * 5000
+        peak[2345] = dataclasses.replace(peak[0], loss=99.0)
+        peak = [dataclasses.replace(i, step=k) for k, i in enumerate(peak)]
+        x, y = blocks(charts(dataclasses.replace(trace, iterations=tuple(peak)))["loss"].plain())["training"]
+        assert len(x) <= 400
+        assert y[x.index(2346.0)] == 99.0
+
+
+def headline(made):
+    return re.search(r"<h1>.*?<span>(.*?)</span></h1>", made, re.DOTALL).group(1)
+
+
+class TestWords:
+    def test_the_ill_run_comes_first_and_open(self):
+        made = page_of(whole_trace(), frozen_head_trace())
+        assert re.search(r"<h1>.*?1 of 2 fine-tunes is ill", made, re.DOTALL)
+        runs = [a for tag, a in read(made).tags if tag == "details" and "run" in a.get("class", "").split()]
+        assert [(a["class"], "open" in a) for a in runs] == [("run ill", True), ("run healthy", False)]
+
+    def test_causes_and_remedies_are_the_diagnosis(self):
+        trace = frozen_head_trace()
+        made, found = page_of(trace), diagnose(trace)
+        assert found.causes
+        for cause in found.causes:
+            assert cause.remedy[:40].split("'")[0] in made
+            assert all(f"<code>{check}</code>" in made for check in cause.checks)
+        at = [made.index(text) for text in ('<ol class="causes"', 'id="run-1-loss"', 'id="run-1-checks"')]
+        assert at == sorted(at)
+
+    def test_what_the_trace_lacks_is_said(self):
+        made = page_of(empty_trace())
+        assert embedded(made)["run-1-data"] == {}
+        for sentence in (
+            "No loss was told",
+            "The trace has no tensors.",
+            "No metric was measured",
+            "there is no recipe",
+        ):
+            assert sentence in made
+
+    def test_parts_put_back_in_vain_are_a_sentence(self):
+        nan = float("nan")
+        trace = whole_trace()
+        parts = tuple(
+            dataclasses.replace(p, rewound=Outcome(nan, 0.5), shuffled=None)
+            for p in trace.measured(Counterfactuals).parts
+        )
+        made = dataclasses.replace(trace.measured(Counterfactuals), trained=Outcome(nan, 0.5), parts=parts)
+        assert (
+            "whatever part is put back"
+            in charts(dataclasses.replace(trace, measurements={"counterfactuals": made}))["rewound"].missing
+        )
+
+    def test_every_test_is_in_it(self):
+        tests = session(
+            case("t.py::test_a", "failed", "fail", "0 of 4 moved"),
+            case("t.py::test_b"),
+            case("t.py::test_c", "skipped"),
+        )
+        runs = [FineTune(frozen_head_trace(), tests=tests.tests[:2])]
+        made = page(runs, tests)
+        assert "t.py::test_a and 1 more test" in made
+        assert "3 tests: " in made
+        assert "Tests without a fine-tune in this page" in made
+        assert "0 of 4 moved" in made
+        assert "No test failed over this" not in made
+        assert "No test failed over this" in page([FineTune(frozen_head_trace(), tests=tests.tests[1:2])], tests)
+
+    def test_what_a_test_found_counts_where_the_diagnosis_is_content(self):
+        failed = case("t.py::test_a", "failed", "fail", "a limit of our own")
+        assert "The fine-tune is ill" in page([FineTune(whole_trace(), tests=(failed,))], session(failed))
+        two = page([FineTune(whole_trace(), tests=(failed,)), FineTune(diverged_trace(), tests=(failed,))])
+        assert "1 of 2 fine-tunes is ill" in two  # the test does not say which it means
+        expected = case("t.py::test_a", "passed", "fail", "as expected")
+        assert "The fine-tune is healthy" in page([FineTune(whole_trace(), tests=(expected,))], session(expected))
+
+    def test_a_frozen_head_is_a_question_unless_it_was_declared(self):
+        trace = whole_trace()
+        frozen = tuple(
+            dataclasses.replace(
+                t, trainable=False, trainable_last=False, motion=dataclasses.replace(t.motion, moved=0.0)
+            )
+            if t.part == "head"
+            else t
+            for t in trace.tensors
+        )
+        trace = dataclasses.replace(trace, tensors=frozen)
+        assert headline(page_of(trace)) == "The whole head is frozen: is that meant?"
+        declared = dataclasses.replace(trace, intent=Intent(frozen="classifier"))
+        assert "Whether that is meant" not in page_of(declared)
+
+    def test_a_session_without_runs(self):
+        assert "No fine-tune was measured" in page([], session(case("t.py::test_a")))
+
+    def test_more_runs_than_fit_are_counted(self, monkeypatch):
+        monkeypatch.setattr("pytest_ftcheck.reports.html.page.MOST", 2)
+        made = page_of(whole_trace(), whole_trace(), frozen_head_trace())
+        assert "1 more healthy ones are not shown" in made
+        assert made.count('<details class="run ') == 2
+
+    def test_names_are_never_alike(self):
+        runs = [FineTune(whole_trace(), tests=(case("t.py::test_a"),)) for _ in range(2)]
+        assert names(runs) == ["t.py::test_a (run 1 of 2)", "t.py::test_a (run 2 of 2)"]
+
+    def test_the_recipe_can_be_pasted(self):
+        recipe = Recipe(lr=3e-4, steps=7, max_grad_norm=None, device="cpu")
+        scope: dict = {}
+        exec(code(recipe).rsplit("\n", 1)[0], scope)
+        assert scope["recipe"] == recipe
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    return hostile_page()
+
+
+class TestSafety:
+    def test_no_element_is_added(self, hostile, whole):
+        tags = {tag for tag, _ in read(hostile).tags}
+        assert tags <= {tag for tag, _ in read(whole[0]).tags} | {
+            "ol",
+            "table",
+            "thead",
+            "tbody",
+            "th",
+            "tr",
+            "td",
+            "polyline",
+        }
+        kinds = [a.get("type", "code") for a, _ in read(hostile).scripts]
+        assert kinds == ["application/json"] * 3 + ["code"] * 2
+        handlers = [k for _, attrs in read(hostile).tags for k in attrs if k.startswith("on")]
+        assert handlers == []
+
+    def test_data_survives_as_it_was(self, hostile):
+        data = embedded(hostile)
+        kinds = {k for run in data.values() for k in json.dumps(run)}
+        assert "\x00" not in kinds
+        for found in (text for attrs, text in read(hostile).scripts if attrs.get("type")):
+            assert "<" not in found
+
+    def test_no_character_that_cannot_be_seen(self, hostile):
+        text = re.sub(r"<script.*?</script>", "", hostile, flags=re.DOTALL)
+        assert not [c for c in set(text) - {"\n"} if not c.isprintable()]
+        hostile.encode("utf-8")
+
+    def test_long_names_are_cut(self, hostile):
+        assert "x" * 2_000 not in re.sub(r"<script.*?</script>", "", hostile, flags=re.DOTALL)
+
+    def test_nothing_is_fetched(self, hostile):
+        assert links_out(hostile) == []
+        (policy,) = (a["content"] for tag, a in read(hostile).tags if a.get("http-equiv") == "Content-Security-Policy")
+        assert policy.startswith("default-src 'none'; script-src 'sha256-")
+        assert "unsafe-eval" not in policy
+        assert "http" not in policy
+
+    def test_the_same_session_gives_the_same_page(self):
+        assert page_of(whole_trace(), frozen_head_trace()) == page_of(whole_trace(), frozen_head_trace())
+
+
+class TestPacked:
+    def test_a_trace_that_is_too_long_is_thinned_and_says_so(self):
+        long = example_trace(recorded=tuple(range(512)))
+        noise = tuple((i * 7919 % 1009) / 997 for i in range(512))
+        long = dataclasses.replace(
+            long, tensors=tuple(dataclasses.replace(t, grad_norms=noise, updates=noise) for t in long.tensors)
+        )
+        whole = pack(long)
+        packed = pack(long, len(whole.text) // 2)
+        found = unpack(packed.text)
+        assert packed.every > 1
+        assert found.recorded == long.recorded[:: packed.every]
+        assert found.tensors[0].grad_norms == noise[:: packed.every]
+        assert dataclasses.replace(found, recorded=(), tensors=()) == dataclasses.replace(long, recorded=(), tensors=())
+        assert [v.status for v in diagnose(thinned(long)).verdicts] == [v.status for v in diagnose(long).verdicts]
+
+    def test_all_stay_within_the_limit_and_the_small_stay_whole(self):
+        one = len(pack(example_trace()).text)
+        found = pack_all([example_trace()] * 3, most=2 * one + one // 2)
+        assert sum(len(p.text) for p in found) <= 2 * one + one // 2
+        assert [p.every for p in pack_all([example_trace()] * 3, most=3 * one)] == [1, 1, 1]
+
+    def test_each_trace_is_carried_once(self):
+        carry, trace, other = Carrier(), example_trace(), example_trace(seconds=2.0)
+        first, again = carry(trace), carry(trace)
+        assert "trace" in first
+        assert again == {"digest": first["digest"]}
+        assert carry(other)["digest"] != first["digest"]
+        assert unpack(first["trace"]) == trace
+
+    @pytest.mark.parametrize("text", ["", "!", "QQ==", pack(example_trace()).text[:-8]])
+    def test_what_is_none_is_refused(self, text):
+        with pytest.raises(ValueError, match="not a packed trace"):
+            unpack(text)
+
+
+def test_every_kind_of_chart_has_a_specification_and_the_other_way_round():
+    kinds = {
+        c.kind for t in (whole_trace(), example_trace(), frozen_head_trace()) for c in charts(t).values() if c.drawn
+    }
+    no_steps = dataclasses.replace(whole_trace(), steps=(), recorded=())
+    kinds |= {c.kind for c in charts(no_steps).values() if c.drawn}
+    assert kinds == set(specifications())
+
+
+def test_to_html_writes_a_page(tmp_path):
+    whole_trace().to_html(tmp_path / "run.html")
+    assert embedded((tmp_path / "run.html").read_text(encoding="utf-8"))["run-1-data"]["loss"]
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("pytest_ftcheck.reports.html.NEEDED", {"no_such_module": "no-such-package"})
+    with pytest.raises(ImportError, match=r"no-such-package.*pytest-ftcheck\[html\]"):
+        page([])
+
+
+def test_a_saved_trace_round_trips_through_json(tmp_path):
+    whole_trace().save(tmp_path / "t.json")
+    assert Trace.load(tmp_path / "t.json") == whole_trace()
