@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 
 def traces(count: int, steps: int) -> list[Any]:
-    """So many traces: `SEEDS` fine-tunes each of a healthy and an ill kind, repeated with another number of seconds."""
+    """So many traces: `SEEDS` fine-tunes each of a healthy and an unhealthy kind, repeated with another number of seconds."""
     import dataclasses
 
     import torch
@@ -35,8 +35,8 @@ def traces(count: int, steps: int) -> list[Any]:
         made.append(finetune(lambda: tiny_distilbert(n_layers=6), batches, steps=steps, lr=1e-3, seed=seed))
     model = tiny_distilbert(seed=0, n_layers=6)
     held = [p for name, p in model.named_parameters() if "classifier" not in name]
-    ill = finetune(model, batches, optimizer=torch.optim.AdamW(held, lr=1e-3), steps=steps)
-    chosen = [ill if i % 5 == 4 else made[i % SEEDS] for i in range(count)]
+    unhealthy = finetune(model, batches, optimizer=torch.optim.AdamW(held, lr=1e-3), steps=steps)
+    chosen = [unhealthy if i % 5 == 4 else made[i % SEEDS] for i in range(count)]
     return [dataclasses.replace(t, seconds=t.seconds + 1e-3 * i) for i, t in enumerate(chosen)]
 
 

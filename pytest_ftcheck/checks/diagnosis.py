@@ -18,7 +18,7 @@ from ..seeds.runs import Runs, repeatable
 from .catalogue import CHECKS, FAULTS, explained_by, rank_of
 from .spec import Fault
 
-Health = Literal["healthy", "ill", "undecided"]
+Health = Literal["healthy", "unhealthy", "undecided"]
 #: Last note of a verdict that would have stopped the gate, were it not for ``allow=``; the reason follows it.
 _ALLOWED = "allowed"
 #: Columns of a printed diagnosis.
@@ -61,7 +61,7 @@ class Diagnosis:
     'healthy'
     """
 
-    #: ``healthy``, ``ill`` (some check failed) or ``undecided`` (none failed, but a run this short cannot tell).
+    #: ``healthy``, ``unhealthy`` (some check failed) or ``undecided`` (none failed, but a run this short cannot tell).
     status: Health
     #: One a check, in the order in which a run goes.
     verdicts: tuple[Verdict, ...]
@@ -186,7 +186,7 @@ def assert_healthy(
             raise TypeError(f"allow[{name!r}]={reason!r}: expected the reason, a text")
     diagnosis = diagnose(trace, ignore=ignore)
     diagnosis = _concluded(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
-    status: Status = {"healthy": "pass", "ill": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
+    status: Status = {"healthy": "pass", "unhealthy": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
     headline, untold = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
     if status == "pass" and fail_level.level() == "advice" and (advice := diagnosis._unasked_advice()):
         status, untold = "advice", tuple(advice)
@@ -210,7 +210,7 @@ def assert_healthy(
 def _concluded(verdicts: tuple[Verdict, ...]) -> Diagnosis:
     failed = [v for v in verdicts if v.status == "fail"]
     undecided = any(v.status == "inconclusive" for v in verdicts)
-    return Diagnosis("ill" if failed else "undecided" if undecided else "healthy", verdicts, _causes(failed))
+    return Diagnosis("unhealthy" if failed else "undecided" if undecided else "healthy", verdicts, _causes(failed))
 
 
 def _causes(failed: list[Verdict]) -> tuple[Cause, ...]:

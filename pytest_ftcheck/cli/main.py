@@ -1,6 +1,6 @@
 """The command ``ftcheck`` (``python -m pytest_ftcheck``): compare, show, html, list, explain, map.
 
-Exit status: 0 all well, 1 something got worse (``compare``) or is ill (``show``), 2 bad arguments or files.
+Exit status: 0 all well, 1 something got worse (``compare``) or is unhealthy (``show``), 2 bad arguments or files.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compare", _compare, "Which verdicts changed from A to B? Exit status 1 if one got worse.")
     command.add_argument("a", metavar="A.json", help="what --ftcheck-json wrote, or a saved trace")
     command.add_argument("b", metavar="B.json", help="the same kind of file, later")
-    command = add("show", _show, "A saved trace with its diagnosis, or a session's results. Exit status 1 if ill.")
+    command = add("show", _show, "A saved trace with its diagnosis, or a session's results. Exit status 1 if it is unhealthy.")
     command.add_argument("file", metavar="FILE.json", help="a saved trace, or what --ftcheck-json wrote")
     command = add("html", _html, "Saved traces as one page with causes and charts, to be opened in a browser.")
     command.add_argument(
@@ -138,7 +138,7 @@ def _show(options: argparse.Namespace) -> tuple[str, int]:
     from ..checks.diagnosis import diagnose
 
     diagnosis = diagnose(shown)
-    return f"{shown}\n\n{diagnosis}\n", 1 if diagnosis.status == "ill" else 0
+    return f"{shown}\n\n{diagnosis}\n", 1 if diagnosis.status == "unhealthy" else 0
 
 
 def _html(options: argparse.Namespace) -> tuple[str, int]:

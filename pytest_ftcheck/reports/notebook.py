@@ -25,7 +25,7 @@ GROUNDS = {
     "pass": "#1b7837",
     "healthy": "#1b7837",
     "fail": "#b3261e",
-    "ill": "#b3261e",
+    "unhealthy": "#b3261e",
     "inconclusive": "#7a5c00",
     "undecided": "#7a5c00",
     "advice": "#2b6cb0",

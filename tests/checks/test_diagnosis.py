@@ -1,4 +1,4 @@
-"""Root causes are said once, first, with what they explain; the gate raises for what is ill or cannot be told."""
+"""Root causes are said once, first, with what they explain; the gate raises for what is unhealthy or cannot be told."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def still(name, **changes):
 
 
 @pytest.fixture
-def ill():
+def unhealthy():
     """The head is in no parameter group."""
     trace = example_trace()
     tensors = [t for t in trace.tensors if t.part != "head"]
@@ -129,11 +129,11 @@ def test_a_healthy_run_has_no_cause():
     assert diagnosis.having("fail", "inconclusive") == ()
 
 
-def test_an_ill_run_says_its_cause_first(ill):
-    diagnosis = diagnose(ill)
-    assert diagnosis.status == "ill"
+def test_an_ill_run_says_its_cause_first(unhealthy):
+    diagnosis = diagnose(unhealthy)
+    assert diagnosis.status == "unhealthy"
     text = str(diagnosis)
-    assert text.startswith("ill: ")
+    assert text.startswith("unhealthy: ")
     assert "1. " in text
     assert diagnosis.causes[0].remedy in " ".join(text.split())
     assert "weights_move" in {c for cause in diagnosis.causes for c in cause.checks}
@@ -152,12 +152,12 @@ def test_what_was_not_judged_is_listed_with_the_reason():
     assert "nothing is frozen" in text
 
 
-def test_a_diagnosis_fits_its_width(ill):
-    assert max(map(len, str(diagnose(ill)).splitlines())) <= module.WIDTH
+def test_a_diagnosis_fits_its_width(unhealthy):
+    assert max(map(len, str(diagnose(unhealthy)).splitlines())) <= module.WIDTH
 
 
-def test_ignored_checks_are_not_run(ill):
-    diagnosis = diagnose(ill, ignore=["weights_move"])
+def test_ignored_checks_are_not_run(unhealthy):
+    diagnosis = diagnose(unhealthy, ignore=["weights_move"])
     assert "weights_move" not in {v.check for v in diagnosis.verdicts}
 
 
@@ -198,11 +198,11 @@ def test_the_gate_lets_the_healthy_through():
     assert isinstance(assert_healthy(example_trace()), Diagnosis)
 
 
-def test_the_gate_stops_the_ill_with_the_whole_diagnosis(ill):
+def test_the_gate_stops_the_ill_with_the_whole_diagnosis(unhealthy):
     with pytest.raises(CheckFailed) as caught:
-        assert_healthy(ill)
+        assert_healthy(unhealthy)
     told, _, again = str(caught.value).rpartition("\n\n")
-    assert told == str(diagnose(ill))
+    assert told == str(diagnose(unhealthy))
     assert again.startswith("deterministic: do not re-run; all random states start from seed 0")
     assert caught.value.verdict.check == "healthy"
     assert caught.value.verdict.status == "fail"
@@ -229,8 +229,8 @@ def test_what_is_allowed_is_told_and_does_not_stop_the_gate(undecided):
     assert "because" not in silent
 
 
-def test_what_cannot_be_told_for_a_known_cause_takes_one_line(ill, undecided):
-    both = dataclasses.replace(ill, probe=undecided.probe)
+def test_what_cannot_be_told_for_a_known_cause_takes_one_line(unhealthy, undecided):
+    both = dataclasses.replace(unhealthy, probe=undecided.probe)
     diagnosis = diagnose(both)
     assert {"loss_decreases"} == {v.check for v in diagnosis.having("inconclusive")}
     text = str(diagnosis)
@@ -249,12 +249,12 @@ def test_the_one_verdict_of_an_undecided_gate_says_what_would_settle_it(undecide
     assert f"what would settle it: {verdict.remedy}" in str(verdict)
 
 
-def test_a_fault_can_be_allowed_by_its_name(ill):
-    faults = {v.fault or v.check for v in diagnose(ill).having("fail")}
-    assert assert_healthy(ill, allow=faults).status == "healthy"
+def test_a_fault_can_be_allowed_by_its_name(unhealthy):
+    faults = {v.fault or v.check for v in diagnose(unhealthy).having("fail")}
+    assert assert_healthy(unhealthy, allow=faults).status == "healthy"
 
 
-def test_the_gate_tells_the_listener_one_verdict(ill):
+def test_the_gate_tells_the_listener_one_verdict(unhealthy):
     class Ears:
         def __init__(self):
             self.heard = []
@@ -266,7 +266,7 @@ def test_the_gate_tells_the_listener_one_verdict(ill):
     with listening(ears):
         assert_healthy(example_trace())
         with pytest.raises(CheckFailed):
-            assert_healthy(ill)
+            assert_healthy(unhealthy)
     assert [v.status for v in ears.heard] == ["pass", "fail"]
 
 

@@ -64,7 +64,7 @@ def session(**tests):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A healthy trace's file, an ill one's, and a session's."""
+    """A healthy trace's file, an unhealthy one's, and a session's."""
     example_trace().save(tmp_path / "good.json")
     still(example_trace()).save(tmp_path / "bad.json")
     (tmp_path / "session.json").write_text(session(a=("failed", judged("fail"))).to_json())

@@ -53,7 +53,7 @@ def test_broken(finetune):
 
 @pytest.fixture
 def project(pytester):
-    """Three runs: one that two tests share, one of a test, and its ill twin."""
+    """Three runs: one that two tests share, one of a test, and its unhealthy twin."""
     pytester.makepyfile(test_it=TESTS)
     return pytester.path
 
@@ -66,7 +66,7 @@ def traces(page):
 def test_a_page_of_the_session(project, run):
     result = run("--ftcheck-html=out/page.html", "--ftcheck-json=out/ft.json")
     page = (project / "out/page.html").read_text(encoding="utf-8")
-    assert "1 of 3 fine-tunes is ill" in page
+    assert "1 of 3 fine-tunes is unhealthy" in page
     assert "test_it.py::test_a and 1 more test" in page
     assert "&lt;b&gt;no model&lt;/b&gt;" in page
     assert sorted(t.seconds for t in traces(page)) == [3.0, 5.0, 5.0]
@@ -107,7 +107,7 @@ def test_a_test_that_was_run_again_is_there_once(pytester, run):
 def test_as_an_ini_key_and_with_warnings_as_errors(pytester, project, run):
     pytester.makeini("[pytest]\nftcheck_html = page.html\nfilterwarnings = error")
     result = run(subprocess=True)
-    assert "1 of 3 fine-tunes is ill" in (project / "page.html").read_text(encoding="utf-8")
+    assert "1 of 3 fine-tunes is unhealthy" in (project / "page.html").read_text(encoding="utf-8")
     assert "ftcheck: warning" not in result.stdout.str()
 
 

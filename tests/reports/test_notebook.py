@@ -135,7 +135,7 @@ def test_a_diagnosis_has_its_causes_and_every_verdict():
     still = dataclasses.replace(
         weight, group=None, lr_sum=0.0, motion=dataclasses.replace(weight.motion, moved=0.0, by_gradient=0.0, rms=0.0)
     )
-    ill = diagnose(example_trace(tensors=(still,)))
-    page = safe(ill)
-    assert page.text.startswith("ill")
-    assert all(" ".join(cause.title.split()) in page.text for cause in ill.causes)
+    unhealthy = diagnose(example_trace(tensors=(still,)))
+    page = safe(unhealthy)
+    assert page.text.startswith("unhealthy")
+    assert all(" ".join(cause.title.split()) in page.text for cause in unhealthy.causes)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..session_result import SessionResult
 
 FOLDER = Path(__file__).parent / "templates"
-#: Fine-tunes shown with charts; of more, the ill ones come first and the rest is in the overview alone.
+#: Fine-tunes shown with charts; of more, the unhealthy ones come first and the rest is in the overview alone.
 MOST = 200
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..session_result import CaseResult, ReportedVerdict, SessionResult
 
 #: Health -> mark, and the word beside it: colour is never all there is.
-MARKS = {"ill": "✕", "undecided": "?", "healthy": "✓"}
+MARKS = {"unhealthy": "✕", "undecided": "?", "healthy": "✓"}
 STATUS_MARKS = {"fail": "✕", "inconclusive": "?", "advice": "i", "pass": "✓", "skipped": "–"}
 STATUS_TITLES = {
     "fail": "Failed",
@@ -32,7 +32,7 @@ STATUS_TITLES = {
     "pass": "Passed",
     "skipped": "Not judged",
 }
-WORST_FIRST = ("ill", "undecided", "healthy")
+WORST_FIRST = ("unhealthy", "undecided", "healthy")
 #: What only the author can say of a frozen head.
 QUESTION = "The whole head is frozen: is that meant?"
 #: Characters of a name.
@@ -72,7 +72,7 @@ class Section:
     fine_tune: FineTune
     id: str
     name: str
-    #: ``ill``, ``undecided`` or ``healthy``: the diagnosis, or what a test asked of it, whichever is worse.
+    #: ``unhealthy``, ``undecided`` or ``healthy``: the diagnosis, or what a test asked of it, whichever is worse.
     health: str
     #: What a test found that the diagnosis did not; empty: nothing.
     found: str = ""
@@ -164,7 +164,7 @@ class Section:
     @property
     def open_question(self) -> str:
         """What the author alone can answer, and the picture does not."""
-        if self.health == "ill" or not undeclared(self.trace, self.head_still):
+        if self.health == "unhealthy" or not undeclared(self.trace, self.head_still):
             return ""
         names = ", ".join(self.trace.head)
         return one_line(
@@ -187,7 +187,7 @@ class Section:
     @property
     def at_odds(self) -> str:
         """What is to be said where the diagnosis and the tests come to different ends."""
-        if not self.tests or self.health != "ill" or any(case.red for case in self.tests):
+        if not self.tests or self.health != "unhealthy" or any(case.red for case in self.tests):
             return ""
         return (
             "No test failed over this: what failed here was not asked by a test, was allowed, or was expected to fail."
@@ -267,7 +267,7 @@ def healths(fine_tunes: Sequence[FineTune]) -> list[tuple[str, str]]:
         health, why = str(f.diagnosis.status), ""
         for case in f.tests:
             for verdict in case.verdicts if case.red and used[case.nodeid, case.worker] == 1 else ():
-                worse = {"fail": "ill", "inconclusive": "undecided"}.get(verdict.status, "healthy")
+                worse = {"fail": "unhealthy", "inconclusive": "undecided"}.get(verdict.status, "healthy")
                 if verdict.gated and WORST_FIRST.index(worse) < WORST_FIRST.index(health):
                     health, why = worse, one_line(f"{verdict.check}: {verdict.told}", 600)
         if health == "healthy" and undeclared(f.trace, still(f.trace)):
@@ -295,10 +295,10 @@ def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> O
         )
     elif of == 1:
         headline = (
-            "The fine-tune is ill" if worst == "ill" else "Nothing failed, but the fine-tune cannot tell everything"
+            "The fine-tune is unhealthy" if worst == "unhealthy" else "Nothing failed, but the fine-tune cannot tell everything"
         )
-    elif worst == "ill":
-        headline = f"{count:,} of {of:,} fine-tunes {'is' if count == 1 else 'are'} ill"
+    elif worst == "unhealthy":
+        headline = f"{count:,} of {of:,} fine-tunes {'is' if count == 1 else 'are'} unhealthy"
     else:
         headline = f"Nothing failed, but {count:,} of {of:,} fine-tunes cannot tell everything"
     tests = ""
@@ -321,7 +321,7 @@ def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> O
 
 
 def sections(fine_tunes: Sequence[FineTune], most: int) -> list[Section]:
-    """The fine-tunes to show, the ill ones first, else in the order given."""
+    """The fine-tunes to show, the unhealthy ones first, else in the order given."""
     told = list(zip(fine_tunes, names(fine_tunes), healths(fine_tunes), strict=True))
     told.sort(key=lambda entry: WORST_FIRST.index(entry[2][0]))
     return [Section(f, f"run-{i}", name, *health) for i, (f, name, health) in enumerate(told[:most], 1)]

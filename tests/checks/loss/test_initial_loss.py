@@ -133,7 +133,7 @@ def test_batch_normalisation_of_inputs_in_the_thousands():
     trace = finetune(model, batches, steps=6, lr=1e-2)
     assert trace.probe.points[0].loss > 10
     assert check_initial_loss(trace).status == "pass"
-    assert diagnose(trace).status != "ill"
+    assert diagnose(trace).status != "unhealthy"
 
 
 def test_what_is_not_known_is_said_of_the_right_thing():

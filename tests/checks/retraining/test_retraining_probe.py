@@ -230,7 +230,7 @@ def test_a_loss_of_other_labels(rows, loss):
     trace = run(make(), rows, loss_fn=loss)
     assert check_overfits_one_batch(trace).fault == "cannot_overfit"
     assert check_beats_permuted_labels(trace).fault == "loss_misses_labels"
-    assert diagnose(trace).status == "ill"
+    assert diagnose(trace).status == "unhealthy"
 
 
 def test_labels_of_other_rows_learnt_by_heart():

@@ -106,9 +106,9 @@ def test_nothing_is_drawn_before_it_is_looked_at(browser, made):
 
 def test_which_run_is_ill_is_said_first(browser, made):
     opened = browser.open(made("two"))
-    assert opened.page.locator("h1").inner_text().endswith("1 of 2 fine-tunes is ill")
+    assert opened.page.locator("h1").inner_text().endswith("1 of 2 fine-tunes is unhealthy")
     first = opened.page.locator(".runs li").first.inner_text()
-    assert "ill" in first
+    assert "unhealthy" in first
     assert "head in no group" in first
     assert opened.page.locator("#run-1").get_attribute("open") is not None
     assert opened.page.locator("#run-2").get_attribute("open") is None

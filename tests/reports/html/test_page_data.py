@@ -146,9 +146,9 @@ def headline(made):
 class TestWords:
     def test_the_ill_run_comes_first_and_open(self):
         made = page_of(whole_trace(), frozen_head_trace())
-        assert re.search(r"<h1>.*?1 of 2 fine-tunes is ill", made, re.DOTALL)
+        assert re.search(r"<h1>.*?1 of 2 fine-tunes is unhealthy", made, re.DOTALL)
         runs = [a for tag, a in read(made).tags if tag == "details" and "run" in a.get("class", "").split()]
-        assert [(a["class"], "open" in a) for a in runs] == [("run ill", True), ("run healthy", False)]
+        assert [(a["class"], "open" in a) for a in runs] == [("run unhealthy", True), ("run healthy", False)]
 
     def test_causes_and_remedies_are_the_diagnosis(self):
         trace = frozen_head_trace()
@@ -201,9 +201,9 @@ class TestWords:
 
     def test_what_a_test_found_counts_where_the_diagnosis_is_content(self):
         failed = case("t.py::test_a", "failed", "fail", "a limit of our own")
-        assert "The fine-tune is ill" in page([FineTune(whole_trace(), tests=(failed,))], session(failed))
+        assert "The fine-tune is unhealthy" in page([FineTune(whole_trace(), tests=(failed,))], session(failed))
         two = page([FineTune(whole_trace(), tests=(failed,)), FineTune(diverged_trace(), tests=(failed,))])
-        assert "1 of 2 fine-tunes is ill" in two  # the test does not say which it means
+        assert "1 of 2 fine-tunes is unhealthy" in two  # the test does not say which it means
         expected = case("t.py::test_a", "passed", "fail", "as expected")
         assert "The fine-tune is healthy" in page([FineTune(whole_trace(), tests=(expected,))], session(expected))
 

@@ -127,7 +127,7 @@ def test_an_ill_run_says_so():
     notes = Notes()
     example_trace(tensors=still).log_to(notes)
     ((said, results),) = notes.of("settings")
-    assert said["status"] == "ill"
+    assert said["status"] == "unhealthy"
     assert said["cause"] != "none"
     assert results["result/checks_failed"] >= 1
     assert {values["motion/head"] for _, values in notes.of("scalars") if "motion/head" in values} == {0.0}
