@@ -16,7 +16,7 @@ from .record import LossCurve, LossShape
 
 #: Share of ln(classes), or of what the loss can fall, that bounded logits may cost. tanh costs 18 % for two classes and more for more; a
 #: soft cap at 30, or a clamp at 10, nothing that can be seen.
-DEAREST = 0.10
+MAX_SHARE = 0.10
 #: Share of regression labels' range that may lie outside what the output can be.
 OUTSIDE = 0.10
 _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
@@ -31,11 +31,11 @@ _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
         faults.OUTPUTS_CANNOT_REACH_LABELS,
     ),
     thresholds=(
-        Threshold("dearest", "at most", "share of the loss that a bound on the logits keeps", 1e-12, 1 - 1e-9),
+        Threshold("max_share", "at most", "share of the loss that a bound on the logits keeps", 1e-12, 1 - 1e-9),
     ),
     measurements=(LossShape,),
 )
-def check_logits_unbounded(trace: Trace, *, dearest: float = DEAREST) -> Verdict:
+def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Verdict:
     """The logits can become as large, and as small, as the loss asks for.
 
     Chosen numbers are put in place of the last layer's output. Where a tanh, sigmoid, clamp or normalisation behind it keeps the logits
@@ -43,18 +43,18 @@ def check_logits_unbounded(trace: Trace, *, dearest: float = DEAREST) -> Verdict
     ReLU) leave rows without gradient. A bound that costs nothing (soft cap at 30) passes, and so does one that moved in training (a
     learnt temperature), and probabilities that go through a logarithm afterwards.
 
-    :param dearest: largest share of the loss that the bound may keep.
+    :param max_share: largest share of the loss that the bound may keep.
     :raises ValueError: not between 0 and 1.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_logits_unbounded(example_trace()).status
     'skipped'
     """
-    fraction("dearest", dearest)
+    fraction("max_share", max_share)
     shape = trace.measured(LossShape)
     if shape is None:
         return not_measured("logits_unbounded", trace, LossShape)
-    if (found := _led(shape, dearest)) is not None:
+    if (found := _led(shape, max_share)) is not None:
         return found
     if not shape.deep_site or shape.high is None or shape.low is None:
         return (
@@ -72,7 +72,7 @@ def check_logits_unbounded(trace: Trace, *, dearest: float = DEAREST) -> Verdict
         )
     if shape.kind == "regression":
         return _numbers(shape)
-    if (found := _bounded(shape, dearest)) is not None:
+    if (found := _bounded(shape, max_share)) is not None:
         return found
     if (found := _one_signed(shape)) is not None:
         return found
@@ -103,10 +103,10 @@ def _levels(shape: LossShape) -> list[dict[str, Any]]:
     ]
 
 
-def _bounded(shape: LossShape, dearest: float) -> Verdict | None:
+def _bounded(shape: LossShape, max_share: float) -> Verdict | None:
     share = _floor(shape)
     moved = None not in (shape.reach, shape.reach_last) and abs(shape.reach_last - shape.reach) > 1e-4 * shape.reach  # type: ignore[operator]
-    if share is None or share <= dearest or moved or shape.random or shape.reach is None:
+    if share is None or share <= max_share or moved or shape.random or shape.reach is None:
         return None
     floor = ""
     if shape.kind == "single" and shape.known == "cross_entropy":
@@ -118,21 +118,21 @@ def _bounded(shape: LossShape, dearest: float) -> Verdict | None:
         "logits_bounded",
         "an activation (tanh, sigmoid, softmax), a clamp or a normalisation stands behind the last layer",
         f"remove what comes after {shape.deep_site}, or multiply the bounded logits by a temperature of 10 to 30",
-        f"at most {percent(dearest)} of the loss is kept by the bound; a tanh keeps 18 % for two classes, 22 % for three",
+        f"at most {percent(max_share)} of the loss is kept by the bound; a tanh keeps 18 % for two classes, 22 % for three",
         _levels(shape),
     )
 
 
-def _led(shape: LossShape, dearest: float) -> Verdict | None:
+def _led(shape: LossShape, max_share: float) -> Verdict | None:
     """A bound that no weights get over, wherever it stands: vectors normalised in front of the last product."""
     if shape.lead is None or shape.lead_last is None or not shape.lead > 0 or shape.random:
         return None
     lead, others = max(shape.lead, shape.lead_last), max(1, shape.outputs - 1) if shape.kind == "single" else 1
     floor = math.log1p(others * math.exp(-lead)) if lead < 700 else 0.0
     share = floor / math.log1p(others)
-    if not share > dearest:
+    if not share > max_share:
         return None
-    if (found := _bounded(shape, dearest)) is not None:  # says which layer
+    if (found := _bounded(shape, max_share)) is not None:  # says which layer
         return found
     return Verdict(
         "logits_unbounded",
@@ -140,7 +140,7 @@ def _led(shape: LossShape, dearest: float) -> Verdict | None:
         f"Whatever the weights are, a right answer's logit leads by {number(lead)} at most: the loss cannot fall below "
         f"{number(floor)}, {percent(share)} of what knowing nothing costs.",
         ({"largest lead that weights can give": number(shape.lead), "largest after the run": number(shape.lead_last)},),
-        f"at most {percent(dearest)} of the loss is kept by the bound; a cosine without scale keeps 22 % for three classes, 35 % for ten",
+        f"at most {percent(max_share)} of the loss is kept by the bound; a cosine without scale keeps 22 % for three classes, 35 % for ten",
         ("the logits are cosines without a scale, or vectors are normalised (squashed) in front of the last product",),
         "multiply the logits by a scale of 10 to 30, or by a learnt one",
         "one row followed uphill, with steps as long as the weights: the head's, then all that are trained; dropout off",

@@ -35,7 +35,7 @@ def test_far_above_knowing_nothing(times, status):
 
 def test_the_message_has_the_numbers_and_the_line_to_change():
     shape = LossShape(rows=16, size_first=196.0, deep_site="classifier", high=(1.0, 100.0))
-    verdict = check_initial_loss(run(286.0, loss_shape=shape))
+    verdict = check_initial_loss(run(286.0, measurements={"loss_shape": shape}))
     assert "286.0, 260 times ln 3" in verdict.headline
     assert "1.099" in verdict.headline
     assert "rms 196" in verdict.causes[0]
@@ -45,7 +45,7 @@ def test_the_message_has_the_numbers_and_the_line_to_change():
 @pytest.mark.parametrize(("high", "status"), [((2.0, 200.0), "fail"), ((2.1, 210.0), "advice"), (None, "advice")])
 def test_a_temperature_by_design_is_advice(high, status):
     shape = LossShape(rows=16, deep_site="classifier" if high else "", high=high)
-    verdict = check_initial_loss(run(9.0, loss_shape=shape))
+    verdict = check_initial_loss(run(9.0, measurements={"loss_shape": shape}))
     assert verdict.status == status
     assert bool(verdict.fault) == (status == "fail")
 
@@ -53,7 +53,7 @@ def test_a_temperature_by_design_is_advice(high, status):
 @pytest.mark.parametrize(("scale_free", "status"), [(True, "advice"), (False, "fail"), (None, "fail")])
 def test_logits_that_do_not_depend_on_the_size_of_the_weights_are_advice(scale_free, status):
     shape = LossShape(rows=16, deep_site="classifier", high=(1.0, 100.0), scale_free=scale_free)
-    assert check_initial_loss(run(9.0, loss_shape=shape)).status == status
+    assert check_initial_loss(run(9.0, measurements={"loss_shape": shape})).status == status
 
 
 def test_a_model_that_knows_already_is_noted_not_failed():
@@ -84,7 +84,7 @@ def test_not_finite():
     [
         run(9.0, task="regression"),
         run(None, loss=9.0),
-        run(9.0, loss_shape=LossShape(form="probabilities")),
+        run(9.0, measurements={"loss_shape": LossShape(form="probabilities")}),
         dataclasses.replace(example_trace(), probe=None),
     ],
 )
@@ -136,14 +136,9 @@ def test_batch_normalisation_of_inputs_in_the_thousands():
     assert diagnose(trace).status != "unhealthy"
 
 
-def test_what_is_not_known_is_said_of_the_right_thing():
-    from dataclasses import replace
-
-    from pytest_ftcheck import example_trace
-
+def test_the_reason_of_a_skipped_task_is_that_task():
     def headline(task):
-        trace = example_trace()
-        return check_initial_loss(replace(trace, reading=replace(trace.reading, task=task))).headline
+        return check_initial_loss(run(1.0, task=task)).headline
 
     assert headline("regression").endswith("not for numbers.")
     assert "the task cannot be told" in headline(None)

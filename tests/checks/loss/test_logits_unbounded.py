@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pytest_ftcheck import check_logits_unbounded, example_trace
-from pytest_ftcheck.checks.loss.logits_unbounded import DEAREST
+from pytest_ftcheck.checks.loss.logits_unbounded import MAX_SHARE
 from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
 
 MARGINS = (0.0, 1.0, 4.0, 16.0, 32.0)
@@ -44,9 +44,9 @@ FREE = LossShape(
 )
 
 
-def judged(*, dearest=DEAREST, **changes):
+def judged(*, max_share=MAX_SHARE, **changes):
     trace = dataclasses.replace(example_trace(), measurements={"loss_shape": dataclasses.replace(FREE, **changes)})
-    return check_logits_unbounded(trace, dearest=dearest)
+    return check_logits_unbounded(trace, max_share=max_share)
 
 
 def within(bound, **more):
@@ -75,8 +75,8 @@ def test_a_soft_cap_passes_with_a_note():
 
 def test_both_sides_of_the_limit():
     cost = math.log1p(2 * math.exp(-2 * 1.5)) / math.log(3)
-    assert within(1.5, dearest=cost * 1.05).status == "pass"
-    assert within(1.5, dearest=cost * 0.95).status == "fail"
+    assert within(1.5, max_share=cost * 1.05).status == "pass"
+    assert within(1.5, max_share=cost * 0.95).status == "fail"
 
 
 def test_a_bound_that_moved_in_training_is_learnt():
@@ -132,5 +132,5 @@ def test_no_last_layer_and_no_record():
 
 
 def test_a_limit_out_of_range():
-    with pytest.raises(ValueError, match="dearest"):
-        judged(dearest=0.0)
+    with pytest.raises(ValueError, match="max_share"):
+        judged(max_share=0.0)

@@ -108,7 +108,7 @@ def test_not_asked_for():
     assert v.status == "skipped"
     assert "probes=['overfit']" in v.headline
     v = check_overfits_one_batch(replace(example_trace(), skipped={"overfit": "it raised ValueError: no"}))
-    assert v.headline == "it raised ValueError: no"
+    assert v.headline == "Not measured: it raised ValueError: no."
     assert verdict(attempts=()).status == "skipped"
 
 
