@@ -62,10 +62,17 @@ def frozen_head_trace():
         return dataclasses.replace(
             t,
             group=None,
-            since=None,
+            first_step=None,
             lr_sum=0.0,
             motion=dataclasses.replace(
-                t.motion, moved=0.0, rms=0.0, largest=0.0, relative=0.0, by_gradient=0.0, by_decay=0.0, max_update=0.0
+                t.motion,
+                share_changed=0.0,
+                rms=0.0,
+                largest=0.0,
+                relative=0.0,
+                by_gradient=0.0,
+                by_decay=0.0,
+                max_update=0.0,
             ),
             displacements=tuple(0.0 for _ in t.displacements),
             updates=tuple(0.0 for _ in t.updates),

@@ -146,17 +146,17 @@ def frozen_note(tensors: Sequence[Tensor], chosen: Sequence[Tensor]) -> tuple[st
 
 def broken_fault(trace: Trace) -> str:
     """What it is that backward cannot run."""
-    return "gradients_switched_off" if "switched off" in (trace.broken or "") else "loss_cut_off"
+    return "gradients_switched_off" if "switched off" in (trace.backward_error or "") else "loss_cut_off"
 
 
 def nothing_happened(trace: Trace) -> tuple[str, tuple[str, ...], str] | None:
     """Headline, causes and remedy where not one optimizer step was taken."""
     if trace.steps:
         return None
-    if trace.broken:
+    if trace.backward_error:
         return (
-            f"no step was taken, for backward cannot run: {trace.broken}",
-            (trace.broken,),
+            f"no step was taken, for backward cannot run: {trace.backward_error}",
+            (trace.backward_error,),
             "compute the loss from the model's own output tensor, inside enabled gradients, without .detach(), .data or .item()",
         )
     seen = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""

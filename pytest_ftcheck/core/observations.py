@@ -23,7 +23,7 @@ class Iteration:
     #: ``model.training`` when the iteration ended.
     training: bool
     #: Why no gradient could be computed, if so ("no graph").
-    broken: str | None = None
+    backward_error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Step:
     #: ``model.training`` during the step.
     training: bool
     #: The optimizer that is watched took it, not another one on the same model.
-    own: bool = True
+    by_watched_optimizer: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Group:
     #: Tensors of the model in this group.
     tensors: int
     #: Tensors in this group that are not parameters of the model (stale copies, another model's).
-    foreign: int
+    not_in_model: int
     #: Entries of this group that name a tensor which the optimizer holds already: it is stepped once for each.
     duplicates: int = 0
     #: Weight decay shrinks the weight directly instead of joining the gradient.
@@ -75,7 +75,7 @@ class Optimizer:
     family: str
     groups: tuple[Group, ...]
     #: Steps taken by other optimizers on parameters of the model.
-    foreign_steps: int = 0
+    other_optimizer_steps: int = 0
     #: Names that it goes by: its class, and where that is not torch's own, those it is derived from.
     classes: tuple[str, ...] = ()
     #: How often a new optimizer took over the same tensors for good.
@@ -85,9 +85,9 @@ class Optimizer:
     gradient_steps: int = 0
     #: Class of the scheduler that was handed over; whether it drives an optimizer that is not this one.
     scheduler: str | None = None
-    scheduler_elsewhere: bool = False
+    scheduler_of_other_optimizer: bool = False
     #: Steps before which, in the same iteration, the scheduler had been stepped already.
-    scheduler_ahead: int = 0
+    scheduler_stepped_first: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Motion:
     #: Elements looked at: all of a head tensor or a small one, else a fixed random sample.
     elements: int
     #: Share of them whose value changed; share that ever got a gradient.
-    moved: float
-    touched: float
+    share_changed: float
+    share_with_gradient: float
     #: rms and largest displacement, over all elements looked at.
     rms: float
     largest: float
@@ -134,18 +134,18 @@ class Motion:
     #: rms of what weight decay explains (exact for decoupled decay and for SGD; see docs).
     by_decay: float
     #: rms of what changed outside of steps, when no optimizer was at work (root of the sum of squares over all such writes).
-    outside: float
+    between_steps: float
     #: Largest rms update of a single step over the touched elements.
     max_update: float
     #: First Wasserstein distance between the histograms before and after.
     wasserstein: float
     #: Writes before the last step, when no optimizer was at work, and the rms of the largest.
-    outside_steps: int = 0
-    outside_largest: float = 0.0
+    between_steps_writes: int = 0
+    between_steps_largest: float = 0.0
     #: How many of them undid most of the way made so far (or, before the first step, replaced the initial values).
     resets: int = 0
     #: Share of the optimizer's work that was still there at the last step: <displacement, updates> / <updates, updates>.
-    kept: float | None = None
+    retained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Tensor:
     #: Index of the parameter group that holds it; None: in none.
     group: int | None
     #: First step at which the optimizer held it; 0 for nearly all.
-    since: int | None
+    first_step: int | None
     #: Sum of its group's learning rates over the steps at which it was held: the LR budget.
     lr_sum: float
     lr_peak: float
@@ -208,7 +208,7 @@ class Tensor:
     #: How often the optimizer holds it; it is stepped once for each.
     entries: int = 1
     #: Another optimizer that stepped on the model holds it, too.
-    elsewhere: bool = False
+    in_other_optimizer: bool = False
     #: Its name led to a tensor in no optimizer when the run ended.
     orphaned: bool = False
 
@@ -226,7 +226,7 @@ class Tensor:
     def budget_used(self) -> float | None:
         """rms displacement by gradients over the LR budget; None where the budget is zero, or where none of the elements looked
         at got the gradient that others did (a large embedding table)."""
-        if self.lr_sum <= 0 or (self.motion.touched == 0 and self.gradients.max_norm > 0):
+        if self.lr_sum <= 0 or (self.motion.share_with_gradient == 0 and self.gradients.max_norm > 0):
             return None
         return self.motion.by_gradient / self.lr_sum
 

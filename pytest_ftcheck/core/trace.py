@@ -102,9 +102,9 @@ class Trace:
         return f"Not measured: {why.rstrip('.')}." if why else "Not measured."
 
     @property
-    def broken(self) -> str | None:
+    def backward_error(self) -> str | None:
         """Why backward could not run, if it could not."""
-        return next((i.broken for i in self.iterations if i.broken), None)
+        return next((i.backward_error for i in self.iterations if i.backward_error), None)
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name; ``ValueError`` with near names if there is none.

@@ -341,7 +341,7 @@ def course(trace: Trace, most: int = CURVES) -> Lines:
                 shares.append([d / b if b > 0 else None for d, b in zip(t.displacements, allowed, strict=False)])
         if shares:
             found.append(Series(name, kind, x, tuple(_middle([s[k] for s in shares]) for k in range(len(x)))))
-        elif x and not any(t.motion.moved for t in members):
+        elif x and not any(t.motion.share_changed for t in members):
             found.append(Series(name, kind, x, (0.0,) * len(x)))
     missing = "" if found else "no optimizer step was recorded"
     return Lines("Motion against the LR budget", "rms displacement / sum of LRs so far", tuple(found), missing=missing)
@@ -441,7 +441,7 @@ def budgets(trace: Trace, t: Tensor) -> list[float]:
     """
     total, sums = 0.0, []
     for s, step in enumerate(trace.steps):
-        if t.group is not None and t.group < len(step.lrs) and s >= (t.since or 0):
+        if t.group is not None and t.group < len(step.lrs) and s >= (t.first_step or 0):
             total += step.lrs[t.group]
         sums.append(total)
     return [sums[s] if s < len(sums) else total for s in trace.recorded]

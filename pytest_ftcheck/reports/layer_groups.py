@@ -127,11 +127,11 @@ def kinds(t: Tensor) -> Iterable[str]:
             yield "never got a gradient"
         elif gradients.none + gradients.zero == gradients.steps:
             yield "gradient always zero"
-        elif motion.moved == 0:
+        elif motion.share_changed == 0:
             yield "did not move"
     if gradients.nonfinite:
         yield "NaN or infinite gradient"
     if t.first.nonfinite or t.last.nonfinite:
         yield "NaN or infinite values"
-    if motion.outside > 0:
+    if motion.between_steps > 0:
         yield "changed outside the optimizer"

@@ -71,7 +71,7 @@ def head_stands_still(trace: Trace) -> bool:
     False
     """
     head = [t for t in trace.tensors if t.part == "head"]
-    return bool(head) and not any(t.motion.moved for t in head)
+    return bool(head) and not any(t.motion.share_changed for t in head)
 
 
 def _largest(values: Iterable[float]) -> float:

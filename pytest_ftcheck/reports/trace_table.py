@@ -86,11 +86,11 @@ def _header(trace: Trace) -> list[str]:
         how.append(f"{len(optimizer.groups):,} parameter groups")
     if decays:
         how.append("weight decay " + " and ".join(f"{d:g}" for d in decays[:4]))
-    foreign = sum(g.foreign for g in optimizer.groups)
+    foreign = sum(g.not_in_model for g in optimizer.groups)
     if foreign:
         how.append(f"{plural(foreign, 'tensor')} that the model does not own")
-    if optimizer.foreign_steps:
-        how.append(f"{plural(optimizer.foreign_steps, 'step')} by other optimizers")
+    if optimizer.other_optimizer_steps:
+        how.append(f"{plural(optimizer.other_optimizer_steps, 'step')} by other optimizers")
     for label, value in (
         ("ran on", ", ".join(filter(None, place))),
         ("inputs", reading.inputs),
@@ -206,7 +206,7 @@ def _head(trace: Trace) -> list[str]:
     cells = [
         [
             _name("x".join(str(n) for n in t.shape) or "scalar", 20),
-            percent(t.motion.moved),
+            percent(t.motion.share_changed),
             percent(t.motion.relative),
             percent(t.budget_used),
             percent(t.motion.largest / t.lr_sum if t.lr_sum > 0 else None),
@@ -252,9 +252,9 @@ def _folded(title: str, tensors: Sequence[Tensor]) -> list[str]:
     ]
     cells, remarks = [], []
     for members in folded.values():
-        moving = [t for t in members if t.trainable or t.motion.moved > 0]
+        moving = [t for t in members if t.trainable or t.motion.share_changed > 0]
         used = [t.budget_used for t in moving if t.budget_used is not None]
-        moved = [t.motion.moved for t in moving]
+        moved = [t.motion.share_changed for t in moving]
         cells.append(
             [
                 f"{sum(t.trainable for t in members):,} of {len(members):,}",
@@ -281,8 +281,8 @@ def _remarks(trace: Trace) -> list[str]:
     lines = []
     if trace.stopped:
         lines += _wrap(f"stopped early: {trace.stopped}", indent="  ", hang="    ")
-    if trace.broken:
-        lines += _wrap(f"backward could not run: {trace.broken}", indent="  ", hang="    ")
+    if trace.backward_error:
+        lines += _wrap(f"backward could not run: {trace.backward_error}", indent="  ", hang="    ")
     changed = [b for b in trace.buffers if not b.unchanged]
     if changed:
         names = [f"{_name(b.name, 60)}{' (of a frozen module)' if b.frozen else ''}" for b in changed]

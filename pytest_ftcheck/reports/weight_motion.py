@@ -71,7 +71,7 @@ def _elements(t: Tensor) -> str:
     seen = f"{m.elements:,}" if m.elements >= t.numel else f"{m.elements:,} sampled elements (of {t.numel:,})"
     relative = f"relative L2 {percent(m.relative)}, " if m.relative is not None else ""
     far = f"{relative}rms {number(m.rms)}, largest {number(m.largest)}"
-    return f"{percent(m.moved)} of {seen} moved; displacement: {far}"
+    return f"{percent(m.share_changed)} of {seen} moved; displacement: {far}"
 
 
 def _schedule(trace: Trace, t: Tensor) -> str:
@@ -99,7 +99,7 @@ def _schedule(trace: Trace, t: Tensor) -> str:
 def _meaning(trace: Trace, t: Tensor) -> str:
     m, std = t.motion, t.first.std
     nonfinite = t.first.nonfinite or t.last.nonfinite
-    if nonfinite or not all(map(math.isfinite, (m.moved, m.rms, m.by_gradient, m.by_decay, std, t.last.std))):
+    if nonfinite or not all(map(math.isfinite, (m.share_changed, m.rms, m.by_gradient, m.by_decay, std, t.last.std))):
         return (
             f"NaN or infinite values ({t.first.nonfinite:,} before, {t.last.nonfinite:,} after): the numbers "
             "above say nothing about learning; assert_all_finite finds where they began."
@@ -108,11 +108,11 @@ def _meaning(trace: Trace, t: Tensor) -> str:
         return "the layer was replaced during the run: these are the numbers of the tensor it began with."
     if not trace.steps:
         return "no optimizer step was taken, so nothing could move."
-    if m.moved == 0:
+    if m.share_changed == 0:
         return _stood(trace, t)
-    if m.outside > 0.5 * m.rms:
+    if m.between_steps > 0.5 * m.rms:
         return (
-            f"it changed mostly outside the optimizer (rms {number(m.outside)} between steps): "
+            f"it changed mostly outside the optimizer (rms {number(m.between_steps)} between steps): "
             "something else writes to these weights."
         )
     never = t.gradients.first_nonzero is None
@@ -136,7 +136,7 @@ def _meaning(trace: Trace, t: Tensor) -> str:
             f"from scratch or a learning rate too high. {_learned(trace, False)}."
         )
     used, sound = _used(trace, t)
-    sound = sound and all(o.motion.moved > 0 for o in trace.tensors if o.part == "head" and o.trainable)
+    sound = sound and all(o.motion.share_changed > 0 for o in trace.tensors if o.part == "head" and o.trainable)
     if shift >= VISIBLE:
         shown = f"the histogram shows this motion ({percent(shift)} of the initial std)"
         return f"{shown}; {used}. {_learned(trace, sound)}."
@@ -173,8 +173,8 @@ def _stood(trace: Trace, t: Tensor) -> str:
 def _used(trace: Trace, t: Tensor) -> tuple[str, bool]:
     """Whether the motion is what the schedule leads to, in words and as a truth value."""
     used, m = t.budget_used, t.motion
-    if t.dtype in ("bfloat16", "float16") and m.moved < 0.5 * m.touched:
-        stood = f"{percent(1 - m.moved)} of the elements stood still"
+    if t.dtype in ("bfloat16", "float16") and m.share_changed < 0.5 * m.share_with_gradient:
+        stood = f"{percent(1 - m.share_changed)} of the elements stood still"
         return f"{stood}: {t.dtype} may be too coarse for steps this small", False
     if trace.optimizer.family != "adam" or used is None:
         return "the elements did move", True

@@ -73,7 +73,7 @@ class _Iteration:
     step: int | None = None
     steps: int = 0
     training: bool = True
-    broken: str | None = None
+    backward_error: str | None = None
 
 
 @dataclass
@@ -83,7 +83,7 @@ class _Step:
     total: float | torch.Tensor
     unclipped: float | torch.Tensor | None
     training: bool
-    own: bool
+    by_watched_optimizer: bool
 
 
 @dataclass
@@ -102,7 +102,7 @@ class _Watched:
     initial: torch.Tensor | None  # exact copy of a head tensor too large to be tracked whole
     first: Statistics
     group: int | None = None
-    since: int | None = None
+    first_step: int | None = None
     lr_sum: float = 0.0
     lr_peak: float = 0.0
     steps: int = 0
@@ -130,7 +130,7 @@ class Recorder:
         self.iterations: list[_Iteration] = []
         self.steps: list[_Step] = []
         self.unclipped: float | torch.Tensor | None = None
-        self.foreign_steps = 0
+        self.other_optimizer_steps = 0
         self.watched = self._watch()
         live = [w for w in self.watched if w.slot is not None]
         self._live = live
@@ -229,7 +229,7 @@ class Recorder:
         """The loss of the current iteration (kept as it is for now: reading it would make a GPU wait)."""
         current = self.iterations[-1]
         current.loss = loss.detach() if isinstance(loss, torch.Tensor) else loss if loss is None else float(loss)
-        current.broken = broken
+        current.backward_error = broken
         current.training = self.model.training
 
     def _convert_losses(self, keep: int = 0) -> None:
@@ -266,7 +266,7 @@ class Recorder:
     def _record(self, optimizer: TorchOptimizer) -> None:
         number = len(self.steps)
         mine = id(optimizer) in self._mine
-        self.foreign_steps += not mine
+        self.other_optimizer_steps += not mine
         lrs = tuple(rate_of(g) for g in optimizer.param_groups)
         held = self._map_groups(optimizer, number)
         self._handling.stepped(optimizer, held.keys() & self._by_id.keys())
@@ -365,7 +365,7 @@ class Recorder:
         for w in self.watched:
             where = held.get(id(w.parameter))
             if where is not None:
-                w.since = number if w.since is None else w.since
+                w.first_step = number if w.first_step is None else w.first_step
                 w.group = where
                 w.entries = entries[id(w.parameter)]
         return held
@@ -393,7 +393,7 @@ class Recorder:
             wd, momentum = settings
             if momentum and buffers is not None:
                 group, buffer = optimizer.param_groups[index], buffers[place]
-                first = w.since == len(self.steps)
+                first = w.first_step == len(self.steps)
                 buffer.mul_(momentum).add_(
                     before[place], alpha=wd * (1 if first else 1 - float(group.get("dampening", 0)))
                 )
@@ -456,10 +456,10 @@ class Recorder:
             "head": self.head,
             "optimizer": self._optimizer(),
             "iterations": tuple(
-                Iteration(plain(i.loss), i.step, i.steps, i.training, i.broken) for i in self.iterations
+                Iteration(plain(i.loss), i.step, i.steps, i.training, i.backward_error) for i in self.iterations
             ),
             "steps": tuple(
-                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training, s.own)
+                Step(s.iteration, s.lrs, short(float(s.total)), plain(s.unclipped), s.training, s.by_watched_optimizer)
                 for s in self.steps
             ),
             "recorded": tuple(self._recorded),
@@ -492,20 +492,20 @@ class Recorder:
         scale = 1 / math.sqrt(max(1, touched.numel()))
         motion = Motion(
             elements=delta.numel(),
-            moved=int(torch.count_nonzero(delta)) / max(1, delta.numel()),
-            touched=share,
+            share_changed=int(torch.count_nonzero(delta)) / max(1, delta.numel()),
+            share_with_gradient=share,
             rms=rms(delta),
             largest=float(delta.abs().max()),
             relative=float(torch.linalg.vector_norm(delta)) / norm_a if norm_a > 0 else None,
             by_gradient=by_gradient,
             by_decay=by_decay,
-            outside=math.sqrt(v["outside"][slot]) * scale,
+            between_steps=math.sqrt(v["outside"][slot]) * scale,
             max_update=v["max_push"][slot] / math.sqrt(max(1, hit)),
             wasserstein=float((a.sort().values - b.sort().values).abs().mean()),
-            outside_steps=int(v["writes"][slot]),
-            outside_largest=v["largest_write"][slot] * scale,
+            between_steps_writes=int(v["writes"][slot]),
+            between_steps_largest=v["largest_write"][slot] * scale,
             resets=int(v["resets"][slot]),
-            kept=kept(ended, start, pushed + decayed, alive),
+            retained=kept(ended, start, pushed + decayed, alive),
         )
         gradients = Gradients(
             steps=w.steps,
@@ -554,12 +554,12 @@ class Recorder:
             trainable=w.trainable,
             trainable_last=p.requires_grad,
             group=w.group,
-            since=w.since,
+            first_step=w.first_step,
             lr_sum=w.lr_sum,
             lr_peak=w.lr_peak,
             replaced=here is not p,
             entries=w.entries,
-            elsewhere=id(p) in self._elsewhere,
+            in_other_optimizer=id(p) in self._elsewhere,
             orphaned=here is not None and here is not p and id(here) not in self._held_now | self._elsewhere,
             first=w.first,
             last=statistics(p),
@@ -585,7 +585,7 @@ class Recorder:
                     weight_decay=float(group.get("weight_decay") or 0.0),
                     settings=settings_of(group),
                     tensors=mine,
-                    foreign=len(unique) - mine,
+                    not_in_model=len(unique) - mine,
                     duplicates=duplicates,
                     decoupled=decouples(self.optimizer, group),
                 )
@@ -596,14 +596,14 @@ class Recorder:
             name_of(self.optimizer),
             self.family,
             tuple(groups),
-            self.foreign_steps,
+            self.other_optimizer_steps,
             classes=classes_of(self.optimizer),
             rebuilt=self._handling.rebuilt,
             state_steps=state_steps(self.optimizer, [w.parameter for w in held]),
             gradient_steps=max((w.steps - w.none for w in held), default=0),
             scheduler=self._scheduling.name,
-            scheduler_elsewhere=self._scheduling.elsewhere,
-            scheduler_ahead=self._scheduling.ahead,
+            scheduler_of_other_optimizer=self._scheduling.elsewhere,
+            scheduler_stepped_first=self._scheduling.ahead,
         )
 
     def _buffer_records(self) -> tuple[Buffer, ...]:

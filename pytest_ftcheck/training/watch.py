@@ -57,7 +57,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
     ...         optimizer.zero_grad()
     ...         w.loss(torch.nn.functional.cross_entropy(model(inputs), labels)).backward()
     ...         optimizer.step()
-    >>> len(w.trace.steps), w.trace.tensor("classifier.0.weight").motion.moved
+    >>> len(w.trace.steps), w.trace.tensor("classifier.0.weight").motion.share_changed
     (4, 1.0)
     """
 
@@ -167,7 +167,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         assert recorder is not None
         if error is not None:
             if is_cut(error) and recorder.iterations:
-                recorder.iterations[-1].broken = "the loss has no graph"
+                recorder.iterations[-1].backward_error = "the loss has no graph"
             with contextlib.suppress(Exception):
                 self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
                 error.ftcheck_trace = self._trace  # type: ignore[attr-defined]

@@ -26,7 +26,9 @@ def failed(check, fault="", headline=None, **fields):
 def still(name, **changes):
     """A head tensor that the optimizer does not hold."""
     healthy = tensor(name, "head", **changes)
-    motion = dataclasses.replace(healthy.motion, moved=0.0, rms=0.0, largest=0.0, by_gradient=0.0, max_update=0.0)
+    motion = dataclasses.replace(
+        healthy.motion, share_changed=0.0, rms=0.0, largest=0.0, by_gradient=0.0, max_update=0.0
+    )
     return dataclasses.replace(healthy, group=None, motion=motion)
 
 

@@ -43,7 +43,14 @@ def still(trace):
     """The same trace, but its head did not move."""
     tensors = []
     for t in trace.tensors:
-        nothing = {"moved": 0.0, "rms": 0.0, "largest": 0.0, "by_gradient": 0.0, "by_decay": 0.0, "max_update": 0.0}
+        nothing = {
+            "share_changed": 0.0,
+            "rms": 0.0,
+            "largest": 0.0,
+            "by_gradient": 0.0,
+            "by_decay": 0.0,
+            "max_update": 0.0,
+        }
         motion = dataclasses.replace(t.motion, **nothing, relative=0.0 if t.motion.relative is not None else None)
         tensors.append(dataclasses.replace(t, motion=motion) if t.part == "head" else t)
     return dataclasses.replace(trace, tensors=tuple(tensors))

@@ -258,8 +258,8 @@ def test_losses_and_broken():
         )
     )
     assert made.losses == (1.0, 0.5)
-    assert made.broken == "no graph"
-    assert example_trace().broken is None
+    assert made.backward_error == "no graph"
+    assert example_trace().backward_error is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ NAN = math.nan
 
 def still(t, **changes):
     """A tensor that did not move."""
-    motion = dataclasses.replace(t.motion, moved=0.0, rms=0.0, largest=0.0, by_gradient=0.0)
+    motion = dataclasses.replace(t.motion, share_changed=0.0, rms=0.0, largest=0.0, by_gradient=0.0)
     return dataclasses.replace(t, motion=motion, displacements=(0.0,) * len(t.displacements), **changes)
 
 

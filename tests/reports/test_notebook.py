@@ -133,7 +133,10 @@ def test_a_diagnosis_has_its_causes_and_every_verdict():
     assert all(v.check in page.text for v in healthy.verdicts)
     weight = example_trace().tensors[2]
     still = dataclasses.replace(
-        weight, group=None, lr_sum=0.0, motion=dataclasses.replace(weight.motion, moved=0.0, by_gradient=0.0, rms=0.0)
+        weight,
+        group=None,
+        lr_sum=0.0,
+        motion=dataclasses.replace(weight.motion, share_changed=0.0, by_gradient=0.0, rms=0.0),
     )
     unhealthy = diagnose(example_trace(tensors=(still,)))
     page = safe(unhealthy)

@@ -113,7 +113,7 @@ def test_a_frozen_head_is_said():
             displacements=(),
             group=None,
             lr_sum=0.0,
-            motion=dataclasses.replace(t.motion, moved=0.0, by_gradient=0.0),
+            motion=dataclasses.replace(t.motion, share_changed=0.0, by_gradient=0.0),
         )
         if t.part == "head"
         else t

@@ -66,7 +66,7 @@ ODD = {
     "some NaN": example_trace(iterations=tuple(Iteration(NAN if i > 9 else 1.0, i, 1, True) for i in range(20))),
     "huge losses": example_trace(iterations=tuple(Iteration(1.7e308 * (-1) ** i, i, 1, True) for i in range(50))),
     "tiny losses": example_trace(iterations=tuple(Iteration(5e-324 * i, i, 1, True) for i in range(3))),
-    "broken": example_trace(iterations=(Iteration(0.7, None, 0, True, broken="no graph"),), steps=()),
+    "broken": example_trace(iterations=(Iteration(0.7, None, 0, True, backward_error="no graph"),), steps=()),
     "one tensor": example_trace(tensors=(W,)),
     "only base": example_trace(tensors=(B,)),
     "bare name": example_trace(tensors=(tensor("weight", "base"), tensor("bias", "head", shape=(3,)))),
@@ -85,9 +85,9 @@ ODD = {
     "no metrics": example_trace(metrics=()),
     "lr_sum 0": example_trace(tensors=tuple(dataclasses.replace(t, lr_sum=0.0) for t in example_trace().tensors)),
     "sgd": example_trace(optimizer=Optimizer("SGD", "sgd", (group(0),))),
-    "other": example_trace(optimizer=Optimizer("Lion", "other", (group(0),), foreign_steps=3)),
+    "other": example_trace(optimizer=Optimizer("Lion", "other", (group(0),), other_optimizer_steps=3)),
     "groups": example_trace(
-        optimizer=adam(*(group(i, foreign=i) for i in range(12))),
+        optimizer=adam(*(group(i, not_in_model=i) for i in range(12))),
         steps=(Step(0, (1e-5,) * 9, NAN, None, True),),
     ),
     "big head": example_trace(tensors=tuple(tensor(f"classifier.{i}.weight", "head") for i in range(17))),
@@ -96,7 +96,7 @@ ODD = {
         tensors=tuple(
             with_(
                 t,
-                motion={"moved": NAN, "by_gradient": NAN, "largest": NAN, "relative": NAN},
+                motion={"share_changed": NAN, "by_gradient": NAN, "largest": NAN, "relative": NAN},
                 gradients={"max_norm": NAN, "nonfinite": 20},
                 last={"std": NAN, "nonfinite": 5},
             )
@@ -180,10 +180,10 @@ def test_long_names_stand_above_their_numbers():
         ({"replaced": True}, "^ replaced during the run"),
         ({"gradients": {"none": 20}}, "^ never got a gradient"),
         ({"gradients": {"none": 5, "zero": 15}}, "^ gradient always zero"),
-        ({"motion": {"moved": 0.0}}, "^ did not move"),
+        ({"motion": {"share_changed": 0.0}}, "^ did not move"),
         ({"gradients": {"nonfinite": 1}}, "^ NaN or infinite gradient"),
         ({"last": {"nonfinite": 1}}, "^ NaN or infinite values"),
-        ({"motion": {"outside": 1.0}}, "^ changed outside the optimizer"),
+        ({"motion": {"between_steps": 1.0}}, "^ changed outside the optimizer"),
         ({"aliases": ("decoder.weight",)}, "^ tied to decoder.weight"),
     ],
 )
@@ -195,7 +195,7 @@ def test_what_is_odd_about_a_tensor_is_said(changes, told):
 def test_what_is_odd_in_a_block_is_counted():
     tensors = (W, B, with_(tensor("base.a.bias", "base", shape=(4,)), gradients={"none": 20}))
     assert "^ 1 of 2: never got a gradient" in describe(example_trace(tensors=tensors))
-    frozen = dataclasses.replace(B, trainable=False, motion=dataclasses.replace(B.motion, moved=0.0))
+    frozen = dataclasses.replace(B, trainable=False, motion=dataclasses.replace(B.motion, share_changed=0.0))
     text = describe(example_trace(tensors=(W, frozen)))
     assert "0 of 1" in text
     assert "^" not in text

@@ -15,7 +15,7 @@ from pytest_ftcheck.reports.weight_motion import explain_weight_motion
 HEALTHY = tensor("classifier.0.weight", "head", shape=(768, 768))
 NEVER = {"first_nonzero": None, "none": 20}
 STILL = {
-    "moved": 0.0,
+    "share_changed": 0.0,
     "rms": 0.0,
     "largest": 0.0,
     "by_gradient": 0.0,
@@ -154,7 +154,7 @@ def test_sgd_has_no_bound():
     [
         ({"motion": {"by_gradient": 1e-6}}, "healthy dense tensors: 15-45 %"),
         ({"motion": {"by_gradient": 1e-2}}, "more than Adam alone explains"),
-        ({"motion": {"moved": 0.2}, "dtype": "bfloat16"}, "80 % of the elements stood still"),
+        ({"motion": {"share_changed": 0.2}, "dtype": "bfloat16"}, "80 % of the elements stood still"),
     ],
 )
 def test_odd_motion_is_never_called_sound(changes, told):
@@ -206,7 +206,7 @@ def test_what_the_loss_says(trace_changes, told):
         ({"last": {"nonfinite": 3}}, "NaN or infinite values (0 before, 3 after)"),
         ({"motion": {"rms": math.nan}}, "NaN or infinite values"),
         ({"replaced": True}, "the layer was replaced"),
-        ({"motion": {"outside": 1.0}}, "changed mostly outside the optimizer"),
+        ({"motion": {"between_steps": 1.0}}, "changed mostly outside the optimizer"),
     ],
 )
 def test_numbers_that_do_not_mean_learning(changes, told):

@@ -410,7 +410,7 @@ def diagnosed(trace, words):
     assert len(trace.steps) == 0
     assert len(trace.iterations) == 1
     assert "backward cannot run" in trace.stopped
-    assert words in trace.broken
+    assert words in trace.backward_error
     for check in (check_weights_move, check_grads_nonzero, check_loss_decreases):
         verdict = check(trace)
         assert verdict.status == "fail"

@@ -74,8 +74,8 @@ def healthy(trace, steps=3):
     assert len(trace.steps) == len(trace.iterations) == len(trace.losses) == steps
     assert all(math.isfinite(v) for v in trace.losses)
     assert trace.stopped is None
-    assert trace.broken is None
-    assert all(t.motion.moved > 0.5 for t in trace.tensors if t.part == "head")
+    assert trace.backward_error is None
+    assert all(t.motion.share_changed > 0.5 for t in trace.tensors if t.part == "head")
     assert Trace.from_json(trace.to_json()) == trace
     return trace
 
@@ -463,7 +463,7 @@ def test_lbfgs_gets_its_closure(rows):
     assert len(trace.steps) == 3
     assert trace.losses[-1] < trace.losses[0]
     assert trace.tensor("classifier.weight").gradients.none == 0
-    assert trace.tensor("classifier.weight").motion.moved == 1
+    assert trace.tensor("classifier.weight").motion.share_changed == 1
 
 
 def test_the_scheduler_is_stepped_beside_lbfgs_too(rows):
@@ -488,10 +488,10 @@ def test_gradients_are_clipped_and_both_norms_are_kept(rows):
 def test_an_optimizer_over_another_model_is_a_trace_not_an_error(rows):
     other = Net()
     trace = finetune(Net(), rows, optimizer=lambda m: torch.optim.Adam(other.parameters()), steps=3)
-    assert trace.optimizer.groups[0].foreign == 4
+    assert trace.optimizer.groups[0].not_in_model == 4
     assert trace.optimizer.groups[0].tensors == 0
     assert trace.tensor("classifier.weight").group is None
-    assert trace.tensor("classifier.weight").motion.moved == 0
+    assert trace.tensor("classifier.weight").motion.share_changed == 0
 
 
 # ------------------------------------------------------------------ step=
@@ -1041,7 +1041,7 @@ def test_a_parameter_of_no_element_or_no_gradient_does_no_harm(rows):
 
     trace = healthy(finetune(Odd(), rows, **FAST))
     assert trace.tensor("unused").gradients.none == 3
-    assert trace.tensor("scalar").motion.moved == 1
+    assert trace.tensor("scalar").motion.share_changed == 1
 
 
 def test_the_listener_hears_progress_and_the_trace(rows):
@@ -1111,7 +1111,7 @@ def test_sparse_gradients_are_clipped(rows):
     for step in trace.steps:
         assert step.grad_norm == pytest.approx(0.5, rel=1e-3)
         assert step.grad_norm_unclipped > 10
-    assert trace.tensor("0.weight").motion.moved == pytest.approx(3 / 50)
+    assert trace.tensor("0.weight").motion.share_changed == pytest.approx(3 / 50)
 
 
 def test_clipping_is_torchs(rows):

@@ -102,7 +102,7 @@ def unchanged(model, before):
 def test_a_model_is_as_before_after_a_run(model, rows):
     before = state_of(model)
     trace = finetune(model, rows, steps=4, lr=1e-2)
-    assert trace.tensor("classifier.weight").motion.moved == 1
+    assert trace.tensor("classifier.weight").motion.share_changed == 1
     assert not next(b for b in trace.buffers if b.name == "norm.running_mean").unchanged
     unchanged(model, before)
     assert not hasattr(model, "new")
@@ -188,7 +188,7 @@ def test_a_model_is_as_before_after_its_own_exception(model, rows):
     assert len(trace.iterations) == 4
     assert len(trace.losses) == 3
     assert trace.stopped == "Boom: in the model"
-    assert trace.tensor("classifier.weight").motion.moved == 1
+    assert trace.tensor("classifier.weight").motion.share_changed == 1
     assert Trace.from_json(trace.to_json()) == trace
     assert "Boom" in str(trace)
 
@@ -576,7 +576,7 @@ def test_batches_and_models_made_under_inference_mode_train():
     with torch.inference_mode():
         trace = finetune(tiny_distilbert, toy_batches(2, 4), steps=2, lr=1e-3)
     assert len(trace.steps) == 2
-    assert trace.tensor("classifier.0.weight").motion.moved == 1
+    assert trace.tensor("classifier.0.weight").motion.share_changed == 1
 
 
 @pytest.mark.parametrize("attribute", ["optimizer", "base_optimizer"])

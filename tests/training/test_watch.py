@@ -54,7 +54,7 @@ def agrees_with(trace, before, model):
         if t.part == "base" and p.numel() > 1024:
             continue  # a sample
         assert t.motion.elements == p.numel()
-        assert t.motion.moved == pytest.approx(float((delta != 0).float().mean()))
+        assert t.motion.share_changed == pytest.approx(float((delta != 0).float().mean()))
         assert t.motion.rms == pytest.approx(rms(delta), rel=1e-5, abs=1e-12)
         assert t.motion.largest == pytest.approx(float(delta.abs().max()), rel=1e-5)
         if float(before[name].norm()) > 0:
@@ -233,7 +233,7 @@ def test_bfloat16_parameters(rows):
             optimizer.step()
     t = w.trace.tensor("body.weight")
     assert t.dtype == "bfloat16"
-    assert t.motion.moved == pytest.approx(float((model.body.weight != before["body.weight"]).float().mean()))
+    assert t.motion.share_changed == pytest.approx(float((model.body.weight != before["body.weight"]).float().mean()))
 
 
 def test_a_closure_is_where_lbfgs_gets_its_gradients(model, rows):
@@ -308,7 +308,7 @@ def test_a_group_added_midway(model, rows):
         optimizer.add_param_group({"params": list(model.body.parameters()), "lr": 0.01})
         train(model, optimizer, rows, steps=3)
     t = w.trace.tensor("body.weight")
-    assert (t.group, t.since) == (1, 2)
+    assert (t.group, t.first_step) == (1, 2)
     assert t.lr_sum == pytest.approx(0.03)
     assert (t.trainable, t.trainable_last) == (False, True)
     assert t.gradients.none == 2
@@ -355,10 +355,10 @@ def test_sparse_gradients():
     agrees_with(w.trace, before, model)
     t = w.trace.tensor("0.weight")
     assert t.role == "embedding"
-    assert t.motion.moved == t.motion.touched == pytest.approx(4 / 50)
+    assert t.motion.share_changed == t.motion.share_with_gradient == pytest.approx(4 / 50)
     assert t.grad_norms[-1] == pytest.approx(norm, rel=1e-3)
     assert t.motion.by_gradient == pytest.approx(rms((model[0].weight.detach() - before["0.weight"])[1:5]), rel=1e-4)
-    assert w.trace.optimizer.foreign_steps == 3  # the other optimizer's, on parameters of this model
+    assert w.trace.optimizer.other_optimizer_steps == 3  # the other optimizer's, on parameters of this model
 
 
 def test_another_models_optimizer_is_none_of_our_business(model, rows):
@@ -368,7 +368,7 @@ def test_another_models_optimizer_is_none_of_our_business(model, rows):
         train(other, theirs, rows)
         train(model, mine, rows, steps=2)
     assert len(w.trace.steps) == 2
-    assert w.trace.optimizer.foreign_steps == 0
+    assert w.trace.optimizer.other_optimizer_steps == 0
 
 
 def test_two_loops_at_once(rows):
@@ -388,8 +388,8 @@ def test_writes_between_the_steps_are_seen(model, rows):
         with torch.no_grad():
             model.classifier.weight.add_(0.5)
         train(model, optimizer, rows, steps=1)
-    assert w.trace.tensor("classifier.weight").motion.outside == pytest.approx(0.5, rel=1e-4)
-    assert w.trace.tensor("body.weight").motion.outside == 0
+    assert w.trace.tensor("classifier.weight").motion.between_steps == pytest.approx(0.5, rel=1e-4)
+    assert w.trace.tensor("body.weight").motion.between_steps == 0
 
 
 def test_writes_after_the_last_step_are_seen_too(model, rows):
@@ -397,7 +397,7 @@ def test_writes_after_the_last_step_are_seen_too(model, rows):
     with watch(model, optimizer) as w:
         train(model, optimizer, rows, steps=1)
         nn.init.zeros_(model.classifier.bias)
-    assert w.trace.tensor("classifier.bias").motion.outside > 0
+    assert w.trace.tensor("classifier.bias").motion.between_steps > 0
 
 
 def test_the_mode_at_each_step(model, rows):
@@ -481,7 +481,7 @@ def test_a_loss_without_a_graph_is_named_in_the_trace_of_its_exception(model, ro
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(RuntimeError, match="does not require grad") as info, watch(model, optimizer) as w:
         w.loss(F.cross_entropy(model(rows[0][0]).detach(), rows[0][1])).backward()
-    assert info.value.ftcheck_trace.broken == "the loss has no graph"
+    assert info.value.ftcheck_trace.backward_error == "the loss has no graph"
     assert check_weights_move(w.trace).status == "fail"
     assert "no graph" in check_weights_move(w.trace).headline
 
@@ -495,7 +495,7 @@ def test_a_loss_told_as_a_number_or_detached_is_no_fault(model, rows):
             loss.backward()
             optimizer.step()
             w.loss(loss.detach())
-    assert w.trace.broken is None
+    assert w.trace.backward_error is None
     assert len(w.trace.losses) == 3
 
 
@@ -540,7 +540,7 @@ def test_a_step_that_fails_and_is_tried_again(model, rows):
         train(model, optimizer, rows, steps=2)
     assert len(w.trace.steps) == 3
     t = w.trace.tensor("classifier.weight")
-    assert t.motion.outside == 0
+    assert t.motion.between_steps == 0
     assert t.motion.by_gradient == pytest.approx(t.motion.rms, rel=1e-4)
 
 
@@ -597,7 +597,7 @@ def decay_by_hand(make, rows, pull, steps=5):
         m = w.trace.tensor(name).motion
         assert m.by_decay == pytest.approx(rms(total[name]), rel=1e-4)
         delta = p.detach() - before[name] - total[name]
-        touched = w.trace.tensor(name).motion.touched
+        touched = w.trace.tensor(name).motion.share_with_gradient
         assert m.by_gradient == pytest.approx(math.sqrt(float(delta.square().sum()) / (touched * p.numel())), rel=1e-3)
 
 
@@ -643,8 +643,8 @@ def test_what_moves_without_a_gradient_is_decay():
             F.cross_entropy(model(torch.tensor([[1, 2]])), torch.tensor([0])).backward()
             optimizer.step()
     t = w.trace.tensor("0.weight")
-    assert t.motion.moved == 1
-    assert t.motion.touched == pytest.approx(2 / 20)
+    assert t.motion.share_changed == 1
+    assert t.motion.share_with_gradient == pytest.approx(2 / 20)
     unseen = (model[0].weight.detach() - before["0.weight"])[3:]
     assert rms(unseen) == pytest.approx((1 - 0.999**3) * rms(before["0.weight"][3:]), rel=1e-3)
     seen = (model[0].weight.detach() - before["0.weight"] * 0.999**3)[1:3]
@@ -707,7 +707,7 @@ def test_accelerate(rows):
     assert len(w.trace.steps) == 4
     assert [i.step for i in w.trace.iterations] == [None, 0, None, 1, None, 2, None, 3]
     assert w.trace.optimizer.name == "AdamW"
-    assert w.trace.optimizer.foreign_steps == 0
+    assert w.trace.optimizer.other_optimizer_steps == 0
     assert w.trace.tensor("classifier.weight").lr_sum == pytest.approx(4e-2)
     agrees_with(w.trace, before, model)
 
@@ -791,7 +791,7 @@ def test_the_trainer_of_transformers(tmp_path, way):
         trace = w.trace
     assert len(trace.steps) == 6
     assert trace.optimizer.name == "AdamW"
-    assert trace.optimizer.foreign_steps == 0
+    assert trace.optimizer.other_optimizer_steps == 0
     assert trace.head == ("pre_classifier", "classifier")
     agrees_with(trace, before, model)
     assert trace.tensor("classifier.weight").lr_sum == pytest.approx(6e-3)
@@ -817,7 +817,7 @@ def test_two_optimizers_are_kept_apart(model, rows, watched_first):
                 optimizer.step()
     agrees_with(w.trace, before, model)
     mine, theirs = w.trace.tensor("body.weight"), w.trace.tensor("classifier.weight")
-    assert (len(w.trace.steps), w.trace.optimizer.foreign_steps) == (8, 4)
+    assert (len(w.trace.steps), w.trace.optimizer.other_optimizer_steps) == (8, 4)
     assert mine.lr_sum == pytest.approx(4 * 0.1)
     assert theirs.lr_sum == pytest.approx(4 * 0.5)
     assert (mine.group, theirs.group) == (0, None)
@@ -859,7 +859,7 @@ def test_the_optimizer_inside_a_wrapper_is_not_another(model, rows, attribute):
     optimizer = Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     with watch(model, optimizer) as w:
         train(model, optimizer, rows, steps=3)
-    assert (len(w.trace.steps), w.trace.optimizer.foreign_steps) == (3, 0)
+    assert (len(w.trace.steps), w.trace.optimizer.other_optimizer_steps) == (3, 0)
     assert w.trace.optimizer.groups[0].lr_sum == pytest.approx(0.3)
 
 

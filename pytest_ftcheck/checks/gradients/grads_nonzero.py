@@ -113,14 +113,14 @@ def check_grads_nonzero(
             causes=causes,
             remedy=remedy,
             measured=measured,
-            fault=broken_fault(trace) if trace.broken else "no_step_taken",
+            fault=broken_fault(trace) if trace.backward_error else "no_step_taken",
         )
-    if trace.broken:
+    if trace.backward_error:
         return Verdict(
             "grads_nonzero",
             "fail",
-            f"After {plural(len(trace.steps), 'step')} backward cannot run any more: {trace.broken}.",
-            causes=(trace.broken,),
+            f"After {plural(len(trace.steps), 'step')} backward cannot run any more: {trace.backward_error}.",
+            causes=(trace.backward_error,),
             remedy="look at what ran right before: gradients are switched off by `with torch.no_grad():`, which switches them on again",
             limit="backward runs at every iteration",
             measured=measured,
@@ -234,10 +234,12 @@ def _notes(tensors: Sequence[Tensor], kinds: Mapping[str, str], odd: Sequence[Te
             notes.append(
                 f"{plural(len(found), 'tensor')} {words}: {found[0].name}{' and others' if len(found) > 1 else ''}"
             )
-    partial = [t for t in tensors if t.part == "head" and kinds[t.name] == "fine" and t.motion.touched < 0.5]
+    partial = [
+        t for t in tensors if t.part == "head" and kinds[t.name] == "fine" and t.motion.share_with_gradient < 0.5
+    ]
     if partial:
         notes.append(
-            f"{percent(1 - partial[0].motion.touched)} of {partial[0].name} never got a gradient: dead units, or rows that nothing uses"
+            f"{percent(1 - partial[0].motion.share_with_gradient)} of {partial[0].name} never got a gradient: dead units, or rows that nothing uses"
         )
     if odd:
         notes.append(

@@ -87,7 +87,7 @@ def _frozen(ill: Sequence[Tensor], _: Trace) -> tuple[tuple[str, ...], str]:
 
 
 def _out(_: Sequence[Tensor], trace: Trace) -> tuple[tuple[str, ...], str]:
-    name, stale = trace.optimizer.name, sum(g.foreign for g in trace.optimizer.groups)
+    name, stale = trace.optimizer.name, sum(g.not_in_model for g in trace.optimizer.groups)
     cause = (
         f"{name} holds {plural(stale, 'tensor')} that are not in this model: it was built before the layer was replaced, or before "
         "the model was copied or wrapped"

@@ -186,7 +186,7 @@ def _why(look: WordsLook, trace: Trace) -> tuple[str, str, str]:
             "pools_first_token_of_causal_model",
         )
     if entering is not None and not blind(entering):
-        if all(t.motion.moved == 0 for t in trace.tensors if t.part == "head"):
+        if all(t.motion.share_changed == 0 for t in trace.tensors if t.part == "head"):
             return "Cannot be told: the head's output is constant, but the head has not moved yet.", "", ""
         return (
             "what enters the head differs from row to row, what leaves it does not: dead units, zero weights or saturation in the head",

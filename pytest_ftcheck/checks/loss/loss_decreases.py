@@ -57,7 +57,7 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
     probe = trace.probe
     measured = _measured(probe)
     # an optimizer that no hook sees may have stepped: falling losses say so
-    if (stuck := nothing_happened(trace)) and (trace.broken or not _falls(trace.losses, alpha)):
+    if (stuck := nothing_happened(trace)) and (trace.backward_error or not _falls(trace.losses, alpha)):
         headline, causes, remedy = stuck
         return Verdict(
             "loss_decreases",
@@ -236,7 +236,7 @@ def probe_scale(trace: Trace) -> float:
 def _dead(trace: Trace) -> bool:
     """Nothing that is meant to learn moved, or none of it got a gradient: then an unchanged loss is no rounding."""
     meant = [t for t in trace.tensors if t.trainable and t.numel]
-    return all(t.motion.moved == 0 for t in meant) or all(t.gradients.max_norm == 0 for t in meant)
+    return all(t.motion.share_changed == 0 for t in meant) or all(t.gradients.max_norm == 0 for t in meant)
 
 
 def _silent(trace: Trace) -> list[str]:

@@ -157,7 +157,7 @@ def _collapsed(trace: Trace) -> Verdict | None:
     if (
         before <= 1e-6 * max(size, 1e-3)
         or after >= COLLAPSE * before
-        or not any(t.motion.moved > 0 for t in trace.tensors)
+        or not any(t.motion.share_changed > 0 for t in trace.tensors)
     ):
         return None
     return _fail(

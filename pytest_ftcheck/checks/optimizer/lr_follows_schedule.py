@@ -106,7 +106,7 @@ def _passed(trace: Trace, best: Sequence[float], expected: Sequence[float | None
 
 def _series(trace: Trace) -> list[tuple[float, ...]]:
     """Learning rates of each group of the watched optimizer over its steps; groups that came later begin with zeros."""
-    lrs = [s.lrs for s in trace.steps if s.own]
+    lrs = [s.lrs for s in trace.steps if s.by_watched_optimizer]
     if not lrs:
         return []
     groups = max(len(r) for r in lrs)
@@ -118,8 +118,8 @@ def _series(trace: Trace) -> list[tuple[float, ...]]:
 
 def _others(trace: Trace) -> list[tuple[float, ...]]:
     """The same of another optimizer that steps on the model as often: the declared peak may be that of the head's own optimizer."""
-    lrs = [s.lrs for s in trace.steps if not s.own]
-    if len(lrs) != sum(s.own for s in trace.steps) or len({len(r) for r in lrs}) != 1:
+    lrs = [s.lrs for s in trace.steps if not s.by_watched_optimizer]
+    if len(lrs) != sum(s.by_watched_optimizer for s in trace.steps) or len({len(r) for r in lrs}) != 1:
         return []
     return [s for s in zip(*lrs, strict=True) if any(s) and all(math.isfinite(v) for v in s)]
 
@@ -146,8 +146,8 @@ def _expected(intent: Intent | None, steps: Iterable[int]) -> list[float | None]
 
 def _skipped(trace: Trace) -> list[int]:
     """For each step, how many before it were skipped (by a GradScaler, say), while the scheduler may have gone on."""
-    at = [s.iteration for s in trace.steps if s.own and s.iteration is not None]
-    if len(at) < 2 or len(at) != sum(s.own for s in trace.steps):
+    at = [s.iteration for s in trace.steps if s.by_watched_optimizer and s.iteration is not None]
+    if len(at) < 2 or len(at) != sum(s.by_watched_optimizer for s in trace.steps):
         return []
     gaps = sorted(b - a for a, b in pairwise(at))
     every = (trace.intent.accumulation if trace.intent is not None else None) or max(1, gaps[len(gaps) // 2])
@@ -167,7 +167,7 @@ def _misses(rates: Sequence[float], expected: Sequence[float | None], peak: floa
 # ------------------------------------------------------------------ structure
 def _structure(trace: Trace, best: Sequence[float]) -> _Fault | None:
     o = trace.optimizer
-    if o.scheduler_elsewhere:
+    if o.scheduler_of_other_optimizer:
         return _Fault(
             "scheduler_on_another_optimizer",
             f"{o.scheduler} drives another optimizer than the {o.name} that trains this model, whose learning rate goes from "
@@ -175,11 +175,11 @@ def _structure(trace: Trace, best: Sequence[float]) -> _Fault | None:
             "the optimizer was built again after the scheduler (in another cell, after preparing or wrapping)",
             f"build {o.scheduler} over the optimizer that steps",
         )
-    own = sum(s.own for s in trace.steps)
-    if o.scheduler_ahead and (2 * o.scheduler_ahead > own or _at_first(trace)):
+    own = sum(s.by_watched_optimizer for s in trace.steps)
+    if o.scheduler_stepped_first and (2 * o.scheduler_stepped_first > own or _at_first(trace)):
         return _Fault(
             "scheduler_before_optimizer",
-            f"{o.scheduler} had been stepped before the optimizer at {o.scheduler_ahead} of {plural(own, 'step')}: the schedule's first "
+            f"{o.scheduler} had been stepped before the optimizer at {o.scheduler_stepped_first} of {plural(own, 'step')}: the schedule's first "
             f"learning rate is skipped, it begins at {number(best[0])}.",
             "scheduler.step() comes before optimizer.step() in the loop",
             "call scheduler.step() after optimizer.step()",
@@ -189,7 +189,7 @@ def _structure(trace: Trace, best: Sequence[float]) -> _Fault | None:
 
 def _at_first(trace: Trace) -> bool:
     """Only the first step can be told by itself to come too late."""
-    return bool(trace.steps) and trace.steps[0].iteration == 0 and trace.optimizer.scheduler_ahead > 0
+    return bool(trace.steps) and trace.steps[0].iteration == 0 and trace.optimizer.scheduler_stepped_first > 0
 
 
 def _zero(best: Sequence[float]) -> _Fault | None:

@@ -117,7 +117,11 @@ def _rounded(matrices: Sequence[Tensor], trace: Trace) -> Verdict | None:
     ill = []
     for t in matrices:
         spacing = SPACING.get(t.dtype)
-        if spacing is None or trace.optimizer.family != "adam" or t.motion.moved >= LEAST_MOVED * t.motion.touched:
+        if (
+            spacing is None
+            or trace.optimizer.family != "adam"
+            or t.motion.share_changed >= LEAST_MOVED * t.motion.share_with_gradient
+        ):
             continue
         gap = spacing * 2.0 ** math.floor(math.log2(t.first.rms))
         if t.lr_peak < gap / 2:
@@ -129,9 +133,15 @@ def _rounded(matrices: Sequence[Tensor], trace: Trace) -> Verdict | None:
         "lr_sensible",
         "fail",
         f"At LR {number(worst.lr_peak)} {worst.dtype} cannot hold the steps: weights of rms {number(worst.first.rms)} are "
-        f"{number(gap)} apart, and {percent(worst.motion.moved)} of the elements of {worst.name} changed.",
+        f"{number(gap)} apart, and {percent(worst.motion.share_changed)} of the elements of {worst.name} changed.",
         evidence=tuple(
-            {"tensor": t.name, "moved": percent(t.motion.moved), "LR": t.lr_peak, "spacing": g, "dtype": t.dtype}
+            {
+                "tensor": t.name,
+                "moved": percent(t.motion.share_changed),
+                "LR": t.lr_peak,
+                "spacing": g,
+                "dtype": t.dtype,
+            }
             for t, g in ill
         ),
         limit="the learning rate is at least half the spacing of the numbers it is added to",

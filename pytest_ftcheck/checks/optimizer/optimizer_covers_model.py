@@ -130,7 +130,7 @@ def _outside(meant: Sequence[Tensor], trace: Trace) -> list[Tensor]:
         t
         for t in meant
         if t.group is None
-        and not t.elsewhere
+        and not t.in_other_optimizer
         and (t.trainable or t.trainable_last)
         and not t.replaced
         and not waits_for_thaw(t, trace)
@@ -148,7 +148,7 @@ def _named(t: Tensor, trace: Trace) -> bool:
 
 
 def _stale(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
-    ill, foreign = _outside(meant, trace), sum(g.foreign for g in trace.optimizer.groups)
+    ill, foreign = _outside(meant, trace), sum(g.not_in_model for g in trace.optimizer.groups)
     if not ill or not foreign:
         return None
     name = trace.optimizer.name
@@ -164,7 +164,7 @@ def _stale(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
 
 def _missing(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
     ill = _outside(meant, trace)
-    if not ill or any(g.foreign for g in trace.optimizer.groups):
+    if not ill or any(g.not_in_model for g in trace.optimizer.groups):
         return None
     name = trace.optimizer.name
     held = sum(g.tensors for g in trace.optimizer.groups)
@@ -244,9 +244,9 @@ def _duplicated(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
 
 
 def _two_optimizers(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
-    both = [t for t in meant if t.group is not None and t.elsewhere and t.gradients.max_norm > 0]
-    own = {s.iteration for s in trace.steps if s.own and s.iteration is not None}
-    foreign = {s.iteration for s in trace.steps if not s.own and s.iteration is not None}
+    both = [t for t in meant if t.group is not None and t.in_other_optimizer and t.gradients.max_norm > 0]
+    own = {s.iteration for s in trace.steps if s.by_watched_optimizer and s.iteration is not None}
+    foreign = {s.iteration for s in trace.steps if not s.by_watched_optimizer and s.iteration is not None}
     shared = len(own & foreign)
     if not both or shared < FEW or 2 * shared < len(own | foreign):
         return None
@@ -260,7 +260,7 @@ def _two_optimizers(meant: Sequence[Tensor], trace: Trace) -> _Fault | None:
 
 
 def _no_step(trace: Trace) -> _Fault | None:
-    if trace.broken or not (stuck := nothing_happened(trace)):
+    if trace.backward_error or not (stuck := nothing_happened(trace)):
         return None
     headline, causes, remedy = stuck
     return _Fault("no_step_taken", f"{_cap(headline)}.", causes[0], remedy)
@@ -269,7 +269,7 @@ def _no_step(trace: Trace) -> _Fault | None:
 def _accumulation(trace: Trace) -> _Fault | None:
     """Steps in the second half of the run against those that the declared accumulation implies."""
     k = trace.intent.accumulation if trace.intent is not None else None
-    if k is None or trace.optimizer.foreign_steps or not trace.steps:
+    if k is None or trace.optimizer.other_optimizer_steps or not trace.steps:
         return None
     half = trace.iterations[len(trace.iterations) // 2 :]
     taken, implied = sum(i.steps for i in half), len(half) / k
@@ -295,9 +295,9 @@ def _accumulation(trace: Trace) -> _Fault | None:
 
 def _notes(meant: Sequence[Tensor], trace: Trace) -> list[str]:
     notes = []
-    if stale := sum(g.foreign for g in trace.optimizer.groups):
+    if stale := sum(g.not_in_model for g in trace.optimizer.groups):
         notes.append(f"{trace.optimizer.name} also holds {plural(stale, 'tensor')} that are not in this model")
-    unused = [t for t in meant if t.group is None and not t.elsewhere and not waits_for_thaw(t, trace)]
+    unused = [t for t in meant if t.group is None and not t.in_other_optimizer and not waits_for_thaw(t, trace)]
     if unused:
         notes.append(f"{plural(len(unused), 'tensor')} in no group take no part in the loss either: {unused[0].name}")
     waiting = [t for t in meant if waits_for_thaw(t, trace)]

@@ -159,7 +159,12 @@ def _rebuilt(trace: Trace) -> _Fault | None:
 
 def _forgetful(trace: Trace) -> _Fault | None:
     o = trace.optimizer
-    if o.state_steps is None or o.foreign_steps or o.gradient_steps < STEPS or 2 * o.state_steps > o.gradient_steps:
+    if (
+        o.state_steps is None
+        or o.other_optimizer_steps
+        or o.gradient_steps < STEPS
+        or 2 * o.state_steps > o.gradient_steps
+    ):
         return None
     return _Fault(
         "state_cleared",
@@ -192,7 +197,7 @@ def _maximizes(trace: Trace) -> _Fault | None:
 
 
 def _negative(trace: Trace) -> _Fault | None:
-    below = [s for s in trace.steps if s.own and any(r < 0 for r in s.lrs)]
+    below = [s for s in trace.steps if s.by_watched_optimizer and any(r < 0 for r in s.lrs)]
     if not below:
         return None
     worst = min(r for s in below for r in s.lrs)
@@ -497,7 +502,10 @@ def _decay_on_norms(trace: Trace) -> _Fault | None:
 
 def _norms(trace: Trace) -> list[float] | None:
     """Gradient norms at the watched optimizer's steps; None where they are of more than it clips."""
-    if any(t.group is None and t.gradients.max_norm > 0 for t in trace.tensors) or trace.optimizer.foreign_steps:
+    if (
+        any(t.group is None and t.gradients.max_norm > 0 for t in trace.tensors)
+        or trace.optimizer.other_optimizer_steps
+    ):
         return None
     norms = [s.grad_norm for s in trace.steps if math.isfinite(s.grad_norm)]
     return norms if len(norms) >= STEPS else None

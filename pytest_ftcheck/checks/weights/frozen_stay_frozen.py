@@ -79,7 +79,7 @@ def check_frozen_stay_frozen(
         {
             "name": t.name,
             "kind": "parameter",
-            "moved": percent(t.motion.moved),
+            "moved": percent(t.motion.share_changed),
             "requires_grad": t.trainable_last,
         }
         for t in drifted
@@ -139,7 +139,7 @@ def _names_buffers_only(pattern: str, trace: Trace) -> bool:
 
 
 def _moved(t: Tensor) -> bool:
-    return t.motion.moved > 0 if t.unchanged is None else not t.unchanged
+    return t.motion.share_changed > 0 if t.unchanged is None else not t.unchanged
 
 
 def _selected(

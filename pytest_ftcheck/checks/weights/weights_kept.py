@@ -48,9 +48,9 @@ def check_weights_kept(trace: Trace) -> Verdict:
     if not trace.steps:
         return Verdict("weights_kept", "skipped", "no optimizer step was taken.", measured=measured)
     tensors = [t for t in trace.tensors if meant_to_learn(t, trace) and t.motion.max_update > 0]
-    written = [t for t in tensors if t.motion.outside_steps]
+    written = [t for t in tensors if t.motion.between_steps_writes]
     if not written:
-        late = [t for t in tensors if t.motion.outside > 0]
+        late = [t for t in tensors if t.motion.between_steps > 0]
         after = "changed after the last step (weight averaging, a checkpoint)"
         notes = (f"{plural(len(late), 'tensor')} {after}: {late[0].name}",) if late else ()
         return Verdict(
@@ -65,7 +65,10 @@ def check_weights_kept(trace: Trace) -> Verdict:
     lost = [
         t
         for t in written
-        if _whole(t) and t.motion.outside_steps >= HABIT and t.motion.kept is not None and t.motion.kept < LEAST_KEPT
+        if _whole(t)
+        and t.motion.between_steps_writes >= HABIT
+        and t.motion.retained is not None
+        and t.motion.retained < LEAST_KEPT
     ]
     ill = [t for t in tensors if t in reset or t in lost]
     if not _decisive(ill, tensors):
@@ -76,10 +79,10 @@ def check_weights_kept(trace: Trace) -> Verdict:
             limit=limit,
             measured=measured,
             notes=(
-                f"largest such write: rms {number(_largest(written).motion.outside_largest)} in {_largest(written).name}",
+                f"largest such write: rms {number(_largest(written).motion.between_steps_largest)} in {_largest(written).name}",
             ),
         )
-    times = max(t.motion.resets or t.motion.outside_steps for t in ill)
+    times = max(t.motion.resets or t.motion.between_steps_writes for t in ill)
     steps = len(trace.steps)
     always = times >= ALWAYS * steps
     when = "after nearly every step" if always else f"{plural(times, 'time')} in {steps} steps"
@@ -99,13 +102,13 @@ def check_weights_kept(trace: Trace) -> Verdict:
         evidence=tuple(
             {
                 "tensor": t.name,
-                "kept": None if t.motion.kept is None else percent(max(0.0, t.motion.kept)),
-                "writes": t.motion.outside_steps,
+                "kept": None if t.motion.retained is None else percent(max(0.0, t.motion.retained)),
+                "writes": t.motion.between_steps_writes,
                 "taken back": t.motion.resets,
-                "largest write (rms)": t.motion.outside_largest,
+                "largest write (rms)": t.motion.between_steps_largest,
                 "largest step (rms)": t.motion.max_update,
             }
-            for t in sorted(ill, key=lambda t: (t.part != "head", t.motion.kept or 0.0))
+            for t in sorted(ill, key=lambda t: (t.part != "head", t.motion.retained or 0.0))
         ),
         limit=limit,
         causes=(cause,),
@@ -117,7 +120,7 @@ def check_weights_kept(trace: Trace) -> Verdict:
 
 def _whole(t: Tensor) -> bool:
     """It is written to as a whole: where some elements are put back again and again and others are not, that is a mask."""
-    return t.motion.moved >= WHOLE or t.motion.moved == 0
+    return t.motion.share_changed >= WHOLE or t.motion.share_changed == 0
 
 
 def _decisive(ill: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
@@ -130,12 +133,12 @@ def _decisive(ill: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
 
 
 def _kept(tensors: Sequence[Tensor]) -> float:
-    shares = sorted(t.motion.kept for t in tensors if t.motion.kept is not None)
+    shares = sorted(t.motion.retained for t in tensors if t.motion.retained is not None)
     return shares[len(shares) // 2] if shares else 0.0
 
 
 def _largest(tensors: Sequence[Tensor]) -> Tensor:
-    return max(tensors, key=lambda t: t.motion.outside_largest)
+    return max(tensors, key=lambda t: t.motion.between_steps_largest)
 
 
 def _where(ill: Sequence[Tensor], trace: Trace) -> str:

@@ -117,7 +117,7 @@ def check_weights_move(
         return all_frozen("weights_move", part, chosen)
     if stuck := nothing_happened(trace):
         headline, causes, remedy = stuck
-        fault = broken_fault(trace) if trace.broken else "no_step_taken"
+        fault = broken_fault(trace) if trace.backward_error else "no_step_taken"
         return Verdict(
             "weights_move",
             "fail",
@@ -214,7 +214,7 @@ def _root(kind: str, worst: Sequence[Tensor], trace: Trace) -> str:
     if kind in ("eps", "budget"):
         return why("negligible", worst, trace).fault
     if kind == "out":
-        return "stale_optimizer" if any(g.foreign for g in trace.optimizer.groups) else "not_in_optimizer"
+        return "stale_optimizer" if any(g.not_in_model for g in trace.optimizer.groups) else "not_in_optimizer"
     return FAULTS[kind]
 
 
@@ -223,21 +223,21 @@ def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     if not t.trainable and not t.trainable_last:
         return "frozen"
     m, kind = t.motion, kind_of(t, trace, largest)
-    if t.group is None and m.moved == 0:
+    if t.group is None and m.share_changed == 0:
         return "out"
     if t.group is not None and t.lr_sum == 0:
         return "lr0"
     if kind == "noise":
         return None
     if kind in ("none", "zero"):
-        return "decay" if m.moved > 0 and m.by_decay > 0 else kind
-    if m.touched == 0:
+        return "decay" if m.share_changed > 0 and m.by_decay > 0 else kind
+    if m.share_with_gradient == 0:
         return None  # only rows that are not looked at got gradients: a large embedding table
     low = t.dtype in ("bfloat16", "float16")
-    if low and m.moved < LEAST_MOVED * m.touched:
+    if low and m.share_changed < LEAST_MOVED * m.share_with_gradient:
         return "rounding"
-    if m.moved == 0:
-        return "back" if m.outside > 0 or t.replaced else "still"
+    if m.share_changed == 0:
+        return "back" if m.between_steps > 0 or t.replaced else "still"
     used = t.budget_used
     # net displacement of a small tensor may cancel by luck: the largest single step tells
     feeble = m.max_update < 10 * min_budget * t.lr_peak
@@ -330,7 +330,7 @@ def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
     steps = steps_to_matter(t)
     return {
         "tensor": t.name,
-        "moved": percent(t.motion.moved),
+        "moved": percent(t.motion.share_changed),
         "by gradient/LR sum": t.budget_used,
         "by decay": t.motion.by_decay,
         "LR sum": t.lr_sum,
@@ -374,7 +374,7 @@ def _notes(
     rounded = [n for n in odd if found[n] == "rounding"]
     if rounded:
         notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {min(rounded)}")
-    outside = [t for t in tensors if t.motion.outside > 0.01 * t.motion.rms > 0]
+    outside = [t for t in tensors if t.motion.between_steps > 0.01 * t.motion.rms > 0]
     if outside:
         notes.append(
             f"{plural(len(outside), 'tensor')} also changed between optimizer steps (weight averaging, a reset, another optimizer): "

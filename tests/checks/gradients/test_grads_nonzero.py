@@ -292,7 +292,7 @@ def test_a_tensor_without_elements_is_not_asked():
 @pytest.mark.parametrize(("touched", "noted"), [(0.49, True), (0.5, False)])
 def test_a_head_tensor_of_which_half_never_got_a_gradient_gets_a_note(touched, noted):
     t = next(t for t in GOOD.tensors if t.name == "classifier.weight")
-    partly = replace(t, motion=replace(t.motion, touched=touched))
+    partly = replace(t, motion=replace(t.motion, share_with_gradient=touched))
     verdict = check_grads_nonzero(replace(GOOD, tensors=tuple(partly if u is t else u for u in GOOD.tensors)))
     assert verdict.status == "pass"
     assert any("51 % of classifier.weight never got a gradient" in n for n in verdict.notes) is noted

@@ -11,7 +11,7 @@ from pytest_ftcheck.core.example_trace import tensor
 from pytest_ftcheck.core.observations import Gradients
 
 STILL = dataclasses.replace(
-    tensor("x", "base").motion, moved=0.0, touched=0.0, rms=0.0, by_gradient=0.0, max_update=0.0
+    tensor("x", "base").motion, share_changed=0.0, share_with_gradient=0.0, rms=0.0, by_gradient=0.0, max_update=0.0
 )
 
 

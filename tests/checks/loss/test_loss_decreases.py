@@ -144,7 +144,9 @@ def still_life(*, moved=0.0, norm=0.0, which=slice(None)):
 
     def change(t):
         return replace(
-            t, motion=replace(t.motion, moved=moved), gradients=replace(t.gradients, max_norm=norm, first_nonzero=None)
+            t,
+            motion=replace(t.motion, share_changed=moved),
+            gradients=replace(t.gradients, max_norm=norm, first_nonzero=None),
         )
 
     kept = list(GOOD.tensors)

@@ -162,21 +162,22 @@ def test_groups_with_rates_of_their_own():
 
 def test_structure_needs_no_declaration():
     assert (
-        fault([1e-3] * N, intent=None, scheduler="LambdaLR", scheduler_elsewhere=True)
+        fault([1e-3] * N, intent=None, scheduler="LambdaLR", scheduler_of_other_optimizer=True)
         == "scheduler_on_another_optimizer"
     )
     assert (
-        fault(planned(shift=1), intent=None, scheduler="LambdaLR", scheduler_ahead=60) == "scheduler_before_optimizer"
+        fault(planned(shift=1), intent=None, scheduler="LambdaLR", scheduler_stepped_first=60)
+        == "scheduler_before_optimizer"
     )
     # once, and not at the first iteration: a step that a GradScaler skipped
-    later = run(planned(), intent=None, scheduler="LambdaLR", scheduler_ahead=1)
+    later = run(planned(), intent=None, scheduler="LambdaLR", scheduler_stepped_first=1)
     later = replace(later, steps=tuple(replace(s, iteration=s.iteration + 1) for s in later.steps))
     assert check_lr_follows_schedule(later).status == "pass"
 
 
 def test_only_the_watched_optimizers_steps_count():
     trace = run(planned())
-    other = tuple(x for s in trace.steps for x in (s, replace(s, own=False, lrs=(0.5,))))
+    other = tuple(x for s in trace.steps for x in (s, replace(s, by_watched_optimizer=False, lrs=(0.5,))))
     assert check_lr_follows_schedule(replace(trace, steps=other)).status == "pass"
 
 
@@ -185,7 +186,9 @@ def test_the_declared_peak_may_be_that_of_another_optimizer():
     assert check_lr_follows_schedule(trace).fault == "peak_lr_differs"
 
     def beside(lr):
-        return replace(trace, steps=tuple(x for s in trace.steps for x in (s, replace(s, own=False, lrs=(lr,)))))
+        return replace(
+            trace, steps=tuple(x for s in trace.steps for x in (s, replace(s, by_watched_optimizer=False, lrs=(lr,))))
+        )
 
     assert check_lr_follows_schedule(beside(1e-3)).status == "pass"
     assert check_lr_follows_schedule(beside(1e-2)).fault == "peak_lr_differs"

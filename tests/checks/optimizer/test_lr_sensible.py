@@ -14,7 +14,7 @@ GOOD = example_trace()
 def paced(update, *, moved=1.0, rms=0.1, part="base", dtype="float32", lr=0.1, family="adam"):
     """The example whose matrices of a part (rms 0.02 before) have this largest step."""
     tensors = tuple(
-        replace(t, motion=replace(t.motion, max_update=update, rms=rms, moved=moved), dtype=dtype, lr_peak=lr)
+        replace(t, motion=replace(t.motion, max_update=update, rms=rms, share_changed=moved), dtype=dtype, lr_peak=lr)
         if t.part == part
         else t
         for t in GOOD.tensors

@@ -46,19 +46,19 @@ def test_a_head_in_no_group():
 
 
 def test_an_optimizer_that_was_built_before_the_head_was_replaced():
-    verdict = check_optimizer_covers_model(with_group(changed(group=None), foreign=2))
+    verdict = check_optimizer_covers_model(with_group(changed(group=None), not_in_model=2))
     assert verdict.fault == "stale_optimizer"
     assert "which holds 2 tensors that are not in this model" in verdict.headline
 
 
 def test_tensors_of_another_model_beside_ours_are_only_mentioned():
-    verdict = check_optimizer_covers_model(with_group(foreign=7))
+    verdict = check_optimizer_covers_model(with_group(not_in_model=7))
     assert verdict.status == "pass"
     assert verdict.notes == ("AdamW also holds 7 tensors that are not in this model",)
 
 
 def test_what_another_optimizer_holds_is_covered():
-    verdict = check_optimizer_covers_model(changed(group=None, elsewhere=True))
+    verdict = check_optimizer_covers_model(changed(group=None, in_other_optimizer=True))
     assert verdict.status == "pass"
     assert "2 more are another optimizer's" in verdict.headline
 
@@ -139,15 +139,19 @@ def test_the_same_tensor_twice():
 
 def two(shared):
     """Another optimizer steps in ``shared`` of the iterations as well."""
-    steps = [s for i, s in enumerate(GOOD.steps) for s in ([s, replace(s, own=False)] if i < shared else [s])]
-    return replace(changed(elsewhere=True), steps=tuple(steps))
+    steps = [
+        s
+        for i, s in enumerate(GOOD.steps)
+        for s in ([s, replace(s, by_watched_optimizer=False)] if i < shared else [s])
+    ]
+    return replace(changed(in_other_optimizer=True), steps=tuple(steps))
 
 
 def test_two_optimizers_on_the_same_tensors():
     assert check_optimizer_covers_model(two(20)).fault == "two_optimizers"
     assert check_optimizer_covers_model(two(2)).status == "pass"  # handed over, or now and then
-    alternating = tuple(replace(s, own=i % 2 == 0) for i, s in enumerate(GOOD.steps))
-    assert check_optimizer_covers_model(replace(changed(elsewhere=True), steps=alternating)).status == "pass"
+    alternating = tuple(replace(s, by_watched_optimizer=i % 2 == 0) for i, s in enumerate(GOOD.steps))
+    assert check_optimizer_covers_model(replace(changed(in_other_optimizer=True), steps=alternating)).status == "pass"
 
 
 def test_no_step_at_all():
@@ -188,7 +192,7 @@ def test_steps_skipped_by_a_scaler_at_first_are_no_fault():
 
 
 def test_several_faults_are_all_named():
-    trace = with_group(changed(group=None), foreign=2)
+    trace = with_group(changed(group=None), not_in_model=2)
     trace = changed(trace, part="base", entries=2)
     verdict = check_optimizer_covers_model(trace)
     assert verdict.fault == "stale_optimizer"

@@ -93,13 +93,13 @@ def test_a_textbook_loop_is_healthy_and_its_trace_is_plain_data(model, rows):
     all_pass(trace)
     o = trace.optimizer
     assert (o.classes, o.rebuilt, o.state_steps, o.gradient_steps) == (("AdamW",), 0, 12, 12)
-    assert (o.scheduler, o.scheduler_elsewhere, o.scheduler_ahead) == ("LambdaLR", False, 0)
-    assert all(s.own for s in trace.steps)
+    assert (o.scheduler, o.scheduler_of_other_optimizer, o.scheduler_stepped_first) == ("LambdaLR", False, 0)
+    assert all(s.by_watched_optimizer for s in trace.steps)
     assert o.groups[0].decoupled
     for t in trace.tensors:
-        assert (t.entries, t.elsewhere, t.orphaned) == (1, False, False)
-        assert (t.motion.outside_steps, t.motion.resets) == (0, 0)
-        assert t.motion.kept == pytest.approx(1.0, abs=1e-5)
+        assert (t.entries, t.in_other_optimizer, t.orphaned) == (1, False, False)
+        assert (t.motion.between_steps_writes, t.motion.resets) == (0, 0)
+        assert t.motion.retained == pytest.approx(1.0, abs=1e-5)
     assert Trace.from_json(trace.to_json()) == trace
 
 
@@ -115,7 +115,7 @@ def test_duplicates_are_counted_by_identity(model, rows):
         "classifier.bias": 2,
     }
     group = trace.optimizer.groups[0]
-    assert (group.tensors, group.foreign, group.duplicates) == (4, 0, 2)
+    assert (group.tensors, group.not_in_model, group.duplicates) == (4, 0, 2)
     assert check_optimizer_covers_model(trace).fault == "duplicated_parameters"
 
 
@@ -165,8 +165,8 @@ def test_a_head_made_anew_and_handed_over_is_no_orphan(model, rows):
 def test_two_optimizers_on_the_head(model, rows):
     optimizer, second = adamw(model), torch.optim.SGD(model.classifier.parameters(), lr=1e-2)
     trace = loop(model, optimizer, rows, after=lambda i: second.step())
-    assert [t.elsewhere for t in trace.tensors] == [False, False, True, True]
-    assert [s.own for s in trace.steps[:4]] == [True, False, True, False]
+    assert [t.in_other_optimizer for t in trace.tensors] == [False, False, True, True]
+    assert [s.by_watched_optimizer for s in trace.steps[:4]] == [True, False, True, False]
     assert trace.optimizer.rebuilt == 0
     assert check_optimizer_covers_model(trace).fault == "two_optimizers"
 
@@ -259,7 +259,7 @@ def test_a_scheduler_stepped_before_the_optimizer(model, rows, tell):
     scheduler = linear(optimizer)
     trace = loop(model, optimizer, rows, scheduler=scheduler, before=lambda i: scheduler.step(), tell=tell)
     # without iterations it cannot be told from a step that a GradScaler skipped
-    assert trace.optimizer.scheduler_ahead == (12 if tell else 0)
+    assert trace.optimizer.scheduler_stepped_first == (12 if tell else 0)
     assert check_lr_follows_schedule(trace).fault == ("scheduler_before_optimizer" if tell else "")
 
 
@@ -274,7 +274,7 @@ def test_a_first_step_that_a_scaler_skips_is_no_fault(model, rows):
                 optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-    assert w.trace.optimizer.scheduler_ahead == 0
+    assert w.trace.optimizer.scheduler_stepped_first == 0
     all_pass(w.trace)
 
 
@@ -282,7 +282,7 @@ def test_a_first_step_that_a_scaler_skips_is_no_fault(model, rows):
 def test_a_scheduler_of_another_optimizer(model, rows):
     first, second = adamw(model), adamw(model)
     trace = loop(model, second, rows, scheduler=linear(first))
-    assert trace.optimizer.scheduler_elsewhere
+    assert trace.optimizer.scheduler_of_other_optimizer
     assert check_lr_follows_schedule(trace).fault == "scheduler_on_another_optimizer"
 
 
@@ -297,10 +297,10 @@ def test_finetune_hands_the_scheduler_on(model, rows, ours):
         return loss
 
     trace = finetune(model, rows, optimizer=adamw, scheduler=linear, step=None if ours else step, steps=12, probes=[])
-    assert (trace.optimizer.scheduler, trace.optimizer.scheduler_ahead) == ("LambdaLR", 0)
+    assert (trace.optimizer.scheduler, trace.optimizer.scheduler_stepped_first) == ("LambdaLR", 0)
     intent = Intent(peak_lr=1e-2, schedule="linear", total_steps=12)
     assert check_lr_follows_schedule(trace).status == "pass"
-    assert finetune(model, rows, steps=6, lr=1e-3, probes=[]).optimizer.scheduler_ahead == 0
+    assert finetune(model, rows, steps=6, lr=1e-3, probes=[]).optimizer.scheduler_stepped_first == 0
     declared = finetune(model, rows, optimizer=adamw, scheduler=linear, step=step, steps=12, probes=[], intent=intent)
     assert check_lr_follows_schedule(declared).status == "pass"
 
@@ -318,7 +318,7 @@ def test_a_running_average_copied_in(model, rows):
     trace = loop(model, adamw(model), rows, after=copy_in)
     assert {t.motion.resets for t in trace.tensors} == {11}  # what comes after the last step is not counted
     # of the last step nothing had been taken back yet
-    assert all(t.motion.kept is not None and t.motion.kept < 0.2 for t in trace.tensors)
+    assert all(t.motion.retained is not None and t.motion.retained < 0.2 for t in trace.tensors)
     assert check_weights_kept(trace).fault == "weights_overwritten"
 
 
@@ -380,7 +380,7 @@ def other_rows(model):
 @pytest.mark.parametrize("kind", [lookahead, clamp, unit_rows, noise, mask, other_rows])
 def test_legitimate_writes(model, rows, kind):
     trace = loop(model, adamw(model), rows, after=kind(model), steps=24)
-    assert any(t.motion.outside_steps for t in trace.tensors)
+    assert any(t.motion.between_steps_writes for t in trace.tensors)
     verdict = check_weights_kept(trace)
     assert verdict.status == "pass", str(verdict)
 
@@ -388,7 +388,7 @@ def test_legitimate_writes(model, rows, kind):
 def test_the_best_checkpoint_loaded_at_the_end(model, rows):
     saved = copy.deepcopy(model.state_dict())
     trace = loop(model, adamw(model), rows, after=lambda i: i == 11 and model.load_state_dict(saved))
-    assert {t.motion.outside_steps for t in trace.tensors} == {0}
+    assert {t.motion.between_steps_writes for t in trace.tensors} == {0}
     verdict = check_weights_kept(trace)
     assert verdict.status == "pass"
     assert "after the last step" in verdict.notes[0]

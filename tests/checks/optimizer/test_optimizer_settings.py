@@ -139,7 +139,7 @@ def test_an_optimizer_built_in_the_loop():
 )
 def test_the_state_counts_the_steps(counted, steps, expected):
     assert fault(optimizer(state_steps=counted, gradient_steps=steps)) == expected
-    assert fault(optimizer(state_steps=counted, gradient_steps=steps, foreign_steps=5)) == ""
+    assert fault(optimizer(state_steps=counted, gradient_steps=steps, other_optimizer_steps=5)) == ""
 
 
 def layered(rates, head):
@@ -296,5 +296,5 @@ def test_a_learning_rate_below_zero_is_named():
     verdict = check_optimizer_settings(replace(GOOD, steps=steps))
     assert (verdict.status, verdict.fault) == ("fail", "lr_negative")
     assert "2 of 20 steps" in verdict.headline
-    own = tuple(replace(s, own=False) for s in steps)
+    own = tuple(replace(s, by_watched_optimizer=False) for s in steps)
     assert check_optimizer_settings(replace(GOOD, steps=own)).status == "pass"

@@ -11,7 +11,7 @@ from pytest_ftcheck.core.example_trace import tensor
 from pytest_ftcheck.core.observations import Buffer
 
 GOOD = example_trace()
-STILL = replace(GOOD.tensors[0].motion, moved=0.0, rms=0.0, largest=0.0)
+STILL = replace(GOOD.tensors[0].motion, share_changed=0.0, rms=0.0, largest=0.0)
 
 
 def frozen_base(unchanged=True, buffers=(), moved=None, **changes):

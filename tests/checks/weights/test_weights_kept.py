@@ -19,7 +19,7 @@ def written(part="all", trace=GOOD, **motion):
     return replace(trace, tensors=tensors)
 
 
-EMA = {"outside": 0.1, "outside_steps": 19, "outside_largest": 4e-5, "resets": 19, "kept": 0.01}
+EMA = {"between_steps": 0.1, "between_steps_writes": 19, "between_steps_largest": 4e-5, "resets": 19, "retained": 0.01}
 
 
 def test_nothing_else_writes():
@@ -40,7 +40,7 @@ def test_an_average_copied_in_after_every_step():
 
 def test_a_head_that_starts_anew_at_each_epoch():
     verdict = check_weights_kept(
-        written("head", outside=0.03, outside_steps=2, outside_largest=0.03, resets=2, kept=0.6)
+        written("head", between_steps=0.03, between_steps_writes=2, between_steps_largest=0.03, resets=2, retained=0.6)
     )
     assert (verdict.status, verdict.fault) == ("fail", "weights_reset")
     assert verdict.headline.startswith(
@@ -52,16 +52,28 @@ def test_a_head_that_starts_anew_at_each_epoch():
 @pytest.mark.parametrize(
     "motion",
     [
-        {"outside_steps": 4, "outside": 1e-3, "outside_largest": 1e-3, "kept": 0.5, "resets": 0},  # Lookahead
-        {"outside_steps": 19, "outside": 1e-4, "outside_largest": 1e-5, "kept": 0.99, "resets": 0},  # noise
         {
-            "outside_steps": 1,
-            "outside": 0.03,
-            "outside_largest": 0.03,
-            "kept": 0.1,
+            "between_steps_writes": 4,
+            "between_steps": 1e-3,
+            "between_steps_largest": 1e-3,
+            "retained": 0.5,
+            "resets": 0,
+        },  # Lookahead
+        {
+            "between_steps_writes": 19,
+            "between_steps": 1e-4,
+            "between_steps_largest": 1e-5,
+            "retained": 0.99,
+            "resets": 0,
+        },  # noise
+        {
+            "between_steps_writes": 1,
+            "between_steps": 0.03,
+            "between_steps_largest": 0.03,
+            "retained": 0.1,
             "resets": 1,
         },  # a checkpoint restored, once
-        {**EMA, "moved": 0.3},  # only some of the elements are put back: a mask
+        {**EMA, "share_changed": 0.3},  # only some of the elements are put back: a mask
     ],
 )
 def test_legitimate_writes(motion):
@@ -71,14 +83,14 @@ def test_legitimate_writes(motion):
 
 
 def test_the_edge_of_what_must_be_kept():
-    motion = {"outside_steps": 3, "outside": 0.1, "outside_largest": 0.1, "resets": 0}
-    assert check_weights_kept(written(**motion, kept=0.26)).status == "pass"
-    assert check_weights_kept(written(**motion, kept=0.24)).status == "fail"
-    assert check_weights_kept(written(**motion, kept=None)).status == "pass"
+    motion = {"between_steps_writes": 3, "between_steps": 0.1, "between_steps_largest": 0.1, "resets": 0}
+    assert check_weights_kept(written(**motion, retained=0.26)).status == "pass"
+    assert check_weights_kept(written(**motion, retained=0.24)).status == "fail"
+    assert check_weights_kept(written(**motion, retained=None)).status == "pass"
 
 
 def test_a_write_after_the_last_step_is_only_mentioned():
-    verdict = check_weights_kept(written(outside=0.1))
+    verdict = check_weights_kept(written(between_steps=0.1))
     assert verdict.status == "pass"
     assert "changed after the last step" in verdict.notes[0]
 

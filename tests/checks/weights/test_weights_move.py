@@ -40,8 +40,8 @@ def changed(names, trace=GOOD, *, motion=None, gradients=None, **fields):
     return replace(trace, tensors=tuple(change(t) for t in trace.tensors))
 
 
-STILL = {"moved": 0.0, "rms": 0.0, "largest": 0.0, "by_gradient": 0.0, "by_decay": 0.0, "max_update": 0.0}
-DECAYED = {"by_gradient": 0.0, "by_decay": 1e-6, "max_update": 0.0, "touched": 0.0}
+STILL = {"share_changed": 0.0, "rms": 0.0, "largest": 0.0, "by_gradient": 0.0, "by_decay": 0.0, "max_update": 0.0}
+DECAYED = {"by_gradient": 0.0, "by_decay": 1e-6, "max_update": 0.0, "share_with_gradient": 0.0}
 NONE = {"none": 20, "max_norm": 0.0, "max_rms": 0.0, "first_nonzero": None}
 ZERO = {"zero": 20, "max_norm": 0.0, "max_rms": 0.0, "first_nonzero": None}
 
@@ -62,9 +62,9 @@ def test_another_optimizer_has_no_budget():
 
 # ------------------------------------------------------------------ faults, one by one
 def test_not_in_the_optimizer():
-    trace = changed(HEAD, motion=STILL, group=None, since=None, lr_sum=0.0, lr_peak=0.0)
+    trace = changed(HEAD, motion=STILL, group=None, first_step=None, lr_sum=0.0, lr_peak=0.0)
     trace = replace(
-        trace, optimizer=replace(GOOD.optimizer, groups=(replace(GOOD.optimizer.groups[0], tensors=2, foreign=0),))
+        trace, optimizer=replace(GOOD.optimizer, groups=(replace(GOOD.optimizer.groups[0], tensors=2, not_in_model=0),))
     )
     verdict = check_weights_move(trace)
     assert verdict.status == "fail"
@@ -76,7 +76,7 @@ def test_not_in_the_optimizer():
 
 def test_stale_copies_in_the_optimizer():
     trace = changed(HEAD, motion=STILL, group=None, lr_sum=0.0)
-    groups = (replace(GOOD.optimizer.groups[0], tensors=2, foreign=2),)
+    groups = (replace(GOOD.optimizer.groups[0], tensors=2, not_in_model=2),)
     verdict = check_weights_move(replace(trace, optimizer=replace(GOOD.optimizer, groups=groups)))
     assert "AdamW holds 2 tensors that are not in this model" in verdict.causes[0]
     assert "before the layer was replaced" in verdict.causes[0]
@@ -332,7 +332,7 @@ def test_the_peak_learning_rate_is_that_of_the_slow_tensors():
     """Another fault beside it lies in a group with a learning rate of its own."""
     motion = {"max_update": 1e-12, "by_gradient": 2.5e-10}
     trace = changed(HEAD, motion=motion, lr_sum=1e-9, lr_peak=1e-10, group=1)
-    trace = changed(BASE[:1], trace, motion={"moved": 0.1}, dtype="bfloat16")
+    trace = changed(BASE[:1], trace, motion={"share_changed": 0.1}, dtype="bfloat16")
     verdict = check_weights_move(trace)
     assert (
         "3 of 4 tensors did not learn: their steps are negligible beside their size (peak LR 1.00e-10)"
@@ -427,7 +427,7 @@ def test_a_tensor_without_elements_is_not_asked():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("share", "status"), [(0.99, "fail"), (1.01, "pass")])
 def test_updates_rounded_away(dtype, share, status):
-    verdict = check_weights_move(changed(HEAD[:1], motion={"moved": share * LEAST_MOVED}, dtype=dtype))
+    verdict = check_weights_move(changed(HEAD[:1], motion={"share_changed": share * LEAST_MOVED}, dtype=dtype))
     assert verdict.status == status
     if status == "fail":
         assert "(classifier.weight) did not move: updates rounded away" in verdict.headline
@@ -438,18 +438,18 @@ def test_updates_rounded_away(dtype, share, status):
 
 
 def test_rounding_is_no_word_for_float32():
-    assert check_weights_move(changed(HEAD[:1], motion={"moved": 0.1})).status == "pass"
+    assert check_weights_move(changed(HEAD[:1], motion={"share_changed": 0.1})).status == "pass"
 
 
 def test_norms_and_biases_that_low_precision_cannot_move_are_a_note():
-    verdict = check_weights_move(changed(HEAD[1:], motion={"moved": 0.0}, dtype="bfloat16"))
+    verdict = check_weights_move(changed(HEAD[1:], motion={"share_changed": 0.0}, dtype="bfloat16"))
     assert verdict.status == "pass"
     assert "3 of 4 tensors moved" in verdict.headline
     assert any("cannot move in this dtype: classifier.bias" in n for n in verdict.notes)
 
 
 @pytest.mark.parametrize(
-    "fields", [{"motion": {**STILL, "max_update": 4e-5, "outside": 1e-3}}, {"motion": STILL, "replaced": True}]
+    "fields", [{"motion": {**STILL, "max_update": 4e-5, "between_steps": 1e-3}}, {"motion": STILL, "replaced": True}]
 )
 def test_put_back_between_the_steps(fields):
     verdict = check_weights_move(changed(HEAD, **fields))
@@ -551,7 +551,9 @@ def test_a_pooler_that_nothing_reads_is_a_note():
 def test_an_embedding_whose_sampled_rows_no_word_asked_for():
     embedding = tensor("base_model.words.weight", "base", role="embedding")
     trace = changed(
-        (embedding.name,), replace(GOOD, tensors=(*GOOD.tensors, embedding)), motion={**STILL, "touched": 0.0}
+        (embedding.name,),
+        replace(GOOD, tensors=(*GOOD.tensors, embedding)),
+        motion={**STILL, "share_with_gradient": 0.0},
     )
     assert check_weights_move(trace).status == "pass"
 
@@ -580,10 +582,12 @@ def test_steps_to_matter(fields, expected):
 
 
 def test_writes_between_the_steps_are_a_note():
-    verdict = check_weights_move(changed(HEAD[:1], motion={"outside": 0.02 * GOOD.tensors[2].motion.rms}))
+    verdict = check_weights_move(changed(HEAD[:1], motion={"between_steps": 0.02 * GOOD.tensors[2].motion.rms}))
     assert verdict.status == "pass"
     assert any("1 tensor also changed between optimizer steps" in n for n in verdict.notes)
-    assert check_weights_move(changed(HEAD[:1], motion={"outside": 0.005 * GOOD.tensors[2].motion.rms})).notes == ()
+    assert (
+        check_weights_move(changed(HEAD[:1], motion={"between_steps": 0.005 * GOOD.tensors[2].motion.rms})).notes == ()
+    )
 
 
 def test_frozen_tensors_are_not_asked_unless_they_are_all_there_is():

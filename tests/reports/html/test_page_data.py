@@ -211,7 +211,7 @@ class TestWords:
         trace = whole_trace()
         frozen = tuple(
             dataclasses.replace(
-                t, trainable=False, trainable_last=False, motion=dataclasses.replace(t.motion, moved=0.0)
+                t, trainable=False, trainable_last=False, motion=dataclasses.replace(t.motion, share_changed=0.0)
             )
             if t.part == "head"
             else t

@@ -143,7 +143,7 @@ def test_odd_traces_are_written(tmp_path):
         group=None,
         displacements=(math.nan,) * 20,
     )
-    late = dataclasses.replace(tensor("base.w", "base"), since=5, group=3, grad_norms=(1.0,))
+    late = dataclasses.replace(tensor("base.w", "base"), first_step=5, group=3, grad_norms=(1.0,))
     made = example_trace(
         tensors=(odd, odd, late),
         iterations=(Iteration(None, 0, 1, True), Iteration(math.nan, 1, 1, True)),
@@ -180,10 +180,10 @@ def test_empty_trace_is_written(tmp_path):
 
 def test_budget_counts_from_when_the_tensor_was_held():
     made = example_trace(recorded=(0, 4, 5, 19))
-    late = dataclasses.replace(made.tensors[0], since=5)
+    late = dataclasses.replace(made.tensors[0], first_step=5)
     lrs = [s.lrs[0] for s in made.steps]
     assert budgets(made, late) == pytest.approx([0.0, 0.0, lrs[5], math.fsum(lrs[5:])])
-    assert budgets(made, dataclasses.replace(late, since=None))[-1] == pytest.approx(late.lr_sum)
+    assert budgets(made, dataclasses.replace(late, first_step=None))[-1] == pytest.approx(late.lr_sum)
 
 
 def test_steps_without_a_gradient_are_gaps():
@@ -248,7 +248,9 @@ def test_every_chart_of_the_layout_has_curves(trace, tmp_path):
 
 def test_a_head_that_stands_still_is_a_line_at_zero(tmp_path):
     tensors = tuple(
-        dataclasses.replace(t, trainable=False, displacements=(), motion=dataclasses.replace(t.motion, moved=0.0))
+        dataclasses.replace(
+            t, trainable=False, displacements=(), motion=dataclasses.replace(t.motion, share_changed=0.0)
+        )
         if t.part == "head"
         else t
         for t in example_trace().tensors

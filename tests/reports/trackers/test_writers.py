@@ -118,7 +118,9 @@ def test_an_ill_run_says_so():
             group=None,
             lr_sum=0.0,
             displacements=(0.0,) * 20,
-            motion=dataclasses.replace(t.motion, moved=0.0, rms=0.0, largest=0.0, by_gradient=0.0, by_decay=0.0),
+            motion=dataclasses.replace(
+                t.motion, share_changed=0.0, rms=0.0, largest=0.0, by_gradient=0.0, by_decay=0.0
+            ),
         )
         if t.part == "head"
         else t

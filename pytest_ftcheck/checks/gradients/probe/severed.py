@@ -156,14 +156,14 @@ def _is_silent(t: Tensor, loudest: float) -> bool:
     """The optimizer holds it, and found nothing at any step, or at most steps at which it did find something for others; nobody else
     writes into it (an average kept up by hand)."""
     g = t.gradients
-    held = (t.group is not None or t.elsewhere) and t.trainable and t.trainable_last and not t.replaced
+    held = (t.group is not None or t.in_other_optimizer) and t.trainable and t.trainable_last and not t.replaced
     seldom = g.none == 0 and g.steps >= MANY and g.zero >= MOSTLY * g.steps and loudest >= 1 - (1 - MOSTLY) / 2
     return (
         held
         and t.numel > 0
         and g.steps > 0
         and not g.nonfinite
-        and not t.motion.outside
+        and not t.motion.between_steps
         and (g.max_norm == 0 or seldom)
     )
 
