@@ -8,16 +8,16 @@ import sys
 import sysconfig
 from types import FrameType
 
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120 - compared with co_filename, a text
-#: Test items that stand in no file: whoever called them is pytest, and who started it.
-_ITEMS = _HERE + "collecting.py"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # noqa: PTH100, PTH120 - compared with co_filename
+#: Test items of ``--ftcheck-model`` are in no file: their callers are pytest, and whatever started it.
+_MODEL_ITEMS = os.path.join(_PACKAGE, "pytest_plugin", "model_items.py")  # noqa: PTH118
 
 
 @functools.cache
 def _foreign() -> tuple[str, ...]:
     """Folders whose code is nobody's test: the standard library and what is installed."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    return (_HERE, *sorted({sysconfig.get_path(kind) + os.sep for kind in kinds}))
+    return (_PACKAGE, *sorted({sysconfig.get_path(kind) + os.sep for kind in kinds}))
 
 
 def called_from(test: str | None, root: str) -> tuple[str, int] | None:
@@ -30,7 +30,7 @@ def called_from(test: str | None, root: str) -> tuple[str, int] | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file == _ITEMS:
+        if file == _MODEL_ITEMS:
             break
         hidden = "__tracebackhide__" in frame.f_code.co_varnames  # a helper that pytest's tracebacks leave out, too
         if file == test and not hidden:

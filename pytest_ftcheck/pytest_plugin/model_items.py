@@ -175,7 +175,7 @@ class Check(pytest.Item):
         if judged:
             style = "value"
         else:
-            ours = (str(Path(__file__).parent), str(Path(pytest.__file__).parent.parent))
+            ours = (str(Path(__file__).parents[1]), str(Path(pytest.__file__).parent.parent))
             cut = excinfo.traceback.filter(lambda entry: not str(entry.path).startswith(ours))
             if cut:
                 excinfo.traceback = cut

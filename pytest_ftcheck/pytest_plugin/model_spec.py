@@ -49,7 +49,7 @@ def place(subject: Subject, root: Path) -> tuple[str, int] | None:
     """File (relative to ``root``) and line (from 1) of the user's function that makes the model; None: it is not below ``root``.
 
     >>> place(Subject("x", named), Path(__file__).parent)[0]
-    'named.py'
+    'model_spec.py'
     """
     if subject.name.startswith(("tiny:", "hf:")):
         return None

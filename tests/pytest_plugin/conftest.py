@@ -11,7 +11,8 @@ from pytest_ftcheck import CheckFailed, Trace, Verdict  # noqa: F401
 
 #: A module of the project under test: one check a line, through the same calls as the real assertions.
 JUDGING = """
-from pytest_ftcheck import CheckFailed, Verdict, example_trace, gate, listener
+from pytest_ftcheck import CheckFailed, Verdict, example_trace
+from pytest_ftcheck.core import events, fail_level
 
 TRACE = example_trace()
 
@@ -19,12 +20,12 @@ def judge(status, headline="1 of 4 head tensors moved"):
     __tracebackhide__ = True
     verdict = Verdict("weights_move", status, headline, ({"tensor": "classifier.weight", "share": 0.5},),
                       limit="THE-LIMIT", causes=("THE-CAUSE",), remedy="THE-REMEDY")
-    listener.current().judged(verdict, TRACE)
-    if gate.raises(verdict):
-        raise gate.error(verdict)
+    events.current().judged(verdict, TRACE)
+    if fail_level.raises(verdict):
+        raise fail_level.error(verdict)
 
 def trace():
-    listener.current().traced(TRACE)
+    events.current().traced(TRACE)
 """
 
 Run = Callable[..., pytest.RunResult]

@@ -20,11 +20,12 @@ from pytest_ftcheck.reports.html.compressed_trace import unpack
 TESTS = """
 import dataclasses, os
 import pytest
-from pytest_ftcheck import assert_weights_move, example_trace, listener
+from pytest_ftcheck import assert_weights_move, example_trace
+from pytest_ftcheck.core import events
 
 def run(seconds):
     trace = example_trace(seconds=seconds)
-    listener.current().traced(trace)
+    events.current().traced(trace)
     return trace
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_still():
         dataclasses.replace(t, motion=dataclasses.replace(t.motion, moved=0.0, rms=0.0, largest=0.0, by_gradient=0.0))
         for t in trace.tensors)
     trace = dataclasses.replace(trace, tensors=tensors)
-    listener.current().traced(trace)
+    events.current().traced(trace)
     assert_weights_move(trace)
 
 def test_broken(finetune):
@@ -91,11 +92,12 @@ def test_workers_send_their_traces(project, run, how):
 def test_a_test_that_was_run_again_is_there_once(pytester, run):
     pytester.makepyfile(
         test_it="""
-        from pytest_ftcheck import example_trace, listener
+        from pytest_ftcheck import example_trace
+        from pytest_ftcheck.core import events
         tries = []
         def test_a():
             tries.append(1)
-            listener.current().traced(example_trace(seconds=float(len(tries))))
+            events.current().traced(example_trace(seconds=float(len(tries))))
             assert len(tries) > 1
         """
     )

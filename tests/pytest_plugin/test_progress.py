@@ -28,17 +28,17 @@ ProgressLine.__init__.__kwdefaults__.update(patience=0.05, interval=0.0)
 SLOW = """
 import time
 import pytest
-from pytest_ftcheck import listener
+from pytest_ftcheck.core import events
 
 @pytest.mark.parametrize("ending", ["well", "badly"])
 def test_slow(ending):
     for done in range(1, 5):
-        listener.current().progress(done, 6, 0.5)
+        events.current().progress(done, 6, 0.5)
         time.sleep(PAUSE)
     print("CAPTURED")
     if ending == "badly":
         raise RuntimeError("boom")
-    listener.current().progress(6, 6, 0.25)
+    events.current().progress(6, 6, 0.25)
 """
 
 

@@ -328,7 +328,7 @@ class TestModel:
         )
         text = result.stdout.str()
         assert text.count('raise RuntimeError("the checkpoint is not there")') == 1
-        assert "collecting.py" not in text
+        assert "model_items.py" not in text
         assert text.count("make_broken was not fine-tuned: RuntimeError: the checkpoint is not there (in full: ") >= 2
 
     @pytest.mark.parametrize("style", ["auto", "short", "line", "native", "no"])

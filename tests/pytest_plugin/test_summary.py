@@ -194,13 +194,13 @@ def test_records_stay_with_the_item(pytester, run):
 def test_nothing_listens_between_tests(pytester, run):
     pytester.makeconftest(
         """
-        from pytest_ftcheck import listener
+        from pytest_ftcheck.core import events
 
         def pytest_collection_finish():
-            assert listener.current() is None
+            assert events.current() is None
 
         def pytest_sessionfinish():
-            assert listener.current() is None
+            assert events.current() is None
         """
     )
     pytester.makepyfile(test_it="from judging import judge\ndef test_it(): judge('pass')")
@@ -302,12 +302,12 @@ def test_answers_are_few_and_each_is_given_once(pytester, run):
         import dataclasses
         import pytest
         from judging import TRACE, judge
-        from pytest_ftcheck import listener
+        from pytest_ftcheck.core import events
 
         @pytest.mark.parametrize("n", [0, 0, 1, 2, 3, 4])
         def test_it(n):
             tensors = tuple(dataclasses.replace(t, lr_sum=t.lr_sum * (1 + n)) for t in TRACE.tensors)
-            listener.current().traced(dataclasses.replace(TRACE, tensors=tensors))
+            events.current().traced(dataclasses.replace(TRACE, tensors=tensors))
             judge("pass")
         """
     )
