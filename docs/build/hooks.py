@@ -161,9 +161,25 @@ def check_names() -> list[str]:
     return list(CHECKS)
 
 
+def index() -> str:
+    """All checks by the stage of a run at which they look, with the first line of their docstrings."""
+    from pytest_ftcheck.checks.catalogue import SPECS
+
+    lines: list[str] = []
+    stage = None
+    for name, spec in SPECS.items():
+        if spec.stage is not stage:
+            stage = spec.stage
+            lines += ["", f"## {stage.title}", "", "| check | asks whether |", "|---|---|"]
+        asked = (spec.check.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"| [`check_{name}`, `assert_{name}`](checks/{name}.md) | {asked} |")
+    return "\n".join(lines).strip()
+
+
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """The functions on their check's page; links to sources."""
+    """The functions on their check's page; the index of checks; links to sources."""
     here = PurePosixPath(page.file.src_uri)
+    markdown = markdown.replace("<!-- index of checks -->", index())
     if str(here.parent) == "reference/checks" and here.stem in check_names():
         markdown += "\n\n## Functions\n" + "".join(
             f"\n::: {PACKAGE}.{kind}_{here.stem}\n    options: {{heading_level: 3}}\n" for kind in ("check", "assert")

@@ -1,1 +1,1 @@
-"""Checks: what is judged, a room a subject; what is declared of each check; the diagnosis."""
+"""What is judged, one room a subject; faults and their ranking; the diagnosis."""

@@ -39,6 +39,15 @@ class Stage(IntEnum):
     WEIGHTS = 8
     OUTCOME = 9
 
+    @property
+    def title(self) -> str:
+        """As a heading.
+
+        >>> Stage.LOSS_FUNCTION.title
+        'Loss function'
+        """
+        return self.name.replace("_", " ").capitalize()
+
 
 class Symptom(Enum):
     """What a check shows besides faults of its own; a fault that brings a symptom about explains every check that shows it."""

@@ -1,1 +1,1 @@
-"""Initialisation schemes: what they are, applying and recognising them, and training many heads under them at once."""
+"""Initialisation schemes: applying and recognising them, and training many heads under them at once."""

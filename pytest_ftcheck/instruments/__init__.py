@@ -1,1 +1,1 @@
-"""What sees torch on behalf of all probes: reading batches and outputs, snapshots, parameter roles, the probe runner."""
+"""Reading a model, its batches and outputs; snapshots; parameter roles; the probe runner."""

@@ -1,1 +1,1 @@
-"""One writer a format: each turns a `Trace` into something a person, or a viewer, reads."""
+"""One writer a format: a trace, or the verdicts of a session, as people and viewers read them."""

@@ -1,1 +1,1 @@
-"""The torch side: everything that turns a model, data and a recipe, or somebody's loop, into a `Trace`."""
+"""Fine-tunes and watched loops: from a model, data and a recipe to a Trace."""

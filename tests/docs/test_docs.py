@@ -5,6 +5,7 @@ Its Python blocks are collected and run by sybil (see the root conftest.py).
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -88,3 +89,11 @@ def test_numbers_are_those_of_the_measured_pages() -> None:
         whole = f"+{float(step[1:-2]):.0f} %"
         assert whole in readme, step
         assert whole in comparison, step
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "build" / "architecture.py")
+    architecture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(architecture)
+    stale = [path.name for path, text in architecture.today().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run python docs/build/architecture.py --write"

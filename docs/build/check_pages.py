@@ -1,6 +1,7 @@
-"""Each check's page says how often the check was wrong: taken from the measured tables, never typed.
+"""What a check's page does not say in its author's words: its faults, as they are declared, and how often it was wrong, as it was measured.
 
-``python docs/build/rates.py --write`` after a benchmark has rewritten ``docs/explanation/detection.md`` or ``error-rates.md``.
+``python docs/build/check_pages.py --write`` after a fault was declared or reworded, or a benchmark has rewritten ``docs/explanation/detection.md``
+or ``error-rates.md``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1]
+sys.path.insert(0, str(DOCS.parent))
+
+from pytest_ftcheck.checks.catalogue import SPECS  # noqa: E402  (imports nothing heavy)
+
 PAGES = DOCS / "reference" / "checks"
 
 
@@ -84,6 +89,29 @@ def with_rates(page: Path) -> str:
     return new
 
 
+def faults(check: str) -> str:
+    """The table of the faults that a check can report, the most fundamental first; what a run fills in stands in italics.
+
+    >>> faults("lr_sensible").splitlines()[0]
+    '| fault | what is wrong | likely cause | certainty |'
+    """
+
+    def cell(text: str) -> str:
+        return re.sub(r"\{(\w+)[^}]*\}", r"*\1*", text).replace("|", "\\|").replace("<", "&lt;")
+
+    declared = sorted(SPECS[check].faults, key=lambda fault: fault.rank)
+    rows = [f"| `{f.name}` | {cell(f.title)} | {cell(f.cause)} | {f.confidence} |" for f in declared]
+    return "\n".join(["| fault | what is wrong | likely cause | certainty |", "|---|---|---|---|", *rows])
+
+
+def with_faults(text: str, check: str) -> str:
+    """A page with the table of faults as it has to be today, before its error rates; a check without faults has none."""
+    text = re.sub(r"^## Faults\n.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
+    if not SPECS[check].faults:
+        return text
+    return text.replace("## Error rates\n", f"## Faults\n\n{faults(check)}\n\n## Error rates\n", 1)
+
+
 def with_distributions(page: Path) -> str:
     """``how-we-judge.md`` with the tables of statistics beside their limits, as ``error-rates.md`` has them today."""
     found = re.search(
@@ -105,7 +133,7 @@ def with_distributions(page: Path) -> str:
 def today() -> dict[Path, str]:
     """Every page that quotes what was measured, as it has to be."""
     judge = DOCS / "explanation" / "how-we-judge.md"
-    return {**{page: with_rates(page) for page in sorted(PAGES.glob("*.md"))}, judge: with_distributions(judge)}
+    return {**{page: with_faults(with_rates(page), page.stem) for page in sorted(PAGES.glob("*.md"))}, judge: with_distributions(judge)}
 
 
 if __name__ == "__main__":
