@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, Concatenate, Literal, ParamSpec
@@ -192,3 +192,18 @@ def check(
 def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:
     """The verdict of a check whose measurement, or a part of it, was not made: skipped, with the reason."""
     return Verdict(name, "skipped", trace.why_not_measured(kind, part))
+
+
+def combine(found: Iterable[Verdict | None], **fields: Any) -> Verdict | None:
+    """The verdict on everything that one check found: the first finding, with the headlines of the others as further causes.
+
+    :param fields: fields of `Verdict` that are the same for all findings.
+
+    >>> combine([None, Verdict("x", "fail", "One.", causes=("a typo",)), Verdict("x", "fail", "Two.")]).causes
+    ('a typo', 'Two.')
+    """
+    verdicts = [verdict for verdict in found if verdict is not None]
+    if not verdicts:
+        return None
+    further = tuple(verdict.headline for verdict in verdicts[1:])
+    return dataclasses.replace(verdicts[0], causes=(*verdicts[0].causes, *further), **fields)
