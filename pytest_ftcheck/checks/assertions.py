@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, ParamSpec
 
@@ -45,18 +45,26 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
 
 
 def settle(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:
-    """Tell the listener, and hypothesis if it searches; raise if the verdict is none to let through."""
+    """Notify the listener, and hypothesis where it searches; raise if the verdict is blocking."""
     __tracebackhide__ = True
     if trace is not None and fail_level.raises(verdict) and (again := repeatable(trace)):
         verdict = dataclasses.replace(verdict, notes=(*verdict.notes, again))
-    if isinstance(trace, Runs):
-        trace = trace[0]
-    if told := events.current():
-        told.judged(verdict, trace)
+    notify(verdict, trace)
     toward_border(verdict)
     if fail_level.raises(verdict):
         raise fail_level.error(verdict) from None
     return verdict
+
+
+def notify(verdict: Verdict, trace: Trace | Runs | None, parts: Sequence[Verdict] = ()) -> None:
+    """Notify the listener of an assertion's verdict.
+
+    :param parts: the verdicts that it was concluded from; empty: it was reached from the trace itself.
+    """
+    traces = () if trace is None else (trace,) if isinstance(trace, Trace) else trace.traces
+    if listener := events.current():
+        listener.judged(verdict, traces[0] if traces else None)
+    events.verdicts_reached(parts or (verdict,), traces)
 
 
 #: Name -> ``assert_x``, in the order of the checks.

@@ -9,18 +9,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core import events, fail_level
+from ..core import fail_level
 from ..core.formatting import describe_type, plural
 from ..core.late_binding import provided
 from ..core.trace import Trace
 from ..core.verdict import Status, Verdict
 from ..seeds.runs import Runs, repeatable
+from .assertions import notify
 from .catalogue import CHECKS, FAULTS, explained_by, rank_of
 from .spec import Fault
 
 Health = Literal["healthy", "unhealthy", "undecided"]
 #: Last note of a verdict that would have stopped the gate, were it not for ``allow=``; the reason follows it.
 _ALLOWED = "allowed"
+_ORDER = {name: place for place, name in enumerate(CHECKS)}
 #: Columns of a printed diagnosis.
 WIDTH = 100
 
@@ -159,7 +161,7 @@ def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
         raise TypeError(f"trace is {describe_type(trace)}: expected what finetune() or watch() gave")
     left_out = _known("ignore", ignore, CHECKS)
     verdicts = tuple(check(trace) for name, check in CHECKS.items() if name not in left_out)
-    return _concluded(verdicts)
+    return conclude(verdicts)
 
 
 def assert_healthy(
@@ -185,7 +187,7 @@ def assert_healthy(
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"allow[{name!r}]={reason!r}: expected the reason, a text")
     diagnosis = diagnose(trace, ignore=ignore)
-    diagnosis = _concluded(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
+    diagnosis = conclude(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
     status: Status = {"healthy": "pass", "unhealthy": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
     headline, untold = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
     if status == "pass" and fail_level.level() == "advice" and (advice := diagnosis._unasked_advice()):
@@ -200,14 +202,19 @@ def assert_healthy(
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
         notes=() if status in ("pass", "advice") or not (again := repeatable(trace)) else (again,),
     )
-    if told := events.current():
-        told.judged(verdict, trace if isinstance(trace, Trace) else trace[0])
+    notify(verdict, trace, diagnosis.verdicts)
     if fail_level.raises(verdict):
         raise fail_level.error(verdict, "\n\n".join([str(diagnosis), *verdict.notes])) from None
     return diagnosis
 
 
-def _concluded(verdicts: tuple[Verdict, ...]) -> Diagnosis:
+def conclude(verdicts: Iterable[Verdict]) -> Diagnosis:
+    """The diagnosis that these verdicts amount to; nothing is judged again.
+
+    >>> conclude([Verdict("weights_move", "inconclusive", "2 steps are too few.")]).status
+    'undecided'
+    """
+    verdicts = tuple(sorted(verdicts, key=lambda v: _ORDER.get(v.check, len(_ORDER))))
     failed = [v for v in verdicts if v.status == "fail"]
     undecided = any(v.status == "inconclusive" for v in verdicts)
     return Diagnosis("unhealthy" if failed else "undecided" if undecided else "healthy", verdicts, _causes(failed))

@@ -1,7 +1,8 @@
-"""From the tests' reports to a `SessionResult`: of this process, or of xdist's workers."""
+"""From the tests' reports, of this process or of pytest-xdist's workers, to a `SessionResult`."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Mapping
@@ -12,17 +13,18 @@ from typing import Any, Protocol
 from ..core.formatting import one_line
 from ..core.version import __version__
 from ..reports.session_result import CaseResult, ReportedVerdict, RunFigures, SessionResult
+from .phase_report import PhaseReport, ReportedRun
 
-#: Tests that use a fixture of ours have it among their keywords.
+#: Tests that use a fixture of ours have this marker among their keywords.
 MARKER = "ftcheck"
-#: Why a test is red that was begun, and of whose end nothing came in.
-UNENDED = "the test did not come to its end: the session was stopped, or its process died"
+#: The reason of a test that was started, and whose call was never reported.
+INTERRUPTED = "the test did not finish: the session was stopped, or its process died"
 #: Characters of a reason.
 LONGEST = 500
 
 
 class Report(Protocol):
-    """What is read of a ``pytest.TestReport``."""
+    """The attributes of a ``pytest.TestReport`` that are read here."""
 
     nodeid: str
     outcome: Any
@@ -34,13 +36,15 @@ class Report(Protocol):
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A trace that was carried here."""
+class CollectedTrace:
+    """A trace for the HTML page."""
 
-    #: As `reports.html.packed.pack` makes it.
+    #: As `reports.html.compressed_trace.pack` makes it.
     packed: str
     #: The tests that measured or judged it.
     tests: tuple[CaseResult, ...]
+    #: What those tests concluded from it.
+    verdicts: tuple[ReportedVerdict, ...]
 
 
 class _Case:
@@ -50,8 +54,8 @@ class _Case:
         self.attempts = attempts
         self.verdicts: list[ReportedVerdict] = []
         self.runs: list[RunFigures] = []
-        #: Of the traces that were carried, in order.
-        self.digests: list[str] = []
+        #: Digest of a trace -> places in ``verdicts`` of those that judged it; in the order in which the traces came in.
+        self.judged: dict[str, list[int]] = {}
         self.outcome = "passed"
         self.reason = ""
         self.location: tuple[str, int | None, str] | None = None
@@ -59,20 +63,35 @@ class _Case:
         #: The test itself was run; its setup alone is no result.
         self.called = False
 
-    def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
+    def add(self, report: Report, phase: PhaseReport | None) -> None:
         self.called = self.called or report.when == "call"
-        if self.location is None or report.location[1] is not None:  # that of a crash knows no line
+        if self.location is None or report.location[1] is not None:  # the report of a crash has no line
             self.location = report.location
-        self.ours = self.ours or carried is not None or MARKER in report.keywords
-        if carried is not None:
-            self.verdicts += (_verdict(v, report.when or "call") for v in carried["verdicts"])
-            runs = (RunFigures(r["summary"], r["figures"], r["environment"]) for r in carried["runs"])
-            # a fixture's run is measured in setup and judged in call; NaN equals itself in a repr only
-            self.runs += (run for run in runs if repr(run) not in map(repr, self.runs))
-            self.digests += (r["digest"] for r in carried["runs"] if "digest" in r)
+        self.ours = self.ours or phase is not None or MARKER in report.keywords
+        if phase is not None:
+            self._add_phase(phase)
         outcome = _outcome(report)
         if outcome != "passed" and self.outcome not in ("failed", "error"):
             self.outcome, self.reason = outcome, _reason(report)
+
+    def _add_phase(self, phase: PhaseReport) -> None:
+        places = [self._place(run.figures) for run in phase.runs]
+        digests = ["" if run.trace is None else run.trace.digest for run in phase.runs]
+        for digest in digests:
+            self.judged.setdefault(digest, [])
+        for verdict in phase.verdicts:
+            if verdict.run is not None:
+                self.judged[digests[verdict.run]].append(len(self.verdicts))
+                verdict = dataclasses.replace(verdict, run=places[verdict.run])
+            self.verdicts.append(verdict)
+
+    def _place(self, run: RunFigures) -> int:
+        """Place of the run in ``runs``: a fixture's run is measured in setup and judged in call."""
+        known = [repr(other) for other in self.runs]  # NaN equals itself in a repr only
+        if repr(run) not in known:
+            self.runs.append(run)
+            return len(known)
+        return known.index(repr(run))
 
     def result(self, nodeid: str, worker: str, root: Path, *, setup_only: bool) -> CaseResult:
         file, line = None, None
@@ -81,8 +100,8 @@ class _Case:
             line = None if self.location[1] is None else self.location[1] + 1
         outcome, reason = self.outcome, self.reason
         if outcome == "passed" and not (self.called or setup_only):
-            outcome, reason = "error", UNENDED
-        if outcome == "passed" and any(v.let_through for v in self.verdicts):
+            outcome, reason = "error", INTERRUPTED
+        if outcome == "passed" and any(v.tolerated for v in self.verdicts):
             outcome = "inconclusive"
         return CaseResult(
             nodeid=nodeid,
@@ -97,29 +116,8 @@ class _Case:
         )
 
 
-def _verdict(carried: Mapping[str, Any], when: str) -> ReportedVerdict:
-    file, line = carried["where"] or (None, None)
-    return ReportedVerdict(
-        check=carried["check"],
-        status=carried["status"],
-        headline=carried["headline"],
-        told=carried["told"],
-        message=carried["message"],
-        fault=carried["fault"],
-        limit=carried["limit"],
-        causes=tuple(carried["causes"]),
-        remedy=carried["remedy"],
-        margin=carried["margin"],
-        counts=dict(carried["counts"]),
-        gated=carried["gated"],
-        when=when,
-        file=file,
-        line=line,
-    )
-
-
 def _worker(report: Report) -> str:
-    """xdist's worker that ran the test; empty: this process did."""
+    """The pytest-xdist worker that ran the test; empty: this process did."""
     worker: str | None = getattr(report, "worker_id", None)
     if worker is None:  # the controller's own report of a worker that died
         worker = getattr(getattr(getattr(report, "node", None), "gateway", None), "id", "")
@@ -138,40 +136,41 @@ def _outcome(report: Report) -> str:
 def _reason(report: Report) -> str:
     if expected := getattr(report, "wasxfail", ""):
         return one_line(str(expected), LONGEST)
-    told: Any = report.longrepr
-    if isinstance(told, tuple):  # a skip: file, line, reason
-        return one_line(str(told[-1]), LONGEST)
-    crash = getattr(told, "reprcrash", None)
-    lines = str(getattr(crash, "message", None) or told or "").strip().splitlines()
+    representation: Any = report.longrepr
+    if isinstance(representation, tuple):  # a skip: file, line, reason
+        return one_line(str(representation[-1]), LONGEST)
+    crash = getattr(representation, "reprcrash", None)
+    lines = str(getattr(crash, "message", None) or representation or "").strip().splitlines()
     return one_line(lines[0] if crash is not None and lines else lines[-1] if lines else "", LONGEST)
 
 
-class Gathered:
-    """The session's tests, as their reports come in."""
+class ResultCollector:
+    """Collects the reports of a session's tests."""
 
     def __init__(self) -> None:
         self._cases: dict[tuple[str, str], _Case] = {}
-        #: Digest -> trace, packed. Each process carries a trace once; the test that did may be run again.
+        #: Digest -> packed trace. Each process sends a trace once; the test that sent it may be run again.
         self._traces: dict[str, str] = {}
 
-    def add(self, report: Report, carried: Mapping[str, Any] | None) -> None:
-        """One more report; ``carried``: what its phase concluded, None: nothing."""
+    def add(self, report: Report, phase: PhaseReport | None) -> None:
+        """One more report, and what its phase concluded; None: nothing."""
         key = (report.nodeid, _worker(report))
         case = self._cases.get(key)
-        if case is None or report.when == "setup":  # a repeated test begins anew
+        if case is None or report.when == "setup":  # a repeated test starts again
             case = self._cases[key] = _Case(attempts=1 if case is None else case.attempts + 1)
-        case.add(report, carried)
-        self._traces |= {r["digest"]: r["trace"] for r in (carried or {"runs": ()})["runs"] if "trace" in r}
+        case.add(report, phase)
+        runs: tuple[ReportedRun, ...] = () if phase is None else phase.runs
+        self._traces |= {r.trace.digest: r.trace.packed for r in runs if r.trace is not None and r.trace.packed}
 
     def result(
-        self, *, root: Path, configuration: Path | None, setup_only: bool = False, **facts: Any
+        self, *, root: Path, configuration: Path | None, setup_only: bool = False, **fields: Any
     ) -> SessionResult:
-        """The session as it stands.
+        """The session's result.
 
         :param root: pytest's root directory.
         :param configuration: its configuration file.
         :param setup_only: no test was to be run (``--setup-only``).
-        :param facts: other fields of the `SessionResult`.
+        :param fields: other fields of the `SessionResult`.
         """
         # the workers' names matter only where several ran the same test
         nodeids = [nodeid for nodeid, _ in self._cases]
@@ -183,25 +182,31 @@ class Gathered:
         ]
         return SessionResult(
             tests=tuple(cases),
-            configuration=_inside(configuration, root),
+            configuration=_relative(configuration, root),
             environment=_environment(),
-            **facts,
+            **fields,
         )
 
-    def traced(self, result: SessionResult) -> tuple[Traced, ...]:
-        """The traces that were carried, in the order of the tests, each with the tests of ``result`` that measured or judged it."""
-        cases = {(case.nodeid, case.worker): case for case in result.tests}
-        users: dict[str, list[CaseResult]] = {}
-        for (nodeid, worker), found in sorted(self._cases.items()):
-            case = cases.get((nodeid, worker)) or cases.get((nodeid, ""))
-            if case is None:
+    def traces(self, result: SessionResult) -> tuple[CollectedTrace, ...]:
+        """The traces that were sent, in the order of the tests, each with the tests and verdicts of ``result`` that are about it."""
+        results = {(case.nodeid, case.worker): case for case in result.tests}
+        tests: dict[str, list[CaseResult]] = {}
+        verdicts: dict[str, list[ReportedVerdict]] = {}
+        for (nodeid, worker), case in sorted(self._cases.items()):
+            found = results.get((nodeid, worker)) or results.get((nodeid, ""))
+            if found is None:
                 continue
-            for digest in dict.fromkeys(found.digests):
-                users.setdefault(digest, []).append(case)
-        return tuple(Traced(self._traces[d], tuple(tests)) for d, tests in users.items() if d in self._traces)
+            for digest, places in case.judged.items():
+                tests.setdefault(digest, []).append(found)
+                verdicts.setdefault(digest, []).extend(found.verdicts[i] for i in places)
+        return tuple(
+            CollectedTrace(packed, tuple(tests[digest]), tuple(verdicts[digest]))
+            for digest in tests
+            if (packed := self._traces.get(digest)) is not None
+        )
 
 
-def _inside(path: Path | None, root: Path) -> str | None:
+def _relative(path: Path | None, root: Path) -> str | None:
     if path is None:
         return None
     try:

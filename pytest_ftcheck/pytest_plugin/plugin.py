@@ -17,7 +17,7 @@ from .suite import SUITE
 from .verdict_log import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from ..core.events import Again
     from ..core.trace import Trace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..reports.html.compressed_trace import Carrier
     from .baseline.recorder import Keeper
     from .progress import ProgressLine
+    from .verdict_log import KeptRun
     from .write_reports import Delivery
 
 __all__ = ["RECORD", "Record", "_ftcheck_suite", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
@@ -51,7 +52,7 @@ _PROPERTIES: pytest.StashKey[bool] = pytest.StashKey()
 #: Packs traces for the page; None: no page is wanted.
 _CARRY: pytest.StashKey[Carrier | None] = pytest.StashKey()
 #: What goes with each trace of a report, for the page and for the terminal's table; None: nothing.
-_TOLD: pytest.StashKey[Callable[[Trace], dict[str, Any]] | None] = pytest.StashKey()
+_TOLD: pytest.StashKey[Callable[[KeptRun], dict[str, Any]] | None] = pytest.StashKey()
 #: Names of the properties that a test has from us.
 _NAMED: pytest.StashKey[set[str]] = pytest.StashKey()
 
@@ -81,6 +82,10 @@ class _Ears:
     def judged(self, verdict: Verdict, trace: Trace | None) -> None:
         """Keep it with the test."""
         self.record.now.judged(verdict, trace, called_from(self.test, self._root))
+
+    def verdicts_reached(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
+        """Keep them with the traces."""
+        self.record.now.verdicts_reached(verdicts, traces)
 
     def calibrated(self, record: dict[str, Any]) -> None:
         """Keep it with the test."""
@@ -144,14 +149,25 @@ def _carrier(config: pytest.Config) -> Carrier | None:
     return Carrier()
 
 
-def _told(config: pytest.Config) -> Callable[[Trace], dict[str, Any]] | None:
+def _told(config: pytest.Config) -> Callable[[KeptRun], dict[str, Any]] | None:
     """In a worker, too: its options are the controller's."""
-    carry = config.stash[_CARRY]
-    if config.get_verbosity() <= 0:
-        return carry
-    from ..reports.run_metrics import glance
+    pack, verbose = config.stash[_CARRY], config.get_verbosity() > 0
+    if pack is None and not verbose:
+        return None
 
-    return glance if carry is None else lambda trace: {**carry(trace), **glance(trace)}
+    def details(run: KeptRun) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if pack is not None:
+            from ..reports.session_diagnosis import verdicts_to_text
+
+            found |= {**pack(run.trace), "verdicts": verdicts_to_text(run.verdicts.values())}
+        if verbose:
+            from ..reports.run_metrics import glance
+
+            found |= glance(run.trace)
+        return found
+
+    return details
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -1,4 +1,4 @@
-"""Repeats become one line: what a test concluded, folded by check, however often it asked.
+"""What a test concluded and measured: repeated verdicts become one line a check.
 
 A property test judges hundreds of examples, a loop may judge thousands. What is kept, and what crosses processes, grows with the
 number of different checks, never with the number of calls.
@@ -6,9 +6,10 @@ number of different checks, never with the number of calls.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ..core import fail_level
 from ..core.formatting import plural
@@ -18,41 +19,66 @@ from ..reports.run_metrics import figures
 if TYPE_CHECKING:
     from ..core.trace import Trace
     from ..core.verdict import Verdict
+    from ..reports.html.compressed_trace import TraceSender
+    from ..reports.session_result import ReportedVerdict
+    from ..seeds.calibration import CheckCalibration
+    from .baseline.run_outcome import RunOutcome
+    from .phase_report import PhaseReport
 
-#: Traces kept of a test's phase: the first ones, and as many of the last (under ``@given`` the last is the simplest failure's).
+#: Traces kept of a test's phase: this many of the first and of the last (under ``@given`` the last is the simplest failure's).
 TRACES_KEPT = 2
 
-#: From the worst to the plainest.
+#: Statuses from the worst to the most harmless.
 _WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
 
 
-class Repeats:
+class RepeatedVerdict:
     """All verdicts of one check in one phase of a test: how many of which status, and the one to show.
 
-    Shown is the worst status' verdict; among equals the one nearest to its limit (or furthest beyond) where verdicts have a
-    margin. Without margins it is the first that passed, or the last that failed. Under ``@given`` it is always the last that
-    failed: hypothesis ends with the simplest example, which is the one that pytest's own report is about.
+    Shown is a verdict of the worst status. Among equals it is the one nearest to its limit (or furthest beyond) where verdicts have a
+    margin, else the first that passed or the last that failed. Under ``@given`` it is always the last that failed: hypothesis ends with
+    the simplest example, which is the one in pytest's own report.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.shown: Verdict | None = None
-        #: File and line of the call that came to the verdict shown.
-        self.where: tuple[str, int] | None = None
+        self._trace: weakref.ref[Trace] | None = None
+        #: File and line of the call that gave the shown verdict.
+        self.call_site: tuple[str, int] | None = None
         #: Whether its assertion raised.
-        self.gated = False
+        self.blocking = False
         #: Whether hypothesis chose the examples.
-        self.given = False
+        self.by_hypothesis = False
 
-    def add(self, verdict: Verdict, *, given: bool = False, where: tuple[str, int] | None = None) -> None:
-        """One more."""
+    @property
+    def trace(self) -> Trace | None:
+        """The trace that the shown verdict is about, if it is still kept somewhere."""
+        return None if self._trace is None else self._trace()
+
+    @property
+    def tolerated(self) -> bool:
+        """The check was inconclusive, and the session does not fail on that."""
+        return self.shown is not None and not self.shown.ok and not self.blocking
+
+    def add(
+        self,
+        verdict: Verdict,
+        trace: Trace | None = None,
+        *,
+        by_hypothesis: bool = False,
+        call_site: tuple[str, int] | None = None,
+    ) -> None:
+        """Count the verdict, and keep it if it is the one to show."""
         self.counts[verdict.status] += 1
-        self.given = self.given or given
-        if self.shown is None or self._before(verdict, self.shown):
-            self.shown, self.where, self.gated = verdict, where, fail_level.raises(verdict)
+        self.by_hypothesis = self.by_hypothesis or by_hypothesis
+        if self.shown is None or self._replaces(verdict, self.shown):
+            self.shown, self.call_site = verdict, call_site
+            self._trace = None if trace is None else weakref.ref(trace)
+            self.blocking = fail_level.raises(verdict)
 
-    def _before(self, new: Verdict, old: Verdict) -> bool:
-        if self.given and not new.ok and not old.ok:
+    def _replaces(self, new: Verdict, old: Verdict) -> bool:
+        if self.by_hypothesis and not new.ok and not old.ok:
             return True
         worse = _WORST_FIRST.index(old.status) - _WORST_FIRST.index(new.status)
         if worse:
@@ -61,36 +87,44 @@ class Repeats:
             return new.margin < old.margin
         return not new.ok
 
-    def plain(self, *, failed: bool = False) -> dict[str, Any]:
-        """In builtins, for nothing else crosses processes; ``failed``: the test's phase did."""
+    def report(self, when: str, run: int | None, *, failed: bool) -> ReportedVerdict:
+        """The shown verdict, for reports.
+
+        :param when: the phase.  :param run: place of the judged run in the phase's runs.  :param failed: whether the phase failed.
+        """
+        from ..reports.session_result import ReportedVerdict
+
         verdict = self.shown
         assert verdict is not None
-        return {
-            "check": verdict.check,
-            "status": str(verdict.status),
-            "headline": verdict.headline,
-            "ok": verdict.ok,
-            "gated": self.gated,
+        file, line = self.call_site or (None, None)
+        return ReportedVerdict(
+            check=verdict.check,
+            status=str(verdict.status),
+            headline=verdict.headline,
+            summary=summary(verdict, self.counts, shrunk=self.by_hypothesis and failed),
             # the whole message only where it may have to be shown
-            "message": "" if verdict.ok and not self.gated else str(verdict),
-            "counts": dict(self.counts),
-            "told": told(verdict, self.counts, shrunk=self.given and failed),
-            "fault": verdict.fault,
-            "limit": verdict.limit,
-            "causes": list(verdict.causes),
-            "remedy": verdict.remedy,
-            "margin": None if verdict.margin is None else float(verdict.margin),
-            "where": None if self.where is None else list(self.where),
-        }
+            message="" if verdict.ok and not self.blocking else str(verdict),
+            fault=verdict.fault,
+            limit=verdict.limit,
+            causes=tuple(verdict.causes),
+            remedy=verdict.remedy,
+            margin=None if verdict.margin is None else float(verdict.margin),
+            counts=dict(self.counts),
+            blocking=self.blocking,
+            when=when,
+            file=file,
+            line=line,
+            run=run,
+        )
 
 
-def told(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> str:
-    """The headline, after how often the check was asked.
+def summary(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> str:
+    """The headline, after how often the check gave which status.
 
-    :param shrunk: hypothesis has looked for the simplest example, and this verdict is about it.
+    :param shrunk: hypothesis has searched for the simplest example, and this verdict is about it.
 
     >>> from pytest_ftcheck import Verdict
-    >>> told(Verdict("weights_move", "pass", "4 of 4 moved."), Counter({"pass": 100}))
+    >>> summary(Verdict("weights_move", "pass", "4 of 4 moved."), Counter({"pass": 100}))
     '100 times, all pass; the first: 4 of 4 moved.'
     """
     total = sum(counts.values())
@@ -109,61 +143,63 @@ def told(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> str
     return f"{plural(total, 'time')}, {outcome}; {which}: {verdict.headline}"
 
 
-class Ends:
-    """The first and the last few traces of a series, and how many there were."""
+class FirstAndLast:
+    """The first and the last few traces of a series, and their number."""
 
     def __init__(self) -> None:
-        self.first: list[Trace] = []
-        self.last: deque[Trace] = deque(maxlen=TRACES_KEPT)
+        self._first: list[Trace] = []
+        self._last: deque[Trace] = deque(maxlen=TRACES_KEPT)
         self.count = 0
 
     def __iter__(self) -> Iterator[Trace]:
-        yield from self.first
-        yield from self.last
+        yield from self._first
+        yield from self._last
+
+    @property
+    def left_out(self) -> int:
+        """How many traces were counted, not kept."""
+        return self.count - len(self._first) - len(self._last)
 
     def add(self, trace: Trace) -> None:
-        """Count it, and keep it if it is among the first or the last."""
+        """Count the trace, and keep it if it is among the first or the last."""
         self.count += 1
-        if len(self.first) < TRACES_KEPT:
-            self.first.append(trace)
+        if len(self._first) < TRACES_KEPT:
+            self._first.append(trace)
         else:
-            self.last.append(trace)
+            self._last.append(trace)
 
 
 class Phase:
     """What one phase of a test (setup, call, teardown) concluded and measured."""
 
     def __init__(self) -> None:
-        self.repeats: dict[str, Repeats] = {}
-        self._measured = Ends()
-        #: Judged here and measured elsewhere, as by a fixture of the module.
-        self._borrowed = Ends()
-        #: What `calibrate.gather` told.
-        self.calibrations: list[dict[str, Any]] = []
-        #: What `baseline.keeper.Keeper` made of the runs.
-        self.baseline: list[dict[str, Any]] = []
+        self.verdicts: dict[str, RepeatedVerdict] = {}
+        self._measured = FirstAndLast()
+        #: Judged here and measured elsewhere, for example by a fixture of the module.
+        self._borrowed = FirstAndLast()
+        self.calibrations: list[CheckCalibration] = []
+        self.baseline: list[RunOutcome] = []
+        #: Names of the baseline runs that the test used, while the baseline is written.
+        self.baseline_runs_used: list[str] = []
 
     def __bool__(self) -> bool:
-        return bool(self.repeats or self._measured.count or self.calibrations or self.baseline)
+        by_products = (self.calibrations, self.baseline, self.baseline_runs_used)
+        return bool(self.verdicts or self._measured.count or any(by_products))
 
-    def judged(self, verdict: Verdict, trace: Trace | None = None, where: tuple[str, int] | None = None) -> None:
-        """Count it, and keep it if it is the one to show."""
-        self.repeats.setdefault(verdict.check, Repeats()).add(verdict, given=in_example(), where=where)
-        if trace is not None and not any(trace is known for known in (*self._measured, *self._borrowed)):
+    def judged(self, verdict: Verdict, trace: Trace | None = None, call_site: tuple[str, int] | None = None) -> None:
+        """Count a verdict, and keep it if it is the one to show."""
+        repeated = self.verdicts.setdefault(verdict.check, RepeatedVerdict())
+        repeated.add(verdict, trace, by_hypothesis=in_example(), call_site=call_site)
+        if trace is not None and not any(trace is known for known in self.runs):
             self._borrowed.add(trace)
 
     def measured(self, trace: Trace) -> None:
-        """Count it, and keep it if it is among the first or the last."""
+        """Count a trace, and keep it if it is among the first or the last."""
         self._measured.add(trace)
 
     @property
-    def traced(self) -> int:
-        """How many traces were measured."""
-        return self._measured.count
-
-    @property
     def traces(self) -> list[Trace]:
-        """Those measured and kept, in order."""
+        """Those measured in this phase and kept, in order."""
         return list(self._measured)
 
     @property
@@ -172,33 +208,30 @@ class Phase:
         return [*self._measured, *self._borrowed]
 
     @property
-    def let_through(self) -> bool:
-        """Whether something could not be decided, and the session lets that through."""
-        return any(r.shown is not None and not r.shown.ok and not r.gated for r in self.repeats.values())
+    def tolerated(self) -> bool:
+        """Whether a check was inconclusive, and the session does not fail on that."""
+        return any(verdict.tolerated for verdict in self.verdicts.values())
 
-    def plain(self, *, failed: bool = False, carry: Callable[[Trace], dict[str, Any]] | None = None) -> dict[str, Any]:
-        """In builtins, for nothing else crosses processes.
+    def report(
+        self, when: str = "call", *, failed: bool = False, rows: bool = False, sender: TraceSender | None = None
+    ) -> PhaseReport:
+        """For the process that reports.
 
-        :param failed: the phase did.  :param carry: what is to be told of each trace beside its figures; None: nothing.
+        :param when: the phase.  :param failed: whether it failed.  :param rows: with a row of each run for the terminal's table.
+        :param sender: packs the traces for the HTML page; None: no page is written.
         """
-        traces = [repr(trace) for trace in self.traces]
-        if left := self.traced - len(traces):
-            traces.insert(len(self._measured.first), f"... and {plural(left, 'trace')} more ...")
-        return {
-            "verdicts": [r.plain(failed=failed) for r in self.repeats.values()],
-            "traces": traces,
-            "runs": [
-                {
-                    "summary": repr(t),
-                    "figures": figures(t),
-                    "environment": dict(t.environment),
-                    **(carry(t) if carry else {}),
-                }
-                for t in self.runs
-            ],
-            **({"calibrations": self.calibrations} if self.calibrations else {}),
-            **({"baseline": self.baseline} if self.baseline else {}),
-        }
+        from .phase_report import PhaseReport, ReportedRun  # every start of pytest imports this module
+
+        runs = self.runs
+        places = {id(trace): i for i, trace in enumerate(runs)}
+        return PhaseReport(
+            verdicts=tuple(v.report(when, places.get(id(v.trace)), failed=failed) for v in self.verdicts.values()),
+            runs=tuple(ReportedRun.of(trace, row=rows, sender=sender) for trace in runs),
+            runs_left_out=self._measured.left_out,
+            calibrations=tuple(self.calibrations),
+            baseline=tuple(self.baseline),
+            baseline_runs_used=tuple(self.baseline_runs_used),
+        )
 
 
 class Record:
@@ -212,25 +245,25 @@ class Record:
         self.phases: list[Phase] = [Phase()]
 
     @property
-    def now(self) -> Phase:
-        """The phase that runs."""
+    def current(self) -> Phase:
+        """The phase that is running."""
         return self.phases[-1]
 
     def close(self) -> Phase:
-        """End the phase that runs, and give what it had."""
-        ended = self.now
+        """End the phase that is running, and return it."""
+        ended = self.current
         self.phases.append(Phase())
         return ended
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """The verdict to show of each check, in the order in which the checks were first asked."""
-        return [r.shown for r in self._repeats() if r.shown is not None]
+        """The verdict to show of each check, in the order in which the checks were first called."""
+        return [repeated.shown for repeated in self._repeated() if repeated.shown is not None]
 
     @property
     def counts(self) -> Counter[str]:
-        """Verdicts by status, repeats counted."""
-        return sum((r.counts for r in self._repeats()), Counter())
+        """Verdicts by status, repeated ones counted."""
+        return sum((repeated.counts for repeated in self._repeated()), Counter())
 
     @property
     def traces(self) -> list[Trace]:
@@ -238,9 +271,9 @@ class Record:
         return [trace for phase in self.phases for trace in phase.traces]
 
     @property
-    def let_through(self) -> bool:
-        """Whether something could not be decided, and the session lets that through."""
-        return any(phase.let_through for phase in self.phases)
+    def tolerated(self) -> bool:
+        """Whether a check was inconclusive, and the session does not fail on that."""
+        return any(phase.tolerated for phase in self.phases)
 
     def properties(self) -> dict[str, str | float]:
         """As JUnit properties: ``ftcheck.CHECK`` is the worst status, ``ftcheck.loss.initial`` a number of the first run,
@@ -248,7 +281,7 @@ class Record:
 
         >>> from pytest_ftcheck import Verdict
         >>> record = Record()
-        >>> record.now.judged(Verdict("weights_move", "pass", "4 of 4 moved."))
+        >>> record.current.judged(Verdict("weights_move", "pass", "4 of 4 moved."))
         >>> record.properties()
         {'ftcheck.weights_move': 'pass'}
         """
@@ -265,5 +298,5 @@ class Record:
             found |= {prefix + name: value for name, value in figures(trace).items()}
         return found
 
-    def _repeats(self) -> Iterable[Repeats]:
-        return (r for phase in self.phases for r in phase.repeats.values())
+    def _repeated(self) -> Iterable[RepeatedVerdict]:
+        return (verdict for phase in self.phases for verdict in phase.verdicts.values())

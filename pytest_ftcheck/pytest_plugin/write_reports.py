@@ -76,7 +76,7 @@ def _written(form: str, result: SessionResult, prefix: str, traced: Sequence[Tra
         from ..reports.html.page import page
         from ..reports.html.views import FineTune
 
-        return page([FineTune(unpack(t.packed), tests=t.tests, packed=t.packed) for t in traced], result)
+        return page([FineTune(unpack(t.packed), tests=t.tests, packed=t.packed, verdicts=t.verdicts) for t in traced], result)
     from ..reports.sarif import gitlab
 
     return gitlab(result, prefix)

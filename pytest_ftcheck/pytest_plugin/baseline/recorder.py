@@ -129,6 +129,7 @@ class Keeper:
                 continue
             run.claimed = name
             record.now.judged(run.verdict, run.trace, run.where)
+            record.now.verdicts_reached([run.verdict], [run.trace])
             if fail_level.raises(run.verdict) and (
                 worst is None or (worst.status != "fail" and run.verdict.status == "fail")
             ):
