@@ -1,4 +1,4 @@
-"""The faults that the checks of weights find, the most fundamental first."""
+"""The faults that the checks of the weights find, the most fundamental first."""
 
 from __future__ import annotations
 
@@ -7,42 +7,48 @@ from ..spec import Fault, Rank, Symptom
 NOT_FROZEN = Fault(
     "not_frozen",
     Rank.PARAMETERS + 70,
-    "parameters that should stay are trained",
-    explains=(
-        "optimizer_covers_model",
-        "optimizer_settings",
-        "weights_kept",
-    ),
+    "parameters that should stay frozen are trained",
+    cause="requires_grad is True for {tensors}: the code that freezes them was not called, or ran before they existed",
+    remedy="call requires_grad_(False) on them before the optimizer is built",
+    explains=("optimizer_covers_model", "optimizer_settings", "weights_kept"),
     confidence="certain",
 )
 WEIGHTS_OVERWRITTEN = Fault(
     "weights_overwritten",
     Rank.WEIGHTS + 10,
-    "something overwrites the weights between steps",
-    explains=(
-        "weights_move",
-        "frozen_stay_frozen",
-    ),
+    "weights are overwritten between optimizer steps",
+    cause="they are overwritten after nearly every step: averaged weights (EMA) copied into the model, a state_dict loaded again, or "
+    "values saved before {optimizer}.step()",
+    remedy="look for copy_, load_state_dict and .data = inside the loop; keep an average in a copy of the model",
+    explains=("weights_move", "frozen_stay_frozen"),
     confidence="certain",
 )
 WEIGHTS_RESET = Fault(
     "weights_reset",
     Rank.WEIGHTS + 20,
-    "something resets weights between steps",
-    explains=(
-        "weights_move",
-        "frozen_stay_frozen",
-    ),
+    "weights are reset between optimizer steps",
+    cause="they are restored or re-initialized about every {steps} steps: an initialization or a checkpoint loaded at the start of "
+    "each epoch",
+    remedy="look for load_state_dict, copy_ and apply(init) inside the loop, and move them before it",
+    explains=("weights_move", "frozen_stay_frozen"),
     confidence="certain",
 )
 FROZEN_WRITTEN = Fault(
     "frozen_written",
     Rank.WEIGHTS + 30,
-    "something writes into frozen parameters",
+    "frozen parameters are overwritten",
+    cause="requires_grad=False stops gradients, not writes: frozen parameters are overwritten by an EMA, by load_state_dict, or by an "
+    "optimizer that still holds an old .grad",
+    remedy="freeze parameters before the optimizer is built, and exclude them from whatever else writes to weights",
     explains=("weights_kept",),
     confidence="certain",
 )
 FROZEN_STATISTICS_DRIFT = Fault(
-    "frozen_statistics_drift", Rank.WEIGHTS + 40, "running statistics of a frozen module drift", confidence="certain"
+    "frozen_statistics_drift",
+    Rank.WEIGHTS + 40,
+    "running statistics of a frozen module change",
+    cause="{buffer} is a running statistic: a frozen BatchNorm in train mode keeps updating it",
+    remedy="call .eval() on the frozen module after every model.train()",
+    confidence="certain",
 )
 WEIGHTS_STILL = Fault("weights_still", Rank.OUTCOME + 110, "the weights do not move", explains=(Symptom.STANDS_STILL,))

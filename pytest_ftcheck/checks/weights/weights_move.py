@@ -14,7 +14,7 @@ from ...core.observations import Tensor
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
-from ..expected_roles import BY_DESIGN, meant_to_learn, waits_for_thaw
+from ..expected_roles import FROZEN_BY_DESIGN, not_yet_unfrozen, should_learn
 from ..gradients.missing_gradient import why
 from ..gradients.no_update_causes import FAULTS, WHY, explain, headline_of
 from ..gradients.severed import blocked
@@ -198,9 +198,9 @@ def check_weights_move(
 
 def _judged(t: Tensor, trace: Trace) -> bool:
     """Meant to learn; not yet thawed is not yet meant to. "Everything" does not mean what is frozen by design."""
-    if waits_for_thaw(t, trace) or not meant_to_learn(t, trace):
+    if not_yet_unfrozen(t, trace) or not should_learn(t, trace):
         return False
-    return t.trainable or t.trainable_last or t.part == "head" or t.role not in BY_DESIGN
+    return t.trainable or t.trainable_last or t.part == "head" or t.role not in FROZEN_BY_DESIGN
 
 
 def _root(kind: str, worst: Sequence[Tensor], trace: Trace) -> str:
