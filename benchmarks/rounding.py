@@ -1,7 +1,7 @@
 """How far are effects of padding and of other rows from what rounding alone does? ``python benchmarks/rounding.py``.
 
 `padding_ignored` and `rows_independent` judge a change of the output beside the spread between rows. Where a head of equal weights sums
-normalised features, the outputs are rounding and nothing else, and so is every change of them. The experiment therefore moves every
+normalised features, the outputs are rounding and nothing else, and so is every change of them. The probe therefore moves every
 weight by one rounding and calls a change up to `NOISE` times what that does none. Measured here, with the limit at 0 so that nothing is
 left out: the change over that of rounding, on constant heads, and on the cases of `tests/faults` where something truly has an effect.
 Then, with the limit as it is, how many constant heads fail. Exit status 1 if the two sides meet, or a constant head fails. What rounding
@@ -21,8 +21,9 @@ from torch import nn
 
 from pytest_ftcheck import Trace, check_padding_ignored, check_rows_independent, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks.effects import matters
-from pytest_ftcheck.checks.inputs import probe
-from pytest_ftcheck.checks.inputs.record import Effect, Inputs
+from pytest_ftcheck.checks.inputs.probe import inputs as probe
+from pytest_ftcheck.checks.inputs.record import Inputs
+from pytest_ftcheck.core.effect import Effect
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from faults import CASES, Case
@@ -52,8 +53,8 @@ def ratios(trace: Trace) -> list[float]:
     found = trace.measured(Inputs)
     if found is None or found.rounding is None:
         return []
-    effects: list[Effect | None] = [found.company.output] if found.company else []
-    effects += [found.padding.amount, found.padding.content] if found.padding else []
+    effects: list[Effect | None] = [found.batch_mates.output] if found.batch_mates else []
+    effects += [found.padding.less_padding, found.padding.other_ids] if found.padding else []
     large = [e for e in effects if e is not None and matters(e)]
     return [e.change / found.rounding.change if found.rounding.change else float("inf") for e in large]
 

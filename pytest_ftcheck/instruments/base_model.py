@@ -65,28 +65,6 @@ def find_inner(model: nn.Module) -> list[Inner]:
     return found
 
 
-def handed(call: Call, real: torch.Tensor) -> dict[str, Any]:
-    """What the base got as its mask, in the fields of `PaddingLook`."""
-
-    def same(value: Any, mask: torch.Tensor) -> bool:
-        return isinstance(value, torch.Tensor) and value.shape == mask.shape and bool((value == mask).all())
-
-    got = call.arguments.get("attention_mask")
-    kind = "other"
-    if got is None:
-        kind = "none"
-    elif same(got, real):
-        kind = "right"
-    elif same(got, ~real):
-        kind = "inverted"
-    elif same(got, torch.ones_like(real)):
-        kind = "all ones"
-    misplaced = tuple(
-        n for n, v in call.arguments.items() if n != "attention_mask" and not bool(real.all()) and same(v, real)
-    )
-    return {"handed": kind, "unknown": call.unknown, "misplaced": misplaced}
-
-
 def hidden_of(out: Any, ids: torch.Tensor) -> torch.Tensor | None:
     """The vectors, one a token, in what a base returned; None: there are none."""
     if not isinstance(out, torch.Tensor):

@@ -1,4 +1,4 @@
-"""What the output depends on: padding, the other rows, the tokens, their order."""
+"""What the output depends on: the padding, the other rows of the batch, the words, their order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ...core.measurement import Measurement
 
 
 @dataclass(frozen=True)
-class PaddingLook:
-    """The same rows with less padding (or with other ids in it): the output should be the same."""
+class PaddingMeasurement:
+    """The same rows with less padding, or with other ids in it: the output should be the same."""
 
     #: ``right`` or ``left``.
     side: str
@@ -20,63 +20,73 @@ class PaddingLook:
     rows: int
     columns: int
     #: Outputs with and without those columns; None: not measured (padding on the left).
-    amount: Effect | None = None
+    less_padding: Effect | None = None
     #: Outputs with the padding's ids and with others in their place.
-    content: Effect | None = None
-    #: Name of the module inside that takes ids and mask itself; None: none was found.
-    base: str | None = None
-    #: The same two for that module called directly with the right mask, at real tokens; None: not measured.
-    base_amount: Effect | None = None
-    base_content: Effect | None = None
-    #: What the module was handed as ``attention_mask``: ``right``, ``none``, ``inverted``, ``all ones`` or ``other``; None: not seen.
-    handed: str | None = None
-    #: Keywords that it was handed and does not know, and arguments that got the mask in place of ``attention_mask``.
-    unknown: tuple[str, ...] = ()
-    misplaced: tuple[str, ...] = ()
-    #: The module around it, the one that pools, is a library's class too; the id of the padding in that one's config.
-    library: bool = False
-    config_pad: int | None = None
-    #: The batch has a mask.
-    given: bool = False
-    #: Largest change of the output when the mask is all ones instead; None: not measured.
-    mask_matters: Effect | None = None
-    #: The model has torch's own attention layers, which see padding unless they are given a mask.
-    attention: bool = False
-    #: Nothing of a library's is between the ids and the output that could let padding through by its design.
-    own: bool = False
-    #: What tells the model or its author padding from text: ``mask`` or ``lengths`` in the batch, ``id``: it is declared;
-    #: empty: nothing.
-    told: str = ""
-    #: Outputs with other ids in the padding, and the mask the other way round both times.
-    content_inverted: Effect | None = None
-    #: Outputs with some further columns of padding and with twice as many, beside the spread of rows without padding; and the spread
-    #: that is left then. At the edge of the text a convolution sees padding, but more of it changes nothing further.
-    stretched: Effect | None = None
-    stretched_spread: float | None = None
-    #: Outputs with that padding and with words in the far half of it, under a mask of 0.
-    far_content: Effect | None = None
+    other_ids: Effect | None = None
     #: Whether outputs are finite without any padding.
-    bare_finite: bool | None = None
-    #: ``finite``, ``differ``: with the mask the other way round outputs are finite, or differ between rows, and as given they do not;
-    #: ``full rows``: they are not finite in exactly those rows that have no padding; empty: not so.
-    turned: str = ""
-    #: The model has recurrent layers.
+    finite_without_padding: bool | None = None
+    #: The batch has a mask.
+    mask_in_batch: bool = False
+    #: What says which tokens are padding: ``mask`` or ``lengths`` in the batch, ``id``: it is declared; empty: nothing.
+    padding_source: str = ""
+    #: Outputs with the mask as it is and with a mask of ones; None: not measured.
+    mask_of_ones: Effect | None = None
+
+    #: Name of the base, the module inside that takes ids and mask itself; None: none was found.
+    base: str | None = None
+    #: `less_padding` and `other_ids` for the base called directly with the right mask, at real tokens; None: not measured.
+    base_less_padding: Effect | None = None
+    base_other_ids: Effect | None = None
+    #: What the base received as ``attention_mask``: ``right``, ``none``, ``inverted``, ``all ones`` or ``other``; None: not observed.
+    mask_received: str | None = None
+    #: Keywords that the base received and does not know, and its arguments that received the mask in place of ``attention_mask``.
+    unknown_keywords: tuple[str, ...] = ()
+    misplaced_mask: tuple[str, ...] = ()
+    #: The module around the base, the one that pools, is of a library's class, too; the id of the padding in its config.
+    library_pooling: bool = False
+    config_pad_id: int | None = None
+
+    #: Between the ids and the output is no library module that could let padding through by its design.
+    user_model: bool = False
+    #: The model has torch's own attention layers, which attend to padding unless they get a mask; recurrent layers.
+    torch_attention: bool = False
     recurrent: bool = False
+    #: `other_ids`, with the mask inverted both times.
+    other_ids_inverted_mask: Effect | None = None
+    #: Outputs with some further columns of padding and with twice as many, beside the spread of rows without padding; and the spread
+    #: that is left then. At the edge of the text a convolution reads padding, but more of it changes nothing further.
+    more_padding: Effect | None = None
+    more_padding_spread: float | None = None
+    #: Outputs with that padding and with words in the far half of it, under a mask of 0.
+    words_in_padding: Effect | None = None
+    #: What shows that the mask is inverted: ``finite``, ``differ``: with the inverted mask outputs are finite, or differ between rows, and
+    #: with the batch's own they do not; ``full rows``: they are not finite in exactly those rows that have no padding; empty: nothing.
+    inversion: str = ""
     #: ``before`` or ``after`` the training.
     when: str = "before"
 
+    @property
+    def effect(self) -> Effect | None:
+        """The change of the outputs when padding is changed as its side allows."""
+        return self.less_padding if self.side == "right" else self.other_ids
+
+    @property
+    def base_effect(self) -> Effect | None:
+        """The same for the base, called directly with the right mask."""
+        return self.base_less_padding if self.side == "right" else self.base_other_ids
+
 
 @dataclass(frozen=True)
-class RowsLook:
-    """The same rows in other company, and in another order: their outputs should be the same."""
+class BatchMatesMeasurement:
+    """The same rows in another order, batched with other rows: their outputs should be the same."""
 
     rows: int
     output: Effect
-    #: The output of the module inside that takes the ids itself; None: none was found.
-    base: Effect | None = None
-    base_name: str | None = None
+    #: The output of the base, the module inside that takes the ids itself; None: none was found.
+    base_output: Effect | None = None
+    base: str | None = None
     #: Its class is the library's, not the user's.
-    base_library: bool = False
+    library_base: bool = False
     #: Normalisation layers without running statistics: in evaluation they normalise over the batch.
     batch_statistics: tuple[str, ...] = ()
     #: ``before`` or ``after`` the training.
@@ -84,53 +94,63 @@ class RowsLook:
 
 
 @dataclass(frozen=True)
-class WordsLook:
+class WordsMeasurement:
     """Different rows, and the same rows with other words between the first and the last token: the output should differ."""
 
     #: ``before`` or ``after`` the training.
     when: str
-    #: Rows looked at, and how many different ones there are among them.
+    #: Rows measured, and how many different ones there are among them.
     rows: int
     distinct: int
-    #: Distance of the rows' outputs from their mean (``change`` is the largest).
-    across: Effect
+    #: Distance of the rows' outputs from their mean (``change`` is the largest), with their own words and with other ones.
+    between_rows: Effect
+    between_rows_other_words: Effect | None = None
     #: Outputs with other words; None: no tokens were found in the input.
-    words: Effect | None = None
-    #: What enters the head, across rows and with other words; None: not seen.
-    features_across: Effect | None = None
-    features_words: Effect | None = None
-    #: Last hidden vectors of the module inside, with other words: at the first token, at all others, and at the last one, which stays
-    #: the same as well (where it did not change, called with the right mask).
-    first: Effect | None = None
-    rest: Effect | None = None
-    last: Effect | None = None
-    base: str | None = None
-    #: Its class is the library's, not the user's.
-    base_library: bool = False
+    other_words: Effect | None = None
+    #: Outputs with other words from the third one on only, in rows of five or more.
+    later_words: Effect | None = None
     #: Outputs with the words in another order.
-    order: Effect | None = None
-    #: Distance of the rows' outputs from their mean with those other words.
-    other_across: Effect | None = None
-    #: Outputs with other words behind the second one only, in rows of five or more.
-    late: Effect | None = None
-    #: Positions that the module inside was handed: at most two different ones a row, in rows of four tokens or more.
+    other_order: Effect | None = None
+    #: What enters the head, between rows and with other words; None: not observed.
+    features_between_rows: Effect | None = None
+    features_other_words: Effect | None = None
+
+    #: Name of the base, the module inside that takes the ids itself; None: none was found. Its class is the library's, not the user's.
+    base: str | None = None
+    library_base: bool = False
+    #: Last hidden vectors of the base with other words: at the first token, at all others, and at the last one. The last token itself
+    #: stays the same; where its vector did not change, the base was called with the right mask.
+    base_first_token: Effect | None = None
+    base_other_tokens: Effect | None = None
+    base_last_token: Effect | None = None
+    #: The base received positions with at most two different values a row, in rows of four tokens or more.
     positions_constant: bool = False
-    #: The batch tells two texts apart by type ids, and the module inside, which takes them, was handed none or one value.
-    types_lost: bool = False
+    #: The batch has several type ids; the base, which takes them, received none or one value.
+    type_ids_lost: bool = False
+
+    @property
+    def effect(self) -> Effect:
+        """What the words do to the output; without tokens, what the row does."""
+        return self.between_rows if self.other_words is None else self.other_words
+
+    @property
+    def features_effect(self) -> Effect | None:
+        """The same for what enters the head."""
+        return self.features_between_rows if self.other_words is None else self.features_other_words
 
 
 @dataclass(frozen=True)
 class Inputs(Measurement, probe="inputs"):
-    """What the output depends on: padding, the other rows, the tokens, their order."""
+    """What the output depends on: the padding, the other rows of the batch, the words, their order."""
 
-    #: Rows looked at.
+    #: Rows measured.
     rows: int = 0
-    padding: PaddingLook | None = None
-    company: RowsLook | None = None
-    words: tuple[WordsLook, ...] = ()
-    #: The same rows once more, nothing changed, where something had an effect: what is left of it is no effect of the change.
+    padding: PaddingMeasurement | None = None
+    batch_mates: BatchMatesMeasurement | None = None
+    words: tuple[WordsMeasurement, ...] = ()
+    #: The same rows again, nothing changed, where something had an effect: a random output changes without any cause.
     repeat: Effect | None = None
     #: The same rows with every weight moved by one rounding, where something had an effect and the outputs are not random.
     rounding: Effect | None = None
-    #: ``padding``, ``company`` or ``words`` -> why it was not measured.
+    #: ``padding``, ``batch_mates`` or ``words`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

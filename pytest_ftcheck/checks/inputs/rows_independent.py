@@ -1,4 +1,4 @@
-"""In evaluation a row's output depends on that row alone."""
+"""In evaluation mode a row's output depends on that row alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...core.verdict import Verdict
 from ..effects import LIMIT, matters, share
 from ..spec import Stage, check, not_measured
 from . import faults
-from .padding_ignored import confounded, weights
-from .record import Inputs
+from .other_causes import random_output, which_weights
+from .record import BatchMatesMeasurement, Inputs
 
 
 @check(
@@ -26,77 +26,51 @@ from .record import Inputs
 def check_rows_independent(trace: Trace) -> Verdict:
     """In evaluation mode a row's output depends on that row alone, not on the others of its batch nor on its place among them.
 
-    Half of the rows come again, in the opposite order and with other rows before them. Largest change of an output over the spread between
-    rows: at most 0.05. Batch normalisation in training mode is none of this check's business.
+    Half of the rows come again, in the opposite order and behind other rows. Largest change of an output over the spread between rows:
+    at most 0.05. Batch normalisation in training mode is not judged.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_rows_independent(example_trace()).status
     'skipped'
     """
-    inputs = trace.measured(Inputs)
+    name, inputs = "rows_independent", trace.measured(Inputs)
     if inputs is None:
-        return not_measured("rows_independent", trace, Inputs)
-    look = inputs.company
-    if look is None:
-        return Verdict("rows_independent", "skipped", f"Not measured: {inputs.unmeasured.get('company', 'no reason')}.")
+        return not_measured(name, trace, Inputs)
+    mates = inputs.batch_mates
+    if mates is None:
+        return not_measured(name, trace, Inputs, inputs.unmeasured.get("batch_mates"))
     headline = (
-        f"In other company and another order, the outputs of the same {plural(look.rows, 'row')} change by {share(look.output)} "
-        "of the spread between rows"
+        f"Batched with different rows in a different order, the outputs of the same {plural(mates.rows, 'row')} change by "
+        f"{share(mates.output)} of the spread between rows"
     )
-    rows = tuple(
+    details: dict[str, Any] = {
+        "evidence": _evidence(mates),
+        "limit": f"at most {percent(LIMIT)} of the spread: a healthy float32 model shows rounding only (below 0.01 %)",
+        "measured": f"evaluation mode, {which_weights(mates)}, batches of the same shape",
+    }
+    if not matters(mates.output):
+        return Verdict(name, "pass", f"{headline}.", **details)
+    if reason := random_output(inputs):
+        return Verdict(name, "skipped", reason)
+    if mates.batch_statistics:
+        fault = faults.BATCH_STATISTICS_IN_EVALUATION.with_details(layer=mates.batch_statistics[0])
+        return fault.verdict(name, f"{headline}.", **details)
+    mixed_in_base = mates.base_output is not None and matters(mates.base_output)
+    if mixed_in_base and mates.library_base:
+        note = f"exempt: rows already depend on each other in the output of {mates.base}, a library class"
+        return Verdict(name, "pass", f"{headline}, by the design of {mates.base}.", notes=(note,), **details)
+    if mixed_in_base:
+        where = f"inside {mates.base}"
+    elif mates.base_output is not None:
+        where = f"behind {mates.base}, whose own output is independent of the other rows"
+    else:
+        where = "in the model"
+    return faults.ROWS_MIXED.with_details(where=where).verdict(name, f"{headline}.", **details)
+
+
+def _evidence(mates: BatchMatesMeasurement) -> tuple[dict[str, Any], ...]:
+    return tuple(
         {"output of": name, "change": e.change, "spread between rows": e.spread, "change/spread": share(e)}
-        for name, e in (("the model", look.output), (look.base_name or "the base", look.base))
+        for name, e in (("the model", mates.output), (mates.base or "the base", mates.base_output))
         if e is not None
-    )
-
-    def verdict(status: Any, text: str, **more: Any) -> Verdict:
-        return Verdict(
-            "rows_independent",
-            status,
-            text,
-            evidence=rows,
-            limit=f"at most {percent(LIMIT)} of the spread: a healthy float32 model shows rounding only (below 0.01 %)",
-            measured=f"evaluation mode, {weights(look)}, batches of the same shape",
-            **more,
-        )
-
-    if not matters(look.output):
-        return verdict("pass", f"{headline}.")
-    if why := confounded(inputs, check="rows_independent"):
-        return Verdict("rows_independent", "skipped", why)
-    inside = look.base is not None and matters(look.base)
-    if look.batch_statistics:
-        return verdict(
-            "fail",
-            f"{headline}.",
-            causes=(
-                f"{look.batch_statistics[0]} has no running statistics: it normalises over the batch in evaluation, too",
-            ),
-            remedy="give it track_running_stats=True, or take LayerNorm, which normalises within a row",
-            fault="batch_statistics_in_evaluation",
-        )
-    if inside and look.base_library:
-        return verdict(
-            "pass",
-            f"{headline}, as by the design of {look.base_name}.",
-            notes=(
-                f"exempt: rows already depend on each other in the output of {look.base_name}, a class of the library",
-            ),
-        )
-    where = (
-        f"inside {look.base_name}"
-        if inside
-        else f"behind {look.base_name}, whose own output is independent of the other rows"
-        if look.base is not None
-        else "in the model"
-    )
-    return verdict(
-        "fail",
-        f"{headline}.",
-        causes=(
-            f"rows are mixed {where}: view() or reshape() in place of transpose(), or a softmax, mean or norm over dim 0, the rows",
-        ),
-        remedy="look at what reshapes, pools or normalises there: dimension 0 must stay the rows' (hidden[:, 0], softmax(dim=-1), "
-        "transpose(0, 1) where the axes are to be swapped)",
-        fault="rows_mixed",
     )

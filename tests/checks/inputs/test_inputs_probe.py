@@ -20,7 +20,7 @@ from pytest_ftcheck import (
     tiny_distilbert,
     toy_batches,
 )
-from pytest_ftcheck.checks.inputs.probe import NOISE
+from pytest_ftcheck.checks.inputs.probe.inputs import NOISE
 from pytest_ftcheck.checks.inputs.record import Inputs
 from pytest_ftcheck.instruments.base_model import effect, find_inner, listening, output_types, rounded
 from pytest_ftcheck.instruments.tokens import (
@@ -69,13 +69,13 @@ def test_a_healthy_model(batches):
     assert found.padding.side == "right"
     assert found.padding.pad_id == 0
     assert found.padding.columns > 0
-    assert found.padding.given
-    assert found.padding.amount.ulps < 64
-    assert found.company.output.ulps < 64
-    assert found.company.base_name == "base_model"
+    assert found.padding.mask_in_batch
+    assert found.padding.less_padding.ulps < 64
+    assert found.batch_mates.output.ulps < 64
+    assert found.batch_mates.base == "base_model"
     assert [w.when for w in found.words] == ["before", "after"]
-    assert found.words[0].words.ulps > 1000
-    assert found.words[1].order.ulps > 64
+    assert found.words[0].other_words.ulps > 1000
+    assert found.words[1].other_order.ulps > 64
     assert found.unmeasured == {}
     assert found.repeat is None
 
@@ -117,7 +117,7 @@ def test_left_padding_is_looked_at_through_its_content():
         left.append({**moved, "labels": batch["labels"]})
     trace = traced(Wrapped(), left)
     assert trace.measured(Inputs).padding.side == "left"
-    assert trace.measured(Inputs).padding.amount is None
+    assert trace.measured(Inputs).padding.less_padding is None
     assert check_padding_ignored(trace).fault == "padding_pooled"
     assert statuses(traced(Wrapped(pool=lambda h, m: h[:, -1]), left)) == ["pass"] * 3
 
@@ -132,7 +132,7 @@ def test_a_mask_that_the_batches_lack():
     trace = traced(Bare(lambda base, ids, mask: base(ids)[0]), bare, intent=Intent(pad_token_id=0))
     verdict = check_padding_ignored(trace)
     assert verdict.fault == "mask_not_passed"
-    assert not trace.measured(Inputs).padding.given
+    assert not trace.measured(Inputs).padding.mask_in_batch
     assert "into the batches" in verdict.remedy
 
 
@@ -145,7 +145,7 @@ def test_rows_that_are_mixed():
 
 
 def test_permutation_of_rows_alone_is_not_enough():
-    """A mean over the batch does not change when rows change places: they must get other company."""
+    """A mean over the batch does not change when rows change places: they must get other batch mates."""
     trace = traced(Wrapped(pool=lambda h, m: h[:, 0] - h[:, 0].mean(0)))
     assert check_rows_independent(trace).fault == "rows_mixed"
 
@@ -198,8 +198,8 @@ def test_a_last_layer_at_zero_is_looked_at_again_afterwards():
     nn.init.zeros_(model.classifier[3].weight)
     trace = traced(model, steps=4)
     assert statuses(trace) == ["pass"] * 3
-    assert trace.measured(Inputs).words[0].words.change == 0
-    assert trace.measured(Inputs).company is not None
+    assert trace.measured(Inputs).words[0].other_words.change == 0
+    assert trace.measured(Inputs).batch_mates is not None
     for check in (check_padding_ignored, check_rows_independent):
         assert "weights after the training" in check(trace).measured
         assert "initial weights" in check(traced(Wrapped())).measured
@@ -213,7 +213,7 @@ def test_a_base_that_is_kept_from_mixing_tokens_is_no_librarys_fault():
         return base(ids, attention_mask=alone)[0]
 
     trace = traced(Wrapped(call))
-    assert trace.measured(Inputs).words[-1].last.ulps > 64
+    assert trace.measured(Inputs).words[-1].base_last_token.ulps > 64
     assert check_output_depends_on_input(trace).status == "fail"
 
 
@@ -239,7 +239,7 @@ class NothingButRounding(Wrapped):
 
 @pytest.mark.parametrize(("noise", "expected"), [(0, "fail"), (NOISE, "skipped")])
 def test_outputs_that_are_rounding_say_nothing_of_the_padding(noise, expected, monkeypatch):
-    monkeypatch.setattr("pytest_ftcheck.checks.inputs.probe.NOISE", noise)
+    monkeypatch.setattr("pytest_ftcheck.checks.inputs.probe.inputs.NOISE", noise)
     model = NothingButRounding()
     before = {n: p.clone() for n, p in model.state_dict().items()}
     trace = traced(model)
@@ -269,7 +269,7 @@ def test_weights_that_cannot_be_rounded_are_left_alone(monkeypatch):
         raise NotImplementedError("mul for this type")
         yield
 
-    monkeypatch.setattr("pytest_ftcheck.checks.inputs.probe.rounded", refused)
+    monkeypatch.setattr("pytest_ftcheck.checks.inputs.probe.inputs.rounded", refused)
     trace = traced(Wrapped(pool=lambda h, m: h.mean(1)))
     assert trace.measured(Inputs).rounding is None
     assert check_padding_ignored(trace).fault == "padding_pooled"
@@ -311,7 +311,7 @@ def test_plain_features(rows):
     trace = traced(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), rows, head="2")
     assert statuses(trace) == ["skipped", "pass", "pass"]
     assert trace.measured(Inputs).unmeasured == {"padding": "no token ids were found in the batches"}
-    assert trace.measured(Inputs).words[0].words is None
+    assert trace.measured(Inputs).words[0].other_words is None
 
 
 def test_one_row_is_too_few(rows):
@@ -367,7 +367,7 @@ def test_nothing_is_left_behind():
         seen.clear()
         torch.manual_seed(1)
         random.seed(1)
-        model = Wrapped(pool=lambda h, m: h.mean(1))  # with a fault, so that everything is looked at
+        model = Wrapped(pool=lambda h, m: h.mean(1))  # with a fault, so that everything is measured
         model.base_model.eval()
         finetune(model, KEYWORDS, steps=2, step=step, optimizer=torch.optim.SGD(model.parameters(), 0.1), probes=probes)
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
@@ -604,8 +604,8 @@ def test_words_that_matter_in_part(model, fault):
     assert (verdict.status, verdict.fault) == ("fail", fault), verdict
 
 
-class Told(nn.Module):
-    """A BERT that is told positions and types, or not."""
+class PositionsAndTypes(nn.Module):
+    """A BERT that receives positions and types, or not."""
 
     def __init__(self, positions=None, types=True):
         super().__init__()
@@ -634,17 +634,17 @@ class Told(nn.Module):
         ({"positions": lambda ids, mask: (mask.cumsum(1) - 1).clamp(min=0)}, ""),
     ],
 )
-def test_what_the_base_is_told_besides(how, fault):
+def test_positions_and_types_that_reach_the_base(how, fault):
     batches = [
         {**b, "token_type_ids": (b["attention_mask"].cumsum(1) > 4).long() * b["attention_mask"]} for b in KEYWORDS
     ]
-    verdict = check_output_depends_on_input(traced(Told(**how), batches))
+    verdict = check_output_depends_on_input(traced(PositionsAndTypes(**how), batches))
     assert verdict.fault == fault, verdict
 
 
 def test_types_of_one_text_need_not_be_handed_on():
     batches = [{**b, "token_type_ids": torch.zeros_like(b["input_ids"])} for b in KEYWORDS]
-    assert check_output_depends_on_input(traced(Told(types=False), batches)).status == "pass"
+    assert check_output_depends_on_input(traced(PositionsAndTypes(types=False), batches)).status == "pass"
 
 
 def test_a_mask_made_with_another_padding_id():
@@ -677,5 +677,5 @@ def test_a_mask_that_is_left_out_shows_in_a_base_with_fresh_weights_too(seed, ma
     trace = finetune(model, batches, lr=1e-3, steps=2, probes=["inputs"])
     verdict = check_padding_ignored(trace)
     assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
-    share = trace.measured(Inputs).padding.amount.relative
+    share = trace.measured(Inputs).padding.less_padding.relative
     assert 0.01 < share < 0.1 if fault else share < 1e-4
