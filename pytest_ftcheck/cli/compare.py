@@ -141,14 +141,14 @@ def _case(found: Comparison, a: CaseResult, b: CaseResult) -> None:
     for check in {**old, **new}:
         if check in old and check in new:
             found.judged += 1
-            _changed(found, a.nodeid, check, old[check].status, new[check].status, new[check].told)
+            _changed(found, a.nodeid, check, old[check].status, new[check].status, new[check].summary)
         elif check in old:
             # an assertion that stops the test hides those behind it: that it stopped is told already
             found.changes.append(Change("no longer judged", a.nodeid, check, old[check].status, "not asked"))
         else:
             v = new[check]
-            kind = "worse" if BADNESS[v.status] and v.gated and b.red and not a.red else "now judged"
-            found.changes.append(Change(kind, a.nodeid, check, "not asked", v.status, v.told))
+            kind = "worse" if BADNESS[v.status] and v.blocking and b.red and not a.red else "now judged"
+            found.changes.append(Change(kind, a.nodeid, check, "not asked", v.status, v.summary))
     mine = found.changes[before:]
     if b.red and not a.red and not any(c.kind == "worse" for c in mine):
         found.changes.append(Change("worse", a.nodeid, "test", a.outcome, b.outcome, b.reason))

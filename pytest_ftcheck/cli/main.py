@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compare", _compare, "Which verdicts changed from A to B? Exit status 1 if one got worse.")
     command.add_argument("a", metavar="A.json", help="what --ftcheck-json wrote, or a saved trace")
     command.add_argument("b", metavar="B.json", help="the same kind of file, later")
-    command = add("show", _show, "A saved trace with its diagnosis, or a session's results. Exit status 1 if it is unhealthy.")
+    command = add(
+        "show", _show, "A saved trace with its diagnosis, or a session's results. Exit status 1 if it is unhealthy."
+    )
     command.add_argument("file", metavar="FILE.json", help="a saved trace, or what --ftcheck-json wrote")
     command = add("html", _html, "Saved traces as one page with causes and charts, to be opened in a browser.")
     command.add_argument(
@@ -167,8 +169,8 @@ def _session(session: SessionResult) -> str:
     for case in session.tests:
         lines.append(f"{case.outcome} {one_line(case.nodeid, 200)}")
         lines += [f"  {one_line(run.summary, 200)}" for run in case.runs]
-        lines += [f"  {v.status} {v.check}: {one_line(v.told, 400)}" for v in case.verdicts]
-        if case.reason and not any(v.gated for v in case.verdicts):
+        lines += [f"  {v.status} {v.check}: {one_line(v.summary, 400)}" for v in case.verdicts]
+        if case.reason and not any(v.blocking for v in case.verdicts):
             lines.append(f"  {case.reason}")
     return "\n".join(lines) + "\n"
 

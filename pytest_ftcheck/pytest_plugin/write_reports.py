@@ -77,7 +77,7 @@ def _written(form: str, result: SessionResult, prefix: str, traced: Sequence[Tra
         from ..reports.html.views import FineTune
 
         return page([FineTune(unpack(t.packed), tests=t.tests, packed=t.packed, verdicts=t.verdicts) for t in traced], result)
-    from ..reports.sarif import gitlab
+    from ..reports.gitlab import gitlab
 
     return gitlab(result, prefix)
 

@@ -51,7 +51,7 @@ def _annotation(command: str, finding: Finding, result: SessionResult, prefix: s
     file, line = finding.place
     where = [f"file={_property(_spelled(prefix + (file or result.configuration or '.')))}", f"line={line}"]
     title = one_line(f"{verdict.check}: {verdict.status}, {finding.case.nodeid}", TITLE)
-    text = verdict.message or f"{verdict.check}: {verdict.status}. {verdict.told}"
+    text = verdict.message or f"{verdict.check}: {verdict.status}. {verdict.summary}"
     if finding.level == "warning":
         text = f"Let through (--ftcheck-fail-on={result.fail_on}): {text}"
     return f"::{command} {','.join([*where, f'title={_property(title)}'])}::{_data(shorten(_spelled(text), TEXT))}"
@@ -167,7 +167,7 @@ def _headline(result: SessionResult) -> str:
 
 
 def _finding(finding: Finding, result: SessionResult) -> str:
-    told = finding.verdict.told
+    told = finding.verdict.summary
     if finding.level == "warning":
         return f"(let through: --ftcheck-fail-on={result.fail_on}) {told}"
     return f"{told}{'' if told.endswith('.') else '.'} Do: {finding.verdict.remedy}" if finding.verdict.remedy else told

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.formatting import number, one_line, percent, plural
 from . import chart_data
-from .chart_data import polylines
+from .sparkline import polylines
 from .trace_table import describe
 
 if TYPE_CHECKING:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..core.formatting import number, percent
 from .trace_table import sparkline
 from .weight_motion import explain_weight_motion
-
-if TYPE_CHECKING:
-    from ..core.trace import Trace
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
@@ -79,28 +77,39 @@ def _largest(values: Iterable[float]) -> float:
     return max(values, key=lambda v: math.inf if math.isnan(v) else v)
 
 
-# ---- folded from glance
-#: Columns of a curve, where there is room and where there is little.
+# ------------------------------------------------------------------ the row of a run in the terminal's table
+#: Columns of a loss curve, where there is room and where there is little.
 CURVES = (14, 8)
 
 
-def glance(trace: Trace) -> dict[str, dict[str, Any]]:
-    """Steps, loss, its curve in two widths, the median share of the LR budget that the head's tensors used (``still``: none moved), and the
-    four lines of the founding question.
+@dataclass(frozen=True)
+class SummaryRow:
+    """One run in the terminal's table, and what ``-v`` explains below it."""
+
+    steps: int
+    #: First and last training loss.
+    loss: str
+    #: The loss curve in the widths of `CURVES`.
+    curves: tuple[str, ...]
+    #: Median share of the LR budget that the head's tensors used; ``still``: none of them moved.
+    head: str
+    #: The lines of `explain_weight_motion`.
+    explanation: tuple[str, ...]
+
+
+def summary_row(trace: Trace) -> SummaryRow:
+    """The run's row in the terminal's table.
 
     >>> from pytest_ftcheck import example_trace
-    >>> seen = glance(example_trace())["glance"]
-    >>> seen["loss"], seen["curves"][1], seen["head"]
+    >>> row = summary_row(example_trace())
+    >>> row.loss, row.curves[1], row.head
     ('0.700 -> 0.320', '█▇▆▅▄▃▂▁', '25 %')
     """
     losses, head = trace.losses, figures(trace).get("motion.head")
-    told = "still" if head is None and head_stands_still(trace) else percent(head)
-    return {
-        "glance": {
-            "steps": len(trace.steps),
-            "loss": f"{number(losses[0])} -> {number(losses[-1])}" if losses else "-",
-            "curves": [sparkline(losses, width) for width in CURVES],
-            "head": told,
-            "explanation": explain_weight_motion(trace).splitlines() if trace.tensors else [],
-        }
-    }
+    return SummaryRow(
+        steps=len(trace.steps),
+        loss=f"{number(losses[0])} -> {number(losses[-1])}" if losses else "-",
+        curves=tuple(sparkline(losses, width) for width in CURVES),
+        head="still" if head is None and head_stands_still(trace) else percent(head),
+        explanation=tuple(explain_weight_motion(trace).splitlines()) if trace.tensors else (),
+    )

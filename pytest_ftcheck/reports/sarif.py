@@ -36,7 +36,7 @@ def sarif(result: SessionResult, prefix: str = "") -> str:
     results = [_result(f, result, checks, prefix) for f in result.findings]
     for case in result.tests:
         if case.outcome == "xfailed":
-            expected = (Finding("error", case, v) for v in case.verdicts if v.gated)
+            expected = (Finding("error", case, v) for v in case.verdicts if v.blocking)
             results += [_result(f, result, checks, prefix) for f in expected]
     invocation: dict[str, Any] = {"executionSuccessful": result.exit_status in (0, 1), "exitCode": result.exit_status}
     if result.broken:
@@ -97,7 +97,9 @@ def _result(finding: Finding, result: SessionResult, checks: list[str], prefix: 
         "ruleId": verdict.check,
         "ruleIndex": checks.index(verdict.check),
         "level": finding.level,
-        "message": {"text": shorten(verdict.message or f"{verdict.check}: {verdict.status}. {verdict.told}", LONGEST)},
+        "message": {
+            "text": shorten(verdict.message or f"{verdict.check}: {verdict.status}. {verdict.summary}", LONGEST)
+        },
         "locations": [_location(case, finding.place, result, prefix)],
         "partialFingerprints": {FINGERPRINT: finding.fingerprint},
         "properties": {"status": verdict.status, "test": case.nodeid, "counts": verdict.counts},
@@ -129,41 +131,3 @@ def _location(case: CaseResult, place: tuple[str | None, int], result: SessionRe
         },
         "logicalLocations": [{"fullyQualifiedName": case.nodeid, "kind": "function"}],
     }
-
-
-# ---- folded from reports.gitlab
-#: Characters of a description.
-LONGEST = 1_000
-
-
-def gitlab(result: SessionResult, prefix: str = "") -> str:
-    """The report as JSON: a list of findings, the worst first.
-
-    :param prefix: folder of pytest's root within the repository, ``"sub/"``.
-
-    >>> gitlab(SessionResult())
-    '[]\\n'
-    """
-    return json.dumps([_entry(f, result, prefix) for f in result.findings], indent=1) + "\n"
-
-
-def _entry(finding: Finding, result: SessionResult, prefix: str) -> dict[str, object]:
-    file, line = finding.place
-    verdict = finding.verdict
-    told = f"{verdict.check} ({verdict.status}): {verdict.told}{'' if verdict.told.endswith('.') else '.'}"
-    if verdict.remedy:
-        told += f" Do: {verdict.remedy}"
-    return {
-        "description": one_line(told, LONGEST),
-        "check_name": f"ftcheck.{verdict.check}",
-        "fingerprint": finding.fingerprint,
-        "severity": _severity(finding),
-        # the format asks for a file; a test that is in none belongs to pytest's configuration
-        "location": {"path": prefix + (file or result.configuration or "."), "lines": {"begin": line}},
-    }
-
-
-def _severity(finding: Finding) -> str:
-    if finding.level == "error":
-        return {"fail": "critical", "inconclusive": "major"}.get(finding.verdict.status, "minor")
-    return "minor" if finding.level == "warning" else "info"

@@ -15,7 +15,7 @@ from typing import Literal
 from ..core.serialization import decode, encode
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
-SCHEMA = 1
+SCHEMA = 2
 #: Tells the file from a trace's.
 KIND = "ftcheck-session"
 
@@ -39,13 +39,13 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class ReportedVerdict:
-    """What one check concluded in one phase of a test; of repeats the worst."""
+    """What one check concluded in one phase of a test; of several calls the worst."""
 
     check: str
     status: str
     headline: str
-    #: The headline, after how often the check was asked.
-    told: str
+    #: The headline; of a check that was called repeatedly, after how often it gave which status.
+    summary: str
     #: The whole message; empty where nothing is amiss.
     message: str
     fault: str
@@ -57,17 +57,24 @@ class ReportedVerdict:
     #: Verdicts by status, repeats counted.
     counts: dict[str, int]
     #: Whether the assertion raised.
-    gated: bool
+    blocking: bool
     #: ``setup``, ``call`` or ``teardown``.
     when: str
     #: Where the assertion was called; None: not known.
     file: str | None
     line: int | None
+    #: Place in the test's ``runs`` of the run that was judged; None: there is none, or it was not kept.
+    run: int | None = None
 
     @property
-    def let_through(self) -> bool:
-        """It could not be decided, and the session lets that through: no pass."""
-        return self.status in ("fail", "inconclusive") and not self.gated
+    def ok(self) -> bool:
+        """Whether the check neither failed nor was inconclusive."""
+        return self.status not in ("fail", "inconclusive")
+
+    @property
+    def tolerated(self) -> bool:
+        """The check was inconclusive, and the session does not fail on that: no pass."""
+        return not self.ok and not self.blocking
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class CaseResult:
     """One test."""
 
     nodeid: str
-    #: ``passed``, ``inconclusive`` (it passed, but a verdict that could not be decided was let through), ``failed``, ``error`` (in
+    #: ``passed``, ``inconclusive`` (it passed, but an inconclusive verdict was tolerated), ``failed``, ``error`` (in
     #: setup or teardown, or it did not come to its end), ``skipped``, ``xfailed`` or ``xpassed``.
     outcome: str
     #: Where the test is defined; None: in no file.
@@ -100,7 +107,7 @@ class CaseResult:
 class Finding:
     """One thing that a reviewer should see."""
 
-    #: ``error``: it made a test fail; ``warning``: let through, though not decided; ``note``: advice.
+    #: ``error``: it made a test fail; ``warning``: tolerated, though inconclusive; ``note``: advice.
     level: Level
     case: CaseResult
     verdict: ReportedVerdict
@@ -168,9 +175,9 @@ class SessionResult:
         for case in self.tests:
             for verdict in case.verdicts:
                 level: Level | None = None
-                if verdict.gated:
+                if verdict.blocking:
                     level = "error" if case.red else None
-                elif verdict.let_through:
+                elif verdict.tolerated:
                     level = "warning"
                 elif verdict.status == "advice":
                     level = "note"
@@ -182,7 +189,7 @@ class SessionResult:
     @property
     def broken(self) -> tuple[CaseResult, ...]:
         """Tests that are red, and not because of a verdict: nothing could be judged, or something else was wrong."""
-        return tuple(case for case in self.tests if case.red and not any(v.gated for v in case.verdicts))
+        return tuple(case for case in self.tests if case.red and not any(v.blocking for v in case.verdicts))
 
     def to_json(self) -> str:
         """As JSON, one field a line, in an order that depends on nothing but the tests' names.

@@ -56,10 +56,10 @@ def still(trace):
     return dataclasses.replace(trace, tensors=tuple(tensors))
 
 
-def judged(status, check="weights_move", *, gated=None):
-    gated = status in ("fail", "inconclusive") if gated is None else gated
+def judged(status, check="weights_move", *, blocking=None):
+    blocking = status in ("fail", "inconclusive") if blocking is None else blocking
     return ReportedVerdict(
-        check, status, f"it is {status}", f"it is {status}", "", "", "", (), "", None, {status: 1}, gated, "call", None, None
+        check, status, f"it is {status}", f"it is {status}", "", "", "", (), "", None, {status: 1}, blocking, "call", None, None
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ class TestFiles:
             (b'{"schema": 1}', "expected a saved trace"),
             (b'{"schema": 99, "tensors": []}', "this trace has schema 99"),
             (b'{"kind": "ftcheck-session", "schema": 99}', "these results have schema 99"),
-            (b'{"schema": 1, "tensors": []}', "field 'source' is missing"),
+            (b'{"schema": 2, "tensors": []}', "field 'source' is missing"),
         ],
     )
     @pytest.mark.parametrize("name", ["show", "compare"])
@@ -219,7 +219,7 @@ class TestShow:
         status, out, _ = command("show", saved / "bad.json")
         assert status == 1
         assert out.startswith("finetune: 20 optimizer steps")
-        assert "\nill: " in out
+        assert "\nunhealthy: " in out
         assert command("show", saved / "good.json")[0] == 0
 
     def test_a_session(self, command, saved):

@@ -12,7 +12,8 @@ import pytest
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.pytest_plugin.write_reports import folder_of
 from pytest_ftcheck.reports.github import MOST, SUMMARY, append_summary, summary, workflow_commands
-from pytest_ftcheck.reports.sarif import FINGERPRINT, gitlab, sarif
+from pytest_ftcheck.reports.gitlab import gitlab
+from pytest_ftcheck.reports.sarif import FINGERPRINT, sarif
 from pytest_ftcheck.reports.session_result import SCHEMA, CaseResult, ReportedVerdict, RunFigures, SessionResult
 
 #: Names that break naive writers.
@@ -32,11 +33,11 @@ HOSTILE = [
 
 
 def verdict(status="fail", check="weights_move", **changes):
-    gated = status in ("fail", "inconclusive")
+    blocking = status in ("fail", "inconclusive")
     values = {
-        "check": check, "status": status, "headline": "1 of 4 moved.", "told": "1 of 4 moved.", "fault": "", "limit": "",
-        "message": f"{check}: {status}. 1 of 4 moved.\n  cause: X" if gated else "", "causes": (), "remedy": "Do it.",
-        "margin": None, "counts": {status: 1}, "gated": gated, "when": "call", "file": "tests/test_a.py", "line": 7,
+        "check": check, "status": status, "headline": "1 of 4 moved.", "summary": "1 of 4 moved.", "fault": "", "limit": "",
+        "message": f"{check}: {status}. 1 of 4 moved.\n  cause: X" if blocking else "", "causes": (), "remedy": "Do it.",
+        "margin": None, "counts": {status: 1}, "blocking": blocking, "when": "call", "file": "tests/test_a.py", "line": 7,
     }  # fmt: skip
     return ReportedVerdict(**{**values, **changes})
 
@@ -70,7 +71,7 @@ class TestJson:
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_any_name_survives(self, name):
-        whole = session(case(name, verdict(told=name, message=name), reason=name))
+        whole = session(case(name, verdict(summary=name, message=name), reason=name))
         text = whole.to_json()
         assert text.isascii()
         assert SessionResult.from_json(text) == whole
@@ -97,7 +98,7 @@ class TestFindings:
     def test_are_what_a_reviewer_should_see_the_worst_first(self):
         found = session(
             case("a", verdict("advice"), outcome="passed"),
-            case("b", verdict("inconclusive", gated=False), outcome="inconclusive"),
+            case("b", verdict("inconclusive", blocking=False), outcome="inconclusive"),
             case("c", verdict("inconclusive")),
             case("d", verdict("pass"), verdict("skipped"), outcome="passed"),
             case("e", verdict("fail")),
@@ -113,10 +114,10 @@ class TestFindings:
         whole = session(case("a", verdict(), outcome="passed"), case("b", verdict(), outcome="xfailed"))
         assert whole.findings == ()
 
-    def test_fingerprints_hang_on_names_alone(self):
+    def test_fingerprints_depend_on_names_only(self):
         first = session(case("a", verdict(), verdict(check="loss_decreases")), case("b", verdict())).findings
         assert len({f.fingerprint for f in first}) == 3
-        moved = session(case("a", verdict(line=99, told="2 of 4 moved.", fault="lr_zero")))
+        moved = session(case("a", verdict(line=99, summary="2 of 4 moved.", fault="lr_zero")))
         assert moved.findings[0].fingerprint == first[0].fingerprint
 
     def test_a_test_that_failed_without_a_verdict_is_told_apart(self):
@@ -226,7 +227,7 @@ class TestSarif:
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_any_name_survives(self, name):
-        text = sarif(session(case(name, verdict(told=name, message=name, file=name)), configuration=name))
+        text = sarif(session(case(name, verdict(summary=name, message=name, file=name)), configuration=name))
         assert text.isascii()
         result = json.loads(text)["runs"][0]["results"][0]
         assert result["properties"]["test"] == name
@@ -240,7 +241,7 @@ class TestGitlab:
             gitlab(
                 session(
                     case("a", verdict(), verdict("inconclusive", "loss_decreases"), verdict("advice", "head_needed")),
-                    case("b", verdict("inconclusive", gated=False), outcome="inconclusive"),
+                    case("b", verdict("inconclusive", blocking=False), outcome="inconclusive"),
                 ),
                 "sub/",
             )
@@ -255,7 +256,7 @@ class TestGitlab:
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_any_name_survives(self, name):
-        text = gitlab(session(case(name, verdict(told=name))))
+        text = gitlab(session(case(name, verdict(summary=name))))
         assert text.isascii()
         (entry,) = json.loads(text)
         assert entry["description"].isprintable()
@@ -271,7 +272,7 @@ class TestAnnotations:
         )
 
     def test_levels(self):
-        through = case("b", verdict("inconclusive", gated=False), outcome="inconclusive")
+        through = case("b", verdict("inconclusive", blocking=False), outcome="inconclusive")
         advised = case("c", verdict("advice"), outcome="passed")
         lines = workflow_commands(session(through, advised, case("a", verdict()), fail_on="fail"))
         assert [line.split()[0] for line in lines] == ["::error", "::warning", "::notice"]
@@ -279,7 +280,7 @@ class TestAnnotations:
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_no_name_breaks_out(self, name):
-        (line,) = workflow_commands(session(case(name, verdict(told=name, message=name, file=name))))
+        (line,) = workflow_commands(session(case(name, verdict(summary=name, message=name, file=name))))
         assert line.isprintable()
         head, _, _ = line.removeprefix("::error ").partition("::")
         assert re.fullmatch(r"file=[^,:]*,line=7,title=[^,:]*", head)
@@ -331,7 +332,7 @@ class TestJobSummary:
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_no_name_breaks_out(self, name):
-        text = summary(session(case(name, verdict(told=name, message=name, remedy=""), reason=name)))
+        text = summary(session(case(name, verdict(summary=name, message=name, remedy=""), reason=name)))
         table = text.partition("### Messages")[0]
         (row,) = [row for row in cells(table) if row[0] == "fail"]
         assert len(row) == 4

@@ -106,25 +106,35 @@ def pack_all(traces: Sequence[Trace], known: Sequence[str] = (), most: int = EMB
     return found
 
 
-class Carrier:
-    """Packs each trace of this process once, however many tests it is judged in.
+@dataclass(frozen=True)
+class SentTrace:
+    """What one report carries of a trace."""
 
-    The first report that tells of it carries it whole, the others its digest.
+    #: Of the packed text; the same for equal traces.
+    digest: str
+    #: The packed trace, in the first report that mentions it; empty in the others.
+    packed: str = ""
+
+
+class TraceSender:
+    """Packs each trace of this process once, however many tests judge it.
+
+    The first report that mentions it carries the whole trace, the others its digest.
     """
 
     def __init__(self) -> None:
         self._sent: dict[int, tuple[weakref.ref[Trace], str]] = {}
 
-    def __call__(self, trace: Trace) -> dict[str, str]:
-        """``digest``, and ``trace`` when it is told for the first time."""
+    def send(self, trace: Trace) -> SentTrace:
+        """The digest, and the trace itself at its first mention."""
         key = id(trace)
         known = self._sent.get(key)
         if known is not None and known[0]() is trace:
-            return {"digest": known[1]}
+            return SentTrace(known[1])
         text = pack(trace, CARRIED).text
         digest = hashlib.sha256(text.encode()).hexdigest()
         self._sent[key] = (weakref.ref(trace, self._forgetting(key)), digest)
-        return {"digest": digest, "trace": text}
+        return SentTrace(digest, text)
 
     def _forgetting(self, key: int) -> Callable[[Any], None]:
         sent = self._sent

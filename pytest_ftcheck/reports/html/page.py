@@ -18,13 +18,13 @@ from ...core.trace import Trace
 from . import missing
 from .compressed_trace import pack_all
 from .escaping import clean, script_safe
-from .views import FineTune, Section, overview, reported, rows, sections
+from .views import FineTune, Section, overview, reported, rows, sections_of
 
 if TYPE_CHECKING:
     from ..session_result import SessionResult
 
 FOLDER = Path(__file__).parent / "templates"
-#: Fine-tunes shown with charts; of more, the unhealthy ones come first and the rest is in the overview alone.
+#: Fine-tunes shown with charts; of more, the first in the order of `sections_of`; the others are counted.
 MOST = 200
 
 
@@ -40,7 +40,8 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    shown = sections(fine_tunes, MOST)
+    sections = sections_of(fine_tunes)
+    shown = sections[:MOST]
     for section, packed in zip(
         shown, pack_all([s.trace for s in shown], [s.fine_tune.packed for s in shown]), strict=True
     ):
@@ -56,10 +57,10 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
         finalize=lambda value: value if isinstance(value, Markup) else clean(value),
     )
     environment.globals |= {"rows": rows, "reported": reported}
-    seen = overview(fine_tunes, session)
+    summary = overview(sections, session)
     text: str = environment.get_template("page.html").render(
-        title=title or seen.headline,
-        overview=seen,
+        title=title or summary.headline,
+        overview=summary,
         sections=shown,
         session=session,
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
@@ -68,7 +69,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
         policy=_policy(library, script),
         specifications=Markup(script_safe(json.dumps(_specifications(), separators=(",", ":")))),
         data=_data,
-        left_out=len(fine_tunes) - len(shown),
+        left_out=len(sections) - len(shown),
     )
     return text.strip() + "\n"
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ...checks.diagnosis import Diagnosis, diagnose
+from ...checks.catalogue import CHECKS
+from ...checks.diagnosis import Diagnosis
 from ...core.formatting import cell, number, one_line, percent, plural
 from ...core.recipe import Recipe
 from ...core.verdict import Verdict
 from .. import chart_data
-from ..chart_data import polylines
 from ..run_metrics import figures, head_stands_still
+from ..session_diagnosis import diagnosis_of
+from ..sparkline import polylines
 from .chart import Chart
 from .charts import charts
 
@@ -27,14 +29,12 @@ MARKS = {"unhealthy": "✕", "undecided": "?", "healthy": "✓"}
 STATUS_MARKS = {"fail": "✕", "inconclusive": "?", "advice": "i", "pass": "✓", "skipped": "–"}
 STATUS_TITLES = {
     "fail": "Failed",
-    "inconclusive": "Cannot be told from this run",
+    "inconclusive": "Inconclusive",
     "advice": "Advice",
     "pass": "Passed",
-    "skipped": "Not judged",
+    "skipped": "Not checked",
 }
 WORST_FIRST = ("unhealthy", "undecided", "healthy")
-#: What only the author can say of a frozen head.
-QUESTION = "The whole head is frozen: is that meant?"
 #: Characters of a name.
 NAME = 300
 #: Rows of evidence shown; width, height and points of the curve beside a name.
@@ -51,18 +51,15 @@ class FineTune:
     #: Empty: made of the tests.
     name: str = ""
     tests: tuple[CaseResult, ...] = ()
-    #: What `packed.pack` made of the trace; empty: not done yet.
+    #: The trace as `compressed_trace.pack` gives it; empty: not packed yet.
     packed: str = ""
+    #: What those tests concluded of it, one a check; empty: no test judged it.
+    verdicts: tuple[Verdict, ...] = ()
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """All checks over it; of a trace that they cannot be asked of (it has no tensors), that."""
-        try:
-            return diagnose(self.trace)
-        except ValueError as error:
-            return Diagnosis(
-                "undecided", (Verdict("healthy", "inconclusive", f"The checks cannot be asked: {error}."),)
-            )
+        """What the session concluded; where it did not judge the run, all checks."""
+        return diagnosis_of(self.trace, self.verdicts)
 
 
 @dataclass
@@ -72,10 +69,6 @@ class Section:
     fine_tune: FineTune
     id: str
     name: str
-    #: ``unhealthy``, ``undecided`` or ``healthy``: the diagnosis, or what a test asked of it, whichever is worse.
-    health: str
-    #: What a test found that the diagnosis did not; empty: nothing.
-    found: str = ""
     #: The trace to download; empty: too large.
     packed: str = ""
     #: Its tensors' series hold every so many recorded steps.
@@ -92,15 +85,23 @@ class Section:
         return self.fine_tune.diagnosis
 
     @property
-    def mark(self) -> str:
-        """A sign for it."""
-        return MARKS[self.health]
+    def health(self) -> str:
+        """``unhealthy``, ``undecided`` or ``healthy``."""
+        return self.diagnosis.status
+
+    @property
+    def source(self) -> str:
+        """Whose verdicts these are."""
+        if not self.fine_tune.verdicts:
+            return "No test judged this run: these are all checks with their defaults." if self.tests else ""
+        count = len(CHECKS.keys() - {v.check for v in self.diagnosis.verdicts})
+        if not count:
+            return ""
+        return f"These are the verdicts of the tests. {plural(count, 'further check')} {'was' if count == 1 else 'were'} not run."
 
     @property
     def headline(self) -> str:
-        """The diagnosis in a sentence, or what a test found beyond it."""
-        if self.found:
-            return self.found
+        """The diagnosis in a sentence."""
         text = one_line(self.diagnosis.headline, 600)
         return text[:1].upper() + text[1:] + "."
 
@@ -163,13 +164,13 @@ class Section:
 
     @property
     def open_question(self) -> str:
-        """What the author alone can answer, and the picture does not."""
+        """Whether a frozen head is intended; empty: it is not frozen, it is declared, or a check failed."""
         if self.health == "unhealthy" or not undeclared(self.trace, self.head_still):
             return ""
         names = ", ".join(self.trace.head)
         return one_line(
-            f"The whole head ({names}) is frozen. Whether that is meant, the trace cannot know: intent=Intent(trained={names!r}) "
-            "says that it is not, and makes checks of it.",
+            f"The whole head ({names}) is frozen, and no intent is declared. If it should train, declare Intent(trained={names!r}); "
+            f"if not, Intent(frozen={names!r}).",
             600,
         )
 
@@ -185,13 +186,12 @@ class Section:
         return ", ".join(f"{count:,} {outcome}" for outcome, count in counts.most_common())
 
     @property
-    def at_odds(self) -> str:
-        """What is to be said where the diagnosis and the tests come to different ends."""
+    def no_test_failed(self) -> str:
+        """Why an unhealthy run made no test fail; empty: one failed, or the run is not unhealthy."""
         if not self.tests or self.health != "unhealthy" or any(case.red for case in self.tests):
             return ""
-        return (
-            "No test failed over this: what failed here was not asked by a test, was allowed, or was expected to fail."
-        )
+        reason = "the failure was expected" if self.fine_tune.verdicts else "no test ran these checks"
+        return f"No test failed because of this: {reason}."
 
     @property
     def recipe(self) -> str:
@@ -256,51 +256,10 @@ def undeclared(trace: Trace, word: str) -> bool:
     return word == "frozen" and not (intent is not None and (intent.trained or intent.frozen))
 
 
-def healths(fine_tunes: Sequence[FineTune]) -> list[tuple[str, str]]:
-    """The health of each, and what a test found where that is worse than the diagnosis.
-
-    A test that used several runs does not say which one it means: then the diagnoses stand.
-    """
-    used = Counter((case.nodeid, case.worker) for f in fine_tunes for case in f.tests)
-    found: list[tuple[str, str]] = []
-    for f in fine_tunes:
-        health, why = str(f.diagnosis.status), ""
-        for case in f.tests:
-            for verdict in case.verdicts if case.red and used[case.nodeid, case.worker] == 1 else ():
-                worse = {"fail": "unhealthy", "inconclusive": "undecided"}.get(verdict.status, "healthy")
-                if verdict.gated and WORST_FIRST.index(worse) < WORST_FIRST.index(health):
-                    health, why = worse, one_line(f"{verdict.check}: {verdict.told}", 600)
-        if health == "healthy" and undeclared(f.trace, still(f.trace)):
-            health, why = "undecided", QUESTION  # the checks judge what was meant, and nobody said
-        found.append((health, why))
-    return found
-
-
-def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> Overview:
-    """What is to be said of all of them together."""
-    told = healths(fine_tunes)
-    counts = Counter(health for health, _ in told)
-    worst = next((h for h in WORST_FIRST if counts[h]), "none")
-    count, of = counts.get(worst, 0), len(fine_tunes)
-    asked = sum(why == QUESTION for _, why in told)
-    if not of:
-        headline = "No fine-tune was measured"
-    elif worst == "healthy":
-        headline = "The fine-tune is healthy" if of == 1 else f"All {of:,} fine-tunes are healthy"
-    elif worst == "undecided" and asked == count:
-        headline = (
-            QUESTION
-            if of == 1
-            else f"{count:,} of {of:,} fine-tunes {'has' if count == 1 else 'have'} a frozen head: is that meant?"
-        )
-    elif of == 1:
-        headline = (
-            "The fine-tune is unhealthy" if worst == "unhealthy" else "Nothing failed, but the fine-tune cannot tell everything"
-        )
-    elif worst == "unhealthy":
-        headline = f"{count:,} of {of:,} fine-tunes {'is' if count == 1 else 'are'} unhealthy"
-    else:
-        headline = f"Nothing failed, but {count:,} of {of:,} fine-tunes cannot tell everything"
+def overview(sections: Sequence[Section], session: SessionResult | None) -> Overview:
+    """The summary of all fine-tunes."""
+    counts = Counter(section.health for section in sections)
+    worst = next((health for health in WORST_FIRST if counts[health]), "none")
     tests = ""
     others: tuple[CaseResult, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
@@ -308,7 +267,7 @@ def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> O
         outcomes = Counter(case.outcome for case in session.tests)
         tests = ", ".join(f"{n:,} {outcome}" for outcome, n in outcomes.most_common())
         tests = f"{plural(len(session.tests), 'test')}: {tests}" if tests else "no tests"
-        shown = {(case.nodeid, case.worker) for f in fine_tunes for case in f.tests}
+        shown = {(case.nodeid, case.worker) for section in sections for case in section.tests}
         others = tuple(case for case in session.tests if (case.nodeid, case.worker) not in shown)
         facts = (
             *session.environment.items(),
@@ -317,14 +276,38 @@ def overview(fine_tunes: Sequence[FineTune], session: SessionResult | None) -> O
             ("exit status", str(session.exit_status)),
         )
     marks = tuple((health, MARKS[health], counts[health]) for health in WORST_FIRST if counts[health])
-    return Overview(headline, worst, marks, tests, others, facts)
+    return Overview(_headline(sections, worst, counts[worst]), worst, marks, tests, others, facts)
 
 
-def sections(fine_tunes: Sequence[FineTune], most: int) -> list[Section]:
-    """The fine-tunes to show, the unhealthy ones first, else in the order given."""
-    told = list(zip(fine_tunes, names(fine_tunes), healths(fine_tunes), strict=True))
-    told.sort(key=lambda entry: WORST_FIRST.index(entry[2][0]))
-    return [Section(f, f"run-{i}", name, *health) for i, (f, name, health) in enumerate(told[:most], 1)]
+def _headline(sections: Sequence[Section], worst: str, count: int) -> str:
+    total = len(sections)
+    if not total:
+        return "No fine-tune was measured"
+    be = "is" if count == 1 else "are"
+    if worst == "unhealthy":
+        return "The fine-tune is unhealthy" if total == 1 else f"{count:,} of {total:,} fine-tunes {be} unhealthy"
+    if worst == "undecided":
+        return (
+            "No check failed, but some were inconclusive"
+            if total == 1
+            else f"No check failed, but {count:,} of {total:,} fine-tunes {be} undecided"
+        )
+    text = "The fine-tune is healthy" if total == 1 else f"All {total:,} fine-tunes are healthy"
+    frozen = sum(bool(section.open_question) for section in sections)
+    if not frozen:
+        return text
+    if total == 1:
+        return f"{text}, but its whole head is frozen: is that intended?"
+    return f"{text}, but {frozen:,} {'has' if frozen == 1 else 'have'} a frozen head: is that intended?"
+
+
+def sections_of(fine_tunes: Sequence[FineTune]) -> list[Section]:
+    """A section each: the unhealthy ones first, healthy ones with an open question before the others, else in the order given."""
+    found = [Section(f, "", name) for f, name in zip(fine_tunes, names(fine_tunes), strict=True)]
+    found.sort(key=lambda section: (WORST_FIRST.index(section.health), not section.open_question))
+    for place, section in enumerate(found, 1):
+        section.id = f"run-{place}"
+    return found
 
 
 def names(fine_tunes: Sequence[FineTune]) -> list[str]:

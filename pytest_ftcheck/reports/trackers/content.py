@@ -1,4 +1,4 @@
-"""What of a trace goes to a tracker: scalars by tag and step, histograms, settings, texts; the same for every tracker.
+"""What every tracker shows of a trace: scalars by tag and step, histograms, settings, texts.
 
 Steps count optimizer steps from 1; 0 is before the run.
 """
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ...core.observations import Histogram, Tensor
     from ...core.trace import Trace
 
-#: Trackers sort by name, and the head is what one looks for.
+#: Trackers sort by name: the head comes first.
 GROUPS = {"head": "head", "base": "the_base"}
 
 
 def scalars(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, float, int]]:
     """Every scalar: tag, value and step.
 
-    :param tensors: those of each tensor, too; else they are told of the head and of the base's blocks only.
+    :param tensors: also those of each tensor; else only those of the head and of the base's blocks.
 
     >>> from pytest_ftcheck.core.example_trace import example_trace
     >>> next(scalars(example_trace()))
@@ -59,12 +59,12 @@ def scalars(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, float,
 
 
 def _losses(trace: Trace) -> Iterator[tuple[str, float, int]]:
-    # batches that one step was made of are one point: what is beside it counts steps
-    told: dict[int, list[float]] = {}
+    # the batches of one optimizer step are one point, for the axis counts steps
+    losses_at: dict[int, list[float]] = {}
     for place, iteration in zip(chart_data.positions(trace), trace.iterations, strict=True):
         if iteration.loss is not None:
-            told.setdefault(math.ceil(place), []).append(iteration.loss)
-    for x, losses in told.items():
+            losses_at.setdefault(math.ceil(place), []).append(iteration.loss)
+    for x, losses in losses_at.items():
         yield "loss/train", sum(v / len(losses) for v in losses), x
     if trace.probe is not None:
         for point in trace.probe.points:
@@ -90,7 +90,7 @@ def _of_tensors(trace: Trace) -> Iterator[tuple[str, float, int]]:
 
 
 def tags(trace: Trace) -> list[tuple[Tensor, str]]:
-    """Each tensor with its tag, the head's first; no two alike, however long or odd the names.
+    """Each tensor with its tag, the head's first; no two alike, whatever the names.
 
     >>> from pytest_ftcheck.core.example_trace import example_trace
     >>> [tag for _, tag in tags(example_trace())][:2]
@@ -125,43 +125,31 @@ def histograms(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, int
                     yield f"{tag}/weights", h.step + 1, h
 
 
-def judged(trace: Trace) -> Diagnosis | None:
-    """All checks over the trace; None where there is nothing that they could judge.
-
-    >>> from pytest_ftcheck.core.example_trace import example_trace
-    >>> judged(example_trace()).status, judged(example_trace(tensors=()))
-    ('healthy', None)
-    """
-    from ...checks.diagnosis import diagnose
-
-    try:
-        return diagnose(trace)
-    except ValueError:  # a trace without tensors
-        return None
-
-
-def results(trace: Trace, diagnosis: Diagnosis | None) -> dict[str, float]:
+def results(trace: Trace, diagnosis: Diagnosis) -> dict[str, float]:
     """The run in a few numbers (:func:`pytest_ftcheck.reports.run_metrics.figures`), and how many checks failed; by tag.
 
-    >>> from pytest_ftcheck.core.example_trace import example_trace
-    >>> results(example_trace(), None)["result/loss.final"]
+    >>> from pytest_ftcheck import diagnose, example_trace
+    >>> results(example_trace(), diagnose(example_trace()))["result/loss.final"]
     0.32
     """
-    failed = {} if diagnosis is None else {"result/checks_failed": float(len(diagnosis.having("fail")))}
-    return {**failed, **{f"result/{clean(name)}": value for name, value in figures(trace).items()}}
+    failed = float(len(diagnosis.having("fail")))
+    return {
+        "result/checks_failed": failed,
+        **{f"result/{clean(name)}": value for name, value in figures(trace).items()},
+    }
 
 
-def settings(trace: Trace, diagnosis: Diagnosis | None) -> dict[str, Setting]:
-    """What came of the run, and what it was made with: hyper-parameters, as a table of runs shows them.
+def settings(trace: Trace, diagnosis: Diagnosis) -> dict[str, Setting]:
+    """The run's status and first cause, and its hyper-parameters: a row in a tracker's table of runs.
 
-    >>> from pytest_ftcheck.core.example_trace import example_trace
-    >>> found = settings(example_trace(), judged(example_trace()))
+    >>> from pytest_ftcheck import diagnose, example_trace
+    >>> found = settings(example_trace(), diagnose(example_trace()))
     >>> found["status"], found["lr"], found["optimizer"]
     ('healthy', 5e-05, 'AdamW')
     """
-    causes = () if diagnosis is None else diagnosis.causes
+    causes = diagnosis.causes
     found: dict[str, Setting] = {
-        "status": "not judged" if diagnosis is None else diagnosis.status,
+        "status": diagnosis.status,
         "cause": one_line(causes[0].title, 120) if causes else "none",
     }
     if trace.recipe is not None:
@@ -170,7 +158,7 @@ def settings(trace: Trace, diagnosis: Diagnosis | None) -> dict[str, Setting]:
             found[name] = "none" if value is None else value
     groups = trace.optimizer.groups
     found["optimizer"] = one_line(trace.optimizer.name, 80) or "none"
-    if groups:  # what was in force, not what was asked for
+    if groups:  # the values in effect, not those of the recipe
         found["lr"] = float(max(g.lr_peak for g in groups))
         found["weight_decay"] = float(max(g.weight_decay for g in groups))
     found["steps"] = len(trace.steps)
@@ -182,16 +170,15 @@ def settings(trace: Trace, diagnosis: Diagnosis | None) -> dict[str, Setting]:
     return found
 
 
-def texts(trace: Trace, diagnosis: Diagnosis | None) -> Iterator[tuple[str, str]]:
-    """Name and text: the trace as a table, what is behind it, and whether the weights should have moved more.
+def texts(trace: Trace, diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    """Name and text: the trace as a table, the diagnosis, and whether the weights should have moved more.
 
-    >>> from pytest_ftcheck.core.example_trace import example_trace
-    >>> [name for name, _ in texts(example_trace(), None)]
-    ['trace', 'should_the_weights_move_more']
+    >>> from pytest_ftcheck import diagnose, example_trace
+    >>> [name for name, _ in texts(example_trace(), diagnose(example_trace()))]
+    ['trace', 'diagnosis', 'should_the_weights_move_more']
     """
     yield "trace", describe(trace, unicode=True)
-    if diagnosis is not None:
-        yield "diagnosis", str(diagnosis)
+    yield "diagnosis", str(diagnosis)
     if trace.tensors:
         yield "should_the_weights_move_more", explain_weight_motion(trace)
 
@@ -203,5 +190,5 @@ def clean(name: str) -> str:
     ('a_b_c', '__')
     """
     plain = re.sub(r"[^-\w.]", "_", name)
-    # a path that a file store would take for another folder
+    # dots alone would be another folder in a file store
     return shorten(plain if plain.strip(".") else "_" * len(plain) or "_", 200).replace("…", "__")

@@ -1,4 +1,4 @@
-"""From a trace to an experiment tracker: one small protocol, and who speaks it."""
+"""From a trace to an experiment tracker: one small protocol, and the trackers that implement it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.formatting import describe_type
 from ...core.trace_writer import TraceWriter
+from ..session_diagnosis import diagnosis_of
 from . import content
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options
     elif isinstance(to, TraceWriter) and not isinstance(to, type):
         if options:
             raise TypeError(
-                f"{next(iter(options))}=...: options are for a tracker by name, {describe_type(to)} has been made already"
+                f"{next(iter(options))}=...: options are for trackers given by name, and this is {describe_type(to)}"
             )
         writer = to
     else:
@@ -49,8 +50,8 @@ def to_tensorboard(trace: Trace, directory: str | PathLike[str]) -> None:
 
 
 def write(trace: Trace, writer: TraceWriter, *, tensors: bool) -> None:
-    """All that is to be told, in the order that `TraceWriter` promises."""
-    diagnosis = content.judged(trace)
+    """Write everything, in the order that `TraceWriter` promises."""
+    diagnosis = diagnosis_of(trace)
     steps: dict[int, dict[str, float]] = {}
     for tag, value, step in content.scalars(trace, tensors=tensors):
         steps.setdefault(step, {})[tag] = value

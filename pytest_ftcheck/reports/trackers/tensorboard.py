@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ...core.observations import Histogram
 
-#: Charts under *Custom Scalars*, the most telling first; of all runs the same, for TensorBoard joins them by their titles.
+#: Charts under *Custom Scalars*, the most informative first; the same in all runs, for TensorBoard joins them by their titles.
 LAYOUT: dict[str, dict[str, list[Any]]] = {
     "ftcheck": {
         "loss: training, probe (dropout off), class prior": ["Multiline", [r"^loss/(train|probe|class_prior)$"]],
@@ -24,11 +24,11 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
         "gradient norm by block": ["Multiline", [r"^gradient_by_block/"]],
         "learning rate": ["Multiline", [r"^lr/"]],
         "gradient norm, before and after clipping": ["Multiline", [r"^gradient/"]],
-        "displacement of the head (rms), to be seen beside its histograms": [
+        "displacement of the head (rms); compare its histograms": [
             "Multiline",
             [r"^head/.*/displacement_rms$"],
         ],
-        "metrics beside knowing nothing": ["Multiline", [r"^metric/"]],
+        "metrics and their majority baselines": ["Multiline", [r"^metric/"]],
     }
 }
 
@@ -40,7 +40,7 @@ FIRST = ("status", "cause", "lr", "optimizer", "steps")
 class TensorBoardWriter:
     """Writes event files through torch's own ``SummaryWriter``.
 
-    :param directory: one a run; made if it is not there.
+    :param directory: one a run; created if missing.
     :raises ImportError: the package ``tensorboard`` is missing.
     """
 
@@ -55,7 +55,7 @@ class TensorBoardWriter:
         self._writer.add_custom_scalars(LAYOUT)
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
-        """As hyper-parameters; the results are the metrics beside them."""
+        """As hyper-parameters; the results become their metrics."""
         from torch.utils.tensorboard.summary import hparams
 
         # not `add_hparams`, which would write a second run into a folder of its own
@@ -72,7 +72,7 @@ class TensorBoardWriter:
         """As a histogram of the same bins."""
         low, high, counts = histogram.low, histogram.high, histogram.counts
         width = (high - low) / len(counts)
-        # TensorBoard drops empty bins at the ends, and takes min and max as the outer edges of what is left
+        # TensorBoard drops empty bins at the ends, and takes min and max as the outer edges of the others
         first = next(i for i, c in enumerate(counts) if c)
         last = next(i for i in reversed(range(len(counts))) if counts[i])
         middles = [low + (i + 0.5) * width for i in range(len(counts))]

@@ -28,11 +28,12 @@ from example_pages import (
     whole_trace,
 )
 
-from pytest_ftcheck import Intent, Trace, diagnose, example_trace
+from pytest_ftcheck import Intent, Trace, Verdict, diagnose, example_trace
+from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.head.ablation_record import Outcome
 from pytest_ftcheck.core.recipe import Recipe
 from pytest_ftcheck.reports.html.charts import charts
-from pytest_ftcheck.reports.html.compressed_trace import Carrier, pack, pack_all, thinned, unpack
+from pytest_ftcheck.reports.html.compressed_trace import TraceSender, pack, pack_all, thinned, unpack
 from pytest_ftcheck.reports.html.page import page
 from pytest_ftcheck.reports.html.vega_specs import specifications
 from pytest_ftcheck.reports.html.views import FineTune, code, names
@@ -92,7 +93,7 @@ class TestNumbers:
         assert curves["LR budget so far"][1][-1] == pytest.approx(tensor.lr_sum)
 
     def test_parts_put_back(self, whole):
-        made, data = whole_trace().counterfactuals, whole[1]["rewound"]["data"]
+        made, data = whole_trace().measured(Counterfactuals), whole[1]["rewound"]["data"]
         columns = data["bars"][0]["columns"]
         told = set(zip(columns["how"], columns["loss"], columns["accuracy"], strict=True))
         assert told == {
@@ -144,7 +145,7 @@ def headline(made):
 
 
 class TestWords:
-    def test_the_ill_run_comes_first_and_open(self):
+    def test_the_unhealthy_run_comes_first_and_open(self):
         made = page_of(whole_trace(), frozen_head_trace())
         assert re.search(r"<h1>.*?1 of 2 fine-tunes is unhealthy", made, re.DOTALL)
         runs = [a for tag, a in read(made).tags if tag == "details" and "run" in a.get("class", "").split()]
@@ -196,16 +197,29 @@ class TestWords:
         assert "3 tests: " in made
         assert "Tests without a fine-tune in this page" in made
         assert "0 of 4 moved" in made
-        assert "No test failed over this" not in made
-        assert "No test failed over this" in page([FineTune(frozen_head_trace(), tests=tests.tests[1:2])], tests)
+        assert "No test failed because of this" not in made
+        assert "No test failed because of this" in page([FineTune(frozen_head_trace(), tests=tests.tests[1:2])], tests)
 
-    def test_what_a_test_found_counts_where_the_diagnosis_is_content(self):
-        failed = case("t.py::test_a", "failed", "fail", "a limit of our own")
-        assert "The fine-tune is unhealthy" in page([FineTune(whole_trace(), tests=(failed,))], session(failed))
-        two = page([FineTune(whole_trace(), tests=(failed,)), FineTune(diverged_trace(), tests=(failed,))])
-        assert "1 of 2 fine-tunes is unhealthy" in two  # the test does not say which it means
-        expected = case("t.py::test_a", "passed", "fail", "as expected")
-        assert "The fine-tune is healthy" in page([FineTune(whole_trace(), tests=(expected,))], session(expected))
+    def test_the_verdicts_of_the_tests_are_shown_and_no_others(self):
+        failed = Verdict("weights_move", "fail", "0.3 is below the threshold of this test.")
+        passed = Verdict("loss_decreases", "pass", "It fell.")
+        test = case("t.py::test_a", "failed", "fail", failed.headline)
+        made = page([FineTune(whole_trace(), tests=(test,), verdicts=(passed, failed))], session(test))
+        assert headline(made) == "The fine-tune is unhealthy"
+        assert set(re.findall(r'<li class="verdict (\w+)">', made)) == {"fail", "pass"}
+        assert f"{len(CHECKS) - 2} further checks were not run" in made
+        passing = page([FineTune(frozen_head_trace(), tests=(test,), verdicts=(passed,))], session(test))
+        assert headline(passing) == "The fine-tune is healthy"
+
+    def test_a_run_that_no_test_judged_is_diagnosed_once(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            "pytest_ftcheck.checks.diagnosis.diagnose", lambda trace: calls.append(trace) or diagnose(trace)
+        )
+        judged = FineTune(whole_trace(), verdicts=(Verdict("weights_move", "pass", "4 of 4 moved."),))
+        unjudged = FineTune(frozen_head_trace(), tests=(case("t.py::test_a"),))
+        assert "No test judged this run" in page([judged, unjudged])
+        assert calls == [unjudged.trace]
 
     def test_a_frozen_head_is_a_question_unless_it_was_declared(self):
         trace = whole_trace()
@@ -218,9 +232,9 @@ class TestWords:
             for t in trace.tensors
         )
         trace = dataclasses.replace(trace, tensors=frozen)
-        assert headline(page_of(trace)) == "The whole head is frozen: is that meant?"
+        assert headline(page_of(trace)) == "The fine-tune is healthy, but its whole head is frozen: is that intended?"
         declared = dataclasses.replace(trace, intent=Intent(frozen="classifier"))
-        assert "Whether that is meant" not in page_of(declared)
+        assert headline(page_of(declared)) == "The fine-tune is healthy"
 
     def test_a_session_without_runs(self):
         assert "No fine-tune was measured" in page([], session(case("t.py::test_a")))
@@ -228,7 +242,7 @@ class TestWords:
     def test_more_runs_than_fit_are_counted(self, monkeypatch):
         monkeypatch.setattr("pytest_ftcheck.reports.html.page.MOST", 2)
         made = page_of(whole_trace(), whole_trace(), frozen_head_trace())
-        assert "1 more healthy ones are not shown" in made
+        assert "1 further fine-tunes are not shown" in made
         assert made.count('<details class="run ') == 2
 
     def test_names_are_never_alike(self):
@@ -313,13 +327,12 @@ class TestPacked:
         assert sum(len(p.text) for p in found) <= 2 * one + one // 2
         assert [p.every for p in pack_all([example_trace()] * 3, most=3 * one)] == [1, 1, 1]
 
-    def test_each_trace_is_carried_once(self):
-        carry, trace, other = Carrier(), example_trace(), example_trace(seconds=2.0)
-        first, again = carry(trace), carry(trace)
-        assert "trace" in first
-        assert again == {"digest": first["digest"]}
-        assert carry(other)["digest"] != first["digest"]
-        assert unpack(first["trace"]) == trace
+    def test_each_trace_is_sent_once(self):
+        sender, trace, other = TraceSender(), example_trace(), example_trace(seconds=2.0)
+        first, again = sender.send(trace), sender.send(trace)
+        assert (again.digest, again.packed) == (first.digest, "")
+        assert sender.send(other).digest != first.digest
+        assert unpack(first.packed) == trace
 
     @pytest.mark.parametrize("text", ["", "!", "QQ==", pack(example_trace()).text[:-8]])
     def test_what_is_none_is_refused(self, text):

@@ -13,7 +13,7 @@ from pytest_ftcheck.core.observations import Histogram, Iteration, Optimizer
 from pytest_ftcheck.reports.chart_data import budgets
 from pytest_ftcheck.reports.trace_table import describe
 from pytest_ftcheck.reports.trackers.content import scalars, tags
-from pytest_ftcheck.reports.trackers.tensorboard import write
+from pytest_ftcheck.reports.trackers.log import to_tensorboard
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -121,7 +121,7 @@ def test_moments_of_real_values(tmp_path):
     low, high = float(values.min()), float(values.max())
     counts = tuple(int(c) for c in torch.histc(values, 64, low, high))
     t = dataclasses.replace(tensor("head.w", "head"), histograms=(Histogram(0, low, high, counts),))
-    write(example_trace(tensors=(t,)), tmp_path)
+    to_tensorboard(example_trace(tensors=(t,)), tmp_path)
     h = read(tmp_path).Histograms("head/head.w/weights")[0].histogram_value
     assert h.sum == pytest.approx(float(values.sum()), rel=1e-2)
     assert h.sum_squares == pytest.approx(float(values.square().sum()), rel=1e-2)
@@ -151,7 +151,7 @@ def test_odd_traces_are_written(tmp_path):
         metrics=(),
         recorded=(*range(19), 77),
     )
-    write(made, tmp_path / "deep" / "er")
+    to_tensorboard(made, tmp_path / "deep" / "er")
     events = read(tmp_path / "deep" / "er")
     (event,) = events.Scalars("loss/train")
     assert event.step == 2
@@ -172,7 +172,7 @@ def test_empty_trace_is_written(tmp_path):
         optimizer=Optimizer("none", "other", ()),
     )
     assert list(scalars(made)) == []
-    write(made, str(tmp_path))
+    to_tensorboard(made, str(tmp_path))
     events = read(tmp_path)
     assert "trace/text_summary" in events.Tags()["tensors"]
     assert all(tag.startswith("result/") for tag in events.Tags()["scalars"])
@@ -195,7 +195,7 @@ def test_steps_without_a_gradient_are_gaps():
 def test_missing_package_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r"pip install 'pytest-ftcheck\[tensorboard\]'"):
-        write(example_trace(), tmp_path / "events")
+        to_tensorboard(example_trace(), tmp_path / "events")
     assert not (tmp_path / "events").exists()
 
 
@@ -211,18 +211,18 @@ def plugin_data(directory, tag, plugin):
     raise AssertionError(f"no {tag}")
 
 
-def test_hyper_parameters_with_what_came_of_them_first(tmp_path):
+def test_status_and_cause_come_first_among_the_hyper_parameters(tmp_path):
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
     made = example_trace()
-    write(made, tmp_path)
+    to_tensorboard(made, tmp_path)
     content, _ = plugin_data(tmp_path, metadata.SESSION_START_INFO_TAG, metadata.PLUGIN_NAME)
     data = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert sorted(data)[:5] == ["1_status", "2_cause", "3_lr", "4_optimizer", "5_steps"]
     assert data["1_status"].string_value == "healthy"
     assert data["3_lr"].number_value == 5e-5
     content, _ = plugin_data(tmp_path, metadata.EXPERIMENT_TAG, metadata.PLUGIN_NAME)
-    metrics = plugin_data_pb2.HParamsPluginData.FromString(content).probe.metric_infos
+    metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
     named = {m.name.tag for m in metrics}
     assert {"result/checks_failed", "result/loss.final", "result/motion.head"} <= named
     assert named <= set(read(tmp_path).Tags()["scalars"])
@@ -234,7 +234,7 @@ def test_every_chart_of_the_layout_has_curves(trace, tmp_path):
 
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-    write(trace, tmp_path)
+    to_tensorboard(trace, tmp_path)
     _, value = plugin_data(tmp_path, metadata.CONFIG_SUMMARY_TAG, metadata.PLUGIN_NAME)
     layout = layout_pb2.Layout.FromString(value.tensor.string_val[0])
     (category,) = layout.category
@@ -255,7 +255,7 @@ def test_a_head_that_stands_still_is_a_line_at_zero(tmp_path):
         else t
         for t in example_trace().tensors
     )
-    write(example_trace(tensors=tensors), tmp_path)
+    to_tensorboard(example_trace(tensors=tensors), tmp_path)
     events = read(tmp_path)
     assert [e.value for e in events.Scalars("motion/head")] == [0.0] * 20
     assert events.Scalars("motion/base_model.layer.0")[-1].value == pytest.approx(0.25)

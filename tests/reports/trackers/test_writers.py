@@ -13,7 +13,7 @@ import pytest
 from pytest_ftcheck.core.example_trace import example_trace
 from pytest_ftcheck.core.observations import Histogram, Iteration, Optimizer
 from pytest_ftcheck.core.trace_writer import TraceWriter
-from pytest_ftcheck.reports.trackers.content import scalars, settings, tags
+from pytest_ftcheck.reports.trackers.content import scalars, tags
 from pytest_ftcheck.reports.trackers.log import log
 
 HISTOGRAMS = (
@@ -98,7 +98,7 @@ def test_without_tensors_blocks_are_told(trace):
     }
 
 
-def test_settings_say_what_came_of_it_and_what_was_in_force(trace):
+def test_settings_are_the_status_and_the_values_in_effect(trace):
     notes = Notes()
     trace.log_to(notes)
     ((said, results),) = notes.of("settings")
@@ -107,10 +107,9 @@ def test_settings_say_what_came_of_it_and_what_was_in_force(trace):
     assert (said["device"], said["dtype"], said["autocast"]) == ("cpu", "float32", "none")
     assert all(isinstance(value, (str, int, float, bool)) for value in said.values())
     assert results["result/probe.final"] == 0.31
-    assert settings(dataclasses.replace(trace, recipe=None), None)["status"] == "not judged"
 
 
-def test_an_ill_run_says_so():
+def test_an_unhealthy_run():
     still = example_trace().tensors
     still = tuple(
         dataclasses.replace(
@@ -167,13 +166,13 @@ def test_micro_batches_of_one_step_are_one_point():
     assert made[2] == (3, 7.0)
 
 
-def test_a_trace_with_nothing_in_it_is_told():
+def test_an_empty_trace_is_undecided():
     notes = Notes()
     empty = example_trace(
         tensors=(), steps=(), iterations=(), recorded=(), probe=None, metrics=(), optimizer=Optimizer("", "other", ())
     )
     empty.log_to(notes)
-    assert notes.of("settings")[0][0]["status"] == "not judged"
+    assert notes.of("settings")[0][0]["status"] == "undecided"
     assert notes.of("close") == [(False,)]
 
 
@@ -193,7 +192,7 @@ def test_no_tracker(trace, to, error, told):
 
 def test_options_are_for_trackers_by_name(trace):
     notes = Notes()
-    with pytest.raises(TypeError, match=r"project=\.\.\.: options are for a tracker by name"):
+    with pytest.raises(TypeError, match=r"project=\.\.\.: options are for trackers given by name"):
         trace.log_to(notes, project="x")
     assert notes.calls == []
 

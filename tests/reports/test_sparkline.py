@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pytest_ftcheck.reports.chart_data import EDGE, Series, polylines
+from pytest_ftcheck.reports.sparkline import EDGE, Series, polylines
 
 WIDTH, HEIGHT = 104, 24
 
