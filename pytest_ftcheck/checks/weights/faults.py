@@ -17,8 +17,8 @@ WEIGHTS_OVERWRITTEN = Fault(
     "weights_overwritten",
     Rank.WEIGHTS + 10,
     "weights are overwritten between optimizer steps",
-    cause="they are overwritten after nearly every step: averaged weights (EMA) copied into the model, a state_dict loaded again, or "
-    "values saved before {optimizer}.step()",
+    cause="averaged weights (EMA) are copied into the model, a state_dict is loaded again, or values saved before {optimizer}.step() are "
+    "written back",
     remedy="look for copy_, load_state_dict and .data = inside the loop; keep an average in a copy of the model",
     explains=("weights_move", "frozen_stay_frozen"),
     confidence="certain",
@@ -27,8 +27,7 @@ WEIGHTS_RESET = Fault(
     "weights_reset",
     Rank.WEIGHTS + 20,
     "weights are reset between optimizer steps",
-    cause="they are restored or re-initialized about every {steps} steps: an initialization or a checkpoint loaded at the start of "
-    "each epoch",
+    cause="weights are initialized again, or a checkpoint is loaded, about every {steps} steps, as at the start of each epoch",
     remedy="look for load_state_dict, copy_ and apply(init) inside the loop, and move them before it",
     explains=("weights_move", "frozen_stay_frozen"),
     confidence="certain",
@@ -37,8 +36,8 @@ FROZEN_WRITTEN = Fault(
     "frozen_written",
     Rank.WEIGHTS + 30,
     "frozen parameters are overwritten",
-    cause="requires_grad=False stops gradients, not writes: frozen parameters are overwritten by an EMA, by load_state_dict, or by an "
-    "optimizer that still holds an old .grad",
+    cause="requires_grad=False stops gradients, not writes: an EMA, load_state_dict, or an optimizer that still holds an old .grad writes "
+    "to them",
     remedy="freeze parameters before the optimizer is built, and exclude them from whatever else writes to weights",
     explains=("weights_kept",),
     confidence="certain",

@@ -56,14 +56,16 @@ def check_frozen_stay_frozen(
         return Verdict(NAME, "skipped", "nothing is frozen.", measured=measured)
     changed = [t for t in tensors if _changed(t)]
     changed_buffers = [b for b in buffers if not b.unchanged]
-    frozen = f"{plural(len(tensors), 'parameter')} and {plural(len(buffers), 'buffer')}"
     if not changed and not changed_buffers:
-        return Verdict(NAME, "pass", f"{frozen} did not change by a single bit.", measured=measured)
+        headline = (
+            f"{plural(len(tensors), 'parameter')} and {plural(len(buffers), 'buffer')} did not change by a single bit."
+        )
+        return Verdict(NAME, "pass", headline, measured=measured)
     found = _faults(changed, changed_buffers)
     return found[0].verdict(
         NAME,
-        f"{plural(len(changed), 'parameter')} and {plural(len(changed_buffers), 'buffer')} changed, of {frozen} that should stay frozen"
-        f"{_largest_change(changed, changed_buffers)}.",
+        f"{len(changed)} of {plural(len(tensors), 'parameter')} and {len(changed_buffers)} of {plural(len(buffers), 'buffer')} that should "
+        f"stay frozen changed{_largest_change(changed, changed_buffers)}.",
         evidence=(
             *(_row(t.name, "parameter", percent(t.motion.share_changed), t.trainable_last) for t in changed),
             *(_row(b.name, "buffer", "-", None) for b in changed_buffers),

@@ -55,7 +55,7 @@ def test_another_peak():
     tenth = [r / 10 for r in planned()]
     verdict = check_lr_follows_schedule(run(tenth))
     assert verdict.fault == "peak_lr_differs"
-    assert verdict.headline == "You meant a peak LR of 0.00100; it reached 1.00e-04 in 60 steps."
+    assert "1.00e-04" in verdict.headline
     assert fault([1e-4] * N, intent=Intent(peak_lr=1e-3, schedule="constant")) == "peak_lr_differs"
     assert fault([1e-2] * N, intent=Intent(peak_lr=1e-3)) == "peak_lr_differs"
     assert fault([1e-4] * N, intent=Intent(peak_lr=1e-3)) == "peak_lr_differs"
@@ -63,7 +63,24 @@ def test_another_peak():
     assert fault([1.04e-3] * N, intent=Intent(peak_lr=1e-3)) == ""
 
 
-def test_constant_where_a_schedule_was_meant():
+def test_wording():
+    assert str(check_lr_follows_schedule(run([r / 10 for r in planned()]))).splitlines() == [
+        "lr_follows_schedule: FAIL. Declared: a peak LR of 0.00100; it reached 1.00e-04 in 60 steps.",
+        "  step        LR  declared",
+        "     0         0         0",
+        "     1  1.67e-05  1.67e-04",
+        "    15  8.33e-05  8.33e-04",
+        "    30  5.56e-05  5.56e-04",
+        "    45  2.78e-05  2.78e-04",
+        "    59  1.85e-06  1.85e-05",
+        "  cause: the optimizer was built with another rate (0.100 times the declared one)",
+        "  do: pass lr=0.001; check what overrides it later (a default, a config, a scheduler that sets its own)",
+        "  limit: within 5.0 % of the declared peak, one step earlier or later",
+        "  measured: learning rates in force at 60 steps",
+    ]
+
+
+def test_constant_where_a_schedule_was_declared():
     assert fault([1e-3] * N) == "lr_constant"
     assert fault([0.0] * N) == "lr_zero"
     assert fault([1e-3] * N, intent=Intent(peak_lr=1e-3, schedule="constant")) == ""
@@ -92,7 +109,7 @@ def test_accumulation_is_no_skipping():
     assert check_lr_follows_schedule(undeclared).fault == "scheduler_too_often"
 
 
-def test_zeros_at_the_end_that_were_declared():
+def test_zeros_at_the_end_as_declared():
     plan = replace(PLAN, total_steps=30)
     assert fault(planned(plan=plan), intent=plan) == ""
 
@@ -101,21 +118,21 @@ def test_stepped_once_an_epoch():
     per_epoch = [PLAN.lr_at(i // 10) for i in range(N)]
     verdict = check_lr_follows_schedule(run(per_epoch))
     assert verdict.fault == "scheduler_too_seldom"
-    assert "changes only every 10 steps" in verdict.headline
+    assert "every 10 steps" in verdict.headline
 
 
 @pytest.mark.parametrize("pace", [2, 4, 8])
 def test_stepped_too_often(pace):
     verdict = check_lr_follows_schedule(run(planned(pace=pace), intent=replace(PLAN, accumulation=pace)))
     assert verdict.fault == "scheduler_too_often"
-    assert f"runs {pace} times as fast" in verdict.headline
+    assert f"{pace} times as fast" in verdict.headline
     assert f"accumulation is {pace}" in verdict.causes[0]
 
 
 def test_a_warm_up_that_is_longer_than_the_run():
     verdict = check_lr_follows_schedule(run([1e-3 * i / 2000 for i in range(N)]))
     assert verdict.fault == "warmup_differs"
-    assert "rises as in a warm-up of 2,000 steps" in verdict.headline
+    assert "2,000 steps" in verdict.headline
 
 
 def test_a_schedule_that_is_over_too_early():
@@ -127,7 +144,7 @@ def test_a_schedule_that_is_over_too_early():
 def test_a_schedule_of_another_length():
     verdict = check_lr_follows_schedule(run(planned(plan=replace(PLAN, total_steps=600))))
     assert verdict.fault == "schedule_differs"
-    assert verdict.evidence[-1]["meant"] == pytest.approx(PLAN.lr_at(59))
+    assert verdict.evidence[-1]["declared"] == pytest.approx(PLAN.lr_at(59))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +172,8 @@ def test_groups_with_rates_of_their_own():
     assert fault(planned(), [10 * r for r in planned()]) == ""
     verdict = check_lr_follows_schedule(run(planned(), [1e-3] * N))
     assert verdict.fault == "group_not_scheduled"
-    assert "1 parameter group of 2 keeps a constant learning rate of 0.00100" in verdict.headline
+    assert "1 parameter group of 2" in verdict.headline
+    assert "0.00100" in verdict.headline
     assert fault(planned(), [0.0] * N) == ""
     assert fault(planned(), [1e-3] * N, intent=replace(PLAN, thaw_step=30)) == ""
 
@@ -212,11 +230,11 @@ def test_no_step_or_no_rate_is_nothing_to_judge():
         ([1e-3] * 31 + [0.9e-7] * 9, ""),
     ],
 )
-def test_a_rate_that_comes_to_next_to_nothing(rates, expected):
+def test_a_rate_that_falls_to_nearly_zero(rates, expected):
     assert fault(rates, intent=None) == expected
 
 
-def test_what_is_next_to_nothing_is_said():
+def test_the_headline_has_the_rate_that_is_left():
     headline = check_lr_follows_schedule(run([1e-3 * 0.5**i for i in range(40)], intent=None)).headline
     assert "is at most" in headline
     assert "of its highest" in headline

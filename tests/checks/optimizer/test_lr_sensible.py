@@ -11,7 +11,7 @@ from pytest_ftcheck import check_lr_sensible, example_trace
 GOOD = example_trace()
 
 
-def paced(update, *, moved=1.0, rms=0.1, part="base", dtype="float32", lr=0.1, family="adam"):
+def with_step(update, *, moved=1.0, rms=0.1, part="base", dtype="float32", lr=0.1, family="adam"):
     """The example whose matrices of a part (rms 0.02 before) have this largest step."""
     tensors = tuple(
         replace(t, motion=replace(t.motion, max_update=update, rms=rms, share_changed=moved), dtype=dtype, lr_peak=lr)
@@ -22,7 +22,7 @@ def paced(update, *, moved=1.0, rms=0.1, part="base", dtype="float32", lr=0.1, f
     return replace(GOOD, tensors=tensors, optimizer=replace(GOOD.optimizer, family=family))
 
 
-def test_a_usual_pace():
+def test_a_usual_step():
     verdict = check_lr_sensible(GOOD)
     assert verdict.status == "pass"
     assert "by 0.20 % of its size" in verdict.headline
@@ -30,35 +30,43 @@ def test_a_usual_pace():
 
 @pytest.mark.parametrize(("update", "status"), [(0.0199, "pass"), (0.0201, "fail"), (0.1, "fail")])
 def test_a_step_of_the_size_of_the_weights(update, status):
-    assert check_lr_sensible(paced(update)).status == status
+    assert check_lr_sensible(with_step(update)).status == status
 
 
-def test_the_message():
-    verdict = check_lr_sensible(paced(0.1))
-    assert verdict.fault == "lr_too_large"
-    assert verdict.headline.startswith("At LR 0.100 a single step changes a base matrix by 5.00 times its own size")
-    assert "weights of rms 0.0200 with AdamW" in verdict.causes[0]
+def test_wording():
+    assert check_lr_sensible(with_step(0.1)).fault == "lr_too_large"
+    assert str(check_lr_sensible(with_step(0.1))).splitlines() == [
+        "lr_sensible: FAIL. At LR 0.100 a single step changes a base matrix by 5.00 times its own size "
+        "(median of 1 matrix; base_model.layer.0.lin.weight: 5.00).",
+        "  tensor                         step/weights  largest step (rms)  weights before (rms)   after",
+        "  base_model.layer.0.lin.weight          5.00               0.100                0.0200  0.0201",
+        "  cause: the learning rate (0.100) is too large for weights of rms 0.0200 with AdamW: the first "
+        "steps erase the pretrained weights",
+        "  do: lower the learning rate by a factor of 100 or more (1e-5 to 1e-3 is usual for Adam), with a warm-up",
+        "  limit: at most 1: above that one step replaces a pretrained matrix",
+        "  measured: rms of the largest update of a single step (by gradients), over the rms of the weights before the run",
+    ]
 
 
-def test_one_odd_step_that_was_taken_back_is_no_fault():
-    assert check_lr_sensible(paced(0.1, rms=0.01)).status == "pass"
+def test_a_single_large_step_that_was_reversed_is_no_fault():
+    assert check_lr_sensible(with_step(0.1, rms=0.01)).status == "pass"
 
 
 def test_a_head_is_new_and_may_be_replaced():
-    assert check_lr_sensible(paced(0.1, part="head")).status == "pass"
+    assert check_lr_sensible(with_step(0.1, part="head")).status == "pass"
 
 
-def test_a_large_number_alone_is_no_fault():
-    assert check_lr_sensible(paced(1e-4, lr=0.5, family="sgd")).status == "pass"
+def test_a_large_rate_alone_is_no_fault():
+    assert check_lr_sensible(with_step(1e-4, lr=0.5, family="sgd")).status == "pass"
 
 
 def test_a_step_of_lbfgs_is_many():
-    trace = paced(0.1)
+    trace = with_step(0.1)
     assert check_lr_sensible(replace(trace, optimizer=replace(trace.optimizer, name="LBFGS"))).status == "skipped"
 
 
 def test_no_base_matrix_was_moved():
-    assert check_lr_sensible(paced(0.0)).status == "skipped"
+    assert check_lr_sensible(with_step(0.0)).status == "skipped"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +80,6 @@ def test_no_base_matrix_was_moved():
     ],
 )
 def test_rates_below_the_spacing_of_the_dtype(dtype, lr, moved, status):
-    verdict = check_lr_sensible(paced(lr, moved=moved, dtype=dtype, lr=lr))
+    verdict = check_lr_sensible(with_step(lr, moved=moved, dtype=dtype, lr=lr))
     assert verdict.status == status
     assert verdict.fault == ("lr_below_spacing" if status == "fail" else "")

@@ -399,7 +399,7 @@ def test_declared_frozen_and_trained(model, rows):
     trace = loop(model, adamw(model), rows, intent=Intent(trained="", frozen="body"))
     verdict = check_frozen_stay_frozen(trace)
     assert verdict.fault == "not_frozen"
-    assert "2 parameters and 0 buffers changed of 2 parameters" in verdict.headline
+    assert "2 of 2 parameters" in verdict.headline
     model.body.requires_grad_(False)
     trace = loop(model, adamw(model), rows, intent=Intent(trained="", frozen="body"))
     assert check_frozen_stay_frozen(trace).status == "pass"

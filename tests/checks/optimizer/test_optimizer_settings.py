@@ -1,4 +1,4 @@
-"""optimizer_settings: as they were meant, and none absurd."""
+"""optimizer_settings: as declared, and none absurd."""
 
 from __future__ import annotations
 
@@ -58,12 +58,30 @@ def test_decay_beside_the_learning_rate(decay, lr, decoupled, expected):
     assert fault(group(weight_decay=decay, lr_peak=lr, lr_sum=20 * lr, decoupled=decoupled)) == expected
 
 
-def test_decay_says_what_it_takes_and_what_was_meant():
+def test_the_message_has_the_share_that_decay_removes_and_the_declared_decay():
     trace = group(weight_decay=10.0, lr_peak=1e-3, lr_sum=0.06, decoupled=True, intent=Intent(weight_decay=0.01))
     verdict = check_optimizer_settings(trace)
-    assert "takes 1 % off every weight of group 0 at each step, 45 % over this run's 20 steps" in verdict.headline
-    assert "(you meant 0.0100)" in verdict.causes[0]
-    assert verdict.causes[1] == "You meant a weight decay of 0.0100; it is 10.0."
+    for share in ("1 %", "45 %"):
+        assert share in verdict.headline
+    assert "(declared: 0.0100)" in verdict.causes[0]
+    assert "0.0100; it is 10.0" in verdict.causes[1]
+
+
+def test_wording():
+    verdict = check_optimizer_settings(group(weight_decay=10.0, lr_peak=1e-3, lr_sum=0.06, decoupled=True))
+    assert str(verdict).splitlines() == [
+        "optimizer_settings: FAIL. Weight decay 10.0 at LR 0.00100 removes 1 % of every weight of group 0 at "
+        "each step, 45 % over the run's 20 steps.",
+        "  tensor                         by decay  by gradient  rms before",
+        "  base_model.layer.0.lin.weight  5.50e-08     1.38e-04      0.0200",
+        "  base_model.layer.0.lin.bias    5.50e-08     1.38e-04           0",
+        "  classifier.weight              5.50e-08     1.38e-04      0.0200",
+        "  classifier.bias                5.50e-08     1.38e-04           0",
+        "  cause: weight decay is 10.0: it erases what is learned within 100 steps",
+        "  do: lower it (torch's default for AdamW is 0.01; 0 to 0.1 is usual)",
+        "  limit: LR x weight decay <= 0.5 % a step",
+        "  measured: read off AdamW at 20 steps and at the end",
+    ]
 
 
 def test_decay_of_sgd_and_decay_that_joins_the_gradient_of_adam():
@@ -100,7 +118,7 @@ def test_betas_of_another_kind_of_optimizer_mean_other_things():
     assert fault(optimizer(group(settings={"betas[0]": 0.99, "betas[1]": 0.9}), name="Lion", classes=("Lion",))) == ""
 
 
-def test_an_eps_that_swallows_the_gradients():
+def test_an_eps_that_exceeds_the_gradients():
     assert fault(group(settings={"eps": 1.0})) == "eps_dominates"
     assert fault(group(settings={"eps": 0.1})) == ""  # gradients of 0.008: small steps, but steps
     # the eps is the usual one: it is the gradients that are small
@@ -122,7 +140,7 @@ def test_an_optimizer_built_in_the_loop():
     assert "every 7 steps" in check_optimizer_settings(optimizer(rebuilt=2)).headline
     once = check_optimizer_settings(optimizer(rebuilt=1))
     assert once.status == "pass"
-    assert "took over the same tensors once" in once.notes[0]
+    assert "once" in once.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +185,7 @@ def test_rates_that_fall_towards_the_head(rates, head, expected):
     assert fault(layered(rates, head)) == expected
 
 
-def test_a_head_far_below_the_base_is_asked_about():
+def test_a_head_far_below_the_base_is_noted():
     verdict = check_optimizer_settings(layered((1e-3, 1e-3), 1e-5))
     assert verdict.status == "pass"
     assert "far below the base's" in verdict.notes[0]
@@ -204,7 +222,7 @@ def test_the_declared_weight_decay():
         group(weight_decay=0.0, settings={"momentum": 0.1}, intent=Intent(weight_decay=0.1))
     )
     assert verdict.fault == "weight_decay_differs"
-    assert "momentum is 0.1: the weight decay landed in its place" in verdict.causes[0]
+    assert "momentum is 0.1" in verdict.causes[0]
     # one group with it is enough: norms and biases have none
     spared = replace(GOOD.optimizer.groups[0], index=1, weight_decay=0.0)
     two = optimizer(GOOD, groups=(GOOD.optimizer.groups[0], spared))
@@ -263,7 +281,7 @@ def losses(first, last):
     return replace(GOOD, probe=probe)
 
 
-def test_an_optimizer_that_climbs_is_named():
+def test_an_optimizer_that_maximizes_is_named():
     verdict = check_optimizer_settings(group(losses(0.7, 2.1), settings={"maximize": 1.0}))
     assert (verdict.status, verdict.fault) == ("fail", "maximizes")
     assert "maximize=True" in verdict.headline
@@ -287,7 +305,7 @@ def test_two_minus_signs_are_no_fault(first, last):
         ({"momentum": 0.0, "dampening": 1.0}, ""),
     ],
 )
-def test_a_velocity_that_never_decays_or_never_hears(settings, fault):
+def test_a_velocity_that_never_decays_or_gets_no_gradient(settings, fault):
     assert check_optimizer_settings(group(settings=settings)).fault == fault
 
 

@@ -1,4 +1,4 @@
-"""weights_kept: what the optimizer did is still there at the end."""
+"""weights_kept: the optimizer's updates are still in the weights at the end."""
 
 from __future__ import annotations
 
@@ -31,22 +31,35 @@ def test_nothing_else_writes():
 def test_an_average_copied_in_after_every_step():
     verdict = check_weights_kept(written(**EMA))
     assert (verdict.status, verdict.fault) == ("fail", "weights_overwritten")
-    assert (
-        verdict.headline
-        == "4 of 4 tensors are overwritten between optimizer steps, after nearly every step: 1.0 % of AdamW's work is kept (median)."
-    )
-    assert "running average (EMA)" in verdict.causes[0]
+    assert "1.0 %" in verdict.headline
+    assert "EMA" in verdict.causes[0]
 
 
-def test_a_head_that_starts_anew_at_each_epoch():
+def test_wording():
+    assert str(check_weights_kept(written(**EMA))).splitlines() == [
+        "weights_kept: FAIL. 4 of 4 tensors are overwritten between optimizer steps, after nearly every "
+        "step: 1.0 % of AdamW's updates are kept (median).",
+        "  tensor                          kept  writes  resets  largest write (rms)  largest step (rms)",
+        "  classifier.weight              1.0 %      19      19             4.00e-05            4.00e-05",
+        "  classifier.bias                1.0 %      19      19             4.00e-05            4.00e-05",
+        "  base_model.layer.0.lin.weight  1.0 %      19      19             4.00e-05            4.00e-05",
+        "  base_model.layer.0.lin.bias    1.0 %      19      19             4.00e-05            4.00e-05",
+        "  cause: averaged weights (EMA) are copied into the model, a state_dict is loaded again, or values "
+        "saved before AdamW.step() are written back",
+        "  do: look for copy_, load_state_dict and .data = inside the loop; keep an average in a copy of the model",
+        "  limit: at least 25 % of the optimizer's updates are kept, and they are undone at most once",
+        "  measured: elementwise, at each step: the values when it begins against those when the last one ended",
+    ]
+
+
+def test_a_head_that_is_reset_at_each_epoch():
     verdict = check_weights_kept(
         written("head", between_steps=0.03, between_steps_writes=2, between_steps_largest=0.03, resets=2, retained=0.6)
     )
     assert (verdict.status, verdict.fault) == ("fail", "weights_reset")
-    assert verdict.headline.startswith(
-        "2 head tensors (classifier.weight first) are overwritten between optimizer steps, 2 times in 20 steps"
-    )
-    assert verdict.evidence[0]["taken back"] == 2
+    assert verdict.headline.startswith("2 head tensors (classifier.weight first)")
+    assert "2 times in 20 steps" in verdict.headline
+    assert verdict.evidence[0]["resets"] == 2
 
 
 @pytest.mark.parametrize(
@@ -89,7 +102,7 @@ def test_the_edge_of_what_must_be_kept():
     assert check_weights_kept(written(**motion, retained=None)).status == "pass"
 
 
-def test_a_write_after_the_last_step_is_only_mentioned():
+def test_a_write_after_the_last_step_is_only_noted():
     verdict = check_weights_kept(written(between_steps=0.1))
     assert verdict.status == "pass"
     assert "changed after the last step" in verdict.notes[0]
