@@ -28,7 +28,7 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
         __tracebackhide__ = True
         trace: Any = arguments[0] if arguments else options.get("trace")
         if not isinstance(trace, (Trace, Runs)):
-            raise TypeError(f"trace is {describe_type(trace)}: expected what finetune() or watch() gave")
+            raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
         return settle(check(*arguments, **options), trace)
 
     assertion.__name__ = assertion.__qualname__ = f"assert_{name}"

@@ -1,4 +1,4 @@
-"""All checks over one trace, and the root causes behind what they found, ranked; which fault explains what is in `roots`."""
+"""All checks over one trace, and the root causes of the failures, ranked; `catalogue` knows which fault explains which check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .catalogue import CHECKS, FAULTS, explained_by, rank_of
 from .spec import Fault
 
 Health = Literal["healthy", "unhealthy", "undecided"]
-#: Last note of a verdict that would have stopped the gate, were it not for ``allow=``; the reason follows it.
+#: Begins the last note of a verdict that ``allow=`` turned into advice; the reason follows it.
 _ALLOWED = "allowed"
 _ORDER = {name: place for place, name in enumerate(CHECKS)}
 #: Columns of a printed diagnosis.
@@ -29,7 +29,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Cause:
-    """One root cause: what is wrong, how that is known, and what to do.
+    """One root cause: what is wrong, the evidence, and what to do.
 
     >>> Cause("the head is in no parameter group", "not_in_optimizer", ("optimizer_covers_model",)).title
     'the head is in no parameter group'
@@ -39,11 +39,11 @@ class Cause:
     title: str
     #: Short name of the fault, as in `Verdict.fault`.
     fault: str
-    #: Failed checks that it explains, the one that names it first.
+    #: Failed checks that it explains; the first is the one that found it.
     checks: tuple[str, ...]
     #: Their headlines.
     evidence: tuple[str, ...] = ()
-    #: How it probably came about; empty where nothing more is known.
+    #: The likely cause in the code; empty where none is known.
     why: str = ""
     #: The line to change.
     remedy: str = ""
@@ -51,23 +51,23 @@ class Cause:
     confidence: str = "likely"
 
     def __str__(self) -> str:
-        return f"{self.title} ({self.confidence}; shown by {', '.join(self.checks)})"
+        return f"{self.title} ({self.confidence}; found by {', '.join(self.checks)})"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All verdicts of one trace, and what is behind them. ``print(diagnosis)`` is the whole of it, the cause first.
+    """All verdicts of one trace, and the root causes of its failures. ``print(diagnosis)`` shows everything, the causes first.
 
     >>> from pytest_ftcheck import example_trace
     >>> diagnose(example_trace()).status
     'healthy'
     """
 
-    #: ``healthy``, ``unhealthy`` (some check failed) or ``undecided`` (none failed, but a run this short cannot tell).
+    #: ``healthy``, ``unhealthy`` (some check failed) or ``undecided`` (no check failed, but some were inconclusive).
     status: Health
-    #: One a check, in the order in which a run goes.
+    #: One verdict a check, in the order in which a run goes.
     verdicts: tuple[Verdict, ...]
-    #: Root causes, the most likely first; empty where nothing failed.
+    #: Root causes, the most fundamental first; empty where no check failed.
     causes: tuple[Cause, ...] = ()
 
     def having(self, *statuses: Status) -> tuple[Verdict, ...]:
@@ -86,37 +86,36 @@ class Diagnosis:
         if self.causes:
             more = f", and {plural(len(self.causes) - 1, 'more cause')}" if len(self.causes) > 1 else ""
             return f"{self.causes[0].title}{more} ({plural(len(failed), 'check')} of {len(self.verdicts)} failed)"
-        if open_questions := self.having("inconclusive"):
-            names = ", ".join(v.check for v in open_questions)
-            return f"nothing failed, but this run cannot tell: {names}"
+        if names := [v.check for v in self.having("inconclusive")]:
+            return f"no check failed, but {', '.join(names)} {'was' if len(names) == 1 else 'were'} inconclusive"
         return f"{plural(len(passed), 'check')} passed"
 
-    def _moot(self) -> tuple[Verdict, ...]:
-        """What cannot be told and would be no news if it could: it follows from a cause that was found."""
+    def _explained_inconclusive(self) -> tuple[Verdict, ...]:
+        """Inconclusive verdicts of checks that one of the causes explains: they need no action of their own."""
         explained = {name for c in self.causes if c.fault in FAULTS for name in explained_by(FAULTS[c.fault])}
         return tuple(v for v in self.having("inconclusive") if v.check in explained)
 
-    def _unasked_advice(self) -> list[Verdict]:
-        """Advice, less what would have stopped the gate and was allowed."""
+    def _own_advice(self) -> list[Verdict]:
+        """Advice of the checks, without the failures that ``allow=`` turned into advice."""
         return [v for v in self.having("advice") if not (v.notes and v.notes[-1].split(":")[0] == _ALLOWED)]
 
     def __str__(self) -> str:
         lines = _wrapped(f"{self.status}: {self.headline}.")
         for number, cause in enumerate(self.causes, 1):
-            lines += ["", *_wrapped(f"{number}. {_cap(cause.title)}.", f"[{cause.confidence}]")]
+            lines += ["", *_wrapped(f"{number}. {_capitalized(cause.title)}.", f"[{cause.confidence}]")]
             lines += _field(cause.checks[0], cause.evidence[0])
             if cause.why:
-                lines += _field("why", cause.why)
+                lines += _field("cause", cause.why)
             if cause.remedy:
                 lines += _field("do", cause.remedy)
             if rest := cause.checks[1:]:
                 lines += _field("explains", ", ".join(rest))
-        open_questions, moot = self.having("inconclusive"), self._moot()
-        told = [v for v in open_questions if v not in moot]
-        advice = self._unasked_advice()
+        explained = self._explained_inconclusive()
+        unexplained = [v for v in self.having("inconclusive") if v not in explained]
+        advice = self._own_advice()
         allowed = [v for v in self.having("advice") if v not in advice]
         for title, verdicts, action in (
-            ("undecided", told, "what would settle it"),
+            ("inconclusive", unexplained, "what would settle it"),
             ("allowed", allowed, ""),
             ("advice", advice, "do"),
         ):
@@ -127,11 +126,12 @@ class Diagnosis:
                 if action and verdict.remedy:
                     lines += _field(f"  {action}", verdict.remedy)
                 if not action and verdict.notes[-1] != _ALLOWED:
-                    lines += _field("  because", verdict.notes[-1].removeprefix(f"{_ALLOWED}: "))
-        if moot:
-            lines += ["", *_wrapped(f"undecided while that is so: {', '.join(v.check for v in moot)}")]
+                    lines += _field("  reason", verdict.notes[-1].removeprefix(f"{_ALLOWED}: "))
+        if explained:
+            names = ", ".join(v.check for v in explained)
+            lines += ["", *_wrapped(f"inconclusive because of the above: {names}")]
         if skipped := self.having("skipped"):
-            lines += ["", "not judged:"]
+            lines += ["", "skipped:"]
             reasons: dict[str, list[str]] = {}
             for verdict in skipped:
                 reasons.setdefault(verdict.headline.rstrip("."), []).append(verdict.check)
@@ -146,8 +146,8 @@ class Diagnosis:
 def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
     """Run every check on a trace, and rank the root causes of what failed.
 
-    One fault makes many checks fail: a head that the optimizer does not hold cannot move, and the loss cannot fall. It is said once,
-    first, with the checks that it explains.
+    One fault makes many checks fail: if the head is not in the optimizer, it cannot move and the loss cannot fall. Each fault is
+    reported once, with the checks that it explains.
 
     :param ignore: names of checks to leave out.
     :raises TypeError: not a trace.  :raises ValueError: a name that is no check.
@@ -158,8 +158,8 @@ def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
     """
     __tracebackhide__ = True
     if not isinstance(trace, (Trace, Runs)):
-        raise TypeError(f"trace is {describe_type(trace)}: expected what finetune() or watch() gave")
-    left_out = _known("ignore", ignore, CHECKS)
+        raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
+    left_out = _validated("ignore", ignore, CHECKS)
     verdicts = tuple(check(trace) for name, check in CHECKS.items() if name not in left_out)
     return conclude(verdicts)
 
@@ -167,13 +167,13 @@ def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
 def assert_healthy(
     trace: Trace | Runs, *, ignore: Iterable[str] = (), allow: Mapping[str, str] | Iterable[str] = ()
 ) -> Diagnosis:
-    """Raise `CheckFailed` unless every check passes: the one-line gate. Returns the diagnosis.
+    """Raise `CheckFailed` unless every check passes. Returns the diagnosis.
 
-    What is only ``inconclusive`` raises too, for what cannot be told is no pass; the message says what would settle it.
+    An ``inconclusive`` check raises too, for it is no pass; the message says what would settle it.
 
     :param ignore: names of checks to leave out altogether.
-    :param allow: names of checks, or of faults (`Verdict.fault`), that may be as they are, best with the reason why:
-        ``allow={"loss_decreases": "20 steps of warm-up are too few"}``. They are still judged and told, as advice.
+    :param allow: names of checks, or of faults (`Verdict.fault`), whose failures are accepted, best with the reason:
+        ``allow={"loss_decreases": "20 steps of warm-up are too few"}``. They are still checked, and reported as advice.
     :raises TypeError: not a trace.  :raises ValueError: a name that is no check (nor, in ``allow``, a fault).
 
     >>> from pytest_ftcheck import example_trace
@@ -181,24 +181,24 @@ def assert_healthy(
     'healthy'
     """
     __tracebackhide__ = True
-    _known("allow", allow, (*CHECKS, *FAULTS))
+    _validated("allow", allow, (*CHECKS, *FAULTS))
     allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
     for name, reason in allowed.items():
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"allow[{name!r}]={reason!r}: expected the reason, a text")
     diagnosis = diagnose(trace, ignore=ignore)
-    diagnosis = conclude(tuple(_excused(v, allowed) for v in diagnosis.verdicts))
+    diagnosis = conclude(tuple(_as_allowed(v, allowed) for v in diagnosis.verdicts))
     status: Status = {"healthy": "pass", "unhealthy": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
-    headline, untold = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
-    if status == "pass" and fail_level.level() == "advice" and (advice := diagnosis._unasked_advice()):
-        status, untold = "advice", tuple(advice)
-        headline = f"nothing failed, but there is advice of {', '.join(v.check for v in advice)}"
+    headline, reasons = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
+    if status == "pass" and fail_level.level() == "advice" and (advice := diagnosis._own_advice()):
+        status, reasons = "advice", tuple(advice)
+        headline = f"no check failed, but there is advice from {', '.join(v.check for v in advice)}"
     verdict = Verdict(
         "healthy",
         status,
-        _cap(headline) + ".",
-        causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in untold),
-        remedy=next((r for r in (*(c.remedy for c in diagnosis.causes), *(v.remedy for v in untold)) if r), ""),
+        _capitalized(headline) + ".",
+        causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in reasons),
+        remedy=next((r for r in (*(c.remedy for c in diagnosis.causes), *(v.remedy for v in reasons)) if r), ""),
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
         notes=() if status in ("pass", "advice") or not (again := repeatable(trace)) else (again,),
     )
@@ -221,41 +221,40 @@ def conclude(verdicts: Iterable[Verdict]) -> Diagnosis:
 
 
 def _causes(failed: list[Verdict]) -> tuple[Cause, ...]:
-    """The failed verdicts, each root with what it explains; roots in the order of `roots`."""
-    left = sorted(failed, key=rank_of)  # stable: checks of one rank stay in the order in which a run goes
+    """The root causes of the failed verdicts, the most fundamental first, each with the checks that it explains."""
+    remaining = sorted(failed, key=rank_of)  # stable: checks of one rank stay in the order in which a run goes
     causes = []
-    while left:
-        first, left = left[0], left[1:]
-        root = FAULTS.get(first.fault)
-        mine = [v for v in left if _explained(v, root)]
-        left = [v for v in left if v not in mine]
-        group = [first, *mine]
+    while remaining:
+        first, remaining = remaining[0], remaining[1:]
+        fault = FAULTS.get(first.fault)
+        group = [first, *(v for v in remaining if _explained(v, fault))]
+        remaining = [v for v in remaining if v not in group]
         causes.append(
             Cause(
-                title=root.title if root is not None else _title(first),
+                title=fault.title if fault is not None else _title(first),
                 fault=first.fault,
                 checks=tuple(v.check for v in group),
                 evidence=tuple(v.headline for v in group),
-                why=first.causes[0] if first.causes and root is not None else "",
+                why=first.causes[0] if first.causes and fault is not None else "",
                 remedy=first.remedy,
-                confidence=root.confidence if root is not None else "possible",
+                confidence=fault.confidence if fault is not None else "possible",
             )
         )
     return tuple(causes)
 
 
-def _explained(verdict: Verdict, root: Fault | None) -> bool:
-    if root is None:
+def _explained(verdict: Verdict, fault: Fault | None) -> bool:
+    if fault is None:
         return False
-    return verdict.fault == root.name or verdict.check in explained_by(root)
+    return verdict.fault == fault.name or verdict.check in explained_by(fault)
 
 
 def _title(verdict: Verdict) -> str:
     return (verdict.causes[0] if verdict.causes else verdict.headline).rstrip(".")
 
 
-def _excused(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
-    """A verdict that would stop the gate, as advice if it was allowed."""
+def _as_allowed(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
+    """The verdict; a failure that is allowed becomes advice."""
     if verdict.ok:
         return verdict
     name = next((n for n in (verdict.check, verdict.fault) if n and n in allowed), None)
@@ -273,7 +272,7 @@ def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _known(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+def _validated(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
     __tracebackhide__ = True
     names, valid = _names(argument, value), list(known)
     for name in names:
@@ -286,7 +285,7 @@ def _known(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[s
     return names
 
 
-def _cap(text: str) -> str:
+def _capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 

@@ -180,7 +180,7 @@ def check(
                 rest = {name: value for name, value in options.items() if name != "trace"}
                 return judge_seeds(function, trace, arguments[1:], rest, thresholds)
             if (arguments or "trace" in options) and not isinstance(trace, Trace):
-                raise TypeError(f"trace is {describe_type(trace)}: expected what finetune() or watch() gave")
+                raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
             return function(*arguments, **options)
 
         REGISTERED[name] = CheckSpec(name, judge, stage, position, faults, thresholds, measurements, frozenset(shows))

@@ -1,34 +1,32 @@
 """The command ``ftcheck`` (``python -m pytest_ftcheck``): compare, show, html, list, explain, map.
 
-Exit status: 0 all well, 1 something got worse (``compare``) or is unhealthy (``show``), 2 bad arguments or files.
+Exit status: 0 success; 1 a verdict got worse (``compare``), the run is unhealthy or a test failed (``show``); 2 wrong arguments or
+files.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.formatting import one_line, plural
-from ..reports import check_docs
 from ..reports.session_result import KIND, SessionResult
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
 
-#: Widest text that is comfortable to read.
+#: Longest comfortable line.
 WIDEST = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit status.
+    """Run the command and return its exit status.
 
     :param arguments: as on the command line; None: those of the process.
     """
@@ -54,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ftcheck", description="Read what pytest-ftcheck measured, and what its checks mean."
+        prog="ftcheck",
+        description="Show and compare saved results of pytest-ftcheck, and explain its checks.",
+        epilog="Exit status: 0 success; 1 a verdict got worse (compare), the run is unhealthy or a test failed (show); "
+        "2 wrong arguments or files.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -63,23 +64,21 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    command = add("compare", _compare, "Which verdicts changed from A to B? Exit status 1 if one got worse.")
-    command.add_argument("a", metavar="A.json", help="what --ftcheck-json wrote, or a saved trace")
-    command.add_argument("b", metavar="B.json", help="the same kind of file, later")
-    command = add(
-        "show", _show, "A saved trace with its diagnosis, or a session's results. Exit status 1 if it is unhealthy."
-    )
-    command.add_argument("file", metavar="FILE.json", help="a saved trace, or what --ftcheck-json wrote")
-    command = add("html", _html, "Saved traces as one page with causes and charts, to be opened in a browser.")
+    command = add("compare", _compare, "Compare two results: verdicts that changed, and metrics side by side.")
+    command.add_argument("a", metavar="A.json", help="a saved trace, or a file written by --ftcheck-json")
+    command.add_argument("b", metavar="B.json", help="a later file of the same kind")
+    command = add("show", _show, "Print a saved trace with its diagnosis, or the results of a session.")
+    command.add_argument("file", metavar="FILE.json", help="a saved trace, or a file written by --ftcheck-json")
+    command = add("html", _html, "Write saved traces to one HTML page with verdicts, causes and charts.")
     command.add_argument(
-        "files", metavar="FILE.json", nargs="+", help="a saved trace; one file may be what --ftcheck-json wrote"
+        "files", metavar="FILE.json", nargs="+", help="a saved trace; one file may be written by --ftcheck-json"
     )
     command.add_argument("-o", "--output", metavar="FILE.html", default="ftcheck.html", help="default: ftcheck.html")
-    command = add("list", _list, "All checks: criterion, measured false-alarm rate, source.")
-    command.add_argument("--json", action="store_true", help="for machines")
-    command = add("explain", _explain, "The reference page of a check, or what a fault is.")
-    command.add_argument("name", metavar="CHECK", help="such as weights_move; check_weights_move will do as well")
-    commands.add_parser("map", help="Which initial weights learn at which learning rate; ftcheck map --help")
+    command = add("list", _list, "List all checks with their measured false-alarm rates.")
+    command.add_argument("--json", action="store_true", help="as JSON, with criterion and source")
+    command = add("explain", _explain, "Explain a check (its reference page) or a fault (cause and remedy).")
+    command.add_argument("name", metavar="NAME", help="a check (weights_move) or a fault (not_in_optimizer)")
+    commands.add_parser("map", help="Draw which initial standard deviation of a head learns at which learning rate.")
     return parser
 
 
@@ -96,14 +95,14 @@ def _width() -> int:
 def read(path: str) -> Trace | SessionResult:
     """The trace or the session's results in a file.
 
-    :raises ValueError: there is no such file, or it is none of ours, or of a newer version.
+    :raises ValueError: there is no such file, or it is another kind of file, or a newer version wrote it.
     """
     from ..core.trace import Trace
 
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected JSON, found something else than text") from None
+        raise ValueError(f"{path}: expected JSON, found no text") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     try:
@@ -112,7 +111,7 @@ def read(path: str) -> Trace | SessionResult:
         raise ValueError(f"{path}: expected JSON, found none ({error})") from None
     session = isinstance(raw, dict) and raw.get("kind") == KIND
     if not session and not (isinstance(raw, dict) and "schema" in raw and "tensors" in raw):
-        raise ValueError(f"{path}: expected a saved trace (Trace.save) or what --ftcheck-json wrote")
+        raise ValueError(f"{path}: expected a saved trace (Trace.save) or a file written by --ftcheck-json")
     try:
         return SessionResult.from_json(text) if session else Trace.from_json(text)
     except (ValueError, TypeError) as error:
@@ -163,9 +162,9 @@ def _html(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def _session(session: SessionResult) -> str:
-    told = ", ".join(f"{count:,} {status}" for status, count in session.counts.items()) or "none"
+    counts = ", ".join(f"{count:,} {status}" for status, count in session.counts.items()) or "none"
     versions = ", ".join(f"{name} {version}" for name, version in session.environment.items())
-    lines = [f"{plural(len(session.tests), 'test')}; verdicts: {told}", f"fail on: {session.fail_on}; {versions}", ""]
+    lines = [f"{plural(len(session.tests), 'test')}; verdicts: {counts}", f"fail on: {session.fail_on}; {versions}", ""]
     for case in session.tests:
         lines.append(f"{case.outcome} {one_line(case.nodeid, 200)}")
         lines += [f"  {one_line(run.summary, 200)}" for run in case.runs]
@@ -176,60 +175,12 @@ def _session(session: SessionResult) -> str:
 
 
 def _list(options: argparse.Namespace) -> tuple[str, int]:
-    rows = catalogue()
-    if options.json:
-        return json.dumps(rows, indent=1) + "\n", 0
-    lines = []
-    for row in rows:
-        lines.append(row["check"])
-        for name in ("asks", "criterion", "false alarms", "source"):
-            text = f"  {name:<12}  {row[name] or '-'}"
-            lines += textwrap.wrap(text, _width(), subsequent_indent=" " * 16, break_on_hyphens=False)
-        lines.append("")
-    lines.append(
-        f"{plural(len(rows), 'check')}. False alarms: failed, of the healthy runs that were judged (95 % interval)."
-    )
-    return "\n".join(lines) + "\n", 0
+    from .explain import catalogue, list_checks
 
-
-def catalogue() -> list[dict[str, str]]:
-    """All checks, in the order in which a run goes: what each asks, its criterion, false-alarm rate and source, as documented.
-
-    >>> catalogue()[0]["check"]
-    'optimizer_covers_model'
-    """
-    from ..checks.catalogue import CHECKS
-
-    rates = check_docs.false_alarms()
-    return [
-        {
-            "check": name,
-            "asks": check_docs.plain((check.__doc__ or "").strip().splitlines()[0]),
-            "criterion": check_docs.criterion(name),
-            "false alarms": rates.get(name) or check_docs.said(name, "Error rates") or "not measured yet",
-            "source": check_docs.said(name, "Source"),
-        }
-        for name, check in CHECKS.items()
-    ]
+    return (json.dumps(catalogue(), indent=1) if options.json else list_checks(_width())) + "\n", 0
 
 
 def _explain(options: argparse.Namespace) -> tuple[str, int]:
-    from ..checks.catalogue import CHECKS, FAULTS
+    from .explain import explain
 
-    name = options.name.removeprefix("check_").removeprefix("assert_")
-    if name in CHECKS:
-        found = check_docs.page(name)
-        if found is None:
-            raise ValueError(f"the page of {name} is not where it should be: install pytest-ftcheck again")
-        return check_docs.as_text(found, _width()) + "\n", 0
-    if fault := FAULTS.get(name):
-        on = [check for check in CHECKS if f"`{name}`" in (check_docs.page(check) or "")]
-        text = f"{name}: {fault.title} ({fault.confidence})."
-        if on:
-            text += f" Named by: {', '.join(on)}. For more: ftcheck explain {on[0]}"
-        return textwrap.fill(text, _width(), break_on_hyphens=False) + "\n", 0
-    if told := check_docs.docstring(f"assert_{name}"):
-        return f"assert_{name}\n\n{told}\n", 0
-    near = difflib.get_close_matches(name, [*CHECKS, *FAULTS], 3)
-    told = f"near: {', '.join(near)}" if near else f"the checks are: {', '.join(CHECKS)}"
-    raise ValueError(f"{options.name!r} is no check and no fault; {told}")
+    return explain(options.name, _width()) + "\n", 0

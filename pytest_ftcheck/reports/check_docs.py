@@ -1,7 +1,7 @@
 """The checks' reference pages: found beside an installed package as well as in a checkout, and read as text.
 
-They are Markdown files of ``docs/reference/checks``; the wheel carries them as ``pytest_ftcheck/pages``. Nothing in them is written twice:
-what ``ftcheck list`` and SARIF's rules say of a check is taken from its page.
+They are Markdown files in ``docs/reference/checks``; the wheel has them as ``pytest_ftcheck/pages``. ``ftcheck list``, ``ftcheck explain``
+and SARIF's rules read them, so that no text is written twice.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import re
 import textwrap
 from pathlib import Path
 
+from ..checks.catalogue import CHECKS, SPECS
 from ..core.public_names import HOME_OF
 
 _PACKAGE = Path(__file__).parents[1]
-#: What every page tells, in this order; some add "Faults" after the third.
+#: The sections of every page, in this order; of a check with faults, "Faults" follows the third.
 SECTIONS = ("What it measures", "Formula", "Limit, and why", "Error rates", "What it cannot see", "Source")
 #: The wheel's folder, and the checkout's.
 _FOLDERS = (_PACKAGE / "pages", _PACKAGE.parent / "docs" / "reference" / "checks")
@@ -50,45 +51,53 @@ def section(check: str, title: str) -> str:
     return found[1].strip() if found else ""
 
 
-def said(check: str, title: str) -> str:
-    """What a section says first, as one line: its first paragraph, or first bullet; empty where it begins with a table.
+def first_paragraph(check: str, title: str) -> str:
+    """The first paragraph, or first bullet, of a section as one line; empty where it begins with a table.
 
-    >>> said("frozen_stay_frozen", "What it cannot see")
+    >>> first_paragraph("frozen_stay_frozen", "What it cannot see")
     'A write that was undone before the end.'
     """
     first = re.split(r"\n\s*\n|\n(?=\* )", section(check, title))[0]
     return "" if first.startswith(("|", "```", "#")) else plain(" ".join(first.split()).removeprefix("* "))
 
 
-def opening(check: str) -> str:
-    """A page's first paragraph about the check itself, as one line.
+def summary(check: str) -> str:
+    """What a check judges, in the first line of its docstring.
 
-    >>> opening("all_finite").split(";")[0]
+    >>> summary("all_finite").split(";")[0].rstrip(".")
+    'All losses, gradients and weights are finite'
+    """
+    text = (CHECKS[check].__doc__ or "").strip() if check in CHECKS else docstring(f"assert_{check}")
+    return plain(text.splitlines()[0]) if text else check.replace("_", " ")
+
+
+def introduction(check: str) -> str:
+    """The first paragraph of a page about the check itself, as one line.
+
+    >>> introduction("all_finite").split(";")[0]
     'Losses, gradients and weights are finite'
     """
     paragraphs = re.split(r"\n\s*\n", page(check) or "")
-    told = [p for p in paragraphs if not re.match(r"[#|*]|`check_|```", p)]
-    return plain(" ".join(told[0].split())) if told else ""
+    prose = [p for p in paragraphs if not re.match(r"[#|*]|`check_|```", p)]
+    return plain(" ".join(prose[0].split())) if prose else ""
 
 
 def criterion(check: str) -> str:
-    """By what a check judges, as its page has it: formula and limit, or what it says first and the faults that it looks for.
+    """The criterion of a check, from its page: formula and limit, or the faults that it looks for.
 
     >>> criterion("metric_improves").split(",")[0]
     'Above the baseline'
     """
-    parts = [said(check, "Formula").rstrip("."), said(check, "Limit, and why").rstrip(".")]
-    faults = re.findall(r"^\| *((?:`\w+`(?:, )?)+) *\|", page(check) or "", re.MULTILINE)
-    if faults and not parts[1]:
-        names = [name for cell in faults for name in re.findall(r"`(\w+)`", cell)]
-        parts.append(f"looks for {', '.join(dict.fromkeys(names))}")
+    parts = [first_paragraph(check, title).rstrip(".") for title in ("Formula", "Limit, and why")]
+    if not parts[1] and check in SPECS and (faults := SPECS[check].faults):
+        parts.append(f"looks for {', '.join(fault.name for fault in faults)}")
     return "; ".join(part for part in parts if part)
 
 
 @functools.cache
 def false_alarms() -> dict[str, str]:
-    """Check -> false alarms on healthy runs with their interval, as ``docs/explanation`` has measured them: in ``error-rates.md`` on many
-    recipes of one model, else in ``detection.md`` on many models.
+    """Check -> false alarms on healthy runs with their interval, from ``docs/explanation``: ``error-rates.md`` (many recipes of one model),
+    else ``detection.md`` (many models).
 
     >>> false_alarms()["weights_move"]
     '0 of 315 (0.0% to 1.2%)'
@@ -124,7 +133,7 @@ def _rates(text: str) -> dict[str, str]:
 
 
 def docstring(name: str) -> str:
-    """The docstring of a public function, read from its file: importing it could take as long as importing torch. Empty: it has none.
+    """The docstring of a public function, read from its file, for importing it may import torch. Empty: it has none.
 
     >>> docstring("assert_init_sane").split(";")[0]
     'Raise `CheckFailed` unless the head starts sanely'
@@ -140,7 +149,7 @@ def docstring(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Markdown's inline marks taken off; a link to a web page keeps its address.
+    """Text without Markdown's inline marks; a link to a web page keeps its address.
 
     >>> plain("`a` is *[here](b.md)*")
     'a is here'

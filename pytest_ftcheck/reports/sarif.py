@@ -1,4 +1,4 @@
-"""SARIF 2.1.0: what was found, one rule a check, for code scanning.
+"""SARIF 2.1.0 for code scanning: one rule a check, one result a finding.
 
 Format: OASIS, *Static Analysis Results Interchange Format Version 2.1.0*.
 """
@@ -9,12 +9,13 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from ..checks.catalogue import CHECKS, FAULTS, SPECS
 from ..core.formatting import one_line, shorten
-from .check_docs import as_text, docstring, opening, page, plain, said
+from .check_docs import as_text, first_paragraph, introduction, page, summary
 from .session_result import CaseResult, Finding, SessionResult
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-#: Name of our fingerprint; its number is raised when it is made otherwise.
+#: Name of our fingerprint; the version is raised when its computation changes.
 FINGERPRINT = "ftcheckTest/v1"
 #: What files are relative to: the root of the repository, wherever that is.
 ROOT = "%SRCROOT%"
@@ -25,7 +26,7 @@ LONGEST = 8_000
 def sarif(result: SessionResult, prefix: str = "") -> str:
     """The report as JSON.
 
-    What a test expected to fail (``xfail``) is there as a suppressed result; a test that failed without a verdict is a notification.
+    An expected failure (``xfail``) is a suppressed result; a test that failed without a verdict is a notification.
 
     :param prefix: folder of pytest's root within the repository, ``"sub/"``.
 
@@ -58,42 +59,33 @@ def sarif(result: SessionResult, prefix: str = "") -> str:
 
 
 def _checks(result: SessionResult) -> list[str]:
-    """Every check there is, in the order in which a run goes, and then those that only a test knows."""
-    from ..checks.catalogue import CHECKS
-
+    """All checks, in the order in which a run goes, then those that only a test defines."""
     others = {v.check for case in result.tests for v in case.verdicts} - CHECKS.keys()
     return [*CHECKS, *sorted(others)]
 
 
 def _rule(check: str) -> dict[str, Any]:
-    told = opening(check) or _first_line(check)
-    markdown = page(check)
+    short, markdown = one_line(summary(check), 300), page(check)
     rule: dict[str, Any] = {
         "id": check,
         "name": "".join(part.capitalize() for part in check.split("_")),
-        "shortDescription": {"text": _first_line(check)},
-        "fullDescription": {"text": one_line(told, 1_000)},
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": one_line(introduction(check) or short, 1_000)},
         "defaultConfiguration": {"level": "error"},
         "properties": {"tags": ["fine-tuning", "machine-learning", "test"]},
     }
+    if check in SPECS and SPECS[check].faults:
+        rule["properties"]["faults"] = {fault.name: fault.title for fault in SPECS[check].faults}
     if markdown is not None:
         rule["help"] = {"text": as_text(markdown), "markdown": markdown}
-        if source := said(check, "Source"):
+        if source := first_paragraph(check, "Source"):
             rule["properties"]["source"] = source
     return rule
 
 
-def _first_line(check: str) -> str:
-    """The first line of the check's or the assertion's docstring."""
-    from ..checks.catalogue import CHECKS
-
-    told = (CHECKS[check].__doc__ or "").strip() if check in CHECKS else docstring(f"assert_{check}")
-    return one_line(plain(told.splitlines()[0] if told else check.replace("_", " ")), 300)
-
-
 def _result(finding: Finding, result: SessionResult, checks: list[str], prefix: str) -> dict[str, Any]:
     verdict, case = finding.verdict, finding.case
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "ruleId": verdict.check,
         "ruleIndex": checks.index(verdict.check),
         "level": finding.level,
@@ -105,16 +97,18 @@ def _result(finding: Finding, result: SessionResult, checks: list[str], prefix: 
         "properties": {"status": verdict.status, "test": case.nodeid, "counts": verdict.counts},
     }
     if verdict.fault:
-        told["properties"]["fault"] = verdict.fault
+        entry["properties"]["fault"] = verdict.fault
+        if verdict.fault in FAULTS:
+            entry["properties"]["confidence"] = FAULTS[verdict.fault].confidence
     if case.outcome == "xfailed":
-        told["suppressions"] = [{"kind": "inSource", "justification": case.reason or "xfail"}]
-    return told
+        entry["suppressions"] = [{"kind": "inSource", "justification": case.reason or "xfail"}]
+    return entry
 
 
 def _notification(case: CaseResult, result: SessionResult, prefix: str) -> dict[str, Any]:
     return {
         "level": "error",
-        "message": {"text": f"{one_line(case.nodeid, 500)}: {case.outcome}, and not by a verdict: {case.reason}"},
+        "message": {"text": f"{one_line(case.nodeid, 500)}: {case.outcome}, without a failed check: {case.reason}"},
         "locations": [_location(case, (case.file, case.line or 1), result, prefix)],
     }
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_told_is_undecided(undecided):
 
 def test_what_was_not_judged_is_listed_with_the_reason():
     text = str(diagnose(example_trace()))
-    assert "not judged:" in text
+    assert "skipped:" in text
     assert "nothing is frozen" in text
 
 
@@ -224,7 +224,7 @@ def test_what_is_allowed_is_told_and_does_not_stop_the_gate(undecided):
     assert "allowed: 20 steps are too few" in verdict.notes
     text = str(diagnosis)
     assert "\nallowed:\n   loss_decreases: 20 steps cannot tell" in text
-    assert "because: 20 steps are too few" in text
+    assert "reason: 20 steps are too few" in text
     assert "advice:" not in text
     silent = str(assert_healthy(undecided, allow="loss_decreases"))
     assert "\nallowed:\n" in silent
@@ -237,7 +237,7 @@ def test_what_cannot_be_told_for_a_known_cause_takes_one_line(unhealthy, undecid
     assert {"loss_decreases"} == {v.check for v in diagnosis.having("inconclusive")}
     text = str(diagnosis)
     assert text.count("loss_decreases") == 1
-    assert "undecided while that is so: loss_decreases" in text
+    assert "inconclusive because of the above: loss_decreases" in text
     assert "what would settle it" not in text
     assert "what would settle it" in str(diagnose(undecided))
 

@@ -14,9 +14,10 @@ import pytest
 
 import pytest_ftcheck
 from pytest_ftcheck import example_trace
-from pytest_ftcheck.checks.catalogue import CHECKS
+from pytest_ftcheck.checks.catalogue import CHECKS, FAULTS, SPECS
 from pytest_ftcheck.cli.compare import compare_sessions, compare_traces
-from pytest_ftcheck.cli.main import catalogue, main
+from pytest_ftcheck.cli.explain import catalogue
+from pytest_ftcheck.cli.main import main
 from pytest_ftcheck.reports.run_metrics import figures
 from pytest_ftcheck.reports.session_result import CaseResult, ReportedVerdict, RunFigures, SessionResult
 
@@ -183,9 +184,9 @@ class TestFiles:
         [
             (None, "No such file"),
             (b"", "expected JSON, found none"),
-            (b"\xff\xfe\x00", "expected JSON, found something else than text"),
+            (b"\xff\xfe\x00", "expected JSON, found no text"),
             (b"{", "expected JSON, found none"),
-            (b"[1]", "expected a saved trace (Trace.save) or what --ftcheck-json wrote"),
+            (b"[1]", "expected a saved trace (Trace.save) or a file written by --ftcheck-json"),
             (b'{"schema": 1}', "expected a saved trace"),
             (b'{"schema": 99, "tensors": []}', "this trace has schema 99"),
             (b'{"kind": "ftcheck-session", "schema": 99}', "these results have schema 99"),
@@ -233,9 +234,10 @@ class TestList:
     def test_has_every_check_with_all_that_is_known_of_it(self, command):
         status, out, _ = command("list")
         assert status == 0
-        assert [line for line in out.splitlines() if line in CHECKS] == list(CHECKS)
+        assert [line.strip() for line in out.splitlines() if line.strip() in CHECKS] == list(CHECKS)
+        assert max(map(len, out.splitlines())) <= 80
         for row in catalogue():
-            assert all(row[name] for name in ("asks", "criterion", "false alarms", "source")), row["check"]
+            assert all(row[name] for name in ("stage", "summary", "criterion", "false alarms", "source")), row["check"]
             assert "`" not in "".join(row.values()), row
 
     def test_rates_are_those_of_the_measured_table(self):
@@ -268,7 +270,25 @@ class TestExplain:
     def test_a_fault(self, command):
         status, out, _ = command("explain", "not_in_optimizer")
         assert status == 0
-        assert "ftcheck explain optimizer_covers_model" in " ".join(out.split())
+        text, fault = " ".join(out.split()), FAULTS["not_in_optimizer"]
+        assert fault.title[1:] in text
+        assert f"Confidence: {fault.confidence}" in text
+        assert "Found by: optimizer_covers_model, weights_move" in text
+        assert "loss_decreases" in text.partition("Explains:")[2]
+        assert text.endswith("More: ftcheck explain optimizer_covers_model")
+
+    @pytest.mark.parametrize("name", FAULTS)
+    def test_every_fault_is_explained_from_its_declaration(self, command, name):
+        status, out, _ = command("explain", name)
+        assert status == 0
+        assert out.startswith(f"{name}\n{'=' * len(name)}\n")
+        assert max(len(line) for line in out.splitlines() if " " in line.strip()) <= 80
+        assert not re.search(r"(?<!\{)\{\w+\}", out), "a field that only a run can fill in"
+
+    def test_a_check_lists_the_faults_that_it_declares(self, command):
+        out = command("explain", "padding_ignored")[1]
+        listed = re.findall(r"(?m)^\* (\w+): ", out.partition("\nFaults\n")[2].partition("\nError rates\n")[0])
+        assert sorted(listed) == sorted(fault.name for fault in SPECS["padding_ignored"].faults)
 
     def test_an_assertion_without_a_page(self, command):
         assert command("explain", "healthy")[1].startswith("assert_healthy\n\nRaise `CheckFailed` unless")
@@ -298,11 +318,12 @@ def test_runs_as_a_module_and_ends_well_in_a_pipe(saved):
     done = subprocess.run([*python, "show", saved / "bad.json"], capture_output=True, timeout=120, check=False)
     assert done.returncode == 1
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([*python, "list"], capture_output=True, timeout=120, check=True, env=ascii_only)
+    explained = [*python, "explain", "weights_move"]
+    done = subprocess.run(explained, capture_output=True, timeout=120, check=True, env=ascii_only)
     assert rb"\u2265" in done.stdout
     script = f"{sys.executable} -m pytest_ftcheck list | head -1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=True)
-    assert (done.stdout, done.stderr) == ("optimizer_covers_model\n", "")
+    assert (done.stdout, done.stderr) == ("Optimizer\n", "")
 
 
 def test_nothing_heavy_is_loaded_to_list_or_explain():

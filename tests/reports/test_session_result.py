@@ -223,7 +223,7 @@ class TestSarif:
 
     def test_what_could_not_be_judged_is_a_notification(self, log):
         (told,) = log["runs"][0]["invocations"][0]["toolExecutionNotifications"]
-        assert told["message"]["text"] == "b: failed, and not by a verdict: ValueError: no"
+        assert told["message"]["text"] == "b: failed, without a failed check: ValueError: no"
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_any_name_survives(self, name):

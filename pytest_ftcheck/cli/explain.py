@@ -1,0 +1,160 @@
+"""``ftcheck list`` and ``ftcheck explain``: what the checks and the faults are, from their declarations and their pages."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import textwrap
+
+from ..checks.catalogue import CHECKS, FAULTS, SPECS, explained_by
+from ..checks.spec import Fault
+from ..core.formatting import plural
+from ..reports import check_docs
+
+#: What each degree of confidence rests on.
+CONFIDENCE = {
+    "certain": "certain: read off the model's structure or the declared intent",
+    "likely": "likely: the measurements point to it",
+    "possible": "possible: other causes would look the same",
+}
+
+
+# ------------------------------------------------------------------ list
+def catalogue() -> list[dict[str, str]]:
+    """All checks, in the order in which a run goes: what each asks, its criterion, false-alarm rate and source, as documented.
+
+    >>> catalogue()[0]["check"]
+    'optimizer_covers_model'
+    """
+    rates = check_docs.false_alarms()
+    return [
+        {
+            "check": name,
+            "stage": stage_title(name),
+            "summary": check_docs.summary(name),
+            "criterion": check_docs.criterion(name),
+            "false alarms": rates.get(name)
+            or _first_sentence(check_docs.first_paragraph(name, "Error rates"))
+            or "not measured yet",
+            "source": check_docs.first_paragraph(name, "Source"),
+        }
+        for name in CHECKS
+    ]
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0]
+
+
+def stage_title(check: str) -> str:
+    """The stage of a check as a heading.
+
+    >>> stage_title("loss_matches_task")
+    'Loss function'
+    """
+    return SPECS[check].stage.name.replace("_", " ").capitalize()
+
+
+def list_checks(width: int) -> str:
+    """All checks by stage: name, summary and false-alarm rate."""
+    lines: list[str] = []
+    rows = catalogue()
+    for place, row in enumerate(rows):
+        if place == 0 or rows[place - 1]["stage"] != row["stage"]:
+            lines += [*[""] * bool(lines), row["stage"]]
+        lines += [
+            f"  {row['check']}",
+            *_indented(row["summary"], width),
+            *_indented(f"False alarms: {row['false alarms']}", width),
+        ]
+    closing = (
+        f"{plural(len(rows), 'check')}. False alarms: failures among the healthy runs that the check judged, with a 95 % interval. "
+        "ftcheck explain CHECK shows the criterion, the faults and the source."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(closing, width, break_on_hyphens=False)])
+
+
+# ------------------------------------------------------------------ explain
+def explain(name: str, width: int) -> str:
+    """The page of a check or of a fault.
+
+    :raises ValueError: there is neither a check nor a fault of this name.
+    """
+    plain = name.removeprefix("check_").removeprefix("assert_")
+    if plain in CHECKS:
+        return _check(plain, width)
+    if plain in FAULTS:
+        return _fault(FAULTS[plain], width)
+    if docstring := check_docs.docstring(f"assert_{plain}"):
+        return f"assert_{plain}\n\n{docstring}"
+    near = difflib.get_close_matches(plain, [*CHECKS, *FAULTS], 3)
+    hint = f"near: {', '.join(near)}" if near else f"the checks are: {', '.join(CHECKS)}"
+    raise ValueError(f"{name!r} is no check and no fault; {hint}")
+
+
+def _check(name: str, width: int) -> str:
+    page = check_docs.page(name)
+    if page is None:
+        raise ValueError(f"the page of {name} is missing: reinstall pytest-ftcheck")
+    # the faults come from their declarations, in a form that fits a terminal
+    page = re.sub(r"^## Faults\n.*?(?=^## |\Z)", "", page, flags=re.MULTILINE | re.DOTALL)
+    before, found, after = page.partition("## Error rates\n")
+    parts = [check_docs.as_text(before, width)]
+    if faults := sorted(SPECS[name].faults, key=lambda fault: fault.rank):
+        lines = ["Faults", "------", ""]
+        for fault in faults:
+            lines += textwrap.wrap(
+                f"{fault.name}: {check_docs.plain(fault.title)} ({fault.confidence})",
+                width,
+                initial_indent="* ",
+                subsequent_indent="  ",
+                break_on_hyphens=False,
+            )
+        lines += ["", *textwrap.wrap(f"ftcheck explain {faults[0].name} shows its cause and its remedy.", width)]
+        parts.append("\n".join(lines))
+    parts.append(check_docs.as_text(found + after, width))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _fault(fault: Fault, width: int) -> str:
+    finders = [name for name, spec in SPECS.items() if any(f.name == fault.name for f in spec.faults)]
+    explained = sorted(explained_by(fault) - set(finders), key=list(CHECKS).index)
+    title = fault.title[:1].upper() + fault.title[1:]
+    rows = (
+        ("Cause", fields_named(fault.cause) or "Depends on the run; the verdict names it."),
+        ("Do", fields_named(fault.remedy) or "Depends on the run; the verdict names it."),
+        ("Confidence", CONFIDENCE[fault.confidence]),
+        ("Found by", ", ".join(finders)),
+        ("Explains", ", ".join(explained)),
+    )
+    lines = [fault.name, "=" * len(fault.name), "", *textwrap.wrap(f"{title}.", width, break_on_hyphens=False), ""]
+    for label, text in rows:
+        if text:
+            lines += textwrap.wrap(
+                f"{label + ':':<12}{text[:1].upper() + text[1:] if label in ('Cause', 'Do') else text}",
+                width,
+                subsequent_indent=" " * 12,
+                break_on_hyphens=False,
+            )
+    if explained:
+        lines += [
+            "",
+            *textwrap.wrap(
+                "The checks that it explains fail because of this fault, and have no cause of their own.", width
+            ),
+        ]
+    return "\n".join([*lines, "", f"More: ftcheck explain {finders[0]}"])
+
+
+def fields_named(template: str) -> str:
+    """A fault's text with the fields that a run fills in shown by name.
+
+    >>> fields_named("{base} gets no mask; AdamW has betas {{0.9, 0.999}}")
+    '<base> gets no mask; AdamW has betas {0.9, 0.999}'
+    """
+    named = re.sub(r"(?<!\{)\{(\w+)[^{}]*\}(?!\})", r"<\1>", template)
+    return named.replace("{{", "{").replace("}}", "}")
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
