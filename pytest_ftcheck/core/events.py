@@ -1,6 +1,6 @@
-"""Who is told while things happen: the plugin sets a listener, the core only calls it.
+"""Callbacks: the plugin registers a listener, the core notifies it.
 
-The core never knows pytest; without a listener nothing is told and nothing is kept.
+The core does not know pytest. Without a listener nothing is notified and nothing is kept.
 """
 
 from __future__ import annotations
@@ -17,52 +17,67 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """What the core tells. Every method must return quickly and must not raise."""
+    """Callbacks of a session. Each must return quickly and must not raise."""
 
     def progress(self, done: int, total: int, loss: float | None) -> None:
-        """``done`` of ``total`` iterations of a fine-tune are over; ``done == total`` comes once, at the end."""
+        """``done`` of ``total`` iterations of a fine-tune are complete; ``done == total`` comes once, at the end."""
 
     def traced(self, trace: Trace) -> None:
-        """A fine-tune, or a watched loop, has ended in this trace."""
+        """A fine-tune, or a watched loop, has ended with this trace."""
 
     def judged(self, verdict: Verdict, trace: Trace | None) -> None:
-        """An assertion has reached this verdict (before it raises, if it does); no trace where nothing was trained."""
+        """An assertion has reached this verdict; called before it raises. No trace where nothing was trained."""
 
-    def calibrated(self, record: dict[str, Any]) -> None:
-        """A check has been asked over many seeds, and nothing was judged (`calibrate.gather` says what is in the record)."""
+    def calibrated(self, calibration: Any) -> None:
+        """A check has judged many seeds, for its statistics only (a `CheckCalibration`)."""
 
 
 @dataclass(frozen=True)
-class Again:
-    """What can be asked of a fine-tune that has just ended, while its model and batches are at hand."""
+class Rerun:
+    """Ways to repeat a fine-tune that has just ended, while its model and batches are in memory."""
 
-    #: Fingerprint of the batches: equal for the same ones, in whatever order.
+    #: Fingerprint of the batches: equal for the same batches, in any order.
     data: Callable[[], str]
-    #: The same fine-tune under so many seeds, its own first.
+    #: The same fine-tune under this many seeds, its own first.
     seeds: Callable[[int], Sequence[Trace]]
 
 
 @runtime_checkable
-class Keeper(Protocol):
-    """A listener that compares runs with those of other sessions, too."""
+class BaselineListener(Protocol):
+    """A listener that also compares runs with those of earlier sessions."""
 
-    def kept(self, trace: Trace, again: Again | None) -> None:
-        """The run of this trace is over, and may be repeated; None: it cannot be (a watched loop). May take long; must not raise."""
+    def run_ended(self, trace: Trace, rerun: Rerun | None) -> None:
+        """The run of this trace has ended; ``rerun`` is None where it cannot be repeated (a watched loop). May be slow; must not raise."""
+
+
+@runtime_checkable
+class TraceVerdictListener(Protocol):
+    """A listener that keeps all verdicts of a trace, for reports which show them."""
+
+    def verdicts_reached(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
+        """These verdicts hold for these traces: one trace, or the seeds of one fine-tune. Must be quick; must not raise."""
+
+
+def verdicts_reached(verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
+    """Notify a `TraceVerdictListener`."""
+    listener: object = current()
+    if isinstance(listener, TraceVerdictListener):
+        listener.verdicts_reached(verdicts, traces)
 
 
 _repeating: ContextVar[bool] = ContextVar("pytest_ftcheck_repeating", default=False)
 
 
-def keep(trace: Trace, again: Again | None) -> None:
-    """Tell a listener that is a keeper; not of the same run under another seed."""
-    told: object = current()
-    if isinstance(told, Keeper) and not _repeating.get():
-        told.kept(trace, again)
+def run_ended(trace: Trace, rerun: Rerun | None) -> None:
+    """Notify a `BaselineListener`; not of repetitions of a run under other seeds."""
+    listener: object = current()
+    if isinstance(listener, BaselineListener) and not _repeating.get():
+        listener.run_ended(trace, rerun)
 
 
 @contextlib.contextmanager
 def repeating(wanted: bool = True) -> Iterator[None]:
-    """What is trained inside the block is some run over again, and no run of its own."""
+    """Fine-tunes inside the block repeat an earlier run; they are no runs of their own."""
     token = _repeating.set(wanted or _repeating.get())
     try:
         yield
@@ -74,13 +89,13 @@ _current: ContextVar[Listener | None] = ContextVar("pytest_ftcheck_listener", de
 
 
 def current() -> Listener | None:
-    """The listener in force, if any."""
+    """The registered listener, if any."""
     return _current.get()
 
 
 @contextlib.contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Tell ``listener`` what happens inside the block."""
+    """Notify ``listener`` of what happens inside the block."""
     token = _current.set(listener)
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 from collections.abc import Mapping
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..core.formatting import one_line
+from ..core.verdict import Verdict
 from ..core.version import __version__
+from ..reports.session_diagnosis import verdicts_from_text, worst_of_each_check
 from ..reports.session_result import CaseResult, ReportedVerdict, RunFigures, SessionResult
 from .phase_report import PhaseReport, ReportedRun
 
@@ -43,8 +44,8 @@ class CollectedTrace:
     packed: str
     #: The tests that measured or judged it.
     tests: tuple[CaseResult, ...]
-    #: What those tests concluded from it.
-    verdicts: tuple[ReportedVerdict, ...]
+    #: What those tests concluded from it: the worst verdict of each check.
+    verdicts: tuple[Verdict, ...]
 
 
 class _Case:
@@ -54,8 +55,8 @@ class _Case:
         self.attempts = attempts
         self.verdicts: list[ReportedVerdict] = []
         self.runs: list[RunFigures] = []
-        #: Digest of a trace -> places in ``verdicts`` of those that judged it; in the order in which the traces came in.
-        self.judged: dict[str, list[int]] = {}
+        #: Digest of a trace -> what the test concluded from it; in the order in which the traces came in.
+        self.verdicts_by_trace: dict[str, list[Verdict]] = {}
         self.outcome = "passed"
         self.reason = ""
         self.location: tuple[str, int | None, str] | None = None
@@ -75,23 +76,13 @@ class _Case:
             self.outcome, self.reason = outcome, _reason(report)
 
     def _add_phase(self, phase: PhaseReport) -> None:
-        places = [self._place(run.figures) for run in phase.runs]
-        digests = ["" if run.trace is None else run.trace.digest for run in phase.runs]
-        for digest in digests:
-            self.judged.setdefault(digest, [])
-        for verdict in phase.verdicts:
-            if verdict.run is not None:
-                self.judged[digests[verdict.run]].append(len(self.verdicts))
-                verdict = dataclasses.replace(verdict, run=places[verdict.run])
-            self.verdicts.append(verdict)
-
-    def _place(self, run: RunFigures) -> int:
-        """Place of the run in ``runs``: a fixture's run is measured in setup and judged in call."""
-        known = [repr(other) for other in self.runs]  # NaN equals itself in a repr only
-        if repr(run) not in known:
-            self.runs.append(run)
-            return len(known)
-        return known.index(repr(run))
+        self.verdicts += phase.verdicts
+        for run in phase.runs:
+            # a fixture's run is measured in setup and judged in call; NaN equals itself in a repr only
+            if repr(run.figures) not in map(repr, self.runs):
+                self.runs.append(run.figures)
+            if run.trace is not None:
+                self.verdicts_by_trace.setdefault(run.trace.digest, []).extend(verdicts_from_text(run.verdicts))
 
     def result(self, nodeid: str, worker: str, root: Path, *, setup_only: bool) -> CaseResult:
         file, line = None, None
@@ -188,19 +179,19 @@ class ResultCollector:
         )
 
     def traces(self, result: SessionResult) -> tuple[CollectedTrace, ...]:
-        """The traces that were sent, in the order of the tests, each with the tests and verdicts of ``result`` that are about it."""
+        """The traces that were sent, in the order of the tests, each with the tests of ``result`` that measured or judged it."""
         results = {(case.nodeid, case.worker): case for case in result.tests}
         tests: dict[str, list[CaseResult]] = {}
-        verdicts: dict[str, list[ReportedVerdict]] = {}
+        verdicts: dict[str, list[Verdict]] = {}
         for (nodeid, worker), case in sorted(self._cases.items()):
             found = results.get((nodeid, worker)) or results.get((nodeid, ""))
             if found is None:
                 continue
-            for digest, places in case.judged.items():
+            for digest, concluded in case.verdicts_by_trace.items():
                 tests.setdefault(digest, []).append(found)
-                verdicts.setdefault(digest, []).extend(found.verdicts[i] for i in places)
+                verdicts.setdefault(digest, []).extend(concluded)
         return tuple(
-            CollectedTrace(packed, tuple(tests[digest]), tuple(verdicts[digest]))
+            CollectedTrace(packed, tuple(tests[digest]), worst_of_each_check(verdicts[digest]))
             for digest in tests
             if (packed := self._traces.get(digest)) is not None
         )

@@ -1,4 +1,4 @@
-"""A fine-tune that an exception ended (a timeout, an error in your code): how far it had come."""
+"""A fine-tune that an exception stopped (a timeout, an error in your code): how far it got."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..core.formatting import number
 if TYPE_CHECKING:
     from ..core.trace import Trace
 
-#: How far a chain of exceptions is followed, from the last to the one it came from.
+#: Exceptions of a chain that are followed, from the last to its cause or context.
 _LINKS = 10
 
 
 def partial_trace(error: BaseException | None) -> Trace | None:
-    """The partial trace that an exception, or one that it came from, carries as ``ftcheck_trace``; None: there is none.
+    """The partial trace that an exception, or one that caused it, carries as ``ftcheck_trace``; None: there is none.
 
-    >>> partial_trace(RuntimeError("no fine-tune was at work")) is None
+    >>> partial_trace(RuntimeError("no fine-tune was running")) is None
     True
     """
     for _ in range(_LINKS):
@@ -29,21 +29,20 @@ def partial_trace(error: BaseException | None) -> Trace | None:
     return None
 
 
-def told(trace: Trace) -> str:
-    """How far the run had come, in one or two lines.
+def how_far(trace: Trace) -> str:
+    """How many steps were made, and the numbers of the last one.
 
     >>> from pytest_ftcheck import example_trace
-    >>> print(told(example_trace(stopped="Failed: Timeout (>9.0s)")).splitlines()[1])
-    last step: loss 0.320 (at first 0.700), learning rate 2.78e-06, gradient norm 0.900
+    >>> print(how_far(example_trace(stopped="Failed: Timeout (>9.0s)")))
+    the fine-tune stopped after 20/20 steps (1.0 s): Failed: Timeout (>9.0s)
+    last step: loss 0.320 (first step: 0.700), learning rate 2.78e-06, gradient norm 0.900
     """
-    done, asked = len(trace.steps), trace.recipe.steps if trace.recipe is not None else None
-    of = "" if asked is None else f" of {asked:,}"
-    lines = [
-        f"the fine-tune had made {done:,}{of} steps in {number(trace.seconds)} s when it was ended by {trace.stopped or 'an exception'}"
-    ]
+    total = "" if trace.recipe is None else f"/{trace.recipe.steps:,}"
+    reason = trace.stopped or "an exception"
+    lines = [f"the fine-tune stopped after {len(trace.steps):,}{total} steps ({number(trace.seconds)} s): {reason}"]
     if trace.steps:
         last, losses = trace.steps[-1], trace.losses
-        parts = [f"loss {number(losses[-1])} (at first {number(losses[0])})"] if losses else []
+        parts = [f"loss {number(losses[-1])} (first step: {number(losses[0])})"] if losses else []
         parts += [f"learning rate {number(max(last.lrs))}"] if last.lrs else []
         lines.append(f"last step: {', '.join([*parts, f'gradient norm {number(last.grad_norm)}'])}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The pytest plugin: hooks only. Verdicts go from the core to a listener, to a report, to the terminal."""
+"""The pytest plugin: hooks only. Verdicts go from the core to a listener, to a test report, to the terminal."""
 
 from __future__ import annotations
 
@@ -14,93 +14,90 @@ from . import options
 from .call_site import called_from
 from .fixtures import NAMES, _ftcheck_suite, finetune, tiny_distilbert, toy_batches, toy_features
 from .suite import SUITE
-from .verdict_log import Record
+from .verdict_log import ATTRIBUTE, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
-    from ..core.events import Again
+    from ..core.events import Rerun
     from ..core.trace import Trace
     from ..core.verdict import Verdict
-    from ..reports.html.compressed_trace import Carrier
-    from .baseline.recorder import Keeper
+    from ..reports.html.compressed_trace import TraceSender
+    from ..seeds.calibration import CheckCalibration
+    from .baseline.recorder import BaselineRecorder
+    from .phase_report import PhaseReport
     from .progress import ProgressLine
-    from .verdict_log import KeptRun
-    from .write_reports import Delivery
+    from .write_reports import WrittenReports
 
 __all__ = ["RECORD", "Record", "_ftcheck_suite", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
 
-#: Attribute of a test report: what the phase concluded; builtins only, for nothing else crosses processes.
-REPORTED = "ftcheck"
-#: Attribute of a call's report that passed: something could not be decided, and was let through.
-LET_THROUGH = "ftcheck_let_through"
+#: Attribute of a call's report that passed: an inconclusive verdict was tolerated.
+TOLERATED = "ftcheck_tolerated"
 
 #: Styles of --tb in which pytest's own failure report leaves the message out, or all but its first line.
 _WITHOUT_MESSAGE = ("no",) if pytest.version_tuple >= (9,) else ("no", "line")
 
-#: Either of them: GitHub Actions is there to be told.
+#: Either of them: the session runs on GitHub Actions.
 GITHUB = frozenset({"GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"})
-#: The plugin that annotates every failure; where it is at work, we leave that to it.
+#: The plugin that annotates every failure on GitHub; where it is active, ours does not.
 ANNOTATOR = "pytest_github_actions_annotate_failures"
 
 
-#: ``item.stash[RECORD]``: there once a test has been set up.
+#: ``item.stash[RECORD]``: present once a test has been set up.
 RECORD: pytest.StashKey[Record] = pytest.StashKey()
-_EARS: pytest.StashKey[_Ears] = pytest.StashKey()
+_LISTENER: pytest.StashKey[SessionListener] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[bool] = pytest.StashKey()
 _PROPERTIES: pytest.StashKey[bool] = pytest.StashKey()
-#: Packs traces for the page; None: no page is wanted.
-_CARRY: pytest.StashKey[Carrier | None] = pytest.StashKey()
-#: What goes with each trace of a report, for the page and for the terminal's table; None: nothing.
-_TOLD: pytest.StashKey[Callable[[KeptRun], dict[str, Any]] | None] = pytest.StashKey()
-#: Names of the properties that a test has from us.
-_NAMED: pytest.StashKey[set[str]] = pytest.StashKey()
+#: Packs traces for the HTML page; None: no page is written.
+_TRACE_SENDER: pytest.StashKey[TraceSender | None] = pytest.StashKey()
+#: Names of the properties that we gave a test.
+_PROPERTY_NAMES: pytest.StashKey[set[str]] = pytest.StashKey()
 
 
-class _Ears:
+class SessionListener:
     """The session's listener: one for all tests, because event loops and threads may keep an old context."""
 
     def __init__(self, root: str) -> None:
         self.record = Record()
-        self.line: ProgressLine | None = None
-        #: Compares runs with a baseline; None: nobody asked for it.
-        self.keeper: Keeper | None = None
-        #: The test's file, and the root that places are told relative to.
+        self.progress_line: ProgressLine | None = None
+        #: None: runs are not compared with a baseline.
+        self.baseline: BaselineRecorder | None = None
+        #: File of the test; the root directory that call sites are relative to.
         self.test: str | None = None
         self._root = root
 
     def progress(self, done: int, total: int, loss: float | None) -> None:
-        """Show it, if there is somebody to see it."""
-        if self.line is not None:
-            self.line.update(done, total, loss)
+        """Show it on a terminal."""
+        if self.progress_line is not None:
+            self.progress_line.update(done, total, loss)
 
     def traced(self, trace: Trace) -> None:
-        """Keep it with the test."""
-        self.still()
-        self.record.now.measured(trace)
+        """Record it with the test."""
+        self.erase_progress()
+        self.record.current.measured(trace)
 
     def judged(self, verdict: Verdict, trace: Trace | None) -> None:
-        """Keep it with the test."""
-        self.record.now.judged(verdict, trace, called_from(self.test, self._root))
+        """Record it with the test."""
+        self.record.current.judged(verdict, trace, called_from(self.test, self._root))
 
     def verdicts_reached(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
-        """Keep them with the traces."""
-        self.record.now.verdicts_reached(verdicts, traces)
+        """Record them with the traces."""
+        self.record.current.verdicts_reached(verdicts, traces)
 
-    def calibrated(self, record: dict[str, Any]) -> None:
-        """Keep it with the test."""
-        self.record.now.calibrations.append(record)
+    def calibrated(self, calibration: CheckCalibration) -> None:
+        """Record it with the test."""
+        self.record.current.calibrations.append(calibration)
 
-    def kept(self, trace: Trace, again: Again | None) -> None:
-        """Compare it with the baseline, or make one of it."""
-        if self.keeper is not None:
-            self.keeper.kept(trace, again, self.record, called_from(self.test, self._root))
-            self.still()
+    def run_ended(self, trace: Trace, rerun: Rerun | None) -> None:
+        """Compare it with the baseline, or record it for one."""
+        if self.baseline is not None:
+            self.baseline.run_ended(trace, rerun, self.record, called_from(self.test, self._root))
+            self.erase_progress()
 
-    def still(self) -> None:
-        """Nothing runs any more, whether it ended well or not."""
-        if self.line is not None:
-            self.line.erase()
+    def erase_progress(self) -> None:
+        """No fine-tune is running any more, whether it finished or not."""
+        if self.progress_line is not None:
+            self.progress_line.erase()
 
 
 # ---------------------------------------------------------------------- settings
@@ -111,28 +108,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "ftcheck: the test fine-tunes a model; set on every test that uses a fixture of pytest-ftcheck",
+        "ftcheck: a test that fine-tunes a model; added to every test that uses a fixture or a suite of pytest-ftcheck",
     )
     config.stash[options.FIELDS] = options.read(config)
     config.stash[options.SEEDS] = options.seeds(config)
     if options.calibrate(config):
-        from ..seeds.calibration import Calibration
+        from .calibration_report import CalibrationReport
 
-        config.pluginmanager.register(Calibration(REPORTED), "ftcheck-calibration")
+        config.pluginmanager.register(CalibrationReport(), "ftcheck-calibration")
     config.stash[_PROGRESS] = options.progress_wanted(config)
     config.stash[_PROPERTIES] = options.properties_wanted(config)
-    config.stash[_CARRY] = _carrier(config)
-    config.stash[_TOLD] = _told(config)
-    config.stash[_EARS] = _Ears(str(config.rootpath))
+    config.stash[_TRACE_SENDER] = _trace_sender(config)
+    config.stash[_LISTENER] = SessionListener(str(config.rootpath))
     if compared := options.baseline(config):
         from .baseline.session import install
 
         try:
-            config.stash[_EARS].keeper = install(config, *compared, config.stash[options.SEEDS], REPORTED)
+            config.stash[_LISTENER].baseline = install(config, *compared, config.stash[options.SEEDS])
         except ValueError as error:
             raise pytest.UsageError(f"--ftcheck-baseline: {compared[0]}: {error}") from None
     config.add_cleanup(fail_level.fail_on(options.fail_on(config)))
-    config.pluginmanager.register(_Summary(config), "ftcheck-summary")
+    config.pluginmanager.register(SessionSummary(config), "ftcheck-summary")
     if options.models(config)[0] or any(argument.startswith("ftcheck::") for argument in config.args):
         from . import model_items
 
@@ -140,34 +136,13 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(models, "ftcheck-models")
 
 
-def _carrier(config: pytest.Config) -> Carrier | None:
-    """In a worker, too: its traces are drawn by the controller."""
+def _trace_sender(config: pytest.Config) -> TraceSender | None:
+    """In a worker of pytest-xdist, too: the controller draws its traces."""
     if config.option.collectonly or "html" not in options.reports(config):
         return None
-    from ..reports.html.compressed_trace import Carrier
+    from ..reports.html.compressed_trace import TraceSender
 
-    return Carrier()
-
-
-def _told(config: pytest.Config) -> Callable[[KeptRun], dict[str, Any]] | None:
-    """In a worker, too: its options are the controller's."""
-    pack, verbose = config.stash[_CARRY], config.get_verbosity() > 0
-    if pack is None and not verbose:
-        return None
-
-    def details(run: KeptRun) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if pack is not None:
-            from ..reports.session_diagnosis import verdicts_to_text
-
-            found |= {**pack(run.trace), "verdicts": verdicts_to_text(run.verdicts.values())}
-        if verbose:
-            from ..reports.run_metrics import glance
-
-            found |= glance(run.trace)
-        return found
-
-    return details
+    return TraceSender()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -178,7 +153,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def _settings(config: pytest.Config) -> dict[str, Any]:
-    """What the session sets about the runs."""
+    """What the session's options set for its runs."""
     fields: dict[str, Any] = config.stash[options.FIELDS]
     seeds = config.stash[options.SEEDS]
     return {**fields, **({} if seeds is None else {"seeds": seeds})}
@@ -186,7 +161,7 @@ def _settings(config: pytest.Config) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------- tests
 def pytest_itemcollected(item: pytest.Item) -> None:
-    # every fixture the test needs, also through fixtures of its own
+    # every fixture that the test needs, directly or through others
     used = getattr(item, "fixturenames", ())
     if SUITE in used:
         from .model_items import group
@@ -209,48 +184,48 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
     item.stash[RECORD] = Record()
-    if (keeper := item.config.stash[_EARS].keeper) is not None:
-        keeper.begin(item)
-    return (yield from _heard(item))
+    if (baseline := item.config.stash[_LISTENER].baseline) is not None:
+        baseline.begin(item)
+    return (yield from _listening(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
-    if (keeper := request.config.stash[_EARS].keeper) is None:
+    if (baseline := request.config.stash[_LISTENER].baseline) is None:
         return (yield)
-    with keeper.fixture(fixturedef, request):
+    with baseline.fixture(fixturedef, request):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
-    if (keeper := item.config.stash[_EARS].keeper) is None:
-        return (yield from _heard(item))
+    if (baseline := item.config.stash[_LISTENER].baseline) is None:
+        return (yield from _listening(item))
     try:
-        result = yield from _heard(item)
+        result = yield from _listening(item)
     except BaseException as error:
-        keeper.stopped(item, item.stash[RECORD], error)
+        baseline.test_raised(item, item.stash[RECORD], error)
         raise
-    keeper.settle(item, item.stash[RECORD])
+    baseline.test_passed(item, item.stash[RECORD])
     return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
-    return (yield from _heard(item))
+    return (yield from _listening(item))
 
 
-def _heard(item: pytest.Item) -> Generator[None, Any, Any]:
+def _listening(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
-    ears = item.config.stash[_EARS]
-    ears.record, ears.test = item.stash.setdefault(RECORD, Record()), str(item.path)
-    with listening(ears):
+    listener = item.config.stash[_LISTENER]
+    listener.record, listener.test = item.stash.setdefault(RECORD, Record()), str(item.path)
+    with listening(listener):
         try:
             return (yield)
         finally:
-            ears.still()
+            listener.erase_progress()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -259,26 +234,35 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     record = item.stash.get(RECORD, None)
     if record is not None and item.config.stash[_PROPERTIES]:
-        ours = record.properties()
-        named = item.stash.setdefault(_NAMED, set())
-        item.user_properties[:] = [p for p in item.user_properties if p[0] not in named] + list(ours.items())
-        named.update(ours)
+        _set_properties(item, record)
     report = yield
     if call.excinfo is not None and report.failed:
-        from .interrupted_run import partial_trace, told
+        from .interrupted_run import how_far, partial_trace
 
         if (trace := partial_trace(call.excinfo.value)) is not None:
-            report.sections.append(("ftcheck", told(trace)))
+            report.sections.append(("ftcheck", how_far(trace)))
     if record is not None:
-        if report.when == "call" and report.passed and record.let_through:
-            setattr(report, LET_THROUGH, True)
+        if report.when == "call" and report.passed and record.tolerated:
+            setattr(report, TOLERATED, True)
         if phase := record.close():
-            setattr(report, REPORTED, phase.plain(failed=report.failed, carry=item.config.stash[_TOLD]))
+            from .phase_report import PhaseReport
+
+            rows, sender = item.config.get_verbosity() > 0, item.config.stash[_TRACE_SENDER]
+            reported = PhaseReport.made_of(phase, report.when, failed=report.failed, rows=rows, sender=sender)
+            reported.attach_to(report)
     return report
 
 
+def _set_properties(item: pytest.Item, record: Record) -> None:
+    """Replace the JUnit properties that we set in an earlier phase."""
+    properties = record.properties()
+    names = item.stash.setdefault(_PROPERTY_NAMES, set())
+    item.user_properties[:] = [p for p in item.user_properties if p[0] not in names] + list(properties.items())
+    names.update(properties)
+
+
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    if getattr(report, LET_THROUGH, False) and not hasattr(report, "wasxfail"):
+    if getattr(report, TOLERATED, False) and not hasattr(report, "wasxfail"):
         return "inconclusive", "i", ("INCONCLUSIVE", {"yellow": True})
     return None
 
@@ -295,41 +279,48 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="replace")
     except (OSError, ValueError):
         return
-    from .progress import ProgressLine  # only where somebody looks: every start of pytest pays for imports
+    from .progress import ProgressLine  # only on a terminal: imports slow down every start of pytest
 
     config.add_cleanup(stream.close)
     writer = config.get_terminal_writer()
-    config.stash[_EARS].line = ProgressLine(stream, lambda: writer.fullwidth - writer.width_of_current_line)
+    config.stash[_LISTENER].progress_line = ProgressLine(
+        stream, lambda: writer.fullwidth - writer.width_of_current_line
+    )
 
 
-class _Summary:
-    """Gathers what reports carry, from this process or from xdist's workers; writes it and prints it at the end."""
+class SessionSummary:
+    """Collects the tests' reports, of this process or of pytest-xdist's workers; at the end writes files and prints the summary."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._seen: list[tuple[pytest.TestReport, dict[str, Any] | None]] = []
-        # the controller alone writes, and nobody replaces yesterday's results because he looked at a list of tests
+        self._reports: list[pytest.TestReport] = []
+        # only the controller writes, and --collect-only does not replace earlier results
         silent = hasattr(config, "workerinput") or config.option.collectonly
         files, github = options.reports(config), options.github_wanted(config) and bool(GITHUB & os.environ.keys())
         self._files, self._github = ({}, False) if silent else (files, github)
-        self._delivery: Delivery | None = None
+        self._written: WrittenReports | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        carried = getattr(report, REPORTED, None)
-        if carried is not None or self._files or self._github:
-            self._seen.append((report, carried))
+        if hasattr(report, ATTRIBUTE) or self._files or self._github:
+            self._reports.append(report)
+
+    def _phases(self) -> list[tuple[pytest.TestReport, PhaseReport | None]]:
+        """Each report, and what its phase concluded; None: nothing."""
+        from .phase_report import PhaseReport
+
+        return [(report, PhaseReport.of(report)) for report in self._reports]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not (self._files or self._github):
             return
-        from .collect_results import Gathered
-        from .write_reports import deliver
+        from .collect_results import ResultCollector
+        from .write_reports import write_reports
 
-        gathered = Gathered()
-        for report, carried in self._seen:
-            gathered.add(report, carried)
-        result = gathered.result(
+        collector = ResultCollector()
+        for report, phase in self._phases():
+            collector.add(report, phase)
+        result = collector.result(
             root=self._config.rootpath,
             configuration=self._config.inipath,
             setup_only=bool(self._config.getoption("setuponly", False)),
@@ -337,35 +328,35 @@ class _Summary:
             fail_on=fail_level.level(),
             exit_status=int(session.exitstatus),
         )
-        traced = gathered.traced(result) if "html" in self._files else ()
+        traces = collector.traces(result) if "html" in self._files else ()
         annotated = self._config.pluginmanager.hasplugin(ANNOTATOR)
-        self._delivery = deliver(
-            result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated, traced=traced
+        self._written = write_reports(
+            result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated, traces=traces
         )
-
-    def _again(self) -> list[str]:
-        """What is to be said of tests that pytest-rerunfailures ran again."""
-        if not any(getattr(report, "rerun", 0) for report, _ in self._seen):
-            return []
-        from .terminal_summary import reruns
-
-        return reruns(self._seen)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         verbosity = self._config.get_verbosity()
         # pytest 9.2 calls this hook with --no-summary, too
-        if self._seen and verbosity >= -1 and not self._config.getoption("no_summary"):
+        if self._reports and verbosity >= -1 and not self._config.getoption("no_summary"):
             from .terminal_summary import show
 
             without_message = self._config.getoption("tbstyle") in _WITHOUT_MESSAGE
-            show(terminalreporter, self._seen, verbosity=verbosity, messages=without_message)
-        for line in self._again() if verbosity >= 0 else ():
+            show(terminalreporter, self._phases(), verbosity=verbosity, messages=without_message)
+        for line in self._reruns() if verbosity >= 0 else ():
             terminalreporter.write_line(f"ftcheck: {line}", yellow=True)
-        if self._delivery is None:
+        if self._written is None:
             return
-        for line in self._delivery.annotations:
+        for line in self._written.annotations:
             terminalreporter.write_line(line)
-        for line in self._delivery.written if verbosity >= 0 else ():
+        for line in self._written.files if verbosity >= 0 else ():
             terminalreporter.write_line(f"ftcheck: {line}")
-        for line in self._delivery.warnings:
+        for line in self._written.warnings:
             terminalreporter.write_line(f"ftcheck: warning: {line}", yellow=True)
+
+    def _reruns(self) -> list[str]:
+        """Lines on tests that pytest-rerunfailures ran again."""
+        if not any(getattr(report, "rerun", 0) for report in self._reports):
+            return []
+        from .reruns import describe_reruns
+
+        return describe_reruns(self._phases())

@@ -6,9 +6,9 @@ number of different checks, never with the number of calls.
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core import fail_level
@@ -19,12 +19,12 @@ from ..reports.run_metrics import figures
 if TYPE_CHECKING:
     from ..core.trace import Trace
     from ..core.verdict import Verdict
-    from ..reports.html.compressed_trace import TraceSender
     from ..reports.session_result import ReportedVerdict
     from ..seeds.calibration import CheckCalibration
     from .baseline.run_outcome import RunOutcome
-    from .phase_report import PhaseReport
 
+#: Attribute of a pytest report that holds the encoded `PhaseReport`.
+ATTRIBUTE = "ftcheck"
 #: Traces kept of a test's phase: this many of the first and of the last (under ``@given`` the last is the simplest failure's).
 TRACES_KEPT = 2
 
@@ -43,7 +43,6 @@ class RepeatedVerdict:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.shown: Verdict | None = None
-        self._trace: weakref.ref[Trace] | None = None
         #: File and line of the call that gave the shown verdict.
         self.call_site: tuple[str, int] | None = None
         #: Whether its assertion raised.
@@ -52,29 +51,16 @@ class RepeatedVerdict:
         self.by_hypothesis = False
 
     @property
-    def trace(self) -> Trace | None:
-        """The trace that the shown verdict is about, if it is still kept somewhere."""
-        return None if self._trace is None else self._trace()
-
-    @property
     def tolerated(self) -> bool:
         """The check was inconclusive, and the session does not fail on that."""
         return self.shown is not None and not self.shown.ok and not self.blocking
 
-    def add(
-        self,
-        verdict: Verdict,
-        trace: Trace | None = None,
-        *,
-        by_hypothesis: bool = False,
-        call_site: tuple[str, int] | None = None,
-    ) -> None:
+    def add(self, verdict: Verdict, *, by_hypothesis: bool = False, call_site: tuple[str, int] | None = None) -> None:
         """Count the verdict, and keep it if it is the one to show."""
         self.counts[verdict.status] += 1
         self.by_hypothesis = self.by_hypothesis or by_hypothesis
         if self.shown is None or self._replaces(verdict, self.shown):
             self.shown, self.call_site = verdict, call_site
-            self._trace = None if trace is None else weakref.ref(trace)
             self.blocking = fail_level.raises(verdict)
 
     def _replaces(self, new: Verdict, old: Verdict) -> bool:
@@ -87,10 +73,10 @@ class RepeatedVerdict:
             return new.margin < old.margin
         return not new.ok
 
-    def report(self, when: str, run: int | None, *, failed: bool) -> ReportedVerdict:
+    def report(self, when: str, *, failed: bool) -> ReportedVerdict:
         """The shown verdict, for reports.
 
-        :param when: the phase.  :param run: place of the judged run in the phase's runs.  :param failed: whether the phase failed.
+        :param when: the phase.  :param failed: whether the phase failed.
         """
         from ..reports.session_result import ReportedVerdict
 
@@ -114,7 +100,6 @@ class RepeatedVerdict:
             when=when,
             file=file,
             line=line,
-            run=run,
         )
 
 
@@ -143,30 +128,45 @@ def summary(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> 
     return f"{plural(total, 'time')}, {outcome}; {which}: {verdict.headline}"
 
 
+@dataclass
+class KeptRun:
+    """A trace, and the worst verdict of each check on it, the latest of equals."""
+
+    trace: Trace
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    def judged(self, verdicts: Iterable[Verdict]) -> None:
+        """Keep these verdicts, where none is worse."""
+        for verdict in verdicts:
+            known = self.verdicts.get(verdict.check)
+            if known is None or _WORST_FIRST.index(verdict.status) <= _WORST_FIRST.index(known.status):
+                self.verdicts[verdict.check] = verdict
+
+
 class FirstAndLast:
-    """The first and the last few traces of a series, and their number."""
+    """The first and the last few runs of a series, and their number."""
 
     def __init__(self) -> None:
-        self._first: list[Trace] = []
-        self._last: deque[Trace] = deque(maxlen=TRACES_KEPT)
+        self._first: list[KeptRun] = []
+        self._last: deque[KeptRun] = deque(maxlen=TRACES_KEPT)
         self.count = 0
 
-    def __iter__(self) -> Iterator[Trace]:
+    def __iter__(self) -> Iterator[KeptRun]:
         yield from self._first
         yield from self._last
 
     @property
     def left_out(self) -> int:
-        """How many traces were counted, not kept."""
+        """How many runs were counted, not kept."""
         return self.count - len(self._first) - len(self._last)
 
     def add(self, trace: Trace) -> None:
         """Count the trace, and keep it if it is among the first or the last."""
         self.count += 1
         if len(self._first) < TRACES_KEPT:
-            self._first.append(trace)
+            self._first.append(KeptRun(trace))
         else:
-            self._last.append(trace)
+            self._last.append(KeptRun(trace))
 
 
 class Phase:
@@ -189,21 +189,32 @@ class Phase:
     def judged(self, verdict: Verdict, trace: Trace | None = None, call_site: tuple[str, int] | None = None) -> None:
         """Count a verdict, and keep it if it is the one to show."""
         repeated = self.verdicts.setdefault(verdict.check, RepeatedVerdict())
-        repeated.add(verdict, trace, by_hypothesis=in_example(), call_site=call_site)
-        if trace is not None and not any(trace is known for known in self.runs):
+        repeated.add(verdict, by_hypothesis=in_example(), call_site=call_site)
+        if trace is not None and not any(trace is run.trace for run in self.runs):
             self._borrowed.add(trace)
+
+    def verdicts_reached(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
+        """Keep the verdicts with those of the traces that are kept."""
+        for run in self.runs:
+            if any(run.trace is trace for trace in traces):
+                run.judged(verdicts)
 
     def measured(self, trace: Trace) -> None:
         """Count a trace, and keep it if it is among the first or the last."""
         self._measured.add(trace)
 
     @property
-    def traces(self) -> list[Trace]:
-        """Those measured in this phase and kept, in order."""
-        return list(self._measured)
+    def left_out(self) -> int:
+        """How many measured runs were counted, not kept."""
+        return self._measured.left_out
 
     @property
-    def runs(self) -> list[Trace]:
+    def traces(self) -> list[Trace]:
+        """Those measured in this phase and kept, in order."""
+        return [run.trace for run in self._measured]
+
+    @property
+    def runs(self) -> list[KeptRun]:
         """Those kept, wherever they were measured."""
         return [*self._measured, *self._borrowed]
 
@@ -211,27 +222,6 @@ class Phase:
     def tolerated(self) -> bool:
         """Whether a check was inconclusive, and the session does not fail on that."""
         return any(verdict.tolerated for verdict in self.verdicts.values())
-
-    def report(
-        self, when: str = "call", *, failed: bool = False, rows: bool = False, sender: TraceSender | None = None
-    ) -> PhaseReport:
-        """For the process that reports.
-
-        :param when: the phase.  :param failed: whether it failed.  :param rows: with a row of each run for the terminal's table.
-        :param sender: packs the traces for the HTML page; None: no page is written.
-        """
-        from .phase_report import PhaseReport, ReportedRun  # every start of pytest imports this module
-
-        runs = self.runs
-        places = {id(trace): i for i, trace in enumerate(runs)}
-        return PhaseReport(
-            verdicts=tuple(v.report(when, places.get(id(v.trace)), failed=failed) for v in self.verdicts.values()),
-            runs=tuple(ReportedRun.of(trace, row=rows, sender=sender) for trace in runs),
-            runs_left_out=self._measured.left_out,
-            calibrations=tuple(self.calibrations),
-            baseline=tuple(self.baseline),
-            baseline_runs_used=tuple(self.baseline_runs_used),
-        )
 
 
 class Record:
@@ -290,7 +280,7 @@ class Record:
             name = f"ftcheck.{verdict.check}"
             found[name] = min(str(verdict.status), str(found.get(name, verdict.status)), key=_WORST_FIRST.index)
         runs: list[Trace] = []
-        for trace in (t for phase in self.phases for t in phase.runs):
+        for trace in (run.trace for phase in self.phases for run in phase.runs):
             if not any(trace is known for known in runs):
                 runs.append(trace)
         for number, trace in enumerate(runs, 1):

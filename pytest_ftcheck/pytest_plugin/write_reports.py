@@ -1,4 +1,4 @@
-"""Takes a session's results to where they are looked at: files, GitHub Actions. What cannot be written is told, and breaks nothing."""
+"""Writes a session's reports: to files, and for GitHub Actions. A report that cannot be written is a warning."""
 
 from __future__ import annotations
 
@@ -13,58 +13,60 @@ from ..core.formatting import one_line, plural
 from ..reports.session_result import SessionResult
 
 if TYPE_CHECKING:
-    from .collect_results import Traced
+    from .collect_results import CollectedTrace
 
-#: Environment variables that name the root of the repository on a CI machine; reports name files relative to it.
+#: Environment variables with the root of the repository on a CI machine; paths in reports are relative to it.
 ROOTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
 
 
 @dataclass
-class Delivery:
-    """What came of it, for the terminal."""
+class WrittenReports:
+    """Lines for the terminal."""
 
-    #: What was written, one line each; what could not be; lines that GitHub Actions reads.
-    written: list[str] = field(default_factory=list)
+    #: One a file written.
+    files: list[str] = field(default_factory=list)
+    #: One a report that could not be written.
     warnings: list[str] = field(default_factory=list)
+    #: Workflow commands that GitHub Actions reads.
     annotations: list[str] = field(default_factory=list)
 
 
-def deliver(
+def write_reports(
     result: SessionResult,
     files: Mapping[str, Path],
     *,
     root: Path,
     github: bool = True,
     annotate: bool = True,
-    traced: Sequence[Traced] = (),
-) -> Delivery:
-    """Write all that is wanted.
+    traces: Sequence[CollectedTrace] = (),
+) -> WrittenReports:
+    """Write all reports.
 
-    :param files: format (``json``, ``sarif``, ``gitlab``, ``html``) -> where to.
-    :param root: pytest's root directory, which the result's places are relative to.
-    :param github: tell GitHub Actions, if the environment says that it is there.
-    :param annotate: its annotations, too.
-    :param traced: the fine-tunes, for the page.
+    :param files: format (``json``, ``sarif``, ``gitlab``, ``html``) -> path.
+    :param root: pytest's root directory, which the result's paths are relative to.
+    :param github: write the job summary and annotations where the environment is GitHub Actions.
+    :param annotate: with annotations.
+    :param traces: the fine-tunes, for the HTML page.
     """
-    done, prefix = Delivery(), folder_of(root)
+    written, prefix = WrittenReports(), folder_of(root)
     for form, path in files.items():
 
         def write(form: str = form, path: Path = path) -> str:
-            write_whole(path, _written(form, result, prefix, traced))
+            write_whole(path, _content(form, result, prefix, traces))
             return f"{form} report of {plural(len(result.tests), 'test')} in {path}"
 
-        _try(done, f"--ftcheck-{form}: {path}", write)
+        _try(written, f"--ftcheck-{form}: {path}", write)
     if github and result.tests:
         from ..reports.github import append_summary, workflow_commands
 
         if annotate and os.environ.get("GITHUB_ACTIONS") == "true":
-            done.annotations = workflow_commands(result, prefix)
+            written.annotations = workflow_commands(result, prefix)
         if step := os.environ.get("GITHUB_STEP_SUMMARY"):
-            _try(done, "GITHUB_STEP_SUMMARY", lambda: append_summary(result, Path(step)))
-    return done
+            _try(written, "GITHUB_STEP_SUMMARY", lambda: append_summary(result, Path(step)))
+    return written
 
 
-def _written(form: str, result: SessionResult, prefix: str, traced: Sequence[Traced]) -> str:
+def _content(form: str, result: SessionResult, prefix: str, traces: Sequence[CollectedTrace]) -> str:
     if form == "json":
         return result.to_json()
     if form == "sarif":
@@ -76,22 +78,25 @@ def _written(form: str, result: SessionResult, prefix: str, traced: Sequence[Tra
         from ..reports.html.page import page
         from ..reports.html.views import FineTune
 
-        return page([FineTune(unpack(t.packed), tests=t.tests, packed=t.packed, verdicts=t.verdicts) for t in traced], result)
+        fine_tunes = [FineTune(unpack(t.packed), tests=t.tests, packed=t.packed, verdicts=t.verdicts) for t in traces]
+        return page(fine_tunes, result)
     from ..reports.gitlab import gitlab
 
     return gitlab(result, prefix)
 
 
-def _try(done: Delivery, what: str, write: Callable[[], str]) -> None:
+def _try(written: WrittenReports, what: str, write: Callable[[], str]) -> None:
     try:
-        done.written.append(one_line(write(), 500))
-    except Exception as error:  # noqa: BLE001 - a report is never worth the verdicts
-        why = one_line(str(error) or type(error).__name__, 300)
-        done.warnings.append(f"{one_line(what, 300)} was not written: {why}. The verdicts and the exit status stand.")
+        written.files.append(one_line(write(), 500))
+    except Exception as error:  # noqa: BLE001 - a report must not cost the test results
+        reason = one_line(str(error) or type(error).__name__, 300)
+        written.warnings.append(
+            f"{one_line(what, 300)} was not written: {reason}. Test results and exit status are unaffected."
+        )
 
 
 def folder_of(root: Path) -> str:
-    """Where pytest's root is within the repository, as ``"sub/folder/"``; empty: at its top, or not known."""
+    """Pytest's root relative to the repository, as ``"sub/folder/"``; empty: it is the top, or unknown."""
     for name in ROOTS:
         if top := os.environ.get(name):
             try:

@@ -63,8 +63,6 @@ class ReportedVerdict:
     #: Where the assertion was called; None: not known.
     file: str | None
     line: int | None
-    #: Place in the test's ``runs`` of the run that was judged; None: there is none, or it was not kept.
-    run: int | None = None
 
     @property
     def ok(self) -> bool:

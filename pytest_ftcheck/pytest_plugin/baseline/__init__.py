@@ -1,1 +1,1 @@
-"""Baselines: what each fine-tune measured when all was well, in a committed file, and what this one measures beside it."""
+"""Baselines: the numbers of known good fine-tunes in a committed file, and the comparison of later runs with them."""

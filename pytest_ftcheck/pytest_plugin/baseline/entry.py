@@ -1,4 +1,4 @@
-"""One run's line in a baseline: its numbers, how far seeds scatter them, and what it was made of."""
+"""One run in a baseline: its numbers, their spread over seeds, and the fingerprint of its setup."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ VALUE_DIGITS, SPREAD_DIGITS = 5, 2
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One number, as the file keeps it."""
+class RecordedMeasure:
+    """One number, as the file has it."""
 
     #: Mean over the seeds; of numbers on a logarithmic scale the geometric mean.
     mean: float
     #: Standard deviation over the seeds; on a logarithmic scale that of the natural logarithm.
     sd: float
-    #: Degrees of freedom behind ``sd``; None: one less than there are seeds.
+    #: Degrees of freedom of ``sd``; None: one less than there are seeds.
     df: float | None = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a baseline knows of one run."""
+    """One run of a baseline."""
 
     fingerprint: dict[str, str]
     #: Of everything measured under the recipe's own seed.
     digest: str
     #: Runs behind the numbers.
     seeds: int
-    measures: dict[str, Kept]
-    #: What explains a difference, and is not judged: steps, sum of the learning rates, trainable tensors, first loss.
+    measures: dict[str, RecordedMeasure]
+    #: Explain a difference and are not compared: steps, sum of the learning rates, trainable tensors, first loss.
     facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def comparisons(self) -> int:
-        """Numbers that are judged by their spread: all but the clock's."""
+        """How many numbers are compared by their spread: all but the seconds."""
         return len(self.measures.keys() - {SECONDS})
 
 
 class Unrecordable(Exception):
-    """Why a run makes no baseline; the message says so."""
+    """The run makes no baseline entry; the message says why."""
 
 
 def short_digest(trace: Trace) -> str:
-    """Of everything measured, the clocks aside."""
+    """Digest of everything measured, seconds excluded."""
     return digest(trace)[: 2 * DIGITS]
 
 
 def facts(trace: Trace) -> dict[str, float]:
-    """What is not judged, but explains: named as in `figures`.
+    """Numbers that explain a difference and are not compared, named as in `figures`.
 
     >>> from pytest_ftcheck import example_trace
     >>> facts(example_trace())["steps"]
@@ -78,46 +78,46 @@ def entry_of(traces: Sequence[Trace], fingerprint: Mapping[str, str]) -> Entry:
 
     >>> from pytest_ftcheck import example_trace
     >>> entry_of([example_trace()] * 3, {}).measures["motion.head"]
-    Kept(mean=0.25, sd=0.0, df=None)
+    RecordedMeasure(mean=0.25, sd=0.0, df=None)
     """
     for trace in traces:
         if trace.stopped is not None:
             raise Unrecordable(f"it ended early ({trace.stopped})")
     found = [measures(trace) for trace in traces]
-    # of two that say the same, the one that is less noisy; from a single run, the one whose noise is known
-    twice = "training_loss.drop" if len(traces) > 1 and "loss.drop" in found[0] else "loss.drop"
-    kept = {}
+    # of the two drops of the loss the less noisy one; from a single run the one whose noise is known
+    redundant = "training_loss.drop" if len(traces) > 1 and "loss.drop" in found[0] else "loss.drop"
+    recorded = {}
     for name, first in found[0].items():
-        if name == twice or not all(name in other for other in found):
+        if name == redundant or not all(name in other for other in found):
             continue
-        one = _kept(name, [other[name] for other in found], first)
-        if one is not None:
-            kept[name] = one
+        measure = _recorded(name, [other[name] for other in found], first)
+        if measure is not None:
+            recorded[name] = measure
         elif not math.isfinite(first.value):
             raise Unrecordable(f"{name} is {first.value}")
-    if not kept.keys() - {SECONDS}:
-        raise Unrecordable("nothing was measured that could be compared")
-    return Entry(dict(fingerprint), short_digest(traces[0]), len(traces), kept, facts(traces[0]))
+    if not recorded.keys() - {SECONDS}:
+        raise Unrecordable("it has no measurement that could be compared")
+    return Entry(dict(fingerprint), short_digest(traces[0]), len(traces), recorded, facts(traces[0]))
 
 
-def _kept(name: str, values: Sequence[Measure], first: Measure) -> Kept | None:
+def _recorded(name: str, values: Sequence[Measure], first: Measure) -> RecordedMeasure | None:
     numbers = [m.value for m in values]
     if not all(map(math.isfinite, numbers)):
         return None
     logarithmic = first.scale == "log"
     if logarithmic and min(numbers) <= 0:
-        # what stands still under every seed is to stand still; what does so under some is no number to compare
-        return Kept(0.0, 0.0) if max(numbers) == 0 else None
+        # zero under every seed is compared with zero; zero under some seeds cannot be compared
+        return RecordedMeasure(0.0, 0.0) if max(numbers) == 0 else None
     scaled = [math.log(n) for n in numbers] if logarithmic else numbers
     mean = statistics.fmean(scaled)
     shown = _rounded(math.exp(mean) if logarithmic else mean, VALUE_DIGITS)
     if len(values) > 1:
-        return Kept(shown, _rounded(statistics.stdev(scaled), SPREAD_DIGITS))
-    if name == SECONDS:  # the clock's tolerance is not taken from its spread
-        return Kept(shown, 0.0)
+        return RecordedMeasure(shown, _rounded(statistics.stdev(scaled), SPREAD_DIGITS))
+    if name == SECONDS:  # the tolerance of the seconds is not taken from their spread
+        return RecordedMeasure(shown, 0.0)
     if first.noise is None:
         return None
-    return Kept(shown, _rounded(first.noise.sd, SPREAD_DIGITS), _rounded(first.noise.df, SPREAD_DIGITS))
+    return RecordedMeasure(shown, _rounded(first.noise.sd, SPREAD_DIGITS), _rounded(first.noise.df, SPREAD_DIGITS))
 
 
 def _rounded(value: float, digits: int) -> float:

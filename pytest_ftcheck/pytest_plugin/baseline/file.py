@@ -1,4 +1,4 @@
-"""The baseline as a file: read strictly, written so that a diff of it reads well, changed under a lock."""
+"""The baseline file: read strictly, written one number a line for readable diffs, changed under a lock."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .entry import Entry
 
 #: Version of the layout and of what the numbers mean.
 SCHEMA = 1
-#: Tells the file from our other ones.
+#: Distinguishes the file from our other ones.
 KIND = "ftcheck-baseline"
-#: Seconds to wait for another process that writes the same file.
+#: Seconds to wait for another process that is writing the same file.
 PATIENCE = 60.0
 
 
@@ -33,14 +33,14 @@ class Baseline:
     True
     """
 
-    #: Name of the run (a test, a fixture) -> what is known of it.
+    #: Name of the run (a test, a fixture) -> its entry.
     runs: dict[str, Entry] = field(default_factory=dict)
     kind: str = KIND
     schema: int = SCHEMA
 
     @property
     def comparisons(self) -> int:
-        """Numbers that the whole file compares."""
+        """How many numbers the whole file compares."""
         return sum(entry.comparisons for entry in self.runs.values())
 
     def to_json(self) -> str:
@@ -54,21 +54,21 @@ class Baseline:
     def from_json(cls, text: str) -> Baseline:
         """The inverse of `to_json`. ``ValueError`` says what does not fit, and where."""
         try:
-            raw = json.loads(text, object_pairs_hook=_no_twins)
-        except (json.JSONDecodeError, RecursionError, _Twice) as error:
+            raw = json.loads(text, object_pairs_hook=_without_duplicates)
+        except (json.JSONDecodeError, RecursionError, _DuplicateName) as error:
             if "<<<<<<<" in text and ">>>>>>>" in text:
                 raise ValueError(
-                    "a merge left its marks in it: take either side, then --ftcheck-baseline-update"
+                    "it has unresolved merge conflicts: take either side, then run --ftcheck-baseline-update"
                 ) from None
-            raise ValueError(f"no valid JSON ({error})") from None
+            raise ValueError(f"it is not valid JSON ({error})") from None
         if not isinstance(raw, dict) or raw.get("kind") != KIND or "schema" not in raw:
-            raise ValueError(f"no baseline: it has no field 'kind' that is {KIND!r}")
+            raise ValueError(f"it is not a baseline file: it has no field 'kind' with the value {KIND!r}")
         schema = raw["schema"]
         if schema != SCHEMA:
             newer = isinstance(schema, int) and schema > SCHEMA
             raise ValueError(
                 f"it has schema {schema!r}, this version of pytest-ftcheck reads {SCHEMA}: "
-                + ("upgrade pytest-ftcheck" if newer else "delete it and write it anew")
+                + ("upgrade pytest-ftcheck" if newer else "delete the file and write it again")
             )
         found = decode(cls, raw, "baseline")
         assert isinstance(found, cls)
@@ -78,27 +78,27 @@ class Baseline:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Baseline | None:
-        """None: there is no such file. ``ValueError``: it cannot be used, and why."""
+        """The file's baseline; None: there is no such file. ``ValueError`` says why it cannot be used."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as error:
-            raise ValueError(f"no text ({error})") from None
+            raise ValueError(f"it is not a text file ({error})") from None
         except OSError as error:
             raise ValueError(f"it cannot be read ({error})") from None
 
 
-class _Twice(ValueError):
-    """A name stands twice in one object."""
+class _DuplicateName(ValueError):
+    """A name occurs twice in one JSON object."""
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Twice(f"{one_line(twice, 80)!r} is there twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise _DuplicateName(f"{one_line(duplicate, 80)!r} occurs twice")
     return found
 
 
@@ -106,9 +106,9 @@ def _check(key: str, entry: Entry) -> None:
     where = f"runs.{one_line(key, 120)}"
     if entry.seeds < 1:
         raise ValueError(f"{where}.seeds is {entry.seeds}: expected 1 or more")
-    for name, kept in entry.measures.items():
-        bad = not _finite(kept.mean, kept.sd) or kept.sd < 0
-        if bad or (kept.df is not None and not (_finite(kept.df) and kept.df > 0)):
+    for name, measure in entry.measures.items():
+        invalid = not _finite(measure.mean, measure.sd) or measure.sd < 0
+        if invalid or (measure.df is not None and not (_finite(measure.df) and measure.df > 0)):
             raise ValueError(f"{where}.measures.{one_line(name, 60)}: expected finite numbers, sd >= 0 and df > 0")
     if not _finite(*entry.facts.values()):
         raise ValueError(f"{where}.facts: expected finite numbers")
@@ -139,9 +139,9 @@ def _entry_lines(key: str, entry: Mapping[str, Any], *, last: bool) -> Iterator[
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """No other process changes the file meanwhile. ``OSError``: it was not to be had.
+    """No other process changes the file inside the block. ``OSError``: the lock could not be acquired.
 
-    The lock lies in the system's folder for temporary files, so that none is left beside a file that is committed.
+    The lock is in the system's folder for temporary files, so that none is left beside the committed file.
     """
     from filelock import FileLock, Timeout
 
@@ -151,7 +151,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise OSError(f"another process has been writing it for {PATIENCE:g} s (lock {lock.lock_file})") from None
+        raise OSError(f"another process has held its lock for {PATIENCE:g} s (lock {lock.lock_file})") from None
     try:
         yield
     finally:
@@ -161,12 +161,12 @@ def locked(path: Path) -> Iterator[None]:
 def change(
     path: Path, entries: Mapping[str, Entry], *, only_new: bool = False, drop: Iterable[str] = ()
 ) -> tuple[list[str], list[str], list[str]]:
-    """Put entries into the file, under the lock: what others wrote meanwhile stays.
+    """Put entries into the file, under the lock: entries that other processes wrote are kept.
 
-    An entry of the very same run stays as it is, to the letter, so that writing it again makes no diff.
+    The entry of an unchanged run stays as it is, so that writing it again makes no diff.
 
     :returns: keys added, replaced, dropped.
-    :raises OSError, ValueError: it cannot be read or written; then it is as before.
+    :raises OSError, ValueError: the file cannot be read or written; it is then unchanged.
     """
     with locked(path):
         old = Baseline.load(path)
@@ -183,12 +183,12 @@ def change(
 
 
 def same(a: Entry, b: Entry) -> bool:
-    """Whether two entries say the same, but for the clock."""
-    return _without_clock(a) == _without_clock(b)
+    """Whether two entries are equal, seconds excluded."""
+    return _without_seconds(a) == _without_seconds(b)
 
 
-def _without_clock(entry: Entry) -> tuple[Any, ...]:
+def _without_seconds(entry: Entry) -> tuple[Any, ...]:
     from .measures import SECONDS
 
-    numbers = {name: kept for name, kept in entry.measures.items() if name != SECONDS}
+    numbers = {name: measure for name, measure in entry.measures.items() if name != SECONDS}
     return entry.fingerprint, entry.digest, entry.seeds, numbers, entry.facts

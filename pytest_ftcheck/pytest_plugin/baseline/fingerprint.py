@@ -1,4 +1,4 @@
-"""What must be the same for two runs to be comparable at all."""
+"""What must be equal for two runs to be comparable."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ...core.trace import Trace
 
 #: Hexadecimal digits of a hash: enough that a change is never missed, few enough to be read in a diff.
 DIGITS = 12
-#: Said in the fingerprint, but no reason not to compare: only seconds hang on it, and rounding.
+#: In the fingerprint, though runs of different hosts are compared: only seconds and rounding depend on it.
 HOST = "host"
-#: Fields of the recipe that are told elsewhere, or that do not change what a run measures.
-_ELSEWHERE = ("seed", "device", "threads", "dtype", "max_seconds")
+#: Fields of the recipe that are elsewhere in the fingerprint, or that do not change what a run measures.
+_EXCLUDED = ("seed", "device", "threads", "dtype", "max_seconds")
 
 
 def fingerprint(trace: Trace, data: str | None) -> dict[str, str]:
-    """What the run was made of, as text by name: ``torch``, ``transformers``, ``device``, ``dtype``, ``threads``, ``recipe``, ``data``,
+    """The setup of a run, as text by name: ``torch``, ``transformers``, ``device``, ``dtype``, ``threads``, ``recipe``, ``data``,
     ``model`` and ``host``.
 
-    Nothing that a run *measured* is in it: a schedule that went wrong is a regression, not another run.
+    Nothing that a run *measured* is in it: a schedule that went wrong is a regression, not another setup.
 
     :param data: hash of the batches; None: not known (a watched loop).
 
@@ -39,7 +39,7 @@ def fingerprint(trace: Trace, data: str | None) -> dict[str, str]:
         name: environment[name] for name in ("device", "dtype", "threads", "gpu") if name in environment
     }
     found["torch"] = environment.get("torch") or _version("torch")
-    # the installed one: whether a run saw it loaded hangs on which tests came before
+    # the installed version: whether transformers is loaded depends on which tests ran before
     found["transformers"] = _version("transformers")
     found["recipe"] = _recipe(trace)
     found["model"] = _model(trace)
@@ -56,19 +56,19 @@ def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     ['torch 2.12.0 -> 2.13.0']
     """
     names = sorted({*before, *after} - {HOST})
-    told = []
+    differences = []
     for name in names:
-        a, b = before.get(name, "not known"), after.get(name, "not known")
+        a, b = before.get(name, "unknown"), after.get(name, "unknown")
         if a == b:
             continue
         if name == "recipe":
             a, b = _only_differing(a, b)
-        told.append(f"{name} {a} -> {b}")
-    return told
+        differences.append(f"{name} {a} -> {b}")
+    return differences
 
 
 def _only_differing(a: str, b: str) -> tuple[str, str]:
-    """Of two recipes, the fields that differ."""
+    """The fields in which two recipes differ."""
     x, y = a.split(), b.split()
     return " ".join(w for w in x if w not in y) or "-", " ".join(w for w in y if w not in x) or "-"
 
@@ -77,12 +77,12 @@ def _recipe(trace: Trace) -> str:
     recipe = trace.recipe
     if recipe is None:
         return trace.source
-    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in _ELSEWHERE}
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in _EXCLUDED}
     return " ".join(f"{name}={value}" for name, value in sorted(fields.items()))
 
 
 def _model(trace: Trace) -> str:
-    """Names and shapes. Not what is trainable: to freeze by accident is a regression."""
+    """Hash of names and shapes; not of what is trainable, because freezing by accident is a regression."""
     plain = [[t.name, list(t.shape), t.part] for t in sorted(trace.tensors, key=lambda t: t.name)]
     return short_hash(json.dumps([plain, sorted(b.name for b in trace.buffers)]))
 
@@ -105,7 +105,7 @@ def _version(package: str) -> str:
 
 @cache
 def host() -> str:
-    """The kind of machine: processor and how many of them we may use."""
+    """The kind of machine: processor and number of usable ones."""
     name = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""The numbers of a run that a baseline keeps, each with its scale and the direction in which it gets worse."""
+"""The numbers of a run that a baseline records, each with its scale and the direction in which it gets worse."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Literal
 from ...core.observations import Tensor
 from ...core.trace import Trace
 
-#: The clock's: compared on the same kind of machine only, and by a ratio of its own.
+#: Wall-clock time: compared on the same kind of machine only, by a ratio of its own.
 SECONDS = "seconds.step"
 #: The first and the last fifth of the training losses are averaged.
 BLOCK = 5
-#: Fewer values say too little about their own noise.
+#: Fewer values do not allow an estimate of their noise.
 LEAST = 10
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What one run alone tells about the spread of one of its numbers."""
+    """The spread of a number, estimated from one run alone."""
 
     #: Standard deviation, on the measure's scale, and the degrees of freedom behind it.
     sd: float
@@ -37,14 +37,14 @@ class Measure:
     #: ``log``: spread is compared on the logarithm, for values that are positive and differ by factors.
     scale: Literal["linear", "log"]
     worse: Literal["lower", "higher", "either"]
-    #: Rows that it is a share of; 0: of none.
+    #: Number of rows that it is a share of; 0: it is no share.
     rows: int = 0
-    #: None: one run alone does not tell.
+    #: None: it cannot be estimated from one run.
     noise: Noise | None = None
 
 
 def measures(trace: Trace) -> dict[str, Measure]:
-    """All that the run has measured, by name.
+    """All measures of the run, by name.
 
     ``loss.drop``: first minus last loss on the probe's fixed rows, dropout off (nats for cross-entropies). ``training_loss.drop``: mean of
     the first fifth of the training losses minus mean of the last. ``metric.NAME``: at the end. ``motion.GROUP``: median over the group's
@@ -93,33 +93,33 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[float]:
-    """L2 norm of all their gradients together, at each recorded step at which one of them had any."""
+    """L2 norm of all their gradients together, at each recorded step at which one of them had a gradient."""
     series = [t.grad_norms for t in tensors if t.grad_norms]
     found = []
     for step in zip(*series, strict=False):
-        there = [norm for norm in step if norm != -1]
-        if there:
-            found.append(math.hypot(*there))
+        present = [norm for norm in step if norm != -1]
+        if present:
+            found.append(math.hypot(*present))
     return found
 
 
 def _drop(losses: Sequence[float]) -> Measure:
     size = max(1, len(losses) // BLOCK)
     value = sum(losses[:size]) / size - sum(losses[-size:]) / size
-    found = _successive(losses)
+    found = _noise_around_trend(losses)
     noise = Noise(found.sd * math.sqrt(2 / size), found.df) if found else None
     return Measure(value, "linear", "lower", noise=noise)
 
 
 def _median_noise(norms: Sequence[float]) -> Noise | None:
-    """Of the median's logarithm: the median's standard error is sqrt(pi / 2) times the mean's (for normal values, many of them)."""
+    """Noise of the median's logarithm: the median's standard error is sqrt(pi / 2) times the mean's (for normal values, many of them)."""
     if min(norms) <= 0:
         return None
-    found = _successive([math.log(n) for n in norms])
+    found = _noise_around_trend([math.log(n) for n in norms])
     return Noise(found.sd * math.sqrt(math.pi / 2 / len(norms)), found.df) if found else None
 
 
-def _successive(values: Sequence[float]) -> Noise | None:
+def _noise_around_trend(values: Sequence[float]) -> Noise | None:
     """Noise around a trend, from the mean square successive difference (von Neumann, Kent, Bellinson and Hart 1941), with the degrees
     of freedom of a chi-square that has its variance."""
     if len(values) < LEAST or not all(map(math.isfinite, values)):

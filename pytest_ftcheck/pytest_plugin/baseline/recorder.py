@@ -1,4 +1,4 @@
-"""In the process that runs the tests: each run is compared with the baseline, or becomes an entry of it."""
+"""In the process that runs the tests: compares each run with the baseline, or makes an entry of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ...core import fail_level
-from ...core.events import Again, current, listening
+from ...core.events import Rerun, current, listening
 from ...core.formatting import one_line
 from ...core.hypothesis_target import in_example
-from ...core.serialization import encode
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ...seeds.runs import repeatable
@@ -23,11 +22,12 @@ from .file import Baseline
 from .fingerprint import fingerprint
 from .measures import measures
 from .run_names import Owners, name_of
+from .run_outcome import RunOutcome
 
 Mode = Literal["compare", "update", "new"]
-#: A tolerance of so many times, in both directions, sees nothing but a stop.
-UNSEEN = 100.0
-#: Seeds behind an entry, unless ``--ftcheck-seeds`` says more.
+#: A tolerance by this factor, in both directions, notices nothing but a value of zero.
+INSENSITIVE_FACTOR = 100.0
+#: Seeds behind an entry, unless ``--ftcheck-seeds`` asks for more.
 SEEDS = 5
 
 
@@ -37,40 +37,40 @@ class _Run:
 
     key: str
     trace: Trace
-    where: tuple[str, int] | None
+    call_site: tuple[str, int] | None
     verdict: Verdict | None = None
-    #: The test that is judged by it.
-    claimed: str | None = None
+    #: The test that reports the verdict.
+    reported_by: str | None = None
 
 
 @dataclass
-class _Progress:
-    """Shows the line of progress while a run is repeated, and tells nothing else."""
+class _ProgressOnly:
+    """The listener while a run is repeated: passes on progress, and nothing else."""
 
-    outer: Any
+    session: Any
 
     def progress(self, done: int, total: int, loss: float | None) -> None:
-        """As the session's listener would."""
-        if self.outer is not None:
-            self.outer.progress(done, total, loss)
+        """Passed on."""
+        if self.session is not None:
+            self.session.progress(done, total, loss)
 
     def traced(self, trace: Trace) -> None:
-        """None of the session's runs."""
+        """Ignored: it is none of the session's runs."""
 
     def judged(self, verdict: Verdict, trace: Trace | None) -> None:
-        """Nobody judges meanwhile."""
+        """Ignored."""
 
-    def calibrated(self, record: dict[str, Any]) -> None:
-        """Nor calibrates."""
+    def calibrated(self, calibration: Any) -> None:
+        """Ignored."""
 
 
 @dataclass
-class Keeper:
-    """Told of every run, test and fixture.
+class BaselineRecorder:
+    """Notified of every run, test and fixture.
 
-    :param baseline: what the file says; None: there is none yet.
+    :param baseline: content of the file; None: there is no file yet.
     :param file: its name, for messages.
-    :param seeds: how many an entry is made of.
+    :param seeds: how many seeds an entry is made of.
     """
 
     baseline: Baseline | None
@@ -79,15 +79,15 @@ class Keeper:
     seeds: int = SEEDS
     owners: Owners = field(default_factory=Owners)
     _runs: dict[str, list[_Run]] = field(default_factory=dict)
-    _last: str = ""
+    _last_test: str = ""
 
     # ------------------------------------------------------------------ tests and fixtures
     def begin(self, item: Any) -> None:
-        """The test is about to be set up, perhaps once more."""
-        self._runs.pop(self._last, None)  # traces are large
+        """The test is about to be set up, perhaps not for the first time."""
+        self._runs.pop(self._last_test, None)  # traces are large
         owner = self.owners.begin(item)
-        self._last = name_of(item)
-        if owner == name_of(item) or owner not in self._runs:  # the run of a suite outlives its single tests
+        self._last_test = name_of(item)
+        if owner == name_of(item) or owner not in self._runs:  # the run of a suite is kept for all its tests
             self._runs[owner] = []
 
     @contextlib.contextmanager
@@ -98,38 +98,39 @@ class Keeper:
                 self._runs[owner] = []
             yield
 
-    def settle(self, item: Any, record: Record) -> None:
-        """The test is over and passed: judge its runs, and raise `CheckFailed` for the worst that the session does not let through.
+    def test_passed(self, item: Any, record: Record) -> None:
+        """Judge the runs of a test that passed; raise `CheckFailed` for the worst blocking verdict.
 
-        A run of a fixture is judged with the first test that uses it and is neither skipped nor expected to fail, and with that one
-        again if it is repeated.
+        The run of a fixture is judged with the first test that uses the fixture and is neither skipped nor expected to fail, and again
+        with that test when it is run again.
         """
         __tracebackhide__ = True
-        if told := getattr(item, "_excinfo", None):  # of unittest, which raises nothing
-            self.stopped(item, record, told[0].value)
+        if excinfo := getattr(item, "_excinfo", None):  # of unittest, which raises nothing
+            self.test_raised(item, record, excinfo[0].value)
             return
-        worst = self._judge(item, record)
-        if worst is not None:
-            raise fail_level.error(worst)
+        blocking = self._judge(item, record)
+        if blocking is not None:
+            raise fail_level.error(blocking)
 
-    def stopped(self, item: Any, record: Record, error: BaseException) -> None:
-        """The test raised: judge its runs, and raise nothing more."""
+    def test_raised(self, item: Any, record: Record, error: BaseException) -> None:
+        """Judge the runs of a test that raised; raise nothing more."""
         self._judge(item, record, skipped=type(error).__name__ == "Skipped")  # pytest's own, which we may not import
 
     def _judge(self, item: Any, record: Record, *, skipped: bool = False) -> Verdict | None:
+        """Log the verdicts of the test's runs; returns the worst blocking one."""
         owners = self.owners.used_by(item)
         runs = [run for owner in owners for run in self._runs.get(owner, ())]
-        if self.mode != "compare" and runs:
-            record.now.baseline.append({"uses": [run.key for run in runs]})
+        if self.mode != "compare":
+            record.current.baseline_runs_used += [run.key for run in runs]
         if skipped or item.get_closest_marker("xfail") is not None:
-            return None  # its failure would be none: the run waits for another test
+            return None  # a failure here would not be reported: the run waits for another test
         worst, name = None, name_of(item)
         for run in runs:
-            if run.verdict is None or run.claimed not in (None, name):
+            if run.verdict is None or run.reported_by not in (None, name):
                 continue
-            run.claimed = name
-            record.now.judged(run.verdict, run.trace, run.where)
-            record.now.verdicts_reached([run.verdict], [run.trace])
+            run.reported_by = name
+            record.current.judged(run.verdict, run.trace, run.call_site)
+            record.current.verdicts_reached([run.verdict], [run.trace])
             if fail_level.raises(run.verdict) and (
                 worst is None or (worst.status != "fail" and run.verdict.status == "fail")
             ):
@@ -137,80 +138,86 @@ class Keeper:
         return worst
 
     # ------------------------------------------------------------------ runs
-    def kept(self, trace: Trace, again: Again | None, record: Record, where: tuple[str, int] | None) -> None:
-        """A run has ended. Examples of hypothesis are no runs of a baseline: there are as many as it likes, each another."""
+    def run_ended(self, trace: Trace, rerun: Rerun | None, record: Record, call_site: tuple[str, int] | None) -> None:
+        """Compare or record a run. Examples of hypothesis are excluded: their number and their values vary."""
         owner = self.owners.current
         if owner is None or in_example():
             return
-        mine = self._runs.setdefault(owner, [])
-        run = _Run(owner if not mine else f"{owner} #{len(mine) + 1}", trace, where)
-        mine.append(run)
+        earlier = self._runs.setdefault(owner, [])
+        run = _Run(owner if not earlier else f"{owner} #{len(earlier) + 1}", trace, call_site)
+        earlier.append(run)
         try:
-            told = self._told(run, trace, again)
-        except Exception as error:  # noqa: BLE001 - whoever trains is not to suffer from what we keep of it
-            told = {"status": "broken", "why": [f"{type(error).__name__}: {one_line(str(error), 300)}"]}
-        record.now.baseline.append({"key": run.key, **told})
+            outcome = self._outcome(run, trace, rerun)
+        except Exception as error:  # noqa: BLE001 - an error of ours must not fail the user's training
+            outcome = RunOutcome(run.key, "error", (f"{type(error).__name__}: {one_line(str(error), 300)}",))
+        record.current.baseline.append(outcome)
 
-    def _told(self, run: _Run, trace: Trace, again: Again | None) -> dict[str, Any]:
+    def _outcome(self, run: _Run, trace: Trace, rerun: Rerun | None) -> RunOutcome:
         entry = None if self.baseline is None else self.baseline.runs.get(run.key)
-        made_of = fingerprint(trace, _data(again))
+        setup = fingerprint(trace, _data_hash(rerun))
         if self.mode == "update" or (self.mode == "new" and entry is None):
-            return self._recorded(trace, again, made_of)
+            return self._recorded(run.key, trace, rerun, setup)
         if entry is None or self.baseline is None:
-            return {"status": "missing"}
-        verdict = compare(run.key, entry, trace, made_of, comparisons=self.baseline.comparisons, file=self.file)
+            return RunOutcome(run.key, "missing")
+        verdict = compare(run.key, entry, trace, setup, comparisons=self.baseline.comparisons, file=self.file)
         if fail_level.raises(verdict) and (note := repeatable(trace)):
             verdict = replace(verdict, notes=(*verdict.notes, note))
         run.verdict = verdict
-        status = {"pass": "within", "fail": "worse", "skipped": "not compared", "advice": "apart"}.get(
+        status = {"pass": "within", "fail": "worse", "skipped": "not compared", "advice": "outside"}.get(
             verdict.status, verdict.status
         )
         if status == "within" and not verdict.evidence:
-            status = "same"
-        why = verdict.headline.partition(": ")[2] if status == "not compared" else verdict.headline
-        better = [note for note in verdict.notes if note.startswith("better: ")]
-        return {"status": status, "why": [] if status in ("same", "within") else [why], "better": better}
+            status = "identical"
+        reason = verdict.headline.partition(": ")[2] if status == "not compared" else verdict.headline
+        return RunOutcome(
+            run.key,
+            status,
+            reasons=() if status in ("identical", "within") else (reason,),
+            improvements=tuple(note for note in verdict.notes if note.startswith("better: ")),
+        )
 
-    def _recorded(self, trace: Trace, again: Again | None, made_of: dict[str, str]) -> dict[str, Any]:
-        why: list[str] = []
+    def _recorded(self, key: str, trace: Trace, rerun: Rerun | None, setup: dict[str, str]) -> RunOutcome:
+        reasons: tuple[str, ...] = ()
         traces: Sequence[Trace] = [trace]
-        if trace.stopped is None and again is not None:
+        if trace.stopped is None and rerun is not None:
             try:
-                with listening(_Progress(current())):
-                    traces = list(again.seeds(self.seeds))
-            except Exception as error:  # noqa: BLE001 - the user's code under a seed of ours, or batches that are spent
+                with listening(_ProgressOnly(current())):
+                    traces = list(rerun.seeds(self.seeds))
+            except Exception as error:  # noqa: BLE001 - the user's code under a seed of ours, or an exhausted iterator
                 traces = [trace]
-                why.append(f"it could not be repeated ({one_line(str(error) or type(error).__name__, 200)})")
+                reasons = (f"it could not be repeated ({one_line(str(error) or type(error).__name__, 200)})",)
         try:
-            entry = entry_of(traces, made_of)
+            entry = entry_of(traces, setup)
         except Unrecordable as error:
-            return {"status": "unrecordable", "why": [str(error)]}
-        return {"status": "recorded", "why": why, "entry": encode(entry), "blind": blind(entry, trace)}
+            return RunOutcome(key, "unrecordable", (str(error),))
+        return RunOutcome(key, "recorded", reasons, entry=entry, insensitive=insensitive_measures(entry, trace))
 
 
-def blind(entry: Entry, trace: Trace) -> list[str]:
-    """Numbers that scatter so much that even a run which learns nothing would be within chance, were this entry the whole file."""
-    now, found = measures(trace), []
-    nothing = {f"metric.{m.name}": m.baseline for m in trace.metrics}
-    for name, kept in entry.measures.items():
+def insensitive_measures(entry: Entry, trace: Trace) -> tuple[str, ...]:
+    """Numbers whose seed-to-seed variation is so large that an untrained model would be within tolerance, were the entry the whole file."""
+    current_measures = measures(trace)
+    untrained = {f"metric.{m.name}": m.baseline for m in trace.metrics}
+    found = []
+    for name, recorded in entry.measures.items():
         if name.startswith("motion."):
-            allowed = tolerance(kept, entry.seeds, entry.comparisons, floor_of(kept, None, entry), sides=2)
-            hidden = kept.mean > 0 and allowed > math.log(UNSEEN)
-        elif name.endswith("loss.drop") or nothing.get(name) is not None:
-            allowed = tolerance(kept, entry.seeds, entry.comparisons, floor_of(kept, now.get(name), entry), sides=1)
-            hidden = kept.mean - allowed <= (nothing.get(name) or 0.0)
+            allowed = tolerance(recorded, entry.seeds, entry.comparisons, floor_of(recorded, None, entry), sides=2)
+            insensitive = recorded.mean > 0 and allowed > math.log(INSENSITIVE_FACTOR)
+        elif name.endswith("loss.drop") or untrained.get(name) is not None:
+            floor = floor_of(recorded, current_measures.get(name), entry)
+            allowed = tolerance(recorded, entry.seeds, entry.comparisons, floor, sides=1)
+            insensitive = recorded.mean - allowed <= (untrained.get(name) or 0.0)
         else:
             continue
-        if hidden:
+        if insensitive:
             found.append(name)
-    return found
+    return tuple(found)
 
 
-def _data(again: Again | None) -> str | None:
-    """Hash of the batches; None: not known."""
-    if again is None:
+def _data_hash(rerun: Rerun | None) -> str | None:
+    """Hash of the batches; None: unknown."""
+    if rerun is None:
         return None
     try:
-        return again.data()
-    except Exception:  # noqa: BLE001 - a kind of tensor that has no bytes to look at
+        return rerun.data()
+    except Exception:  # noqa: BLE001 - a kind of tensor whose bytes cannot be read
         return None

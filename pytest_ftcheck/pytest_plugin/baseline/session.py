@@ -1,4 +1,4 @@
-"""``--ftcheck-baseline`` in pytest's session: a plugin of pytest's, registered where the option is given."""
+"""``--ftcheck-baseline`` in pytest's session: a plugin of pytest, registered where the option is given."""
 
 from __future__ import annotations
 
@@ -6,94 +6,94 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..phase_report import PhaseReport
 from .file import Baseline
-from .recorder import SEEDS, Keeper, Mode
-from .summary import Ledger
+from .recorder import SEEDS, BaselineRecorder, Mode
+from .summary import BaselineSummary
 
-#: Under this name a worker of xdist tells how many tests it left out.
-_LEFT_OUT = "ftcheck_left_out"
+#: Key under which a worker of pytest-xdist reports how many tests it deselected.
+_DESELECTED = "ftcheck_deselected"
 
 
 class BaselineSession:
-    """Reads the file once, keeps what this process runs, and, unless it is a worker of xdist, reports and writes.
+    """Reads the file once, has the runs of this process recorded, and, unless it is a worker of pytest-xdist, reports and writes.
 
-    :param attribute: of a test report, where phases carry what they concluded.
-    :raises ValueError: the file is none of ours, or cannot be read.
+    :raises ValueError: the file is not a baseline, or cannot be read.
     """
 
-    def __init__(self, config: Any, path: Path, mode: Mode, seeds: Any, attribute: str) -> None:
-        self._config, self._attribute = config, attribute
+    def __init__(self, config: Any, path: Path, mode: Mode, seeds: Any) -> None:
+        self._config = config
         baseline = Baseline.load(path)
         root: Path = config.rootpath
-        whole, top = path.resolve(), root.resolve()
-        shown = whole.relative_to(top).as_posix() if whole.is_relative_to(top) else str(path)
-        self.keeper = Keeper(baseline, shown, mode, seeds=max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS)
-        self._worker = hasattr(config, "workerinput")
-        self._ledger = None if self._worker else Ledger(path, shown, baseline, mode, root)
-        self._left_out = 0
+        absolute, top = path.resolve(), root.resolve()
+        shown = absolute.relative_to(top).as_posix() if absolute.is_relative_to(top) else str(path)
+        count = max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS
+        self.recorder = BaselineRecorder(baseline, shown, mode, seeds=count)
+        self._is_worker = hasattr(config, "workerinput")
+        self._summary = None if self._is_worker else BaselineSummary(path, shown, baseline, mode, root)
+        self._deselected = 0
         self._mode = mode
 
     def pytest_report_header(self) -> str | None:
-        """Said first: a session that writes compares nothing."""
+        """Announced first: a session that writes compares nothing."""
         if self._mode == "compare":
             return None
-        what = "runs" if self._mode == "update" else "runs that are missing"
-        return f"ftcheck: writing {what} to {self.keeper.file}, each under {self.keeper.seeds} seeds"
+        what = "runs" if self._mode == "update" else "missing runs"
+        return f"ftcheck: writing {what} to {self.recorder.file}, each under {self.recorder.seeds} seeds"
 
     def pytest_deselected(self, items: Sequence[Any]) -> None:
-        """Some tests of the files were left out."""
-        self._left_out += len(items)
+        """Count tests that are not run."""
+        self._deselected += len(items)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """One phase of one test, of this process or of a worker."""
-        if self._ledger is not None:
-            carried = getattr(report, self._attribute, None) or {}
-            self._ledger.add(report.nodeid, report.when, report.outcome, carried.get("baseline", ()))
+        if self._summary is not None:
+            self._summary.add(report.nodeid, report.when, report.outcome, PhaseReport.of(report))
 
-    def left_out(self, count: int) -> None:
-        """A worker left out so many tests."""
-        self._left_out += count
+    def deselected_by_worker(self, count: int) -> None:
+        """A worker deselected this many tests."""
+        self._deselected += count
 
     def pytest_sessionfinish(self, session: Any) -> None:
-        """Write, or compare what is to be compared over all tests."""
-        if self._worker:
-            self._config.workeroutput[_LEFT_OUT] = self._left_out
-        if self._ledger is None or self._config.option.collectonly:
+        """Write the file, and compare what needs all tests."""
+        if self._is_worker:
+            self._config.workeroutput[_DESELECTED] = self._deselected
+        if self._summary is None or self._config.option.collectonly:
             return
         chosen = any("::" in str(argument) for argument in self._config.args)
         ended = session.shouldstop or session.shouldfail or int(getattr(session, "exitstatus", 0)) not in (0, 1)
-        if self._left_out or chosen or ended:
-            self._ledger.partial = "not all tests were run"
+        if self._deselected or chosen or ended:
+            self._summary.partial = True
         source = getattr(self._config, "args_source", None)
-        self._ledger.close(everything=getattr(source, "name", "ARGS") != "ARGS")
+        self._summary.close(all_tests=getattr(source, "name", "ARGS") != "ARGS")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """What came of it."""
-        if self._ledger is None:
+        """The lines at the end."""
+        if self._summary is None:
             return
-        # a gate that compares nothing is not to be green without a word
+        # a green session that compared nothing must say so, even with -q
         quiet = self._config.get_verbosity() < 0
-        for line in self._ledger.gaps if quiet else self._ledger.lines:
+        for line in self._summary.gaps if quiet else self._summary.lines:
             terminalreporter.write_line(f"ftcheck baseline: {line}")
-        for line in self._ledger.warnings:
+        for line in self._summary.warnings:
             terminalreporter.write_line(f"ftcheck: warning: baseline: {line}", yellow=True)
 
 
 class Workers:
-    """Hooks of xdist's: registered only where it is."""
+    """Hooks of pytest-xdist: registered only where it is."""
 
     def __init__(self, session: BaselineSession) -> None:
         self._session = session
 
     def pytest_testnodedown(self, node: Any, error: Any) -> None:  # noqa: ARG002 - the hook's arguments
-        """A worker is done."""
-        self._session.left_out(int((getattr(node, "workeroutput", None) or {}).get(_LEFT_OUT, 0)))
+        """A worker has finished."""
+        self._session.deselected_by_worker(int((getattr(node, "workeroutput", None) or {}).get(_DESELECTED, 0)))
 
 
-def install(config: Any, path: Path, mode: Mode, seeds: Any, attribute: str) -> Keeper:
-    """Register the plugin; gives what is to be told of runs.  ``ValueError``: the file is none of ours, or cannot be read."""
-    session = BaselineSession(config, path, mode, seeds, attribute)
+def install(config: Any, path: Path, mode: Mode, seeds: Any) -> BaselineRecorder:
+    """Register the plugin; returns the recorder.  ``ValueError``: the file is not a baseline, or cannot be read."""
+    session = BaselineSession(config, path, mode, seeds)
     config.pluginmanager.register(session, "ftcheck-baseline")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(Workers(session), "ftcheck-baseline-workers")
-    return session.keeper
+    return session.recorder

@@ -1,38 +1,26 @@
-"""In the process that reports: what all tests said of their runs, the change of the file, and the lines at the end."""
+"""In the process that reports: collects the outcomes of all tests, changes the file, and makes the lines at the end of the session."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ...core.formatting import one_line, plural
-from ...core.serialization import decode
+from ..phase_report import PhaseReport
 from .entry import Entry
 from .file import Baseline, change
 from .recorder import Mode
 from .run_names import MODELS, file_of
+from .run_outcome import COMPARED, RunOutcome
 
-#: Names told in one line.
+#: Names in one line.
 MOST = 5
-_TOLD = {
-    "same": "the same bit for bit",
-    "within": "within chance",
-    "apart": "beyond the noise of the one run in it",
-    "worse": "worse",
-    "inconclusive": "with nothing to compare",
-    "not compared": "not compared",
-    "missing": "not in it",
-    "broken": "that could not be looked at",
-}
+_RANK = {status: i for i, status in enumerate(COMPARED)}
 
 
-_RANK = {status: i for i, status in enumerate(_TOLD)}
-
-
-class Ledger:
-    """Gathers what reports carry.
+class BaselineSummary:
+    """Collects the outcomes of runs.
 
     :param root: pytest's root directory, which keys are relative to.
     :param shown: the file's name, for messages.
@@ -40,77 +28,79 @@ class Ledger:
 
     def __init__(self, path: Path, shown: str, baseline: Baseline | None, mode: Mode, root: Path) -> None:
         self._path, self.shown, self._baseline, self._mode, self._root = path, shown, baseline, mode, root
-        self._found: dict[str, Mapping[str, Any]] = {}
+        self._outcomes: dict[str, RunOutcome] = {}
+        #: Runs of one name with different fingerprints.
         self._conflicting: set[str] = set()
+        #: Runs that a failed test made or used.
         self._failed: set[str] = set()
-        #: Test that was set up, and of whose end nothing came in as yet -> its runs.
-        self._begun: dict[str, set[str]] = {}
+        #: Test that was set up and whose call was not reported yet -> its runs.
+        self._unfinished: dict[str, set[str]] = {}
         #: Files of the tests that were run; those with a test that failed or was skipped.
         self._files: set[str] = set()
         self._incomplete: set[str] = set()
-        #: Why not all tests of the files were there to run; empty: they were.
-        self.partial = ""
-        #: Written at the end of the session.
+        #: Not all tests of the files were run.
+        self.partial = False
+        #: Lines at the end of the session.
         self.lines: list[str] = []
-        #: Those that even a quiet session tells: something was to be compared, and was not.
+        #: Those shown with ``-q``, too: something should have been compared, and was not.
         self.gaps: list[str] = []
         self.warnings: list[str] = []
 
-    def add(self, nodeid: str, when: str, outcome: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, nodeid: str, when: str, outcome: str, phase: PhaseReport | None) -> None:
         """One phase of one test."""
+        outcomes = () if phase is None else phase.baseline
+        keys = {run.key for run in outcomes}
         self._files.add(file_of(nodeid))
         if when == "setup" and outcome == "passed":
-            records = list(records)
-            self._begun[nodeid] = {record["key"] for record in records if "key" in record}
+            self._unfinished[nodeid] = keys
         elif when == "call":
-            self._begun.pop(nodeid, None)
+            self._unfinished.pop(nodeid, None)
         if outcome != "passed":
             self._incomplete.add(file_of(nodeid))
-        for record in records:
-            keys = record.get("uses") or [record["key"]]
-            if outcome == "failed":
-                self._failed.update(keys)
-            if "key" in record:
-                self._add(record["key"], record)
+        if outcome == "failed":
+            self._failed |= keys.union(() if phase is None else phase.baseline_runs_used)
+        for run in outcomes:
+            self._add(run)
 
-    def _add(self, key: str, record: Mapping[str, Any]) -> None:
-        before = self._found.get(key)
-        # the workers of xdist may each have made the same run of a fixture: the worst is told, the first is kept
-        if before is not None and "entry" in before and "entry" in record:
-            if before["entry"]["fingerprint"] != record["entry"]["fingerprint"]:
-                self._conflicting.add(key)
+    def _add(self, run: RunOutcome) -> None:
+        before = self._outcomes.get(run.key)
+        # several workers of pytest-xdist may have made the same run of a fixture: the worst is reported, the first is written
+        if before is not None and before.entry is not None and run.entry is not None:
+            if before.entry.fingerprint != run.entry.fingerprint:
+                self._conflicting.add(run.key)
             return
-        if before is None or _RANK.get(before["status"], -1) < _RANK.get(record["status"], -1):
-            self._found[key] = record
+        if before is None or _RANK.get(before.status, -1) < _RANK.get(run.status, -1):
+            self._outcomes[run.key] = run
 
     # ------------------------------------------------------------------ the end
-    def close(self, *, everything: bool) -> None:
-        """Change the file, if that is wanted, and say what is to be said.
+    def close(self, *, all_tests: bool) -> None:
+        """Change the file, where that is wanted, and make the lines.
 
-        :param everything: the session ran all tests there are, so that fixtures of a conftest that made no run are known to make none.
+        :param all_tests: the session ran all tests there are, so a fixture of a conftest that made no run makes none.
         """
-        unused = self._unused(everything)
+        unused = self._unused(all_tests)
         if self._mode != "compare":
             self._write(unused if self._mode == "update" else [])
         elif self._baseline is None:
-            runs = plural(len(self._found), "run")
+            runs = plural(len(self._outcomes), "run")
             self._gap(
-                f"{self.shown} is not there yet, so nothing was compared ({runs}); --ftcheck-baseline-update writes it"
+                f"{self.shown} does not exist yet, so nothing was compared ({runs}); --ftcheck-baseline-update writes it"
             )
         if self._mode != "update" and (self._baseline is not None):
-            self._compared(unused)
+            self._summarize_comparison(unused)
 
     def _gap(self, line: str) -> None:
         self.lines.append(line)
         self.gaps.append(line)
 
-    def _unused(self, everything: bool) -> list[str]:
+    def _unused(self, all_tests: bool) -> list[str]:
         """Keys in the file that no run of this session has, though all tests of their file were run and passed."""
         if self._baseline is None or self.partial:
             return []
-        return sorted(key for key in self._baseline.runs.keys() - self._found.keys() if self._over(key, everything))
+        absent = self._baseline.runs.keys() - self._outcomes.keys()
+        return sorted(key for key in absent if self._is_unused(key, all_tests))
 
-    def _over(self, key: str, everything: bool) -> bool:
+    def _is_unused(self, key: str, all_tests: bool) -> bool:
         file = file_of(key)
         if key.startswith(MODELS):  # made only where --ftcheck-model names it
             return False
@@ -118,80 +108,83 @@ class Ledger:
             return file not in self._incomplete
         if file.endswith(".py"):
             return not (self._root / file).exists()
-        return everything and not self._incomplete  # a fixture of a conftest
+        return all_tests and not self._incomplete  # a fixture of a conftest
 
     def _write(self, drop: list[str]) -> None:
-        entries, blind = {}, {}
-        for key, record in sorted(self._found.items()):
+        entries: dict[str, Entry] = {}
+        insensitive: dict[str, tuple[str, ...]] = {}
+        for key, run in sorted(self._outcomes.items()):
             name = one_line(key, 200)
-            if record["status"] == "broken":
-                self.warnings.append(f"{name} could not be looked at: {record['why'][0]}")
-            elif record["status"] in ("recorded", "unrecordable") and (why := self._refused(key, record)):
-                self.warnings.append(f"{name} was not written: {why}")
-            elif record["status"] == "recorded":
-                entry = decode(Entry, dict(record["entry"]), key)
-                assert isinstance(entry, Entry)
-                entries[key] = entry
-                self.lines += [f"{name}: {why}, so its tolerance is the noise within one run" for why in record["why"]]
-                if record["blind"]:
-                    blind[key] = record["blind"]
+            if run.status == "error":
+                self.warnings.append(f"{name} could not be examined: {run.reasons[0]}")
+            elif run.status in ("recorded", "unrecordable") and (refusal := self._refusal(run)):
+                self.warnings.append(f"{name} was not written: {refusal}")
+            elif run.entry is not None:
+                entries[key] = run.entry
+                self.lines += [f"{name}: {why}, so its tolerance is the noise within one run" for why in run.reasons]
+                if run.insensitive:
+                    insensitive[key] = run.insensitive
         try:
             added, replaced, dropped = change(self._path, entries, only_new=self._mode == "new", drop=drop)
         except (OSError, ValueError) as error:
             self.warnings.append(
-                f"{self.shown} was not written: {one_line(str(error), 300)}. The verdicts and the exit status stand."
+                f"{self.shown} was not written: {one_line(str(error), 300)}. Test results and exit status are unaffected."
             )
             return
-        left = len(entries) - len(added) - len(replaced)
-        told = [f"{len(added)} added"] * bool(added) + [f"{len(replaced)} replaced"] * bool(replaced)
-        told += [f"{len(dropped)} removed, for no test makes them any more ({_some(dropped)})"] * bool(dropped)
-        told += [f"{left} as before"] * bool(left)
-        self.lines.append(f"{self.shown}: {', '.join(told) or 'no run to write'}")
-        if blind:
-            scattered = "; ".join(
-                f"{one_line(key, 200)}: {', '.join(names)}" for key, names in list(blind.items())[:MOST]
+        unchanged = len(entries) - len(added) - len(replaced)
+        changes = [f"{len(added)} added"] * bool(added) + [f"{len(replaced)} replaced"] * bool(replaced)
+        changes += [f"{len(dropped)} removed because no test makes them ({_some(dropped)})"] * bool(dropped)
+        changes += [f"{unchanged} unchanged"] * bool(unchanged)
+        self.lines.append(f"{self.shown}: {', '.join(changes) or 'no run to write'}")
+        if insensitive:
+            named = "; ".join(
+                f"{one_line(k, 200)}: {', '.join(names)}" for k, names in list(insensitive.items())[:MOST]
             )
-            more = f"; and {plural(len(blind) - MOST, 'run')} more" if len(blind) > MOST else ""
+            more = f"; and {plural(len(insensitive) - MOST, 'run')} more" if len(insensitive) > MOST else ""
             self.lines.append(
-                "scatters so much from seed to seed that a run which learns nothing would be within chance, so more steps, or more "
-                f"seeds (--ftcheck-seeds=10), are wanted: {scattered}{more}"
+                "seed-to-seed variation is so large that an untrained model would be within tolerance; use more steps or more seeds "
+                f"(--ftcheck-seeds=10): {named}{more}"
             )
 
-    def _refused(self, key: str, record: Mapping[str, Any]) -> str:
-        """Why the run is no entry; empty: it is one."""
-        if record["status"] == "unrecordable":
-            return str(record["why"][0])
-        if any(key in keys for keys in self._begun.values()):
-            return "a test that uses it did not come to its end"
-        if key in self._failed:
-            return "a test that uses it failed, so this is no run to hold on to"
-        if key in self._conflicting:
-            return "its name stands for different runs; give its fixture parameters of its own"
+    def _refusal(self, run: RunOutcome) -> str:
+        """Why the run is not written; empty: it is."""
+        if run.status == "unrecordable":
+            return run.reasons[0]
+        if any(run.key in keys for keys in self._unfinished.values()):
+            return "a test that uses it did not finish"
+        if run.key in self._failed:
+            return "a test that uses it failed"
+        if run.key in self._conflicting:
+            return "different runs have this name; give its fixture parameters of its own"
         return ""
 
-    def _compared(self, unused: list[str]) -> None:
-        found = {key: r for key, r in self._found.items() if r["status"] in _TOLD}
-        counts = Counter(r["status"] for r in found.values())
-        told = ", ".join(f"{counts[status]} {text}" for status, text in _TOLD.items() if counts[status])
-        if found:
-            self.lines.append(f"{self.shown}, {plural(len(found), 'run')}: {told}")
-        if worse := sorted(key for key, r in found.items() if r["status"] == "worse"):
+    def _summarize_comparison(self, unused: list[str]) -> None:
+        compared = {key: run for key, run in sorted(self._outcomes.items()) if run.status in COMPARED}
+        counts = Counter(run.status for run in compared.values())
+        if compared:
+            outcomes = ", ".join(f"{counts[status]} {text}" for status, text in COMPARED.items() if counts[status])
+            self.lines.append(f"{self.shown}, {plural(len(compared), 'run')}: {outcomes}")
+        if worse := _having(compared.values(), "worse"):
             self.lines.append(f"worse: {_some(worse)}")
         reasons: dict[str, list[str]] = {}
-        for key, record in sorted(found.items()):
-            if record["status"] in ("not compared", "broken"):
-                reasons.setdefault(record["why"][0], []).append(key)
-        for why, keys in reasons.items():
-            self._gap(f"{one_line(why, 400)} ({_some(keys)})")
-        if missing := sorted(key for key, r in found.items() if r["status"] == "missing"):
-            self._gap(f"not in it: {_some(missing)}; --ftcheck-baseline-new-only adds what is missing")
-        self.lines += [one_line(r["why"][0], 400) for _, r in sorted(found.items()) if r["status"] == "apart"]
-        for key, record in sorted(found.items()):
-            self.lines += [f"{one_line(key, 200)}: {note}" for note in record.get("better", ())]
+        for key, run in compared.items():
+            if run.status in ("not compared", "error"):
+                reasons.setdefault(run.reasons[0], []).append(key)
+        for reason, keys in reasons.items():
+            self._gap(f"{one_line(reason, 400)} ({_some(keys)})")
+        if missing := _having(compared.values(), "missing"):
+            self._gap(f"not in the baseline file: {_some(missing)}; --ftcheck-baseline-new-only adds what is missing")
+        self.lines += [one_line(run.reasons[0], 400) for run in compared.values() if run.status == "outside"]
+        for key, run in compared.items():
+            self.lines += [f"{one_line(key, 200)}: {note}" for note in run.improvements]
         if unused:
             self.lines.append(
-                f"in it, but made by no test any more: {_some(unused)}; --ftcheck-baseline-update removes them"
+                f"in the baseline file, but made by no test: {_some(unused)}; --ftcheck-baseline-update removes them"
             )
+
+
+def _having(runs: Iterable[RunOutcome], status: str) -> list[str]:
+    return [run.key for run in runs if run.status == status]
 
 
 def _some(keys: list[str]) -> str:
