@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .formatting import describe_type
+
 
 def number(
     name: str,
@@ -31,12 +33,12 @@ def number(
     bounds = [(">=", least), (">", above), ("<", below)]
     inside = (least is None or value >= least) and (above is None or value > above) and (below is None or value < below)
     if not finite or not inside:
-        told = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-        raise ValueError(f"{name}={value!r}: expected a finite number{f' {told}' if told else ''}")
+        limits = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+        raise ValueError(f"{name}={value!r}: expected a finite number{f' {limits}' if limits else ''}")
 
 
 def positive(**given: Any) -> None:
-    """`number` above zero, several at once."""
+    """`number` above zero, for several arguments at once."""
     for name, value in given.items():
         number(name, value, above=0)
 
@@ -58,8 +60,10 @@ def whole(name: str, value: Any, *, least: int | None = None, optional: bool = F
         raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
 
 
-def one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
+def one_of(name: str, value: Any, accepted: Sequence[str], *, optional: bool = False) -> None:
     """``ValueError`` for what is none of the names accepted."""
+    if optional and value is None:
+        return
     if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(accepted)}")
 
@@ -68,6 +72,24 @@ def fraction(name: str, value: Any) -> float:
     """A number above 0 and below 1, as a float."""
     number(name, value, above=0, below=1)
     return float(value)
+
+
+def instance(name: str, value: Any, kind: type, expected: str, *, optional: bool = False) -> None:
+    """``TypeError`` for what is not of this type.
+
+    >>> instance("intent", 3, dict, "a pytest_ftcheck.Intent", optional=True)
+    Traceback (most recent call last):
+    TypeError: intent is an int: expected a pytest_ftcheck.Intent
+    """
+    if not (isinstance(value, kind) or (optional and value is None)):
+        raise TypeError(f"{name} is {describe_type(value)}: expected {expected}")
+
+
+def callables(**given: Any) -> None:
+    """``TypeError`` for an argument that is given and cannot be called."""
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} is {describe_type(value)}: expected a callable")
 
 
 def sequence(name: str, values: Any) -> list[Any]:

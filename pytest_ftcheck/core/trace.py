@@ -1,7 +1,4 @@
-"""What happened: the one place where measuring and judging meet. Plain numbers only, no tensor.
-
-The torch side fills a `Trace`, the judging side reads it, and it survives a round trip through JSON.
-"""
+"""`Trace`: all that was measured of one run, the only thing that checks read. Plain numbers, no tensors; JSON and back."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import arguments
 from .files import write_whole
 from .intent import Intent
 from .late_binding import provided
@@ -32,83 +30,93 @@ if TYPE_CHECKING:
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 2
 PARTS = ("head", "base", "all")
+#: In `Trace.skipped`: ``probes=`` was given, or its default applied, and this probe was not in it.
+NOT_NAMED = "not among the probes= of this run"
 
 
 @dataclass(frozen=True)
 class Trace:
     """What one short fine-tune, or one watched loop, did.
 
-    Made by :func:`pytest_ftcheck.finetune` and :func:`pytest_ftcheck.watch`; read by every check. ``print(trace)`` shows it.
+    Returned by :func:`pytest_ftcheck.finetune` and :func:`pytest_ftcheck.watch`, read by every check. ``print(trace)`` shows it.
     """
 
     #: ``finetune`` or ``watch``.
     source: str
+    #: How it was trained; None for a watched loop.
     recipe: Recipe | None
+    #: How batches, outputs and losses were read.
     reading: Reading
-    #: Prefixes of parameter names that make up the head.
+    #: Prefixes of the head's parameter names.
     head: tuple[str, ...]
     optimizer: Optimizer
     iterations: tuple[Iteration, ...]
     steps: tuple[Step, ...]
-    #: Steps at which the series of each tensor were kept (all, until there are too many: then every 2nd, 4th, ...).
+    #: Steps that the series of each tensor hold: all of a short run, every 2nd, 4th, ... of a long one.
     recorded: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     buffers: tuple[Buffer, ...] = ()
+    #: The loss on fixed rows with dropout off, before, during and after the run.
     probe: ProbeRows | None = None
     metrics: tuple[Metric, ...] = ()
-    #: What the author declared, without the tensors; None: nothing.
+    #: What was declared of the run, without its tensors; None: nothing.
     intent: Intent | None = None
-    #: Probe -> what it measured; a probe that is missing was not run, see `skipped`. Read it with `measured`.
+    #: Probe -> what it measured; of the others `skipped` has the reason. Read it with `measured`.
     measurements: dict[str, Measurement] = field(default_factory=dict)
-    #: Probe -> why it was not run.
+    #: Probe -> why it measured nothing.
     skipped: dict[str, str] = field(default_factory=dict)
     #: Versions, device, dtype, threads.
     environment: dict[str, str] = field(default_factory=dict)
     #: Wall-clock seconds of the whole call, and of the training iterations alone.
     seconds: float = 0.0
     training_seconds: float = 0.0
-    #: Why the run ended early, if it did.
+    #: Why the run ended early; None: it did not.
     stopped: str | None = None
-    #: What a reader should know (a warm-up longer than the run, ignored batch keys, ...).
+    #: Remarks on the run (a warm-up longer than the run, ignored batch keys, ...).
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     # ------------------------------------------------------------------ reading
     @property
     def losses(self) -> tuple[float, ...]:
-        """Training losses, one an iteration that told one."""
+        """Training losses of the iterations whose loss is known."""
         return tuple(i.loss for i in self.iterations if i.loss is not None)
 
     def measured(self, kind: type[M]) -> M | None:
-        """What a probe measured, by the class of its measurement; None: the probe was not run, see `why_not_measured`.
+        """What a probe measured, by the class of its measurement; None: nothing, see `why_not_measured`.
 
+        >>> from pytest_ftcheck import example_trace
         >>> from pytest_ftcheck.checks.mode.record import Modes
         >>> example_trace().measured(Modes) is None
         True
         """
-        found = self.measurements.get(kind.probe)
-        return found if isinstance(found, kind) else None
+        measurement = self.measurements.get(kind.probe)
+        return measurement if isinstance(measurement, kind) else None
 
     def why_not_measured(self, kind: type[Measurement], part: str | None = None) -> str:
-        """One sentence: why a probe, or a part of it, measured nothing.
+        """One sentence: why a probe measured nothing.
 
+        :param part: the reason for a part of it, where that is known.
+
+        >>> from pytest_ftcheck import example_trace
         >>> from pytest_ftcheck.checks.mode.record import Modes
-        >>> example_trace().why_not_measured(Modes)
-        'Not measured.'
+        >>> example_trace(skipped={"modes": "the run ended early"}).why_not_measured(Modes)
+        'Not measured: the run ended early.'
         """
-        why = part or self.skipped.get(kind.probe) or self.skipped.get("all") or ""
-        if kind.on_request and (not why or "probes= asked for" in why):
-            why = f"{kind.on_request}, so this probe runs only with probes=[{kind.probe!r}]"
-        return f"Not measured: {why.rstrip('.')}." if why else "Not measured."
+        reason = part or self.skipped.get(kind.probe) or self.skipped.get("all") or ""
+        if kind.on_request and reason in ("", NOT_NAMED):
+            reason = f"{kind.on_request}, so this probe runs only with probes=[{kind.probe!r}]"
+        return f"Not measured: {reason.rstrip('.')}." if reason else "Not measured."
 
     @property
     def backward_error(self) -> str | None:
-        """Why backward could not run, if it could not."""
+        """Why backward could not run; None: it could."""
         return next((i.backward_error for i in self.iterations if i.backward_error), None)
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor of that name; ``ValueError`` with near names if there is none.
+        """The tensor of that name; ``ValueError`` with similar names if there is none.
 
+        >>> from pytest_ftcheck import example_trace
         >>> example_trace().tensor("classifier.weight").part
         'head'
         """
@@ -130,11 +138,11 @@ class Trace:
         :param include: shell-style patterns, or prefixes that end at a dot.
         :raises ValueError: unknown part; a pattern, or the whole selection, that matches nothing.
 
+        >>> from pytest_ftcheck import example_trace
         >>> [t.name for t in example_trace().select("head", ignore="*.bias")]
         ['classifier.weight']
         """
-        if part not in PARTS:
-            raise ValueError(f"part={part!r}: expected one of {', '.join(PARTS)}")
+        arguments.one_of("part", part, PARTS)
         found = [t for t in self.tensors if part in ("all", t.part)]
         if not found:
             raise ValueError(f"part={part!r}: the trace has no {part} tensors (head: {', '.join(self.head)})")
@@ -164,6 +172,7 @@ class Trace:
     def from_json(cls, text: str) -> Trace:
         """The inverse of :meth:`to_json`. ``ValueError`` says what does not fit, and where.
 
+        >>> from pytest_ftcheck import example_trace
         >>> trace = example_trace()
         >>> Trace.from_json(trace.to_json()) == trace
         True
@@ -182,10 +191,10 @@ class Trace:
         provided("measurements")()
         trace = decode(cls, {name: value for name, value in raw.items() if name != "measurements"})
         assert isinstance(trace, cls)
-        found = raw.get("measurements", {})
-        if not isinstance(found, dict):
-            raise ValueError(f"trace.measurements: expected an object, found {str(found)[:60]!r}")
-        decoded = {probe: decode(kind_of(probe), value, f"trace.{probe}") for probe, value in found.items()}
+        measurements = raw.get("measurements", {})
+        if not isinstance(measurements, dict):
+            raise ValueError(f"trace.measurements: expected an object, found {str(measurements)[:60]!r}")
+        decoded = {probe: decode(kind_of(probe), value, f"trace.{probe}") for probe, value in measurements.items()}
         return dataclasses.replace(trace, measurements=decoded)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -200,14 +209,14 @@ class Trace:
     def to_tensorboard(self, directory: str | PathLike[str]) -> None:
         """Write event files that TensorBoard shows (needs the extra ``tensorboard``), one directory a run.
 
-        The useful charts come first under *Custom Scalars*, runs side by side with what came of them under *HParams*.
+        The most useful charts are under *Custom Scalars*, runs side by side with their results under *HParams*.
         """
         provided("tensorboard")(self, directory)
 
     def to_html(self, path: str | PathLike[str]) -> None:
-        """Write a page with causes, checks and charts that opens in any browser, without network (needs the extra ``html``).
+        """Write a page with causes, checks and charts that opens in any browser, offline (needs the extra ``html``).
 
-        :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is as before.
+        :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is left unchanged.
         """
         write_whole(path, provided("page")([self]))
 
@@ -215,28 +224,29 @@ class Trace:
         """Log to an experiment tracker: settings, curves, histograms of the head, the diagnosis.
 
         :param to: ``wandb``, ``mlflow``, ``trackio`` (each an extra of this package), ``tensorboard`` (with ``directory=``), or any
-            object that speaks :class:`pytest_ftcheck.TraceWriter`.
-        :param tensors: the curves and histograms of every tensor, too; else those of the head and of the base's blocks.
-        :param options: ``prefix=`` ("ftcheck"), what names begin with in a run of yours; all others are handed to the tracker where a
-            run has to be made (``project=``, ``name=``, ``run_name=``, ...).
+            object with the methods of :class:`pytest_ftcheck.TraceWriter`.
+        :param tensors: log curves and histograms of every tensor; else only of the head and of the base's blocks.
+        :param options: ``prefix=`` ("ftcheck"), the prefix of all names in an active run of yours; all others are passed to the tracker
+            where a run is created (``project=``, ``name=``, ``run_name=``, ...).
         :raises ImportError: the tracker's package is missing.
         :raises ValueError, TypeError: no such tracker; options for a run that is active already.
 
-        A run of yours that is active (``wandb.run``, ``mlflow.active_run()``, trackio's) is used and stays open; else one is made and
+        An active run of yours (``wandb.run``, ``mlflow.active_run()``, trackio's) is used and stays open; else a run is created and
         finished.
         """
         provided("log")(self, to, tensors=tensors, **options)
 
     def plot(self, which: str | Sequence[str] | None = None, *, tensor: str | None = None) -> Figure:
-        """Pictures of the run, as a matplotlib figure (needs the extra ``plot``); pyplot and its state are not touched.
+        """Plots of the run, as a matplotlib figure (needs the extra ``plot``); pyplot and its state are not changed.
 
-        :param which: one or several of ``loss`` (training and probe loss beside the class prior, learning rates below), ``gradients``
+        :param which: one or several of ``loss`` (training and probe loss, the class-prior baseline, learning rates), ``gradients``
             (norms of the head and of the base's blocks), ``motion`` (displacement over the LR budget, layer by layer) and ``weights`` (a
-            tensor's histogram before and after, beside how far its elements came); None: all.
+            tensor's histogram before and after, and the displacement of its elements); None: all.
         :param tensor: name of the tensor under ``weights``; None: the head's largest trainable matrix.
         :raises ValueError, TypeError: no such panel, no such tensor.
         :raises ImportError: the package ``matplotlib`` is missing.
 
+        >>> from pytest_ftcheck import example_trace
         >>> figure = example_trace().plot("motion")
         >>> figure.axes[0].get_title(loc="left")
         'Motion against the LR budget'

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..instruments.environment import share
+from ..instruments.environment import thread_share
 from .batched_heads import Layer, Pool, StackedHeads, Unstackable, losses_of, parameters_of, read_stack, template_of
 from .batched_optimizers import Adam, Sgd, clip
 from .features import Features
@@ -79,7 +79,7 @@ def _train_heads(
     context = _Bench(template, layers, features, plan)
     found: dict[int, Run] = {}
     # a GPU has one queue: further threads would only wait for it
-    workers = min(share(), len(groups)) if features.x.device.type == "cpu" else 1
+    workers = min(thread_share(), len(groups)) if features.x.device.type == "cpu" else 1
     with _one_thread_each(), ThreadPoolExecutor(workers, "ftcheck", initializer=_flush) as pool:
         try:
             for numbers, runs in zip(

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from ..checks.head.probe.layers import linear_layers
-from ..instruments.batches import IGNORED, Batches, Reader, device_of, in_words, split, to_device
+from ..instruments.batches import Batches, device_of, in_words, split, to_device
 from ..instruments.parameter_roles import find_head
+from ..instruments.reader import Reader
 from ..instruments.snapshots import preserved_globals, quiet, seed_everything
+from ..instruments.tasks import IGNORED
 from .features import Features, share_of
 
 #: Rows taken from the batches, at most: a head of a few hundred thousand weights learns nothing more from further ones in the

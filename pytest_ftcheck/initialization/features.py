@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..instruments.batches import IGNORED, in_words
+from ..instruments.batches import in_words
+from ..instruments.tasks import IGNORED
 
 TASKS = ("single_label", "multi_label", "regression")
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from ..checks.head.probe.layers import linear_layers
 from ..checks.head.probe.unit_flow import activation, flow
-from ..instruments.batches import Batches, Reader
+from ..instruments.batches import Batches
 from ..instruments.parameter_roles import find_head
+from ..instruments.reader import Reader
 from ..instruments.snapshots import preserved_globals, quiet, seed_everything
 from .extract import extract_features
 from .features import Features

@@ -14,8 +14,8 @@ from ..core.observations import Descent, Iteration, Metric, Optimizer, ProbePoin
 from ..core.recipe import OPTIMIZERS
 from ..core.trace import Trace
 from ..core.verdict import Verdict
-from ..instruments.fixed_batch import prior_entropy
 from ..instruments.metrics import PERMUTATIONS
+from ..instruments.tasks import prior_entropy
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows
 

@@ -17,10 +17,11 @@ from ..checks.head.probe.pretrained import compare
 from ..checks.head.probe.unit_flow import activation, flow, unit_state
 from ..checks.head.record import Layer
 from ..core.init_scheme import InitScheme
-from ..instruments.batches import Reader, _inner, device_of, split, to_device
-from ..instruments.fixed_batch import prior_entropy
+from ..instruments.batches import device_of, split, to_device
 from ..instruments.parameter_roles import in_part
+from ..instruments.reader import Reader, unwrapped
 from ..instruments.snapshots import quiet, seed_everything
+from ..instruments.tasks import prior_entropy
 from .apply_scheme import head_layers
 from .goodness_of_fit import fit, identify
 
@@ -78,7 +79,7 @@ def measure(
             )
         )
     head = _prefixes(only, layers)
-    configs = (getattr(m, "config", None) for m in (_inner(model), *model.children()))
+    configs = (getattr(m, "config", None) for m in (unwrapped(model), *model.children()))
     initial = getattr(next((c for c in configs if c is not None), None), "initializer_range", None)
     compared = None if pretrained is None else compare(model, pretrained, head)
     return Start(

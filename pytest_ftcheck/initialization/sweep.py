@@ -13,7 +13,7 @@ from torch import nn
 from ..core.arguments import as_positive, distinct, sequence
 from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
-from ..instruments.fixed_batch import prior_entropy
+from ..instruments.tasks import prior_entropy
 from .apply_scheme import MOST_SEED
 from .engine import train_heads
 from .features import Features

@@ -1,4 +1,4 @@
-"""Where a run took place."""
+"""Where a run took place: versions, device, threads; and a fingerprint of what it was trained on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+#: The number of workers, which pytest-xdist sets in each of them.
+WORKERS = "PYTEST_XDIST_WORKER_COUNT"
 
 
 def environment(model: nn.Module) -> dict[str, str]:
@@ -31,10 +34,25 @@ def environment(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def data_hash(batches: Sequence[Any]) -> str:
-    """Fingerprint of batches, in whatever order: 12 hexadecimal digits over every tensor, array, text and number in them.
+def thread_share() -> int:
+    """Threads for this process: torch's setting, and in one of n workers of pytest-xdist at most an n-th of the processors.
 
-    Of other things only the type counts.
+    >>> 1 <= thread_share() <= torch.get_num_threads()
+    True
+    """
+    workers = os.environ.get(WORKERS, "")
+    threads = torch.get_num_threads()
+    if not workers.isdecimal() or int(workers) < 2:
+        return threads
+    # sched_getaffinity respects taskset and containers; macOS and Windows have none
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(threads, cores // int(workers)))
+
+
+def data_hash(batches: Sequence[Any]) -> str:
+    """Fingerprint of batches, in any order: 12 hexadecimal digits over every tensor, array, text and number in them.
+
+    Of other objects only the type counts.
 
     >>> a, b = torch.tensor([1, 2]), torch.tensor([3, 4])
     >>> data_hash([a, b]) == data_hash([b, a]) != data_hash([a, a])
@@ -52,7 +70,7 @@ def _hash_of(batch: Any) -> str:
     return found.hexdigest()
 
 
-def _parts(value: Any) -> Any:
+def _parts(value: Any) -> Iterator[bytes]:
     if isinstance(value, torch.Tensor):
         dense = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
         yield f"{dense.dtype} {tuple(dense.shape)}".encode()
@@ -72,23 +90,3 @@ def _parts(value: Any) -> Any:
         yield value.tobytes()
     else:
         yield type(value).__qualname__.encode()
-
-
-# ---- folded from training.threads
-#: pytest-xdist sets it in its workers.
-WORKERS = "PYTEST_XDIST_WORKER_COUNT"
-
-
-def share() -> int:
-    """Threads of this process: as torch is set, and among n workers no more than an n-th of the processors that it may use.
-
-    >>> 1 <= share() <= torch.get_num_threads()
-    True
-    """
-    told = os.environ.get(WORKERS, "")
-    threads = torch.get_num_threads()
-    if not told.isdecimal() or int(told) < 2:
-        return threads
-    # sched_getaffinity knows of taskset and containers; macOS and Windows have none
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(threads, cores // int(told)))

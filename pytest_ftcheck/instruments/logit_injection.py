@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..core.seeding import reseed
-from .batches import LABELS, Reader
+from .batches import LABELS
+from .reader import Reader
 
 
 def with_labels(batch: Any, labels: torch.Tensor) -> Any:

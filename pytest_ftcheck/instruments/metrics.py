@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.observations import Metric
+from .tasks import reference_loss
 
 MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
 #: Label permutations for a metric of ours, and seconds that a user's metric may take for its own.
@@ -92,8 +93,6 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float
 
     :param cut: as for `predictions`.
     """
-    from .batches import reference_loss
-
     logits = logits.float()
     out = {"loss": float(reference_loss(task, logits, labels))}
     if task == "single_label":

@@ -1,6 +1,6 @@
-"""The runner: which probes are made beside a training, when, and at what cost; none of them can break the run.
+"""Probes: measurements taken besides a training, when, and at what cost. None of them can break the run.
 
-A probe is a class with a name, a cost, and up to four moments at which it looks. All it may see is its `ProbeContext`.
+A probe is a class with a name, a cost, and up to four moments at which it measures. All it may use is its `ProbeContext`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,7 +18,8 @@ from torch import nn
 from ..core.intent import Intent
 from ..core.observations import Tensor
 from ..core.recipe import Recipe
-from .batches import Batches, Reader
+from .batches import Batches, tensors_in
+from .reader import Reader
 from .snapshots import undisturbed
 
 #: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
@@ -29,16 +30,16 @@ FREE = 4e10
 
 @dataclass
 class ProbeContext:
-    """What a probe may look at. Nothing on it may be changed beyond the call; whatever a probe does to modes, random
-    states and buffers is undone for it, what it does to parameters it undoes itself (see `perturbed`)."""
+    """What a probe may use. What it changes in modes, random states and buffers is restored for it; what it changes in parameters it
+    restores itself (see `perturbed`)."""
 
     model: nn.Module
     reader: Reader
-    #: The first training batches, on the model's device: the fixed rows of every probe.
-    probe: list[Any]
-    #: All training batches, as the user gave them; ``batches.known`` is a list of those that are at hand.
+    #: The first training batches, on the model's device: the same rows for every probe.
+    fixed_batches: list[Any]
+    #: All training batches, as the user gave them; ``batches.known`` is a list of those already read.
     batches: Batches
-    #: Held-out batches; None: none were given.
+    #: Held-out batches; None: there are none.
     held_out: list[Any] | None
     head: tuple[str, ...]
     optimizer: torch.optim.Optimizer
@@ -46,45 +47,45 @@ class ProbeContext:
     recipe: Recipe
     intent: Intent
     #: The user's own metric, ``(model) -> float``; None: none.
-    evaluate: Callable[[Any], float] | None
-    #: Our own loop trains; False: the user's ``step`` does, or a watched loop.
-    ours: bool
+    user_metric: Callable[[Any], float] | None
+    #: The recipe's loop trains; False: the user's ``step`` does, or a watched loop.
+    recipe_loop: bool
     device: torch.device
-    #: What the recorder knows of every tensor; filled in before `Probe.after`.
+    #: What the recorder measured of every tensor; filled in before `Probe.after`.
     tensors: tuple[Tensor, ...] = ()
     #: Optimizer steps that the run is to take.
     steps: int = 0
-    #: Filled in before `Probe.after`: metrics that the user's ``evaluate`` gave before and after, if there is one.
-    evaluated: tuple[float, float] | None = None
-    #: Remarks for the trace.
+    #: What the user's metric was before and after the training; filled in before `Probe.after`.
+    user_metric_values: tuple[float, float] | None = None
+    #: Notes for the trace.
     notes: list[str] = field(default_factory=list)
 
 
 class LeftOut(Exception):
-    """Raised by a probe that does not apply: its text is the reason, as it goes into ``Trace.skipped``."""
+    """Raised by a probe that does not apply; its text is the reason in ``Trace.skipped``."""
 
 
 class Probe:
-    """One measurement beside the training; subclasses fill in the moments they need.
+    """One measurement besides the training; a subclass overrides the moments it needs.
 
-    At each moment random states, modes, buffers and whatever else `undisturbed` names are put back afterwards, gradients are enabled
-    only if asked for (``torch.enable_grad()``), and an exception ends this probe alone: its reason goes into ``Trace.skipped``.
+    After each moment random states, modes, buffers and all else that `undisturbed` names are restored. Gradients are off unless the
+    probe enables them (``torch.enable_grad()``). An exception ends this probe alone: its reason goes into ``Trace.skipped``.
     """
 
-    #: What ``probes=`` calls it; also the field of `Trace` that takes its record.
+    #: Its name in ``probes=``, and the key of its measurement in ``Trace.measurements``.
     name: ClassVar[str]
-    #: Its place among all: the cheapest and most telling first. What comes late is left out first where the budget is short.
+    #: Its place among all, the cheapest and most informative first. The last ones are left out first where the budget is short.
     order: ClassVar[int]
-    #: False: only made when ``probes=`` asks for it.
+    #: False: it runs only when ``probes=`` names it.
     default: ClassVar[bool] = True
-    #: False: it needs the training loop, and is not made by ``watch``.
+    #: False: it needs the training loop, so `watch` does not run it.
     watchable: ClassVar[bool] = True
 
     def __init__(self, context: ProbeContext) -> None:
         self.context = context
 
     def cost(self) -> float:
-        """Rows through a forward pass that all its moments together take, about (forward and backward: three a row)."""
+        """About how many rows pass through the model at all its moments together; forward and backward of a row count as three."""
         return 0.0
 
     def before(self) -> None:
@@ -100,38 +101,42 @@ class Probe:
         """After the last iteration; ``context.tensors`` is known."""
 
     def record(self) -> Any:
-        """What was measured, a dataclass of ``records``; None: nothing could be."""
+        """What was measured, a `Measurement`; None: there was nothing to measure."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """The run is over, however it ended: take off what is still hooked on. May be called twice."""
+        """The run has ended, in whatever way: remove all hooks. May be called twice."""
 
 
 class ProbeRunner:
-    """The probes of one run."""
+    """The probes of one run.
+
+    :param allowance: rows that all of them together may pass through the model, as from :func:`allowance`.
+    """
 
     def __init__(self, context: ProbeContext, kinds: Sequence[type[Probe]], allowance: float) -> None:
         self.context = context
+        #: Probe -> why it did not run, or did not finish.
         self.skipped: dict[str, str] = {}
         self.running: list[Probe] = []
-        self._looked: set[tuple[str, str]] = set()
+        self._weights_checked: set[tuple[str, str]] = set()
         left = allowance
         for kind in kinds:
-            made = self._guard(kind.name, lambda kind=kind: kind(context), "made")  # type: ignore[misc]
-            if made is None:
+            probe = self._guard(kind.name, lambda kind=kind: kind(context), "init")  # type: ignore[misc]
+            if probe is None:
                 continue
-            price = self._guard(kind.name, made.cost, "cost")
-            if price is None:
+            cost = self._guard(kind.name, probe.cost, "cost")
+            if cost is None:
                 continue
-            if price > left:
+            if cost > left:
                 self.skipped[kind.name] = (
-                    f"left out: it takes {price:,.0f} rows through the model, and of the budget {max(0.0, left):,.0f} are left; "
-                    f"name it in probes= to have it all the same"
+                    f"left out: it costs {cost:,.0f} rows through the model, and {max(0.0, left):,.0f} of the budget are left; "
+                    "name it in probes= to run it all the same"
                 )
                 continue
-            left -= price
-            self.running.append(made)
-        self._made = tuple(self.running)
+            left -= cost
+            self.running.append(probe)
+        self._all_probes = tuple(self.running)
 
     def before(self) -> None:
         """Call every probe's `Probe.before`."""
@@ -146,7 +151,7 @@ class ProbeRunner:
         self._all(lambda e: e.stepped(number), "stepped")
 
     def after(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Call every probe's `Probe.after`; those left when ``stop`` says so are left out."""
+        """Call every probe's `Probe.after`; once ``stop()`` is true, the rest is left out."""
         for probe in list(self.running):
             if stop():
                 self.running.remove(probe)
@@ -154,13 +159,13 @@ class ProbeRunner:
             else:
                 self._one(probe, lambda e: e.after(), "after")
 
-    def records(self) -> dict[str, Any]:
-        """Field of the trace -> record."""
+    def measurements(self) -> dict[str, Any]:
+        """Probe -> what it measured."""
         found: dict[str, Any] = {}
         for probe in self.running:
-            record = self._guard(probe.name, probe.record, "record")
-            if record is not None:
-                found[probe.name] = record
+            measurement = self._guard(probe.name, probe.record, "record")
+            if measurement is not None:
+                found[probe.name] = measurement
         return found
 
     def _all(self, call: Callable[[Probe], None], moment: str) -> None:
@@ -174,16 +179,16 @@ class ProbeRunner:
             self.running.remove(probe)
 
     def close(self) -> None:
-        """Whatever came between: no hook of ours is left anywhere."""
-        for probe in self._made:
+        """Remove every hook of the probes, however the run ended."""
+        for probe in self._all_probes:
             with contextlib.suppress(Exception):
                 probe.close()
 
     def _guard(self, name: str, call: Callable[[], Any], moment: str) -> Any:
-        """The call's result; None, and the reason noted, if it raised."""
-        # a model that writes into its own weights in a forward pass shows it the first time
-        first = moment in ("before", "iteration", "after") and (name, moment) not in self._looked
-        self._looked.add((name, moment))
+        """The call's result; None if it raised, with the reason in `skipped`."""
+        # a model that writes into its own weights in a forward pass does so the first time
+        first = moment in ("before", "iteration", "after") and (name, moment) not in self._weights_checked
+        self._weights_checked.add((name, moment))
         with undisturbed(self.context.model, weights=first), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -198,29 +203,15 @@ class ProbeRunner:
 
 
 def allowance(model: nn.Module, rows: int, tokens: int, steps: int) -> float:
-    """Rows through a forward pass that all probes together may take.
+    """Rows that all probes together may pass through the model.
 
-    Counted in work, not in seconds, so that the same run makes the same probes on every machine.
+    Counted in work, not in seconds, so that the same run has the same probes on every machine.
     """
     size = sum(p.numel() for p in model.parameters())
     return SHARE * 3 * rows * steps + FREE / (2.0 * max(1, size) * max(1, tokens))
 
 
 def tokens_of(batch: Any) -> int:
-    """Width of the widest two-dimensional whole-number tensor of a batch: tokens a row; 1 where there is none."""
-    widest = 1
-
-    def look(value: Any) -> None:
-        nonlocal widest
-        if isinstance(value, torch.Tensor):
-            if value.dim() >= 2 and not value.is_floating_point():
-                widest = max(widest, math.prod(value.shape[1:]))
-        elif isinstance(value, Mapping):
-            for v in value.values():
-                look(v)
-        elif isinstance(value, (tuple, list)):
-            for v in value:
-                look(v)
-
-    look(batch)
-    return widest
+    """Tokens in a row: the width of the widest integer tensor of a batch; 1 where there is none."""
+    widths = [math.prod(t.shape[1:]) for t in tensors_in(batch) if t.dim() >= 2 and not t.is_floating_point()]
+    return max([1, *widths])

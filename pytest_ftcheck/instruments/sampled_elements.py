@@ -1,7 +1,7 @@
-"""The elements we look at, of all tensors, side by side in flat vectors.
+"""A fixed random sample of the elements of every tensor, side by side in flat vectors.
 
-Copying a whole model every step would cost more than training it. A head of a million elements is compared exactly when the run
-is over; at each step a fixed random sample of every tensor is enough, for an optimizer that moves one element moves its neighbours.
+Copying a whole model at every step would cost more than training it. The head is compared exactly at the end of the run. At each
+step a sample of every tensor is enough, because an optimizer that moves one element also moves its neighbours.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 
-#: Elements of one tensor looked at at every step.
+#: Elements of one tensor that are sampled: of the head, and of the base.
 SAMPLE_HEAD = 4096
 SAMPLE_BASE = 256
-#: Base tensors of up to this many elements are looked at whole: a straight copy is cheaper than a scattered one.
+#: Base tensors of up to this many elements are copied in full: that is cheaper than reading scattered elements.
 WHOLE = 1024
 #: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model costs 4 %
 #: of a training step, reading a seventh of them 1 % (benchmarks/overhead.py). Heads of the usual size are read in full.
@@ -23,26 +23,26 @@ LARGE_BASE = 2**19
 
 
 def sample_size(p: torch.Tensor, part: str, role: str) -> int:
-    """How many elements of a parameter are looked at at every step.
+    """How many elements of a parameter are sampled.
 
-    Reading scattered elements is what watching costs: 256 tell an rms to within 5 %. Of embeddings more, for few of their rows
-    are ever seen.
+    Reading scattered elements is most of the cost of watching; 256 give an rms to within 5 %. Embeddings get more, because few of
+    their rows occur in the batches.
     """
     if part == "head":
         return SAMPLE_HEAD
     return WHOLE if p.numel() <= WHOLE or role == "embedding" else SAMPLE_BASE
 
 
-class Tracked:
+class SampledElements:
     """A sample of the elements of some parameters.
 
     :param parameters: the parameters, all of them floating point.
-    :param sizes: how many elements to look at in each, at most.
+    :param sizes: how many elements to sample in each, at most.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], sizes: Sequence[int]) -> None:
         self.parameters = list(parameters)
-        generator = torch.Generator().manual_seed(20062)  # ours: the user's random state is not drawn from
+        generator = torch.Generator().manual_seed(20062)  # our own: the user's random state is not used
         self.index: list[torch.Tensor | None] = []
         self.counts: list[int] = []
         for p, size in zip(self.parameters, sizes, strict=True):
@@ -50,7 +50,7 @@ class Tracked:
                 self.index.append(None)
                 self.counts.append(p.numel())
             else:
-                # spread over the rows, for in an embedding table only a few of them are ever seen
+                # spread over the rows, because only a few rows of an embedding table occur in the batches
                 rows, width = (p.shape[0], p.numel() // p.shape[0]) if p.dim() else (1, 1)
                 row = torch.arange(size) % rows if rows <= size else torch.randint(rows, (size,), generator=generator)
                 picked = (row * width + torch.randint(width, (size,), generator=generator)).sort().values
@@ -62,11 +62,11 @@ class Tracked:
         self.total = sum(self.counts)
 
     def zeros(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """A flat vector with one place for each element looked at."""
+        """A flat vector with one place for each sampled element."""
         return torch.zeros(self.total, dtype=dtype or self.dtype, device=self.device)
 
     def split(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """One view a tensor."""
+        """The piece of each tensor, as a view."""
         return torch.split(flat, self.counts)
 
     def values(self, out: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ class Tracked:
         return out
 
     def gradients(self, out: torch.Tensor) -> torch.Tensor:
-        """The current gradients, into ``out``; 0 where there is none, 1 for a row that a sparse gradient names."""
+        """The current gradients, into ``out``; 0 where there is none, 1 for a row that a sparse gradient has."""
         with torch.no_grad():
             for p, index, place in zip(self.parameters, self.index, self.split(out), strict=True):
                 if p.grad is None:
@@ -122,7 +122,7 @@ def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
     if stride > 1:
         rows = grad[::stride]
         norm = torch.linalg.vector_norm(rows, dtype=dtype) * math.sqrt(grad.shape[0] / rows.shape[0])
-        if norm != 0:  # all rows read were zero: that happens to embeddings, so read on
+        if norm != 0:  # in an embedding all rows read may be zero: then all rows are read
             return norm
     norm = torch.linalg.vector_norm(grad, dtype=dtype)
     return norm

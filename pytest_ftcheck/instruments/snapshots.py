@@ -1,4 +1,4 @@
-"""Leave no trace of ourselves: what is the user's is as before after every call, also after an exception."""
+"""Snapshot and restore everything that belongs to the user, also after an exception."""
 
 from __future__ import annotations
 
@@ -457,3 +457,23 @@ class LoaderSnapshot:
         """Everything as it was when the snapshot was taken."""
         for generator, state in self.states:
             generator.set_state(state)
+
+
+class Undo:
+    """Snapshots of what belongs to the user, restored in reverse order."""
+
+    def __init__(self) -> None:
+        self._snapshots: list[Any] = []
+
+    def keep(self, snapshot: Any) -> None:
+        """Restore this snapshot when the run is over."""
+        self._snapshots.append(snapshot)
+
+    def restore(self) -> None:
+        """Restore all snapshots; one that fails does not keep the others from it."""
+        try:
+            while self._snapshots:
+                self._snapshots.pop().restore()
+        finally:
+            if self._snapshots:
+                self.restore()

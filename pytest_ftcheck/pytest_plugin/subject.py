@@ -10,26 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..checks.catalogue import CHECKS
 from ..core.formatting import describe_type
 from ..core.recipe import Recipe
+from ..training.finetune_arguments import ARGUMENTS
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: What `pytest_ftcheck.finetune` takes beside model, batches and the fields of the recipe.
-ARGUMENTS = (
-    "recipe",
-    "optimizer",
-    "scheduler",
-    "loss_fn",
-    "forward",
-    "step",
-    "head",
-    "metrics",
-    "eval_batches",
-    "evaluate",
-    "intent",
-    "probes",
-    "seeds",
-)
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -1,27 +1,18 @@
-"""Put what was measured into a `Trace`."""
+"""Put everything that was measured into a `Trace`."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from ..checks.probes import PROBE_CLASSES
-from ..core.trace import Trace
+from ..core.trace import NOT_NAMED, Trace
 from ..instruments.probe import ProbeRunner
 
-#: torch's words for a loss that is cut off from the weights.
-_NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
 
-
-def is_cut(error: BaseException) -> bool:
-    """Whether backward failed because the loss has no graph."""
-    return isinstance(error, RuntimeError) and bool(_NO_GRAPH.search(str(error)))
-
-
-def assemble(source: str, fields: dict[str, Any], *, noise: dict[str, float | None], **rest: Any) -> Trace:
-    """A trace from a recorder's fields, the noise probe's numbers and all the rest."""
+def build_trace(source: str, fields: dict[str, Any], *, noise: dict[str, float | None], **rest: Any) -> Trace:
+    """A trace from the recorder's fields, the rounding noise of single gradients, and all other fields."""
     tensors = tuple(
         dataclasses.replace(t, gradients=dataclasses.replace(t.gradients, noise=noise[t.name]))
         if t.name in noise
@@ -31,18 +22,22 @@ def assemble(source: str, fields: dict[str, Any], *, noise: dict[str, float | No
     return Trace(source=source, tensors=tensors, **fields, **rest)
 
 
-def measurements_of(
-    runner: ProbeRunner | None, wanted: Sequence[str], without: str, *, partial: bool = False
+def measured_fields(
+    runner: ProbeRunner | None, probes: Sequence[str], without_runner: str, *, partial: bool = False
 ) -> dict[str, Any]:
-    """What the probes measured and why others measured nothing, as fields of a `Trace`.
+    """The fields ``measurements`` and ``skipped`` of a `Trace`: what the probes measured, and why others measured nothing.
 
-    :param without: why there are none at all, where there is no runner.
+    :param probes: names of those that were to run.  :param without_runner: why none ran, where there is no runner.
     """
-    records = {} if runner is None else runner.records()
+    measurements = {} if runner is None else runner.measurements()
     skipped = {} if runner is None else dict(runner.skipped)
     for kind in PROBE_CLASSES:
-        if kind.name not in records and kind.name not in skipped:
-            asked = kind.name in wanted
-            made = "the run ended before it was made" if partial else "nothing could be measured"
-            skipped[kind.name] = "not among the probes= asked for" if not asked else without if runner is None else made
-    return {"measurements": records, "skipped": skipped}
+        if kind.name in measurements or kind.name in skipped:
+            continue
+        if kind.name not in probes:
+            skipped[kind.name] = NOT_NAMED
+        elif runner is None:
+            skipped[kind.name] = without_runner
+        else:
+            skipped[kind.name] = "the run ended early" if partial else "there was nothing to measure"
+    return {"measurements": measurements, "skipped": skipped}

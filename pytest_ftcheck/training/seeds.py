@@ -1,4 +1,4 @@
-"""The same fine-tune under several seeds: what differs from one to the next, and what must not."""
+"""The same fine-tune under several seeds: what varies with the seed, and what stays the same."""
 
 from __future__ import annotations
 
@@ -18,19 +18,13 @@ from ..instruments.batches import spent
 from ..instruments.snapshots import LoaderSnapshot
 from ..seeds.runs import Runs
 from ..seeds.sprt import Seeds, check_seeds
+from .finetune_arguments import OwnArguments
 
 
-def several(
-    train: Callable[..., Trace],
-    seeds: Seeds,
-    model: Any,
-    batches: Any,
-    recipe: Recipe,
-    *,
-    calibrating: bool = False,
-    **arguments: Any,
+def finetune_seeds(
+    finetune: Callable[..., Trace], seeds: Seeds, model: Any, batches: Any, recipe: Recipe, own: OwnArguments
 ) -> Runs:
-    """`Runs` of a fine-tune, the first seed trained: what is wrong with the input is said at once.
+    """`Runs` of a fine-tune. The first seed is trained at once, so that errors in the input are raised at once.
 
     The first seed is the very run that ``finetune`` makes without ``seeds=``. For the others
 
@@ -41,7 +35,7 @@ def several(
     :raises ValueError: batches that can be read only once.
     """
     check_seeds(seeds)
-    for name, source in (("batches", batches), ("eval_batches", arguments.get("eval_batches"))):
+    for name, source in (("batches", batches), ("eval_batches", own.get("eval_batches"))):
         if _once(source):
             raise ValueError(
                 f"{name} is {describe_type(source)}, which can be read only once, but seeds={seeds!r} reads it for every seed: "
@@ -49,44 +43,42 @@ def several(
             )
 
     def run(seed: int, steps: int) -> Trace:
-        mine = dataclasses.replace(recipe, seed=seed, steps=steps)
+        of_seed = dataclasses.replace(recipe, seed=seed, steps=steps)
         first = (seed, steps) == (recipe.seed, recipe.steps)
         with repeating(not first), _reordered(batches, seed, recipe.seed) as source:
-            return train(model, source, mine, **arguments)
+            return finetune(model, source, of_seed, **own)
 
-    made = not isinstance(model, nn.Module)
+    from_factory = not isinstance(model, nn.Module)
+    own_scheduler = own.get("scheduler") is not None
     runs = Runs(
         run,
         recipe,
         seeds,
-        varies=_varies(batches, made),
-        no_longer="the scheduler is yours, and made for this number of steps"
-        if arguments.get("scheduler") is not None
-        else None,
-        same_start=not made,
-        calibrating=calibrating,
+        varies=_varies(batches, from_factory),
+        no_longer="the scheduler is yours, and made for this number of steps" if own_scheduler else None,
+        same_start=not from_factory,
     )
     _ = runs[0]
     return runs
 
 
 def _once(source: Any) -> bool:
-    """Whether a second look finds nothing; what is no iterable of batches at all is refused elsewhere."""
+    """Whether it can be read only once; what is no iterable at all is refused elsewhere."""
     if isinstance(source, (list, tuple)) or not isinstance(source, Iterable):
         return False
     return isinstance(source, Iterator) or spent(source)
 
 
-def _varies(batches: Any, made: bool) -> tuple[str, ...]:
-    told = ["initial weights"] if made else []
+def _varies(batches: Any, from_factory: bool) -> tuple[str, ...]:
+    varying = ["initial weights"] if from_factory else []
     if isinstance(batches, (list, tuple)) and len(batches) > 1:
-        told.append(f"order of the {plural(len(batches), 'batch', 'batches')}")
-    return (*told, "dropout and whatever else draws from torch, numpy or random")
+        varying.append(f"order of the {plural(len(batches), 'batch', 'batches')}")
+    return (*varying, "dropout and whatever else draws from torch, numpy or random")
 
 
 @contextlib.contextmanager
 def _reordered(batches: Any, seed: int, first: int) -> Iterator[Any]:
-    """The batches in the order of this seed; the first seed's order is the user's own. A loader's generators are left as they were."""
+    """The batches in the order of this seed; the first seed's order is the user's own. A loader's generators are restored."""
     if seed == first:
         yield batches
     elif isinstance(batches, (list, tuple)):

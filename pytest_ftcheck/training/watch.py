@@ -1,4 +1,4 @@
-"""``watch``: somebody's own loop, watched and not touched."""
+"""``watch``: the user's own loop, watched and not changed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ import torch
 from torch import nn
 
 from ..checks.probes import PROBE_CLASSES, chosen_probes
-from ..core import events
+from ..core import arguments, events
 from ..core.formatting import describe_type
 from ..core.intent import Intent
 from ..core.observations import Metric, Reading
 from ..core.recipe import Recipe
 from ..core.trace import Trace
-from ..instruments.batches import Batches, LossFn, Reader, device_of, row_count, split, to_device
+from ..instruments.batches import Batches, device_of, row_count, split, to_device
 from ..instruments.environment import environment
-from ..instruments.fixed_batch import FixedProbe, MetricProbe, small_gradients
+from ..instruments.fixed_rows import LossTracker, MetricTracker
 from ..instruments.parameter_roles import find_head
 from ..instruments.probe import ProbeContext, ProbeRunner, allowance, tokens_of
-from ..instruments.setup import check_callables, check_parameters
+from ..instruments.reader import LossFn, Reader
+from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.snapshots import quiet
-from .build_trace import assemble, is_cut, measurements_of
-from .loss_graph import ingredients, other_loss
+from .build_trace import build_trace, measured_fields
+from .loss_graph import differs_from, has_no_graph, nodes_near
 from .recorder import Recorder
+from .resolve import check_parameters
 
 T = TypeVar("T")
+#: Steps of a loop whose length is not known: its loss is evaluated at the start and the end only.
+ENDLESS = 2**31
 
 
 class watch:  # noqa: N801 - a context manager that reads as a verb
@@ -41,12 +45,12 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
 
     :param model: the module being trained.
     :param optimizer: the ``torch.optim.Optimizer`` (or Accelerate's wrapper) that trains it.
-    :param scheduler: your scheduler; only named in the trace, for the learning rates are read off the optimizer.
-    :param head: prefix, or prefixes, of the head's parameter names; default: found.
+    :param scheduler: your scheduler: whether it drives this optimizer, and steps after it. Learning rates are read off the optimizer.
+    :param head: prefix, or prefixes, of the head's parameter names; default: found by the usual names.
     :param probe_batch: a batch to evaluate with dropout off when the block begins and ends; needs readable labels or ``loss_fn``.
-    :param loss_fn: ``(model, batch) -> loss`` for the probe batch, where the default reading does not do.
-    :param intent: what you mean the run to be (`Intent`).
-    :param probes: which probes to make on the probe batch, names as for `finetune`; default all that can be.
+    :param loss_fn: ``(model, batch) -> loss`` for the probe batch, where its loss cannot be read by default.
+    :param intent: what you expect of the run (`Intent`).
+    :param probes: which probes to run on the probe batch, names as for `finetune`; default: all that can run in a loop of yours.
     :raises ValueError, TypeError: bad input, before the block begins.
 
     >>> from pytest_ftcheck import tiny_distilbert, toy_batches
@@ -73,25 +77,24 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         intent: Intent | None = None,
         probes: Sequence[str] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is {describe_type(model)}: expected a torch.nn.Module")
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer is {describe_type(optimizer)}: expected a torch.optim.Optimizer")
-        check_callables(loss_fn=loss_fn)
+        arguments.instance("model", model, nn.Module, "a torch.nn.Module")
+        arguments.instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+        arguments.callables(loss_fn=loss_fn)
         if loss_fn is not None and probe_batch is None:
             raise ValueError("loss_fn is given without probe_batch: it would never be called; pass both or neither")
-        wanted = chosen_probes(probes)
+        chosen = chosen_probes(probes)
         if probes is not None and probe_batch is None:
-            raise ValueError("probes is given without probe_batch: there is nothing to look at; pass both or neither")
+            raise ValueError(
+                "probes is given without probe_batch: there is nothing to measure on; pass both or neither"
+            )
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise TypeError(f"scheduler is {describe_type(scheduler)}: expected a learning-rate scheduler")
         check_parameters(model)
+        arguments.instance("intent", intent, Intent, "a pytest_ftcheck.Intent", optional=True)
         if intent is not None:
-            if not isinstance(intent, Intent):
-                raise TypeError(f"intent is {describe_type(intent)}: expected a pytest_ftcheck.Intent")
             intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
         self._intent, self._scheduler = intent, scheduler
-        self._wanted, self._everything = wanted, probes is not None
+        self._probes, self._everything = chosen, probes is not None
         self._probe_runner: ProbeRunner | None = None
         self._model, self._optimizer = model, optimizer
         self._head = find_head(model, head)
@@ -100,9 +103,9 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             self._notes.append(f"scheduler: {type(scheduler).__name__}")
         self._probe_batch, self._loss_fn = probe_batch, loss_fn
         self._reader: Reader | None = None
-        self._probe: FixedProbe | None = None
-        self._metrics: MetricProbe | None = None
-        self._ingredients: frozenset[str] = frozenset()
+        self._loss_tracker: LossTracker | None = None
+        self._metric_tracker: MetricTracker | None = None
+        self._loss_nodes: frozenset[str] = frozenset()
         if probe_batch is not None:
             with quiet(model, weights=True):
                 self._reader = Reader(model, probe_batch, loss_fn=loss_fn, argument="probe_batch")
@@ -114,24 +117,25 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
 
     def __enter__(self) -> watch:
         if self._recorder is not None:
-            raise RuntimeError("this watch has been used already: make a new one for another loop")
+            raise RuntimeError("this watch has been used already: create a new one for another loop")
         self._began = time.perf_counter()
         if self._reader is not None:
-            self._probe = FixedProbe(self._model, self._reader, [self._probe_batch], "probe_batch", 2**31)
-            self._probe.look(0)
-            self._metrics = MetricProbe(self._model, self._reader, [self._probe_batch], "probe rows", None)
-            self._probe_runner = self._prepare(self._reader)
+            batches = [self._probe_batch]
+            self._loss_tracker = LossTracker(self._model, self._reader, batches, "probe_batch", ENDLESS)
+            self._loss_tracker.evaluate(0)
+            self._metric_tracker = MetricTracker(self._model, self._reader, batches, "probe rows", None)
+            self._probe_runner = self._make_probe_runner(self._reader)
         self._recorder = Recorder(self._model, self._optimizer, self._head, self._scheduler)
         self._recorder.attach()
         return self
 
-    def _prepare(self, reader: Reader) -> ProbeRunner:
+    def _make_probe_runner(self, reader: Reader) -> ProbeRunner:
         device = device_of(self._model)
         batch = to_device(self._probe_batch, device)
         context = ProbeContext(
             model=self._model,
             reader=reader,
-            probe=[batch],
+            fixed_batches=[batch],
             batches=Batches([self._probe_batch], 1, "probe_batch"),
             held_out=None,
             head=self._head,
@@ -139,13 +143,13 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             scheduler=self._scheduler,
             recipe=Recipe(),
             intent=self._intent or Intent(),
-            evaluate=None,
-            ours=False,
+            user_metric=None,
+            recipe_loop=False,
             device=device,
         )
-        kinds = [e for e in PROBE_CLASSES if e.watchable and e.name in self._wanted]
+        kinds = [kind for kind in PROBE_CLASSES if kind.watchable and kind.name in self._probes]
         rows = row_count(split(batch)[0]) or 1
-        # of a loop that we do not run the length is not known: as for a short one
+        # the length of the loop is not known: the budget is that of a short one
         budget = math.inf if self._everything else allowance(self._model, rows, tokens_of(batch), Recipe().steps)
         runner = ProbeRunner(context, kinds, budget)
         runner.before()
@@ -157,28 +161,28 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         assert self._recorder is not None
         self._recorder.detach()
         try:
-            self._leave(error)
+            self._end(error)
         finally:
             if self._probe_runner is not None:
                 self._probe_runner.close()
 
-    def _leave(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         recorder = self._recorder
         assert recorder is not None
         if error is not None:
-            if is_cut(error) and recorder.iterations:
+            if has_no_graph(error) and recorder.iterations:
                 recorder.iterations[-1].backward_error = "the loss has no graph"
             with contextlib.suppress(Exception):
                 self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
                 error.ftcheck_trace = self._trace  # type: ignore[attr-defined]
             return
         self._trace = self._measure(None)
-        if told := events.current():
-            told.traced(self._trace)
-        events.keep(self._trace, None)
+        if listener := events.current():
+            listener.traced(self._trace)
+        events.run_ended(self._trace, None)
 
     def loss(self, loss: T) -> T:
-        """Tell the loss of one batch, and get it back: ``w.loss(loss).backward()``.
+        """Record the loss of one batch, and return it: ``w.loss(loss).backward()``.
 
         :raises ValueError: a tensor of more than one element.
         """
@@ -191,16 +195,16 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                 )
         elif not isinstance(loss, (int, float)):
             raise TypeError(f"loss is {describe_type(loss)}: expected a scalar tensor or a number")
-        self._recorder.begin()
-        self._recorder.tell(loss)
-        self._ingredients = self._ingredients or ingredients(loss)
+        self._recorder.begin_iteration()
+        self._recorder.end_iteration(loss)
+        self._loss_nodes = self._loss_nodes or nodes_near(loss)
         return loss
 
     @property
     def trace(self) -> Trace:
-        """What happened; complete once the block is left."""
+        """What happened; available after the block."""
         if self._trace is None:
-            raise RuntimeError("the trace is ready when the with block has been left")
+            raise RuntimeError("the trace is ready after the with block")
         return self._trace
 
     def _measure(self, stopped: str | None) -> Trace:
@@ -210,31 +214,24 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         fields = recorder.finish()
         metrics: tuple[Metric, ...] = ()
         noise: dict[str, float | None] = {}
-        if stopped is None and self._probe is not None and self._reader is not None:
-            self._probe.look(len(recorder.steps))
-            if self._metrics is not None:
-                metrics = self._metrics.record()
-                self._notes += self._metrics.notes
-            noise = small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
+        if stopped is None and self._loss_tracker is not None and self._reader is not None:
+            self._loss_tracker.evaluate(len(recorder.steps))
+            if self._metric_tracker is not None:
+                metrics = self._metric_tracker.record()
+                self._notes += self._metric_tracker.notes
+            noise = noise_of_small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
             if self._probe_runner is not None:
                 self._probe_runner.context.tensors = fields["tensors"]
                 self._probe_runner.after()
                 self._notes += self._probe_runner.context.notes
-        measured = measurements_of(
-            self._probe_runner, self._wanted, "watch was given no probe_batch", partial=stopped is not None
-        )
-        other = other_loss(self._reader.reading.loss, self._ingredients) if self._reader else None
-        if other is not None and measured.pop("loss_shape", None) is not None:
-            measured["skipped"]["loss_shape"] = other
-            self._notes.append(other)
-        return assemble(
+        return build_trace(
             "watch",
             fields,
-            **measured,
+            **self._measured(partial=stopped is not None),
             intent=self._intent.plain() if self._intent is not None else None,
             recipe=None,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),
-            probe=self._probe.record() if self._probe is not None else None,
+            probe=self._loss_tracker.record() if self._loss_tracker is not None else None,
             metrics=metrics,
             noise=noise,
             environment=environment(self._model),
@@ -243,3 +240,12 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             stopped=stopped,
             notes=tuple(self._notes),
         )
+
+    def _measured(self, *, partial: bool) -> dict[str, Any]:
+        """What the probes measured; not the loss function where the graph shows that the loop uses another one."""
+        measured = measured_fields(self._probe_runner, self._probes, "watch has no probe_batch", partial=partial)
+        other = differs_from(self._reader.reading.loss, self._loss_nodes) if self._reader else None
+        if other is not None and measured["measurements"].pop("loss_shape", None) is not None:
+            measured["skipped"]["loss_shape"] = other
+            self._notes.append(other)
+        return measured

@@ -10,15 +10,16 @@ import torch
 
 from pytest_ftcheck import Recipe, Subject, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.instruments import tiny_architectures
-from pytest_ftcheck.instruments.environment import WORKERS, share
+from pytest_ftcheck.instruments.environment import WORKERS, thread_share
 from pytest_ftcheck.instruments.parameter_roles import roles
 from pytest_ftcheck.pytest_plugin.build_subject import made
 from pytest_ftcheck.pytest_plugin.model_spec import named, place
-from pytest_ftcheck.pytest_plugin.subject import ARGUMENTS, as_subject
+from pytest_ftcheck.pytest_plugin.subject import as_subject
+from pytest_ftcheck.training.finetune_arguments import ARGUMENTS, OwnArguments
 
 
 def test_it_takes_what_finetune_takes():
-    taken = set(inspect.signature(finetune).parameters) - {"model", "batches", "recipe_fields"}
+    taken = {*inspect.signature(finetune).parameters, *OwnArguments.__annotations__} - {"model", "batches", "arguments"}
     assert set(ARGUMENTS) == taken
     for name in Recipe.field_names():
         assert name not in ARGUMENTS or name == "optimizer"
@@ -303,4 +304,4 @@ def test_workers_share_the_processors(monkeypatch, told, threads, expected):
     monkeypatch.setenv(WORKERS, told)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert share() == expected
+    assert thread_share() == expected

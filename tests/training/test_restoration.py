@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from pytest_ftcheck import Trace, finetune, tiny_distilbert, toy_batches
-from pytest_ftcheck.instruments.setup import Undo
+from pytest_ftcheck.instruments.snapshots import Undo
 
 
 class Boom(Exception):

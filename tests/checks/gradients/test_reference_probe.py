@@ -565,7 +565,7 @@ def test_nan_travels_as_json(rows):
 
 
 def test_slopes_leave_every_bit_and_say_nothing_of_low_precision(rows):
-    from pytest_ftcheck.instruments.batches import Reader
+    from pytest_ftcheck.instruments.reader import Reader
 
     torch.manual_seed(0)
     model = Net().train()

@@ -189,7 +189,7 @@ def test_a_saturated_softmax_is_told_from_a_learning_one():
 @pytest.mark.parametrize("model", [Detached, Buffered, Numbered, FrozenGate, Rounded])
 def test_everything_is_as_before(model):
     from pytest_ftcheck.checks.gradients.probe.severed import SilentTensors
-    from pytest_ftcheck.instruments.batches import Reader
+    from pytest_ftcheck.instruments.reader import Reader
 
     net, batch = model(), rows()[0]
     trace = run(net)

@@ -105,15 +105,16 @@ def test_trained_values_come_back_bit_for_bit(rows):
     from pytest_ftcheck import Intent
     from pytest_ftcheck.checks.head.probe.ablation import AblationProbe
     from pytest_ftcheck.core.recipe import Recipe
-    from pytest_ftcheck.instruments.batches import Batches, Reader
+    from pytest_ftcheck.instruments.batches import Batches
     from pytest_ftcheck.instruments.probe import ProbeContext, ProbeRunner
+    from pytest_ftcheck.instruments.reader import Reader
 
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     context = ProbeContext(
-        model=model, reader=Reader(model, rows[0]), probe=rows[:2], batches=Batches(rows, 4), held_out=rows[4:],
-        head=("classifier",), optimizer=optimizer, scheduler=None, recipe=Recipe(steps=4), intent=Intent(), evaluate=None,
-        ours=False, device=torch.device("cpu"), steps=4,
+        model=model, reader=Reader(model, rows[0]), fixed_batches=rows[:2], batches=Batches(rows, 4), held_out=rows[4:],
+        head=("classifier",), optimizer=optimizer, scheduler=None, recipe=Recipe(steps=4), intent=Intent(), user_metric=None,
+        recipe_loop=False, device=torch.device("cpu"), steps=4,
     )  # fmt: skip
     runner = ProbeRunner(context, [AblationProbe], 1e9)
     runner.before()

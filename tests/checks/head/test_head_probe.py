@@ -451,8 +451,9 @@ def test_nothing_is_changed_by_looking(rows):
     """Weights, gradients, buffers, modes, hooks and random states, at each moment of the probe."""
     from pytest_ftcheck.checks.head.probe.head import HeadProbe
     from pytest_ftcheck.core.recipe import Recipe
-    from pytest_ftcheck.instruments.batches import Batches, Reader
+    from pytest_ftcheck.instruments.batches import Batches
     from pytest_ftcheck.instruments.probe import ProbeContext, ProbeRunner
+    from pytest_ftcheck.instruments.reader import Reader
 
     torch.manual_seed(1)
     model = Net(nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 2)))
@@ -460,9 +461,9 @@ def test_nothing_is_changed_by_looking(rows):
     x, y = rows[0]
     nn.functional.cross_entropy(model(x), y).backward()
     context = ProbeContext(
-        model=model, reader=Reader(model, rows[0]), probe=rows[:2], batches=Batches(rows, 4), held_out=None, head=("classifier",),
+        model=model, reader=Reader(model, rows[0]), fixed_batches=rows[:2], batches=Batches(rows, 4), held_out=None, head=("classifier",),
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1), scheduler=None, recipe=Recipe(steps=4),
-        intent=Intent(pretrained=declared(model)), evaluate=None, ours=False, device=torch.device("cpu"), steps=4,
+        intent=Intent(pretrained=declared(model)), user_metric=None, recipe_loop=False, device=torch.device("cpu"), steps=4,
     )  # fmt: skip
 
     def photograph():

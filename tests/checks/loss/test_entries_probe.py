@@ -17,7 +17,7 @@ from pytest_ftcheck import (
 )
 from pytest_ftcheck.checks.head.probe.reload import looks_random
 from pytest_ftcheck.checks.loss.record import LossShape
-from pytest_ftcheck.instruments.batches import Reader
+from pytest_ftcheck.instruments.reader import Reader
 
 bce = F.binary_cross_entropy_with_logits
 

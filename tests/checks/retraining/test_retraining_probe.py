@@ -24,8 +24,9 @@ from pytest_ftcheck.checks.retraining.probe.rerun import Adam
 from pytest_ftcheck.checks.retraining.record import Overfit, Permuted
 from pytest_ftcheck.core.recipe import Recipe
 from pytest_ftcheck.core.trace import Trace
-from pytest_ftcheck.instruments.batches import Batches, Reader
+from pytest_ftcheck.instruments.batches import Batches
 from pytest_ftcheck.instruments.probe import ProbeContext, ProbeRunner
+from pytest_ftcheck.instruments.reader import Reader
 
 BOTH = ("overfit", "permuted")
 
@@ -329,9 +330,9 @@ def test_a_model_that_raises_is_skipped(rows):
 # ------------------------------------------------------------------------------------------ as before
 def context_of(model, rows, optimizer):
     return ProbeContext(
-        model=model, reader=Reader(model, rows[0]), probe=rows[:2], batches=Batches(rows, 8), held_out=rows[4:],
-        head=("head",), optimizer=optimizer, scheduler=None, recipe=Recipe(steps=8), intent=Intent(), evaluate=None,
-        ours=True, device=torch.device("cpu"), steps=8,
+        model=model, reader=Reader(model, rows[0]), fixed_batches=rows[:2], batches=Batches(rows, 8), held_out=rows[4:],
+        head=("head",), optimizer=optimizer, scheduler=None, recipe=Recipe(steps=8), intent=Intent(), user_metric=None,
+        recipe_loop=True, device=torch.device("cpu"), steps=8,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The user's own metric beside reference metrics, and beside well-known mistakes, on the same held-out rows."""
+"""The user's own metric beside reference metrics, and beside common mistakes, on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -9,41 +9,48 @@ import numpy as np
 import torch
 from torch import nn
 
-from ....instruments.batches import IGNORED, Reader
-from ....instruments.fixed_batch import gather_logits
+from ....instruments.fixed_rows import gather_logits
 from ....instruments.metrics import cut_of, predictions, references
+from ....instruments.reader import Reader
+from ....instruments.tasks import IGNORED
 from ..record import Evaluation
 
+#: Logits and labels of one batch.
+Pair = tuple[torch.Tensor, torch.Tensor]
 
-class Scoring:
+
+class HeldOutLogits:
     """Logits of the held-out rows, batch by batch, before and after the run."""
 
     def __init__(self, model: nn.Module, reader: Reader, batches: Sequence[Any], rows: int) -> None:
         self.model, self.reader, self.batches, self.rows = model, reader, batches, rows
-        self.looks: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+        self.collected: list[list[Pair]] = []
 
-    def look(self) -> None:
-        """Evaluate, dropout off."""
-        found = [gather_logits(self.model, self.reader, [batch]) for batch in self.batches]
-        self.looks.append([pair for pair in found if pair is not None])
+    def collect(self) -> None:
+        """Compute the logits of all held-out rows, dropout off."""
+        pairs = [gather_logits(self.model, self.reader, [batch]) for batch in self.batches]
+        self.collected.append([pair for pair in pairs if pair is not None])
 
-    def record(self, evaluated: tuple[float, float] | None) -> Evaluation | None:
-        """The numbers side by side; None where there is nothing to compare."""
+    def evaluation(self, evaluated: tuple[float, float] | None) -> Evaluation | None:
+        """The user's metric beside references; None where there is nothing to compare.
+
+        :param evaluated: what the user's ``evaluate`` gave before and after.
+        """
         task = self.reader.task
-        if evaluated is None or task is None or len(self.looks) != 2 or not all(self.looks):
+        if evaluated is None or task is None or len(self.collected) != 2 or not all(self.collected):
             return None
-        both = [_joined(look) for look in self.looks]
-        if any(pair is None for pair in both):
+        before, after = (_joined(pairs) for pairs in self.collected)
+        if before is None or after is None:
             return None
-        (first, labels), (last, _) = both  # type: ignore[misc]
+        (first, labels), (last, _) = before, after
         cut = cut_of(first, last)
-        before, after = references(task, first, labels, cut), references(task, last, labels, cut)
-        wrong = [mistakes(task, look) for look in self.looks]
+        first_references, last_references = references(task, first, labels, cut), references(task, last, labels, cut)
+        first_mistakes, last_mistakes = (mistakes(task, pairs) for pairs in self.collected)
         changed = baseline = None
         if task == "single_label":
             keep = labels.reshape(-1) != IGNORED
-            guesses = [predictions(task, x, cut).reshape(-1)[keep] for x in (first, last)]
-            changed = float((guesses[0] != guesses[1]).float().mean())
+            first_guess, last_guess = (predictions(task, x, cut).reshape(-1)[keep] for x in (first, last))
+            changed = float((first_guess != last_guess).float().mean())
             counts = torch.bincount(labels.reshape(-1)[keep].long())
             baseline = float(counts.max() / counts.sum())
         elif task == "multi_label":
@@ -54,16 +61,16 @@ class Scoring:
             rows=len(labels),
             first=evaluated[0],
             last=evaluated[1],
-            references={k: (before[k], after[k]) for k in before},
-            mistakes={k: (wrong[0][k], wrong[1][k]) for k in wrong[0] if k in wrong[1]},
+            references={k: (first_references[k], last_references[k]) for k in first_references},
+            mistakes={k: (first_mistakes[k], last_mistakes[k]) for k in first_mistakes if k in last_mistakes},
             changed=changed,
             baseline=baseline,
-            batches=len(self.looks[0]),
+            batches=len(self.collected[0]),
         )
 
 
-def _joined(look: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    logits, labels = [x for x, _ in look], [y for _, y in look]
+def _joined(pairs: Sequence[Pair]) -> Pair | None:
+    logits, labels = [x for x, _ in pairs], [y for _, y in pairs]
     if logits[0].dim() > 2:  # one label a token
         logits, labels = [x.reshape(-1, x.shape[-1]) for x in logits], [y.reshape(-1) for y in labels]
     if len({x.shape[1:] for x in logits}) > 1 or len({y.shape[1:] for y in labels}) > 1:
@@ -71,26 +78,23 @@ def _joined(look: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Te
     return torch.cat(logits), torch.cat(labels)
 
 
-def mistakes(task: str, look: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
-    """What accuracy becomes by mistakes that are often made, batch by batch as in an evaluation loop."""
-    if task != "single_label" or any(x.dim() != 2 or y.dim() != 1 or x.shape[1] < 2 for x, y in look):
+def mistakes(task: str, pairs: Sequence[Pair]) -> dict[str, float]:
+    """What common mistakes make of the accuracy, computed batch by batch as in an evaluation loop."""
+    if task != "single_label" or any(x.dim() != 2 or y.dim() != 1 or x.shape[1] < 2 for x, y in pairs):
         return {}
-    right = total = 0
-    pairs: list[float] = []
-    least = 0
-    rows = 0
-    for logits, labels in look:
+    over_rows = compared = over_argmin = rows = 0
+    all_pairs: list[float] = []
+    for logits, labels in pairs:
         across = logits.argmax(0)
         size = min(len(across), len(labels))
-        right += int((across[:size] == labels[:size]).sum())
-        total += size
-        guess = logits.argmax(1)
-        pairs.append(float((guess[:, None] == labels[None, :]).float().mean()))
-        least += int((logits.argmin(1) == labels).sum())
+        over_rows += int((across[:size] == labels[:size]).sum())
+        compared += size
+        all_pairs.append(float((logits.argmax(1)[:, None] == labels[None, :]).float().mean()))
+        over_argmin += int((logits.argmin(1) == labels).sum())
         rows += len(labels)
     return {
-        "argmax over the rows of a batch instead of the classes": right / max(1, total),
-        "argmax over the rows of a batch instead of the classes, over all rows": right / max(1, rows),
-        "every prediction compared with every label": float(np.mean(pairs)),
-        "argmin instead of argmax": least / max(1, rows),
+        "argmax over the rows of a batch instead of the classes": over_rows / max(1, compared),
+        "argmax over the rows of a batch instead of the classes, divided by all rows": over_rows / max(1, rows),
+        "every prediction compared with every label": float(np.mean(all_pairs)),
+        "argmin instead of argmax": over_argmin / max(1, rows),
     }

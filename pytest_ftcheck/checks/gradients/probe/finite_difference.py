@@ -1,4 +1,4 @@
-"""Does the loss follow its own gradient? Move one part of the model along it, and look."""
+"""Does the loss follow its own gradient? One part of the model is moved along it, and the loss is computed again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....instruments.batches import Reader, row_count, split, take_rows
+from ....instruments.batches import row_count, split, take_rows
 from ....instruments.parameter_roles import in_part
+from ....instruments.reader import Reader
 from ....instruments.snapshots import perturbed, preserved_globals, quiet
 from ..record import Slope
 
-#: Rows looked at.
+#: Rows of the batch that are used, at most.
 ROWS = 8
-#: The stride is such that the loss should change by this share of itself ...
+#: The stride is chosen such that the loss should change by this share of itself ...
 CHANGE = 1e-3
-#: ... but moves no part by more than this share of its own norm: further away the loss may be another.
+#: ... but moves no part by more than this share of its own norm: further away the gradient is another.
 REACH = 5e-3
-#: A foretold change below this share of the loss is too near to the rounding of float32 (6e-8, summed over many terms).
+#: A predicted change below this share of the loss is too near to the rounding of float32 (6e-8, summed over many terms).
 LEAST = 2e-5
-#: Where the slope is not 1, the stride is shortened by this factor, again and again, while enough is foretold.
+#: Where the ratio is not 1, the stride is shortened by this factor repeatedly, as long as the predicted change is large enough.
 SHORTEN = 5.0
-#: A slope this near to 1 needs no second look with a shorter stride.
+#: A ratio this near to 1 needs no second measurement with a shorter stride.
 AGREES = 0.1
 #: Elements of a part of which a copy is made, at most.
 MOST = 300_000_000
@@ -46,7 +47,7 @@ def parts_of(model: nn.Module, head: Sequence[str]) -> dict[str, list[nn.Paramet
 
 
 def slopes(model: nn.Module, reader: Reader, head: Sequence[str], batch: Any, known: Sequence[str] = ()) -> list[Slope]:
-    """One `Slope` for each part, but those known, whose gradient foretells enough; dropout off, everything put back."""
+    """One `Slope` for each part, but those known, whose gradient predicts a large enough change; dropout off, everything is restored."""
     rows = row_count(split(batch)[0]) or 0
     if rows > ROWS:
         batch = take_rows(batch, range(ROWS))
@@ -56,12 +57,12 @@ def slopes(model: nn.Module, reader: Reader, head: Sequence[str], batch: Any, kn
         return []
     with quiet(model, grad=True), preserved_globals():
         loss = reader.loss(batch)[0]
-        here = float(loss.detach())
-        if not loss.requires_grad or not math.isfinite(here):
+        value = float(loss.detach())
+        if not loss.requires_grad or not math.isfinite(value):
             return []
         grads = torch.autograd.grad(loss, every, allow_unused=True)
     gradient = {id(p): g for p, g in zip(every, grads, strict=True) if g is not None and not g.is_sparse}
-    found = [_slope(model, reader, batch, part, ps, gradient, here) for part, ps in parts.items()]
+    found = [_slope(model, reader, batch, part, ps, gradient, value) for part, ps in parts.items()]
     return [s for s in found if s is not None]
 
 
@@ -72,15 +73,15 @@ def _slope(
     part: str,
     parameters: Sequence[nn.Parameter],
     gradient: dict[int, torch.Tensor],
-    here: float,
+    loss: float,
 ) -> Slope | None:
     moved = [p for p in parameters if id(p) in gradient]
     length = _norm([gradient[id(p)] for p in moved])
     size = _norm([p.detach() for p in moved])
     if not moved or not math.isfinite(length) or length == 0:
         return None
-    stride = min(CHANGE * abs(here) / length, REACH * size)
-    if stride * length < LEAST * abs(here) or stride == 0:
+    stride = min(CHANGE * abs(loss) / length, REACH * size)
+    if stride * length < LEAST * abs(loss) or stride == 0:
         return None
 
     def change(h: float) -> float:
@@ -94,13 +95,13 @@ def _slope(
                     values.append(float(reader.loss(batch)[0]))
         return (values[0] - values[1]) / (2 * h * length)
 
-    far = near = change(stride)
-    while abs(near - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(here):
+    longer = shortest = change(stride)
+    while abs(shortest - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(loss):
         stride /= SHORTEN
-        far, near = near, change(stride)
-    if not math.isfinite(far) or not math.isfinite(near):
+        longer, shortest = shortest, change(stride)
+    if not math.isfinite(longer) or not math.isfinite(shortest):
         return None
-    return Slope(part, far, near, stride * length / abs(here))
+    return Slope(part, longer, shortest, stride * length / abs(loss))
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

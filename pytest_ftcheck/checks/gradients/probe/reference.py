@@ -1,4 +1,4 @@
-"""Recompute the gradient of a step for the same batches, weights and dropout masks, and compare it with what the optimizer found."""
+"""Recomputes the gradient of a step for the same batches, weights and dropout masks, and compares it with what the optimizer found."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ....instruments.batches import row_count, split, to_device
+from ....instruments.optimizers import needs_closure
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext, allowance, tokens_of
-from ....instruments.sampled_elements import Tracked
-from ....instruments.setup import needs_closure
-from ..record import GradientMatch, ReferenceGradient, ReferenceStep, Silent, Slope
+from ....instruments.sampled_elements import SampledElements
+from ..record import GradientMatch, MissingGradient, ReferenceGradient, ReferenceStep, Slope
 from .finite_difference import ROWS, slopes
-from .severed import SilentTensors
-from .unzeroed import Leftovers
+from .severed import MissingGradients
+from .unzeroed import WatchedGradients
 
-#: Elements looked at in each tensor.
+#: Elements compared in each tensor.
 SAMPLE = 4096
-#: Steps looked at, at most: the first three one after another, so that gradients which add up show; one half-way, one near the end.
+#: Steps recomputed, at most: the first three in a row, so that gradients which add up show; one half-way, one near the end.
 FIRST = 3
 LATER = (0.5, 0.9)
-#: Our own loop is known: there only what the model itself does to gradients can differ.
+#: Steps recomputed in our own loop: it is known, so only what the model itself does to gradients can differ.
 OURS = 2
 #: Share of what all probes may take.
 SHARE = 0.3
 #: Batches for one optimizer step that are recomputed, at most.
 MOST_BATCHES = 16
-#: A gradient of this share of the largest or less is not asked for its direction: it may be rounding noise.
+#: The direction of a gradient of this share of the largest or less is not judged: it may be rounding noise.
 NOISE = 1e-5
 #: A tensor whose gradient has less than this cosine with what it should be, ...
-ASTRAY = 0.1
+WRONG_DIRECTION = 0.1
 #: ... and is neither this many times longer than those of the others are, nor this many times shorter, has that of something else.
 LONGER = 5.0
 SHORTER = 100.0
@@ -45,27 +45,27 @@ WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEng
 
 
 class ReferenceGradientProbe(Probe):
-    """Recompute the gradient of a step for the same batches, weights and dropout masks, and compare."""
+    """Recomputes the gradient of a step for the same batches, weights and dropout masks, and compares the two."""
 
     name = "reference"
     order = 40
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.rows = row_count(split(context.probe[0])[0]) or 1
-        if context.ours:
+        self.rows = row_count(split(context.fixed_batches[0])[0]) or 1
+        if context.recipe_loop:
             budget = OURS
         else:
-            work = allowance(context.model, self.rows, tokens_of(context.probe[0]), context.steps)
+            work = allowance(context.model, self.rows, tokens_of(context.fixed_batches[0]), context.steps)
             budget = int(max(2, min(FIRST + len(LATER), SHARE * work / (3 * self.rows))))
-        self.first = min(FIRST, budget) if not context.ours else 1
+        self.first = min(FIRST, budget) if not context.recipe_loop else 1
         self.later = [q * context.steps for q in LATER[: max(0, budget - self.first)]]
         self.budget = budget
         self.slopes: list[Slope] = []
-        self.silent: list[Silent] = []
-        self._silent: SilentTensors | None = None
-        self._leftovers: Leftovers | None = None
-        self.found: list[ReferenceStep] = []
+        self.missing: list[MissingGradient] = []
+        self._missing_gradients: MissingGradients | None = None
+        self._watched: WatchedGradients | None = None
+        self.compared: list[ReferenceStep] = []
         self.loss_connected: bool | None = None
         self.logits_connected: bool | None = None
         self.reason: str | None = None
@@ -78,22 +78,22 @@ class ReferenceGradientProbe(Probe):
         self._fresh = True  # no batch has been through since the last optimizer step
 
     def cost(self) -> float:
-        """Forward and backward for each step looked at; for the slopes the same once, and two forward passes a part; for tensors
-        without gradient, if there are any that nothing depends on, the same once and three forward passes."""
+        """Forward and backward for each recomputed step; for the slopes the same once, and two forward passes a part; for tensors
+        without gradient, if there are any, the same once and three forward passes."""
         steps = self.budget + (self.context.intent.accumulation or 1) - 1
         return 3.0 * self.rows * steps + 15.0 * min(ROWS, self.rows)
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:
-        """Slopes; and which elements of which tensors are looked at."""
+        """Measures the slopes, and chooses the elements to compare."""
         model = self.context.model
         if any(type(m).__name__ in WRAPPERS for m in model.modules()):
-            raise RuntimeError(f"a model inside {', '.join(WRAPPERS)} cannot be asked for gradients beside its own")
+            raise RuntimeError(f"gradients cannot be recomputed for a model inside {', '.join(WRAPPERS)}")
         with contextlib.suppress(RuntimeError):  # a model that cannot run backward in eval mode has no slopes
-            self.slopes = slopes(model, self.context.reader, self.context.head, self.context.probe[0])
-        self._silent = SilentTensors(model, self.context.reader, self.context.probe[0])
-        if not self.context.ours and not self.context.steps:  # watched: no batch comes by, so nothing can be recomputed
-            self._leftovers = Leftovers(list(model.parameters()))
+            self.slopes = slopes(model, self.context.reader, self.context.head, self.context.fixed_batches[0])
+        self._missing_gradients = MissingGradients(model, self.context.reader, self.context.fixed_batches[0])
+        if not self.context.recipe_loop and not self.context.steps:  # watched: the batches are not known, so nothing can be recomputed
+            self._watched = WatchedGradients(list(model.parameters()))
         if needs_closure(self.context.optimizer):
             self.reason = "the optimizer computes several gradients a step (it needs a closure)"
             return
@@ -108,7 +108,7 @@ class ReferenceGradientProbe(Probe):
 
     # ------------------------------------------------------------------ around the steps
     def iteration(self, number: int, batch: Any) -> None:
-        """Recompute the gradient of this batch, if its step is one to look at."""
+        """Recomputes the gradient of this batch, if its step is one to compare."""
         if not self._watching:
             return
         if self._window is None and self._fresh and self._wanted(number):
@@ -127,16 +127,16 @@ class ReferenceGradientProbe(Probe):
                 register_optimizer_step_post_hook(self._at_step),
             ]
             if (
-                not self.context.ours and self._window is not None
-            ):  # in a loop of the user's backward() may be called on another loss, or not at all
-                self._window.accumulated = False
+                not self.context.recipe_loop and self._window is not None
+            ):  # the user's loop may call backward() on another loss, or not at all
+                self._window.backward_reached = False
                 live = [p for p in self._sample.parameters if p.requires_grad]
                 self._handles += [p.register_post_accumulate_grad_hook(self._arrived) for p in live]  # type: ignore[no-untyped-call]
 
     def _arrived(self, _: torch.Tensor) -> None:
-        """A gradient came to a tensor."""
+        """A tensor got a gradient."""
         if self._window is not None:
-            self._window.accumulated = True
+            self._window.backward_reached = True
 
     def _wanted(self, number: int) -> bool:
         if self._steps < self.first:
@@ -190,7 +190,7 @@ class ReferenceGradientProbe(Probe):
         return any(g is not None for g in grads)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        kind = self.context.recipe.autocast if self.context.ours else None
+        kind = self.context.recipe.autocast if self.context.recipe_loop else None
         return torch.autocast(self.context.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
 
     def _before_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -198,7 +198,7 @@ class ReferenceGradientProbe(Probe):
             self._at_step(optimizer)
 
     def _at_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """What the optimizer finds; called inside the user's own ``optimizer.step()``, so nothing may escape from here."""
+        """Reads what the optimizer finds; called inside the user's own ``optimizer.step()``, so no error may escape."""
         window = self._window
         if window is None:
             return
@@ -210,14 +210,16 @@ class ReferenceGradientProbe(Probe):
             self.reason = f"gradients could not be read ({type(error).__name__})"
 
     def stepped(self, number: int) -> None:
-        """Compare."""
+        """Compares the gradients of the step just taken."""
         self._steps, self._fresh = self._steps + 1, True
         self._unhook()
         window, self._window = self._window, None
         if window is None or not self._watching:
             return
         if window.held and window.actual is not None:
-            self.found.append(self._sample.compare(number, window, self._before, self._total if self.found else None))
+            self.compared.append(
+                self._sample.compare(number, window, self._before, self._total if self.compared else None)
+            )
         self._before = window.sum
 
     def _unhook(self) -> None:
@@ -226,36 +228,36 @@ class ReferenceGradientProbe(Probe):
         self._handles = []
 
     def close(self) -> None:
-        """No step is looked at any more."""
+        """Stops: no further step is compared."""
         self._unhook()
         self._window = None
-        if self._leftovers is not None:
-            self._leftovers.close()
+        if self._watched is not None:
+            self._watched.close()
 
     # ------------------------------------------------------------------ after
     def after(self) -> None:
-        """Slopes of parts that had no gradient at first, such as those below a zero last layer; what never had one."""
+        """Slopes of parts that had no gradient at first, such as those below a zero last layer; tensors that never had one."""
         self.close()
         known = [s.part for s in self.slopes]
         with contextlib.suppress(RuntimeError):
             self.slopes += slopes(
-                self.context.model, self.context.reader, self.context.head, self.context.probe[0], known
+                self.context.model, self.context.reader, self.context.head, self.context.fixed_batches[0], known
             )
-        if self._silent is not None:
+        if self._missing_gradients is not None:
             with contextlib.suppress(RuntimeError):
-                self.silent = self._silent.look(self.context.tensors)
+                self.missing = self._missing_gradients.measure(self.context.tensors)
 
     def record(self) -> ReferenceGradient | None:
         """What was measured."""
         self.close()
         return ReferenceGradient(
-            tuple(self.found),
+            tuple(self.compared),
             tuple(self.slopes),
             self.loss_connected,
             self.logits_connected,
             self.reason,
-            tuple(self.silent),
-            tuple(self._leftovers.found) if self._leftovers is not None else (),
+            tuple(self.missing),
+            tuple(self._watched.steps) if self._watched is not None else (),
         )
 
 
@@ -267,13 +269,13 @@ class _Window:
         self.last: torch.Tensor | None = None
         self.iterations: list[int] = []
         self.losses: list[float] = []
-        #: Places of the tensors that the loss depends on; that the optimizer holds; for which it found a gradient.
+        #: Indices of the tensors that the loss depends on; that the optimizer holds; for which it found a gradient.
         self.reached: set[int] = set()
         self.held: set[int] = set()
         self.found: set[int] = set()
         self.actual: torch.Tensor | None = None
-        #: A gradient came to some tensor; None: not watched.
-        self.accumulated: bool | None = None
+        #: Some tensor got a gradient; None: not watched.
+        self.backward_reached: bool | None = None
 
 
 class _Sample:
@@ -282,7 +284,7 @@ class _Sample:
     def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter], head: Sequence[str]) -> None:
         self.names, self.parameters = list(names), list(parameters)
         self.place = {id(p): i for i, p in enumerate(self.parameters)}
-        self.tracked = Tracked(self.parameters, [SAMPLE] * len(self.parameters))
+        self.tracked = SampledElements(self.parameters, [SAMPLE] * len(self.parameters))
         counts = self.tracked.counts
         device = self.tracked.device
         self.owner = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts).to(device))
@@ -308,7 +310,7 @@ class _Sample:
         place.copy_(flat if index is None else flat.index_select(0, index))
 
     def take(self, window: _Window, optimizer: Optimizer) -> None:
-        """Read the gradients of the tensors that this optimizer holds; of each tensor the first that is there."""
+        """Reads the gradients of the tensors that this optimizer holds; of each tensor the first one found."""
         if window.actual is None:
             window.actual = self.zeros()
         pieces = self.tracked.split(window.actual)
@@ -330,7 +332,7 @@ class _Sample:
         assert actual is not None
         held = [i for i in sorted(window.held) if self.parameters[i].requires_grad]
         last = window.last if len(window.iterations) > 1 else None
-        ours = {"cosine": window.sum, "last": last, "previous": before, "total": total}
+        ours = {"cosine": window.sum, "last_batch": last, "previous_step": before, "since_start": total}
         dots = {k: self._dots(actual, v) for k, v in ours.items() if v is not None}
         squares = {k: self._dots(v, v) for k, v in ours.items() if v is not None}
         mine = self._dots(actual, actual)
@@ -353,13 +355,13 @@ class _Sample:
         missing = [self.names[i] for i in real if float(mine[i]) == 0 and not self._sparse(i)]
         each = [match(self.names[i], [i]) for i in real if float(mine[i]) > 0 and i not in bad_actual]
         each.sort(key=lambda m: 1.0 if m.cosine is None else m.cosine)
-        # noise of any size that is added to a gradient makes it longer as it turns it: what is turned and not longer is another one
+        # noise added to a gradient turns it and makes it longer: one that is turned and not longer is another gradient
         scale = sum(m.actual for m in each) / max(sum(m.reference for m in each), 1e-300)
-        astray = [
+        wrong_direction = [
             m.name
             for m in each
             if m.cosine is not None
-            and m.cosine < ASTRAY
+            and m.cosine < WRONG_DIRECTION
             and scale * m.reference / SHORTER < m.actual < LONGER * scale * m.reference
         ]
         parts = {
@@ -377,9 +379,9 @@ class _Sample:
             actual_nonfinite=len(bad_actual),
             missing=tuple(missing),
             parts=tuple(match(name, places) for name, places in parts.items() if places),
-            astray=tuple(astray),
-            worst=tuple(each[:4]),
-            accumulated=window.accumulated,
+            wrong_direction=tuple(wrong_direction),
+            least_aligned=tuple(each[:4]),
+            backward_reached=window.backward_reached,
         )
 
     def _sparse(self, i: int) -> bool:

@@ -1,4 +1,4 @@
-"""Of tensors without gradient: does the output depend on them all the same, and does a zero somewhere shut their branch?"""
+"""Tensors without gradient: does the output depend on them all the same, and does a zero gate multiply their branch?"""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from torch import nn
 
 from ....core.formatting import block_of
 from ....core.observations import Tensor
-from ....instruments.batches import Reader, row_count, split, take_rows
+from ....instruments.batches import row_count, split, take_rows
+from ....instruments.reader import Reader
 from ....instruments.snapshots import perturbed, preserved_globals, quiet
-from ..record import Silent
+from ..record import MissingGradient
 
-#: Rows looked at.
+#: Rows of the batch that are used, at most.
 ROWS = 8
-#: Strides of the perturbation, as a share of the tensor's own rms: one within which a smooth function changes smoothly, and one that
-#: crosses the steps of a comparison, a rounding or an argmax.
-NEAR, FAR = 0.02, 1.0
-#: For a tensor of zeros, the rms of the perturbation.
-FROM_ZERO = 0.02
-#: Places looked at one by one, at most; more are put together.
-PLACES = 12
+#: Size of the noise, as a share of the tensor's own rms: one to which a smooth function responds smoothly, and one that crosses the
+#: steps of a comparison, a rounding or an argmax.
+SMALL_NOISE, FULL_NOISE = 0.02, 1.0
+#: For a tensor of zeros, the rms of the noise.
+NOISE_ON_ZEROS = 0.02
+#: Blocks tested one by one, at most; more are put together.
+BLOCKS = 12
 #: Elements of which a copy is made, at most.
 MOST = 300_000_000
 #: Gates tried one by one, at most.
 GATES = 8
 #: Elements of a buffer that may be a gate, at most.
-SMALL = 4096
-#: Gradients of exactly zero at this share of the steps are looked at, of so many steps, ...
+GATE_ELEMENTS = 4096
+#: Tensors whose gradient is exactly zero at this share of the steps are tested, too, if there were so many steps.
 MOSTLY, MANY = 2 / 3, 10
-#: ... if on the probe they are this small beside the largest element of any.
-NOTHING = 1e-10
 #: Attributes that may multiply a branch, if they are zero.
 _FACTOR = re.compile(r"gate|scal|alpha|gamma|lambda|lamb|coef|factor|strength|weight|mix|residual|beta", re.IGNORECASE)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -43,37 +42,35 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 Gate = tuple[str, Callable[[], None]]
 
 
-class SilentTensors:
-    """What is to be known of the tensors that had no gradient, or one of exactly zero, at any step."""
+class MissingGradients:
+    """Tests whether the output depends on the tensors that had no gradient, or one of exactly zero, at any step."""
 
     def __init__(self, model: nn.Module, reader: Reader, batch: Any) -> None:
         rows = row_count(split(batch)[0]) or 0
         self.model, self.reader = model, reader
         self.batch = take_rows(batch, range(ROWS)) if rows > ROWS else batch
-        self.shut = {name for name, _ in _gates(model)}
+        self.gates_before = {name for name, _ in _gates(model)}
 
-    def look(self, tensors: Sequence[Tensor]) -> list[Silent]:
-        """One `Silent` for each place whose tensors matter, or would if a gate were open; nothing for those that nothing depends on."""
-        loudest = max((_share(t) for t in tensors if t.gradients.max_norm > 0), default=0.0)
-        alive = loudest > 0
-        silent = [t for t in tensors if _is_silent(t, loudest)]
+    def measure(self, tensors: Sequence[Tensor]) -> list[MissingGradient]:
+        """One record for each block whose tensors change the output, or would if a gate were open; none for the others."""
+        largest_share = max((_share(t) for t in tensors if t.gradients.max_norm > 0), default=0.0)
+        candidates = [t for t in tensors if _without_gradient(t, largest_share)]
         named = dict(self.model.named_parameters())
-        silent = [t for t in silent if t.name in named and named[t.name].is_floating_point()]
-        if not silent or not alive or sum(t.numel for t in silent) > MOST:
+        candidates = [t for t in candidates if t.name in named and named[t.name].is_floating_point()]
+        if not candidates or largest_share == 0 or sum(t.numel for t in candidates) > MOST:
             return []
         found = []
-        own = self._own_gradients([named[t.name] for t in silent])
-        kept = [
-            (t, g) for t, g in zip(silent, own, strict=True) if g == 0
-        ]  # else the loop takes away what backward gives
-        if kept:
-            found += self._dependent([t for t, _ in kept], named)
-        told = {n for s in found for n in s.tensors}
-        shut = [t for t, _ in kept if _kind(t) == "zero" and t.name not in told]
-        return found + (self._gated(shut, named) if shut else [])
+        gradients = self._largest_gradients([named[t.name] for t in candidates])
+        # where backward gives a gradient, the loop takes it away: that is another fault
+        missing = [t for t, g in zip(candidates, gradients, strict=True) if g == 0]
+        if missing:
+            found += self._dependent(missing, named)
+        explained = {n for m in found for n in m.tensors}
+        gated = [t for t in missing if _kind(t) == "zero" and t.name not in explained]
+        return found + (self._gated(gated, named) if gated else [])
 
     # ------------------------------------------------------------------ gradients
-    def _own_gradients(self, parameters: Sequence[nn.Parameter]) -> list[float]:
+    def _largest_gradients(self, parameters: Sequence[nn.Parameter]) -> list[float]:
         with quiet(self.model, grad=True), preserved_globals():
             loss = self.reader.loss(self.batch)[0]
             if not loss.requires_grad:
@@ -82,35 +79,36 @@ class SilentTensors:
         return [0.0 if g is None else float(_dense(g).abs().max()) for g in grads]
 
     # ------------------------------------------------------------------ dependence
-    def _dependent(self, tensors: Sequence[Tensor], named: dict[str, nn.Parameter]) -> list[Silent]:
-        here, again = self._logits(), self._logits()
-        size = float(here.square().mean().sqrt()) if here is not None else 0.0
-        if here is None or again is None or not math.isfinite(size) or size == 0:
+    def _dependent(self, tensors: Sequence[Tensor], named: dict[str, nn.Parameter]) -> list[MissingGradient]:
+        logits, repeated = self._logits(), self._logits()
+        rms = float(logits.square().mean().sqrt()) if logits is not None else 0.0
+        if logits is None or repeated is None or not math.isfinite(rms) or rms == 0:
             return []
-        floor = float((here - again).abs().max()) / size
+        no_noise = float((logits - repeated).abs().max()) / rms
 
-        def change(names: Sequence[str], stride: float) -> float:
+        def change(names: Sequence[str], noise_level: float) -> float:
             chosen = [named[n] for n in names]
             generator = torch.Generator().manual_seed(9173)  # ours: the user's random state is not drawn from
             with perturbed(chosen), torch.no_grad():
                 for p in chosen:
-                    rms = float(p.detach().float().square().mean().sqrt())
-                    noise = torch.randn(p.shape, generator=generator) * (stride * (rms or FROM_ZERO))
+                    size = float(p.detach().float().square().mean().sqrt()) or NOISE_ON_ZEROS
+                    noise = torch.randn(p.shape, generator=generator) * (noise_level * size)
                     p.data.add_(noise.to(p.device, p.dtype))
-                there = self._logits()
-            moved = float("nan") if there is None else float((there - here).abs().max()) / size
-            return moved if math.isfinite(moved) else 0.0
+                noisy = self._logits()
+            difference = float("nan") if noisy is None else float((noisy - logits).abs().max()) / rms
+            return difference if math.isfinite(difference) else 0.0
 
-        least = max(LEAST, MARGIN * floor)
-        if change([t.name for t in tensors], FAR) <= least:
+        least = max(LEAST, MARGIN * no_noise)
+        if change([t.name for t in tensors], FULL_NOISE) <= least:
             return []
         found = []
         for kind in ("none", "zero", "seldom"):
-            for names in _places([t.name for t in tensors if _kind(t) == kind]):
-                far = change(names, FAR)
-                if far > least:
+            for names in _blocks([t.name for t in tensors if _kind(t) == kind]):
+                full_noise = change(names, FULL_NOISE)
+                if full_noise > least:
                     hooked = any(_hooked(named[n]) for n in names)
-                    found.append(Silent(tuple(names), kind, change(names, NEAR), far, floor, hooked))
+                    small_noise = change(names, SMALL_NOISE)
+                    found.append(MissingGradient(tuple(names), kind, small_noise, full_noise, no_noise, hooked))
         return found
 
     def _logits(self) -> torch.Tensor | None:
@@ -119,45 +117,45 @@ class SilentTensors:
         return logits.detach().double().cpu() if isinstance(logits, torch.Tensor) else None
 
     # ------------------------------------------------------------------ gates
-    def _gated(self, tensors: Sequence[Tensor], named: dict[str, nn.Parameter]) -> list[Silent]:
-        gates = [(name, open_) for name, open_ in _gates(self.model) if name in self.shut]
+    def _gated(self, tensors: Sequence[Tensor], named: dict[str, nn.Parameter]) -> list[MissingGradient]:
+        gates = [(name, open_) for name, open_ in _gates(self.model) if name in self.gates_before]
         parameters = [named[t.name] for t in tensors]
         if not gates or not any(self._opened(gates, parameters)):
             return []
-        left, found = list(tensors), []
+        remaining, found = list(tensors), []
         for gate in gates[:GATES]:
-            reached = self._opened([gate], [named[t.name] for t in left])
-            names = tuple(t.name for t, r in zip(left, reached, strict=True) if r)
+            reached = self._opened([gate], [named[t.name] for t in remaining])
+            names = tuple(t.name for t, r in zip(remaining, reached, strict=True) if r)
             if names:
-                found.append(Silent(names, "zero", 0.0, 0.0, 0.0, False, gate[0]))
-                left = [t for t in left if t.name not in names]
-            if not left:
+                found.append(MissingGradient(names, "zero", 0.0, 0.0, 0.0, False, gate[0]))
+                remaining = [t for t in remaining if t.name not in names]
+            if not remaining:
                 break
         return found
 
     def _opened(self, gates: Sequence[Gate], parameters: Sequence[nn.Parameter]) -> list[bool]:
-        with _kept(self.model):
+        with _gates_restored(self.model):
             with torch.no_grad():
                 for _, open_ in gates:
                     open_()
             try:
-                return [math.isfinite(g) and g > 0 for g in self._own_gradients(parameters)]
+                return [math.isfinite(g) and g > 0 for g in self._largest_gradients(parameters)]
             except Exception:  # noqa: BLE001 - the attribute was no factor
                 return [False] * len(parameters)
 
 
-#: The output depends on a tensor if perturbing it changes the logits by this share of their rms: what is not used changes no bit.
+#: The output depends on a tensor if noise in it changes the logits by this share of their rms: an unused tensor changes no bit.
 LEAST = 1e-3
 #: ... and by this many times what two calls with the same input differ by.
 MARGIN = 10.0
 
 
-def _is_silent(t: Tensor, loudest: float) -> bool:
-    """The optimizer holds it, and found nothing at any step, or at most steps at which it did find something for others; nobody else
-    writes into it (an average kept up by hand)."""
+def _without_gradient(t: Tensor, largest_share: float) -> bool:
+    """The optimizer holds it and found no gradient at any step, or at most steps at which other tensors had one; nothing else writes
+    into it (a moving average kept by hand)."""
     g = t.gradients
     held = (t.group is not None or t.in_other_optimizer) and t.trainable and t.trainable_last and not t.replaced
-    seldom = g.none == 0 and g.steps >= MANY and g.zero >= MOSTLY * g.steps and loudest >= 1 - (1 - MOSTLY) / 2
+    seldom = g.none == 0 and g.steps >= MANY and g.zero >= MOSTLY * g.steps and largest_share >= 1 - (1 - MOSTLY) / 2
     return (
         held
         and t.numel > 0
@@ -178,14 +176,14 @@ def _kind(t: Tensor) -> str:
     return "none" if g.none == g.steps else "zero" if g.max_norm == 0 else "seldom"
 
 
-def _places(names: Sequence[str]) -> list[list[str]]:
-    """Names by block; where there are too many blocks, by what comes before the number, and then by the first segment."""
+def _blocks(names: Sequence[str]) -> list[list[str]]:
+    """Names by block; where there are too many blocks, by stack of blocks, and then by the first segment."""
     for level in (block_of, lambda n: block_of(n).rpartition(".")[0], lambda n: n.partition(".")[0]):
-        places: dict[str, list[str]] = {}
+        blocks: dict[str, list[str]] = {}
         for name in names:
-            places.setdefault(level(name), []).append(name)
-        if len(places) <= PLACES:
-            return list(places.values())
+            blocks.setdefault(level(name), []).append(name)
+        if len(blocks) <= BLOCKS:
+            return list(blocks.values())
     return [list(names)]
 
 
@@ -198,13 +196,13 @@ def _dense(g: torch.Tensor) -> torch.Tensor:
 
 
 def _gates(model: nn.Module) -> Iterator[Gate]:
-    """What is exactly zero and may multiply a branch, each with a way to set it to one: small buffers, frozen scalars, attributes."""
+    """Small buffers, frozen scalars and attributes that are exactly zero and may multiply a branch, each with a function that sets it to one."""
     for name, buffer in model.named_buffers():
         leaf = name.rpartition(".")[2]
-        if buffer.is_floating_point() and 0 < buffer.numel() <= SMALL and leaf not in _STATISTICS and not buffer.any():
+        if buffer.is_floating_point() and 0 < buffer.numel() <= GATE_ELEMENTS and leaf not in _STATISTICS and not buffer.any():
             yield name, lambda b=buffer: b.fill_(1.0)  # type: ignore[misc]
     for name, p in model.named_parameters():
-        if not p.requires_grad and p.is_floating_point() and 0 < p.numel() <= SMALL and not p.any():
+        if not p.requires_grad and p.is_floating_point() and 0 < p.numel() <= GATE_ELEMENTS and not p.any():
             leaf = name.rpartition(".")[2]
             if p.numel() == 1 or _FACTOR.search(leaf):
                 yield name, lambda q=p: q.data.fill_(1.0)  # type: ignore[misc]
@@ -218,13 +216,13 @@ def _gates(model: nn.Module) -> Iterator[Gate]:
 
 
 @contextlib.contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Buffers, frozen parameters and plain attributes may be changed inside."""
+def _gates_restored(model: nn.Module) -> Iterator[None]:
+    """Buffers, frozen parameters and plain attributes may be changed inside; they are restored at the end."""
     attributes = [
         (m, {k: v for k, v in vars(m).items() if type(v) in (int, float) and v == 0}) for m in model.modules()
     ]
-    small = [b for b in model.buffers() if b.numel() <= SMALL]
-    small += [p for p in model.parameters() if not p.requires_grad and p.numel() <= SMALL]
+    small = [b for b in model.buffers() if b.numel() <= GATE_ELEMENTS]
+    small += [p for p in model.parameters() if not p.requires_grad and p.numel() <= GATE_ELEMENTS]
     try:
         with perturbed(small):
             yield

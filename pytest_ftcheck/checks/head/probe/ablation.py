@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ....core.formatting import block_of
-from ....instruments.batches import IGNORED, row_count, split, to_device
+from ....instruments.batches import row_count, split, to_device
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import FREE, Probe, ProbeContext, tokens_of
 from ....instruments.snapshots import perturbed, quiet, seed_everything
+from ....instruments.tasks import IGNORED
 from ..ablation_record import Counterfactuals, Outcome, Rewound, SimplerHead
 from .head import first_rows, rows_of
 from .layers import linear_layers
@@ -43,10 +44,10 @@ class AblationProbe(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         size = sum(p.numel() for p in context.model.parameters())
-        tokens = max((tokens_of(b) for b in context.probe), default=1)
-        rows = row_count(split(context.probe[0])[0]) or 1
+        tokens = max((tokens_of(b) for b in context.fixed_batches), default=1)
+        rows = row_count(split(context.fixed_batches[0])[0]) or 1
         budget = SHARE_FREE * FREE / (2.0 * size * tokens) + SHARE_TRAINING * 3 * rows * context.steps
-        source = context.held_out or context.probe
+        source = context.held_out or context.fixed_batches
         self.source = "held-out rows" if context.held_out else "training rows"
         full = min(ROWS, sum(rows_of(b) for b in source))
         self.rich = budget >= full * (4 + HEAD_PARTS + BLOCKS) + 2 * FITTED

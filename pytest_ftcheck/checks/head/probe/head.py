@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from ....instruments.batches import _inner, split, take_rows
-from ....instruments.fixed_batch import prior_entropy
+from ....instruments.batches import split, take_rows
 from ....instruments.probe import Probe, ProbeContext, tokens_of
+from ....instruments.reader import unwrapped
+from ....instruments.tasks import prior_entropy
 from ..record import Head, Hidden, Layer, Pretrained, Reload
 from .layers import describe_layer, linear_layers
 from .pretrained import compare
@@ -34,9 +35,9 @@ class HeadProbe(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         size = sum(p.numel() for p in context.model.parameters())
-        tokens = max((tokens_of(b) for b in context.probe), default=1)
+        tokens = max((tokens_of(b) for b in context.fixed_batches), default=1)
         costly = 2.0 * size * tokens > COSTLY
-        self.batches = first_rows(context.probe, FEW_ROWS if costly else ROWS)
+        self.batches = first_rows(context.fixed_batches, FEW_ROWS if costly else ROWS)
         self.rows = sum(rows_of(b) for b in self.batches)
         self.reloaded = FEW_RELOADED if costly else RELOADED
         self.skipped: dict[str, str] = {}
@@ -147,7 +148,7 @@ class HeadProbe(Probe):
 
     def record(self) -> Head | None:
         """What was measured."""
-        config = getattr(_inner(self.context.model), "config", None)
+        config = getattr(unwrapped(self.context.model), "config", None)
         if config is None:
             config = next((m.config for m in self.context.model.children() if hasattr(m, "config")), None)
         initial = getattr(config, "initializer_range", None)

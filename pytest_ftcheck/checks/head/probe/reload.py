@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....instruments.batches import Reader
 from ....instruments.parameter_roles import in_part
+from ....instruments.reader import Reader
 from ....instruments.snapshots import perturbed, quiet, seed_everything
 from ..record import Outside, Reload
 

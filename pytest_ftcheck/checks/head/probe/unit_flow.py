@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from ....instruments.batches import Reader
+from ....instruments.reader import Reader
 from ....instruments.snapshots import quiet, seed_everything
 from ..record import UnitState
 from .layers import repeated

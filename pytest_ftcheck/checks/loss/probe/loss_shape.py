@@ -1,4 +1,4 @@
-"""Put chosen logits in front of the loss, and chosen outputs behind the last layer."""
+"""Puts chosen logits in place of the model's before the loss, and chosen outputs in place of the last layer's."""
 
 from __future__ import annotations
 
@@ -9,93 +9,94 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....instruments.batches import IGNORED, row_count, split, take_rows, to_device
+from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.logit_injection import Injector, sites
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.snapshots import perturbed, quiet
+from ....instruments.tasks import IGNORED
 from ...head.probe.unit_flow import compiled
 from ..record import LossShape
-from .largest_margin import leads_of, reachable
-from .loss_queries import Questions, reach_of
+from .largest_margin import largest_margin, margin_of
+from .loss_queries import LossQueries, reach_of
 from .targets import Targets, targets_of
 
-#: Rows looked at.
+#: Rows used.
 ROWS = 16
-#: Losses of logits that want them ever further apart.
+#: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
-#: Full passes through the model that all this takes: finding the logits, the site, and the first time each; the rest is remembered.
+#: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached.
 PASSES = 6
-#: Rows taken along uphill, and passes forward and backward that this takes for a plain last layer, at most.
-CLIMBERS, CLIMB = 2, 6
-#: Logits of this size (rms around a row's mean) are large beside those of a head near zero.
+#: Rows whose margin is raised by gradient ascent, and the forward and backward passes that this takes for a linear last layer, at most.
+ASCENT_ROWS, ASCENT_PASSES = 2, 6
+#: Logits of this size (rms around a row's mean) are large compared with those of a head near zero.
 LARGE = 1.0
 
 
 class LossShapeProbe(Probe):
-    """Put chosen logits in front of the loss, and chosen outputs behind the last layer."""
+    """Measures the loss at chosen logits, and the logits at chosen outputs of the last layer."""
 
     name = "loss_shape"
     order = 30
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        batch = context.probe[0]
+        batch = context.fixed_batches[0]
         inputs, labels = split(batch)
         count = len(labels) if isinstance(labels, torch.Tensor) and labels.dim() else row_count(inputs) or 1
         self.batch = take_rows(batch, range(ROWS)) if count > ROWS else batch
         self.whole = batch
         self.rows = min(count, ROWS)
         self.shape = LossShape(rows=self.rows)
-        self.deep: tuple[Injector, torch.Tensor] | None = None
 
     def cost(self) -> float:
-        return float(PASSES * self.rows + 3 * CLIMB * CLIMBERS)
+        return float(PASSES * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS)
 
     def before(self) -> None:
-        context, (found, norm) = self.context, _tightest_norm(self.context)
+        context, (norm_values, norm_name) = self.context, _tightest_norm(self.context)
         with quiet(context.model):
             try:
-                logits, order, last = self._look()
+                logits, order, last = self._find_sites()
             except Exception:
                 if self.batch is self.whole:
                     raise
                 self.batch = self.whole
-                logits, order, last = self._look()
+                logits, order, last = self._find_sites()
             try:
                 shape = _measured(context, self.batch, logits, order, last)
-            except Exception as error:  # noqa: BLE001 - what else is known does not depend on it
+            except Exception as error:  # noqa: BLE001 - the other measurements do not depend on it
                 shape = LossShape(
-                    rows=self.rows, reason=f"asking the loss raised {type(error).__name__}: {str(error)[:160]}"
+                    rows=self.rows,
+                    reason=f"calling the loss with chosen logits raised {type(error).__name__}: {str(error)[:160]}",
                 )
             self.shape = dataclasses.replace(
                 shape,
                 other_terms=self._other_terms(shape),
-                lead=self._lead(shape),
+                largest_margin=self._largest_margin(shape),
                 scale_free=self._scale_free(logits),
-                norm_values=found,
-                norm_name=norm,
+                norm_values=norm_values,
+                norm_name=norm_name,
                 **_spread(logits, "first"),
                 **_labels(context),
             )
 
-    def _lead(self, shape: LossShape) -> float | None:
-        """How far the weights could take a row, where the loss is known to ask for all that it can get."""
+    def _largest_margin(self, shape: LossShape) -> float | None:
+        """The largest margin for any weights, where the loss is one that is lower the larger the margin is."""
         context = self.context
         if shape.known not in UNBOUNDED or shape.form is not None or shape.random or compiled(context.model):
             return None
         try:
-            few = take_rows(self.batch, range(min(CLIMBERS, self.rows)))
+            few = take_rows(self.batch, range(min(ASCENT_ROWS, self.rows)))
             logits = context.reader.logits(few)
             target = None if logits is None else targets_of(context, few, logits)
             if target is None or isinstance(target, str):
                 return None
-            return reachable(context.model, context.reader, few, target, context.head)
+            return largest_margin(context.model, context.reader, few, target, context.head)
         except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
             return None
 
     def _scale_free(self, logits: torch.Tensor | None) -> bool | None:
-        """Whether logits that are large stay as they are when the head's last matrices are halved: they are normalised in use."""
+        """Whether large logits stay the same when the head's last matrices are halved: the matrices are normalised in the forward pass."""
         context, size = self.context, _spread(logits, "first").get("size_first")
         if logits is None or logits.dim() != 2 or size is None or not size > LARGE or compiled(context.model):
             return None
@@ -107,21 +108,21 @@ class LossShapeProbe(Probe):
         ]
         if not last:
             return None
-        few = take_rows(self.batch, range(min(CLIMBERS, self.rows)))
+        few = take_rows(self.batch, range(min(ASCENT_ROWS, self.rows)))
         try:
-            was = context.reader.logits(few)
+            before = context.reader.logits(few)
             with perturbed(last), torch.no_grad():
                 for p in last:
                     p.mul_(0.5)
-                now = context.reader.logits(few)
+                after = context.reader.logits(few)
         except Exception:  # noqa: BLE001 - a model that cannot take so few rows
             return None
-        if was is None or now is None or was.shape != now.shape:
+        if before is None or after is None or before.shape != after.shape:
             return None
-        return bool((was - now).abs().max() <= 1e-3 * was.abs().max())
+        return bool((before - after).abs().max() <= 1e-3 * before.abs().max())
 
     def _other_terms(self, shape: LossShape) -> float | None:
-        """What the weights hear of other terms beside the textbook loss, of a loss that is mostly other terms."""
+        """Length of the gradient of other terms over that of the textbook loss, for a loss that is mostly other terms."""
         context = self.context
         labels = split(self.batch)[1]
         if shape.random or not shape.scale or shape.scale <= 0 or shape.cosine is None or shape.cosine < 0.9:
@@ -138,18 +139,18 @@ class LossShapeProbe(Probe):
                 task = shape.scale * context.reader.reference(logits.float(), labels)
                 if not abs(float(whole) - float(task)) > abs(float(task)):
                     return None
-                mine = torch.autograd.grad(task, weights, allow_unused=True)
-                both = torch.autograd.grad(whole, weights, allow_unused=True)
+                of_task = torch.autograd.grad(task, weights, allow_unused=True)
+                of_whole = torch.autograd.grad(whole, weights, allow_unused=True)
             except Exception:  # noqa: BLE001 - no graph: other checks say so
                 return None
-        own = other = 0.0
-        for a, b in zip(mine, both, strict=True):
-            own += 0.0 if a is None else float(a.double().pow(2).sum())
+        squared_task = squared_other = 0.0
+        for a, b in zip(of_task, of_whole, strict=True):
+            squared_task += 0.0 if a is None else float(a.double().pow(2).sum())
             rest = None if b is None else b.double() if a is None else b.double() - a.double()
-            other += 0.0 if rest is None else float(rest.pow(2).sum())
-        return (other / own) ** 0.5 if own > 0 else None
+            squared_other += 0.0 if rest is None else float(rest.pow(2).sum())
+        return (squared_other / squared_task) ** 0.5 if squared_task > 0 else None
 
-    def _look(self) -> tuple[torch.Tensor | None, list[nn.Module], nn.Module | None]:
+    def _find_sites(self) -> tuple[torch.Tensor | None, list[nn.Module], nn.Module | None]:
         context = self.context
         logits = context.reader.logits(self.batch)
         if logits is None:
@@ -162,12 +163,18 @@ class LossShapeProbe(Probe):
             logits = self.context.reader.logits(self.batch)
             reach = None
             if self.shape.reach is not None and logits is not None:
-                site = dict(self.context.model.named_modules()).get(self.shape.deep_site)
+                site = dict(self.context.model.named_modules()).get(self.shape.last_layer)
                 if site is not None:
                     reach = reach_of(Injector(self.context.model, self.context.reader, self.batch, site), logits)
-            target = None if self.shape.lead is None or logits is None else targets_of(self.context, self.batch, logits)
-            lead = leads_of(logits, target) if logits is not None and isinstance(target, Targets) else None
-            self.shape = dataclasses.replace(self.shape, reach_last=reach, lead_last=lead, **_spread(logits, "last"))
+            target = (
+                None
+                if self.shape.largest_margin is None or logits is None
+                else targets_of(self.context, self.batch, logits)
+            )
+            margin = margin_of(logits, target) if logits is not None and isinstance(target, Targets) else None
+            self.shape = dataclasses.replace(
+                self.shape, reach_last=reach, largest_margin_last=margin, **_spread(logits, "last")
+            )
 
     def record(self) -> LossShape | None:
         return self.shape
@@ -179,62 +186,62 @@ def _measured(
 ) -> LossShape:
     rows = row_count(split(batch)[0]) or 0
     if logits is None:
-        return LossShape(rows=rows, reason="the logits are not to be had")
+        return LossShape(rows=rows, reason="the model's logits could not be found")
     target = targets_of(context, batch, logits)
     if isinstance(target, str):
         return LossShape(rows=rows, reason=target)
     names = {m: n for n, m in context.model.named_modules()}
     shape = LossShape(rows=rows, kind=target.kind, outputs=target.outputs, by_row=logits.dim() < 3)
     own = context.reader._own_loss
-    probe = Questions(batch, target, logits)
-    behind = None if last is None or last is context.model else Injector(context.model, context.reader, batch, last)
-    if last is not None and behind is not None:
-        shape = probe.levels(shape, behind, names[last])
+    queries = LossQueries(batch, target, logits)
+    at_last = None if last is None or last is context.model else Injector(context.model, context.reader, batch, last)
+    if last is not None and at_last is not None:
+        shape = queries.last_layer_levels(shape, at_last, names[last])
     form = _form(logits) or ("probabilities" if _squashed(shape) else None)
     shape = dataclasses.replace(shape, form=form)
     if form == "ones":
         return dataclasses.replace(shape, depends=False, differentiable=True)
     candidates = [Injector(context.model, context.reader, batch, m) for m in order if not (m is context.model and own)]
-    if behind is not None and shape.deep_site and form is not None:
-        candidates = [behind]  # any number can stand there; not so where the probabilities come out
+    if at_last is not None and shape.last_layer and form is not None:
+        candidates = [at_last]  # its output may be any number, a probability may not
     elif form == "over_batch":
         candidates = []
     elif form is not None:
         candidates = [
             c.through(torch.log_softmax if form == "log_probabilities" else torch.softmax) for c in candidates
         ]
-    elif behind is not None and all(c.site is not last for c in candidates):
-        candidates.append(behind)  # pooled after it, or the loss is computed inside the model
+    elif at_last is not None and all(c.site is not last for c in candidates):
+        candidates.append(at_last)  # the logits are pooled after it, or the loss is computed inside the model
     for injector in candidates:
-        took = probe.takes(injector)
-        if took is None:
+        responds = queries.responds(injector)
+        if responds is None:
             continue
-        shape = dataclasses.replace(shape, site=names[injector.site], depends=took[0], differentiable=took[1])
-        shape = probe.fill(shape, injector) if took[1] else shape
+        shape = dataclasses.replace(shape, site=names[injector.site], depends=responds[0], differentiable=responds[1])
+        shape = queries.describe(shape, injector) if responds[1] else shape
         break
     else:
-        # the model itself gives bare logits, and the loss called it: what it gives has no part in the loss
-        bare = (
+        # the model itself returns plain logits, and the loss called it: its output is not used in the loss
+        plain = (
             form is None
             and not own
             and context.model in order
             and context.reader.loss_fn is not None
-            and _bare(context, batch)
+            and _returns_tensors(context, batch)
         )
-        if bare and probe.fired:
-            shape = dataclasses.replace(shape, depends=False, differentiable=probe.graph)
+        if plain and queries.fired:
+            shape = dataclasses.replace(shape, depends=False, differentiable=queries.has_graph)
         else:
             shape = dataclasses.replace(
                 shape,
-                reason="chosen logits could not be put in front of the loss: it does not take them from one module",
+                reason="chosen logits could not be passed to the loss: it does not take them from one module",
             )
-    if behind is not None and shape.deep_site and shape.site != shape.deep_site and target.kind != "regression":
-        shape = probe.deep(shape, behind)
+    if at_last is not None and shape.last_layer and shape.site != shape.last_layer and target.kind != "regression":
+        shape = queries.last_layer_curve(shape, at_last)
     return shape
 
 
 def _form(logits: torch.Tensor) -> str | None:
-    """What the model gives in place of logits, where the rows say so: they sum to one, or their exponentials do."""
+    """What the model returns in place of logits: rows sum to one, or their exponentials do."""
     z = logits.detach().float()
     if logits.dim() == 2 and logits.shape[-1] == 1 and bool((z == 1).all()):
         return "ones"
@@ -253,20 +260,25 @@ def _form(logits: torch.Tensor) -> str | None:
 
 
 def _squashed(shape: LossShape) -> bool:
-    """The last layer goes through a sigmoid."""
-    if shape.high is None or shape.low is None or shape.kind == "regression":
+    """The last layer's output goes through a sigmoid."""
+    if shape.high_logits is None or shape.low_logits is None or shape.kind == "regression":
         return False
-    return abs(shape.high[1] - 1) < 1e-3 and abs(shape.low[1]) < 1e-3 and abs(shape.high[0] - 0.7311) < 1e-3
+    return (
+        abs(shape.high_logits[1] - 1) < 1e-3
+        and abs(shape.low_logits[1]) < 1e-3
+        and abs(shape.high_logits[0] - 0.7311) < 1e-3
+    )
 
 
-def _bare(context: ProbeContext, batch: Any) -> bool:
-    seen: list[bool] = []
-    handle = context.model.register_forward_hook(lambda _, __, out: seen.append(isinstance(out, torch.Tensor)))
+def _returns_tensors(context: ProbeContext, batch: Any) -> bool:
+    """Whether the model returns a plain tensor each time that the loss calls it."""
+    plain: list[bool] = []
+    handle = context.model.register_forward_hook(lambda _, __, out: plain.append(isinstance(out, torch.Tensor)))
     try:
         context.reader.loss(batch)
     finally:
         handle.remove()
-    return bool(seen) and all(seen)
+    return bool(plain) and all(plain)
 
 
 def _spread(logits: torch.Tensor | None, when: str) -> dict[str, Any]:
@@ -281,7 +293,7 @@ def _spread(logits: torch.Tensor | None, when: str) -> dict[str, Any]:
 
 
 def _labels(context: ProbeContext) -> dict[str, Any]:
-    """Range of the labels at hand: of classes, or of numbers."""
+    """Range of the known labels: of classes, or of numbers."""
     if context.reader.task == "regression":
         ys = [y for b in context.batches.known if isinstance(y := split(b)[1], torch.Tensor) and y.numel()]
         if not ys:
@@ -304,24 +316,24 @@ def _labels(context: ProbeContext) -> dict[str, Any]:
 
 
 def _tightest_norm(context: ProbeContext) -> tuple[int | None, str]:
-    """Fewest values a channel that a BatchNorm in training mode sees, in the first batch as it is trained on."""
+    """Fewest values a channel that a BatchNorm in training mode normalises over, in the first batch as it is trained on."""
     norms: dict[nn.Module, str] = {
         m: n for n, m in context.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
     }
     if not norms:
         return None, ""
-    seen: list[tuple[int, str]] = []
+    values: list[tuple[int, str]] = []
 
-    def look(module: nn.Module, inputs: Any) -> None:
+    def count_values(module: nn.Module, inputs: Any) -> None:
         x = inputs[0]
         if isinstance(x, torch.Tensor) and x.dim() > 1 and x.shape[1]:
-            seen.append((x.numel() // x.shape[1], norms[module]))
+            values.append((x.numel() // x.shape[1], norms[module]))
 
-    handles = [m.register_forward_pre_hook(look) for m in norms]
+    handles = [m.register_forward_pre_hook(count_values) for m in norms]
     try:
         with quiet(context.model):
-            context.reader.logits(to_device(context.probe[0], context.device))
+            context.reader.logits(to_device(context.fixed_batches[0], context.device))
     finally:
         for handle in handles:
             handle.remove()
-    return min(seen) if seen else (None, "")
+    return min(values) if values else (None, "")

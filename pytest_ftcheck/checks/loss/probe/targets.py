@@ -1,4 +1,4 @@
-"""Labels in the form in which a loss can be asked about them: flat, with the logits' rows, and back again."""
+"""Labels flattened to the rows of the logits, and converted back to the form of the batch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from ....instruments.batches import IGNORED, split
+from ....instruments.batches import split
 from ....instruments.probe import ProbeContext
+from ....instruments.tasks import IGNORED
 
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """Labels as the curves need them, flat: one row of ``y`` a row of logits that counts."""
+    """Labels, flat: one row of ``y`` for each row of logits."""
 
     kind: str
     #: Classes (single, binary: long), tags or numbers (float), in the shape of flat logits' rows.
@@ -39,7 +40,7 @@ class Targets:
         return 2.0 * y.float() - 1
 
     def wrong(self) -> torch.Tensor:
-        """Another class, the other tags."""
+        """A wrong answer for each label: another class, the flipped tags."""
         if self.kind == "single":
             return (self.y + 1) % self.outputs
         return 1 - self.y
@@ -74,7 +75,7 @@ def targets_of(context: ProbeContext, batch: Any, logits: torch.Tensor) -> Targe
     keep = y != IGNORED if kind in ("single", "binary") else torch.ones(len(y), dtype=torch.bool, device=y.device)
     top = 2 if kind == "binary" else outputs
     if kind in ("single", "binary") and (not bool(keep.any()) or int(y[keep].min()) < 0 or int(y[keep].max()) >= top):
-        return f"a label lies outside 0 to {top - 1}: the loss must read them in its own way"
+        return f"a label lies outside 0 to {top - 1}: the loss must interpret them in its own way"
     if math.prod(logits.shape) != len(y) * (1 if y.dim() == 1 and kind != "single" else outputs):
         return f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} could not be matched"
     return Targets(kind, y, keep, labels, logits.shape, outputs)
@@ -85,8 +86,8 @@ def _one_hot_everywhere(context: ProbeContext) -> bool:
     return all(isinstance(y, torch.Tensor) and bool((y.float().sum(-1) == 1).all()) for y in rows)
 
 
-def weightless(batch: Any, rows: int) -> torch.Tensor:
-    """Rows to which a vector in the batch (sample weights, a mask) gives zero."""
+def zero_weight_rows(batch: Any, rows: int) -> torch.Tensor:
+    """Rows for which a vector in the batch (sample weights, a mask) is zero."""
     found = torch.zeros(rows, dtype=torch.bool)
     inputs, _ = split(batch)
     values = (

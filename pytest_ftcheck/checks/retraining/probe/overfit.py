@@ -41,7 +41,7 @@ class OverfitProbe(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.batch = self._choose()
-        self.deadline = Deadline(context.recipe.max_seconds if context.ours else None)
+        self.deadline = Deadline(context.recipe.max_seconds if context.recipe_loop else None)
         self.start: Start | None = None
         self.found: Overfit | None = None
 
@@ -93,7 +93,7 @@ class OverfitProbe(Probe):
     # ------------------------------------------------------------------ the batch
     def _choose(self) -> Any:
         """Some rows of the first batch whose labels are not all the same; classes in turn."""
-        for batch in self.context.probe:
+        for batch in self.context.fixed_batches:
             labels = split(batch)[1]
             if not isinstance(labels, torch.Tensor) or not labels.dim() or self.context.reader.task is None:
                 return take_rows(batch, range(min(ROWS, rows_of(batch))))
@@ -212,7 +212,7 @@ def rates(context: ProbeContext, trainable: float) -> list[float]:
     """The ladder of learning rates: the run's own first, if it is one for Adam."""
     ladder = list(HEAD_LRS if trainable < FROZEN else LRS)
     own = max((float(g.get("lr", 0.0)) for g in context.optimizer.param_groups), default=0.0)
-    peak = context.recipe.lr if context.ours else own
+    peak = context.recipe.lr if context.recipe_loop else own
     name = type(context.optimizer).__name__.lower()
     if "adam" in name and 3e-5 <= peak <= 1e-2 and peak not in ladder:
         ladder.insert(1, peak)

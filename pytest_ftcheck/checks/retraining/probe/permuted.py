@@ -50,13 +50,13 @@ class PermutedProbe(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        if not context.ours:
+        if not context.recipe_loop:
             raise LeftOut(
                 "the loop is your own: only a loop of ours can be run again with other labels (leave step= out)"
             )
         if context.recipe.autocast == "float16" and context.device.type == "cuda":
             raise LeftOut("runs under a GradScaler are not repeated: autocast='bfloat16' needs none")
-        if not isinstance(split(context.probe[0])[1], torch.Tensor):
+        if not isinstance(split(context.fixed_batches[0])[1], torch.Tensor):
             raise LeftOut(
                 "the labels cannot be seen in the batches: give (inputs, labels), or a mapping with the key 'labels'"
             )
@@ -69,7 +69,7 @@ class PermutedProbe(Probe):
 
     def cost(self) -> float:
         """A training for each permutation, and one or two with the true labels."""
-        return 3.0 * rows_of(self.context.probe[0]) * self.context.steps * (PERMUTATIONS + 2)
+        return 3.0 * rows_of(self.context.fixed_batches[0]) * self.context.steps * (PERMUTATIONS + 2)
 
     def before(self) -> None:
         """Keep the initial values of what may learn."""

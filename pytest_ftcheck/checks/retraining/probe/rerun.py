@@ -17,12 +17,13 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
-from ....instruments.batches import IGNORED, Reader, split
-from ....instruments.fixed_batch import prior_entropy
+from ....instruments.batches import split
+from ....instruments.optimizers import needs_closure
 from ....instruments.probe import LeftOut, ProbeContext
+from ....instruments.reader import Reader
 from ....instruments.sampled_elements import gradient_norm
-from ....instruments.setup import needs_closure
 from ....instruments.snapshots import perturbed, quiet, seed_everything
+from ....instruments.tasks import IGNORED, prior_entropy
 from ...head.ablation_record import Outcome
 from ...head.probe.ablation import correct
 from ...head.probe.head import rows_of
@@ -193,7 +194,7 @@ def clip(gradients: Sequence[torch.Tensor | None], most: float | None) -> None:
 
 def casting(context: ProbeContext) -> contextlib.AbstractContextManager[Any]:
     """The autocast of our own loop."""
-    kind = context.recipe.autocast if context.ours else None
+    kind = context.recipe.autocast if context.recipe_loop else None
     return torch.autocast(context.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
 
 

@@ -1,10 +1,9 @@
-"""Everything a run needs, checked before any training: model, optimizer, scheduler, data."""
+"""What a user passes becomes what a run needs: recipe, model, optimizer, scheduler; checked before any training."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +11,15 @@ from torch import nn
 
 from ..core.formatting import describe_type
 from ..core.recipe import OPTIMIZERS, Recipe
-from .snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
+from ..instruments.optimizers import wrapped_optimizers
+from ..instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot, Undo
 
-#: Recipe fields that say how the recipe's own optimizer and schedule are built.
-OPTIMIZER_FIELDS = ("optimizer", "lr", "weight_decay")
+#: Recipe fields that a user's optimizer decides itself, and those that a user's scheduler does.
+OPTIMIZER_FIELDS = ("lr", "weight_decay", "warmup", "schedule")
 SCHEDULE_FIELDS = ("warmup", "schedule")
 
 
-def resolve_recipe(recipe: Recipe | None, fields: dict[str, Any], optimizer: Any, scheduler: Any) -> Recipe:
+def resolve_recipe(recipe: Recipe | None, fields: Mapping[str, Any], optimizer: Any, scheduler: Any) -> Recipe:
     """The recipe with single fields replaced.
 
     :raises TypeError: not a Recipe, or an unknown field.  :raises ValueError: a field that would be silently ignored.
@@ -29,52 +29,19 @@ def resolve_recipe(recipe: Recipe | None, fields: dict[str, Any], optimizer: Any
     unknown = sorted(set(fields) - set(Recipe.field_names()))
     if unknown:
         raise TypeError(
-            f"finetune() has no argument {unknown[0]!r}; beside its own it takes the fields of Recipe: "
+            f"finetune() has no argument {unknown[0]!r}; besides its own it takes the fields of Recipe: "
             f"{', '.join(Recipe.field_names())}"
         )
-    for given, owned in (
-        (optimizer, (*OPTIMIZER_FIELDS[1:], *SCHEDULE_FIELDS)),
-        (scheduler, SCHEDULE_FIELDS),
+    for what, given, decided in (
+        ("optimizer", optimizer, OPTIMIZER_FIELDS),
+        ("scheduler", scheduler, SCHEDULE_FIELDS),
     ):
-        clash = [name for name in owned if name in fields]
+        clash = [name for name in decided if name in fields]
         if given is not None and clash:
-            what = "optimizer" if given is optimizer else "scheduler"
             raise ValueError(
-                f"{clash[0]}={fields[clash[0]]!r} is given beside a {what} of your own, which decides that itself: leave one out"
+                f"{clash[0]}={fields[clash[0]]!r} is given together with your own {what}, which decides it: leave one out"
             )
     return replace(recipe or Recipe(), **fields)
-
-
-@dataclass
-class Setup:
-    """A run that is ready to go, and how to undo it."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
-    recipe: Recipe
-    #: The scheduler is the user's own.
-    notes: list[str] = field(default_factory=list)
-
-
-class Undo:
-    """Snapshots of the user's things, restored in reverse order."""
-
-    def __init__(self) -> None:
-        self._snapshots: list[Any] = []
-
-    def keep(self, snapshot: Any) -> None:
-        """Restore this when all is over."""
-        self._snapshots.append(snapshot)
-
-    def restore(self) -> None:
-        """Everything back."""
-        try:
-            while self._snapshots:
-                self._snapshots.pop().restore()
-        finally:
-            if self._snapshots:  # one could not be restored: that must not keep the others from it
-                self.restore()
 
 
 def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.Module:
@@ -149,12 +116,10 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
         made: torch.optim.Optimizer = kind(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
         return made
     if isinstance(optimizer, torch.optim.Optimizer):
-        seen: list[Any] = []
-        inner: Any = optimizer
-        while isinstance(inner, torch.optim.Optimizer) and not any(inner is s for s in seen):
-            seen.append(inner)  # a wrapper's optimizer has a state of its own
+        for inner in wrapped_optimizers(optimizer):  # a wrapped optimizer has a state of its own
+            if not isinstance(inner, torch.optim.Optimizer):
+                break
             undo.keep(OptimizerSnapshot(inner))
-            inner = getattr(inner, "optimizer", None) or getattr(inner, "base_optimizer", None)
         return optimizer
     if not callable(optimizer):
         raise TypeError(
@@ -184,21 +149,3 @@ def resolve_scheduler(
     if not callable(getattr(built, "step", None)):
         raise TypeError(f"scheduler(optimizer) returned {describe_type(built)}: expected a learning-rate scheduler")
     return built
-
-
-def expects_metric(scheduler: Any) -> bool:
-    """Whether ``scheduler.step`` wants a number (ReduceLROnPlateau)."""
-    return "metrics" in inspect.signature(scheduler.step).parameters
-
-
-def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether ``optimizer.step`` cannot do without a closure (LBFGS)."""
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return closure is not None and closure.default is closure.empty
-
-
-def check_callables(**given: Callable[..., Any] | None) -> None:
-    """``TypeError`` for an argument that is given and cannot be called."""
-    for name, value in given.items():
-        if value is not None and not callable(value):
-            raise TypeError(f"{name} is {describe_type(value)}: expected a callable")

@@ -1,0 +1,233 @@
+"""The probe of modes: what is random in training and in evaluation mode, and in which mode are the model's parts while it trains?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ....core.effect import Effect
+from ....instruments.base_model import Inner, effect, find_inner, hidden_of, precision_of
+from ....instruments.batches import row_count, split, take_rows
+from ....instruments.parameter_roles import in_part
+from ....instruments.probe import Probe, ProbeContext
+from ....instruments.snapshots import quiet, same_bits
+from ....instruments.tokens import find_tokens
+from ..record import DropoutSite, Modes
+from .dropout_sites import Site, dropped_patterns, find_sites
+from .forward_passes import BatchNormObserver, LastTrainingPass, input_checksum, modes_of_passes
+
+#: Rows run twice.
+ROWS = 4
+#: Iterations at the beginning, in the middle and at the end at which modes are read, each.
+OBSERVED = 3
+#: Values of each parameter that are compared before and after the user's evaluation, about.
+SAMPLED = 4096
+
+
+class ModesProbe(Probe):
+    """Runs the model twice in each mode and reads the modes of its parts while it trains.
+
+    Modes are read right before and right after a step: a part counts as off if it is off at both moments.
+    """
+
+    name = "modes"
+    order = 20
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.sites = list(find_sites(context.model))
+        middle = context.steps // 2
+        self.iterations = {
+            *range(OBSERVED),
+            *range(middle, middle + OBSERVED),
+            *range(context.steps - OBSERVED, context.steps),
+        }
+        self.due = False
+        self.before_step: tuple[int, bool, list[bool]] | None = None
+        self.observed: list[int] = []
+        self.model_off_at: list[int] = []
+        self.batch_norms = BatchNormObserver.all_in(context.model)
+        self.random_states: list[tuple[int, int]] = []
+        self.given: int | None = None
+        self.used_and_given: list[tuple[int, int]] = []
+        self.last_pass: LastTrainingPass | None = None
+        self.unmeasured: dict[str, str] = {}
+        self.fields: dict[str, Any] = {}
+        self.rows = min(ROWS, row_count(split(context.fixed_batches[0])[0]) or 0)
+
+    def cost(self) -> float:
+        """Two passes in each mode, and the user's evaluation once."""
+        if self.context.user_metric is None:
+            return 4.0 * self.rows
+        held_out = self.context.held_out or self.context.fixed_batches
+        return 4.0 * self.rows + sum(row_count(split(b)[0]) or 0 for b in held_out)
+
+    def iteration(self, number: int, batch: Any) -> None:
+        """Read the modes."""
+        # with accumulation a step takes several iterations: until there is one, each is observed
+        self.due = self.due or number in self.iterations
+        self.before_step = (
+            (number, self.context.model.training, [s.module.training for s in self.sites]) if self.due else None
+        )
+        self.close()
+        if self.due:
+            self.last_pass = LastTrainingPass(self.context.model, self.context.device)
+            self.given = input_checksum(split(batch)[0])
+
+    def stepped(self, number: int) -> None:  # noqa: ARG002
+        """Read the modes again: off is what was off before the step and is off after it."""
+        if self.before_step is None:
+            return
+        self.due = False
+        if self.last_pass is not None:
+            if self.last_pass.random_states is not None:
+                self.random_states.append(self.last_pass.random_states)
+            if self.last_pass.used is not None and self.given is not None:
+                self.used_and_given.append((self.last_pass.used, self.given))
+            self.close()
+        for norm in self.batch_norms:
+            norm.observed += norm.module.training
+        iteration, model_on, modes = self.before_step
+        self.observed.append(iteration)
+        if not model_on and not self.context.model.training:
+            self.model_off_at.append(iteration)
+        for site, on in zip(self.sites, modes, strict=True):
+            if any(p.requires_grad for p in site.owner.parameters()):
+                site.observed += 1
+                if not on and not site.module.training:
+                    site.off_at.append(iteration)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        if self.last_pass is not None:
+            self.last_pass.remove()
+            self.last_pass = None
+
+    def after(self) -> None:
+        """Run the model twice in each mode, and the user's evaluation once."""
+        model = self.context.model
+        if self.rows:
+            batch = take_rows(self.context.fixed_batches[0], range(self.rows))
+            self._measure("evaluation", lambda: self._evaluation(batch))
+            self._measure("training", lambda: self._training(batch))
+        if self.context.user_metric is not None:
+            model.train()  # a part that keeps to its own mode stays in it
+            self._measure("evaluate", self._evaluate)
+
+    def record(self) -> Modes | None:
+        """What was measured."""
+        with_gradients = [t.name for t in self.context.tensors if t.gradients.max_norm > 0]
+        return Modes(
+            self.rows,
+            tuple(self.observed),
+            tuple(self.model_off_at),
+            tuple(self._site(s, with_gradients) for s in self.sites),
+            random_states_before=tuple(s for s, _ in self.random_states),
+            random_states_after=tuple(e for _, e in self.random_states),
+            inputs_used=tuple(u for u, _ in self.used_and_given),
+            inputs_given=tuple(g for _, g in self.used_and_given),
+            batch_norms=tuple(n.statistics() for n in self.batch_norms if n.used and n.observed == len(self.observed)),
+            unmeasured=dict(self.unmeasured),
+            **self.fields,
+        )
+
+    def _site(self, site: Site, with_gradients: Sequence[str]) -> DropoutSite:
+        part = "head" if in_part(site.name, self.context.head) else "base"
+        # a teacher in evaluation mode is not trained, whatever its requires_grad
+        trained = any(not site.owner_name or in_part(name, (site.owner_name,)) for name in with_gradients)
+        observed, off_at = (site.observed, tuple(site.off_at)) if trained else (0, ())
+        return DropoutSite(site.name, site.kind, site.rate, part, observed, off_at, trained)
+
+    def _measure(self, part: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - one mode may fail where the other does not
+            text = str(error).strip().splitlines()
+            self.unmeasured[part] = f"{type(error).__name__}: {text[0][:160] if text else ''}"
+
+    def _evaluation(self, batch: Any) -> None:
+        """Evaluation mode: nothing should be random. Where something is: is it the base, and is that a library's?"""
+        with quiet(self.context.model):
+            difference = self._twice(batch)
+            if difference is None:
+                raise ValueError("the outputs are not finite")
+            self.fields["evaluation"] = difference
+            if difference.change == 0:
+                return
+            tokens = find_tokens(batch, self.context.intent.pad_token_id)
+            if tokens is None:
+                return
+            for inner in find_inner(self.context.model):
+                if (difference := self._base_twice(inner, batch, tokens.ids)) is not None:
+                    self.fields["base"], self.fields["base_library"] = inner.name, inner.library
+                    self.fields["base_evaluation"] = difference
+                    return
+
+    def _base_twice(self, inner: Inner, batch: Any, ids: torch.Tensor) -> Effect | None:
+        """The base called twice with the very inputs that the model hands it: what comes before it may be random as well."""
+        calls: list[tuple[Any, dict[str, Any]]] = []
+        hook = inner.module.register_forward_pre_hook(lambda _m, a, k: calls.append((a, k)), with_kwargs=True)
+        try:
+            self.context.reader.logits(batch)
+        finally:
+            hook.remove()
+        if not calls:
+            return None
+        args, kwargs = calls[0]
+        one, two = (hidden_of(inner.module(*args, **kwargs), ids) for _ in range(2))
+        return None if one is None or two is None else effect(one, two, None, precision_of(self.context.model))
+
+    def _training(self, batch: Any) -> None:
+        """Training mode, with all modules in it: is anything random, and does dropout repeat its pattern?"""
+        modes = [(m, m.training) for m in self.context.model.modules()]
+        for module, _ in modes:
+            module.training = True
+        # in a type that is not the loop's a model might not run
+        kind = self.context.recipe.autocast if self.context.recipe_loop else None
+        precision = torch.autocast(self.context.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
+        try:
+            with precision, dropped_patterns(self.sites) as patterns:
+                self.fields["training"] = self._twice(batch)
+            self.fields["same_values_dropped"] = any(len(p) > 1 and len(set(p)) == 1 for p in patterns.values())
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _twice(self, batch: Any) -> Effect | None:
+        one, two = self.context.reader.logits(batch), self.context.reader.logits(batch)
+        if one is None or two is None:
+            raise ValueError("no logits could be read from the model's outputs")
+        return effect(one, two, None, precision_of(self.context.model))
+
+    def _evaluate(self) -> None:
+        """The user's evaluation: in which mode does it call the model, and what does it leave changed?"""
+        model, evaluate = self.context.model, self.context.user_metric
+        assert evaluate is not None
+        before = {n: (_sample(p), p.requires_grad) for n, p in model.named_parameters() if p.device.type != "meta"}
+        flags = [(p, p.requires_grad) for p in model.parameters()]
+        try:
+            with torch.enable_grad(), modes_of_passes(model, self.sites) as passes:
+                evaluate(model)
+                on = torch.is_grad_enabled()
+            self.fields |= {
+                "passes": len(passes),
+                "passes_training": sum(training for training, _ in passes),
+                "passes_random": sum(random for _, random in passes),
+                "leaves_evaluation_mode": bool(passes) and not model.training,
+                "leaves_gradients_off": not on,
+            }
+            now = {n: p for n, p in model.named_parameters() if n in before}
+            self.fields["changes_values"] = tuple(n for n, p in now.items() if not same_bits(_sample(p), before[n][0]))
+            self.fields["changes_requires_grad"] = tuple(n for n, p in now.items() if p.requires_grad != before[n][1])
+        finally:
+            for p, flag in flags:
+                if p.requires_grad != flag:
+                    p.requires_grad_(flag)
+
+
+def _sample(p: torch.Tensor) -> torch.Tensor:
+    """Values spread over a tensor; of a small one, all."""
+    return p.detach().reshape(-1)[:: max(1, p.numel() // SAMPLED)].clone()

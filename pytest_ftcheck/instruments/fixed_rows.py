@@ -1,0 +1,144 @@
+"""The loss and the metrics on fixed rows, with dropout off: before, during and after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.observations import Descent, Metric, ProbePoint, ProbeRows
+from .batches import device_of, rows_of, split, to_device
+from .metrics import MetricFn, measure
+from .reader import Reader
+from .snapshots import quiet
+from .tasks import prior_entropy
+
+#: Training batches whose rows are evaluated.
+BATCHES = 2
+#: Steps whose own batch is evaluated just before and just after them.
+DESCENTS = 20
+
+
+class LossTracker:
+    """The loss on fixed rows with dropout off, before, during and after the run."""
+
+    def __init__(self, model: nn.Module, reader: Reader, batches: Sequence[Any], source: str, steps: int) -> None:
+        self.model, self.reader, self.source = model, reader, source
+        self.batches = [to_device(b, device_of(model)) for b in batches]
+        self.rows = sum(rows_of(b) for b in self.batches)
+        self.points: list[ProbePoint] = []
+        self.descents: list[Descent] = []
+        self.skipped: str | None = None
+        #: Numbers of steps after which the rows are to be evaluated.
+        self.when = {round(steps * q) for q in (0.25, 0.5, 0.75)}
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate the fixed rows after so many optimizer steps."""
+        if self.skipped:
+            return
+        try:
+            loss, reference = self._mean_loss(self.batches)
+        except Exception as error:  # noqa: BLE001 - the user's model may do anything in eval mode
+            self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            return
+        self.points = [p for p in self.points if p.step != step] + [ProbePoint(step, loss, reference)]
+
+    def loss_of(self, batches: Sequence[Any]) -> float | None:
+        """Loss of other batches, evaluated the same way; None if that failed."""
+        if self.skipped:
+            return None
+        try:
+            return self._mean_loss([to_device(b, device_of(self.model)) for b in batches])[0]
+        except Exception as error:  # noqa: BLE001
+            self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            return None
+
+    def _mean_loss(self, batches: Sequence[Any]) -> tuple[float, float | None]:
+        total = reference = 0.0
+        weight, known = 0, True
+        with quiet(self.model):
+            for batch in batches:
+                loss, logits = self.reader.loss(batch)
+                rows = max(1, rows_of(batch))
+                total, weight = total + float(loss) * rows, weight + rows
+                labels = split(batch)[1]
+                if logits is None and self.reader.task is not None:
+                    logits = self.reader.logits(batch)
+                if logits is None or self.reader.task is None or not isinstance(labels, torch.Tensor):
+                    known = False
+                else:
+                    reference += float(self.reader.reference(logits.float(), labels)) * rows
+        return total / weight, reference / weight if known else None
+
+    def record(self) -> ProbeRows:
+        """The measured losses, as plain data."""
+        return ProbeRows(
+            rows=self.rows,
+            source=self.source,
+            points=tuple(self.points),
+            descents=tuple(self.descents),
+            prior_entropy=prior_entropy(self.reader.task, [split(b)[1] for b in self.batches]),
+            skipped=self.skipped,
+        )
+
+
+class MetricTracker:
+    """Metrics on the same rows before and after the run."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: Reader,
+        batches: Sequence[Any],
+        source: str,
+        custom: Mapping[str, MetricFn] | None,
+    ) -> None:
+        self.model, self.reader, self.batches, self.source, self.custom = (
+            model,
+            reader,
+            batches,
+            source,
+            custom,
+        )
+        self.notes: list[str] = []
+        self.first = self._gather()
+
+    def _gather(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        try:
+            return gather_logits(self.model, self.reader, self.batches)
+        except Exception as error:  # noqa: BLE001 - no metric is worth breaking the run for
+            self.notes.append(f"metrics skipped: {type(error).__name__}: {str(error).strip()[:200]}")
+            return None
+
+    def record(self) -> tuple[Metric, ...]:
+        """Metrics now beside those at the start."""
+        last = self._gather() if self.first is not None else None
+        if self.first is None or last is None:
+            return ()
+        try:
+            with np.errstate(all="ignore"):  # a diverged run has NaN among its scores
+                return measure(self.reader.task, self.first[0], last[0], last[1], self.source, self.custom)
+        except ValueError as error:
+            self.notes.append(f"metrics skipped: {error}")
+            return ()
+
+
+def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Logits and labels of all rows, on the CPU, dropout off; None where the model gives none."""
+    outputs, targets = [], []
+    with quiet(model):
+        for batch in batches:
+            moved = to_device(batch, device_of(model))
+            logits, labels = reader.logits(moved), split(moved)[1]
+            if logits is None or not isinstance(labels, torch.Tensor):
+                return None
+            outputs.append(logits.detach().float().cpu())
+            targets.append(labels.detach().cpu())
+    if (
+        len({o.shape[1:] for o in outputs}) > 1 and outputs[0].dim() > 2
+    ):  # one label a token, padded to different widths
+        outputs, targets = [o.reshape(-1, o.shape[-1]) for o in outputs], [t.reshape(-1) for t in targets]
+    return torch.cat(outputs), torch.cat(targets)

@@ -1,0 +1,227 @@
+"""From what the recorder counted to the plain numbers of a `Trace`: tensors and the optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer as TorchOptimizer
+
+from ..core.observations import Gradients, Group, Motion, Optimizer, Tensor
+from ..instruments.optimizers import (
+    SchedulerOrder,
+    classes_of,
+    decouples_decay,
+    lr_of,
+    name_of,
+    settings_of,
+    state_steps,
+)
+from ..instruments.sampled_elements import SampledElements
+from ..instruments.tensor_statistics import digest, rms, series, statistics
+from .external_writes import ExternalWrites, share_retained
+from .gradient_statistics import GradientStatistics
+from .watched_parameters import WatchedParameter
+
+
+@dataclass
+class GroupRates:
+    """Learning rates of one parameter group over the steps."""
+
+    first: float | None = None
+    peak: float = 0.0
+    total: float = 0.0
+
+    def add(self, lr: float) -> None:
+        """The rate in force at one more step."""
+        self.first = lr if self.first is None else self.first
+        self.peak, self.total = max(self.peak, lr), self.total + lr
+
+
+# ---------------------------------------------------------------------- tensors
+def tensor_records(
+    model: nn.Module,
+    watched: Sequence[WatchedParameter],
+    sampled: SampledElements,
+    *,
+    vectors: Mapping[str, torch.Tensor],
+    gradients: GradientStatistics,
+    max_update: torch.Tensor,
+    writes: ExternalWrites,
+    rows: Sequence[torch.Tensor],
+    steps: int,
+    held_now: AbstractSet[int],
+    in_other_optimizers: AbstractSet[int],
+) -> tuple[Tensor, ...]:
+    """One `Tensor` a parameter.
+
+    :param vectors: flat vectors of the sampled elements: ``start``, ``final`` and ``after_last_step`` (values), ``by_gradient`` and
+        ``by_decay`` (sums of updates), ``had_gradient`` and ``counted`` (for what is retained).
+    :param rows: norms of gradient, update and displacement at each recorded step.
+    :param held_now: ids of the tensors that the watched optimizer holds.
+    """
+    gradients.to_cpu()
+    largest_updates = max_update.tolist()
+    between = [v.tolist() for v in (writes.squares, writes.count, writes.largest, writes.resets)]
+    stacked = torch.stack(list(rows)).cpu().double() if rows else torch.zeros(0, 3, len(sampled.counts))
+    pieces = {name: sampled.split(vector) for name, vector in vectors.items()}
+    now = dict(model.named_parameters(remove_duplicate=False))
+    tensors = []
+    for w in watched:
+        parameter = now.get(w.name)
+        replaced = parameter is not w.parameter
+        in_an_optimizer = id(parameter) in held_now or id(parameter) in in_other_optimizers
+        known: dict[str, Any] = {
+            "replaced": replaced,
+            "orphaned": parameter is not None and replaced and not in_an_optimizer,
+            "in_other_optimizer": id(w.parameter) in in_other_optimizers,
+        }
+        if w.slot is None:
+            tensors.append(_unsampled(w, steps, **known))
+            continue
+        slot = w.slot
+        own = {name: split[slot] for name, split in pieces.items()}
+        scale = 1 / math.sqrt(max(1, own["had_gradient"].numel()))
+        motion = _motion(w, own, largest_updates[slot], [values[slot] for values in between], scale)
+        norms, updates, displacements = (stacked[:, i, slot] for i in range(3))
+        tensors.append(
+            _tensor(
+                w,
+                unchanged=None if w.digest is None else w.digest == digest(w.parameter),
+                gradients=gradients.record(w, motion.share_with_gradient),
+                motion=motion,
+                grad_norms=series(norms),
+                updates=series(updates * scale),
+                displacements=series(displacements * scale),
+                histograms=tuple(w.histograms),
+                **known,
+            )
+        )
+    return tuple(tensors)
+
+
+def _motion(
+    w: WatchedParameter, own: Mapping[str, torch.Tensor], max_update: float, between: Sequence[float], scale: float
+) -> Motion:
+    """How far a tensor moved; a head tensor that is larger than its sample is compared in full."""
+    had_gradient = own["had_gradient"]
+    hit = int(had_gradient.sum())
+    if w.initial is not None:
+        first, last = w.initial.reshape(-1).float(), w.parameter.detach().reshape(-1).float()
+    else:
+        first, last = own["start"], own["final"]
+    delta = last - first
+    norm = float(torch.linalg.vector_norm(first))
+    updates = own["by_gradient"] + own["by_decay"]
+    squares, writes, largest_write, resets = between
+    return Motion(
+        elements=delta.numel(),
+        share_changed=int(torch.count_nonzero(delta)) / max(1, delta.numel()),
+        share_with_gradient=hit / max(1, had_gradient.numel()),
+        rms=rms(delta),
+        largest=float(delta.abs().max()),
+        relative=float(torch.linalg.vector_norm(delta)) / norm if norm > 0 else None,
+        # whatever changed an element that never had a gradient, it was not the gradient
+        by_gradient=rms(own["by_gradient"][had_gradient]) if hit else 0.0,
+        by_decay=rms(own["by_decay"]) if hit else rms(updates),
+        between_steps=math.sqrt(squares) * scale,
+        max_update=max_update / math.sqrt(max(1, hit)),
+        wasserstein=float((first.sort().values - last.sort().values).abs().mean()),
+        between_steps_writes=int(writes),
+        between_steps_largest=largest_write * scale,
+        resets=int(resets),
+        retained=share_retained(own["after_last_step"], own["start"], updates, own["counted"]),
+    )
+
+
+def _unsampled(w: WatchedParameter, steps: int, **known: Any) -> Tensor:
+    """A tensor without floating-point values: only whether it changed is known."""
+    same = w.digest == digest(w.parameter)
+    return _tensor(
+        w,
+        unchanged=same,
+        gradients=Gradients(steps, steps, 0, 0, None, None, 0.0, 0.0, 0.0),
+        motion=Motion(0, float(not same), 0.0, 0.0, 0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0),
+        **known,
+    )
+
+
+def _tensor(w: WatchedParameter, **measured: Any) -> Tensor:
+    return Tensor(
+        name=w.name,
+        aliases=w.aliases,
+        part=w.part,
+        role=w.role,
+        shape=tuple(w.parameter.shape),
+        dtype=str(w.parameter.dtype).removeprefix("torch."),
+        trainable=w.trainable,
+        trainable_last=w.parameter.requires_grad,
+        group=w.group,
+        first_step=w.first_step,
+        lr_sum=w.lr_sum,
+        lr_peak=w.lr_peak,
+        entries=w.entries,
+        first=w.first,
+        last=statistics(w.parameter),
+        **measured,
+    )
+
+
+# ---------------------------------------------------------------------- the optimizer
+def optimizer_record(
+    optimizer: TorchOptimizer,
+    family: str,
+    live: Sequence[WatchedParameter],
+    in_model: Collection[int],
+    rates: Mapping[int, GroupRates],
+    scheduler: SchedulerOrder,
+    *,
+    other_steps: int,
+    rebuilt: int,
+) -> Optimizer:
+    """The watched optimizer at the end of the run.
+
+    :param in_model: ids of the model's parameters.  :param rates: learning rates by the index of the group.
+    """
+    groups, held_before = list[Group](), set[int]()
+    for index, group in enumerate(optimizer.param_groups):
+        lr, over_run = lr_of(group), rates.get(index, GroupRates())
+        entries = [id(p) for p in group["params"]]
+        tensors = set(entries)
+        of_model = sum(i in in_model for i in tensors)
+        duplicates = len(entries) - len(tensors - held_before)
+        held_before |= tensors
+        groups.append(
+            Group(
+                index=index,
+                lr_first=lr if over_run.first is None else over_run.first,
+                lr_peak=lr if over_run.first is None else over_run.peak,
+                lr_sum=over_run.total,
+                weight_decay=float(group.get("weight_decay") or 0.0),
+                settings=settings_of(group),
+                tensors=of_model,
+                not_in_model=len(tensors) - of_model,
+                duplicates=duplicates,
+                decoupled=decouples_decay(optimizer, group),
+            )
+        )
+    trained = [w for w in live if w.group is not None and w.steps > w.without_gradient]
+    trained.sort(key=lambda w: w.without_gradient - w.steps)  # those that had a gradient most often come first
+    return Optimizer(
+        name_of(optimizer),
+        family,
+        tuple(groups),
+        other_steps,
+        classes=classes_of(optimizer),
+        rebuilt=rebuilt,
+        state_steps=state_steps(optimizer, [w.parameter for w in trained]),
+        gradient_steps=max((w.steps - w.without_gradient for w in trained), default=0),
+        scheduler=scheduler.name,
+        scheduler_of_other_optimizer=scheduler.drives_other_optimizer,
+        scheduler_stepped_first=scheduler.stepped_first,
+    )

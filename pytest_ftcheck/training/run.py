@@ -1,0 +1,359 @@
+"""One fine-tune: checked and prepared when it is made, trained and measured by `FinetuneRun.run`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checks.probes import PROBE_CLASSES
+from ..core import events
+from ..core.formatting import describe_type
+from ..core.intent import Intent
+from ..core.observations import Descent, Metric, Reading, Tensor
+from ..core.recipe import Recipe
+from ..core.trace import Trace
+from ..instruments.batches import MOST, Batches, device_of, in_words, row_count, split, to_device
+from ..instruments.environment import environment, thread_share
+from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
+from ..instruments.metrics import MetricFn
+from ..instruments.parameter_roles import find_head
+from ..instruments.probe import ProbeContext, ProbeRunner, allowance, tokens_of
+from ..instruments.reader import Reader
+from ..instruments.rounding_noise import noise_of_small_gradients
+from ..instruments.snapshots import Undo, preserved_globals, quiet
+from .build_trace import build_trace, measured_fields
+from .finetune_arguments import OwnArguments
+from .recorder import Recorder
+from .resolve import resolve_optimizer, resolve_scheduler
+from .training_step import TrainingStep
+
+#: A run ends when its loss was NaN or infinite this many times in a row.
+MOST_NONFINITE = 3
+#: Models with fewer parameters are trained on one thread.
+ONE_THREAD = 1_000_000
+#: With at least this many parameters, the loss before and after single steps is measured as rarely as the sign test allows.
+LARGE = 20_000_000
+#: This many descents without an exception settle the sign test: 1 in 256 by chance.
+SETTLED = 8
+#: Batches since the last optimizer step that are kept, for the loss before and after it.
+KEPT_BATCHES = 4
+
+
+class FinetuneRun:
+    """One fine-tune of a module. The order of its checks is that of their errors: batches, head, intent, labels, optimizer."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Any,
+        recipe: Recipe,
+        own: OwnArguments,
+        probes: tuple[str, ...],
+        undo: Undo,
+    ) -> None:
+        self._began = time.perf_counter()
+        self._model, self._recipe, self._probes = model, recipe, probes
+        self._user_step, self._user_metric = own.get("step"), own.get("evaluate")
+        optimizer, scheduler = own.get("optimizer"), own.get("scheduler")
+        by_recipe = optimizer is None and scheduler is None
+        self._notes: list[str] = list(recipe.warnings()) if by_recipe else []
+        self.batches = Batches(batches, recipe.steps)
+        _limit_threads(model, recipe)
+        self._large = sum(p.numel() for p in model.parameters()) >= LARGE
+        self._device = device_of(model)
+        self._head = find_head(model, own.get("head"))
+        self._intent = own.get("intent")
+        if self._intent is not None:
+            self._intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
+        if by_recipe and self._user_step is None:
+            self._intent = (self._intent or Intent()).filled(recipe)
+        self._reader = self._make_reader(own)
+        eval_batches = own.get("eval_batches")
+        held_out = None if eval_batches is None else _held_out(eval_batches)
+        self._check_labels(held_out)
+        self._optimizer = resolve_optimizer(model, optimizer, recipe, undo)
+        self._scheduler = resolve_scheduler(
+            self._optimizer, scheduler, recipe, own_optimizer=optimizer is None, undo=undo
+        )
+        if (
+            self._user_step is None
+        ):  # with the user's step, the mode in which the model comes is one of the things judged
+            _train_mode(model)
+        self._loss_tracker: LossTracker | None = None
+        self._metric_tracker: MetricTracker | None = None
+        self._metric_at_start: float | None = None
+        self._training_seconds = 0.0
+        self._stopped: str | None = None
+        self._track(held_out, own.get("metrics"))
+        self._probe_runner = self._make_probe_runner(held_out, everything=own.get("probes") is not None)
+        self._recorder = Recorder(model, self._optimizer, self._head, self._scheduler)
+        self._step = TrainingStep(
+            model, self._reader, recipe, self._optimizer, self._scheduler, self._user_step, self._recorder
+        )
+
+    # ------------------------------------------------------------------ before
+    def _make_reader(self, own: OwnArguments) -> Reader | None:
+        loss_fn, forward = own.get("loss_fn"), own.get("forward")
+        with quiet(self._model, weights=True):
+            try:
+                return Reader(self._model, self.batches.known[0], loss_fn=loss_fn, forward=forward)
+            except (ValueError, TypeError) as error:
+                if self._user_step is None or loss_fn is not None or forward is not None:
+                    raise
+                self._notes.append(
+                    f"no probes ran: the batches cannot be read, and with step= they need not be ({error})"
+                )
+                return None
+
+    def _check_labels(self, held_out: list[Any] | None) -> None:
+        if self._reader is None or self._user_step is not None:
+            return
+        for i, batch in enumerate(self.batches.known):
+            self._reader.check_labels(batch, i)
+        labelled = isinstance(split(self.batches.known[0])[1], torch.Tensor)
+        for i, batch in enumerate(held_out or ()):
+            if labelled and not isinstance(split(batch)[1], torch.Tensor):
+                raise ValueError(
+                    f"eval_batches[{i}]: {in_words(batch)} has no labels: expected batches like the training's"
+                )
+            self._reader.check_labels(batch, i, "eval_batches")
+
+    def _track(self, held_out: list[Any] | None, metrics: Mapping[str, MetricFn] | None) -> None:
+        """Evaluate loss and metrics on fixed rows for the first time."""
+        if self._reader is not None:
+            rows = self.batches.known[:BATCHES]
+            self._notes += self._reader.notes
+            if "loss" in self._probes:
+                source = f"the first {len(rows)} training batches" if len(rows) > 1 else "the first training batch"
+                self._loss_tracker = LossTracker(self._model, self._reader, rows, source, self._recipe.steps)
+                self._loss_tracker.evaluate(0)
+            if "metrics" in self._probes:
+                name = "training rows" if held_out is None else "held-out rows"
+                self._metric_tracker = MetricTracker(self._model, self._reader, held_out or rows, name, metrics)
+        if self._user_metric is not None:
+            self._metric_at_start = self._evaluate_user_metric()
+
+    def _make_probe_runner(self, held_out: list[Any] | None, *, everything: bool) -> ProbeRunner | None:
+        kinds = [kind for kind in PROBE_CLASSES if kind.name in self._probes]
+        if self._reader is None or not kinds:
+            return None
+        first = to_device(self.batches.known[0], self._device)
+        context = ProbeContext(
+            model=self._model,
+            reader=self._reader,
+            fixed_batches=[to_device(b, self._device) for b in self.batches.known[:BATCHES]],
+            batches=self.batches,
+            held_out=held_out,
+            head=self._head,
+            optimizer=self._optimizer,
+            scheduler=self._scheduler,
+            recipe=self._recipe,
+            intent=self._intent or Intent(),
+            user_metric=self._user_metric,
+            recipe_loop=self._user_step is None,
+            device=self._device,
+            steps=self._recipe.steps,
+        )
+        rows = row_count(split(first)[0]) or 1
+        budget = math.inf if everything else allowance(self._model, rows, tokens_of(first), self._recipe.steps)
+        runner = ProbeRunner(context, kinds, budget)
+        runner.before()
+        return runner
+
+    def _evaluate_user_metric(self) -> float:
+        assert self._user_metric is not None
+        modes = [(m, m.training) for m in self._model.modules()]
+        flags = [(p, p.requires_grad) for p in self._model.parameters()]
+        with preserved_globals():
+            try:
+                value: Any = self._user_metric(self._model)
+                if not isinstance(value, (int, float)) and not hasattr(value, "item"):
+                    raise TypeError(f"evaluate(model) returned {describe_type(value)}: expected a number")
+                try:
+                    return float(value)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise TypeError(f"evaluate(model) returned {value!r}: expected a number") from error
+            finally:
+                # this call is ours: a mode that it leaves behind, or a train() that freezes layers, must not change the training
+                for p, flag in flags:
+                    if p.requires_grad != flag:
+                        p.requires_grad_(flag)
+                for module, mode in modes:
+                    module.training = mode
+
+    # ------------------------------------------------------------------ the run
+    def run(self) -> Trace:
+        """Train, measure, and return the trace; an exception carries the partial trace as its attribute ``ftcheck_trace``."""
+        self._recorder.attach()
+        listener = events.current()
+        try:
+            self._train(listener)
+            self._recorder.detach()
+            return self._trace(partial=False)
+        except BaseException as error:
+            self._recorder.detach()
+            self._stopped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            with contextlib.suppress(Exception):
+                error.ftcheck_trace = self._trace(partial=True)  # type: ignore[attr-defined]
+            raise
+        finally:
+            self._recorder.detach()
+            if self._probe_runner is not None:
+                self._probe_runner.close()
+            if listener:
+                listener.progress(self._recipe.steps, self._recipe.steps, None)
+
+    def _train(self, listener: events.Listener | None) -> None:
+        recorder, total = self._recorder, self._recipe.steps
+        since_step: list[Any] = []
+        nonfinite = 0
+        for i in range(total):
+            batch = self.batches.take(i)
+            if self._user_step is None:
+                batch = to_device(batch, self._device)
+                if self._reader is not None and i >= len(self.batches.known):
+                    self._reader.check_labels(batch, i)
+            since_step = [*since_step, batch][-KEPT_BATCHES:]
+            before = self._loss_before(since_step)
+            if self._probe_runner is not None:
+                self._probe_runner.iteration(i, batch)
+            began = time.perf_counter()
+            recorder.begin_iteration()
+            done = len(recorder.steps)
+            loss, backward_error = self._step.run(batch)
+            recorder.end_iteration(loss, backward_error)
+            self._training_seconds += time.perf_counter() - began
+            if len(recorder.steps) > done:
+                self._loss_after(before, since_step, len(recorder.steps) - 1)
+                if self._probe_runner is not None:
+                    self._probe_runner.stepped(len(recorder.steps) - 1)
+                since_step = []
+                if self._loss_tracker is not None and len(recorder.steps) in self._loss_tracker.when:
+                    self._loss_tracker.evaluate(len(recorder.steps))
+            value = None if loss is None else float(loss)
+            if listener and i + 1 < total:
+                listener.progress(i + 1, total, value)
+            nonfinite = nonfinite + 1 if value is not None and not math.isfinite(value) else 0
+            self._stopped = self._reason_to_stop(i + 1, backward_error, nonfinite)
+            if self._stopped:
+                return
+
+    def _reason_to_stop(self, done: int, backward_error: str | None, nonfinite: int) -> str | None:
+        if backward_error:
+            return f"backward cannot run: {backward_error}"
+        if nonfinite >= MOST_NONFINITE:
+            return f"the loss was not finite {MOST_NONFINITE} times in a row"
+        if self._out_of_time() and done < self._recipe.steps:
+            return f"max_seconds={self._recipe.max_seconds:g} reached after {done} of {self._recipe.steps} steps"
+        return None
+
+    def _out_of_time(self) -> bool:
+        limit = self._recipe.max_seconds
+        return limit is not None and time.perf_counter() - self._began > limit
+
+    def _loss_before(self, batches: list[Any]) -> float | None:
+        """The loss of the next step's batches; with accumulation measured anew with each batch, and the last time counts."""
+        if self._loss_tracker is None or "descent" not in self._probes or self._enough(self._loss_tracker.descents):
+            return None
+        return self._loss_tracker.loss_of(batches)
+
+    def _loss_after(self, before: float | None, batches: list[Any], step: int) -> None:
+        if before is None or self._loss_tracker is None:
+            return
+        if (after := self._loss_tracker.loss_of(batches)) is not None:
+            self._loss_tracker.descents.append(Descent(step, before, after))
+
+    def _enough(self, descents: Sequence[Descent]) -> bool:
+        """Whether the sign test needs no more steps. For a large model each costs two thirds of a step: as few as settle the test."""
+        if len(descents) >= DESCENTS:
+            return True
+        return self._large and len(descents) >= SETTLED and all(d.after < d.before for d in descents)
+
+    # ------------------------------------------------------------------ after
+    def _trace(self, *, partial: bool) -> Trace:
+        fields = self._recorder.finish()
+        metrics: tuple[Metric, ...] = ()
+        noise: dict[str, float | None] = {}
+        if not partial:
+            if self._loss_tracker is not None:
+                self._loss_tracker.evaluate(len(self._recorder.steps))
+            metrics = self._final_metrics()
+            if "noise" in self._probes and self._reader is not None:
+                noise = self._gradient_noise(self._reader, fields["tensors"])
+            if self._probe_runner is not None:
+                self._probe_runner.context.tensors = fields["tensors"]
+                self._probe_runner.after(self._out_of_time)
+                self._notes += self._probe_runner.context.notes
+        without_runner = "the batches could not be read" if self._reader is None else "not run"
+        return build_trace(
+            "finetune",
+            fields,
+            **measured_fields(self._probe_runner, self._probes, without_runner, partial=partial),
+            intent=self._intent.plain() if self._intent is not None else None,
+            recipe=self._recipe,
+            reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's step"),
+            probe=self._loss_tracker.record() if self._loss_tracker is not None else None,
+            metrics=metrics,
+            noise=noise,
+            environment=environment(self._model),
+            seconds=time.perf_counter() - self._began,
+            training_seconds=self._training_seconds,
+            stopped=self._stopped,
+            notes=tuple(self._notes),
+        )
+
+    def _final_metrics(self) -> tuple[Metric, ...]:
+        metrics: tuple[Metric, ...] = ()
+        if self._metric_tracker is not None:
+            metrics = self._metric_tracker.record()
+            self._notes += self._metric_tracker.notes
+        if self._metric_at_start is not None:
+            last = self._evaluate_user_metric()
+            metrics += (Metric("evaluate", self._metric_at_start, last, 0, "the user's own"),)
+            if self._probe_runner is not None:
+                self._probe_runner.context.user_metric_values = self._metric_at_start, last
+        return metrics
+
+    def _gradient_noise(self, reader: Reader, tensors: Sequence[Tensor]) -> dict[str, float | None]:
+        batch = self.batches.known[0]
+        if split(batch)[1] is None and reader.loss_fn is None:
+            return {}
+        return noise_of_small_gradients(self._model, reader, batch, tensors)
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Training mode, except frozen modules that came in eval mode: their running statistics are frozen, too."""
+    frozen = [m for m in model.modules() if not m.training and _all_frozen(m)]
+    model.train()
+    for module in frozen:
+        module.eval()
+
+
+def _all_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _held_out(source: Any) -> list[Any]:
+    """All held-out batches; ``ValueError`` for a stream without an end."""
+    kept = []
+    for batch in Batches(source, None, "eval_batches").source:  # not list(): that could not be interrupted
+        kept.append(batch)
+        if len(kept) > MOST:
+            raise ValueError(f"eval_batches: more than {MOST:,} batches; expected a held-out set of at most that many")
+    return kept
+
+
+def _limit_threads(model: nn.Module, recipe: Recipe) -> None:
+    """Threads for this run; `preserved_globals` restores the previous number."""
+    threads = recipe.threads
+    if threads is None:
+        threads = 1 if sum(p.numel() for p in model.parameters()) < ONE_THREAD else thread_share()
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)

@@ -1,0 +1,115 @@
+"""The parameters and buffers of a model as they are before a run, and what the recorder counts of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ..core.observations import Buffer, Histogram, Statistics
+from ..instruments.parameter_roles import in_part, roles
+from ..instruments.sampled_elements import LARGE_BASE, LARGE_HEAD, row_stride
+from ..instruments.tensor_statistics import digest, nonfinite, statistics
+
+
+@dataclass
+class WatchedParameter:
+    """One parameter, and the running numbers that are not vectors."""
+
+    name: str
+    aliases: tuple[str, ...]
+    parameter: nn.Parameter
+    part: str
+    role: str
+    #: Every how many rows of its gradient are read for the norm.
+    stride: int
+    #: ``requires_grad`` before the run.
+    trainable: bool
+    #: Its place among the sampled parameters; None: it has no floating-point values to sample.
+    slot: int | None
+    #: Checksum of a frozen parameter before the run.
+    digest: int | None
+    #: Exact copy of a head tensor that is too large to be sampled in full.
+    initial: torch.Tensor | None
+    #: Moments of its values before the run.
+    first: Statistics
+    #: Index of the parameter group that holds it, the first step at which one did, and how often the optimizer holds it.
+    group: int | None = None
+    first_step: int | None = None
+    entries: int = 1
+    lr_sum: float = 0.0
+    lr_peak: float = 0.0
+    #: Steps that were to change it, and those of them at which it had no gradient.
+    steps: int = 0
+    without_gradient: int = 0
+    histograms: list[Histogram] = field(default_factory=list)
+
+
+def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParameter]:
+    """Every parameter of the model, tied ones once."""
+    names: dict[int, list[str]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
+        parameters[id(p)] = p
+    role = roles(model)
+    found, slot = [], 0
+    for key, (name, *aliases) in names.items():
+        p = parameters[key]
+        part = "head" if any(in_part(n, head) for n in (name, *aliases)) else "base"
+        sampled = p.is_floating_point() and p.device.type != "meta" and p.numel() > 0
+        found.append(
+            WatchedParameter(
+                name=name,
+                aliases=tuple(aliases),
+                parameter=p,
+                part=part,
+                role=role.get(name, "matrix"),
+                stride=row_stride(p, LARGE_HEAD if part == "head" else LARGE_BASE),
+                trainable=p.requires_grad,
+                slot=slot if sampled else None,
+                digest=None if p.requires_grad else digest(p),
+                initial=None,
+                first=statistics(p),
+            )
+        )
+        slot += sampled
+    return found
+
+
+class WatchedBuffers:
+    """The model's buffers: which of them the run changes."""
+
+    def __init__(self, model: nn.Module, head: Sequence[str]) -> None:
+        self._model, self._head = model, head
+        self._digests = {name: digest(buffer) for name, buffer in model.named_buffers()}
+
+    def record(self, watched: Sequence[WatchedParameter]) -> tuple[Buffer, ...]:
+        """What became of them; ``watched`` are the parameters of the modules they belong to."""
+        frozen: dict[str, bool] = {}
+        for w in watched:
+            frozen.update(dict.fromkeys((w.name, *w.aliases), not w.trainable and not w.parameter.requires_grad))
+        now = dict(self._model.named_buffers())
+        return tuple(
+            Buffer(
+                name=name,
+                part="head" if in_part(name, self._head) else "base",
+                frozen=_in_frozen_module(name, frozen),
+                unchanged=name in now and digest(now[name]) == before,
+                nonfinite=nonfinite(now[name]) if name in now else 0,
+            )
+            for name, before in self._digests.items()
+        )
+
+
+def _in_frozen_module(buffer: str, frozen: dict[str, bool]) -> bool:
+    """Whether the innermost module around the buffer that has parameters has only frozen ones."""
+    prefix = buffer
+    while prefix:
+        prefix = prefix.rpartition(".")[0]
+        inside = [f for n, f in frozen.items() if not prefix or n.startswith(prefix + ".")]
+        if inside:
+            return all(inside)
+    return False
