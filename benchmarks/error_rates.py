@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 from pytest_ftcheck import Trace, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, ROUNDING
-from pytest_ftcheck.checks.tensor_state import kind_of, largest_norm
+from pytest_ftcheck.checks.tensor_state import gradient_state, largest_norm
 from pytest_ftcheck.checks.weights.weights_move import LEAST_BUDGET, MOST_STEPS, steps_to_matter
 
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "error-rates.md"
@@ -244,7 +244,7 @@ def statistic(trace: Trace) -> dict[str, float]:
     alive = [
         t
         for t in trace.tensors
-        if t.trainable and t.group is not None and kind_of(t, trace, largest) in ("fine", "transient")
+        if t.trainable and t.group is not None and gradient_state(t, trace, largest) in ("fine", "transient")
     ]
     if trace.optimizer.family == "adam":
         for name, wanted in (("dense", False), ("embedding", True)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from pytest_ftcheck import Trace
-from pytest_ftcheck.checks.tensor_state import kind_of, largest_norm
+from pytest_ftcheck.checks.tensor_state import gradient_state, largest_norm
 from pytest_ftcheck.core.formatting import block_of
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def draw(trace: Trace, path: Path) -> None:
 
     largest = largest_norm(trace)
     # matrices: one kind of tensor, so that the bars can be compared
-    chosen = [t for t in trace.tensors if t.role == "matrix" and kind_of(t, trace, largest) == "fine" and t.lr_sum > 0]
+    chosen = [t for t in trace.tensors if t.role == "matrix" and gradient_state(t, trace, largest) == "fine" and t.lr_sum > 0]
     rows = [
         (name, list(members))
         for name, members in groupby(chosen, key=lambda t: t.name if t.part == "head" else block_of(t.name))

@@ -1,4 +1,4 @@
-"""The kinds of gradient: none, permanently zero, zero at most steps (`silent`), transient, rounding noise, negligible, non-finite, fine."""
+"""The state of a tensor's gradients: absent, zero, late, rounding noise, negligible, not finite, or fine; and which states are faults."""
 
 from __future__ import annotations
 
@@ -12,24 +12,35 @@ from ..core.observations import Tensor
 from ..core.trace import Trace
 from ..core.verdict import Verdict
 
-Kind = Literal["none", "zero", "seldom", "transient", "noise", "negligible", "nonfinite", "fine"]
+#: State of a tensor's gradients over the run:
+#:
+#: * ``none``: it had no gradient at any step.
+#: * ``zero``: its gradient was exactly zero at every step.
+#: * ``transient``: its gradient was zero or absent at first, and not later.
+#: * ``noise``: its gradient is rounding noise around a true value of zero.
+#: * ``negligible``: its gradient is too small beside Adam's eps to move it.
+#: * ``nonfinite``: its gradient was NaN or infinite at some step.
+#: * ``fine``: none of these.
+GradientState = Literal["none", "zero", "transient", "noise", "negligible", "nonfinite", "fine"]
 
 #: Gradients of ``loss`` and of ``3 * loss / 3`` differed by 0.38 or more for rounding noise and by 2.4e-4 or less for real ones
 #: over 103 architectures (benchmarks/architectures.py); the limit lies between, nearer to the noise.
 NOISE = 0.05
-#: Without that probe: a vector whose gradient is this small beside the largest one, and whose own matrix learns, is taken for
-#: noise. Measured noise reaches 2.3e-9 of the largest gradient.
+#: Without that probe: a vector whose gradient is this small beside the largest one is assumed to have rounding noise for a gradient.
+#: Measured noise reaches 2.3e-9 of the largest gradient.
 NOISE_ASSUMED = 1e-8
 #: Adam divides by sqrt(v) + eps: at an rms of eps / 100 its step is 1 % of the learning rate.
 EPS_SHARE = 0.01
-#: Steps needed to tell a permanent zero from a transient one: a zero last layer, or LoRA's B = 0, frees the layer below
-#: it after its own first step.
+#: Steps needed to distinguish a permanent zero from a transient one: a zero last layer, or LoRA's B = 0, lets gradients through to the
+#: layer below only after its own first step.
 STEPS_FOR_ZERO = 3
-ZERO_AT_FIRST = "a zero last layer gives the layers below it no gradient at the first one"
+RUN_LONGER = (
+    f"run at least {STEPS_FOR_ZERO} steps: the layers below a zero last layer get no gradient at the first step"
+)
 
 
-def kind_of(tensor: Tensor, trace: Trace, largest: float) -> Kind:
-    """The kind of a tensor's gradients over all steps; ``largest``: the largest gradient norm of any tensor."""
+def gradient_state(tensor: Tensor, trace: Trace, largest: float) -> GradientState:
+    """The state of a tensor's gradients over all steps; ``largest``: the largest gradient norm of any tensor."""
     g = tensor.gradients
     if g.nonfinite:
         return "nonfinite"
@@ -61,110 +72,100 @@ def epsilon(tensor: Tensor, trace: Trace) -> float | None:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Tensors sorted by what is the matter with them."""
+class Split:
+    """Tensors with a missing gradient, split into faulty and exempt ones."""
 
-    #: Tensors that must be alive and are not.
-    ill: tuple[Tensor, ...]
-    #: Tensors that are odd, but whose neighbours live: an unused pooler, an expert without tokens.
-    odd: tuple[Tensor, ...]
+    #: They should have a gradient.
+    faulty: tuple[Tensor, ...]
+    #: Peculiarities of the architecture: an unused pooler, an expert without tokens.
+    exempt: tuple[Tensor, ...]
 
 
-def weigh(bad: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool = False) -> Judged:
-    """Which of the bad tensors are a fault, and which a peculiarity of the architecture.
+def split_faulty(missing: Sequence[Tensor], selected: Sequence[Tensor], *, matrices: bool = False) -> Split:
+    """Which of the tensors without a gradient are a fault, and which a peculiarity of the architecture.
 
-    In the head every tensor counts. In the base a tensor that takes no part in a block that does is odd; so is a single module that
-    is no numbered block (a pooler that nothing reads), and a whole stack of blocks beside another one that lives (an encoder
-    whose output another head would use), and an expert. A block whose neighbours in the stack live, a tensor whose like in another block
-    lives, all embeddings, or the whole base, is a fault.
+    Faulty: every tensor of the head; a block whose neighbours in the stack learn; a tensor whose counterpart in another block learns;
+    all embeddings; the whole base. Exempt: a tensor inside a block that learns; a single module that is no numbered block (a pooler
+    that nothing reads); a whole stack of blocks beside another that learns (an encoder whose output another head would use); an expert.
 
-    :param matrices: a block lives if one of its matrices does; the biases and norms of many healthy models learn next to nothing.
+    :param matrices: a block learns if one of its matrices does; the biases and norms of many healthy models learn next to nothing.
     """
-    names = {t.name for t in bad}
+    names = {t.name for t in missing}
     base = [t for t in selected if t.part == "base"]
     decisive = [t for t in base if not matrices or len(t.shape) > 1]
-    all_bad = bool(decisive) and all(t.name in names for t in decisive)
-    living = [t for t in decisive if t.name not in names]
-    alive = {block_of(t.name) for t in living}
-    twins = {_twin(t.name) for t in living}
+    whole_base = bool(decisive) and all(t.name in names for t in decisive)
+    learning = [t for t in decisive if t.name not in names]
+    learning_blocks = {block_of(t.name) for t in learning}
+    learning_places = {_place(t.name) for t in learning}
+    learning_stacks = {stack_of(block) for block in learning_blocks} - {None}
+    known_blocks = {block_of(t.name) for t in decisive}
     tables = [t for t in base if t.role == "embedding"]
-    blind = bool(tables) and all(t.name in names for t in tables)
-    known = {block_of(t.name) for t in decisive}
-    stacks_alive = {_stack(unit) for unit in alive} - {None}
-    ill, odd = [], []
-    for t in bad:
-        unit = block_of(t.name)
-        stack = _stack(unit)
-        dead = stack is not None and unit in known and unit not in alive and (stack in stacks_alive or not stacks_alive)
-        # the same place in another block lives, and this one is not even part of the graph: cut off here alone. One that is, with
-        # a gradient of exactly zero, may be so by design (global attention where no token is global)
+    all_tables = bool(tables) and all(t.name in names for t in tables)
+    faulty, exempt = [], []
+    for t in missing:
+        block = block_of(t.name)
+        stack = stack_of(block)
+        dead_block = (
+            stack is not None
+            and block in known_blocks
+            and block not in learning_blocks
+            and (stack in learning_stacks or not learning_stacks)
+        )
+        # its counterpart in another block learns, and it is not even in the graph: cut off here alone. A gradient of exactly zero may be
+        # so by design (global attention where no token is global)
         absent = t.gradients.none == t.gradients.steps
-        lone = absent and stack is not None and unit in alive and not matrices and _twin(t.name) in twins
-        idle = any("expert" in s for s in t.name.lower().split("."))  # which tokens an expert gets is chance
-        if t.part == "head" or all_bad or (blind and t.role == "embedding") or ((dead or lone) and not idle):
-            ill.append(t)
+        cut_off = (
+            absent
+            and stack is not None
+            and block in learning_blocks
+            and not matrices
+            and _place(t.name) in learning_places
+        )
+        expert = any("expert" in s for s in t.name.lower().split("."))  # which tokens an expert gets is chance
+        if (
+            t.part == "head"
+            or whole_base
+            or (all_tables and t.role == "embedding")
+            or ((dead_block or cut_off) and not expert)
+        ):
+            faulty.append(t)
         else:
-            odd.append(t)
-    return Judged(tuple(ill), tuple(odd))
+            exempt.append(t)
+    return Split(tuple(faulty), tuple(exempt))
 
 
-def _twin(name: str) -> str:
-    """The name with its block's number left out: equal for the same place in all blocks of a stack."""
-    unit = block_of(name)
-    stack = _stack(unit)
-    return name if stack is None else f"{stack}.*{name[len(unit) :]}"
+def _place(name: str) -> str:
+    """The name without its block's number: equal for the same place in all blocks of a stack."""
+    block = block_of(name)
+    stack = stack_of(block)
+    return name if stack is None else f"{stack}.*{name[len(block) :]}"
 
 
-def _stack(unit: str) -> str | None:
-    """The list of blocks that a numbered block is in; None for a module that is no such block."""
-    path, _, last = unit.rpartition(".")
+def stack_of(block: str) -> str | None:
+    """The list of blocks that a numbered block is in; None for a module that is no such block.
+
+    >>> stack_of("encoder.layer.11"), stack_of("pooler.dense")
+    ('encoder.layer', None)
+    """
+    path, _, last = block.rpartition(".")
     return path if last.isdigit() else None
 
 
 def all_frozen(check: str, part: str, chosen: Sequence[Tensor]) -> Verdict:
-    """You asked for tensors to learn that cannot."""
+    """The verdict of a check of learning where every selected tensor is frozen."""
     what = f"the {len(chosen)} {part} tensors" if part != "all" else f"the {len(chosen)} selected tensors"
     return Verdict(
         check,
         "fail",
         f"All of {what} are frozen (requires_grad=False), {chosen[0].name} first: they cannot learn.",
-        causes=(
-            "they were frozen by mistake, or together with another part",
-            "or they are meant to stay, and this check is asked of them",
-        ),
-        remedy="un-freeze them with requires_grad_(True), or ask assert_frozen_stay_frozen instead",
+        causes=("they were frozen by mistake, or together with another part",),
+        remedy="call requires_grad_(True) on them, or use assert_frozen_stay_frozen if they should stay frozen",
     )
 
 
 def frozen_note(tensors: Sequence[Tensor], chosen: Sequence[Tensor]) -> tuple[str, ...]:
-    """Of a selection with a head in it that is frozen as a whole: that is seldom meant."""
+    """A note where the whole head of a selection is frozen, which is seldom intended."""
     head = [t for t in chosen if t.part == "head"]
     if not head or any(t in tensors for t in head):
         return ()
     return (f"the whole head is frozen ({plural(len(head), 'tensor')}, {head[0].name} first): only the base learns",)
-
-
-def broken_fault(trace: Trace) -> str:
-    """What it is that backward cannot run."""
-    return "gradients_switched_off" if "switched off" in (trace.backward_error or "") else "loss_cut_off"
-
-
-def nothing_happened(trace: Trace) -> tuple[str, tuple[str, ...], str] | None:
-    """Headline, causes and remedy where not one optimizer step was taken."""
-    if trace.steps:
-        return None
-    if trace.backward_error:
-        return (
-            f"no step was taken, for backward cannot run: {trace.backward_error}",
-            (trace.backward_error,),
-            "compute the loss from the model's own output tensor, inside enabled gradients, without .detach(), .data or .item()",
-        )
-    seen = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
-    return (
-        f"no optimizer step was taken{seen}",
-        (
-            "optimizer.step() is never reached: it is missing, accumulation is longer than the run, or a GradScaler skipped every step",
-            "the loop steps another optimizer than the one that is watched",
-        ),
-        f"call {trace.optimizer.name}.step() in the loop, or run longer than one accumulation cycle",
-    )

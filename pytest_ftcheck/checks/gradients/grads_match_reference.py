@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ...core.formatting import number, plural
@@ -10,14 +11,14 @@ from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults
 from .record import ReferenceGradient, ReferenceStep
-from .reference_faults import OTHER, View, findings, settled
+from .reference_faults import CHECK, OTHER, Comparison, reference_verdicts, settled
 
 LIMIT = (
     "the optimizer finds the gradient of the loss (cosine >= 0.99), and not exactly (cosine >= 0.999) that of the last batch alone, of the "
-    "step before, or of all batches since the run began; no part points backwards; as long as was declared"
+    "step before, or of all batches since the run began; no part points backwards; the length is the declared one"
 )
 MEASURED = (
-    "gradients recomputed with the same batches, weights and random numbers, beside those that the optimizer found; slopes by central "
+    "gradients recomputed with the same batches, weights and random states, compared with those that the optimizer found; slopes by central "
     "differences with dropout off"
 )
 
@@ -56,77 +57,67 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
 
     At a few steps the gradient is recomputed for the same batches, weights and random states (so with the same dropout masks), and
     compared with what the optimizer found: the cosine of the two, ``<g, r> / |g||r|``, and of ``g`` with what typical faults would
-    leave there. A length that is constantly off is judged for optimizers that feel it, and against the declared ``max_grad_norm``.
-    Besides, each part is moved along its own gradient: does the loss change as it says?
+    leave there. A length that is constantly wrong is judged for optimizers that it affects, and against the declared ``max_grad_norm``.
+    In addition, each part is moved along its own gradient: does the loss change as the gradient predicts?
 
     >>> from pytest_ftcheck import example_trace
     >>> check_grads_match_reference(example_trace()).status
     'skipped'
     """
-    name = "grads_match_reference"
-    found = findings(trace)
     record = trace.measured(ReferenceGradient)
-    rows = tuple(_row(s) for s in record.steps) if record is not None else ()
-    if record is not None and record.slopes:
-        rows += tuple({"part": s.part, "slope/gradient": s.near} for s in record.slopes)
-    if found:
-        first, *rest = found
-        return Verdict(
-            name,
-            first.status,
-            f"{first.headline[:1].upper()}{first.headline[1:]}.",
+    rows = _rows(record) if record is not None else ()
+    if found := reference_verdicts(trace):
+        first, *others = found
+        return dataclasses.replace(
+            first,
             evidence=rows,
             limit=LIMIT,
-            causes=(first.cause, *(f.cause for f in rest if f.status == "fail")),
-            remedy=first.remedy,
+            causes=(*first.causes, *(v.causes[0] for v in others if v.status == "fail")),
             measured=MEASURED,
-            notes=tuple(f.headline for f in rest),
-            fault=first.fault,
+            notes=tuple(v.headline for v in others),
         )
     if record is None:
-        return not_measured(name, trace, ReferenceGradient)
-    view = View(trace)
-    compared = [m for s in view.alive if (m := s.part("all")) is not None and m.cosine is not None]
-    if not compared and not record.leftovers and not any(settled(s) for s in record.slopes):
-        return Verdict(
-            name, "skipped", f"{(record.reason or 'no gradient to compare').rstrip('.')}.", measured=MEASURED
-        )
-    said, notes = [], []
-    if compared:
-        least = min(m.cosine for m in compared if m.cosine is not None)
-        said.append(
-            f"at {plural(len(compared), 'step')} the optimizer found the loss's gradient (cosine {number(least)} or more)"
-        )
+        return not_measured(CHECK, trace, ReferenceGradient)
+    view = Comparison(trace, record)
+    cosines = [m.cosine for _, m in view.matches("all") if m.cosine is not None]
+    fresh = [s for s in record.watched_steps if s.fresh >= OTHER]
+    slopes = [s.ratio for s in record.slopes if settled(s)]
+    if not cosines and not record.watched_steps and not slopes:
+        headline = f"{(record.reason or 'no gradient to compare').rstrip('.')}."
+        return Verdict(CHECK, "skipped", headline, measured=MEASURED)
+    results, notes = [], []
+    if cosines:
+        least = min(cosines)
+        gradient = "the loss's gradient" if least >= OTHER else "a gradient near that of the loss"
+        results.append(f"at {plural(len(cosines), 'step')} the optimizer found {gradient} (cosine {number(least)} or more)")
         if least < OTHER:
-            said[-1] = (
-                f"at {plural(len(compared), 'step')} the optimizer found a gradient with cosine {number(least)} or more"
-            )
             notes.append(
-                "the loop computes another loss than was recomputed (other random numbers, augmented rows, weights, a second term): "
-                "only its sign is judged"
-                if not view.reproduced
-                else "what the loop does to its gradient turns it, as noise, sharpness-aware steps or projections do"
+                "something in the loop changes the gradient's direction, such as noise, sharpness-aware steps or projections"
+                if view.reproduced
+                else "the loop computes another loss than was recomputed (other random states, augmented rows, other weights, a second "
+                "term): only the sign of its gradient is judged"
             )
-    if clean := [s for s in record.leftovers if s.own >= OTHER]:
-        said.append(
-            f"at {plural(len(clean), 'step')} of the watched loop the optimizer found what backward() had just brought"
+    if fresh:
+        results.append(f"at {plural(len(fresh), 'step')} of the watched loop the optimizer found what backward() had just brought")
+    elif record.watched_steps:
+        results.append(
+            f"at {plural(len(record.watched_steps), 'step')} of the watched loop the optimizer found another gradient than the new one, but "
+            "not the new one added to that of the step before"
         )
-    if near := [s.near for s in record.slopes if settled(s)]:
-        said.append(
-            f"moved along its gradient, the loss changes by {number(min(near))} to {number(max(near))} times what it says"
+    if slopes:
+        results.append(
+            f"moved along its gradient, the loss changes by {number(min(slopes))} to {number(max(slopes))} times what the gradient predicts"
         )
     if record.reason:
         notes.append(record.reason)
-    text = "; ".join(said)
-    return Verdict(
-        name,
-        "pass",
-        f"{text[:1].upper()}{text[1:]}.",
-        evidence=rows,
-        limit=LIMIT,
-        measured=MEASURED,
-        notes=tuple(notes),
-    )
+    text = "; ".join(results)
+    headline = f"{text[:1].upper()}{text[1:]}."
+    return Verdict(CHECK, "pass", headline, rows, LIMIT, measured=MEASURED, notes=tuple(notes))
+
+
+def _rows(record: ReferenceGradient) -> tuple[dict[str, Any], ...]:
+    slopes = tuple({"part": s.part, "slope/gradient": s.ratio} for s in record.slopes)
+    return (*(_row(s) for s in record.steps), *slopes)
 
 
 def _row(step: ReferenceStep) -> dict[str, Any]:
@@ -139,7 +130,7 @@ def _row(step: ReferenceStep) -> dict[str, Any]:
         "cosine": None if every is None else every.cosine,
         "head": None if head is None else head.cosine,
         "base": None if base is None else base.cosine,
-        "last batch": None if every is None else every.last,
-        "step before": None if every is None else every.previous,
-        "since the start": None if every is None else every.total,
+        "last batch": None if every is None else every.last_batch,
+        "step before": None if every is None else every.previous_step,
+        "since the start": None if every is None else every.since_start,
     }

@@ -1,132 +1,207 @@
-"""Which fault is behind gradients that are missing, zero or negligible, where the run shows it."""
+"""Which fault is behind gradients that are missing, zero, negligible or not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from ...core.formatting import block_of, number, shorten
 from ...core.observations import Tensor
 from ...core.trace import Trace
+from ..head import faults as head_faults
+from ..spec import Fault
+from ..tensor_state import epsilon, stack_of
+from . import faults
 from .grads_reach_depth import check_grads_reach_depth
-from .no_update_causes import silenced
-from .reference_faults import Finding, findings
-from .severed import Blame, blame
+from .reference_faults import found_by_reference
+from .severed import explain_severed
 
 #: Nobody clips to so little on purpose: shared by a million weights it is an rms of 1e-6.
-TINY = 1e-3
+TINY_NORM = 1e-3
+#: Clipping that leaves less than this share of a gradient, or a loss below this share of the standard loss, explains a negligible gradient.
+NEARLY_NOTHING = 1e-3
+
+#: What it can find where a gradient is missing, zero or negligible.
+FAULTS = (
+    faults.LOSS_CUT_OFF,
+    faults.LOSS_IS_FLAT,
+    faults.BACKWARD_REACHES_NOTHING,
+    faults.GRADS_GONE_BEFORE_STEP,
+    faults.NO_GRADIENT_AT_ALL,
+    faults.NAN_GRADIENTS_REPLACED,
+    faults.CLIPPED_TO_NOTHING,
+    faults.GRADS_REMOVED,
+    faults.ADAPTERS_SILENT,
+    faults.GATE_ZERO,
+    faults.GRADIENT_BLOCKED,
+    faults.GRAPH_CUT,
+    faults.LAYERS_NOT_USED,
+    faults.NOT_IN_GRAPH,
+    faults.CUT_BELOW_HEAD,
+    head_faults.UNITS_DEAD,
+    faults.GRADS_VANISH,
+    faults.LAYER_STAYS_ZERO,
+    faults.GRADIENT_ZERO,
+    faults.GRADIENT_NEGLIGIBLE,
+)
+#: ``seldom``: zero at most steps.
+MissingKind = Literal["none", "zero", "seldom", "negligible", "nonfinite"]
 
 
-@dataclass(frozen=True)
-class Why:
-    """A fault, and what is said of it in place of the general cause; empty: the general one will do."""
+def explain_missing_gradient(tensors: Sequence[Tensor], kind: MissingKind, trace: Trace) -> Fault:
+    """The fault behind the gradients of these tensors, which are all of one kind, with its cause and remedy in this run.
 
-    fault: str
-    cause: str = ""
-    remedy: str = ""
-
-
-def why(kind: str, ill: Sequence[Tensor], trace: Trace) -> Why:
-    """The fault behind tensors whose gradients are of one kind (``none``, ``zero``, ``negligible``, ``nonfinite``)."""
-    known = {f.fault: f for f in findings(trace) if f.status == "fail"}
+    >>> from pytest_ftcheck import example_trace
+    >>> trace = example_trace()
+    >>> explain_missing_gradient(trace.select("base"), "none", trace).name
+    'cut_below_head'
+    """
     if kind == "none":
-        return _none(ill, trace, known)
-    if kind == "seldom":
-        found = blame(ill, trace, smooth=False)
-        return _blamed(found) if found is not None else Why("gradient_zero")
+        return _none(tensors, trace)
     if kind == "zero":
-        return _zero(ill, trace, known)
-    return _negligible(trace, known) if kind == "negligible" else Why("nonfinite")
+        return _zero(tensors, trace)
+    if kind == "seldom":
+        return explain_severed(tensors, trace, smooth=False) or faults.GRADIENT_ZERO
+    if kind == "negligible":
+        return _negligible(tensors, trace)
+    return faults.NONFINITE.with_details(step=tensors[0].gradients.first_nonfinite)
 
 
-def _from(finding: Finding) -> Why:
-    return Why(finding.fault, finding.cause, finding.remedy)
-
-
-def _blamed(found: Blame) -> Why:
-    return Why(found.fault, found.cause, found.remedy)
-
-
-def _none(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why:
+# ------------------------------------------------------------------ no gradient
+def _none(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if all(t.gradients.none == t.gradients.steps for t in trace.tensors if t.trainable):
-        for fault in ("loss_cut_off", "backward_reaches_nothing", "grads_gone_before_step"):
-            if fault in known:
-                return _from(known[fault])
-        return Why("no_gradient_at_all")
+        shown = found_by_reference(
+            trace, faults.LOSS_CUT_OFF, faults.BACKWARD_REACHES_NOTHING, faults.GRADS_GONE_BEFORE_STEP
+        )
+        return shown or faults.NO_GRADIENT_AT_ALL
     alive = [t for t in trace.tensors if t.gradients.max_norm > 0]
-    bases = [t for t in trace.tensors if t.part == "base" and t.trainable]
-    if not any(t.part == "base" for t in alive) and {t.name for t in bases} <= {t.name for t in ill}:
-        return Why("cut_below_head") if alive else Why("not_in_graph")
-    if (cut := blame(ill, trace, smooth=False)) is not None:
-        return _blamed(cut)
-    blocks = sorted({block_of(t.name) for t in ill} - {block_of(t.name) for t in alive})
-    stacks = {b.rpartition(".")[0] for b in blocks if b.rpartition(".")[2].isdigit()}
-    units = {block_of(t.name) for t in alive if t.part == "base"}
-    living = {u.rpartition(".")[0] for u in units if u.rpartition(".")[2].isdigit()}
-    if blocks and stacks and (stacks <= living or not living) and all(t.part == "base" for t in ill):
-        more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
-        return Why(
-            "layers_not_used",
-            f"{shorten(blocks[0])}{more} takes no part in the loss while what lies below does: the features are taken too early "
-            "(hidden_states[k] instead of hidden_states[-1]), or the forward pass leaves it out",
-            "take the features from the last layer (last_hidden_state, hidden_states[-1]), or remove the layers that are not needed",
-        )
-    return Why("not_in_graph")
+    names = {t.name for t in tensors}
+    if all(t.part != "base" for t in alive) and all(
+        t.name in names for t in trace.tensors if t.part == "base" and t.trainable
+    ):
+        return faults.CUT_BELOW_HEAD if alive else faults.NOT_IN_GRAPH
+    if fault := explain_severed(tensors, trace, smooth=False):
+        return fault
+    if unused := _unused_blocks(tensors, alive):
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        return faults.LAYERS_NOT_USED.with_details(layers=f"{shorten(unused[0])}{more}")
+    return faults.NOT_IN_GRAPH
 
 
-def _zero(ill: Sequence[Tensor], trace: Trace, known: dict[str, Finding]) -> Why:
-    if "nan_gradients_replaced" in known:
-        return _from(known["nan_gradients_replaced"])
-    if "grads_gone_before_step" in known:
-        return _from(known["grads_gone_before_step"])
-    if "grads_removed" in known:
-        return _from(known["grads_removed"])
-    adapters = all(_adapter(t) for t in ill)
-    if not adapters and (shut := blame(ill, trace, smooth=True)) is not None:
-        return _blamed(shut)
-    if adapters:
-        return Why(
-            "adapters_silent",
-            f"the adapters' output is multiplied by zero ({shorten(ill[0].name)} and {len(ill) - 1} more): a scaling of 0 (alpha // rank), "
-            "adapters that are switched off, or both of their matrices at zero",
-            "scaling = alpha / rank, one of the two matrices not zero, and the adapters enabled",
-        )
+def _unused_blocks(tensors: Sequence[Tensor], alive: Sequence[Tensor]) -> list[str]:
+    """Blocks without any gradient, if some are of a stack whose other blocks have one, or no stack has one; else none."""
+    blocks = sorted({block_of(t.name) for t in tensors} - {block_of(t.name) for t in alive})
+    stacks = _stacks(blocks)
+    stacks_alive = _stacks(block_of(t.name) for t in alive if t.part == "base")
+    in_stack = bool(stacks) and (stacks <= stacks_alive or not stacks_alive)
+    return blocks if in_stack and all(t.part == "base" for t in tensors) else []
+
+
+def _stacks(blocks: Iterable[str]) -> set[str]:
+    return {stack for block in blocks if (stack := stack_of(block)) is not None}
+
+
+# ------------------------------------------------------------------ gradients of exactly zero
+def _zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
+    if shown := found_by_reference(
+        trace, faults.NAN_GRADIENTS_REPLACED, faults.GRADS_GONE_BEFORE_STEP, faults.GRADS_REMOVED
+    ):
+        return shown
+    if all(_adapter(t) for t in tensors):
+        more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+        return faults.ADAPTERS_SILENT.with_details(tensors=f"{shorten(tensors[0].name)}{more}")
+    if fault := explain_severed(tensors, trace, smooth=True):
+        return fault
     if all(t.gradients.max_norm == 0 for t in trace.tensors if t.trainable):
-        return Why(
-            "loss_is_flat",
-            "the loss has a graph and does not change with any weight: softmax over one output, a clamp or rounding on the way, a "
-            "factor of zero, every label ignored",
-            "look at what lies between the logits and the loss: one small change of a logit should change the loss",
+        return faults.LOSS_IS_FLAT
+    if module := _module_with_zero_input(trace):
+        return head_faults.UNITS_DEAD.because(
+            f"the input of {module} is zero for every row (its bias gets a gradient, its weight exactly none): the units before it are dead, "
+            "such as ReLUs that never fire (a large negative bias, a large step)",
+            f"look at what goes into {module}: initialize or normalize the layer before it so that its units fire",
         )
-    if silenced(trace):
-        return Why("units_dead")
-    if any(t.part == "head" and len(t.shape) > 1 and t.last.rms == 0 for t in trace.tensors):
-        return Why("layer_stays_zero")
-    if (steps := blame(ill, trace, smooth=False)) is not None and all(t.part == "base" for t in ill):
-        return _blamed(steps)
-    return Why("gradient_zero")
-
-
-def _negligible(trace: Trace, known: dict[str, Finding]) -> Why:
-    if "clipped_to_nothing" in known:
-        return _from(known["clipped_to_nothing"])
-    depth = check_grads_reach_depth(trace)
-    if depth.fault == "grads_vanish":
-        return Why(depth.fault, depth.causes[0], depth.remedy)
-    norms = [s.grad_norm for s in trace.steps if s.grad_norm > 0]
-    told = any(
-        s.grad_norm_unclipped is not None for s in trace.steps
-    )  # by our own clipping: then the general cause has both numbers
-    if told and any(s.grad_norm < 1e-3 * (s.grad_norm_unclipped or 0.0) for s in trace.steps):
-        return Why("clipped_to_nothing")
-    if not told and len(norms) > 2 and max(norms) <= 1.02 * min(norms) and max(norms) < TINY:
-        return Why(
-            "clipped_to_nothing",
-            f"the gradient norm is {number(norms[0])} at every step, as after clipping to it",
-            "clip to a norm of about 1 (max_norm is a norm, not eps)",
-        )
-    return Why("gradient_negligible")
+    zeroed = [t for t in trace.tensors if t.part == "head" and len(t.shape) > 1 and t.last.rms == 0]
+    if zeroed:
+        return faults.LAYER_STAYS_ZERO.with_details(layer=zeroed[0].name)
+    if all(t.part == "base" for t in tensors) and (fault := explain_severed(tensors, trace, smooth=False)):
+        return fault
+    return faults.GRADIENT_ZERO
 
 
 def _adapter(t: Tensor) -> bool:
     return t.role == "adapter" or "lora_" in t.name.lower()
+
+
+def _module_with_zero_input(trace: Trace) -> str | None:
+    """The last module whose bias has a gradient while that of its weight is exactly zero: its input is zero."""
+    gradients = {t.name: t.gradients for t in trace.tensors}
+    for t in reversed(trace.tensors):
+        module, _, leaf = t.name.rpartition(".")
+        bias = gradients.get(f"{module}.bias")
+        if leaf == "weight" and len(t.shape) > 1 and bias is not None and bias.max_norm > 0:
+            g = t.gradients
+            if g.max_norm == 0 and g.none < g.steps:
+                return module
+    return None
+
+
+# ------------------------------------------------------------------ negligible gradients
+def _negligible(tensors: Sequence[Tensor], trace: Trace) -> Fault:
+    if shown := found_by_reference(trace, faults.CLIPPED_TO_NOTHING):
+        return shown
+    depth = check_grads_reach_depth(trace)
+    if depth.fault == faults.GRADS_VANISH.name:
+        return faults.GRADS_VANISH.because(depth.causes[0], depth.remedy)
+    if clipped := _clipped(trace):
+        return faults.CLIPPED_TO_NOTHING.because(clipped)
+    largest, eps = max(t.gradients.max_rms for t in tensors), epsilon(tensors[0], trace)
+    gradients = f"their gradients (rms {number(largest)} at most)"
+    beside = f" beside the eps of {trace.optimizer.name} ({number(eps)})" if eps else ""
+    feeble = eps is None or largest < eps
+    size = f"{gradients} are {'' if feeble else 'not '}small{beside}"
+    if scaled := _scaled_down(trace):
+        return faults.GRADIENT_NEGLIGIBLE.because(
+            f"{scaled}; {size}", "undo the scaling of the loss: it should start near the standard loss"
+        )
+    if not feeble:  # Adam would make full steps of these
+        return faults.GRADIENT_NEGLIGIBLE.because(
+            f"{size}, but they cancel from step to step, occur at few steps, or one burst of them shrinks the steps after it",
+            "look at the gradient norms step by step: is there a burst, followed by almost nothing?",
+        )
+    clipping = "" if _norm_before_clipping_known(trace) else ", or gradients are clipped to nothing"
+    return faults.GRADIENT_NEGLIGIBLE.because(
+        f"{size}: they vanish on the way (saturated activations, tiny weights above), or the loss is scaled down{clipping}"
+    )
+
+
+def _norm_before_clipping_known(trace: Trace) -> bool:
+    """Known where `finetune` did the clipping."""
+    return any(s.grad_norm_unclipped is not None for s in trace.steps)
+
+
+def _clipped(trace: Trace) -> str | None:
+    """How it shows that gradients are clipped to almost nothing, if they are."""
+    if _norm_before_clipping_known(trace):
+        for s in trace.steps:
+            if s.grad_norm_unclipped is not None and s.grad_norm < NEARLY_NOTHING * s.grad_norm_unclipped:
+                before, after = number(s.grad_norm_unclipped), number(s.grad_norm)
+                return f"max_norm is far too small: clipping leaves a norm of {after} of {before}"
+        return None
+    norms = [s.grad_norm for s in trace.steps if s.grad_norm > 0]
+    if len(norms) > 2 and max(norms) <= 1.02 * min(norms) and max(norms) < TINY_NORM:
+        return f"max_norm is far too small: the gradient norm is {number(norms[0])} at every step, as after clipping to it"
+    return None
+
+
+def _scaled_down(trace: Trace) -> str | None:
+    """The loss beside the standard loss of the same logits, if it is a thousandth of it or less."""
+    point = trace.probe.points[0] if trace.probe is not None and trace.probe.points else None
+    if point is None or not point.reference or not math.isfinite(point.loss):
+        return None
+    if abs(point.loss) > NEARLY_NOTHING * point.reference:
+        return None
+    return (
+        f"the loss is scaled down: it starts at {number(point.loss)}, where the standard loss of the same logits is "
+        f"{number(point.reference)}"
+    )

@@ -9,7 +9,7 @@ from ...core.measurement import Measurement
 
 @dataclass(frozen=True)
 class GradientMatch:
-    """The gradient of one part (or tensor) at one step, beside the one recomputed. Cosines are None where one side is zero."""
+    """The gradient of one part (or tensor) at one step, beside the recomputed one. Cosines are None where one side is zero."""
 
     #: ``head``, ``base``, ``all``, or the name of a tensor.
     name: str
@@ -19,11 +19,11 @@ class GradientMatch:
     #: Cosine of what the optimizer found with that sum,
     cosine: float | None = None
     #: with the gradient of the last of these batches alone (None: there was only one),
-    last: float | None = None
+    last_batch: float | None = None
     #: with the sum for the step before (None: not recomputed),
-    previous: float | None = None
+    previous_step: float | None = None
     #: with the sum over all batches since the run began (None: not all were recomputed, or there was one step only).
-    total: float | None = None
+    since_start: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class ReferenceStep:
     #: Tensors that the optimizer holds and that need a gradient; those of them that the recomputed loss depends on.
     tensors: int
     reached: int
-    #: Those whose recomputed gradient is NaN or infinite; that the optimizer found not finite.
+    #: Those whose recomputed gradient is NaN or infinite; those for which the optimizer found such a gradient.
     nonfinite: int
     actual_nonfinite: int
     #: Tensors with a recomputed gradient (more than rounding noise) for which the optimizer found none, or one of exactly zero.
     missing: tuple[str, ...]
     #: ``head``, ``base`` and ``all``, over the tensors that the optimizer holds.
     parts: tuple[GradientMatch, ...]
-    #: Tensors whose gradient is as long as it should be and points elsewhere (cosine below 0.1).
-    astray: tuple[str, ...] = ()
-    #: Tensors whose direction fits worst, the worst first.
-    worst: tuple[GradientMatch, ...] = ()
+    #: Tensors whose gradient has the right length and another direction (cosine below 0.1).
+    wrong_direction: tuple[str, ...] = ()
+    #: Tensors whose gradients fit least in direction, the smallest cosine first.
+    least_aligned: tuple[GradientMatch, ...] = ()
     #: Whether backward() brought a gradient to any trainable tensor in these iterations; None: not watched.
-    accumulated: bool | None = None
+    backward_reached: bool | None = None
 
     def part(self, name: str) -> GradientMatch | None:
         """The match of one part; None: the optimizer holds nothing of it."""
@@ -57,44 +57,43 @@ class ReferenceStep:
 
 
 @dataclass(frozen=True)
-class Leftover:
+class WatchedStep:
     """One step of a watched loop: cosines of what the optimizer found, on some elements of a few tensors."""
 
     step: int
     #: With what backward() brought since the step before.
-    own: float
+    fresh: float
     #: With that and what the optimizer had found at the step before: as if it had never been zeroed.
-    kept: float
+    accumulated: float
 
 
 @dataclass(frozen=True)
 class Slope:
-    """Change of the loss when one part is moved along its own gradient, over the change which that gradient foretells (dropout off)."""
+    """How the loss changes when one part is moved along its own gradient, over the change which that gradient predicts (dropout off)."""
 
     #: ``head``, ``base`` or ``embeddings``.
     part: str
-    #: The quotient for the last stride but one, and for the last, a fifth of it (the same again where the first is near 1).
-    slope: float
-    near: float
-    #: The change of the loss that was foretold for the last stride, over the loss.
-    foretold: float
+    #: The ratio for the last stride but one, and for the last, a fifth of it (the same again where the first ratio is near 1).
+    longer_stride_ratio: float
+    ratio: float
+    #: The change of the loss that was predicted for the last stride, over the loss.
+    predicted_change: float
 
 
 @dataclass(frozen=True)
-class Silent:
-    """Tensors that had no gradient at any step (or at most of them), nor have one on the probe; and what the logits do when these are
-    perturbed."""
+class MissingGradient:
+    """Tensors that had no gradient at any step (or at most of them), nor on the probe; and how the logits react to noise in them."""
 
     tensors: tuple[str, ...]
-    #: ``none``: they are not in the graph; ``zero``: they are, and the gradient is exactly zero; ``seldom``: it is so at most steps.
+    #: ``none``: they are not in the graph; ``zero``: they are, and the gradient is exactly zero; ``seldom``: it is zero at most steps.
     kind: str
     #: Largest change of a logit over the rms of the logits, for noise of 2 % and of 100 % of each tensor's rms; and for no noise at all.
-    near: float
-    far: float
-    floor: float
+    small_noise: float
+    full_noise: float
+    no_noise: float
     #: A hook is registered on one of them.
     hooked: bool = False
-    #: What is exactly zero and shuts their branch: with 1 in its place they would have a gradient.
+    #: What is exactly zero and multiplies their branch: with 1 in its place they would have a gradient.
     gate: str | None = None
 
 
@@ -110,6 +109,6 @@ class ReferenceGradient(Measurement, probe="reference"):
     #: Why no step was recomputed, if so.
     reason: str | None = None
     #: Tensors without gradient on which the output depends all the same, place by place.
-    silent: tuple[Silent, ...] = ()
+    missing: tuple[MissingGradient, ...] = ()
     #: Of a watched loop: whether the gradient of the step before was still there.
-    leftovers: tuple[Leftover, ...] = ()
+    watched_steps: tuple[WatchedStep, ...] = ()

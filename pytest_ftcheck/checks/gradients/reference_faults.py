@@ -1,22 +1,24 @@
-"""What can be the matter with the gradient that the optimizer finds, beside the one that it should find: one function a fault.
+"""What can be wrong with the gradient that the optimizer finds, beside the recomputed one: one function a fault.
 
-Each looks at the steps whose gradient was recomputed and returns a `Finding`, or None. Where the optimizer found exactly what the
-hypothesis says (cosine 0.999), nothing else needs to be known. Where it only found *something else*, the loop must have computed the
-same loss, which shows in the losses it told: other dropout masks, augmented rows or a second term would be another gradient, rightly.
+Each looks at the steps whose gradient was recomputed and returns the verdict of `grads_match_reference`, or None. Where the optimizer found
+exactly what a fault leaves (cosine 0.999), that decides. Where it only found *something else*, the loop must have computed the same loss,
+which its losses show: other dropout masks, augmented rows or a second term give another gradient, and rightly so.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from ...core.formatting import number, percent, plural, shorten
 from ...core.trace import Trace
-from ...core.verdict import Status
+from ...core.verdict import Status, Verdict
+from ..spec import Fault
+from . import faults
 from .record import GradientMatch, ReferenceGradient, ReferenceStep, Slope
 
+CHECK = "grads_match_reference"
 #: Two gradients of one direction: recomputed ones reach 0.999999 (measured), float16 sums 0.9999.
 SAME = 0.999
 #: Below this the direction differs beyond all rounding.
@@ -29,7 +31,7 @@ SAME_LOSS = 2e-3
 SAME_NORM = 0.02
 #: A gradient norm above the declared one by this factor was not clipped; where parts are clipped on their own, sqrt(2) is reached.
 UNCLIPPED = 1.1
-APART = 1.5
+CLIPPED_APART = 1.5
 #: Clipped to less than this share of the declared norm.
 TOO_HARD = 0.5
 #: Loss scales of a GradScaler are powers of two; those in use are at least this large.
@@ -45,297 +47,351 @@ REVERSED = -0.5
 EPS_SHARE = 0.01
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One fault."""
+class Comparison:
+    """The recomputed steps of a trace that can be judged, and what is known of the loop."""
 
-    fault: str
-    #: What is said of it in one sentence (no full stop), the cause, and the line to change.
-    headline: str
-    cause: str
-    remedy: str
-    status: Status = "fail"
-
-
-class View:
-    """The steps that can be judged, and what is known of them."""
-
-    def __init__(self, trace: Trace) -> None:
-        record = trace.measured(ReferenceGradient)
-        assert record is not None
+    def __init__(self, trace: Trace, record: ReferenceGradient) -> None:
         self.trace, self.record = trace, record
         self.steps = [s for s in self.record.steps if s.part("all") is not None and s.losses]
-        self.alive = [s for s in self.steps if s.nonfinite == 0 and s.actual_nonfinite == 0 and _all(s).actual > 0]
+        #: Those with finite gradients, of which the optimizer's is not zero.
+        self.comparable = [
+            s for s in self.steps if s.nonfinite == 0 and s.actual_nonfinite == 0 and _whole(s).actual > 0
+        ]
         self.accumulation = self._accumulation()
-        self.factor = self._factor()
+        self.loss_factor = self._loss_factor()
 
     def _accumulation(self) -> int | None:
         """Batches for one optimizer step, where it is the same number throughout; else None."""
-        gaps, since = [], 0
+        batches, count = [], 0
         for iteration in self.trace.iterations:
-            since += 1
+            count += 1
             if iteration.steps:
-                gaps.append(since)
-                since = 0
-        return gaps[0] if gaps and len(set(gaps)) == 1 else None
+                batches.append(count)
+                count = 0
+        return batches[0] if batches and len(set(batches)) == 1 else None
 
-    def _factor(self) -> float | None:
-        """The told loss over the recomputed one, where it is the same for every batch; None: it is not, or none was told."""
+    def _loss_factor(self) -> float | None:
+        """The loop's loss over the recomputed one, where it is the same for every batch; None: it is not, or is not known."""
         ratios = []
         for step in self.steps:
-            for i, loss in zip(step.iterations, step.losses, strict=True):
-                told = self.trace.iterations[i].loss if i < len(self.trace.iterations) else None
-                if told is None or not math.isfinite(told) or not math.isfinite(loss) or loss == 0:
+            for i, recomputed in zip(step.iterations, step.losses, strict=True):
+                loss = self.trace.iterations[i].loss if i < len(self.trace.iterations) else None
+                if loss is None or not math.isfinite(loss) or not math.isfinite(recomputed) or recomputed == 0:
                     return None
-                ratios.append(told / loss)
+                ratios.append(loss / recomputed)
         if not ratios or ratios[0] == 0:
             return None
         centre = median(ratios)
         same = all(abs(r - centre) <= SAME_LOSS * abs(centre) for r in ratios)
-        # one ratio alone is constant always
+        # a single ratio is always constant
         return centre if same and (len(ratios) > 2 or abs(centre - 1) <= SAME_LOSS) else None
 
     @property
     def reproduced(self) -> bool:
         """The loop computed the very loss that was recomputed, or a multiple of it."""
-        return self.factor is not None
+        return self.loss_factor is not None
 
     def matches(self, part: str) -> list[tuple[ReferenceStep, GradientMatch]]:
         """The part at each step where both gradients are there."""
-        found = [(s, s.part(part)) for s in self.alive]
+        found = [(s, s.part(part)) for s in self.comparable]
         return [(s, m) for s, m in found if m is not None and m.cosine is not None]
+
+    @property
+    def same_direction(self) -> bool:
+        """At every step the optimizer's gradient has the direction of the recomputed one."""
+        return all(_reaches(_whole(s).cosine, OTHER) for s in self.comparable)
 
     @property
     def ratios(self) -> list[float]:
         """Length of what the optimizer found over that of the mean over the batches, a number a step."""
-        pairs = [(_all(s), len(s.iterations)) for s in self.alive]
+        pairs = [(_whole(s), len(s.iterations)) for s in self.comparable]
         return [m.actual * k / m.reference for m, k in pairs if m.reference > 0]
 
 
-def _all(step: ReferenceStep) -> GradientMatch:
-    match = step.part("all")
-    assert match is not None
-    return match
+def reference_verdicts(trace: Trace) -> tuple[Verdict, ...]:
+    """One verdict for each fault of a trace, those that fail first."""
+    record = trace.measured(ReferenceGradient)
+    found: list[Verdict | None] = [clipping_without_effect(trace)]
+    if record is not None:
+        view = Comparison(trace, record)
+        found = [*(finder(view) for finder in FINDERS), *found]
+    return tuple(sorted((v for v in found if v is not None), key=lambda v: v.status != "fail"))
 
 
-def nan_replaced(view: View) -> Finding | None:
+def found_by_reference(trace: Trace, *candidates: Fault) -> Fault | None:
+    """The first of these faults that the recomputed gradients show, with its cause and remedy."""
+    failed = {v.fault: v for v in reference_verdicts(trace) if v.status == "fail"}
+    for fault in candidates:
+        if fault.name in failed:
+            verdict = failed[fault.name]
+            return fault.because(verdict.causes[0], verdict.remedy)
+    return None
+
+
+# ------------------------------------------------------------------ one function a fault
+def nan_gradients_replaced(view: Comparison) -> Verdict | None:
     """The gradient is NaN, and the optimizer finds numbers."""
     bad = [s for s in view.steps if s.nonfinite and not s.actual_nonfinite and all(map(math.isfinite, s.losses))]
     if not view.reproduced or not bad or (len(bad) < 2 < len(view.steps)):
         return None
     most = max(s.nonfinite for s in bad)
-    return Finding(
-        "nan_gradients_replaced",
-        f"the gradient of the loss is NaN or infinite in {most} of {bad[0].tensors} tensors at {len(bad)} of {len(view.steps)} recomputed "
-        "steps, and the optimizer found finite numbers in their place",
-        "NaN gradients are replaced on the way (torch.nan_to_num, a mask), so those tensors learn nothing from such batches",
-        "take the replacement out and look for the cause under torch.autograd.set_detect_anomaly(True): sqrt or norm at 0, 0/0, log(0)",
+    return faults.NAN_GRADIENTS_REPLACED.verdict(
+        CHECK,
+        f"The gradient of the loss is NaN or infinite in {most} of {bad[0].tensors} tensors at {len(bad)} of {len(view.steps)} recomputed "
+        "steps, but the optimizer found finite numbers there.",
     )
 
 
-def dropped(view: View) -> Finding | None:
-    """backward() gives a gradient, the optimizer finds none."""
-    empty = [s for s in view.steps if _all(s).actual == 0 and not s.actual_nonfinite and _all(s).reference > 0]
+def gradient_lost(view: Comparison) -> Verdict | None:
+    """The loss has a gradient, and the optimizer finds none."""
+    empty = [s for s in view.steps if _whole(s).actual == 0 and not s.actual_nonfinite and _whole(s).reference > 0]
     if not empty or len(empty) < len(view.steps):
         return None
-    size = median(_all(s).reference for s in empty)
-    if all(s.accumulated is False for s in empty):
-        return Finding(
-            "backward_reaches_nothing",
-            f"the loss has a gradient (norm {number(size)}), and at {len(empty)} of {len(view.steps)} recomputed steps the loop's "
-            "backward() brought none to any tensor",
-            "the loss that the loop calls backward() on is cut off from the weights (.item(), .detach(), torch.no_grad(), a tensor made "
-            "anew, to which requires_grad=True gives no graph), or backward() is not called at all",
-            "call backward() on the loss as the loss function returns it",
+    loss = f"The loss has a gradient (norm {number(median(_whole(s).reference for s in empty))})"
+    steps = f"at {len(empty)} of {len(view.steps)} recomputed steps"
+    if all(s.backward_reached is False for s in empty):
+        return faults.BACKWARD_REACHES_NOTHING.verdict(
+            CHECK, f"{loss}, but {steps} the loop's backward() brought none to any tensor."
         )
-    return Finding(
-        "grads_gone_before_step",
-        f"the loss has a gradient (norm {number(size)}), and at {len(empty)} of {len(view.steps)} recomputed steps "
-        "the optimizer found none",
-        "zero_grad() comes between backward() and optimizer.step(), or backward() is not called on this loss at all (another one, or one "
-        "that the loop cut off from the weights: torch.no_grad(), .item(), a tensor made anew)",
-        "order the loop as zero_grad(), backward(), step()",
-    )
+    return faults.GRADS_GONE_BEFORE_STEP.verdict(CHECK, f"{loss}, but {steps} the optimizer found none.")
 
 
-def loss_cut(view: View) -> Finding | None:
+def loss_cut_off(view: Comparison) -> Verdict | None:
     """The loss does not depend on any weight."""
-    if view.record.loss_connected is not False or not view.steps or any(_all(s).actual > 0 for s in view.steps):
+    if view.record.loss_connected is not False or not view.steps or any(_whole(s).actual > 0 for s in view.steps):
         return None
+    headline = f"The loss depends on none of the {view.steps[0].tensors} trainable tensors"
     if view.record.logits_connected:
-        return Finding(
-            "loss_cut_off",
-            f"the loss depends on none of the {view.steps[0].tensors} trainable tensors, though the logits do: "
-            "the graph is cut between them",
-            "the logits lose their graph on the way into the loss: .data, .detach(), argmax, .item(), numpy or a tensor made anew "
-            "(and loss.requires_grad_(True) only silences autograd)",
-            "compute the loss from the logits as the model returns them, and take requires_grad_(True) off the loss",
+        fault = faults.LOSS_CUT_OFF.because(
+            "the logits lose their graph on the way into the loss: .data, .detach(), argmax, .item(), numpy or a new tensor "
+            "(loss.requires_grad_(True) only silences autograd)",
+            "compute the loss from the logits as the model returns them, and do not call requires_grad_(True) on it",
         )
-    where = " inside the model" if view.record.logits_connected is False else ""
-    return Finding(
-        "loss_cut_off",
-        f"the loss depends on none of the {view.steps[0].tensors} trainable tensors: the graph is cut{where}",
-        "nothing links the loss to the weights: .detach(), .data, torch.no_grad() or numpy in the forward pass",
-        "let the tensors of the forward pass reach the loss as they are",
+        return fault.verdict(CHECK, f"{headline}, though the logits do: the graph is cut between them.")
+    fault = faults.LOSS_CUT_OFF.because(
+        "nothing connects the loss to the weights: .detach(), .data, torch.no_grad() or numpy in the forward pass",
+        "let the tensors of the forward pass reach the loss unchanged",
     )
+    where = " inside the model" if view.record.logits_connected is False else ""
+    return fault.verdict(CHECK, f"{headline}: the graph is cut{where}.")
 
 
-def negated(view: View) -> Finding | None:
+def grads_negated(view: Comparison) -> Verdict | None:
     """The optimizer climbs."""
     for part in ("all", "head", "base"):
-        found = view.matches(part)
-        cosines = [m.cosine for _, m in found if m.cosine is not None]
+        cosines = [m.cosine for _, m in view.matches(part) if m.cosine is not None]
         limit = NEGATED if not view.reproduced else BACKWARDS
         if len(cosines) < min(2, len(view.steps)) or not cosines or max(cosines) > limit:
             continue
-        what = "the gradient" if part == "all" else f"the gradient of the {part}"
-        return Finding(
-            "grads_negated",
-            f"{what} that the optimizer found points against that of the loss (cosine {number(median(cosines))} at "
-            f"{plural(len(cosines), 'step')}): it climbs",
-            "a minus sign too many: backward() on -loss, maximize=True kept beside it, or gradients negated by hand",
-            "take the minus sign away: the optimizer descends on its own",
+        gradient = "The gradient" if part == "all" else f"The gradient of the {part}"
+        return faults.GRADS_NEGATED.verdict(
+            CHECK,
+            f"{gradient} that the optimizer found points against that of the loss, so the optimizer climbs (cosine "
+            f"{number(median(cosines))} at {plural(len(cosines), 'step')}).",
         )
     return None
 
 
-def summed_up(view: View) -> Finding | None:
-    """zero_grad is missing, or misses a part."""
+def grads_never_zeroed(view: Comparison) -> Verdict | None:
+    """zero_grad is missing, or leaves out a part."""
     for part in ("all", "head", "base"):
-        found = [(s, m) for s, m in view.matches(part) if m.total is not None]
-        # where the two differ: a part that had no gradient before has the same sum
-        telling = [(s, m) for s, m in found if not _is(m.cosine, OTHER)]
-        if not telling or not all(_is(m.total, SAME) for _, m in found):
+        found = [(s, m) for s, m in view.matches(part) if m.since_start is not None]
+        # only steps at which the two differ decide: a part that had no gradient before has the same sum
+        decisive = [(s, m) for s, m in found if not _reaches(m.cosine, OTHER)]
+        if not decisive or not all(_reaches(m.since_start, SAME) for _, m in found):
             continue
-        step, worst = min(telling, key=lambda row: row[1].cosine or 0.0)
-        what = "the optimizer found" if part == "all" else f"the optimizer found in the {part}"
-        return Finding(
-            "grads_never_zeroed",
-            f"at step {step.step} {what} the sum of all gradients since the run began (cosine {number(worst.total)}), not that of the "
-            f"step's own {_batches(step)} (cosine {number(worst.cosine)})",
-            "zero_grad() is never called, or on another optimizer, so the gradients of all steps add up",
-            "call optimizer.zero_grad() once a step",
+        step, match = min(decisive, key=lambda row: row[1].cosine or 0.0)
+        where = "" if part == "all" else f" in the {part}"
+        return faults.GRADS_NEVER_ZEROED.verdict(
+            CHECK,
+            f"At step {step.step} the optimizer found{where} the sum of all gradients since the run began (cosine "
+            f"{number(match.since_start)}), not that of the step's own {_batches(step)} (cosine {number(match.cosine)}).",
         )
     return None
 
 
-def left_over(view: View) -> Finding | None:
+def grads_never_zeroed_while_watched(view: Comparison) -> Verdict | None:
     """zero_grad is missing in a watched loop."""
-    steps = view.record.leftovers
-    # where the two differ: a gradient of the direction of the last one adds up to the same direction
-    telling = [s for s in steps if s.own < OTHER]
-    if len(telling) < 2 or not all(s.kept >= SAME for s in steps):
+    steps = view.record.watched_steps
+    # only steps at which the two differ decide: a gradient in the direction of the last one adds up to the same direction
+    decisive = [s for s in steps if s.fresh < OTHER]
+    if len(decisive) < 2 or not all(s.accumulated >= SAME for s in steps):
         return None
-    worst = min(telling, key=lambda s: s.own)
-    return Finding(
-        "grads_never_zeroed",
-        f"at {plural(len(steps), 'step')} the optimizer found the gradient of the step before with the new one added to it (cosine "
-        f"{number(min(s.kept for s in steps))} or more), not what backward() had just brought (cosine {number(worst.own)} at step "
-        f"{worst.step})",
-        "zero_grad() is never called, or on another optimizer, so the gradients of all steps add up",
-        "call optimizer.zero_grad() once a step",
+    step = min(decisive, key=lambda s: s.fresh)
+    return faults.GRADS_NEVER_ZEROED.verdict(
+        CHECK,
+        f"At {plural(len(steps), 'step')} the optimizer found the new gradient added to that of the step before (cosine "
+        f"{number(min(s.accumulated for s in steps))} or more), not the new one alone (cosine {number(step.fresh)} at step {step.step}).",
     )
 
 
-def lost_batches(view: View) -> Finding | None:
+def micro_batches_lost(view: Comparison) -> Verdict | None:
     """Of several batches for a step only the last one counts."""
-    found = [(s, m) for s, m in view.matches("all") if m.last is not None]
-    meant = view.trace.intent.accumulation if view.trace.intent is not None else None
-    known = view.accumulation is not None or (meant is not None and meant > 1)
-    if not known or len(found) < min(2, len(view.alive)) or not found:
+    found = [(s, m) for s, m in view.matches("all") if m.last_batch is not None]
+    declared = view.trace.intent.accumulation if view.trace.intent is not None else None
+    known = view.accumulation is not None or (declared is not None and declared > 1)
+    if not known or len(found) < min(2, len(view.comparable)) or not found:
         return None
-    if not all(_is(m.last, SAME) for _, m in found) or all(_is(m.cosine, OTHER) for _, m in found):
+    if not all(_reaches(m.last_batch, SAME) for _, m in found) or all(_reaches(m.cosine, OTHER) for _, m in found):
         return None
-    step, worst = min(found, key=lambda row: row[1].cosine or 0.0)
+    step, match = min(found, key=lambda row: row[1].cosine or 0.0)
     k = len(step.iterations)
-    return Finding(
-        "micro_batches_lost",
-        f"of the {k} batches for one optimizer step only the last one counts: the gradient found is that of the last (cosine "
-        f"{number(worst.last)}), not that of all {k} (cosine {number(worst.cosine)})",
-        f"zero_grad() is called at every batch, so {percent(1 - 1 / k)} of the rows never reach the weights",
-        "call zero_grad() only after optimizer.step()",
+    return faults.MICRO_BATCHES_LOST.with_details(share=percent(1 - 1 / k)).verdict(
+        CHECK,
+        f"Of the {k} batches for one optimizer step only the last one counts: the optimizer found the gradient of the last (cosine "
+        f"{number(match.last_batch)}), not that of all {k} (cosine {number(match.cosine)}).",
     )
 
 
-def stale(view: View) -> Finding | None:
+def grads_one_step_late(view: Comparison) -> Verdict | None:
     """Each step uses the gradient of the step before."""
-    found = [(s, m) for s, m in view.matches("all") if m.previous is not None]
-    if not found or not all(_is(m.previous, SAME) and not _is(m.cosine, OTHER) for _, m in found):
+    found = [(s, m) for s, m in view.matches("all") if m.previous_step is not None]
+    if not found or not all(_reaches(m.previous_step, SAME) and not _reaches(m.cosine, OTHER) for _, m in found):
         return None
-    step, worst = found[0]
-    return Finding(
-        "grads_one_step_late",
-        f"at step {step.step} the optimizer found the gradient of the step before (cosine {number(worst.previous)}), not its own "
-        f"(cosine {number(worst.cosine)})",
-        "optimizer.step() comes before backward(): each step uses the gradient of the batch before",
-        "order the loop as zero_grad(), backward(), step()",
+    step, match = found[0]
+    return faults.GRADS_ONE_STEP_LATE.verdict(
+        CHECK,
+        f"At step {step.step} the optimizer found the gradient of the step before (cosine {number(match.previous_step)}), not that of this "
+        f"step (cosine {number(match.cosine)}).",
     )
 
 
-def missing(view: View) -> Finding | None:
+def clipped_to_nothing(view: Comparison) -> Verdict | None:
+    """Clipped to far less than was declared, or to less than Adam needs."""
+    clipped = [(s, r) for s, r in zip(view.comparable, view.ratios, strict=False) if r < 1 - SAME_NORM]
+    norms = [view.trace.steps[s.step].grad_norm for s, _ in clipped if s.step < len(view.trace.steps)]
+    if len(norms) < 2 or not view.same_direction or not _constant(norms):
+        return None
+    norm = median(norms)
+    declared = view.trace.intent.max_grad_norm if view.trace.intent is not None else None
+    size = sum(t.numel for t in view.trace.tensors if t.trainable and t.group is not None)
+    eps = [g.settings.get("eps", 0.0) for g in view.trace.optimizer.groups]
+    below_eps = view.trace.optimizer.family == "adam" and bool(eps) and norm < EPS_SHARE * max(eps) * math.sqrt(size)
+    if not below_eps and not (declared and norm < TOO_HARD * declared):
+        return None
+    fault = faults.CLIPPED_TO_NOTHING
+    scale = declared / norm if declared else 0.0
+    if declared and scale >= LEAST_SCALE and _is_power_of_two(scale):
+        fault = fault.because(
+            f"scaler.unscale_(optimizer) is missing before clip_grad_norm_: the gradient is clipped while it is still multiplied by the "
+            f"GradScaler's scale ({_power_of_two(scale)})",
+            "call scaler.unscale_(optimizer) before clip_grad_norm_",
+        )
+    before = median(_whole(s).reference / len(s.iterations) for s, _ in clipped)
+    against = f"where {declared:g} is declared" if declared else "too little beside Adam's eps"
+    return fault.verdict(
+        CHECK,
+        f"The gradient is clipped from a norm of {number(before)} to {number(norm)} at {len(norms)} of {len(view.comparable)} recomputed "
+        f"steps, {against}.",
+    )
+
+
+def gradient_reversed(view: Comparison) -> Verdict | None:
+    """The gradient itself is wrong: the loss falls where its gradient says that it rises."""
+    reversed_slopes = [
+        s for s in view.record.slopes if max(s.longer_stride_ratio, s.ratio) < REVERSED and settled(s)
+    ]
+    if not reversed_slopes:
+        return None
+    slope = min(reversed_slopes, key=lambda s: (s.part == "embeddings", s.ratio))  # the embeddings are a part of the base
+    return faults.GRADIENT_REVERSED.verdict(
+        CHECK,
+        f"Moving the {slope.part} along its own gradient lowers the loss: it changes by {number(slope.ratio)} times what the gradient predicts "
+        "(dropout off).",
+    )
+
+
+def grads_removed(view: Comparison) -> Verdict | None:
     """Some tensors lose their gradient before the step."""
     intent = view.trace.intent
     thaw = (intent.thaw_step or 0) if intent is not None else 0
-    steps = [s for s in view.steps if s.step >= thaw and _all(s).actual > 0]
+    steps = [s for s in view.steps if s.step >= thaw and _whole(s).actual > 0]
     if intent is None or not view.reproduced or not steps or (len(steps) < 2 <= len(view.steps)):
         return None
     names = set(steps[0].missing).intersection(*(s.missing for s in steps))
     names = {n for n in names if intent.wants_trained(n)}
     if not names:
         return None
-    first = min(names)
-    return Finding(
-        "grads_removed",
-        f"{plural(len(names), 'tensor')} that should learn (declared) got a gradient from backward, and the optimizer found none of it "
-        f"at {plural(len(steps), 'recomputed step')}: {shorten(first)}{' and others' if len(names) > 1 else ''}",
-        "something between backward() and optimizer.step() sets these gradients to zero or None: a mask, a freeze by hand, a hook, a "
-        "loss of the loop's own that leaves them out",
-        "look at what the loop does with .grad, and at what its own loss depends on",
+    return faults.GRADS_REMOVED.verdict(
+        CHECK,
+        f"Backward gives a gradient to {plural(len(names), 'tensor')} declared to be trained, but the optimizer found none at "
+        f"{plural(len(steps), 'recomputed step')}: {_first(names)}.",
     )
 
 
-def elsewhere(view: View) -> Finding | None:
+def grads_of_another(view: Comparison) -> Verdict | None:
     """Tensors with the gradient of something else."""
-    steps = view.alive
+    steps = view.comparable
     if not view.reproduced or len(steps) < 2:
         return None
-    names = set(steps[0].astray).intersection(*(s.astray for s in steps))
+    names = set(steps[0].wrong_direction).intersection(*(s.wrong_direction for s in steps))
     if not names:
         return None
-    first = min(names)
-    known = [m.cosine for s in steps for m in s.worst if m.name in names and m.cosine is not None]
-    cosine = f" (cosine {number(min(known))} at the worst)" if known else ""
-    return Finding(
-        "grads_of_another",
-        f"{plural(len(names), 'tensor')} got a gradient of about the right size that is not theirs{cosine} at each of {len(steps)} "
-        f"recomputed steps: {shorten(first)}{' and others' if len(names) > 1 else ''}",
-        "gradients are assigned in another order than the parameters, come from another batch or model, or their sign is turned for some",
-        "look at what the loop writes into .grad: zip(parameters, gradients) must pair like with like",
+    known = [m.cosine for s in steps for m in s.least_aligned if m.name in names and m.cosine is not None]
+    cosine = f" (lowest cosine {number(min(known))})" if known else ""
+    return faults.GRADS_OF_ANOTHER.verdict(
+        CHECK,
+        f"{plural(len(names), 'tensor')} got a gradient of about the right size in another direction{cosine} at each of {len(steps)} "
+        f"recomputed steps: {_first(names)}.",
     )
 
 
-def not_clipped(trace: Trace) -> Finding | None:
-    """The declared clipping never bites."""
-    meant = trace.intent.max_grad_norm if trace.intent is not None else None
-    if (
-        not meant or not math.isfinite(meant) or "lbfgs" in trace.optimizer.name.lower()
-    ):  # it computes its gradients itself
+def wrong_length(view: Comparison) -> Verdict | None:
+    """The direction is right, and the length is constantly wrong."""
+    ratios = view.ratios
+    if len(ratios) < 2 or not _constant(ratios) or not view.same_direction:
+        return None
+    k = view.accumulation or 1
+    # a loss in another unit has a gradient in that unit; one that is a k-th of it has the right mean over k batches
+    ratio = median(ratios) / (abs(view.loss_factor or 1.0) if k == 1 else 1.0)
+    status: Status = "advice" if view.trace.optimizer.family == "adam" else "fail"
+    effect = "Adam divides by it, except for its eps" if status == "advice" else "the steps are that much longer"
+    if k > 1 and abs(ratio / k - 1) <= SAME_NORM:
+        return faults.ACCUMULATION_NOT_AVERAGED.with_details(batches=k).verdict(
+            CHECK,
+            f"The gradients of {k} batches are summed, not averaged: {number(ratio)} times the mean; {effect}.",
+            status,
+        )
+    if k > 1 and abs(ratio * k - 1) <= SAME_NORM and status == "fail":
+        return faults.ACCUMULATION_DIVIDED_TWICE.verdict(
+            CHECK,
+            f"The gradient of {k} batches is divided by {k} twice: {number(ratio)} times their mean, so the steps are that much shorter.",
+        )
+    declared = view.trace.intent.accumulation if view.trace.intent is not None else None
+    if k == 1 and declared and declared > 1 and abs(ratio * declared - 1) <= SAME_NORM:
+        return faults.BATCHES_NOT_ACCUMULATED.with_details(batches=declared).verdict(
+            CHECK,
+            f"The optimizer steps at every batch, on 1/{declared} of its gradient, but accumulation over {declared} batches is declared.",
+        )
+    if ratio >= LEAST_SCALE and _is_power_of_two(ratio):
+        return faults.GRADS_STILL_SCALED.verdict(
+            CHECK,
+            f"The optimizer found {_power_of_two(ratio)} times the gradient of the loss at {len(ratios)} recomputed steps; {effect}.",
+            status,
+        )
+    return None
+
+
+def clipping_without_effect(trace: Trace) -> Verdict | None:
+    """The gradient norm exceeds the declared maximum; known without recomputed gradients."""
+    declared = trace.intent.max_grad_norm if trace.intent is not None else None
+    if not declared or not math.isfinite(declared):
+        return None
+    if "lbfgs" in trace.optimizer.name.lower():  # it computes its gradients itself
         return None
     estimated = any(t.gradients.stride > 1 for t in trace.tensors)
     groups = max(1, len(trace.optimizer.groups))
     record = trace.measured(ReferenceGradient)
-    factor = APART if record is not None and _parts_clipped_apart(record.steps) else UNCLIPPED
-    limit = meant * factor * math.sqrt(groups) * (2.0 if estimated else 1.0)
+    factor = CLIPPED_APART if record is not None and _parts_clipped_apart(record.steps) else UNCLIPPED
+    limit = declared * factor * math.sqrt(groups) * (2.0 if estimated else 1.0)
     norms = [s.grad_norm for s in trace.steps if math.isfinite(s.grad_norm)]
     above = [n for n in norms if n > limit]
     if len(above) < max(3, 0.1 * len(norms)):
         return None
-    return Finding(
-        "clipping_without_effect",
-        f"the gradient norm was {number(max(above))} at a step, and above {number(limit)} at {len(above)} of {len(norms)}, where you meant "
-        f"it to be clipped to {meant:g}",
-        "clip_grad_norm_ comes before backward() or after step(), is given other parameters, or is not called",
-        "call clip_grad_norm_(model.parameters(), max_norm) between backward() (after scaler.unscale_) and step()",
+    return faults.CLIPPING_WITHOUT_EFFECT.verdict(
+        CHECK,
+        f"Gradients are declared to be clipped to a norm of {declared:g}, but the norm was above {number(limit)} at {len(above)} of "
+        f"{len(norms)} steps, and {number(max(above))} at most.",
     )
 
 
@@ -343,155 +399,61 @@ def _parts_clipped_apart(steps: Sequence[ReferenceStep]) -> bool:
     """Whether head and base were shortened by different factors at some step."""
     for step in steps:
         shares = [m.actual / m.reference for m in step.parts if m.name != "all" and m.reference > 0 and m.actual > 0]
-        if len(shares) == 2 and not _level(shares):
+        if len(shares) == 2 and not _constant(shares):
             return True
     return False
 
 
-def clipped_too_hard(view: View) -> Finding | None:
-    """Clipped to far less than was meant, or to nothing."""
-    ratios = view.ratios
-    cut = [(s, r) for s, r in zip(view.alive, ratios, strict=False) if r < 1 - SAME_NORM]
-    norms = [view.trace.steps[s.step].grad_norm for s, _ in cut if s.step < len(view.trace.steps)]
-    if len(norms) < 2 or not all(_is(_all(s).cosine, OTHER) for s in view.alive) or not _level(norms):
-        return None
-    cap = median(norms)
-    meant = view.trace.intent.max_grad_norm if view.trace.intent is not None else None
-    size = sum(t.numel for t in view.trace.tensors if t.trainable and t.group is not None)
-    eps = [g.settings.get("eps", 0.0) for g in view.trace.optimizer.groups]
-    nothing = view.trace.optimizer.family == "adam" and bool(eps) and cap < EPS_SHARE * max(eps) * math.sqrt(size)
-    if not nothing and not (meant and cap < TOO_HARD * meant):
-        return None
-    scale = meant / cap if meant else 0.0
-    before = median(s_norm for s_norm in (_all(s).reference / len(s.iterations) for s, _ in cut))
-    cause = "max_norm is the norm that is left over all tensors together, not a precision or a rate"
-    if meant and scale >= LEAST_SCALE and _power_of_two(scale):
-        cause = (
-            f"it is clipped while still multiplied by the GradScaler's scale ({_power(scale)}), and divided by it "
-            "afterwards: scaler.unscale_(optimizer) is missing before clip_grad_norm_"
-        )
-    said = f"where you meant {meant:g}" if meant else "which Adam's eps swallows"
-    return Finding(
-        "clipped_to_nothing",
-        f"the gradient is clipped from a norm of {number(before)} to {number(cap)} at {len(norms)} of {len(view.alive)} recomputed steps, "
-        f"{said}",
-        cause,
-        "call scaler.unscale_(optimizer) first" if "unscale_" in cause else "clip to a norm of about 1",
-    )
-
-
-def scaled(view: View) -> Finding | None:
-    """A direction that is right, and a length that is not."""
-    ratios = view.ratios
-    if len(ratios) < 2 or not _level(ratios) or not all(_is(_all(s).cosine, OTHER) for s in view.alive):
-        return None
-    k = view.accumulation or 1
-    # a loss that is told in another unit has a gradient in that unit; told a k-th of it, the mean over k batches is as it should be
-    ratio = median(ratios) / (abs(view.factor or 1.0) if k == 1 else 1.0)
-    status: Status = "advice" if view.trace.optimizer.family == "adam" else "fail"
-    family = "Adam divides it away, all but its eps" if status == "advice" else "its steps are that much longer"
-    if k > 1 and abs(ratio / k - 1) <= SAME_NORM:
-        return Finding(
-            "accumulation_not_averaged",
-            f"the gradients of {k} batches are summed, not averaged: {number(ratio)} times the mean; {view.trace.optimizer.name}: {family}",
-            "the losses of the batches are not divided by their number",
-            f"(loss / {k}).backward(), or divide the learning rate by {k}",
-            status,
-        )
-    if k > 1 and abs(ratio * k - 1) <= SAME_NORM and status == "fail":
-        return Finding(
-            "accumulation_divided_twice",
-            f"the gradient of {k} batches is divided by {k} twice: {number(ratio)} times their mean, so the steps are that much shorter",
-            "the loss is a mean already when it is divided again (the framework divides, and so does the loop)",
-            "divide once",
-        )
-    meant = view.trace.intent.accumulation if view.trace.intent is not None else None
-    if k == 1 and meant and meant > 1 and abs(ratio * meant - 1) <= SAME_NORM:
-        return Finding(
-            "batches_not_accumulated",
-            f"the optimizer steps at every batch, on 1/{meant} of its gradient, where you meant to accumulate {meant} batches for one step",
-            f"the loss is divided by {meant}, and optimizer.step() is not held back",
-            f"step and zero_grad only when (i + 1) % {meant} == 0",
-        )
-    if ratio >= LEAST_SCALE and _power_of_two(ratio):
-        return Finding(
-            "grads_still_scaled",
-            f"the optimizer found {_power(ratio)} times the gradient of the loss at {len(ratios)} recomputed steps: {family}",
-            "the loss scale is still in it: scaler.scale(loss).backward() is followed by optimizer.step() "
-            "instead of scaler.step(optimizer)",
-            "scaler.step(optimizer); scaler.update()",
-            status,
-        )
-    return None
-
-
-def backwards(view: View) -> Finding | None:
-    """The gradient itself is wrong: the loss does not go where it says."""
-    ill = [s for s in view.record.slopes if max(s.slope, s.near) < REVERSED and settled(s)]
-    if not ill:
-        return None
-    worst = min(ill, key=lambda s: (s.part == "embeddings", s.near))  # the embeddings are a part of the base
-    return Finding(
-        "gradient_reversed",
-        f"moving the {worst.part} along its own gradient lowers the loss: it changes by {number(worst.near)} times what the gradient says "
-        "(dropout off)",
-        "the backward pass is not that of the forward pass: a gradient-reversal layer, a custom autograd.Function "
-        "or a hook with a wrong sign",
-        "check the custom backward with torch.autograd.gradcheck",
-    )
-
-
-#: The faults, the most certain first.
-FAULTS: tuple[Callable[[View], Finding | None], ...] = (
-    nan_replaced,
-    loss_cut,
-    dropped,
-    negated,
-    summed_up,
-    left_over,
-    lost_batches,
-    stale,
-    clipped_too_hard,
-    backwards,
-    missing,
-    elsewhere,
-    scaled,
+#: The most certain first.
+FINDERS: tuple[Callable[[Comparison], Verdict | None], ...] = (
+    nan_gradients_replaced,
+    loss_cut_off,
+    gradient_lost,
+    grads_negated,
+    grads_never_zeroed,
+    grads_never_zeroed_while_watched,
+    micro_batches_lost,
+    grads_one_step_late,
+    clipped_to_nothing,
+    gradient_reversed,
+    grads_removed,
+    grads_of_another,
+    wrong_length,
 )
 
 
-def findings(trace: Trace) -> tuple[Finding, ...]:
-    """All faults of a trace, those that fail first."""
-    found = (
-        [f for f in (fault(View(trace)) for fault in FAULTS) if f is not None]
-        if trace.measured(ReferenceGradient) is not None
-        else []
-    )
-    if (loose := not_clipped(trace)) is not None:
-        found.append(loose)
-    return tuple(sorted(found, key=lambda f: f.status != "fail"))
-
-
+# ------------------------------------------------------------------ helpers
 def settled(slope: Slope) -> bool:
     """A shorter stride gives the same: the loss is smooth there, and near enough to its tangent."""
-    return abs(slope.slope - slope.near) <= SETTLED * max(abs(slope.near), 0.1)
+    return abs(slope.longer_stride_ratio - slope.ratio) <= SETTLED * max(abs(slope.ratio), 0.1)
 
 
-def _is(value: float | None, limit: float) -> bool:
-    return value is not None and value >= limit
+def _whole(step: ReferenceStep) -> GradientMatch:
+    match = step.part("all")
+    assert match is not None
+    return match
 
 
-def _level(values: Sequence[float]) -> bool:
-    """Whether all are one number."""
+def _reaches(cosine: float | None, limit: float) -> bool:
+    return cosine is not None and cosine >= limit
+
+
+def _constant(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) <= (1 + SAME_NORM) * min(values)
 
 
-def _power_of_two(value: float) -> bool:
+def _is_power_of_two(value: float) -> bool:
     exponent = math.log2(value)
     return abs(exponent - round(exponent)) <= SAME_NORM
 
 
-def _power(value: float) -> str:
+def _power_of_two(value: float) -> str:
+    """The nearest power of two, in digits."""
     return f"{2.0 ** round(math.log2(value)):,.0f}"
+
+
+def _first(names: set[str]) -> str:
+    return f"{shorten(min(names))}{' and others' if len(names) > 1 else ''}"
 
 
 def _batches(step: ReferenceStep) -> str:

@@ -50,4 +50,11 @@ FROZEN_STATISTICS_DRIFT = Fault(
     remedy="call .eval() on the frozen module after every model.train()",
     confidence="certain",
 )
-WEIGHTS_STILL = Fault("weights_still", Rank.OUTCOME + 110, "the weights do not move", explains=(Symptom.STANDS_STILL,))
+WEIGHTS_STILL = Fault(
+    "weights_still",
+    Rank.OUTCOME + 110,
+    "the weights do not move",
+    cause="no measurement explains it: {optimizer}.step() may not write to {tensor}",
+    remedy="check what the optimizer does with these tensors",
+    explains=(Symptom.STANDS_STILL,),
+)

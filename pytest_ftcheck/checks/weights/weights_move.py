@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,27 +12,36 @@ from ...core import arguments
 from ...core.formatting import percent, plural
 from ...core.observations import Tensor
 from ...core.trace import Trace
-from ...core.verdict import Status, Verdict
+from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
 from ..expected_roles import FROZEN_BY_DESIGN, not_yet_unfrozen, should_learn
-from ..gradients.missing_gradient import why
-from ..gradients.no_update_causes import FAULTS, WHY, explain, headline_of
-from ..gradients.severed import blocked
+from ..gradients import faults as gradient_faults
+from ..gradients import missing_gradient
+from ..gradients.severed import severed
+from ..no_step import no_step_verdict
 from ..optimizer import faults as optimizer_faults
 from ..spec import Stage, Symptom, check
 from ..tensor_state import (
+    RUN_LONGER,
     STEPS_FOR_ZERO,
-    ZERO_AT_FIRST,
     all_frozen,
-    broken_fault,
     frozen_note,
-    kind_of,
+    gradient_state,
     largest_norm,
-    nothing_happened,
-    weigh,
+    split_faulty,
 )
 from . import faults
+from .no_update import (
+    BELOW_BUDGET,
+    DESCRIPTIONS,
+    DID_NOT_LEARN,
+    UpdateState,
+    decay_cause,
+    describe,
+    explain_no_update,
+)
 
+CHECK = "weights_move"
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
 #: Fine-tunes last 100 to 10,000 steps. A matrix that would need more steps than that, all in one direction, before its
@@ -63,6 +72,8 @@ LEAST_MOVED = 0.5
         optimizer_faults.LR_TOO_SMALL,
         faults.WEIGHTS_OVERWRITTEN,
         faults.WEIGHTS_STILL,
+        gradient_faults.GRADIENTS_SWITCHED_OFF,
+        *missing_gradient.FAULTS,
     ),
     thresholds=(
         Threshold("min_budget", "at least", "least displacement by gradients over the summed LR", 1e-12, 1 - 1e-9),
@@ -107,93 +118,86 @@ def check_weights_move(
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"elementwise, before against after {plural(len(trace.steps), 'step')}; all elements of the head, a fixed sample elsewhere"
     if not tensors and any(t.trainable or t.trainable_last for t in chosen):
-        return Verdict(
-            "weights_move",
-            "skipped",
-            "all of them are declared frozen or unused, or are still to be thawed.",
-            measured=measured,
-        )
+        headline = "All selected tensors are declared frozen or unused, or are not yet unfrozen."
+        return Verdict(CHECK, "skipped", headline, measured=measured)
     if not tensors:
-        return all_frozen("weights_move", part, chosen)
-    if stuck := nothing_happened(trace):
-        headline, causes, remedy = stuck
-        fault = broken_fault(trace) if trace.backward_error else "no_step_taken"
-        return Verdict(
-            "weights_move",
-            "fail",
-            f"{_cap(headline)}.",
-            causes=causes,
-            remedy=remedy,
-            measured=measured,
-            fault=fault,
-        )
+        return all_frozen(CHECK, part, chosen)
+    if (verdict := no_step_verdict(CHECK, trace, measured)) is not None:
+        return verdict
     largest = largest_norm(trace)
-    found = {t.name: _fault(t, trace, largest, min_budget, max_steps) for t in tensors}
-    found = _whole_groups(tensors, trace, _spare_slow(tensors, trace, found, max_steps), largest)
-    exempt = [t for t in tensors if found[t.name] is None and kind_of(t, trace, largest) == "noise"]
-    # whatever is wrong with the optimizer or the schedule counts for each tensor; a dead or feeble gradient is weighed by
-    # where it is, among the tensors that could have a real one
-    judged = [t for t in tensors if t not in exempt]
-    dead = [t for t in judged if found[t.name] in ("none", "zero", "decay") and t.gradients.max_norm == 0]
-    feeble = [t for t in judged if found[t.name] in ("eps", "budget", "decay") and t.gradients.max_norm > 0]
-    weak = {t.name for t in feeble}
-    odd = {t.name for t in weigh(dead, judged).odd} - blocked(trace).keys()
-    odd |= {t.name for t in weigh([*dead, *feeble], judged, matrices=True).odd if t.name in weak}
-    odd |= {t.name for t in tensors if found[t.name] == "rounding" and t.role in ("norm", "bias")}
-    ill = [t for t in tensors if found[t.name] is not None and t.name not in odd]
-    notes = (*frozen_note(tensors, chosen), *_notes(tensors, trace, largest, odd, found))
+    states = {t.name: _state(t, trace, largest, min_budget, max_steps) for t in tensors}
+    states = _whole_groups(tensors, trace, _spare_slow(tensors, trace, states, max_steps), largest)
+    noise = [t for t in tensors if states[t.name] is None and gradient_state(t, trace, largest) == "noise"]
+    exempt = _exempt([t for t in tensors if t not in noise], trace, states)
+    faulty = [t for t in tensors if states[t.name] is not None and t.name not in exempt]
+    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noise, exempt, states))
     budget = f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
     pace = f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
-    if not ill:
-        used = sorted(t.budget_used for t in tensors if t.budget_used is not None and t.gradients.max_norm > 0)
-        share = (
-            f", by {percent(used[len(used) // 2])} of their LR budget (rms, median)"
-            if used and trace.optimizer.family == "adam"
-            else ""
-        )
-        good = len(tensors) - len(odd) - len(exempt)
-        return Verdict(
-            "weights_move",
-            "pass",
-            f"{good} of {len(tensors)} {what} moved{share}.",
-            limit=f"{budget}; {pace}",
-            measured=measured,
-            notes=notes,
-        )
-    kinds = Counter(str(found[t.name]) for t in ill)
-    kind = kinds.most_common(1)[0][0]
-    status: Status = "fail"
-    if kind == "lr0" and len(trace.steps) == 1:
-        status = "inconclusive"  # a warm-up that begins at zero
-    worst = [t for t in ill if found[t.name] == kind]
-    causes, remedy = explain(kind, worst, trace)
-    if kind in ("none", "zero", "decay") and all(t.gradients.max_norm == 0 for t in worst):
-        root = why("none" if all(t.gradients.none == t.gradients.steps for t in worst) else "zero", worst, trace)
-        causes, remedy = ((root.cause, *causes[1:]), root.remedy) if root.cause else (causes, remedy)
-    if kind == "slow" and (open_question := _undecided([t for t in ill if found[t.name] == "slow"], trace)):
-        status, remedy = "inconclusive", open_question
-    if len(trace.steps) < STEPS_FOR_ZERO and all(kind_of(t, trace, largest) == "zero" for t in ill):
-        status = "inconclusive"
-        remedy = f"run at least {STEPS_FOR_ZERO} steps: {ZERO_AT_FIRST}"
-    for other in list(kinds)[:4]:
-        if other != kind:
-            causes += explain(other, [t for t in ill if found[t.name] == other], trace)[0][:1]
-    verb = "did not learn" if kind in ("decay", "eps", "budget", "slow") else "did not move"
-    return Verdict(
-        "weights_move",
-        status,
-        f"{len(ill)} of {len(tensors)} {what}{_which(ill, tensors)} {verb}: {headline_of(kind, worst, trace, many=len(ill) > 1)}.",
-        evidence=tuple(_row(t, found[t.name]) for t in sorted(ill, key=lambda t: (t.part != "head", t.name))),
-        limit={
-            "slow": pace,
-            "rounding": f"at least {percent(LEAST_MOVED)} of the elements of a matrix move in {worst[0].dtype}",
-        }.get(kind, budget if kind in ("eps", "budget", "decay") else "every tensor that is meant to learn moves"),
-        causes=causes,
-        remedy=remedy,
+    if not faulty:
+        moved = len(tensors) - len(exempt) - len(noise)
+        headline = f"{moved} of {len(tensors)} {what} moved{_budget_used(tensors, trace)}."
+        return Verdict(CHECK, "pass", headline, limit=f"{budget}; {pace}", measured=measured, notes=notes)
+    counts = Counter(state for t in faulty if (state := states[t.name]) is not None)
+    state = counts.most_common(1)[0][0]
+    members = {s: [t for t in faulty if states[t.name] == s] for s in counts}
+    fault = explain_no_update(state, members[state], trace)
+    causes = [fault.cause, *([decay_cause(members[state], trace)] if state == "decay_only" else [])]
+    causes += [explain_no_update(s, members[s], trace).cause for s in list(counts)[:4] if s != state]
+    open_question = _open_question(state, faulty, members[state], trace, largest)
+    limits = {
+        "slow": pace,
+        "rounded_away": f"at least {percent(LEAST_MOVED)} of the elements of a matrix move in {members[state][0].dtype}",
+        **dict.fromkeys(BELOW_BUDGET, budget),
+    }
+    verb = "did not learn" if state in DID_NOT_LEARN else "did not move"
+    description = describe(state, members[state], trace, several=len(faulty) > 1)
+    return fault.verdict(
+        CHECK,
+        f"{len(faulty)} of {len(tensors)} {what}{_which(faulty, tensors)} {verb}: {description}.",
+        "fail" if open_question is None else "inconclusive",
+        evidence=tuple(_row(t, states[t.name]) for t in sorted(faulty, key=lambda t: (t.part != "head", t.name))),
+        limit=limits.get(state, "every tensor that should learn moves"),
+        causes=tuple(causes),
+        remedy=open_question or fault.remedy,
         measured=measured,
         notes=notes,
-        fault=_root(kind, worst, trace) if status == "fail" else "",
+        fault=fault.name if open_question is None else "",
     )
+
+
+def _exempt(judged: Sequence[Tensor], trace: Trace, states: Mapping[str, UpdateState | None]) -> set[str]:
+    """Names of the tensors that do not learn by a peculiarity of the architecture.
+
+    What is wrong with the optimizer or the schedule counts for each tensor. A missing or negligible gradient is judged by where the
+    tensor is, among those that could have a real one.
+    """
+    dead = [
+        t
+        for t in judged
+        if states[t.name] in ("no_gradient", "zero_gradient", "decay_only") and t.gradients.max_norm == 0
+    ]
+    feeble = [t for t in judged if states[t.name] in BELOW_BUDGET and t.gradients.max_norm > 0]
+    names = {t.name for t in split_faulty(dead, judged).exempt} - severed(trace).keys()
+    names |= {t.name for t in split_faulty([*dead, *feeble], judged, matrices=True).exempt if t in feeble}
+    return names | {t.name for t in judged if states[t.name] == "rounded_away" and t.role in ("norm", "bias")}
+
+
+def _budget_used(tensors: Sequence[Tensor], trace: Trace) -> str:
+    used = sorted(t.budget_used for t in tensors if t.budget_used is not None and t.gradients.max_norm > 0)
+    if not used or trace.optimizer.family != "adam":
+        return ""
+    return f", by {percent(used[len(used) // 2])} of their LR budget (rms, median)"
+
+
+def _open_question(
+    state: UpdateState, faulty: Sequence[Tensor], members: Sequence[Tensor], trace: Trace, largest: float
+) -> str | None:
+    """What would settle it, if this run cannot; None: it can."""
+    if len(trace.steps) < STEPS_FOR_ZERO and all(gradient_state(t, trace, largest) == "zero" for t in faulty):
+        return RUN_LONGER
+    if state == "lr_zero" and len(trace.steps) == 1:
+        return "run more than one step: a warm-up may start at a learning rate of zero"
+    return _slow_for_now(members, trace) if state == "slow" else None
 
 
 def _judged(t: Tensor, trace: Trace) -> bool:
@@ -203,54 +207,40 @@ def _judged(t: Tensor, trace: Trace) -> bool:
     return t.trainable or t.trainable_last or t.part == "head" or t.role not in FROZEN_BY_DESIGN
 
 
-def _root(kind: str, worst: Sequence[Tensor], trace: Trace) -> str:
-    """Name of the fault behind one kind."""
-    if kind == "decay":
-        dead = all(t.gradients.max_norm == 0 for t in worst)
-        absent = all(t.gradients.none == t.gradients.steps for t in worst)
-        kind = "none" if absent else "zero" if dead else "budget"
-    if kind in ("none", "zero"):
-        return why(kind, worst, trace).fault
-    if kind in ("eps", "budget"):
-        return why("negligible", worst, trace).fault
-    if kind == "out":
-        return "stale_optimizer" if any(g.not_in_model for g in trace.optimizer.groups) else "not_in_optimizer"
-    return FAULTS[kind]
-
-
-def _fault(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps: float) -> str | None:
-    """What is the matter with one tensor; None: nothing."""
+def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps: float) -> UpdateState | None:
+    """Why one tensor did not learn; None: it did."""
     if not t.trainable and not t.trainable_last:
         return "frozen"
-    m, kind = t.motion, kind_of(t, trace, largest)
+    m, gradient = t.motion, gradient_state(t, trace, largest)
     if t.group is None and m.share_changed == 0:
-        return "out"
+        return "not_in_optimizer"
     if t.group is not None and t.lr_sum == 0:
-        return "lr0"
-    if kind == "noise":
+        return "lr_zero"
+    if gradient == "noise":
         return None
-    if kind in ("none", "zero"):
-        return "decay" if m.share_changed > 0 and m.by_decay > 0 else kind
+    if gradient in ("none", "zero"):
+        decayed = m.share_changed > 0 and m.by_decay > 0
+        return "decay_only" if decayed else "no_gradient" if gradient == "none" else "zero_gradient"
     if m.share_with_gradient == 0:
-        return None  # only rows that are not looked at got gradients: a large embedding table
-    low = t.dtype in ("bfloat16", "float16")
-    if low and m.share_changed < LEAST_MOVED * m.share_with_gradient:
-        return "rounding"
+        return None  # only rows outside the sample got gradients: a large embedding table
+    low_precision = t.dtype in ("bfloat16", "float16")
+    if low_precision and m.share_changed < LEAST_MOVED * m.share_with_gradient:
+        return "rounded_away"
     if m.share_changed == 0:
-        return "back" if m.between_steps > 0 or t.replaced else "still"
+        return "restored" if m.between_steps > 0 or t.replaced else "unexplained"
     used = t.budget_used
-    # net displacement of a small tensor may cancel by luck: the largest single step tells
+    # the net displacement of a small tensor may cancel by chance: the largest single step decides
     feeble = m.max_update < 10 * min_budget * t.lr_peak
-    mine = t.group is not None  # of another optimizer it is not known what its learning rates allow
-    if trace.optimizer.family == "adam" and mine and used is not None and used < min_budget and feeble:
-        if kind == "negligible":
-            return "eps"
-        return "decay" if m.by_decay > m.by_gradient else "budget"
+    held = t.group is not None  # what the learning rates of another optimizer allow is not known
+    if trace.optimizer.family == "adam" and held and used is not None and used < min_budget and feeble:
+        if gradient == "negligible":
+            return "below_eps"
+        return "decay_only" if m.by_decay > m.by_gradient else "below_budget"
     return "slow" if (steps := steps_to_matter(t)) is not None and steps > max_steps else None
 
 
 def steps_to_matter(t: Tensor) -> float | None:
-    """Steps, all in one direction at the fastest pace seen, for a matrix to change its output by its own size.
+    """Steps, all in one direction at the fastest pace of the run, for a matrix to change its output by its own size.
 
     None for vectors, biases, embeddings and gains, where fan-in has no such meaning, and for a matrix that starts at zero.
     """
@@ -262,43 +252,43 @@ def steps_to_matter(t: Tensor) -> float | None:
 
 
 def _spare_slow(
-    tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | None], max_steps: float
-) -> dict[str, str | None]:
+    tensors: Sequence[Tensor], trace: Trace, states: dict[str, UpdateState | None], max_steps: float
+) -> dict[str, UpdateState | None]:
     """Without Adam's normalisation paces differ by orders of magnitude between healthy layers: all must be slow, or the learning
     rate of a group far below that of another."""
     if trace.optimizer.family == "adam":
-        return found
+        return states
     matrices = [
         t
         for t in trace.tensors
         if t.trainable and t.fan_in >= LEAST_FAN_IN and t.role not in ("embedding", "bias") and t.motion.max_update > 0
     ]
     if all((steps := steps_to_matter(t)) is not None and steps > max_steps for t in matrices):
-        return found
+        return states
     fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
-    slow = {t.name for t in tensors if found[t.name] == "slow" and t.lr_peak >= LEAST_SHARE * fastest}
-    return {n: None if n in slow else k for n, k in found.items()}
+    slow = {t.name for t in tensors if states[t.name] == "slow" and t.lr_peak >= LEAST_SHARE * fastest}
+    return {n: None if n in slow else k for n, k in states.items()}
 
 
-def _undecided(ill: Sequence[Tensor], trace: Trace) -> str | None:
+def _slow_for_now(slow: Sequence[Tensor], trace: Trace) -> str | None:
     """Why slow steps may yet be healthy, if so."""
-    if all(_rising(t, trace) for t in ill):
+    if all(_rising(t, trace) for t in slow):
         return "the warm-up is still under way: run past its peak"
     fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
-    if _hopeless(trace):
+    if _lr_of_adam_under_sgd(trace):
         return None
-    if trace.optimizer.family != "adam" and all(t.lr_peak >= LEAST_SHARE * fastest for t in ill):
+    if trace.optimizer.family != "adam" and all(t.lr_peak >= LEAST_SHARE * fastest for t in slow):
         return "raise the learning rate, or run a model that has not converged: the steps are small because the gradients are"
     return None
 
 
-def _hopeless(trace: Trace) -> bool:
-    """SGD at a learning rate of Adam's, which has gained nothing, and has everything yet to gain."""
+def _lr_of_adam_under_sgd(trace: Trace) -> bool:
+    """SGD runs at a learning rate for Adam, and the loss has not fallen although it could."""
     if trace.optimizer.family != "sgd" or trace.probe is None or not trace.steps:
         return False
-    felt = [g.lr_peak / max(1e-9, 1 - min(1.0, g.settings.get("momentum", 0.0))) for g in trace.optimizer.groups]
+    effective_rates = [g.lr_peak / max(1e-9, 1 - min(1.0, g.settings.get("momentum", 0.0))) for g in trace.optimizer.groups]
     points, prior = trace.probe.points, trace.probe.prior_entropy
-    if not felt or max(felt) > ADAMS_RATE or len(points) < 2 or prior is None:
+    if not effective_rates or max(effective_rates) > ADAMS_RATE or len(points) < 2 or prior is None:
         return False
     first, last = points[0].loss, points[-1].loss
     gain = (first - last) * MOST_STEPS / len(trace.steps)
@@ -313,20 +303,20 @@ def _rising(t: Tensor, trace: Trace) -> bool:
 
 
 def _whole_groups(
-    tensors: Sequence[Tensor], trace: Trace, found: dict[str, str | None], largest: float
-) -> dict[str, str | None]:
+    tensors: Sequence[Tensor], trace: Trace, states: dict[str, UpdateState | None], largest: float
+) -> dict[str, UpdateState | None]:
     """Where every matrix of a parameter group is slow, so are its biases: the learning rate is the group's."""
-    out = dict(found)
-    for group in {t.group for t in tensors if found[t.name] == "slow" and t.group is not None}:
+    out = dict(states)
+    for group in {t.group for t in tensors if states[t.name] == "slow" and t.group is not None}:
         members = [t for t in tensors if t.group == group]
-        if all(found[t.name] == "slow" for t in members if steps_to_matter(t) is not None):
+        if all(states[t.name] == "slow" for t in members if steps_to_matter(t) is not None):
             out.update(
-                {t.name: "slow" for t in members if found[t.name] is None and kind_of(t, trace, largest) != "noise"}
+                {t.name: "slow" for t in members if states[t.name] is None and gradient_state(t, trace, largest) != "noise"}
             )
     return out
 
 
-def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
+def _row(t: Tensor, state: UpdateState | None) -> dict[str, Any]:
     steps = steps_to_matter(t)
     return {
         "tensor": t.name,
@@ -334,54 +324,47 @@ def _row(t: Tensor, kind: str | None) -> dict[str, Any]:
         "by gradient/LR sum": t.budget_used,
         "by decay": t.motion.by_decay,
         "LR sum": t.lr_sum,
-        "steps to matter": int(min(steps, 1e12)) if steps is not None and kind == "slow" else None,
-        "why": WHY[kind or "still"],
+        "steps to matter": int(min(steps, 1e12)) if steps is not None and state == "slow" else None,
+        "why": DESCRIPTIONS[state or "unexplained"].one,
     }
 
 
-def _which(ill: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
-    """Which they are, where that can be said in three words."""
-    names = {t.name for t in ill}
+def _which(faulty: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
+    """Which they are, where a few words can say that."""
+    names = {t.name for t in faulty}
     for part in ("head", "base"):
         members = {t.name for t in tensors if t.part == part}
         if members and names == members and len(members) < len(tensors):
             return f" (the whole {part})"
-    return f" ({ill[0].name})" if len(ill) == 1 else ""
+    return f" ({faulty[0].name})" if len(faulty) == 1 else ""
 
 
 def _notes(
-    tensors: Sequence[Tensor], trace: Trace, largest: float, odd: set[str], found: dict[str, str | None]
+    tensors: Sequence[Tensor], noise: Sequence[Tensor], exempt: set[str], states: Mapping[str, UpdateState | None]
 ) -> tuple[str, ...]:
+    without = {t.name for t in tensors if t.gradients.max_norm == 0} & exempt
+    rounded = {n for n in exempt if states[n] == "rounded_away"} - without
+    between = [t for t in tensors if t.motion.between_steps > 0.01 * t.motion.rms > 0]
     notes = []
-    noise = [t for t in tensors if kind_of(t, trace, largest) == "noise" and found[t.name] is None]
     if noise:
         notes.append(
             f"{plural(len(noise), 'tensor')} exempt, whose gradient is rounding noise: {noise[0].name}"
             f"{' and others' if len(noise) > 1 else ''} (a constant that softmax or a norm layer cancels)"
         )
-    silent = {t.name for t in tensors if t.gradients.max_norm == 0}
-    unused = [n for n in odd if n in silent]
-    if unused:
+    if without:
         notes.append(
-            f"{plural(len(unused), 'base tensor')} without gradient, in modules that nothing else depends on: {min(unused)}"
-            f"{' and others' if len(unused) > 1 else ''}; freeze them to say that this is meant"
+            f"{plural(len(without), 'base tensor')} without gradient, in modules that nothing else depends on: {min(without)}"
+            f"{' and others' if len(without) > 1 else ''}; freeze them if that is intended"
         )
-    feeble = [n for n in odd - set(unused) if found[n] != "rounding"]
-    if feeble:
+    if feeble := exempt - without - rounded:
         notes.append(
             f"{plural(len(feeble), 'base tensor')} with next to no gradient, in blocks whose matrices learn: {min(feeble)}"
         )
-    rounded = [n for n in odd if found[n] == "rounding"]
     if rounded:
         notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {min(rounded)}")
-    outside = [t for t in tensors if t.motion.between_steps > 0.01 * t.motion.rms > 0]
-    if outside:
+    if between:
         notes.append(
-            f"{plural(len(outside), 'tensor')} also changed between optimizer steps (weight averaging, a reset, another optimizer): "
-            f"{outside[0].name}"
+            f"{plural(len(between), 'tensor')} also changed between optimizer steps (weight averaging, a reset, another optimizer): "
+            f"{between[0].name}"
         )
     return tuple(notes)
-
-
-def _cap(text: str) -> str:
-    return text[:1].upper() + text[1:]
