@@ -361,9 +361,16 @@ LR_BELOW_SPACING = Fault(
     "lr_below_spacing",
     Rank.OPTIMIZER + 300,
     "the dtype cannot represent the updates",
-    cause="the parameters are {dtype}, and updates of the size of the learning rate are rounded away",
-    remedy="keep the parameters in float32 and use torch.autocast",
+    cause="{dtype} cannot add an update of {lr} to weights of rms {rms}: it is less than half the spacing of its numbers",
+    remedy="keep the parameters in float32 (dtype=torch.float32; transformers 5 loads the checkpoint's dtype) and use torch.autocast",
     explains=("weights_move",),
     confidence="certain",
 )
-LR_TOO_SMALL = Fault("lr_too_small", Rank.OPTIMIZER + 310, "the learning rate is too small", explains=("weights_move",))
+LR_TOO_SMALL = Fault(
+    "lr_too_small",
+    Rank.OPTIMIZER + 310,
+    "the learning rate is too small",
+    cause="the learning rate peaks at {peak}, too small for weights of rms {rms}",
+    remedy="raise the learning rate (1e-5 to 1e-3 is usual for Adam; SGD needs far more)",
+    explains=("weights_move",),
+)

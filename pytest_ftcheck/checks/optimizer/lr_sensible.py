@@ -123,7 +123,9 @@ def _rounded_away(matrices: Sequence[Tensor], trace: Trace) -> Verdict | None:
     if 2 * len(rounded) <= len(matrices):
         return None
     first, distance = rounded[0]
-    return faults.LR_BELOW_SPACING.with_details(dtype=first.dtype).verdict(
+    return faults.LR_BELOW_SPACING.with_details(
+        dtype=first.dtype, lr=number(first.lr_peak), rms=number(first.first.rms)
+    ).verdict(
         NAME,
         f"{first.dtype} cannot represent steps at LR {number(first.lr_peak)}: numbers near the weights' rms ({number(first.first.rms)}) "
         f"are {number(distance)} apart, and {percent(first.motion.share_changed)} of the elements of {first.name} changed.",

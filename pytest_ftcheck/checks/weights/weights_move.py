@@ -1,9 +1,8 @@
-"""Do the weights move, as far as the schedule lets them?"""
+"""Every tensor that should learn moves, as far as the learning rate allows."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,9 +11,9 @@ from ...core import arguments
 from ...core.formatting import percent, plural
 from ...core.observations import Tensor
 from ...core.trace import Trace
-from ...core.verdict import Verdict
+from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
-from ..expected_roles import FROZEN_BY_DESIGN, not_yet_unfrozen, should_learn
+from ..expected_roles import FROZEN_BY_DESIGN, ever_trainable, not_yet_unfrozen, should_learn
 from ..gradients import faults as gradient_faults
 from ..gradients import missing_gradient
 from ..gradients.severed import severed
@@ -41,7 +40,7 @@ from .no_update import (
     explain_no_update,
 )
 
-CHECK = "weights_move"
+NAME = "weights_move"
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
 #: Fine-tunes last 100 to 10,000 steps. A matrix that would need more steps than that, all in one direction, before its
@@ -51,9 +50,9 @@ MOST_STEPS = 10_000
 LEAST_FAN_IN = 8
 #: Learning rate of a group over the largest of any group: layer-wise and discriminative rates go down to 1e-3.
 LEAST_SHARE = 1e-4
-#: Learning rate of SGD over (1 - momentum) at which Adam is at home and SGD stands still (in use: 1e-3 to 1); judged only where at its
+#: Learning rate of SGD over (1 - momentum) that is usual for Adam and too small for SGD (in use: 1e-3 to 1); judged only where at its
 #: pace `MOST_STEPS` would change the loss by less than this share of itself.
-ADAMS_RATE = 2e-4
+ADAM_LR = 2e-4
 LEAST_GAIN = 0.05
 #: Share of a matrix that must change in low precision (bf16 cannot add 5e-5 to 43 % of N(0, 0.02), measured).
 LEAST_MOVED = 0.5
@@ -70,10 +69,10 @@ LEAST_MOVED = 0.5
         optimizer_faults.LR_ZERO,
         optimizer_faults.LR_BELOW_SPACING,
         optimizer_faults.LR_TOO_SMALL,
-        faults.WEIGHTS_OVERWRITTEN,
-        faults.WEIGHTS_STILL,
         gradient_faults.GRADIENTS_SWITCHED_OFF,
         *missing_gradient.FAULTS,
+        faults.WEIGHTS_OVERWRITTEN,
+        faults.WEIGHTS_STILL,
     ),
     thresholds=(
         Threshold("min_budget", "at least", "least displacement by gradients over the summed LR", 1e-12, 1 - 1e-9),
@@ -94,13 +93,13 @@ def check_weights_move(
     min_budget: float = LEAST_BUDGET,
     max_steps: float = MOST_STEPS,
 ) -> Verdict:
-    """Every tensor that is meant to learn moved, elementwise, through its gradients, by a sensible share of what was allowed.
+    """Every tensor that should learn moves, elementwise, through its gradients, by enough of what its learning rate allows.
 
-    Not judged: the histogram. A weight of N(0, 0.02) trained for 200 steps at 5e-5 may move by 0.005 in all, which no histogram
-    shows. For Adam and its relatives the yardstick is the sum of the learning rates that the tensor's group really had (Adam
-    moves a weight by about one learning rate a step at most, Kingma and Ba 2015, section 2.1); what weight decay did is
-    subtracted. For every optimizer: how many steps, all in one direction, the layer's output would need to change by its own
-    size, ``rms(w) / (rms update * sqrt(fan-in))``. Attention key biases and other tensors with rounding noise for a gradient are exempt.
+    Histograms are not compared: a weight of N(0, 0.02) trained for 200 steps at 5e-5 may move by 0.005 in all, which no histogram
+    shows. For Adam and its relatives the displacement is compared with the sum of the learning rates of the tensor's group (Adam
+    moves a weight by about one learning rate a step at most, Kingma and Ba 2015, section 2.1), after subtracting what weight decay
+    did. For every optimizer: how many steps, all in one direction, the layer's output would need to change by its own
+    size, ``rms(w) / (rms update * sqrt(fan-in))``. Tensors whose gradient is rounding noise, such as attention key biases, are exempt.
 
     :param part: ``head``, ``base`` or ``all``.  :param include, ignore: globs or prefixes of names.
     :param min_budget: least rms displacement by gradients over the summed learning rates.
@@ -114,72 +113,88 @@ def check_weights_move(
     arguments.fraction("min_budget", min_budget)
     arguments.number("max_steps", max_steps, above=0)
     chosen = trace.select(part, include, ignore)
-    tensors = [t for t in chosen if _judged(t, trace) and t.numel]
+    tensors = [t for t in chosen if _is_judged(t, trace) and t.numel]
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"elementwise, before against after {plural(len(trace.steps), 'step')}; all elements of the head, a fixed sample elsewhere"
-    if not tensors and any(t.trainable or t.trainable_last for t in chosen):
-        headline = "All selected tensors are declared frozen or unused, or are not yet unfrozen."
-        return Verdict(CHECK, "skipped", headline, measured=measured)
+    if not tensors and any(ever_trainable(t) for t in chosen):
+        reason = "all of them are declared frozen or unused, or are still to be unfrozen."
+        return Verdict(NAME, "skipped", reason, measured=measured)
     if not tensors:
-        return all_frozen(CHECK, part, chosen)
-    if (verdict := no_step_verdict(CHECK, trace, measured)) is not None:
+        return all_frozen(NAME, part, chosen)
+    if (verdict := no_step_verdict(NAME, trace, measured)) is not None:
         return verdict
     largest = largest_norm(trace)
-    states = {t.name: _state(t, trace, largest, min_budget, max_steps) for t in tensors}
-    states = _whole_groups(tensors, trace, _spare_slow(tensors, trace, states, max_steps), largest)
-    noise = [t for t in tensors if states[t.name] is None and gradient_state(t, trace, largest) == "noise"]
-    exempt = _exempt([t for t in tensors if t not in noise], trace, states)
+    states = _states(tensors, trace, largest, min_budget, max_steps)
+    noisy = [t for t in tensors if states[t.name] is None and gradient_state(t, trace, largest) == "noise"]
+    exempt = _exempt([t for t in tensors if t not in noisy], states, trace)
     faulty = [t for t in tensors if states[t.name] is not None and t.name not in exempt]
-    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noise, exempt, states))
-    budget = f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
-    pace = f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
+    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noisy, exempt, states))
+    budget_limit = (
+        f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
+    )
+    steps_limit = f"at most {max_steps:,.0f} steps for a matrix to change its output by its own size"
     if not faulty:
-        moved = len(tensors) - len(exempt) - len(noise)
+        moved = len(tensors) - len(exempt) - len(noisy)
         headline = f"{moved} of {len(tensors)} {what} moved{_budget_used(tensors, trace)}."
-        return Verdict(CHECK, "pass", headline, limit=f"{budget}; {pace}", measured=measured, notes=notes)
-    counts = Counter(state for t in faulty if (state := states[t.name]) is not None)
-    state = counts.most_common(1)[0][0]
-    members = {s: [t for t in faulty if states[t.name] == s] for s in counts}
-    fault = explain_no_update(state, members[state], trace)
-    causes = [fault.cause, *([decay_cause(members[state], trace)] if state == "decay_only" else [])]
-    causes += [explain_no_update(s, members[s], trace).cause for s in list(counts)[:4] if s != state]
-    open_question = _open_question(state, faulty, members[state], trace, largest)
-    limits = {
-        "slow": pace,
-        "rounded_away": f"at least {percent(LEAST_MOVED)} of the elements of a matrix move in {members[state][0].dtype}",
-        **dict.fromkeys(BELOW_BUDGET, budget),
-    }
+        return Verdict(NAME, "pass", headline, limit=f"{budget_limit}; {steps_limit}", measured=measured, notes=notes)
+    by_state = _by_state(faulty, states)
+    state = max(by_state, key=lambda s: len(by_state[s]))
+    affected = by_state[state]
+    fault = explain_no_update(state, affected, trace)
+    further = [explain_no_update(s, by_state[s], trace).cause for s in list(by_state)[:4] if s != state]
+    decay = [decay_cause(affected, trace)] if state == "decay_only" else []
+    status, remedy = _status(state, affected, faulty, trace, largest)
+    if state in BELOW_BUDGET:
+        limit = budget_limit
+    elif state == "slow":
+        limit = steps_limit
+    elif state == "rounded_away":
+        limit = f"at least {percent(LEAST_MOVED)} of the elements of a matrix move in {affected[0].dtype}"
+    else:
+        limit = "every tensor that should learn moves"
     verb = "did not learn" if state in DID_NOT_LEARN else "did not move"
-    description = describe(state, members[state], trace, several=len(faulty) > 1)
     return fault.verdict(
-        CHECK,
-        f"{len(faulty)} of {len(tensors)} {what}{_which(faulty, tensors)} {verb}: {description}.",
-        "fail" if open_question is None else "inconclusive",
+        NAME,
+        f"{len(faulty)} of {len(tensors)} {what}{_which(faulty, tensors)} {verb}: "
+        f"{describe(state, affected, trace, several=len(faulty) > 1)}.",
+        status,
         evidence=tuple(_row(t, states[t.name]) for t in sorted(faulty, key=lambda t: (t.part != "head", t.name))),
-        limit=limits.get(state, "every tensor that should learn moves"),
-        causes=tuple(causes),
-        remedy=open_question or fault.remedy,
+        limit=limit,
+        causes=(fault.cause, *decay, *further),
+        remedy=remedy or fault.remedy,
         measured=measured,
         notes=notes,
-        fault=fault.name if open_question is None else "",
+        fault=fault.name if status == "fail" else "",
     )
 
 
-def _exempt(judged: Sequence[Tensor], trace: Trace, states: Mapping[str, UpdateState | None]) -> set[str]:
-    """Names of the tensors that do not learn by a peculiarity of the architecture.
+def _is_judged(t: Tensor, trace: Trace) -> bool:
+    """Whether it should have learned by now; "everything" does not include what is frozen by design."""
+    if not_yet_unfrozen(t, trace) or not should_learn(t, trace):
+        return False
+    return ever_trainable(t) or t.part == "head" or t.role not in FROZEN_BY_DESIGN
 
-    What is wrong with the optimizer or the schedule counts for each tensor. A missing or negligible gradient is judged by where the
-    tensor is, among those that could have a real one.
-    """
-    dead = [
-        t
-        for t in judged
-        if states[t.name] in ("no_gradient", "zero_gradient", "decay_only") and t.gradients.max_norm == 0
-    ]
-    feeble = [t for t in judged if states[t.name] in BELOW_BUDGET and t.gradients.max_norm > 0]
-    names = {t.name for t in split_faulty(dead, judged).exempt} - severed(trace).keys()
-    names |= {t.name for t in split_faulty([*dead, *feeble], judged, matrices=True).exempt if t in feeble}
-    return names | {t.name for t in judged if states[t.name] == "rounded_away" and t.role in ("norm", "bias")}
+
+def _by_state(tensors: Sequence[Tensor], states: Mapping[str, UpdateState | None]) -> dict[UpdateState, list[Tensor]]:
+    """State -> its tensors, in the order of their first."""
+    grouped: dict[UpdateState, list[Tensor]] = {}
+    for t in tensors:
+        if (state := states[t.name]) is not None:
+            grouped.setdefault(state, []).append(t)
+    return grouped
+
+
+def _status(
+    state: UpdateState, affected: Sequence[Tensor], faulty: Sequence[Tensor], trace: Trace, largest: float
+) -> tuple[Status, str]:
+    """Fail; or inconclusive, where the run may yet be healthy, and what would settle it (empty: the fault's remedy)."""
+    if len(trace.steps) < STEPS_FOR_ZERO and all(gradient_state(t, trace, largest) == "zero" for t in faulty):
+        return "inconclusive", RUN_LONGER
+    if state == "slow" and (remedy := _may_be_healthy(affected, trace)):
+        return "inconclusive", remedy
+    if state == "lr_zero" and len(trace.steps) == 1:
+        return "inconclusive", "run more than one step: a warm-up may start at a learning rate of zero"
+    return "fail", ""
 
 
 def _budget_used(tensors: Sequence[Tensor], trace: Trace) -> str:
@@ -189,27 +204,17 @@ def _budget_used(tensors: Sequence[Tensor], trace: Trace) -> str:
     return f", by {percent(used[len(used) // 2])} of their LR budget (rms, median)"
 
 
-def _open_question(
-    state: UpdateState, faulty: Sequence[Tensor], members: Sequence[Tensor], trace: Trace, largest: float
-) -> str | None:
-    """What would settle it, if this run cannot; None: it can."""
-    if len(trace.steps) < STEPS_FOR_ZERO and all(gradient_state(t, trace, largest) == "zero" for t in faulty):
-        return RUN_LONGER
-    if state == "lr_zero" and len(trace.steps) == 1:
-        return "run more than one step: a warm-up may start at a learning rate of zero"
-    return _slow_for_now(members, trace) if state == "slow" else None
-
-
-def _judged(t: Tensor, trace: Trace) -> bool:
-    """Meant to learn; not yet thawed is not yet meant to. "Everything" does not mean what is frozen by design."""
-    if not_yet_unfrozen(t, trace) or not should_learn(t, trace):
-        return False
-    return t.trainable or t.trainable_last or t.part == "head" or t.role not in FROZEN_BY_DESIGN
+# ------------------------------------------------------------------ the state of each tensor
+def _states(
+    tensors: Sequence[Tensor], trace: Trace, largest: float, min_budget: float, max_steps: float
+) -> dict[str, UpdateState | None]:
+    """Name -> how it failed to learn; None: it did learn, or it is not known what its gradients would have done."""
+    states = {t.name: _state(t, trace, largest, min_budget, max_steps) for t in tensors}
+    return _slow_groups(tensors, trace, _spare_slow(tensors, trace, states, max_steps), largest)
 
 
 def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps: float) -> UpdateState | None:
-    """Why one tensor did not learn; None: it did."""
-    if not t.trainable and not t.trainable_last:
+    if not ever_trainable(t):
         return "frozen"
     m, gradient = t.motion, gradient_state(t, trace, largest)
     if t.group is None and m.share_changed == 0:
@@ -219,8 +224,9 @@ def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     if gradient == "noise":
         return None
     if gradient in ("none", "zero"):
-        decayed = m.share_changed > 0 and m.by_decay > 0
-        return "decay_only" if decayed else "no_gradient" if gradient == "none" else "zero_gradient"
+        if m.share_changed > 0 and m.by_decay > 0:
+            return "decay_only"
+        return "no_gradient" if gradient == "none" else "zero_gradient"
     if m.share_with_gradient == 0:
         return None  # only rows outside the sample got gradients: a large embedding table
     low_precision = t.dtype in ("bfloat16", "float16")
@@ -229,10 +235,10 @@ def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     if m.share_changed == 0:
         return "restored" if m.between_steps > 0 or t.replaced else "unexplained"
     used = t.budget_used
-    # the net displacement of a small tensor may cancel by chance: the largest single step decides
-    feeble = m.max_update < 10 * min_budget * t.lr_peak
-    held = t.group is not None  # what the learning rates of another optimizer allow is not known
-    if trace.optimizer.family == "adam" and held and used is not None and used < min_budget and feeble:
+    # the net displacement of a small tensor may cancel by chance; its largest single step does not
+    small_steps = m.max_update < 10 * min_budget * t.lr_peak
+    watched = t.group is not None  # what another optimizer's learning rates allow is not known
+    if trace.optimizer.family == "adam" and watched and used is not None and used < min_budget and small_steps:
         if gradient == "negligible":
             return "below_eps"
         return "decay_only" if m.by_decay > m.by_gradient else "below_budget"
@@ -240,7 +246,7 @@ def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
 
 
 def steps_to_matter(t: Tensor) -> float | None:
-    """Steps, all in one direction at the fastest pace of the run, for a matrix to change its output by its own size.
+    """Steps, all in one direction and of the largest size observed, for a matrix to change its output by its own size.
 
     None for vectors, biases, embeddings and gains, where fan-in has no such meaning, and for a matrix that starts at zero.
     """
@@ -254,8 +260,8 @@ def steps_to_matter(t: Tensor) -> float | None:
 def _spare_slow(
     tensors: Sequence[Tensor], trace: Trace, states: dict[str, UpdateState | None], max_steps: float
 ) -> dict[str, UpdateState | None]:
-    """Without Adam's normalisation paces differ by orders of magnitude between healthy layers: all must be slow, or the learning
-    rate of a group far below that of another."""
+    """Without Adam's normalization the steps of healthy layers differ by orders of magnitude: all must be slow, or the learning rate of
+    a group far below that of another."""
     if trace.optimizer.family == "adam":
         return states
     matrices = [
@@ -265,44 +271,12 @@ def _spare_slow(
     ]
     if all((steps := steps_to_matter(t)) is not None and steps > max_steps for t in matrices):
         return states
-    fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
-    slow = {t.name for t in tensors if states[t.name] == "slow" and t.lr_peak >= LEAST_SHARE * fastest}
-    return {n: None if n in slow else k for n, k in states.items()}
+    highest = _highest_lr(trace)
+    spared = {t.name for t in tensors if states[t.name] == "slow" and t.lr_peak >= LEAST_SHARE * highest}
+    return {name: None if name in spared else state for name, state in states.items()}
 
 
-def _slow_for_now(slow: Sequence[Tensor], trace: Trace) -> str | None:
-    """Why slow steps may yet be healthy, if so."""
-    if all(_rising(t, trace) for t in slow):
-        return "the warm-up is still under way: run past its peak"
-    fastest = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
-    if _lr_of_adam_under_sgd(trace):
-        return None
-    if trace.optimizer.family != "adam" and all(t.lr_peak >= LEAST_SHARE * fastest for t in slow):
-        return "raise the learning rate, or run a model that has not converged: the steps are small because the gradients are"
-    return None
-
-
-def _lr_of_adam_under_sgd(trace: Trace) -> bool:
-    """SGD runs at a learning rate for Adam, and the loss has not fallen although it could."""
-    if trace.optimizer.family != "sgd" or trace.probe is None or not trace.steps:
-        return False
-    effective_rates = [g.lr_peak / max(1e-9, 1 - min(1.0, g.settings.get("momentum", 0.0))) for g in trace.optimizer.groups]
-    points, prior = trace.probe.points, trace.probe.prior_entropy
-    if not effective_rates or max(effective_rates) > ADAMS_RATE or len(points) < 2 or prior is None:
-        return False
-    first, last = points[0].loss, points[-1].loss
-    gain = (first - last) * MOST_STEPS / len(trace.steps)
-    return first >= 0.5 * prior > 0 and abs(gain) < LEAST_GAIN * first
-
-
-def _rising(t: Tensor, trace: Trace) -> bool:
-    rates = [s.lrs[t.group] for s in trace.steps if t.group is not None and t.group < len(s.lrs)]
-    # another optimizer's steps are among them: theirs neither rise with ours nor end at our peak
-    rising = len(rates) > 1 and all(a <= b for a, b in pairwise(rates))
-    return rising and rates[-1] == t.lr_peak and rates[0] <= 0.5 * rates[-1]
-
-
-def _whole_groups(
+def _slow_groups(
     tensors: Sequence[Tensor], trace: Trace, states: dict[str, UpdateState | None], largest: float
 ) -> dict[str, UpdateState | None]:
     """Where every matrix of a parameter group is slow, so are its biases: the learning rate is the group's."""
@@ -310,12 +284,70 @@ def _whole_groups(
     for group in {t.group for t in tensors if states[t.name] == "slow" and t.group is not None}:
         members = [t for t in tensors if t.group == group]
         if all(states[t.name] == "slow" for t in members if steps_to_matter(t) is not None):
-            out.update(
-                {t.name: "slow" for t in members if states[t.name] is None and gradient_state(t, trace, largest) != "noise"}
-            )
+            for t in members:
+                if states[t.name] is None and gradient_state(t, trace, largest) != "noise":
+                    out[t.name] = "slow"
     return out
 
 
+def _exempt(tensors: Sequence[Tensor], states: Mapping[str, UpdateState | None], trace: Trace) -> set[str]:
+    """Names of the tensors that did not learn because of the architecture or the dtype, not of a fault.
+
+    What is wrong with the optimizer or the schedule counts for each tensor; a missing or negligible gradient is judged by where it is,
+    among the tensors that could have a real one.
+    """
+    missing = [
+        t
+        for t in tensors
+        if states[t.name] in ("no_gradient", "zero_gradient", "decay_only") and t.gradients.max_norm == 0
+    ]
+    negligible = [t for t in tensors if states[t.name] in BELOW_BUDGET and t.gradients.max_norm > 0]
+    exempt = {t.name for t in split_faulty(missing, tensors).exempt} - severed(trace).keys()
+    names = {t.name for t in negligible}
+    lenient = split_faulty([*missing, *negligible], tensors, matrices=True)
+    exempt |= {t.name for t in lenient.exempt if t.name in names}
+    return exempt | {t.name for t in tensors if states[t.name] == "rounded_away" and t.role in ("norm", "bias")}
+
+
+# ------------------------------------------------------------------ slow steps that may be healthy
+def _may_be_healthy(slow: Sequence[Tensor], trace: Trace) -> str | None:
+    """What would settle whether slow steps are healthy; None: they are not."""
+    if all(_lr_rises(t, trace) for t in slow):
+        return "the warm-up is still under way: run past its peak"
+    if _adam_lr_for_sgd(trace):
+        return None
+    if trace.optimizer.family != "adam" and all(t.lr_peak >= LEAST_SHARE * _highest_lr(trace) for t in slow):
+        return "raise the learning rate, or run a model that has not converged: the steps are small because the gradients are"
+    return None
+
+
+def _adam_lr_for_sgd(trace: Trace) -> bool:
+    """SGD at a learning rate usual for Adam, under which a loss that is far from zero hardly changes."""
+    if trace.optimizer.family != "sgd" or trace.probe is None or not trace.steps:
+        return False
+    groups = trace.optimizer.groups
+    effective = [g.lr_peak / max(1e-9, 1 - min(1.0, g.settings.get("momentum", 0.0))) for g in groups]
+    points, prior = trace.probe.points, trace.probe.prior_entropy
+    if not effective or max(effective) > ADAM_LR or len(points) < 2 or prior is None:
+        return False
+    first, last = points[0].loss, points[-1].loss
+    gain = (first - last) * MOST_STEPS / len(trace.steps)
+    return first >= 0.5 * prior > 0 and abs(gain) < LEAST_GAIN * first
+
+
+def _highest_lr(trace: Trace) -> float:
+    return max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
+
+
+def _lr_rises(t: Tensor, trace: Trace) -> bool:
+    """Whether its learning rate rose until the run ended."""
+    rates = [s.lrs[t.group] for s in trace.steps if t.group is not None and t.group < len(s.lrs)]
+    # rates of another optimizer's steps are among them: they neither rise with ours nor end at our peak
+    rising = len(rates) > 1 and all(a <= b for a, b in pairwise(rates))
+    return rising and rates[-1] == t.lr_peak and rates[0] <= 0.5 * rates[-1]
+
+
+# ------------------------------------------------------------------ the message
 def _row(t: Tensor, state: UpdateState | None) -> dict[str, Any]:
     steps = steps_to_matter(t)
     return {
@@ -330,7 +362,7 @@ def _row(t: Tensor, state: UpdateState | None) -> dict[str, Any]:
 
 
 def _which(faulty: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
-    """Which they are, where a few words can say that."""
+    """Which they are, where that takes only a few words."""
     names = {t.name for t in faulty}
     for part in ("head", "base"):
         members = {t.name for t in tensors if t.part == part}
@@ -340,31 +372,40 @@ def _which(faulty: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
 
 
 def _notes(
-    tensors: Sequence[Tensor], noise: Sequence[Tensor], exempt: set[str], states: Mapping[str, UpdateState | None]
+    tensors: Sequence[Tensor],
+    noisy: Sequence[Tensor],
+    exempt: set[str],
+    states: Mapping[str, UpdateState | None],
 ) -> tuple[str, ...]:
-    without = {t.name for t in tensors if t.gradients.max_norm == 0} & exempt
-    rounded = {n for n in exempt if states[n] == "rounded_away"} - without
-    between = [t for t in tensors if t.motion.between_steps > 0.01 * t.motion.rms > 0]
     notes = []
-    if noise:
+    if noisy:
         notes.append(
-            f"{plural(len(noise), 'tensor')} exempt, whose gradient is rounding noise: {noise[0].name}"
-            f"{' and others' if len(noise) > 1 else ''} (a constant that softmax or a norm layer cancels)"
+            f"{plural(len(noisy), 'tensor')} exempt, with a gradient that is rounding noise: {noisy[0].name}{_others(noisy)} "
+            "(a constant that softmax or a norm layer cancels)"
         )
-    if without:
+    rounded = sorted(n for n in exempt if states[n] == "rounded_away")
+    without_gradient = {t.name for t in tensors if t.gradients.max_norm == 0}
+    unused = sorted(exempt & without_gradient)
+    negligible = sorted(exempt - without_gradient - set(rounded))
+    if unused:
         notes.append(
-            f"{plural(len(without), 'base tensor')} without gradient, in modules that nothing else depends on: {min(without)}"
-            f"{' and others' if len(without) > 1 else ''}; freeze them if that is intended"
+            f"{plural(len(unused), 'base tensor')} without gradient, in modules that nothing else depends on: "
+            f"{unused[0]}{_others(unused)}; freeze them if that is intended"
         )
-    if feeble := exempt - without - rounded:
+    if negligible:
         notes.append(
-            f"{plural(len(feeble), 'base tensor')} with next to no gradient, in blocks whose matrices learn: {min(feeble)}"
+            f"{plural(len(negligible), 'base tensor')} with a negligible gradient, in blocks whose matrices learn: {negligible[0]}"
         )
     if rounded:
-        notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {min(rounded)}")
-    if between:
+        notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {rounded[0]}")
+    written = [t for t in tensors if t.motion.between_steps > 0.01 * t.motion.rms > 0]
+    if written:
         notes.append(
-            f"{plural(len(between), 'tensor')} also changed between optimizer steps (weight averaging, a reset, another optimizer): "
-            f"{between[0].name}"
+            f"{plural(len(written), 'tensor')} also changed between optimizer steps (weight averaging, a reset, another optimizer): "
+            f"{written[0].name}"
         )
     return tuple(notes)
+
+
+def _others(found: Sequence[object]) -> str:
+    return " and others" if len(found) > 1 else ""
