@@ -7,7 +7,9 @@ from ..spec import Fault, Rank, Symptom
 INPUTS_NAN = Fault(
     "inputs_nan",
     Rank.BROKEN_START + 30,
-    "inputs hold NaN or infinity",
+    "inputs contain NaN or infinity",
+    cause="missing or overflowing values in the features: 0/0 in a normalisation, log of 0, float16 overflow, a gap in the table",
+    remedy="drop or fill such rows before batching: torch.isfinite(inputs).all()",
     explains=(
         Symptom.BLOWS_UP,
         Symptom.LOSS_WRONG,
@@ -18,7 +20,9 @@ INPUTS_NAN = Fault(
 LABELS_NAN = Fault(
     "labels_nan",
     Rank.BROKEN_START + 40,
-    "labels are NaN",
+    "labels contain NaN or infinity",
+    cause="missing values in the label column were kept",
+    remedy="drop or fill the rows without a label before batching",
     explains=(
         Symptom.BLOWS_UP,
         Symptom.LOSS_WRONG,
@@ -28,7 +32,9 @@ LABELS_NAN = Fault(
 LABELS_ALL_IGNORED = Fault(
     "labels_all_ignored",
     Rank.LOSS_DISCONNECTED + 60,
-    "every label is left out of the loss",
+    "the loss ignores every label",
+    cause="every label is masked as if it were padding or a prompt",
+    remedy="check the code that writes -100 into the labels",
     explains=(
         Symptom.STANDS_STILL,
         Symptom.LOSS_WRONG,
@@ -38,7 +44,9 @@ LABELS_ALL_IGNORED = Fault(
 ONE_CLASS_ONLY = Fault(
     "one_class_only",
     Rank.DATA + 10,
-    "all labels are of one class",
+    "all training labels are of one class",
+    cause="the data are sorted by class and only the first part is read, or the wrong label column is read",
+    remedy="shuffle the rows before batching (DataLoader(shuffle=True)); print ten labels",
     explains=(
         "initial_loss",
         "loss_matches_task",
@@ -48,7 +56,9 @@ ONE_CLASS_ONLY = Fault(
 LABELS_CONSTANT = Fault(
     "labels_constant",
     Rank.DATA + 20,
-    "all labels are the same",
+    "all labels have the same value",
+    cause="the wrong label column is read, or a default value overwrote it",
+    remedy="print ten labels beside their inputs",
     explains=(
         "initial_loss",
         "loss_matches_task",
@@ -58,7 +68,9 @@ LABELS_CONSTANT = Fault(
 MASK_EMPTY = Fault(
     "mask_empty",
     Rank.DATA + 30,
-    "the attention mask hides everything",
+    "the attention mask hides every token",
+    cause="the mask is not computed from the token ids, or with a wrong padding id or a wrong comparison",
+    remedy="attention_mask = (input_ids != pad_token_id)",
     explains=(
         Symptom.INPUT_LOST,
         "padding_ignored",
@@ -68,68 +80,151 @@ MASK_EMPTY = Fault(
 TEXTS_CUT_OFF = Fault(
     "texts_cut_off",
     Rank.DATA + 40,
-    "the texts are cut to nothing",
+    "texts are truncated to almost nothing",
+    cause="texts are truncated to almost nothing: max_length leaves room for little more than the special tokens",
+    remedy="raise max_length (truncation=True cuts to it); decode one batch and read it",
     explains=(Symptom.INPUT_LOST,),
     confidence="certain",
 )
 IDS_CLAMPED = Fault(
     "ids_clamped",
     Rank.DATA + 50,
-    "token ids are cut off at the end of the vocabulary",
+    "token ids are clamped to the end of the vocabulary",
+    cause="the tokenizer has more ids than the model's embedding table, and ids beyond its end are clamped",
+    remedy="use the tokenizer that belongs to the model, or model.resize_token_embeddings(len(tokenizer)); do not clamp ids",
     explains=(Symptom.INPUT_LOST,),
     confidence="certain",
 )
 WORDS_UNKNOWN = Fault(
     "words_unknown",
     Rank.DATA + 60,
-    "nearly all words are the same token",
+    "nearly all tokens are one and the same id",
+    cause="the tokenizer does not know these words (letter case, language, another vocabulary): they all become the unknown token",
+    remedy="decode one batch and read it: tokenizer.decode(batch['input_ids'][0])",
     explains=(Symptom.INPUT_LOST,),
     confidence="certain",
 )
 INPUTS_ALIKE = Fault(
-    "inputs_alike", Rank.DATA + 70, "all rows are the same", explains=(Symptom.INPUT_LOST,), confidence="certain"
+    "inputs_alike",
+    Rank.DATA + 70,
+    "nearly all rows have the same inputs",
+    cause="what distinguishes the rows is lost on the way into the batch (one row again and again, a wrong column)",
+    remedy="print a batch: are its rows different texts?",
+    explains=(Symptom.INPUT_LOST,),
+    confidence="certain",
 )
 ONE_ROW_REPEATED = Fault(
-    "one_row_repeated", Rank.DATA + 80, "one row is repeated", explains=(Symptom.INPUT_LOST,), confidence="certain"
+    "one_row_repeated",
+    Rank.DATA + 80,
+    "each batch repeats a single row",
+    cause="one row is repeated to fill the batch (a list multiplied, an index that never changes)",
+    remedy="check the collate function and __getitem__: is the index used?",
+    explains=(Symptom.INPUT_LOST,),
+    confidence="certain",
 )
 SAME_BATCH = Fault(
-    "same_batch", Rank.DATA + 90, "every step trains on the same batch", explains=("no_leak",), confidence="certain"
+    "same_batch",
+    Rank.DATA + 90,
+    "every step trains on the same batch",
+    cause="the step trains on a batch that it keeps (a variable of another scope, next(iter(loader)))",
+    remedy="pass the step's own batch to the model",
+    explains=("no_leak",),
+    confidence="certain",
 )
 CLASS_MISSING = Fault(
-    "class_missing", Rank.DATA + 100, "a class that is evaluated is never trained", confidence="certain"
+    "class_missing",
+    Rank.DATA + 100,
+    "a class that is evaluated is missing from the training data",
+    cause="training and held-out labels are numbered differently, or a filter removed the class",
+    remedy="print the label counts of both sets",
+    confidence="certain",
 )
+_SHUFFLE = "shuffle the rows before batching: DataLoader(..., shuffle=True), or random.shuffle(rows)"
 SORTED_BY_CLASS = Fault(
     "sorted_by_class",
     Rank.DATA + 110,
     "the data are sorted by class and not shuffled",
+    cause="the data are sorted by label and not shuffled: each step unlearns the previous class",
+    remedy=_SHUFFLE,
     explains=("initial_loss",),
     confidence="certain",
 )
 BATCHES_OF_ONE_CLASS = Fault(
     "batches_of_one_class",
     Rank.DATA + 120,
-    "each batch holds one class",
+    "each batch holds a single class",
+    cause="rows are grouped into batches by class: each step pulls all predictions towards one class",
+    remedy=_SHUFFLE,
     explains=("initial_loss",),
     confidence="certain",
 )
 LABELS_CONTRADICT = Fault(
-    "labels_contradict", Rank.DATA + 130, "the same row comes with different labels", confidence="certain"
+    "labels_contradict",
+    Rank.DATA + 130,
+    "identical rows have different labels",
+    cause="copies of a text have different labels (augmented copies, rows repeated for each annotator or tag)",
+    remedy="group the rows by text and read the labels of one group",
+    confidence="certain",
 )
-LABEL_IN_INPUTS = Fault("label_in_inputs", Rank.DATA + 140, "the input gives the label away", confidence="certain")
+LABEL_IN_INPUTS = Fault(
+    "label_in_inputs",
+    Rank.DATA + 140,
+    "the inputs leak the label",
+    cause="the label is among the inputs: {input}",
+    remedy="remove it from the inputs and train again: the scores so far are meaningless",
+    confidence="certain",
+)
 HELD_OUT_IS_TRAINING = Fault(
-    "held_out_is_training", Rank.DATA + 150, "the evaluation rows are training rows", confidence="certain"
+    "held_out_is_training",
+    Rank.DATA + 150,
+    "the held-out rows are training rows",
+    cause="training and held-out rows were not split, or were split after rows had been copied",
+    remedy="split first, then copy or augment; evaluate on rows that were not trained on",
+    confidence="certain",
 )
-LABELS_SHIFTED = Fault("labels_shifted", Rank.DATA + 160, "labels belong to the rows beside them")
+LABELS_SHIFTED = Fault(
+    "labels_shifted",
+    Rank.DATA + 160,
+    "labels are misaligned with their rows",
+    cause="inputs and labels are misaligned: each label is paired with another row's input ({shift})",
+    remedy="join inputs and labels before sorting, filtering or batching; print ten rows with their labels",
+)
 BATCHNORM_ON_FEW = Fault(
     "batchnorm_on_few",
     Rank.INPUTS + 310,
-    "batch normalisation over too few rows",
+    "batch normalisation over too few values",
+    cause="batch normalisation with tiny batches",
+    remedy="use larger batches (drop_last=True for the last one), or LayerNorm/GroupNorm, which do not depend on the batch",
     explains=("output_depends_on_input",),
     confidence="certain",
 )
 LABELS_UNRELATED = Fault(
-    "labels_unrelated", Rank.OUTCOME + 200, "the labels look unrelated to the inputs", confidence="possible"
+    "labels_unrelated",
+    Rank.OUTCOME + 200,
+    "the labels look unrelated to the inputs",
+    cause="inputs and labels were shuffled, sorted or filtered separately, or the rule takes far more data to show",
+    remedy="print ten rows with their labels; join inputs and labels before shuffling",
+    confidence="possible",
 )
-METRIC_WRONG = Fault("metric_wrong", Rank.EVALUATION + 10, "the metric is computed wrongly", confidence="certain")
-METRIC_BLIND = Fault("metric_blind", Rank.EVALUATION + 20, "the metric does not see what the model learns")
-METRIC_SCALED = Fault("metric_scaled", Rank.EVALUATION + 30, "the metric is scaled")
+METRIC_WRONG = Fault(
+    "metric_wrong",
+    Rank.EVALUATION + 10,
+    "the metric is computed incorrectly",
+    cause="evaluate() compares the wrong things (a wrong axis, rows in another order, other labels)",
+    remedy="print ten predictions and labels inside evaluate()",
+    confidence="certain",
+)
+METRIC_BLIND = Fault(
+    "metric_blind",
+    Rank.EVALUATION + 20,
+    "the metric does not depend on the trained model",
+    cause="evaluate() does not score the trained model: it uses a copy made before training, or a constant prediction",
+    remedy="evaluate(model) must use the model that it receives; argmax and thresholds must fit its outputs",
+)
+METRIC_SCALED = Fault(
+    "metric_scaled",
+    Rank.EVALUATION + 30,
+    "the metric is the accuracy times the batch size",
+    cause="correct predictions are divided by the number of batches instead of rows",
+    remedy="divide by the number of rows: total += len(labels)",
+)

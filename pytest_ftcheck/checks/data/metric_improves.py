@@ -1,24 +1,27 @@
-"""Does a metric get better than knowing nothing?"""
+"""A metric beats the majority-class baseline, by more than chance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...core.arguments import fraction
 from ...core.formatting import more_steps, number, percent, plural
 from ...core.observations import Metric
 from ...core.trace import Trace
-from ...core.verdict import Verdict
+from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
 from ..spec import Stage, Symptom, check
 
-#: Share of label permutations that may do as well by luck: the false-pass rate.
+NAME = "metric_improves"
+#: Share of label permutations that may do as well by chance: the false-pass rate.
 ALPHA = 0.01
-#: Worse than luck is a score so many standard deviations below that of permuted labels (2.3e-4 of a normal distribution is below that).
+#: Worse than chance is a score so many standard deviations below that of permuted labels (2.3e-4 of a normal distribution is below that).
 #: A share of permutations does not do: of few different scores the lowest has no permutation below it.
 WORSE = 3.5
+#: Standard errors of two shares by which a score must drop to have got worse.
+DROP = 3
 
 
 @check(
@@ -28,11 +31,11 @@ WORSE = 3.5
     shows=(Symptom.OUTCOME,),
 )
 def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: float = ALPHA) -> Verdict:
-    """A metric beats the best prediction that looks at no input, by more than luck.
+    """A metric beats the best prediction that looks at no input, by more than chance.
 
-    The baseline is the majority class (each tag's majority; the mean for regression) on the same rows; luck is measured by permuting
-    the labels, so the test is exact for any metric and any class balance. With imbalance treated by class weights accuracy may
-    rightly stay below the majority's: then macro recall decides.
+    The baseline is the majority class (each tag's majority; the mean for regression) on the same rows; chance is measured by permuting
+    the labels, so the test is exact for any metric and any class balance. With class weights against imbalance, accuracy may rightly
+    stay below the majority's: then macro recall decides.
 
     :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy or R squared.
     :param alpha: largest share of label permutations that may do as well.
@@ -47,155 +50,177 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
         have = ", ".join(m.name for m in trace.metrics) or "none"
         raise ValueError(f"metric={metric!r}: the trace has {have}")
     if not trace.metrics:
-        why = next((n for n in trace.notes if n.startswith("metrics skipped")), "no logits or labels could be read")
-        return Verdict("metric_improves", "skipped", f"there is no metric: {why}.")
-    chosen = next(m for m in trace.metrics if metric in (None, m.name))
-    blind = "the mean" if trace.reading.task == "regression" else "the majority class"
-    against = f", against {number(chosen.baseline)} for {blind}" if chosen.baseline is not None else ""
-    luck = f" (p = {number(chosen.p_value)})" if chosen.p_value is not None else ""
-    rows = f" on {plural(chosen.rows, chosen.source.removesuffix('s'))}" if chosen.rows else ""
-    headline = f"{chosen.name} {number(chosen.first)} -> {number(chosen.last)}{rows}{against}{luck}."
-    limit = f"above {blind}'s score, and matched by at most {percent(alpha)} of label permutations"
-    measured = "the same rows before and after the run, dropout off" if chosen.rows else "the user's own evaluate()"
+        reason = next((n for n in trace.notes if n.startswith("metrics skipped")), "no logits or labels could be read")
+        return Verdict(NAME, "skipped", f"There is no metric: {reason}.")
+    judged = _Judged(trace, next(m for m in trace.metrics if metric in (None, m.name)), alpha)
+    if not math.isfinite(judged.metric.last):
+        return judged.verdict(
+            "fail",
+            judged.scores,
+            "the metric is not a number: the outputs are not finite",
+            remedy="see assert_all_finite",
+        )
+    if judged.metric.p_value is None:
+        return _judge_without_p_value(judged)
+    if _dropped(judged.metric):
+        return judged.verdict(
+            "fail",
+            f"The metric got worse: {judged.scores}",
+            "training destroys what the model knew: the learning rate is too high, or the labels have another meaning",
+            *_single_prediction(judged.metric),
+            remedy="try a tenth of the learning rate; check the label mapping",
+        )
+    return _judge_better(judged) if judged.metric.p_value <= alpha else _judge_not_better(judged)
 
-    def verdict(
-        status: Any, text: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()
-    ) -> Verdict:
-        return Verdict(
-            "metric_improves",
-            status,
-            text,
-            _rows(chosen),
-            limit,
-            tuple(causes),
-            remedy,
-            measured,
-            tuple(notes),
+
+@dataclass(frozen=True)
+class _Judged:
+    """The metric that is judged, and how its numbers are worded."""
+
+    trace: Trace
+    metric: Metric
+    alpha: float
+
+    @property
+    def regression(self) -> bool:
+        return self.trace.reading.task == "regression"
+
+    @property
+    def baseline(self) -> str:
+        return "the mean" if self.regression else "the majority class"
+
+    @property
+    def scores(self) -> str:
+        m = self.metric
+        rows = f" on {plural(m.rows, m.source.removesuffix('s'))}" if m.rows else ""
+        against = f", against {number(m.baseline)} for {self.baseline}" if m.baseline is not None else ""
+        p_value = f" (p = {number(m.p_value)})" if m.p_value is not None else ""
+        return f"{m.name} {number(m.first)} -> {number(m.last)}{rows}{against}{p_value}."
+
+    @property
+    def beats_baseline(self) -> bool:
+        return self.metric.baseline is None or self.metric.last > self.metric.baseline
+
+    @property
+    def limit(self) -> str:
+        return f"above {self.baseline}'s score, and matched by at most {percent(self.alpha)} of label permutations"
+
+    @property
+    def measured(self) -> str:
+        return (
+            "the same rows before and after the run, dropout off" if self.metric.rows else "the user's own evaluate()"
         )
 
-    if not math.isfinite(chosen.last):
-        return verdict(
-            "fail",
-            headline,
-            ["the metric is not a number: the outputs are not finite"],
-            "see assert_all_finite",
-        )
-    one = _one_class(chosen)
-    if chosen.p_value is None:
-        if chosen.last > chosen.first and (chosen.baseline is None or chosen.last > chosen.baseline):
-            return Verdict(
-                "metric_improves",
-                "pass",
-                headline,
-                limit="higher than before",
-                measured=measured,
-                notes=("how much of it is luck was not measured",),
-            )
-        status = (
-            "fail"
-            if chosen.last < chosen.first and chosen.baseline is not None and chosen.last < chosen.baseline
-            else "inconclusive"
-        )
-        return verdict(status, f"No improvement: {headline}", one, "run longer; evaluate on more rows")
-    if _dropped(chosen):
-        return verdict(
-            "fail",
-            f"It got worse: {headline}",
-            [
-                "what the model knew is being destroyed: the learning rate is too high, or the labels mean something else",
-                *one,
-            ],
-            "try a tenth of the learning rate; check the mapping of the labels",
-        )
-    if chosen.p_value <= alpha:
-        if chosen.last <= chosen.first and (chosen.baseline is None or chosen.first > chosen.baseline):
-            return verdict(
-                "inconclusive",
-                f"No improvement: {headline}",
-                ["the model knew it before the run: what this run added cannot be told"],
-                "judge a model with a new head, or another metric",
-            )
-        if chosen.baseline is None or chosen.last > chosen.baseline:
-            return Verdict("metric_improves", "pass", headline, limit=limit, measured=measured)
-        recall = next((m for m in trace.metrics if m.name == "recall"), None)
-        if (
-            recall is not None
-            and recall.p_value is not None
-            and recall.p_value <= alpha
-            and recall.last > (recall.baseline or 0)
-        ):
-            return Verdict(
-                "metric_improves",
-                "pass",
-                headline,
-                limit=limit,
-                measured=measured,
-                notes=(
-                    f"below the majority class in {chosen.name}, but macro recall is {number(recall.last)} "
-                    f"against {number(recall.baseline)}: "
-                    "the rare classes are found, as with treated imbalance",
-                ),
-            )
-        return verdict(
-            "inconclusive",
-            f"Better than luck, yet not better than {blind}: {headline}",
-            [
-                *one,
-                "the outputs go with the labels and are not on their scale: a link between them (a sigmoid, an exponential, a "
-                "logarithm), a loss of ranks, or labels that the loss rescales"
-                if trace.reading.task == "regression"
-                else "what was learnt does not yet outweigh the frequencies of the classes",
-            ],
-            "judge by a metric on the outputs' own scale or by a rank correlation (metrics=)"
-            if trace.reading.task == "regression"
-            else "run longer, or judge by a metric that counts each class alike (metrics=)",
-        )
-    if chosen.deviations is not None and chosen.deviations <= -WORSE and not one and _worse(chosen):
-        return verdict(
-            "fail",
-            f"Worse than luck: {headline}",
-            [
-                "predictions and labels are systematically crossed: labels shifted or permuted, a flipped sign, argmin for argmax"
-            ],
-            "look at ten predictions beside their labels",
-        )
-    if sum(n > 0 for n in chosen.actual) == 1:
-        return verdict(
-            "inconclusive",
-            f"Nothing to tell: {headline}",
-            ["all rows carry the same label, so that a constant prediction is right for all of them"],
-            "use rows of several classes; is the label column the right one?",
-        )
-    return verdict(
-        "inconclusive",
-        f"Not better than knowing nothing, so far: {headline}",
-        [*one, "too few steps, too small a learning rate, or too few rows to tell"],
-        f"run longer (steps={more_steps(len(trace.steps))}, or --ftcheck-steps), or evaluate on more rows (eval_batches=)",
+    def verdict(self, status: Status, headline: str, *causes: str, remedy: str) -> Verdict:
+        return Verdict(NAME, status, headline, _evidence(self.metric), self.limit, causes, remedy, self.measured)
+
+    def passed(self, *notes: str, limit: str | None = None) -> Verdict:
+        return Verdict(NAME, "pass", self.scores, limit=limit or self.limit, measured=self.measured, notes=notes)
+
+
+def _judge_without_p_value(judged: _Judged) -> Verdict:
+    m = judged.metric
+    if m.last > m.first and judged.beats_baseline:
+        return judged.passed("how much of it is chance was not measured", limit="higher than before")
+    worse = m.last < m.first and m.baseline is not None and m.last < m.baseline
+    return judged.verdict(
+        "fail" if worse else "inconclusive",
+        f"No improvement: {judged.scores}",
+        *_single_prediction(m),
+        remedy="train for more steps; evaluate on more rows",
     )
 
 
-def _one_class(metric: Metric) -> list[str]:
-    if metric.predicted and max(metric.predicted) == sum(metric.predicted):
-        return [
-            f"all {plural(sum(metric.predicted), 'row')} are predicted as class {metric.predicted.index(max(metric.predicted))}"
-        ]
-    return []
+def _judge_better(judged: _Judged) -> Verdict:
+    """Better than permuted labels: is it better than the baseline, and through this run?"""
+    m = judged.metric
+    if m.last <= m.first and (m.baseline is None or m.first > m.baseline):
+        return judged.verdict(
+            "inconclusive",
+            f"No improvement: {judged.scores}",
+            "the model was already this good before the run: what the run added is unknown",
+            remedy="judge a model with a new head, or another metric",
+        )
+    if judged.beats_baseline:
+        return judged.passed()
+    recall = next((r for r in judged.trace.metrics if r.name == "recall"), None)
+    if (
+        recall is not None
+        and recall.p_value is not None
+        and recall.p_value <= judged.alpha
+        and recall.last > (recall.baseline or 0)
+    ):
+        return judged.passed(
+            f"below the majority class in {m.name}, but macro recall is {number(recall.last)} against {number(recall.baseline)}: "
+            "rare classes are predicted correctly, as expected with class weighting"
+        )
+    if judged.regression:
+        cause = (
+            "the outputs correlate with the labels but are not on their scale: a link between them (a sigmoid, an exponential, "
+            "a logarithm), a ranking loss, or labels that the loss rescales"
+        )
+        remedy = "judge by a metric on the outputs' own scale or by a rank correlation (metrics=)"
+    else:
+        cause = "what was learnt does not yet outweigh the class frequencies"
+        remedy = "train for more steps, or judge by a metric that weights all classes equally (metrics=)"
+    return judged.verdict(
+        "inconclusive",
+        f"Better than chance, but not better than {judged.baseline}: {judged.scores}",
+        *_single_prediction(m),
+        cause,
+        remedy=remedy,
+    )
 
 
-def _worse(metric: Metric) -> bool:
-    """Lower than before the run: a random head may begin anywhere, below luck too."""
+def _judge_not_better(judged: _Judged) -> Verdict:
+    """Not better than permuted labels: worse, or too early to tell?"""
+    m, single = judged.metric, _single_prediction(judged.metric)
+    if m.deviations is not None and m.deviations <= -WORSE and not single and _fell(m):
+        return judged.verdict(
+            "fail",
+            f"Worse than chance: {judged.scores}",
+            "predictions and labels are systematically mismatched: labels shifted or permuted, a flipped sign, argmin for argmax",
+            remedy="compare ten predictions with their labels",
+        )
+    if sum(n > 0 for n in m.actual) == 1:
+        return judged.verdict(
+            "inconclusive",
+            f"Nothing to distinguish: {judged.scores}",
+            "all rows have the same label, so a constant prediction is correct for all of them",
+            remedy="use rows of several classes; check that the label column is the right one",
+        )
+    return judged.verdict(
+        "inconclusive",
+        f"Not yet better than {judged.baseline}: {judged.scores}",
+        *single,
+        "too few steps, too low a learning rate, or too few rows to decide",
+        remedy=f"train for more steps (steps={more_steps(len(judged.trace.steps))}, or --ftcheck-steps), "
+        "or evaluate on more rows (eval_batches=)",
+    )
+
+
+def _single_prediction(metric: Metric) -> tuple[str, ...]:
+    """A cause, if all rows are predicted as one class."""
+    if not metric.predicted or max(metric.predicted) != sum(metric.predicted):
+        return ()
+    rows, label = sum(metric.predicted), metric.predicted.index(max(metric.predicted))
+    return (f"all {plural(rows, 'row')} are predicted as class {label}",)
+
+
+def _fell(metric: Metric) -> bool:
+    """Lower than before the run: a random head may begin anywhere, below chance too."""
     return metric.rows > 0 and metric.last < metric.first - 1 / metric.rows
 
 
 def _dropped(metric: Metric) -> bool:
-    """Significantly lower than before the run (three standard errors of two shares; only for scores of rows in 0..1)."""
+    """Significantly lower than before the run (only for scores of rows in 0..1)."""
     if metric.name != "accuracy" or not metric.rows:
         return False
-    spread = math.sqrt(max(metric.first * (1 - metric.first) + metric.last * (1 - metric.last), 1e-9) / metric.rows)
-    return metric.last < metric.first - 3 * spread and metric.first > (metric.baseline or 0) + 3 * spread
+    error = math.sqrt(max(metric.first * (1 - metric.first) + metric.last * (1 - metric.last), 1e-9) / metric.rows)
+    return metric.last < metric.first - DROP * error and metric.first > (metric.baseline or 0) + DROP * error
 
 
-def _rows(metric: Metric) -> tuple[dict[str, Any], ...]:
+def _evidence(metric: Metric) -> tuple[dict[str, Any], ...]:
     if not metric.predicted:
         return ()
     return tuple(

@@ -1,4 +1,4 @@
-"""The batches themselves: labels, tokens, repetition, overlap, and whether labels depend on inputs at all."""
+"""What the data probe measures: labels, tokens, repetition, overlap, and whether labels depend on inputs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...core.measurement import Measurement
 class Order:
     """In which order the classes come, over the rows that have one label each."""
 
-    #: Rows in a row whose label differs from the one before, and how many that would be in random order.
+    #: Label changes from one row to the next, and their expected number in random order.
     changes: int
     expected_changes: float
-    #: Batches of two rows or more; those that hold a single class; and how many of those random order would give.
+    #: Batches of two rows or more; those that hold a single class; and the expected number of those in random order.
     batches: int
     single_class: int
     expected_single_class: float
@@ -22,24 +22,24 @@ class Order:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The words of the rows: token ids under the mask, without padding and without what stands at the two ends of every row."""
+    """The tokens of the rows: ids under the attention mask, without padding and without special tokens at the two ends of every row."""
 
     #: Rows of the embedding table; None: none was found.
     vocabulary: int | None
-    #: Places looked at, and how many different ids stand there.
-    places: int
+    #: Tokens in all rows together, and different ids among them.
+    total: int
     distinct: int
-    #: The commonest id, its share of all places, and the second commonest's.
-    commonest: int
+    #: The most common id, its share of all tokens, and the share of the second most common.
+    most_common: int
     share: float
     second_share: float
-    #: Median number of real tokens in a row, special ones counted.
+    #: Median number of tokens in a row, special tokens included.
     median_length: float
     #: Rows whose mask is zero everywhere.
     masked_out: int = 0
-    #: The commonest id is the padding id.
-    is_padding: bool = False
-    #: Fewest and most real tokens in a row, special ones counted, and how many of them are special: the same at an end of each row.
+    #: The most common id is the padding id.
+    most_common_is_padding: bool = False
+    #: Fewest and most tokens in a row, special tokens included, and how many of them are special: the same at one end of each row.
     shortest: int = 0
     longest: int = 0
     special: int = 0
@@ -54,10 +54,10 @@ class Dependence:
     permutations: int
     #: What rows are compared by -> share of permutations that show at least as much dependence.
     p_values: dict[str, float] = field(default_factory=dict)
-    #: The same tests on made-up labels that do depend on these inputs: how many were made, and how many were found.
-    planted: int = 0
-    found: int = 0
-    #: How each label was moved to another row -> by how many standard deviations of permuted ones the dependence then stands out.
+    #: Positive controls: simulated labellings that do depend on these inputs, and how many of them the same tests detect.
+    simulated: int = 0
+    detected: int = 0
+    #: How each label was moved to another row -> standard deviations of permuted labels by which the dependence then stands out.
     shifted: dict[str, float] = field(default_factory=dict)
 
 
@@ -65,7 +65,7 @@ class Dependence:
 class Leak:
     """Something in the inputs that equals the label one to one."""
 
-    #: ``input`` (a tensor with one number a row), ``column`` (a column of numbers) or ``token`` (at a place in the row).
+    #: ``input`` (a tensor with one number a row), ``column`` (a column of numbers) or ``token`` (at a position in the row).
     kind: str
     where: str
     rows: int
@@ -78,11 +78,11 @@ class Overlap:
 
     rows: int
     shared: int
-    #: Share of the training rows that occur among the other training rows: what chance gives.
-    by_chance: float
+    #: Share of the training rows that occur more than once among the training rows: the overlap expected by chance.
+    training_duplicates: float
     #: The held-out batches are the very objects that are trained on.
     same_objects: bool
-    #: Median number of values (real tokens) in a row.
+    #: Median number of values (tokens) in a row.
     median_length: float
 
 
@@ -95,30 +95,30 @@ class Evaluation:
     last: float
     #: Reference metric -> its values before and after the run.
     references: dict[str, tuple[float, float]]
-    #: The same for well-known mistakes in computing one (``argmax over the rows``).
+    #: Common mistake in computing a metric (``argmax over the rows``) -> the values that it gives before and after the run.
     mistakes: dict[str, tuple[float, float]]
     #: Share of the held-out rows (tags) whose prediction changed during the run; None: not a classification.
     changed: float | None = None
-    #: What knowing nothing scores in accuracy; None: not a classification.
+    #: Accuracy of the majority class; None: not a classification.
     baseline: float | None = None
     #: Held-out batches.
     batches: int = 0
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """A batch normalisation, in training mode when the run began."""
+class BatchNormInput:
+    """What one batch normalisation, in training mode when the run began, gets to normalise over."""
 
     name: str
-    #: Values each channel is normalised over, in one batch of the run.
+    #: Values per channel in one batch of the run.
     values: int
 
 
 @dataclass(frozen=True)
 class Data(Measurement, probe="data"):
-    """The batches themselves: labels, tokens, repetition, overlap, and whether labels depend on inputs at all."""
+    """The batches themselves: labels, tokens, repetition, overlap, and whether labels depend on inputs."""
 
-    #: Rows looked at.
+    #: Rows read.
     rows: int = 0
     #: Batches they come from.
     batches: int = 0
@@ -126,30 +126,30 @@ class Data(Measurement, probe="data"):
     source: str = "all batches"
     #: Rows with each class, or with each tag on; empty where that has no meaning.
     counts: tuple[int, ...] = ()
-    #: Classes the model tells apart; None: unknown.
+    #: Classes that the model distinguishes; None: unknown.
     classes: int | None = None
-    #: Labels that are NaN or infinite; labels to be left out (-100); labels in all.
+    #: Labels that are NaN or infinite; ignored labels (-100); labels in all.
     nonfinite_labels: int = 0
     ignored_labels: int = 0
     labels: int = 0
     #: Rows whose inputs hold NaN or plus infinity (minus infinity is what masks are made of), and the first input that does.
     nonfinite_inputs: int = 0
     nonfinite_where: str = ""
-    #: All labels are one and the same (after those left out).
+    #: All labels that are not ignored are the same.
     constant: bool = False
     #: Classes among the held-out labels; None: no held-out rows, or no classes.
     held_out_counts: tuple[int, ...] | None = None
-    #: Different rows of inputs; rows whose input also stands with another label; None: not counted.
+    #: Different rows of inputs (None: not counted); rows whose input also occurs with another label.
     distinct: int | None = None
     contradictory: int = 0
     #: Best accuracy that any function of the inputs can have on these rows; None: no classes.
-    ceiling: float | None = None
+    best_accuracy: float | None = None
     #: Batches of four rows or more, and those in which all rows have the same input.
     large_batches: int = 0
     uniform_batches: int = 0
-    #: Different batches, and how many the source says it has (its length; None: it does not say).
-    different_batches: int | None = None
-    length: int | None = None
+    #: Different batches, and the length of the source of batches (None: it has none).
+    distinct_batches: int | None = None
+    source_length: int | None = None
     order: Order | None = None
     tokens: Tokens | None = None
     dependence: Dependence | None = None
@@ -158,4 +158,4 @@ class Data(Measurement, probe="data"):
     leaks: tuple[Leak, ...] = ()
     overlap: Overlap | None = None
     evaluation: Evaluation | None = None
-    normalised: tuple[Normalised, ...] = ()
+    batch_norms: tuple[BatchNormInput, ...] = ()

@@ -1,4 +1,4 @@
-"""Training and evaluation mode: what is random when, and what should be."""
+"""What the modes probe measures: what is random in training and in evaluation mode, and what should be."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class DropoutSite:
     rate: float
     #: ``head`` or ``base``.
     part: str
-    #: Of the looks at which the parameters around it were trainable: how many there were, and at which iterations it was off.
-    looks: int = 0
-    off: tuple[int, ...] = ()
+    #: Steps observed while the parameters around it were trainable, and the iterations of those at which it was off.
+    observed: int = 0
+    off_at: tuple[int, ...] = ()
     #: The parameters around it got gradients.
     trained: bool = True
 
 
 @dataclass(frozen=True)
-class Statistics:
+class BatchNormStatistics:
     """The running statistics of one batch normalisation."""
 
     name: str
@@ -34,25 +34,25 @@ class Statistics:
     momentum: float | None
     #: They were changed during the run.
     changed: bool
-    #: Looks at which it was in training mode.
-    looks: int
+    #: Observed steps at which it was in training mode.
+    observed: int
 
 
 @dataclass(frozen=True)
 class Modes(Measurement, probe="modes"):
-    """Training and evaluation mode: what is random when, and what should be."""
+    """What is random in training and in evaluation mode, and in which mode the model's parts were while it trained."""
 
-    #: Rows looked at.
+    #: Rows of the two passes.
     rows: int = 0
     #: Iterations at which modes were read, right before and right after the step.
-    looked: tuple[int, ...] = ()
+    observed: tuple[int, ...] = ()
     #: Those at which the whole model was in evaluation mode, before and after.
-    root_off: tuple[int, ...] = ()
+    model_off_at: tuple[int, ...] = ()
     sites: tuple[DropoutSite, ...] = ()
     #: Two passes over the same rows with all modules in training mode, and in evaluation mode; None: not measured.
     training: Effect | None = None
     evaluation: Effect | None = None
-    #: Module inside that takes the ids itself, its outputs in those two passes in evaluation mode, and whether it is a class of a library.
+    #: Module inside that takes the ids itself, its outputs in those two passes in evaluation mode, and whether its class is a library's.
     base: str | None = None
     base_evaluation: Effect | None = None
     base_library: bool = False
@@ -61,23 +61,28 @@ class Modes(Measurement, probe="modes"):
     passes: int | None = None
     passes_training: int = 0
     passes_random: int = 0
-    #: It was handed a model in training mode and gave it back in evaluation mode.
+    #: It received a model in training mode and left it in evaluation mode.
     leaves_evaluation_mode: bool = False
-    #: It was handed a model with gradients switched on, and left them switched off.
+    #: It was called with gradients switched on, and left them switched off.
     leaves_gradients_off: bool = False
     #: Parameters whose values it changed, and those whose ``requires_grad`` it changed.
-    changes: tuple[str, ...] = ()
-    freezes: tuple[str, ...] = ()
-    #: At each step looked at, checksums of the random states in which the whole model's last pass in training mode began and ended; of
-    #: passes that drew random numbers only.
-    random_states: tuple[int, ...] = ()
-    random_ends: tuple[int, ...] = ()
-    #: Some dropout took out the very same values at each of its calls in those two passes in training mode.
-    same_dropped: bool = False
-    #: Checksums of the tensor that each step's last pass was given, and of the one in the batch that the step was given.
+    changes_values: tuple[str, ...] = ()
+    changes_requires_grad: tuple[str, ...] = ()
+    #: At each observed step, checksums of the random states in which the whole model's last pass in training mode began and ended; only
+    #: of passes that drew random numbers.
+    random_states_before: tuple[int, ...] = ()
+    random_states_after: tuple[int, ...] = ()
+    #: Some dropout dropped the very same values at each of its calls in those two passes in training mode.
+    same_values_dropped: bool = False
+    #: Checksums of the tensor that each step's last pass received, and of the one in the batch that the step was given.
     inputs_used: tuple[int, ...] = ()
     inputs_given: tuple[int, ...] = ()
-    #: Batch normalisations that were in training mode at each step looked at, and counted batches.
-    statistics: tuple[Statistics, ...] = ()
+    #: Batch normalisations that were in training mode at each observed step, and counted batches.
+    batch_norms: tuple[BatchNormStatistics, ...] = ()
     #: ``evaluation``, ``training`` or ``evaluate`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def training_may_be_random(self) -> bool:
+        """Two passes in training mode differ, or were not compared."""
+        return self.training is None or self.training.change > 0

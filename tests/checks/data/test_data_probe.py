@@ -74,7 +74,7 @@ def shuffled(batches, seed=1):
 def test_a_healthy_set():
     trace = run(texts(), eval_batches=texts(64, seed=5))
     d = trace.measured(Data)
-    assert (d.rows, d.batches, d.source, d.distinct, d.contradictory, d.ceiling) == (
+    assert (d.rows, d.batches, d.source, d.distinct, d.contradictory, d.best_accuracy) == (
         320,
         20,
         "all batches",
@@ -86,7 +86,7 @@ def test_a_healthy_set():
     assert d.tokens.vocabulary == VOCABULARY
     assert d.tokens.share < 0.1
     assert d.tokens.median_length in range(7, 13)
-    assert d.dependence.p_values["words"] == 0.01
+    assert d.dependence.p_values["tokens"] == 0.01
     assert (d.overlap.shared, d.overlap.rows) == (0, 64)
     assert not d.leaks
     for check in (check_batches_sound, check_labels_learnable, check_no_leak):
@@ -140,7 +140,7 @@ def test_sorted_rows():
     assert "label changes 1 time from row to row" in verdict.headline
 
 
-def test_a_loader_that_starts_anew_at_every_step():
+def test_a_loader_that_restarts_at_every_step():
     batches = texts()
 
     class Stuck:
@@ -151,7 +151,7 @@ def test_a_loader_that_starts_anew_at_every_step():
             return 20
 
     trace = run(Stuck(), steps=6)
-    assert (trace.measured(Data).source, trace.measured(Data).batches, trace.measured(Data).different_batches) == (
+    assert (trace.measured(Data).source, trace.measured(Data).batches, trace.measured(Data).distinct_batches) == (
         "the batches trained on",
         6,
         1,
@@ -165,17 +165,17 @@ def test_a_stream_is_read_as_it_is_trained_on():
         [{k: v[i] for k, v in b.items()} for b in texts() for i in range(16)], batch_size=16, shuffle=True
     )
     d = run(loader, steps=12).measured(Data)
-    assert (d.rows, d.batches, d.source, d.different_batches) == (192, 12, "the batches trained on", 12)
+    assert (d.rows, d.batches, d.source, d.distinct_batches) == (192, 12, "the batches trained on", 12)
 
 
 def test_batch_normalisation_over_two_rows():
     few = run(texts(40, size=2), Bag(norm=True))
-    assert [(n.name, n.values) for n in few.measured(Data).normalised] == [("norm", 2)]
+    assert [(n.name, n.values) for n in few.measured(Data).batch_norms] == [("norm", 2)]
     assert check_batches_sound(few).fault == "batchnorm_on_few"
-    assert run(texts(), Bag(norm=True)).measured(Data).normalised == ()
+    assert run(texts(), Bag(norm=True)).measured(Data).batch_norms == ()
     model = Bag(norm=True)
     model.norm.requires_grad_(False).eval()  # frozen: its statistics are fixed, and stay so
-    assert run(texts(40, size=2), model).measured(Data).normalised == ()
+    assert run(texts(40, size=2), model).measured(Data).batch_norms == ()
 
 
 def test_labels_shuffled_and_shifted():
@@ -183,7 +183,7 @@ def test_labels_shuffled_and_shifted():
     trace = run(shuffled(texts()), eval_batches=held)
     d = trace.measured(Data).dependence
     assert min(d.p_values.values()) > 0.005
-    assert (d.planted, d.found >= 5) == (6, True)
+    assert (d.simulated, d.detected >= 5) == (6, True)
     assert max(d.shifted.values()) < 6
     assert check_labels_learnable(trace).fault == "labels_unrelated"
     moved = texts(change=lambda b: {**b, "labels": b["labels"].roll(1)})
@@ -279,25 +279,25 @@ def test_numbers_instead_of_tokens(rows):
 
 
 def test_too_few_rows_and_labels_of_tokens():
-    assert run(texts(64)).measured(Data).untested == "64 labelled rows, and fewer than 100 tell nothing"
+    assert run(texts(64)).measured(Data).untested == "there are 64 labelled rows, and the test needs 100"
     ids = torch.randint(10, 100, (16, 6))
     tagger = nn.Sequential(nn.Embedding(120, 8), nn.Linear(8, 3))
     trace = finetune(tagger, [(ids, ids % 3)] * 3, steps=2, head="1", probes=PROBES)
     assert trace.measured(Data).order is None
-    assert trace.measured(Data).untested == "there is not one label a row"
+    assert trace.measured(Data).untested == "there is not exactly one label per row"
     assert check_batches_sound(trace).status == "pass"
 
 
 def test_leaks():
     batches = texts(change=lambda b: {**b, "extra": 5 - b["labels"]})
     assert [(entry.kind, entry.where) for entry in run(batches).measured(Data).leaks] == [("input", "extra")]
-    told = texts(change=lambda b: {**b, "input_ids": b["input_ids"].index_fill(1, torch.tensor([1]), 0) + 0})
-    for b in told:
+    leaking = texts(change=lambda b: {**b, "input_ids": b["input_ids"].index_fill(1, torch.tensor([1]), 0) + 0})
+    for b in leaking:
         b["input_ids"][:, 1] = 7 + b["labels"]
-    leaks = run(told).measured(Data).leaks
-    assert [(entry.kind, entry.where) for entry in leaks] == [("token", "place 1 from the start")]
-    told[3]["input_ids"][2, 1] = 9  # a single exception
-    assert run(told).measured(Data).leaks == ()
+    leaks = run(leaking).measured(Data).leaks
+    assert [(entry.kind, entry.where) for entry in leaks] == [("token", "position 1 from the start")]
+    leaking[3]["input_ids"][2, 1] = 9  # a single exception
+    assert run(leaking).measured(Data).leaks == ()
 
 
 def test_held_out_rows_that_are_trained_on():
@@ -320,7 +320,7 @@ def test_held_out_rows_that_are_trained_on():
     ("keys", "side"),
     [(("input_ids", "attention_mask"), "right"), (("ids", "padding"), "left"), (("ids",), "right"), (("ids",), "left")],
 )
-def test_padding_is_told_from_words(keys, side):
+def test_padding_is_distinguished_from_tokens(keys, side):
     ids = torch.tensor([[1, 8, 9, 2, 0, 0], [1, 7, 2, 0, 0, 0], [1, 5, 6, 7, 8, 2]])
     if side == "left":
         ids = torch.tensor([[0, 0, 1, 8, 9, 2], [0, 0, 0, 1, 7, 2], [1, 5, 6, 7, 8, 2]])
@@ -389,7 +389,7 @@ def test_nothing_is_disturbed():
     assert isinstance(model, nn.Module)
 
 
-def test_a_model_that_raises_on_held_out_rows_ends_only_this_experiment():
+def test_a_model_that_raises_on_held_out_rows_ends_only_this_probe():
     class Picky(Bag):
         def forward(self, input_ids, attention_mask=None):
             if len(input_ids) == 7 and not torch.is_grad_enabled():
@@ -415,7 +415,7 @@ class Numbers(torch.nn.Module):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_one_number_that_is_none_is_found_and_comes_first(bad):
+def test_one_nan_is_found_and_comes_first(bad):
     g = torch.Generator().manual_seed(0)
     batches = [{"x": (x := torch.randn(16, 6, generator=g)), "labels": (x[:, 0] > 0).long()} for _ in range(6)]
     batches[2]["x"][3, 4] = bad
@@ -425,13 +425,13 @@ def test_one_number_that_is_none_is_found_and_comes_first(bad):
     assert len(diagnose(trace).causes) == 1
 
 
-def test_all_numbers_none_is_no_leak_and_no_repetition():
+def test_all_nan_is_no_leak_and_no_repetition():
     batches = [{"x": torch.full((16, 6), math.nan), "labels": torch.arange(16) % 2} for _ in range(6)]
     diagnosis = diagnose(finetune(Numbers(), batches, head="classifier", steps=6))
     assert [c.fault for c in diagnosis.causes] == ["inputs_nan"]
 
 
-def test_the_minus_infinity_of_a_mask_is_none_of_the_inputs_faults():
+def test_the_minus_infinity_of_a_mask_is_no_fault():
     batches = [
         {"x": torch.randn(16, 6), "mask": torch.full((16, 1, 4, 4), -math.inf).triu(1), "labels": torch.arange(16) % 2}
         for _ in range(3)
@@ -439,7 +439,7 @@ def test_the_minus_infinity_of_a_mask_is_none_of_the_inputs_faults():
     assert finetune(Numbers(), batches, head="classifier", steps=2).measured(Data).nonfinite_inputs == 0
 
 
-def test_scores_that_are_no_numbers_break_no_run_where_warnings_are_errors():
+def test_infinite_labels_break_no_run_where_warnings_are_errors():
     batches = [(torch.randn(16, 6), torch.full((16, 1), math.inf)) for _ in range(3)]
     model = torch.nn.Sequential(torch.nn.Linear(6, 1))
     trace = finetune(

@@ -1,4 +1,4 @@
-"""metric_matches_reference, on hand-written records."""
+"""metric_matches_reference, on hand-written measurements."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pytest_ftcheck.checks.data.record import Data, Evaluation
 from pytest_ftcheck.core.observations import Metric
 
 REFERENCES = {"loss": (1.1, 0.2), "accuracy": (0.34, 0.94), "macro F1": (0.2, 0.93)}
-TOLD = Evaluation(96, 0.3, 0.31, REFERENCES, {}, changed=0.6, baseline=0.38, batches=6)
+EVALUATION = Evaluation(96, 0.3, 0.31, REFERENCES, {}, changed=0.6, baseline=0.38, batches=6)
 
 
 def judge(first, last, **changes):
-    evaluation = replace(TOLD, first=first, last=last, **changes)
+    evaluation = replace(EVALUATION, first=first, last=last, **changes)
     mine = Metric("evaluate", first, last, 0, "the user's own")
     return check_metric_matches_reference(
         replace(
@@ -27,7 +27,7 @@ def judge(first, last, **changes):
     )
 
 
-def test_without_a_metric_of_ones_own():
+def test_without_a_metric_of_the_users_own():
     verdict = check_metric_matches_reference(example_trace())
     assert (verdict.status, "evaluate=" in verdict.headline) == ("skipped", True)
 
@@ -42,34 +42,34 @@ def test_without_a_metric_of_ones_own():
         (66.0, 6.0, "accuracy, as an error in per cent"),
         (0.2, 0.915, "macro F1"),
         (1.1, 0.2, "loss"),
-        (-1.1, -0.2, "loss with the sign turned"),
+        (-1.1, -0.2, "loss with the sign flipped"),
         (1.11, 0.203, "loss"),
         (1.1, 0.21, None),
         (0.34, 0.965, None),
     ],
 )
 def test_agreement(first, last, name):
-    assert matching(replace(TOLD, first=first, last=last)) == name
+    assert matching(replace(EVALUATION, first=first, last=last)) == name
     verdict = judge(first, last)
     assert verdict.status == "pass"
     assert (name or "none of 3 reference metrics") in verdict.headline
 
 
 def test_argmax_over_the_rows():
-    what = "argmax over the rows of a batch instead of the classes"
-    verdict = judge(0.0833, 0.0833, mistakes={what: (0.0833, 0.0833)}, changed=0.1)
+    mistake = "argmax over the rows of a batch instead of the classes"
+    verdict = judge(0.0833, 0.0833, mistakes={mistake: (0.0833, 0.0833)}, changed=0.1)
     assert (verdict.status, verdict.fault) == ("fail", "metric_wrong")
-    assert f"it is exactly what {what} gives" in verdict.headline
+    assert f"it is exactly what this mistake gives: {mistake}" in verdict.headline
     assert "0.340 -> 0.940" in verdict.headline
     assert "dim=-1" in verdict.remedy
 
 
-def test_a_mistake_is_none_where_the_model_learnt_nothing():
+def test_a_mistake_is_not_judged_where_the_model_learnt_nothing():
     flat = {"loss": (1.1, 1.1), "accuracy": (0.34, 0.36)}
     assert judge(0.1, 0.1, references=flat, mistakes={"argmin instead of argmax": (0.1, 0.1)}).status == "pass"
 
 
-def test_a_metric_that_sees_nothing():
+def test_a_metric_that_does_not_depend_on_the_model():
     assert judge(1.0, 1.0).fault == "metric_blind"
     assert judge(0.123456, 0.123456).fault == "metric_blind"
     assert judge(1.0, 1.0, rows=32).fault == "metric_blind"
@@ -100,11 +100,28 @@ def test_a_share_that_stays_at_chance(first, last, status):
     assert judge(first, last).status == status
 
 
-def test_without_references_of_our_own_the_metrics_serve():
-    ours = Metric("accuracy", 0.34, 0.94, 96, "held-out rows", 0.38, 0.001, (30, 66), (30, 66))
+def test_without_references_the_metrics_of_the_trace_serve():
+    accuracy = Metric("accuracy", 0.34, 0.94, 96, "held-out rows", 0.38, 0.001, (30, 66), (30, 66))
     mine = Metric("evaluate", 0.34, 0.95, 0, "the user's own")
-    trace = replace(example_trace(), metrics=(ours, mine), measurements={"data": Data()})
+    trace = replace(example_trace(), metrics=(accuracy, mine), measurements={"data": Data()})
     assert "that is accuracy" in check_metric_matches_reference(trace).headline
-    stuck = replace(trace, metrics=(ours, replace(mine, first=32 / 96, last=33 / 96)))
+    stuck = replace(trace, metrics=(accuracy, replace(mine, first=32 / 96, last=33 / 96)))
     assert check_metric_matches_reference(stuck).fault == "metric_wrong"
     assert check_metric_matches_reference(replace(trace, metrics=(mine,))).status == "skipped"
+
+
+def test_wording():
+    assert str(judge(1.0, 1.0)).splitlines() == [
+        "metric_matches_reference: FAIL. evaluate() went 1.00 -> 1.00, the accuracy on the held-out rows 0.340 -> 0.940: it is the "
+        "same to the last digit, though 60 % of the predictions changed.",
+        "  metric    before  after",
+        "  yours       1.00   1.00",
+        "  loss        1.10  0.200",
+        "  accuracy   0.340  0.940",
+        "  macro F1   0.200  0.930",
+        "  cause: evaluate() does not score the trained model: it uses a copy made before training, or a constant prediction",
+        "  do: evaluate(model) must use the model that it receives; argmax and thresholds must fit its outputs",
+        "  limit: equal to a reference, or rising by itself where the accuracy rose by 25 points or more, to 25 points above the "
+        "majority class",
+        "  measured: logits of 96 held-out rows before and after the run, dropout off",
+    ]

@@ -1,4 +1,4 @@
-"""no_leak, on hand-written records."""
+"""no_leak, on hand-written measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pytest_ftcheck import check_no_leak, example_trace
 from pytest_ftcheck.checks.data.record import Data, Leak, Overlap
 
-OVERLAP = Overlap(rows=64, shared=0, by_chance=0.0, same_objects=False, median_length=10.0)
+OVERLAP = Overlap(rows=64, shared=0, training_duplicates=0.0, same_objects=False, median_length=10.0)
 
 
 def judge(**changes):
@@ -23,9 +23,9 @@ def test_not_measured():
 @pytest.mark.parametrize(
     ("leak", "words"),
     [
-        (Leak("input", "token_type_ids", 320, 3), "the input 'token_type_ids' gives the label away"),
-        (Leak("token", "place 2 from the start", 320, 3), "the token at place 2 from the start of the row"),
-        (Leak("column", "column 4", 320, 2), "column 4 of the numbers gives the label away"),
+        (Leak("input", "token_type_ids", 320, 3), "The input 'token_type_ids' leaks the label"),
+        (Leak("token", "position 2 from the start", 320, 3), "The token at position 2 from the start of the row"),
+        (Leak("column", "column 4", 320, 2), "Column 4 of the numbers leaks the label"),
     ],
 )
 def test_an_input_that_is_the_label(leak, words):
@@ -41,8 +41,8 @@ def test_an_input_that_is_the_label(leak, words):
         ({}, "pass"),
         ({"shared": 32}, "fail"),
         ({"shared": 31}, "pass"),
-        ({"shared": 64, "by_chance": 0.6}, "fail"),
-        ({"shared": 64, "by_chance": 0.61}, "pass"),  # texts from templates repeat by chance
+        ({"shared": 64, "training_duplicates": 0.6}, "fail"),
+        ({"shared": 64, "training_duplicates": 0.61}, "pass"),  # texts from templates repeat by chance
         ({"shared": 15, "rows": 15}, "pass"),
         ({"shared": 64, "median_length": 4.0}, "pass"),
     ],
@@ -53,13 +53,26 @@ def test_held_out_rows_that_are_trained_on(changes, status):
     assert verdict.fault == ("held_out_is_training" if status == "fail" else "")
 
 
-def test_the_very_same_batches_are_said():
+def test_the_very_same_batches_are_named():
     verdict = judge(overlap=replace(OVERLAP, shared=64, same_objects=True))
     assert verdict.causes[0] == "the held-out batches are the training batches"
     assert "64 of 64 held-out rows (100 %) are training rows" in verdict.headline
 
 
-def test_a_few_shared_rows_are_a_remark():
-    assert "somewhat too good" in judge(overlap=replace(OVERLAP, shared=8)).notes[0]
-    assert judge(overlap=replace(OVERLAP, shared=8, by_chance=0.1)).notes == ()
+def test_a_few_shared_rows_give_a_note():
+    assert "slightly optimistic" in judge(overlap=replace(OVERLAP, shared=8)).notes[0]
+    assert judge(overlap=replace(OVERLAP, shared=8, training_duplicates=0.1)).notes == ()
     assert "no held-out rows" in judge().notes[0]
+
+
+def test_wording():
+    assert str(judge(overlap=replace(OVERLAP, shared=48, training_duplicates=0.05))).splitlines() == [
+        "no_leak: FAIL. 48 of 64 held-out rows (75 %) are training rows; 5.0 % are expected by chance.",
+        "                                           share",
+        "  held-out rows that are training rows      75 %",
+        "  training rows that occur more than once  5.0 %",
+        "  cause: training and held-out rows were not split, or were split after rows had been copied",
+        "  do: split first, then copy or augment; evaluate on rows that were not trained on",
+        "  limit: below 50 %, or within 40 points of the share of duplicates among the training rows",
+        "  measured: 320 rows, all batches; no model involved",
+    ]

@@ -1,4 +1,4 @@
-"""The probe on modes: what it reads off small real models and loops, and that it leaves nothing behind."""
+"""The modes probe: what it measures on small real models and loops, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_ftcheck import (
     toy_batches,
     watch,
 )
-from pytest_ftcheck.checks.mode.probe import find_sites
+from pytest_ftcheck.checks.mode.probe.dropout_sites import find_sites
 from pytest_ftcheck.checks.mode.record import Modes
 
 
@@ -61,17 +61,17 @@ def faults(trace):
 @pytest.mark.parametrize("step", [textbook, None])
 def test_a_healthy_model(rows, step):
     trace = traced(Net().train(), rows, step=step)
-    found = trace.measured(Modes)
+    modes = trace.measured(Modes)
     assert faults(trace) == ("", "")
     assert check_dropout_active(trace).status == check_eval_deterministic(trace).status == "pass"
-    assert found.looked == (0, 1, 2, 6, 7, 8, 9, 10, 11)
-    assert [(s.name, s.rate, s.part, s.looks, s.off) for s in found.sites] == [
+    assert modes.observed == (0, 1, 2, 6, 7, 8, 9, 10, 11)
+    assert [(s.name, s.rate, s.part, s.observed, s.off_at) for s in modes.sites] == [
         ("base.2", 0.1, "base", 9, ()),
         ("classifier.0", 0.2, "head", 9, ()),
     ]
-    assert found.training.change > 0
-    assert found.evaluation.change == 0
-    assert found.passes is None
+    assert modes.training.change > 0
+    assert modes.evaluation.change == 0
+    assert modes.passes is None
 
 
 def test_a_part_left_in_evaluation_mode(rows):
@@ -80,11 +80,11 @@ def test_a_part_left_in_evaluation_mode(rows):
     trace = traced(model, rows)
     assert faults(trace) == ("part_in_evaluation_mode", "")
     assert "base.2 was in evaluation mode" in check_dropout_active(trace).headline
-    # our own loop wakes it
+    # the recipe's loop switches it to training mode
     assert faults(traced(model, rows, step=None)) == ("", "")
 
 
-def test_an_evaluation_that_wakes_everything_does_not_cure_it(rows):
+def test_an_evaluation_that_calls_train_does_not_cure_it(rows):
     model = Net().train()
     model.base.eval()
 
@@ -103,22 +103,22 @@ def test_the_whole_model_left_in_evaluation_mode(rows):
     assert faults(traced(Net().eval(), rows, intent=Intent(dropout=False))) == ("", "")
 
 
-def test_frozen_parts_may_sleep(rows):
+def test_frozen_parts_may_be_in_evaluation_mode(rows):
     model = Net().train()
     model.base.eval().requires_grad_(False)
     trace = traced(model, rows)
     assert faults(trace) == ("", "")
-    assert trace.measured(Modes).sites[0].looks == 0
+    assert trace.measured(Modes).sites[0].observed == 0
 
 
-def test_a_part_without_gradients_may_sleep(rows):
+def test_a_part_without_gradients_may_be_in_evaluation_mode(rows):
     """A teacher with requires_grad, under no_grad."""
     model = Net().train()
     model.teacher = Net().eval()
     assert faults(traced(model, rows)) == ("", "")
 
 
-def test_evaluation_on_the_way_and_never_back(rows):
+def test_an_evaluation_during_training_without_train_afterwards(rows):
     def step(model, batch, optimizer, scheduler, calls=iter(range(99))):  # noqa: B008
         loss = textbook(model, batch, optimizer, scheduler)
         if next(calls) == 5:
@@ -140,16 +140,16 @@ def test_a_step_that_switches_both_ways_is_healthy(rows):
     assert faults(traced(Net().eval(), rows, step=step)) == ("", "")
 
 
-def test_accumulation_is_looked_at_where_a_step_is_taken(rows):
+def test_accumulation_is_observed_where_a_step_is_taken(rows):
     def step(model, batch, optimizer, scheduler, calls=iter(range(99))):  # noqa: B008
         F.cross_entropy(model(batch[0]), batch[1]).backward()
         if next(calls) % 4 == 3:
             optimizer.step()
             optimizer.zero_grad()
 
-    found = traced(Net().train(), rows, step=step).measured(Modes)
-    assert found.looked == (3, 7, 11)
-    assert all(s.looks == 3 for s in found.sites)
+    modes = traced(Net().train(), rows, step=step).measured(Modes)
+    assert modes.observed == (3, 7, 11)
+    assert all(s.observed == 3 for s in modes.sites)
 
 
 def test_dropout_that_never_ends(rows):
@@ -164,10 +164,10 @@ def test_what_is_dropped_by_hand_counts_as_dropout(rows):
     assert faults(traced(Net(0.0, 0.0).train(), rows))[0] == ""
 
 
-@pytest.mark.parametrize(("settles", "fault"), [(True, ""), (False, "evaluates_in_training_mode")])
-def test_the_users_evaluation(rows, settles, fault):
+@pytest.mark.parametrize(("calls_eval", "fault"), [(True, ""), (False, "evaluates_in_training_mode")])
+def test_the_users_evaluation(rows, calls_eval, fault):
     def evaluate(model):
-        if settles:
+        if calls_eval:
             model.eval()
         with torch.no_grad():
             return float((model(rows[0][0]).argmax(-1) == rows[0][1]).float().mean())
@@ -175,7 +175,7 @@ def test_the_users_evaluation(rows, settles, fault):
     trace = traced(Net().train(), rows, step=None, evaluate=evaluate)
     assert faults(trace) == ("", fault)
     assert trace.measured(Modes).passes == 1
-    assert trace.measured(Modes).leaves_evaluation_mode == settles
+    assert trace.measured(Modes).leaves_evaluation_mode == calls_eval
     assert faults(traced(Net(0.0, 0.0).train(), rows, step=None, evaluate=evaluate)) == ("", "")
 
 
@@ -214,13 +214,13 @@ def test_places_of_dropout():
     model = nn.Sequential(
         Attention(), nn.LSTM(2, 2, dropout=0.4, num_layers=2), nn.LSTM(2, 2), nn.MultiheadAttention(2, 1, dropout=0.5)
     )
-    assert [(s.name, s.kind, s.rate, s.place) for s in find_sites(model)] == [
+    assert [(s.name, s.kind, s.rate, s.owner_name) for s in find_sites(model)] == [
         ("0", "Attention.attention_dropout", 0.3, "0"),
         ("1", "LSTM.dropout", 0.4, "1"),
         ("3", "MultiheadAttention.dropout", 0.5, "3"),
     ]
     nested = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Dropout(0.1)))
-    assert [(s.name, s.place) for s in find_sites(nested)] == [("1.1", "")]
+    assert [(s.name, s.owner_name) for s in find_sites(nested)] == [("1.1", "")]
 
 
 def test_nothing_is_left_behind(rows):
@@ -260,7 +260,7 @@ def test_nothing_is_left_behind(rows):
 
 
 class Dropping(nn.Module):
-    """Words are dropped before a library's base, in evaluation as well."""
+    """Tokens are dropped before a library's base, in evaluation as well."""
 
     def __init__(self):
         super().__init__()
@@ -274,7 +274,7 @@ class Dropping(nn.Module):
         )
 
 
-def test_words_dropped_before_a_library_are_not_its_doing():
+def test_tokens_dropped_before_a_library_are_not_its_randomness():
     batches = [{"input_ids": i, "attention_mask": m, "labels": y} for (i, _, m), y in toy_batches(2, 8, seed=3)]
     trace = finetune(Dropping(), batches, steps=2, lr=1e-3, probes=("modes",))
     assert (trace.measured(Modes).base, trace.measured(Modes).base_library) == ("base_model", True)
@@ -296,7 +296,7 @@ def seeded(every):
 
 @pytest.mark.parametrize(("every", "fault"), [(1, "seeded_every_step"), (100, "")])
 @pytest.mark.parametrize("probes", [("modes",), None])
-def test_a_seed_set_anew(rows, every, fault, probes):
+def test_a_seed_reset_at_every_step(rows, every, fault, probes):
     model = Net().train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     trace = finetune(model, rows, steps=12, step=seeded(every), optimizer=optimizer, probes=probes)
@@ -305,10 +305,10 @@ def test_a_seed_set_anew(rows, every, fault, probes):
     assert not model._forward_pre_hooks
 
 
-def test_a_seed_set_anew_where_nothing_is_random(rows):
+def test_a_seed_reset_where_nothing_is_random(rows):
     model = Net(0.0, 0.0).train()
     trace = traced(model, rows, step=seeded(1))
-    assert trace.measured(Modes).random_states == ()
+    assert trace.measured(Modes).random_states_before == ()
     assert check_dropout_active(trace).status == "pass"
 
 
@@ -329,7 +329,7 @@ def freezes(model):
     return 0.5
 
 
-def swaps_and_puts_back(model):
+def swaps_and_restores(model):
     weight = model.classifier[1].weight
     with torch.no_grad():
         kept = weight.clone()
@@ -344,7 +344,7 @@ def swaps_and_puts_back(model):
         (leaves_gradients_off, "gradients_switched_off"),
         (writes_weights, "evaluation_changes_model"),
         (freezes, "evaluation_changes_model"),
-        (swaps_and_puts_back, ""),
+        (swaps_and_restores, ""),
     ],
 )
 def test_what_an_evaluation_leaves_behind(rows, evaluate, fault):
@@ -381,7 +381,7 @@ def test_running_statistics(rows, how, fault):
     assert check_eval_deterministic(traced(Normalised(**how).train(), rows)).fault == fault
 
 
-def test_a_frozen_normalisation_in_evaluation_mode_is_none_that_stands_still(rows):
+def test_a_frozen_batch_norm_in_evaluation_mode_is_not_judged(rows):
     model = Normalised(momentum=0.0).train()
     model.norm.eval()
     assert check_eval_deterministic(traced(model, rows)).fault == ""
@@ -418,21 +418,21 @@ def test_a_model_that_seeds(rows):
     assert check_dropout_active(traced(Seeds(0.5, 0.5).train(), rows)).fault == "seeded_every_step"
 
 
-def test_a_step_that_holds_on_to_a_batch(rows):
+def test_a_step_that_keeps_one_batch(rows):
     batches = list(rows)
 
     def step(model, batch, optimizer, scheduler):
         return textbook(model, batches[0], optimizer, scheduler)
 
     model = Net().train()
-    found = traced(model, rows, step=step).measured(Modes)
-    assert len(set(found.inputs_used)) == 1 < len(set(found.inputs_given))
-    assert found.inputs_used[0] == found.inputs_given[0]
-    found = traced(Net().train(), rows).measured(Modes)
-    assert found.inputs_used == found.inputs_given
+    modes = traced(model, rows, step=step).measured(Modes)
+    assert len(set(modes.inputs_used)) == 1 < len(set(modes.inputs_given))
+    assert modes.inputs_used[0] == modes.inputs_given[0]
+    modes = traced(Net().train(), rows).measured(Modes)
+    assert modes.inputs_used == modes.inputs_given
 
 
-def test_a_normalisation_that_keeps_to_evaluation_mode(rows):
+def test_a_batch_norm_that_stays_in_evaluation_mode(rows):
     model = Normalised().train()
     model.classifier = nn.Sequential(nn.Dropout(0.2), model.classifier)
     model.norm.eval()

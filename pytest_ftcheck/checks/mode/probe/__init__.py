@@ -1,0 +1,1 @@
+"""What the modes probe runs and watches."""

@@ -1,0 +1,85 @@
+"""Where a model drops values at random, and which values its dropout modules drop."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Attributes that hold the rate of a dropout which a module applies itself.
+RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_rate", "hidden_dropout", "attn_dropout", "p")
+#: Values that a dropout must drop before the same pattern twice means something, and values of an output that is compared, at most.
+MIN_DROPPED, MOST_COMPARED = 8, 1_000_000
+
+
+@dataclass
+class Site:
+    """One place where something is dropped at random, while the run goes on."""
+
+    name: str
+    module: nn.Module
+    kind: str
+    rate: float
+    #: The innermost module around it that has parameters, and its name: dropout matters while one of them is trained.
+    owner: nn.Module
+    owner_name: str
+    observed: int = 0
+    off_at: list[int] = field(default_factory=list)
+
+
+def find_sites(model: nn.Module) -> Iterator[Site]:
+    """Every dropout of a model: modules of that kind, and modules with a rate that they apply themselves."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name, module in modules.items():
+        kind_and_rate = _kind_and_rate(module)
+        if kind_and_rate is None:
+            continue
+        owner_name = name
+        while owner_name and next(modules[owner_name].parameters(), None) is None:
+            owner_name = owner_name.rpartition(".")[0]
+        yield Site(name, module, *kind_and_rate, modules[owner_name], owner_name)
+
+
+def _kind_and_rate(module: nn.Module) -> tuple[str, float] | None:
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return kind, float(module.p)
+    if isinstance(module, nn.RNNBase) and module.num_layers == 1:
+        return None
+    for attribute in RATES:
+        value = module.__dict__.get(attribute)
+        if isinstance(value, float) and not isinstance(value, bool) and 0 < value <= 1:
+            return f"{kind}.{attribute}", value
+    return None
+
+
+@contextlib.contextmanager
+def dropped_patterns(sites: Sequence[Site]) -> Iterator[dict[str, list[int]]]:
+    """Inside the ``with``: checksums of which values each call of a dropout module drops, by module, if those are several."""
+    patterns: dict[str, list[int]] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def compare(_module: nn.Module, args: Any, out: Any) -> None:
+            given = args[0] if args and isinstance(args[0], torch.Tensor) else None
+            if given is None or not isinstance(out, torch.Tensor) or given.shape != out.shape:
+                return
+            if out.numel() > MOST_COMPARED:
+                return
+            dropped = (out == 0) & (given != 0)
+            if MIN_DROPPED <= int(dropped.sum()) < dropped.numel():
+                patterns.setdefault(name, []).append(zlib.crc32(dropped.cpu().numpy().tobytes()))
+
+        return compare
+
+    modules = [s for s in sites if isinstance(s.module, nn.modules.dropout._DropoutNd) and 0 < s.rate < 1]
+    handles = [s.module.register_forward_hook(hook(s.name)) for s in modules]
+    try:
+        yield patterns
+    finally:
+        for handle in handles:
+            handle.remove()

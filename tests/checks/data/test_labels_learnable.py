@@ -1,0 +1,101 @@
+"""labels_learnable, on hand-written measurements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_ftcheck import check_labels_learnable, example_trace
+from pytest_ftcheck.checks.data.record import Data, Dependence
+from pytest_ftcheck.core.observations import Metric, ProbePoint
+
+DEPENDENCE = Dependence(
+    320, 499, {"tokens": 0.4, "pairs of tokens": 0.2}, simulated=6, detected=6, shifted={"one row on": 1.2}
+)
+#: A run that learnt nothing.
+UNLEARNT = replace(
+    example_trace(),
+    metrics=(Metric("accuracy", 0.5, 0.48, 64, "held-out rows", 0.53, 0.7),),
+    probe=replace(example_trace().probe, points=(ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.69, 0.69))),
+)
+
+
+def judge(dependence, trace=UNLEARNT, **changes):
+    return check_labels_learnable(
+        replace(trace, measurements={"data": Data(rows=320, batches=20, labels=320, dependence=dependence, **changes)})
+    )
+
+
+@pytest.mark.parametrize(("p", "status"), [(0.005, "pass"), (0.0051, "fail")])
+def test_dependence_at_its_limit(p, status):
+    verdict = judge(replace(DEPENDENCE, p_values={"tokens": p, "positions": 0.5}))
+    assert verdict.status == status
+    assert "tokens" in verdict.headline or status == "fail"
+
+
+def test_a_clear_dependence_in_the_first_test_is_enough():
+    assert judge(Dependence(320, 99, {"tokens": 0.01})).status == "pass"
+
+
+def test_unrelated_labels():
+    verdict = judge(DEPENDENCE)
+    assert (verdict.status, verdict.fault) == ("fail", "labels_unrelated")
+    assert "least p = 0.200" in verdict.headline
+    assert "6 of 6 simulated labellings of these 320 rows" in verdict.headline
+    assert verdict.evidence[0] == {"rows compared by": "pairs of tokens", "p": 0.2}
+
+
+def test_shifted_labels():
+    verdict = judge(replace(DEPENDENCE, shifted={"one row on": 40.0, "in reverse": 7.0}))
+    assert (verdict.status, verdict.fault) == ("fail", "labels_shifted")
+    assert "one row on" in verdict.headline
+    assert judge(replace(DEPENDENCE, shifted={"one row on": 6.0})).fault == "labels_shifted"
+    assert judge(replace(DEPENDENCE, shifted={"one row on": 5.9})).fault == "labels_unrelated"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rows": 255}, "too few"),
+        ({"detected": 4}, "detects 4 of 6 simulated labellings"),
+    ],
+)
+def test_a_weak_test_proves_nothing(changes, reason):
+    verdict = judge(replace(DEPENDENCE, **changes))
+    assert verdict.status == "pass"
+    assert reason in verdict.headline
+
+
+def test_a_run_that_learns_decides():
+    assert "held-out rows" in judge(DEPENDENCE, example_trace()).headline
+    assert judge(DEPENDENCE, example_trace()).status == "pass"
+    without = replace(example_trace(), metrics=())
+    assert "memorising" in judge(DEPENDENCE, without).headline
+    assert judge(DEPENDENCE, replace(UNLEARNT, metrics=())).status == "fail"
+
+
+def test_nothing_to_test():
+    verdict = judge(None, untested="there is not exactly one label per row")
+    assert (verdict.status, verdict.headline) == ("skipped", "Not measured: there is not exactly one label per row.")
+
+
+def test_not_measured():
+    assert check_labels_learnable(example_trace()).status == "skipped"
+    verdict = check_labels_learnable(replace(example_trace(), skipped={"data": "it raised ValueError: odd"}))
+    assert "it raised ValueError: odd" in verdict.headline
+
+
+def test_wording():
+    assert str(judge(DEPENDENCE)).splitlines() == [
+        "labels_learnable: FAIL. Labels look unrelated to inputs: none of 2 comparisons shows that similar rows have similar labels "
+        "(least p = 0.200). The same tests detect 6 of 6 simulated labellings of these 320 rows, and the run learnt nothing that "
+        "holds on other rows.",
+        "  rows compared by      p",
+        "  pairs of tokens   0.200",
+        "  tokens            0.400",
+        "  cause: inputs and labels were shuffled, sorted or filtered separately, or the rule takes far more data to show",
+        "  do: print ten rows with their labels; join inputs and labels before shuffling",
+        "  limit: p <= 0.005 in one comparison, or a metric on held-out rows better than chance (p <= 0.01)",
+        "  measured: label permutations over 320 rows, all batches; no model involved",
+    ]
