@@ -62,7 +62,9 @@ def check_all_finite(
     loss = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
     # of the tensors whose gradient is bad at the first bad step, the last in the model's order is nearest to the loss
     bad = [(t.gradients.first_nonfinite, -i, t) for i, t in enumerate(tensors)]
-    gradients = [(step, t) for step, _, t in sorted((row for row in bad if row[0] is not None), key=lambda row: row[:2])]
+    gradients = [
+        (step, t) for step, _, t in sorted((row for row in bad if row[0] is not None), key=lambda row: row[:2])
+    ]
     weights = [t for t in tensors if t.last.nonfinite]
     buffers = [b for b in trace.buffers if b.nonfinite and part in ("all", b.part)]
     probe_steps = [p.step for p in (trace.probe.points if trace.probe is not None else ()) if not math.isfinite(p.loss)]
@@ -136,7 +138,7 @@ def _diverged(trace: Trace, loss: int) -> Fault | None:
         return None
     largest = max(v for v in trace.losses if math.isfinite(v))
     return loss_faults.DIVERGED.because(
-        f"the steps are too large for this loss: it went from {number(trace.losses[0])} to {number(largest)} before it stopped being finite",
+        f"the steps are too large for the loss: it rose from {number(trace.losses[0])} to {number(largest)} before it became non-finite",
         "lower the learning rate, add warm-up, average the loss over the rows, or clip the gradient norm to 1",
     )
 

@@ -191,7 +191,8 @@ GRADIENT_REVERSED = Fault(
     "gradient_reversed",
     Rank.GRADIENTS + 140,
     "gradients are reversed in the backward pass",
-    cause="the backward pass does not fit the forward pass: a gradient-reversal layer, a custom autograd.Function or a hook has the wrong sign",
+    cause="the backward pass does not match the forward pass: the sign is wrong in a gradient-reversal layer, a custom autograd.Function "
+    "or a hook",
     remedy="check the custom backward with torch.autograd.gradcheck",
     explains=(
         Symptom.BLOWS_UP,
@@ -271,8 +272,8 @@ NOT_IN_GRAPH = Fault(
     "not_in_graph",
     Rank.GRADIENTS + 230,
     "parameters take no part in the loss",
-    cause="they take no part in the loss: another layer is used instead, the loss is not computed from their output, or the graph is cut above "
-    "them",
+    cause="they take no part in the loss: another layer is used instead, the loss is not computed from their output, or the graph is cut "
+    "above them",
     remedy="compute the loss from the output of these layers; freeze or remove them if they are not needed",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -280,8 +281,8 @@ CUT_BELOW_HEAD = Fault(
     "cut_below_head",
     Rank.GRADIENTS + 240,
     "the graph is cut between base and head",
-    cause="the graph is cut between the base and the head: the features pass through .detach(), .data, torch.no_grad() or numpy, or the base is "
-    "frozen at run time",
+    cause="the graph is cut between the base and the head: the features pass through .detach(), .data, torch.no_grad() or numpy, or the "
+    "base is frozen at run time",
     remedy="pass the base's output tensor to the head unchanged, or freeze the base with requires_grad_(False)",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -289,8 +290,8 @@ EPS_UNDERFLOW = Fault(
     "eps_underflow",
     Rank.OPTIMIZER + 190,
     "the optimizer's eps is zero in the parameters' dtype",
-    cause="{tensor} is float16, in which the eps of {optimizer} ({eps}) is 0: a gradient whose square underflows divides 0 by 0 at the first "
-    "step",
+    cause="{tensor} is float16, in which the eps of {optimizer} ({eps}) is 0: a gradient whose square underflows divides 0 by 0 at the "
+    "first step",
     remedy="keep the parameters in float32 and use torch.autocast; never call model.half() for training",
     explains=(Symptom.BLOWS_UP,),
     confidence="certain",
@@ -299,8 +300,8 @@ GRADIENT_SATURATED = Fault(
     "gradient_saturated",
     Rank.OPTIMIZER + 320,
     "a saturated softmax, sigmoid or tanh passes almost no gradient",
-    cause="a softmax, sigmoid or tanh on the way is saturated because its input is far too large: the gradient of {tensors} is exactly zero at "
-    "{share} of the steps, although the output depends on them ({effect})",
+    cause="a softmax, sigmoid or tanh on the way is saturated because its input is far too large: the gradient of {tensors} is exactly "
+    "zero at {share} of the steps, although the output depends on them ({effect})",
     remedy="look for a division by a temperature or an eps before it: scores should be of the order of 1",
     explains=(
         Symptom.STANDS_STILL,
@@ -311,8 +312,8 @@ GRADS_VANISH = Fault(
     "grads_vanish",
     Rank.HEAD + 60,
     "gradients vanish on their way to the lower layers",
-    cause="each layer between {above} and {below} passes on 1/{factor} of its gradient: saturating activations (sigmoid, tanh) or small weights "
-    "in a row, without a residual connection or a normalization layer",
+    cause="each layer between {above} and {below} passes on 1/{factor} of its gradient: saturating activations (sigmoid, tanh) or small "
+    "weights in a row, without a residual connection or a normalization layer",
     remedy="between {below} and {above}, use ReLU or GELU, weights of std 1/sqrt(fan-in), fewer layers, or a residual connection",
     explains=(
         Symptom.STANDS_STILL,

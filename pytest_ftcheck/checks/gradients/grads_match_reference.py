@@ -18,8 +18,8 @@ LIMIT = (
     "step before, or of all batches since the run began; no part points backwards; the length is the declared one"
 )
 MEASURED = (
-    "gradients recomputed with the same batches, weights and random states, compared with those that the optimizer found; slopes by central "
-    "differences with dropout off"
+    "gradients recomputed with the same batches, weights and random states, compared with those that the optimizer found; slopes by "
+    "central differences with dropout off"
 )
 
 
@@ -89,7 +89,9 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
     if cosines:
         least = min(cosines)
         gradient = "the loss's gradient" if least >= OTHER else "a gradient near that of the loss"
-        results.append(f"at {plural(len(cosines), 'step')} the optimizer found {gradient} (cosine {number(least)} or more)")
+        results.append(
+            f"at {plural(len(cosines), 'step')} the optimizer found {gradient} (cosine {number(least)} or more)"
+        )
         if least < OTHER:
             notes.append(
                 "something in the loop changes the gradient's direction, such as noise, sharpness-aware steps or projections"
@@ -98,11 +100,13 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
                 "term): only the sign of its gradient is judged"
             )
     if fresh:
-        results.append(f"at {plural(len(fresh), 'step')} of the watched loop the optimizer found what backward() had just brought")
+        results.append(
+            f"at {plural(len(fresh), 'step')} of the watched loop the optimizer found what backward() had just brought"
+        )
     elif record.watched_steps:
         results.append(
-            f"at {plural(len(record.watched_steps), 'step')} of the watched loop the optimizer found another gradient than the new one, but "
-            "not the new one added to that of the step before"
+            f"at {plural(len(record.watched_steps), 'step')} of the watched loop the optimizer found another gradient than the new one, "
+            "but not the new one added to that of the step before"
         )
     if slopes:
         results.append(

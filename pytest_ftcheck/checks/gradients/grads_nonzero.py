@@ -127,9 +127,7 @@ def _states(tensors: Sequence[Tensor], trace: Trace) -> dict[str, str]:
     return states
 
 
-def _faulty(
-    tensors: Sequence[Tensor], states: Mapping[str, str], missing: Sequence[Tensor], trace: Trace
-) -> set[str]:
+def _faulty(tensors: Sequence[Tensor], states: Mapping[str, str], missing: Sequence[Tensor], trace: Trace) -> set[str]:
     """Names of the tensors whose gradients are a fault, not a peculiarity of the architecture."""
     # rounding noise says nothing about the block that it is in
     judged = [t for t in tensors if states[t.name] != "noise"]

@@ -117,8 +117,8 @@ def _zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
         return faults.LOSS_IS_FLAT
     if module := _module_with_zero_input(trace):
         return head_faults.UNITS_DEAD.because(
-            f"the input of {module} is zero for every row (its bias gets a gradient, its weight exactly none): the units before it are dead, "
-            "such as ReLUs that never fire (a large negative bias, a large step)",
+            f"the input of {module} is zero for every row (its bias gets a gradient, its weight exactly none): the units before it are "
+            "dead, such as ReLUs that never fire (a large negative bias, a large step)",
             f"look at what goes into {module}: initialize or normalize the layer before it so that its units fire",
         )
     zeroed = [t for t in trace.tensors if t.part == "head" and len(t.shape) > 1 and t.last.rms == 0]
@@ -190,7 +190,9 @@ def _clipped(trace: Trace) -> str | None:
         return None
     norms = [s.grad_norm for s in trace.steps if s.grad_norm > 0]
     if len(norms) > 2 and max(norms) <= 1.02 * min(norms) and max(norms) < TINY_NORM:
-        return f"max_norm is far too small: the gradient norm is {number(norms[0])} at every step, as after clipping to it"
+        return (
+            f"max_norm is far too small: the gradient norm is {number(norms[0])} at every step, as after clipping to it"
+        )
     return None
 
 

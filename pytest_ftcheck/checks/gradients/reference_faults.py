@@ -288,16 +288,16 @@ def clipped_to_nothing(view: Comparison) -> Verdict | None:
 
 def gradient_reversed(view: Comparison) -> Verdict | None:
     """The gradient itself is wrong: the loss falls where its gradient says that it rises."""
-    reversed_slopes = [
-        s for s in view.record.slopes if max(s.longer_stride_ratio, s.ratio) < REVERSED and settled(s)
-    ]
+    reversed_slopes = [s for s in view.record.slopes if max(s.longer_stride_ratio, s.ratio) < REVERSED and settled(s)]
     if not reversed_slopes:
         return None
-    slope = min(reversed_slopes, key=lambda s: (s.part == "embeddings", s.ratio))  # the embeddings are a part of the base
+    slope = min(
+        reversed_slopes, key=lambda s: (s.part == "embeddings", s.ratio)
+    )  # the embeddings are a part of the base
     return faults.GRADIENT_REVERSED.verdict(
         CHECK,
-        f"Moving the {slope.part} along its own gradient lowers the loss: it changes by {number(slope.ratio)} times what the gradient predicts "
-        "(dropout off).",
+        f"Moving the {slope.part} along its own gradient lowers the loss: it changes by {number(slope.ratio)} times what the gradient "
+        "predicts (dropout off).",
     )
 
 

@@ -92,7 +92,9 @@ class ReferenceGradientProbe(Probe):
         with contextlib.suppress(RuntimeError):  # a model that cannot run backward in eval mode has no slopes
             self.slopes = slopes(model, self.context.reader, self.context.head, self.context.fixed_batches[0])
         self._missing_gradients = MissingGradients(model, self.context.reader, self.context.fixed_batches[0])
-        if not self.context.recipe_loop and not self.context.steps:  # watched: the batches are not known, so nothing can be recomputed
+        if (
+            not self.context.recipe_loop and not self.context.steps
+        ):  # watched: the batches are not known, so nothing can be recomputed
             self._watched = WatchedGradients(list(model.parameters()))
         if needs_closure(self.context.optimizer):
             self.reason = "the optimizer computes several gradients a step (it needs a closure)"

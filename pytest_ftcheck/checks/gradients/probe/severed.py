@@ -196,10 +196,15 @@ def _dense(g: torch.Tensor) -> torch.Tensor:
 
 
 def _gates(model: nn.Module) -> Iterator[Gate]:
-    """Small buffers, frozen scalars and attributes that are exactly zero and may multiply a branch, each with a function that sets it to one."""
+    """Small buffers, frozen scalars and attributes that are zero and may multiply a branch, each with a function that sets it to one."""
     for name, buffer in model.named_buffers():
         leaf = name.rpartition(".")[2]
-        if buffer.is_floating_point() and 0 < buffer.numel() <= GATE_ELEMENTS and leaf not in _STATISTICS and not buffer.any():
+        if (
+            buffer.is_floating_point()
+            and 0 < buffer.numel() <= GATE_ELEMENTS
+            and leaf not in _STATISTICS
+            and not buffer.any()
+        ):
             yield name, lambda b=buffer: b.fill_(1.0)  # type: ignore[misc]
     for name, p in model.named_parameters():
         if not p.requires_grad and p.is_floating_point() and 0 < p.numel() <= GATE_ELEMENTS and not p.any():
