@@ -52,9 +52,7 @@ DESCRIPTIONS: dict[UpdateState, _Description] = {
     ),
     "slow": _Description("steps negligible beside its size", "their steps are negligible beside their size"),
     "rounded_away": _Description("updates rounded away", "their updates are rounded away"),
-    "restored": _Description(
-        "moved by the optimizer, then set back", "the optimizer moved them, and they were set back"
-    ),
+    "restored": _Description("moved by the optimizer, then reset", "the optimizer moved them, then they were reset"),
     "unexplained": _Description("nothing changed it", "nothing changed them"),
 }
 #: States in which weights may move, but too little, or not by their gradients.
@@ -69,7 +67,7 @@ def describe(state: UpdateState, tensors: Sequence[Tensor], trace: Trace, *, sev
     if state == "slow" and (peak := max(t.lr_peak for t in tensors)):
         return f"{text} (peak LR {number(peak)})"
     if state == "restored" and (update := max(t.motion.max_update for t in tensors)):
-        return f"{text} (rms {number(update)} a step)"
+        return f"{text} (steps of rms {number(update)})"
     if state == "not_in_optimizer":
         held = sum(g.tensors for g in trace.optimizer.groups)
         stale = sum(g.not_in_model for g in trace.optimizer.groups)

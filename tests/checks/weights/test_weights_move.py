@@ -1,4 +1,4 @@
-"""weights_move: every fault has its own words, every limit holds from both sides, healthy peculiarities pass."""
+"""weights_move: every fault is named, every limit holds from both sides, healthy peculiarities pass."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_not_in_the_optimizer():
     assert verdict.status == "fail"
     assert "2 of 4 tensors (the whole head) did not move: they are in no parameter group" in verdict.headline
     assert "(AdamW holds 2 tensors of this model)" in verdict.headline
-    assert "built without them" in verdict.causes[0]
+    assert verdict.fault == "not_in_optimizer"
     assert "add_param_group" in verdict.remedy
 
 
@@ -78,11 +78,12 @@ def test_stale_copies_in_the_optimizer():
     trace = changed(HEAD, motion=STILL, group=None, lr_sum=0.0)
     groups = (replace(GOOD.optimizer.groups[0], tensors=2, not_in_model=2),)
     verdict = check_weights_move(replace(trace, optimizer=replace(GOOD.optimizer, groups=groups)))
-    assert "AdamW holds 2 tensors that are not in this model" in verdict.causes[0]
+    assert verdict.fault == "stale_optimizer"
+    assert "2 tensors that are not in this model" in verdict.headline
     assert "before the layer was replaced" in verdict.causes[0]
 
 
-def test_moved_by_another_optimizer_is_not_out():
+def test_a_tensor_that_another_optimizer_moves_is_no_fault():
     assert check_weights_move(changed(HEAD, group=None, lr_sum=0.0, lr_peak=0.0)).status == "pass"
 
 
@@ -91,7 +92,7 @@ def test_a_learning_rate_of_zero():
     assert verdict.status == "fail"
     assert "2 of 4 tensors (the whole head) did not move: their learning rate was 0." in verdict.headline
     assert "the learning rate was 0 at each of the 20 steps" in verdict.causes[0]
-    assert "a schedule that never leaves zero" in verdict.causes[0]
+    assert "scheduler" in verdict.causes[0]
     assert {r["LR sum"] for r in verdict.evidence} == {0.0}
     two = (GOOD.optimizer.groups[0], replace(GOOD.optimizer.groups[0], index=1, lr_peak=0.0))
     trace = changed(HEAD, motion=STILL, lr_sum=0.0, lr_peak=0.0, group=1)
@@ -99,18 +100,18 @@ def test_a_learning_rate_of_zero():
     assert "the learning rate of parameter group 1 was 0 at each of the 20 steps" in verdict.causes[0]
 
 
-def test_a_learning_rate_of_zero_that_was_asked_for():
+def test_a_learning_rate_of_zero_that_was_requested():
     trace = changed(ALL, replace(GOOD, recipe=Recipe(steps=20, lr=0.0)), motion=STILL, lr_sum=0.0, lr_peak=0.0)
     verdict = check_weights_move(trace)
     assert verdict.status == "fail"
     assert "4 of 4 tensors did not move: their learning rate was 0." in verdict.headline
-    assert verdict.causes == ("the run was asked for with lr=0",)
-    assert "give it a learning rate" in verdict.remedy
-    # a schedule that never leaves zero was not asked for
+    assert verdict.causes == ("the run was requested with lr=0",)
+    assert "set a learning rate" in verdict.remedy
+    # a schedule that stays at zero was not requested
     assert "schedule" in check_weights_move(replace(trace, recipe=Recipe(steps=20))).causes[0]
 
 
-def test_one_step_at_learning_rate_zero_cannot_tell():
+def test_one_step_at_learning_rate_zero_is_inconclusive():
     trace = changed(ALL, motion=STILL, lr_sum=0.0)
     verdict = check_weights_move(replace(trace, steps=trace.steps[:1]))
     assert verdict.status == "inconclusive"
@@ -134,7 +135,7 @@ def test_zero_gradient():
     assert "dead ReLUs" in verdict.causes[0]
 
 
-def test_below_a_zero_last_layer_one_step_cannot_tell():
+def test_below_a_zero_last_layer_one_step_is_inconclusive():
     """grads_nonzero says the same: the first step frees the layer below only for the second."""
     trace = changed(BASE, motion=STILL, gradients={**ZERO, "zero": 1, "steps": 1})
     verdict = check_weights_move(replace(trace, steps=trace.steps[:1]))
@@ -173,7 +174,7 @@ def test_the_module_whose_input_is_zero_is_named():
         (NONE, "they take no part in the loss", "no gradient reached them"),
         (
             ZERO,
-            "they are connected to the loss, but what they do is multiplied by zero",
+            "something multiplies their gradient by zero",
             "their gradient is exactly zero",
         ),
     ],
@@ -227,7 +228,7 @@ def test_gradients_negligible_beside_eps():
     assert verdict.status == "fail"
     assert "did not learn: their gradients are negligible beside Adam's eps" in verdict.headline
     assert "(rms 1.00e-14 at most) are small beside the eps of AdamW (1.00e-08)" in verdict.causes[0]
-    assert "or the loss is scaled down" in verdict.causes[1]
+    assert "or the loss is scaled down" in verdict.causes[0]
     assert "0.001 of the summed learning rates" in verdict.limit
     assert {r["why"] for r in verdict.evidence} == {"gradient negligible beside Adam's eps"}
 
@@ -241,7 +242,7 @@ def test_negligible_gradients_are_not_called_weight_decay():
 
 
 def scaled(factor, trace=GOOD):
-    """The loss as the probe sees it at the start, beside the textbook loss of 0.70."""
+    """The loss as the probe sees it at the start, beside the standard loss of 0.70."""
     first = replace(trace.probe.points[0], loss=0.70 * factor, reference=0.70)
     return replace(trace, probe=replace(trace.probe, points=(first, *trace.probe.points[1:])))
 
@@ -252,28 +253,26 @@ def test_a_loss_that_is_scaled_down_is_the_root():
         "gradients": {"max_rms": 1e-14},
     }
     verdict = check_weights_move(changed(HEAD, scaled(1e-12), **feeble))
-    assert verdict.causes[0] == (
-        "the loss is scaled down: it begins at 7.00e-13, where the textbook loss of the same logits is 0.700"
-    )
-    assert "small beside the eps of AdamW (1.00e-08)" in verdict.causes[1]
-    assert len(verdict.causes) == 2
+    (cause,) = verdict.causes
+    for text in ("the loss is scaled down", "7.00e-13", "0.700", "small beside the eps of AdamW (1.00e-08)"):
+        assert text in cause
     assert "undo the scaling of the loss" in verdict.remedy
     # ... and of weight decay's share, too
     decayed = {
         "motion": {"by_gradient": 1e-5 * BUDGET, "by_decay": 1e-3 * BUDGET, "max_update": 1e-9},
         "gradients": {"max_rms": 1e-9},
     }
-    assert "it begins at 7.00e-13" in check_weights_move(changed(HEAD, scaled(1e-12), **decayed)).causes[0]
+    assert "7.00e-13" in check_weights_move(changed(HEAD, scaled(1e-12), **decayed)).causes[0]
 
 
 @pytest.mark.parametrize(("factor", "named"), [(0.99e-3, True), (1.01e-3, False), (-1e-6, True), (float("nan"), False)])
-def test_a_thousandth_of_the_textbook_loss_is_scaled_down(factor, named):
+def test_a_thousandth_of_the_standard_loss_is_scaled_down(factor, named):
     feeble = {
         "motion": {"by_gradient": 1e-6 * BUDGET, "by_decay": 0.0, "max_update": 1e-11},
         "gradients": {"max_rms": 1e-14},
     }
     verdict = check_weights_move(changed(HEAD, scaled(factor), **feeble))
-    assert verdict.causes[0].startswith("the loss is scaled down: it begins at ") is named
+    assert verdict.causes[0].startswith("the loss is scaled down") is named
     assert verdict.status == "fail"
 
 
@@ -341,14 +340,14 @@ def test_the_peak_learning_rate_is_that_of_the_slow_tensors():
     assert any("bfloat16 cannot add" in c for c in verdict.causes[1:])
 
 
-def test_slow_in_the_hands_of_another_optimizer():
+def test_slow_under_another_optimizer():
     verdict = check_weights_move(changed(HEAD, motion={"max_update": 1e-12}, lr_sum=0.0, lr_peak=0.0, group=None))
     assert "1 of 4 tensors (classifier.weight) did not learn: steps negligible beside its size." in verdict.headline
     assert "another optimizer than AdamW moves them, by rms 1.00e-12 a step at most" in verdict.causes[0]
     assert "weights of rms 0.0200" in verdict.causes[0]
 
 
-def test_without_adam_all_matrices_must_be_slow_and_then_it_is_open():
+def test_without_adam_all_matrices_must_be_slow_and_then_it_is_inconclusive():
     sgd = replace(GOOD, optimizer=replace(GOOD.optimizer, name="SGD", family="sgd"))
     sgd = replace(sgd, tensors=(*sgd.tensors, tensor("classifier.2.weight", "head")))
     slow = {"max_update": 1e-9}
@@ -392,7 +391,7 @@ RISING = [1e-9 * (i + 1) / 20 for i in range(20)]
     ],
 )
 @pytest.mark.parametrize(("family", "else_"), [("adam", "fail"), ("sgd", "inconclusive")])
-def test_a_warm_up_that_still_rises_cannot_tell(rates, open_, family, else_):
+def test_a_warm_up_that_still_rises_is_inconclusive(rates, open_, family, else_):
     steps = tuple(replace(s, lrs=(r,)) for s, r in zip(GOOD.steps, rates, strict=True))
     peak = max(r for r in rates if r < 1e-4)
     groups = (replace(GOOD.optimizer.groups[0], lr_peak=peak),)
@@ -418,7 +417,7 @@ def test_another_optimizers_tensor_has_no_budget_of_ours():
     assert check_weights_move(changed(HEAD, trace, group=0)).status == "fail"
 
 
-def test_a_tensor_without_elements_is_not_asked():
+def test_a_tensor_without_elements_is_not_judged():
     empty = tensor("classifier.extra", "head", shape=(0,))
     trace = changed((empty.name,), replace(GOOD, tensors=(*GOOD.tensors, empty)), motion=STILL, gradients=NONE)
     assert check_weights_move(trace).headline.startswith("4 of 4 tensors moved")
@@ -437,7 +436,7 @@ def test_updates_rounded_away(dtype, share, status):
         assert "keep the parameters in float32" in verdict.remedy
 
 
-def test_rounding_is_no_word_for_float32():
+def test_float32_does_not_round_updates_away():
     assert check_weights_move(changed(HEAD[:1], motion={"share_changed": 0.1})).status == "pass"
 
 
@@ -451,22 +450,23 @@ def test_norms_and_biases_that_low_precision_cannot_move_are_a_note():
 @pytest.mark.parametrize(
     "fields", [{"motion": {**STILL, "max_update": 4e-5, "between_steps": 1e-3}}, {"motion": STILL, "replaced": True}]
 )
-def test_put_back_between_the_steps(fields):
+def test_reset_between_the_steps(fields):
     verdict = check_weights_move(changed(HEAD, **fields))
     assert verdict.status == "fail"
-    assert "did not move: the optimizer moved them, and something put them back" in verdict.headline
-    assert "an EMA" in verdict.causes[0]
-    assert ("(rms 4.00e-05 a step)" in verdict.causes[0]) is bool(fields["motion"]["max_update"])
-    assert "(rms 0 a step)" not in verdict.causes[0]
-    assert {r["why"] for r in verdict.evidence} == {"moved by the optimizer, then put back"}
+    assert verdict.fault == "weights_overwritten"
+    assert "did not move: the optimizer moved them, then they were reset" in verdict.headline
+    assert "EMA" in verdict.causes[0]
+    assert ("(steps of rms 4.00e-05)" in verdict.headline) is bool(fields["motion"]["max_update"])
+    assert "rms 0" not in verdict.headline
+    assert {r["why"] for r in verdict.evidence} == {"moved by the optimizer, then reset"}
 
 
-def test_what_nothing_explains():
+def test_unexplained():
     verdict = check_weights_move(changed(HEAD, motion=STILL))
     assert verdict.status == "fail"
     assert "(the whole head) did not move: nothing changed them" in verdict.headline
-    assert "does AdamW.step() really write to classifier.weight" in verdict.causes[0]
-    assert "nothing that was measured explains it" in verdict.causes[0]
+    assert verdict.fault == "weights_still"
+    assert "AdamW.step() may not write to classifier.weight" in verdict.causes[0]
 
 
 def test_several_faults_are_all_listed_and_the_commonest_leads():
@@ -494,7 +494,7 @@ def test_rounding_noise_is_exempt():
     assert any("1 tensor exempt" in n and BASE[1] in n for n in verdict.notes)
 
 
-def test_rounding_noise_is_no_sign_of_life():
+def test_rounding_noise_does_not_show_that_a_block_learns():
     """The key biases of a base whose real tensors are all negligible: exempt themselves, and no excuse for the others."""
     weights = [f"base_model.layer.{i}.{m}.weight" for i in (0, 1) for m in ("q", "k")]
     keys = [f"base_model.layer.{i}.k.bias" for i in (0, 1)]
@@ -524,7 +524,7 @@ def test_rounding_noise_is_no_sign_of_life():
         assert any("2 tensors exempt" in n and "layer.0.k.bias and others" in n for n in verdict.notes)
 
 
-def test_a_second_stack_of_blocks_beside_a_living_one_is_a_note():
+def test_a_second_stack_of_blocks_beside_one_that_learns_is_a_note():
     """Canine: the head reads one encoder; the blocks of the other take no part."""
     spare = [f"base_model.final_encoder.layer.{i}.lin.{leaf}" for i in (0, 1) for leaf in ("weight", "bias")]
     tensors = [tensor(n, "base", shape=(64,) if n.endswith("bias") else (64, 64)) for n in spare]
@@ -590,7 +590,7 @@ def test_writes_between_the_steps_are_a_note():
     )
 
 
-def test_frozen_tensors_are_not_asked_unless_they_are_all_there_is():
+def test_frozen_tensors_are_judged_only_where_nothing_else_is_selected():
     frozen = changed(BASE, motion=STILL, gradients=NONE, trainable=False, trainable_last=False, group=None)
     assert check_weights_move(frozen).headline.startswith("2 of 2 tensors moved")
     asked = check_weights_move(frozen, "base")
@@ -641,13 +641,21 @@ def test_no_step():
     assert check_weights_move(cut).causes == ("no graph",)
 
 
-def test_the_message_of_a_failure_has_everything():
-    text = str(check_weights_move(changed(HEAD, motion=STILL)))
-    for word in ("weights_move: FAIL.", "cause: ", "do: ", "limit: ", "measured: ", *HEAD):
-        assert word in text
+def test_wording():
+    assert str(check_weights_move(changed(HEAD, motion=STILL, lr_sum=0.0, lr_peak=0.0))).splitlines() == [
+        "weights_move: FAIL. 2 of 4 tensors (the whole head) did not move: their learning rate was 0.",
+        "  tensor             moved  by decay  LR sum  why",
+        "  classifier.bias      0 %         0       0  learning rate 0",
+        "  classifier.weight    0 %         0       0  learning rate 0",
+        "  cause: the learning rate was 0 at each of the 20 steps: lr=0, a warm-up whose scheduler is never "
+        "stepped, or a schedule that had already ended",
+        "  do: step the scheduler after each optimizer step; print scheduler.get_last_lr() over the first steps",
+        "  limit: every tensor that should learn moves",
+        "  measured: elementwise, before against after 20 steps; all elements of the head, a fixed sample elsewhere",
+    ]
 
 
-def test_what_was_declared_to_learn_and_is_frozen_did_not_move():
+def test_what_is_declared_to_learn_and_is_frozen_did_not_move():
     frozen = changed(["classifier.weight", "classifier.bias"], trainable=False, trainable_last=False)
     assert check_weights_move(frozen).status == "pass"
     verdict = check_weights_move(replace(frozen, intent=Intent(trained="")))
@@ -656,7 +664,7 @@ def test_what_was_declared_to_learn_and_is_frozen_did_not_move():
 
 
 @pytest.mark.parametrize("field", ["frozen", "unused"])
-def test_what_was_declared_to_stay_is_not_asked_to_move(field):
+def test_what_is_declared_frozen_or_unused_is_not_judged(field):
     still = changed(
         ["base_model.layer.0.lin.weight", "base_model.layer.0.lin.bias"],
         motion=STILL,
@@ -668,7 +676,7 @@ def test_what_was_declared_to_stay_is_not_asked_to_move(field):
     assert check_weights_move(declared, "base").status == "skipped"
 
 
-def test_what_is_still_to_be_thawed_is_not_asked_to_move():
+def test_what_is_still_to_be_unfrozen_is_not_judged():
     names = ["base_model.layer.0.lin.weight", "base_model.layer.0.lin.bias"]
     frozen = changed(names, trainable=False, trainable_last=False)
     assert check_weights_move(replace(frozen, intent=Intent(trained="", thaw_step=20))).status == "pass"
@@ -684,7 +692,7 @@ def test_the_fault_is_named():
     assert check_weights_move(GOOD).fault == ""
 
 
-# ------------------------------------------------------------------ Adam's learning rate for SGD
+# ------------------------------------------------------------------ a learning rate for Adam under SGD
 def slow_sgd(*, lr=2e-5, momentum=0.0, first=0.70, last=0.69999, prior=0.6931):
     """Every matrix needs 50,000 steps; the loss stands still."""
     trace = example_trace()
@@ -705,7 +713,7 @@ def slow_sgd(*, lr=2e-5, momentum=0.0, first=0.70, last=0.69999, prior=0.6931):
     return replace(trace, optimizer=optimizer, probe=probe, tensors=tensors)
 
 
-def test_sgd_at_a_rate_of_adams_that_gains_nothing_fails():
+def test_sgd_at_a_rate_for_adam_that_gains_nothing_fails():
     verdict = check_weights_move(slow_sgd())
     assert (verdict.status, verdict.fault) == ("fail", "lr_too_small")
 
@@ -720,5 +728,5 @@ def test_sgd_at_a_rate_of_adams_that_gains_nothing_fails():
         {"prior": None},
     ],
 )
-def test_sgd_that_may_yet_be_healthy_is_left_open(how):
+def test_sgd_that_may_yet_be_healthy_is_inconclusive(how):
     assert check_weights_move(slow_sgd(**how)).status == "inconclusive"
