@@ -242,7 +242,7 @@ def heavy_after(code):
         ("from pytest_ftcheck.reports.trackers import content, log, loggers", set()),
         ("from pytest_ftcheck import example_trace as e; t = e(); str(t); t._repr_html_()", set()),
         (
-            "from pytest_ftcheck import example_trace as e; from pytest_ftcheck.reports.run_metrics import glance; glance(e())",
+            "from pytest_ftcheck import example_trace as e; from pytest_ftcheck.reports.run_metrics import summary_row as s; s(e())",
             set(),
         ),
         ("from pytest_ftcheck.pytest_plugin import progress, write_reports, collect_results, terminal_summary", set()),
