@@ -164,7 +164,7 @@ SCHEDULER_TOO_OFTEN = Fault(
     "scheduler_too_often",
     Rank.OPTIMIZER + 70,
     "the scheduler steps too often",
-    cause="the scheduler steps {pace} times per optimizer step: once per batch{accumulation}, once per process, or by repeated calls",
+    cause="the scheduler steps {pace} times per optimizer step: once per batch, once per process, or by repeated calls",
     remedy="call scheduler.step() once, right after optimizer.step()",
     explains=("weights_move",),
     confidence="certain",

@@ -266,10 +266,10 @@ def _deviation(
             NAME, f"Declared: {declared}; the learning rate changes only every {held} steps: {at_end}."
         )
     if changing and (pace := _pace(best, intent, peak)):
-        accumulation = f" (accumulation is {intent.accumulation})" if (intent.accumulation or 1) > 1 else ""
-        return faults.SCHEDULER_TOO_OFTEN.with_details(pace=pace, accumulation=accumulation).verdict(
-            NAME, f"Declared: {declared}; the schedule runs {pace} times as fast: {at_end}."
-        )
+        fault = faults.SCHEDULER_TOO_OFTEN.with_details(pace=pace)
+        if (intent.accumulation or 1) > 1:
+            fault = fault.because(f"{fault.cause} (accumulation is {intent.accumulation})")
+        return fault.verdict(NAME, f"Declared: {declared}; the schedule runs {pace} times as fast: {at_end}.")
     scaled = [None if e is None else e * reached / (max(known) or 1.0) for e in expected]
     # a shape that hardly changes shows its height, not its pace
     if max(known) > 0 and len(_misses(best, scaled, reached)) < min(LEAST_MISSES, n):
