@@ -1,4 +1,4 @@
-"""The runner: probes look when they should, within a budget, and none of them can break the run or change anything."""
+"""The runner: probes run at their moments, within a budget, and none of them can break the run or change anything."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from pytest_ftcheck.instruments.probe import Probe, ProbeRunner, allowance, toke
 
 
 class Noted(Probe):
+    """Notes the moments at which it is called."""
+
     name = "noted"
 
     def __init__(self, context):
         super().__init__(context)
-        self.seen = []
+        self.moments = []
 
     def cost(self):
         return 10.0
 
     def before(self):
-        self.seen.append("before")
+        self.moments.append("before")
 
     def iteration(self, number, batch):
-        self.seen.append(f"iteration {number}")
+        self.moments.append(f"iteration {number}")
 
     def stepped(self, number):
-        self.seen.append(f"step {number}")
+        self.moments.append(f"step {number}")
 
     def after(self):
-        self.seen.append("after")
+        self.moments.append("after")
 
     def record(self):
-        return self.seen
+        return self.moments
 
 
-class Rude(Noted):
-    """Does all that a probe must not do; the runner undoes it."""
+class Disturbing(Noted):
+    """Does all that a probe must not do; the runner restores everything."""
 
-    name = "rude"
+    name = "disturbing"
 
     def before(self):
         for module in self.context.model.modules():
@@ -73,36 +75,36 @@ def drive(runner, steps=2):
         runner.iteration(i, None)
         runner.stepped(i)
     runner.after()
-    return runner.records()
+    return runner.measurements()
 
 
 def test_every_moment_comes_in_its_order():
-    records = drive(ProbeRunner(ProbeContext(), [Noted], 100))
-    assert records == {"noted": ["before", "iteration 0", "step 0", "iteration 1", "step 1", "after"]}
+    measurements = drive(ProbeRunner(ProbeContext(), [Noted], 100))
+    assert measurements == {"noted": ["before", "iteration 0", "step 0", "iteration 1", "step 1", "after"]}
 
 
-def test_what_an_experiment_disturbs_is_put_back():
+def test_what_a_probe_disturbs_is_restored():
     context = ProbeContext()
     context.model[1].eval()
     modes = [m.training for m in context.model.modules()]
     buffers = [b.clone() for b in context.model.buffers()]
     torch.manual_seed(5)
     state, python = torch.get_rng_state(), random.getstate()
-    drive(ProbeRunner(context, [Rude], 100))
+    drive(ProbeRunner(context, [Disturbing], 100))
     assert [m.training for m in context.model.modules()] == modes
     assert all(torch.equal(a, b) for a, b in zip(context.model.buffers(), buffers, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == python
 
 
-def test_an_experiment_that_raises_ends_alone_and_says_why():
+def test_a_probe_that_raises_ends_alone_and_says_why():
     runner = ProbeRunner(ProbeContext(), [Failing, Noted], 100)
-    records = drive(runner)
-    assert list(records) == ["noted"]
+    measurements = drive(runner)
+    assert list(measurements) == ["noted"]
     assert runner.skipped == {"failing": "it raised RuntimeError: the model cannot do that"}
 
 
-def test_an_exception_without_words_is_told_by_its_name():
+def test_an_exception_without_a_message_is_named_by_its_type():
     class Wordless(Noted):
         name = "wordless"
 
@@ -124,23 +126,23 @@ def test_an_interrupt_is_not_swallowed():
 
 
 def test_what_does_not_fit_into_the_budget_is_left_out_and_said():
-    class Dear(Noted):
-        name = "dear"
+    class Expensive(Noted):
+        name = "expensive"
 
         def cost(self):
             return 1000.0
 
-    runner = ProbeRunner(ProbeContext(), [Dear, Noted], 15)
+    runner = ProbeRunner(ProbeContext(), [Expensive, Noted], 15)
     assert list(drive(runner)) == ["noted"]
-    assert "1,000 rows" in runner.skipped["dear"]
-    assert "probes=" in runner.skipped["dear"]
+    assert "1,000 rows" in runner.skipped["expensive"]
+    assert "probes=" in runner.skipped["expensive"]
 
 
 def test_the_time_limit_leaves_out_what_comes_last():
     runner = ProbeRunner(ProbeContext(), [Noted], 100)
     runner.before()
     runner.after(lambda: True)
-    assert runner.records() == {}
+    assert runner.measurements() == {}
     assert "max_seconds" in runner.skipped["noted"]
 
 
@@ -168,7 +170,7 @@ def test_rows_of_a_batch_are_taken_from_every_tensor_that_has_them():
     assert len(other) == 5
 
 
-def test_experiments_change_nothing_about_the_training():
+def test_probes_change_nothing_about_the_training():
     bare = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6, probes=[])
     full = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6, probes=probes.PROBES)
     assert full.losses == bare.losses
@@ -176,11 +178,10 @@ def test_experiments_change_nothing_about_the_training():
     assert [t.last for t in full.tensors] == [t.last for t in bare.tensors]
 
 
-def test_every_experiment_has_a_field_in_the_trace_and_makes_it_there():
+def test_every_default_probe_measures():
     trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6)
-    fields = {e.name for e in probes.PROBE_CLASSES}
-    assert fields <= set(trace.__dataclass_fields__)
-    assert set(trace.skipped) == {e.name for e in probes.PROBE_CLASSES if not e.default}
+    assert set(trace.measurements) == {kind.name for kind in probes.PROBE_CLASSES if kind.default}
+    assert set(trace.skipped) == {kind.name for kind in probes.PROBE_CLASSES if not kind.default}
 
 
 class Counting(torch.nn.Module):

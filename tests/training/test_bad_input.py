@@ -28,6 +28,7 @@ from pytest_ftcheck import (
 )
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.data.record import Data
+from pytest_ftcheck.core.trace import NOT_NAMED
 
 
 class Net(nn.Module):
@@ -308,7 +309,7 @@ def test_a_field_that_ones_own_optimizer_would_make_void(rows, field):
     refused(
         rows,
         f"{field}={getattr(Recipe(), field)!r}",
-        "optimizer of your own",
+        "your own optimizer",
         optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1),
         **{field: getattr(Recipe(), field)},
     )
@@ -318,7 +319,7 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
     refused(
         rows,
         "warmup=0.2",
-        "scheduler of your own",
+        "your own scheduler",
         scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o),
         warmup=0.2,
     )
@@ -507,17 +508,17 @@ def test_probes_may_come_from_a_generator(rows):
     assert trace.probe is None
 
 
-def test_what_was_not_made_says_why(rows):
+def test_the_trace_says_why_a_probe_measured_nothing(rows):
     trace = finetune(Net, rows, steps=2, probes=["data"])
-    assert trace.skipped["modes"] == "not among the probes= asked for"
+    assert trace.skipped["modes"] == NOT_NAMED
     assert "data" not in trace.skipped
     with pytest.raises(ZeroDivisionError) as info:
         finetune(Net, rows, steps=2, step=lambda m, b, o, s: 1 / 0)
-    assert info.value.ftcheck_trace.skipped["counterfactuals"] == "the run ended before it was made"
+    assert info.value.ftcheck_trace.skipped["counterfactuals"] == "the run ended early"
     with watch(model := Net(), torch.optim.SGD(model.parameters(), lr=0.1)) as w:
         pass
-    asked = {k: v for k, v in w.trace.skipped.items() if k not in ("overfit", "permuted")}
-    assert set(asked.values()) == {"watch was given no probe_batch"}
+    by_default = {k: v for k, v in w.trace.skipped.items() if k not in ("overfit", "permuted")}
+    assert set(by_default.values()) == {"watch has no probe_batch"}
     assert "modes" in w.trace.skipped
 
 
@@ -546,12 +547,12 @@ def test_watch_refuses_what_it_cannot_watch(rows):
     assert model.training
 
 
-def test_watch_is_used_once_and_told_scalars(rows):
+def test_watch_is_used_once_and_takes_scalars(rows):
     model = Net()
     w = watch(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(RuntimeError, match="outside the with block"):
         w.loss(torch.tensor(1.0))
-    with pytest.raises(RuntimeError, match="ready when the with block has been left"):
+    with pytest.raises(RuntimeError, match="ready after the with block"):
         _ = w.trace
     with w:
         with pytest.raises(ValueError, match=r"loss has shape \(3,\)"):
