@@ -190,11 +190,17 @@ class Phase:
         """Count a verdict, and keep it if it is the one to show."""
         repeated = self.verdicts.setdefault(verdict.check, RepeatedVerdict())
         repeated.add(verdict, by_hypothesis=in_example(), call_site=call_site)
-        if trace is not None and not any(trace is run.trace for run in self.runs):
+        if trace is not None:
+            self._keep(trace)
+
+    def _keep(self, trace: Trace) -> None:
+        if not any(trace is run.trace for run in self.runs):
             self._borrowed.add(trace)
 
     def verdicts_reached(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
-        """Keep the verdicts with those of the traces that are kept."""
+        """Keep the verdicts with the first and the last of the traces, and with those that are kept already."""
+        for trace in (*traces[:TRACES_KEPT], *traces[TRACES_KEPT:][-TRACES_KEPT:]):
+            self._keep(trace)
         for run in self.runs:
             if any(run.trace is trace for trace in traces):
                 run.judged(verdicts)

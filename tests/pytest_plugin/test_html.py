@@ -16,6 +16,9 @@ from example_pages import embedded, read
 
 from pytest_ftcheck import example_trace
 from pytest_ftcheck.reports.html.compressed_trace import unpack
+from pytest_ftcheck.reports.html.page import page
+from pytest_ftcheck.reports.html.views import FineTune
+from pytest_ftcheck.reports.session_result import SessionResult
 
 TESTS = """
 import dataclasses, os
@@ -41,7 +44,7 @@ def test_b(shared):
 def test_still():
     trace = run(5.0)
     tensors = tuple(
-        dataclasses.replace(t, motion=dataclasses.replace(t.motion, moved=0.0, rms=0.0, largest=0.0, by_gradient=0.0))
+        dataclasses.replace(t, motion=dataclasses.replace(t.motion, share_changed=0.0, rms=0.0, largest=0.0, by_gradient=0.0))
         for t in trace.tensors)
     trace = dataclasses.replace(trace, tensors=tensors)
     events.current().traced(trace)
@@ -57,6 +60,12 @@ def project(pytester):
     """Three runs: one that two tests share, one of a test, and its unhealthy twin."""
     pytester.makepyfile(test_it=TESTS)
     return pytester.path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """pytester takes back what a run in this process imports, and numpy cannot be imported twice: one page is made here before."""
+    page([FineTune(example_trace())])
 
 
 def traces(page):
@@ -113,6 +122,85 @@ def test_as_an_ini_key_and_with_warnings_as_errors(pytester, project, run):
     assert "ftcheck: warning" not in result.stdout.str()
 
 
+JUDGING = """
+import dataclasses
+from pytest_ftcheck import assert_healthy, assert_weights_move, diagnose, example_trace
+from pytest_ftcheck.core import events
+
+def run(seconds):
+    trace = example_trace(seconds=seconds)
+    events.current().traced(trace)
+    return trace
+
+def still_head(seconds):  # by default weights_move fails
+    trace = example_trace(seconds=seconds)
+    still = {"share_changed": 0.0, "rms": 0.0, "largest": 0.0, "by_gradient": 0.0}
+    tensors = [dataclasses.replace(t, motion=dataclasses.replace(t.motion, **still)) if t.part == "head" else t
+               for t in trace.tensors]
+    return dataclasses.replace(trace, tensors=tuple(tensors))
+
+def test_strict():
+    assert_weights_move(run(1.0), min_budget=0.5)  # fails here, passes by default
+
+def test_lenient():
+    trace = still_head(2.0)
+    events.current().traced(trace)
+    assert_weights_move(trace, "base")  # passes here, fails by default
+
+def test_allowed():
+    trace = still_head(3.0)
+    events.current().traced(trace)
+    assert_healthy(trace, allow={v.check: "as intended" for v in diagnose(trace).having("fail")})
+
+def test_unjudged():
+    events.current().traced(still_head(4.0))
+"""
+
+
+def test_page_and_session_agree_where_a_check_has_an_option(pytester, run):
+    pytester.makepyfile(test_it=JUDGING)
+    run("--ftcheck-html=page.html", "--ftcheck-json=ft.json", subprocess=True)
+    made = (pytester.path / "page.html").read_text(encoding="utf-8")
+    health = {}
+    for section in made.split('<details class="run ')[1:]:
+        (link,) = re.findall(r'href="data:application/gzip;base64,([^"]+)"', section)
+        status = re.findall(r'<li class="verdict (\w+)">\s*<p><code>weights_move</code>', section)
+        health[unpack(link).seconds] = (section.partition('"')[0], *status)
+    assert health[1.0] == ("unhealthy", "fail")
+    assert health[2.0] == ("healthy", "pass")
+    assert health[3.0] == ("healthy", "advice")
+    assert health[4.0] == ("unhealthy", "fail"), "no test judged it: all checks, by default"
+    session = SessionResult.load(pytester.path / "ft.json")
+    red = {case.nodeid.partition("::")[2]: case.red for case in session.tests}
+    assert red == {"test_strict": True, "test_lenient": False, "test_allowed": False, "test_unjudged": False}
+
+
+def test_all_seeds_of_a_run_have_the_verdict_of_the_session(pytester, run):
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+        from pytest_ftcheck import Verdict, example_trace
+        from pytest_ftcheck.core import events
+
+        # without tensors every check is inconclusive: only the session's verdict makes these runs healthy
+        @pytest.fixture(scope="module")
+        def traces():
+            found = [example_trace(seconds=float(seed), tensors=()) for seed in range(3)]
+            for trace in found:
+                events.current().traced(trace)
+            return found
+
+        def test_a(traces):
+            verdict = Verdict("loss_decreases", "pass", "3 of 3 seeds pass.")
+            events.current().judged(verdict, traces[0])
+            events.verdicts_reached([verdict], traces)
+        """
+    )
+    run("--ftcheck-html=page.html", subprocess=True)
+    page = (pytester.path / "page.html").read_text(encoding="utf-8")
+    assert "All 3 fine-tunes are healthy" in page
+
+
 def test_nothing_is_carried_where_no_page_is_wanted(project, run):
     run("--ftcheck-json=ft.json")
     assert not list(Path(project).glob("*.html"))
@@ -138,7 +226,7 @@ def test_what_cannot_be_written_costs_no_verdict(project, run):
     (project / "file").write_text("")
     result = run("--ftcheck-html=file/page.html")
     result.stdout.fnmatch_lines(
-        ["ftcheck: warning: *page.html was not written: *The verdicts and the exit status stand."]
+        ["ftcheck: warning: *page.html was not written: *Test results and exit status are unaffected."]
     )
     result.assert_outcomes(passed=2, failed=2)
 
