@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks.head.init_record import Fit
+from ..checks.head.init_record import TensorFit
 from ..checks.head.probe.layers import matrix_of, repeated
 from ..core.formatting import plural
 from ..core.init_distributions import FANS, Draw, truncated_std
@@ -151,7 +151,7 @@ def fit_bias(scheme: InitScheme, bias: torch.Tensor, fan_in: int) -> tuple[float
 
 def fit(
     scheme: InitScheme, layers: dict[str, nn.Module], values: int = VALUES, *, rows: bool = True
-) -> tuple[Fit, ...]:
+) -> tuple[TensorFit, ...]:
     """Every weight and bias of some linear layers, in their order, against a scheme.
 
     :param rows: look for rows that were not drawn, too (`undrawn_rows`).
@@ -164,14 +164,14 @@ def fit(
         p, what = fit_weight(mine.weight, matrix, last=last, values=values)
         if rows and (undrawn := undrawn_rows(mine.weight, matrix)):
             p, what = 0.0, f"{undrawn}; {what}"
-        found.append(Fit(f"{prefix}weight", mine.weight.name, p, what))
+        found.append(TensorFit(f"{prefix}weight", mine.weight.name, p, what))
         bias = getattr(layer, "bias", None)
         if isinstance(bias, torch.Tensor) and bias.numel():
             p, what = fit_bias(mine, bias, matrix.shape[1])
             declared = (
                 "class prior" if mine.prior else "torch's default" if mine.bias == TORCH_BIAS else f"{mine.bias:g}"
             )
-            found.append(Fit(f"{prefix}bias", declared, p, what))
+            found.append(TensorFit(f"{prefix}bias", declared, p, what))
     return tuple(found)
 
 

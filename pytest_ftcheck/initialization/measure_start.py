@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks.head.init_record import Base, Signal, Start
+from ..checks.head.init_record import BaseStart, HeadStart, LayerSignal
 from ..checks.head.probe.head import first_rows, rows_of
 from ..checks.head.probe.layers import describe_layer, linear_layers, matrix_of
 from ..checks.head.probe.pretrained import compare
@@ -37,7 +37,7 @@ def measure(
     expected: InitScheme | None,
     only: str | Sequence[str] | None,
     pretrained: Mapping[str, Any] | None,
-) -> Start:
+) -> HeadStart:
     """All that `check_init` judges; the caller restores random states."""
     layers = head_layers(model, only)
     device = device_of(model)
@@ -67,7 +67,7 @@ def measure(
             dead = float((after == 0).all(0).double().mean()) if kind == "relu" else None
             flat = state.saturated
         signals.append(
-            Signal(
+            LayerSignal(
                 name=_shown(name, model),
                 entering=_rms(entering),
                 varying=_rms(entering - entering.mean(0)),
@@ -82,7 +82,7 @@ def measure(
     configs = (getattr(m, "config", None) for m in (unwrapped(model), *model.children()))
     initial = getattr(next((c for c in configs if c is not None), None), "initializer_range", None)
     compared = None if pretrained is None else compare(model, pretrained, head)
-    return Start(
+    return HeadStart(
         rows=sum(rows_of(b) for b in rows),
         layers=_named(described, model),
         signals=tuple(signals),
@@ -162,8 +162,8 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
             "outputs": classes,
             "loss": loss,
             "prior_loss": size,
-            "even_loss": size,
-            "spread": _rms(drawn),
+            "uniform_loss": size,
+            "logit_spread": _rms(drawn),
         }
     prior = prior_entropy(task, [y])
     if task == "single_label" and classes > 1:
@@ -178,13 +178,13 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
         "outputs": classes,
         "loss": loss,
         "prior_loss": prior,
-        "even_loss": even,
-        "spread": spread,
-        "certain": float((certain > CERTAIN).double().mean()),
+        "uniform_loss": even,
+        "logit_spread": spread,
+        "certain_rows": float((certain > CERTAIN).double().mean()),
     }
 
 
-def _base(model: nn.Module, head: Sequence[str], meant: set[str]) -> Base | None:
+def _base(model: nn.Module, head: Sequence[str], meant: set[str]) -> BaseStart | None:
     """Linear layers and norms outside the head, if there are any."""
     names = [n for n, m in model.named_modules() if n and not in_part(n, head) and n not in meant]
     modules = dict(model.named_modules())
@@ -201,7 +201,7 @@ def _base(model: nn.Module, head: Sequence[str], meant: set[str]) -> Base | None
     peaks = sorted(
         float(((w - w.mean()) ** 4).mean() / w.var(correction=0) ** 2) for w in matrices if float(w.std()) > 0
     )
-    return Base(
+    return BaseStart(
         linear=len(with_bias),
         zero_bias=sum(not bool(m.bias.any()) for m in with_bias),
         trained_norms=sum(bool((w != w.reshape(-1)[0]).any()) for w in norms),

@@ -1,33 +1,33 @@
-"""The head starts as declared, and not all the same."""
+"""The head starts as declared, and its units differ."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from ...core.formatting import number, percent, plural
 from ...core.init_scheme import InitScheme
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..spec import Stage, check, not_measured
+from ..spec import Fault, Stage, check, not_measured
 from . import faults
 from .record import Head, Layer
+from .start_values import explain_huge, explain_symmetric, find_uninitialised, gain, is_zero, layer_rows
 
+NAME = "head_init"
 #: Standard errors that a sample variance may be off: one healthy layer in two million is further off by luck ...
 SIGMAS = 5.0
 #: ... and the factor by which the standard deviation must be off as well: less changes no training.
 FACTOR = 1.25
 #: A mean this many declared standard deviations from zero (and `SIGMAS` standard errors) shifts every unit alike.
 OFFSET = 0.25
-#: Largest weight that any initialisation draws; memory that was never written holds anything.
-ABSURD = 1e4
 #: Share of units that have the same weights as another unit, in and out.
 TWINS = 0.5
-#: rms of the logits about each row's mean, loss over chance, and std * sqrt(fan-in) that mark a head that drowns in its start.
+#: rms of the logits about each row's mean, loss over chance, and std * sqrt(fan-in) from which on the initial weights are too large.
 SPREAD, LOSS, GAIN = 15.0, 3.0, 4.0
 #: Values that the moments were taken of, at most (see the probe), counted low.
 _VALUES = 500_000
+_MEASURED = "weights of the head's linear layers before the first step"
 
 
 @check(
@@ -51,187 +51,160 @@ def check_head_init(trace: Trace) -> Verdict:
 
     Declared (``Intent(head_init=0.02)``: weights N(0, 0.02), biases zero; or an `InitScheme`, which says so layer by layer): the
     sample variance of each weight matrix lies within 5 standard errors of the declared one (Wilson and Hilferty's approximation of
-    chi-square), or within a factor of 1.25 of it; its mean is zero; the biases are zero. Undeclared, only what no author means is a
-    failure: memory never written, units that nothing tells apart (same weights in, same weights out), weights so large that the first
-    loss is several times that of knowing nothing. A last layer of zeros, adapters, norms and embeddings are exempt.
+    chi-square), or within a factor of 1.25 of it; its mean is zero; the biases are zero. Undeclared, only what is never intended is a
+    failure: memory never written, units with the same weights in and out, weights so large that the first loss is several times that
+    of a class-prior prediction. A last layer of zeros, adapters, norms and embeddings are exempt.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_head_init(example_trace()).status
     'skipped'
     """
-    name, head = "head_init", trace.measured(Head)
+    head = trace.measured(Head)
     if head is None:
-        return not_measured(name, trace, Head)
+        return not_measured(NAME, trace, Head)
     if not head.layers:
-        return Verdict(name, "skipped", f"{(head.skipped or {}).get('layers', 'the head has no linear layers')}.")
-    meant = trace.intent.head_init if trace.intent is not None else None
-    declared = None if meant is None else _Declared(meant, head)
-    for look in (_never_written, _alike, _huge):
-        if verdict := look(head):
-            return verdict
-    if declared is not None and (verdict := _unlike_declared(head, declared)):
-        return verdict
+        return not_measured(NAME, trace, Head, (head.skipped or {}).get("layers", "the head has no linear layers"))
+    intended = trace.intent.head_init if trace.intent is not None else None
+    declared = None if intended is None else _Declared(intended, head)
+    found = find_uninitialised(NAME, head.layers, _MEASURED) or _find_identical_units(head) or _find_huge(head)
+    if found is None and declared is not None:
+        found = _find_other_weights(head, declared) or _find_hidden_bias(head, declared)
+    if found is not None:
+        return found
     layers = plural(len(head.layers), "linear layer")
-    told = ", ".join(f"{number(la.std)} ({la.name})" for la in head.layers[:3])
+    stds = ", ".join(f"{number(la.std)} ({la.name})" for la in head.layers[:3])
     if declared is None:
         headline = (
-            f"The {layers} of the head start with finite, distinct weights; std {told}; no initialisation was declared."
+            f"The {layers} of the head start with finite, distinct weights; std {stds}; no initialisation was declared."
         )
     else:
-        headline = f"The {layers} of the head start as declared ({declared.name}): std {told}."
-    return Verdict(name, "pass", headline, notes=_notes(head, declared), measured=_MEASURED)
+        headline = f"The {layers} of the head start as declared ({declared.name}): std {stds}."
+    return Verdict(NAME, "pass", headline, notes=_notes(head, declared), measured=_MEASURED)
 
 
 class _Declared:
     """What the author declared, layer by layer."""
 
-    def __init__(self, meant: float | InitScheme, head: Head) -> None:
-        self.scheme = meant if isinstance(meant, InitScheme) else None
-        self.single = None if isinstance(meant, InitScheme) else float(meant)
-        self.name = meant.name if isinstance(meant, InitScheme) else f"N(0, {meant:g})"
-        self.code = (
-            f"{meant!r}.apply(model)"
-            if isinstance(meant, InitScheme)
-            else "loop over head.modules() after the head is made, and for every nn.Linear call "
-            f"nn.init.normal_(m.weight, std={meant:g}) and nn.init.zeros_(m.bias)"
-        )
+    def __init__(self, declared: float | InitScheme, head: Head) -> None:
+        self.scheme = declared if isinstance(declared, InitScheme) else None
+        self.single = None if isinstance(declared, InitScheme) else float(declared)
+        self.name = declared.name if isinstance(declared, InitScheme) else f"N(0, {declared:g})"
+        scheme = repr(declared) if isinstance(declared, InitScheme) else f"InitScheme.normal(std={declared:g})"
+        self.code = f"{scheme}.apply(model)"
         names = [la.name for la in head.layers]
         self._at = {n: (i, len(names)) for i, n in enumerate(names)}
 
     def std(self, la: Layer) -> float:
-        """Standard deviation about zero that the weights are meant to have."""
+        """Declared standard deviation of the weights about zero."""
         if self.scheme is None:
             return self.single or 0.0
         return self.scheme.at(*self._at[la.name]).weight.std_of(la.fan_in, la.units, last=la.last)
 
-    def bias(self, la: Layer) -> bool:
-        """Whether the layer is meant to have a bias that is not zero."""
+    def has_bias(self, la: Layer) -> bool:
+        """Whether a bias that is not zero is declared for the layer."""
         return self.scheme is not None and self.scheme.at(*self._at[la.name]).bias != 0.0
 
-    def drawn(self, la: Layer) -> bool:
-        """Whether the weights are meant to be normally distributed."""
+    def is_normal(self, la: Layer) -> bool:
+        """Whether normally distributed weights are declared."""
         return self.scheme is None or self.scheme.at(*self._at[la.name]).weight.family == "normal"
 
+    def stds(self, layers: Sequence[Layer]) -> dict[str, float]:
+        """Declared standard deviation by layer."""
+        return {la.name: self.std(la) for la in layers}
 
-_MEASURED = "weights of the head's linear layers before the first step"
 
-
-def _never_written(head: Head) -> Verdict | None:
-    ill = [la for la in head.layers if la.nonfinite or la.largest > ABSURD or (la.bias or 0.0) > ABSURD]
-    if not ill:
+def _find_identical_units(head: Head) -> Verdict | None:
+    faulty = [la for la in head.layers if la.twins >= TWINS and la.units > 1]
+    if not faulty:
         return None
-    la = ill[0]
-    what = (
-        f"{plural(la.nonfinite, 'NaN or infinite value')}"
-        if la.nonfinite
-        else f"values up to {number(max(la.largest, la.bias or 0.0))}"
-    )
-    return Verdict(
-        "head_init",
-        "fail",
-        f"{la.name} starts with {what}: no initialisation draws such weights.",
-        evidence=_rows(ill, None),
-        limit=f"finite weights, none above {ABSURD:,.0f}",
-        causes=(f"{la.name} was never initialised (torch.empty, to_empty, or a layer left out of the init loop)",),
-        remedy=f"initialise it: torch.nn.init.normal_({la.name}.weight, std=0.02); torch.nn.init.zeros_({la.name}.bias)",
-        measured=_MEASURED,
-        fault="head_uninitialised",
-    )
+    layer = max(faulty, key=lambda la: la.twins)
+    if is_zero(layer):
+        fault, headline = faults.HEAD_ALL_ZERO, f"{layer.name} and the layer behind it start at zero: no signal passes."
+    else:
+        fault, headline = explain_symmetric(layer)
+    limit = f"less than {percent(TWINS)} of the units of a layer identical; random weights give 0 %"
+    return fault.verdict(NAME, headline, evidence=layer_rows(faulty), limit=limit, measured=_MEASURED)
 
 
-def _alike(head: Head) -> Verdict | None:
-    ill = [la for la in head.layers if la.twins >= TWINS and la.units > 1]
-    if not ill:
-        return None
-    la = max(ill, key=lambda x: x.twins)
-    value = f"every weight is {number(la.mean)}" if la.constant else "rows repeat"
-    zero = la.constant and la.mean == 0
-    return Verdict(
-        "head_init",
-        "fail",
-        f"{percent(la.twins)} of the {la.units} units of {la.name} start with the weights of another unit, in and out ({value}): "
-        + ("nothing flows, and nothing can be learned." if zero else "they get the same gradient and stay one unit."),
-        evidence=_rows(ill, None),
-        limit=f"less than {percent(TWINS)} of the units of a layer alike; random weights give 0 %",
-        causes=(
-            f"the head starts {'at zero in two layers in a row' if zero else 'with constant weights'}: nothing tells the units of "
-            f"{la.name} apart",
-        ),
-        remedy=f"draw the weights at random: torch.nn.init.normal_({la.name}.weight, std=0.02) (only the last layer may start at zero)",
-        measured=_MEASURED,
-        fault="head_all_zero" if zero else "head_symmetric",
-    )
-
-
-def _huge(head: Head) -> Verdict | None:
-    ill = [la for la in head.layers if la.std * math.sqrt(la.fan_in) > GAIN]
+def _find_huge(head: Head) -> Verdict | None:
+    faulty = [la for la in head.layers if gain(la) > GAIN]
     spread, loss = head.logit_spread, head.loss_over_chance
-    if not ill or spread is None or loss is None or spread <= SPREAD or loss <= LOSS:
+    if not faulty or spread is None or loss is None or spread <= SPREAD or loss <= LOSS:
         return None
-    la = max(ill, key=lambda x: x.std * math.sqrt(x.fan_in))
-    return Verdict(
-        "head_init",
-        "fail",
-        f"The head starts with weights of std {number(la.std)} ({la.name}): logits of {number(spread)} before the first step, and a loss "
-        f"{number(loss)} times that of knowing nothing.",
-        evidence=_rows(ill, None),
+    layer = max(faulty, key=gain)
+    return explain_huge(faulty).verdict(
+        NAME,
+        f"The head starts with weights of std {number(layer.std)} ({layer.name}): the logits are {number(spread)} before the first step, "
+        f"the loss is {number(loss)} times that of a class-prior prediction.",
+        evidence=layer_rows(faulty),
         limit=f"logits up to {SPREAD:g}, loss up to {LOSS:g} times chance, std * sqrt(fan-in) up to {GAIN:g} (He: 1.4, LeCun: 1)",
-        causes=(f"the initial weights of the head are too large: std {number(la.std)} for {la.fan_in} inputs",),
-        remedy=f"torch.nn.init.normal_({la.name}.weight, std=0.02), or keep torch's default",
         measured=_MEASURED,
-        fault="head_init_huge",
     )
 
 
-def _unlike_declared(head: Head, declared: _Declared) -> Verdict | None:
+def _find_other_weights(head: Head, declared: _Declared) -> Verdict | None:
     # a last layer of zeros differs from the declaration, and costs one step: noted
-    ill = [la for la in head.layers if _unlike(la, declared.std(la)) and not (la.last and _zero(la))]
-    if ill:
-        la = max(ill, key=lambda x: abs(math.log(max(_rms(x), 1e-12) / max(declared.std(x), 1e-12))))
-        meant = declared.std(la)
-        cause, remedy, fault = _cause(la, ill, head, declared)
-        return Verdict(
-            "head_init",
-            "fail",
-            f"{len(ill)} of {plural(len(head.layers), 'linear layer')} of the head do not start from {declared.name}: "
-            f"{la.name} has std {number(la.std)}, mean {number(la.mean)}.",
-            evidence=_rows(ill, declared),
-            limit=f"std within {SIGMAS:g} standard errors or a factor of {FACTOR:g} of {meant:g} (chance fails one layer in 2 million)",
-            causes=(cause,),
-            remedy=remedy,
-            measured=_MEASURED,
-            fault=fault,
-        )
-    shifted = [la for la in head.layers if _shifted(la) and not declared.bias(la)]
-    if not shifted:
+    faulty = [la for la in head.layers if _differs(la, declared.std(la)) and not (la.last and is_zero(la))]
+    if not faulty:
         return None
-    la = max(shifted, key=lambda x: x.bias or 0.0)
-    return Verdict(
-        "head_init",
-        "fail",
-        f"The bias of {la.name}, a hidden layer, starts at up to {number(la.bias)} (mean {number(la.bias_mean)}), not at zero as "
-        "declared.",
-        evidence=_rows(shifted, declared),
-        limit="biases of hidden layers start at zero (torch's own default of 1/sqrt(fan-in) is let through with a note)",
-        causes=(
-            f"a bias that is not zero was put on the hidden layer {la.name} (a class prior belongs on the last layer)",
-        ),
-        remedy=f"torch.nn.init.zeros_({la.name}.bias)",
+    layer = max(faulty, key=lambda la: abs(math.log(max(_rms(la), 1e-12) / max(declared.std(la), 1e-12))))
+    return _explain_other_weights(layer, faulty, head, declared).verdict(
+        NAME,
+        f"{len(faulty)} of {plural(len(head.layers), 'linear layer')} of the head do not start from {declared.name}: "
+        f"{layer.name} has std {number(layer.std)}, mean {number(layer.mean)}.",
+        evidence=layer_rows(faulty, declared.stds(faulty)),
+        limit=f"std within {SIGMAS:g} standard errors or a factor of {FACTOR:g} of {declared.std(layer):g} (chance fails one layer in 2 "
+        "million)",
         measured=_MEASURED,
-        fault="head_bias_not_zero",
     )
 
 
-def _zero(la: Layer) -> bool:
-    return la.constant and la.mean == 0 and not la.nonfinite
+def _explain_other_weights(layer: Layer, faulty: Sequence[Layer], head: Head, declared: _Declared) -> Fault:
+    std, own_range = declared.std(layer), head.initializer_range
+    if all(has_torch_default(la) for la in faulty):
+        fault = faults.HEAD_INIT_TORCH_DEFAULT
+    elif own_range and own_range != std and all(not _differs(la, own_range) for la in faulty):
+        fault = faults.HEAD_INIT_INITIALIZER_RANGE
+    elif all(la.constant for la in faulty):
+        fault = faults.HEAD_INIT_CONSTANT
+    elif abs(layer.mean) > OFFSET * std:
+        fault = faults.HEAD_INIT_NOT_CENTRED
+    else:
+        fault = faults.HEAD_INIT_NOT_DECLARED
+    return fault.with_details(
+        layer=layer.name,
+        layers=", ".join(la.name for la in faulty),
+        initializer_range=f"{own_range or 0.0:g}",
+        ratio=number(layer.std / std if std else None),
+        code=declared.code,
+    )
+
+
+def _find_hidden_bias(head: Head, declared: _Declared) -> Verdict | None:
+    faulty = [la for la in head.layers if _has_hidden_bias(la) and not declared.has_bias(la)]
+    if not faulty:
+        return None
+    layer = max(faulty, key=lambda la: la.bias or 0.0)
+    return faults.HEAD_BIAS_NOT_ZERO.with_details(layer=layer.name).verdict(
+        NAME,
+        f"The bias of {layer.name}, a hidden layer, starts at up to {number(layer.bias)} (mean {number(layer.bias_mean)}), not at zero as "
+        "declared.",
+        evidence=layer_rows(faulty, declared.stds(faulty)),
+        limit="biases of hidden layers start at zero (torch's own default of 1/sqrt(fan-in) passes with a note)",
+        measured=_MEASURED,
+    )
+
+
+def _has_hidden_bias(la: Layer) -> bool:
+    return not la.last and la.bias is not None and la.bias > 1.001 / math.sqrt(la.fan_in)
 
 
 def _rms(la: Layer) -> float:
     return math.sqrt(la.std**2 + la.mean**2)
 
 
-def _unlike(la: Layer, declared: float) -> bool:
-    """Whether chance does not explain the layer's weights."""
+def _differs(la: Layer, declared: float) -> bool:
+    """Whether the layer's weights differ from the declared standard deviation by more than chance."""
     n = min(la.units * la.fan_in, _VALUES)
     rms = _rms(la)
     if declared == 0 or rms == 0:
@@ -240,95 +213,38 @@ def _unlike(la: Layer, declared: float) -> bool:
         return True
     if 1 / FACTOR <= rms / declared <= FACTOR:
         return False
-    return abs(_sigmas((rms / declared) ** 2, n)) > SIGMAS
+    return abs(_standard_errors((rms / declared) ** 2, n)) > SIGMAS
 
 
-def _sigmas(ratio: float, n: int) -> float:
+def _standard_errors(ratio: float, n: int) -> float:
     """Standard errors between a sample variance over the true one, and 1 (Wilson and Hilferty 1931).
 
-    >>> round(_sigmas(1.0, 4096), 1), _sigmas(1.1**2, 4096) > 8
+    >>> round(_standard_errors(1.0, 4096), 1), _standard_errors(1.1**2, 4096) > 8
     (0.0, True)
     """
     spread = 2 / (9 * n)
     return float((ratio ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
 
 
-def torch_default(la: Layer) -> bool:
-    """Whether the weights look like what ``nn.Linear`` draws by itself: uniform up to 1/sqrt(fan-in).
+def has_torch_default(la: Layer) -> bool:
+    """Whether the weights match ``nn.Linear``'s own: uniform up to 1/sqrt(fan-in).
 
-    >>> torch_default(Layer("a", 64, 64, 0.0, 0.072, 0.125, 1.8, 0, False, None, None, False, True))
+    >>> has_torch_default(Layer("a", 64, 64, 0.0, 0.072, 0.125, 1.8, 0, False, None, None, False, True))
     True
     """
     bound = 1 / math.sqrt(la.fan_in)
     return la.largest <= bound * 1.001 and abs(la.std * math.sqrt(3) / bound - 1) < 0.15
 
 
-def _cause(la: Layer, ill: Sequence[Layer], head: Head, declared: _Declared) -> tuple[str, str, str]:
-    names, meant, apply = ", ".join(x.name for x in ill), declared.std(la), declared.code
-    hf = head.initializer_range
-    if all(torch_default(x) for x in ill):
-        return (
-            f"the init loop matched nothing: {names} {'have' if len(ill) > 1 else 'has'} torch's default, uniform up to "
-            f"1/sqrt(fan-in) = {number(1 / math.sqrt(la.fan_in))} (children() where modules() was meant, or a head replaced later)",
-            apply,
-            "head_init_torch_default",
-        )
-    if hf and hf != meant and all(not _unlike(x, hf) for x in ill):
-        return (
-            f"transformers initialised {names} with config.initializer_range = {hf:g}, before or over your own initialisation (post_init)",
-            f"set config.initializer_range={meant:g}, or initialise the head after from_pretrained()",
-            "head_init_initializer_range",
-        )
-    if all(x.constant for x in ill):
-        return (f"{names} starts with the constant {number(la.mean)}", apply, "head_init_constant")
-    if abs(la.mean) > OFFSET * meant:
-        return (
-            f"the weights of {la.name} are not centred at zero (rand() where randn() was meant, or mean and std swapped)",
-            apply,
-            "head_init_not_declared",
-        )
-    return (
-        f"the weights of {la.name} are {number(la.std / meant if meant else None)} times as large as declared",
-        f"check the std of the initialisation, and that nothing initialises the head after it; {apply}",
-        "head_init_not_declared",
-    )
-
-
-def _shifted(la: Layer) -> bool:
-    return not la.last and la.bias is not None and la.bias > 1.001 / math.sqrt(la.fan_in)
-
-
 def _notes(head: Head, declared: _Declared | None) -> tuple[str, ...]:
     notes = []
     for la in head.layers:
-        if declared is not None and la.bias and not declared.bias(la):
-            where = "last layer: a class prior, if that is meant" if la.last else "within torch's default: harmless"
+        if declared is not None and la.bias and not declared.has_bias(la):
+            where = "last layer: healthy as a class prior" if la.last else "within torch's default: harmless"
             notes.append(f"the bias of {la.name} starts at up to {number(la.bias)}, not zero ({where})")
-        if (
-            declared
-            and declared.drawn(la)
-            and la.kurtosis is not None
-            and la.kurtosis < 2.2
-            and la.units * la.fan_in >= 500
-        ):
+        flat = la.kurtosis is not None and la.kurtosis < 2.2 and la.units * la.fan_in >= 500
+        if declared and declared.is_normal(la) and flat:
             notes.append(f"the weights of {la.name} have the declared std, but are uniform rather than normal")
-        if _zero(la):
+        if is_zero(la):
             notes.append(f"{la.name} starts at zero" + (" (common for a last layer)" if la.last else ""))
     return tuple(notes)
-
-
-def _rows(layers: Sequence[Layer], declared: _Declared | None) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {
-            "layer": la.name,
-            "shape": f"{la.units} x {la.fan_in}",
-            "std": la.std,
-            "declared": None if declared is None else declared.std(la),
-            "torch's default": 1 / math.sqrt(3 * la.fan_in),
-            "mean": la.mean,
-            "largest": la.largest,
-            "bias up to": la.bias,
-            "alike": percent(la.twins) if la.twins else None,
-        }
-        for la in layers
-    )

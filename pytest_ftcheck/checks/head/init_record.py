@@ -1,4 +1,4 @@
-"""How a head starts, before any training: what `check_init` measures and what is judged of it."""
+"""How a head starts, before any training: what `check_init` measures and `init_sane` judges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .record import Layer
 
 
 @dataclass(frozen=True)
-class Fit:
+class TensorFit:
     """One tensor of a linear layer against what the declared scheme draws."""
 
     #: Name of the parameter.
@@ -22,7 +22,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Signal:
+class LayerSignal:
     """One linear layer on the way from the features to the logits, dropout off; everything rms."""
 
     name: str
@@ -34,15 +34,15 @@ class Signal:
     #: Gradient of the loss with respect to its weights; None: no gradient is asked for, or none comes.
     gradient: float | None
     weights_zero: bool
-    #: Share of its units that are zero for every row after the activation; None: it is the last, or not to be seen.
+    #: Share of its units that are zero for every row after the activation; None: it is the last, or not observed.
     dead: float | None = None
     #: Share of (row, unit) pairs at which a tanh or sigmoid behind it is flat.
     flat: float | None = None
 
 
 @dataclass(frozen=True)
-class Base:
-    """What shows that an initialisation meant for the head went over the base, too."""
+class BaseStart:
+    """What shows that an initialisation of the head also overwrote the base."""
 
     #: Linear layers with a bias outside the head, those whose bias is exactly zero, and norms whose weights are not all the same.
     linear: int
@@ -53,28 +53,27 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Start:
+class HeadStart:
     """A head before the first step."""
 
     rows: int
     layers: tuple[Layer, ...]
-    signals: tuple[Signal, ...]
-    #: Name of the declared scheme, None: none; and of the one recognised, None: no scheme known here.
+    signals: tuple[LayerSignal, ...]
+    #: Name of the declared scheme, None: none; and of the one recognised, None: it matches none.
     expected: str | None = None
     recognised: str | None = None
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[TensorFit, ...] = ()
     task: str | None = None
     outputs: int | None = None
     loss: float | None = None
-    #: Loss of a model that knows the class shares and nothing else, and of one that gives all classes the same (for regression the mean
-    #: squared label, both).
+    #: Loss of a class-prior prediction, and of a uniform one (for regression the mean squared label, both).
     prior_loss: float | None = None
-    even_loss: float | None = None
+    uniform_loss: float | None = None
     #: rms of the logits, less the last bias, about each row's mean (of one logit or tags, and in regression: about zero).
-    spread: float | None = None
+    logit_spread: float | None = None
     #: Share of rows for which one class has a probability above 0.99.
-    certain: float | None = None
-    base: Base | None = None
+    certain_rows: float | None = None
+    base: BaseStart | None = None
     #: Tensors of the base that are not what ``pretrained`` says, of how many; None: not declared.
     base_differing: tuple[str, ...] | None = None
     base_compared: int = 0

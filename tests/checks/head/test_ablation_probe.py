@@ -129,7 +129,7 @@ def test_trained_values_come_back_bit_for_bit(rows):
     )
     runner.after()
     assert runner.skipped == {}
-    assert runner.records()["counterfactuals"].parts
+    assert runner.measurements()["counterfactuals"].parts
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), trained, strict=True))
     assert all(torch.equal(p.grad, q) for p, q in zip(model.parameters(), grads, strict=True))
     assert torch.equal(state, torch.get_rng_state())

@@ -120,7 +120,7 @@ def test_a_head_that_drowns_in_its_start(rows):
 
 
 def test_adapters_and_layers_that_take_no_part_are_left_out(rows):
-    class Head(nn.Module):
+    class Branches(nn.Module):
         def __init__(self):
             super().__init__()
             self.original = nn.Linear(32, 2)
@@ -131,7 +131,7 @@ def test_adapters_and_layers_that_take_no_part_are_left_out(rows):
         def forward(self, x):
             return self.used(x) + self.lora_B(x)
 
-    state = run(Net(Head()), rows).measured(Head)
+    state = run(Net(Branches()), rows).measured(Head)
     assert [la.name for la in state.layers] == ["classifier.used"]
 
 
@@ -185,7 +185,7 @@ def test_saturated_tanh(rows):
     trace = run(make(lambda h: normal(h, 30.0), activation=nn.Tanh()), rows)
     assert check_units_alive(trace).fault == "units_saturated"
     healthy = run(make(normal, activation=nn.Tanh()), rows)
-    assert healthy.head_state.hidden[0].last.saturated < 0.1
+    assert healthy.measured(Head).hidden[0].last.saturated < 0.1
 
 
 def test_six_sigmoids_lose_the_rows(rows):
@@ -482,7 +482,7 @@ def test_nothing_is_changed_by_looking(rows):
     runner.after()
     after = photograph()
     assert runner.skipped == {}
-    assert runner.records()["head_state"].reload.difference == 0
+    assert runner.measurements()["head_state"].reload.difference == 0
     for a, b in zip(before[0], after[0], strict=True):
         assert all(torch.equal(torch.as_tensor(u), torch.as_tensor(v)) for u, v in zip(a, b, strict=True))
     assert before[1] == after[1]

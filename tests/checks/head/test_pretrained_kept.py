@@ -33,14 +33,14 @@ def test_not_measured_or_not_declared():
     v = check_pretrained_kept(
         replace(example_trace(), measurements={"head_state": Head(skipped={"pretrained": "it raised KeyError: x"})})
     )
-    assert v.headline == "it raised KeyError: x."
+    assert v.headline == "Not measured: it raised KeyError: x."
 
 
 @pytest.mark.parametrize(
     ("kind", "fault", "word"),
     [
-        ("unrelated", "pretrained_partly_lost", "initialised anew"),
-        ("constant", "pretrained_partly_lost", "initialised anew"),
+        ("unrelated", "pretrained_partly_lost", "re-initialised"),
+        ("constant", "pretrained_partly_lost", "re-initialised"),
         ("scaled", "pretrained_scaled", "factor"),
         ("shuffled", "pretrained_shuffled", "transposed"),
         ("misplaced", "pretrained_shuffled", "for other layers"),
@@ -91,3 +91,18 @@ def test_the_head_is_noted_only():
 def test_shapes_are_shown_where_they_differ():
     v = verdict(replace(LOST, kind="shape", declared_shape=(80, 64), correlation=None, relative=None))
     assert "(64, 64), declared (80, 64)" in v.headline
+
+
+def test_wording():
+    assert str(verdict(LOST)) == (
+        "pretrained_kept: FAIL. 1 of 10 declared tensors do not start from the declared pretrained values: "
+        "base.layer.0.lin.weight is unrelated to the declared values (correlation 0.010, relative difference 1.40).\n"
+        "  tensor                   relative difference  correlation     std  declared std  why\n"
+        "  base.layer.0.lin.weight                 1.40       0.0100  0.0200        0.0500  unrelated to the declared values\n"
+        "  cause: re-initialised after loading, or never loaded: base.layer.0 (std 0.0200, as config.initializer_range); "
+        "apply(init) visited the whole model, or names did not match\n"
+        "  do: load the checkpoint last, and check that load_state_dict(strict=True) or from_pretrained() reports no missing "
+        "keys; initialise only the head: model.classifier.apply(init), not model.apply(init)\n"
+        "  limit: |w - declared| / |declared| <= 0.05 for every base tensor; casting to bf16 and back gives 0.002\n"
+        "  measured: every declared tensor against the parameter of that name before the first step"
+    )

@@ -31,7 +31,7 @@ def test_not_measured():
     v = check_reload_keeps_head(
         replace(example_trace(), measurements={"head_state": Head(skipped={"reload": "quantised parameters"})})
     )
-    assert (v.status, v.headline) == ("skipped", "quantised parameters.")
+    assert (v.status, v.headline) == ("skipped", "Not measured: quantised parameters.")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_not_measured():
         ({"difference": 1.5}, "reload_changes_logits", "1.50"),
         ({"difference": math.nan}, "reload_changes_logits", "NaN"),
         ({"buffers": ("classifier.scale",)}, "buffer_not_saved", "classifier.scale"),
-        ({"drawn": ("classifier.prototypes",)}, "buffer_not_saved", "random numbers decides"),
+        ({"drawn": ("classifier.prototypes",)}, "buffer_not_saved", "random numbers"),
     ],
 )
 def test_what_is_lost_is_named(changes, fault, word):
@@ -64,3 +64,16 @@ def test_what_the_optimizer_was_given_on_purpose_is_noted():
     v = verdict(outside=(Outside((4, 64), True),))
     assert v.status == "pass"
     assert "1 tensor outside the model" in v.notes[0]
+
+
+def test_wording():
+    assert str(verdict(outside=(Outside((64, 64), False),))) == (
+        "reload_keeps_head: FAIL. The logits depend on 1 trainable tensor outside the model (64 x 64): not saved, and not in "
+        "model.parameters().\n"
+        "  cause: layers are kept in a plain python list or dict, in a closure, or as bare tensors: torch does not register "
+        "them\n"
+        "  do: use nn.ModuleList, nn.ModuleDict or nn.Parameter, or assign the layer to an attribute of the module\n"
+        "  limit: logits after reloading within 5.0 % of their rms; every trainable tensor saved\n"
+        "  measured: 40 tensors of the model written as safetensors, overwritten and read back; the graph of the logits followed "
+        "to its leaves"
+    )

@@ -35,7 +35,7 @@ def test_not_measured():
     v = check_units_alive(replace(example_trace(), measurements={"head_state": Head()}))
     assert "no hidden layer" in v.headline
     v = check_units_alive(replace(example_trace(), measurements={"head_state": Head(skipped={"units": "it raised"})}))
-    assert (v.status, v.headline) == ("skipped", "it raised.")
+    assert (v.status, v.headline) == ("skipped", "Not measured: it raised.")
 
 
 def test_dead_layers_and_their_causes():
@@ -91,3 +91,16 @@ def test_two_linear_layers_in_a_row():
     assert (v.status, v.fault) == ("advice", "linear_after_linear")
     assert "between classifier.0 and classifier.3" in v.headline
     assert v.ok
+
+
+def test_wording():
+    assert str(verdict(both(dead=1.0, mean_before=-4.6, largest_before=-4.2))) == (
+        "units_alive: FAIL. 100 % of the 64 units of classifier.0 are zero for all 32 rows: no signal passes, and no gradient "
+        "comes back.\n"
+        "  layer         units  activation  dead before  dead after  varies by  before activation, mean  largest\n"
+        "  classifier.0     64  relu              100 %       100 %      0.500                    -4.60    -4.20\n"
+        "  cause: a bias or a mean far below zero keeps the units of classifier.0 at zero, or its input does not vary\n"
+        "  do: initialise classifier.0 with weights around zero and zero biases\n"
+        "  limit: less than 99 % of a layer's units dead after the run (a third is common and harmless)\n"
+        "  measured: 32 rows, dropout off, before and after the run"
+    )

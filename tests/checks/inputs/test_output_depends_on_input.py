@@ -82,7 +82,7 @@ def test_only_the_start_was_seen():
         (
             {"base_first_token": None, "base_other_tokens": None, "features_other_words": None},
             "words_ignored",
-            "does not depend on the words",
+            "the words are lost before the head",
         ),
         (
             {"base_first_token": NOTHING, "base_other_tokens": NOTHING},
