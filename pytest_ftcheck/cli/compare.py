@@ -1,4 +1,4 @@
-"""Two traces, or two sessions, side by side: which verdicts changed, and how the figures did."""
+"""Two traces, or two sessions, side by side: which verdicts changed, and how the metrics did."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.formatting import one_line, percent, plural, table
-from ..reports.run_metrics import CLOCK, figures
+from ..reports.run_metrics import CLOCK, run_metrics
 from ..reports.session_result import CaseResult, ReportedVerdict, SessionResult
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: How bad a status is; a verdict gets worse where this grows.
 BADNESS = {"pass": 0, "advice": 0, "skipped": 0, "inconclusive": 1, "fail": 2}
-#: Tests whose figures are shown.
+#: Tests whose metrics are shown.
 MOST = 20
 
 
@@ -42,8 +42,8 @@ class Comparison:
     #: Recipe, versions and the like: name -> before and after.
     settings: dict[str, tuple[str, str]] = field(default_factory=dict)
     #: Title (a test, or nothing) -> name -> before and after; only where some figure differs.
-    figures: dict[str, dict[str, tuple[float | None, float | None]]] = field(default_factory=dict)
-    #: Runs with the very same figures, the clock's aside.
+    metrics: dict[str, dict[str, tuple[float | None, float | None]]] = field(default_factory=dict)
+    #: Runs with the very same metrics, the clock's aside.
     same: int = 0
     judged: int = 0
 
@@ -70,14 +70,14 @@ class Comparison:
                     if change.headline:
                         yield f"    {one_line(change.headline, 400)}"
                 yield ""
-        for title, rows in list(self.figures.items())[:MOST]:
-            yield f"figures{' of ' + one_line(title, 120) if title else ''}:"
+        for title, rows in list(self.metrics.items())[:MOST]:
+            yield f"metrics{' of ' + one_line(title, 120) if title else ''}:"
             yield from table([_row(name, a, b) for name, (a, b) in rows.items()])
             yield ""
-        if len(self.figures) > MOST:
-            yield f"... and {plural(len(self.figures) - MOST, 'run')} more with other figures"
+        if len(self.metrics) > MOST:
+            yield f"... and {plural(len(self.metrics) - MOST, 'run')} more with other metrics"
         if self.same:
-            yield f"{plural(self.same, 'run')} with the very same figures, the clock's aside"
+            yield f"{plural(self.same, 'run')} with the very same metrics, the clock's aside"
         counts = {kind: sum(c.kind == kind for c in self.changes) for kind in ("worse", "better", "no longer judged")}
         told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "none worse, none better"
         yield f"{plural(self.judged, 'verdict')} compared: {told}"
@@ -108,7 +108,7 @@ def compare_traces(before: Trace, after: Trace) -> Comparison:
         **_differing(before.environment, after.environment, ""),
         **_differing({"head": ", ".join(before.head)}, {"head": ", ".join(after.head)}, ""),
     }
-    _numbers(found, "", figures(before), figures(after))
+    _numbers(found, "", run_metrics(before), run_metrics(after))
     return found
 
 
@@ -156,7 +156,7 @@ def _case(found: Comparison, a: CaseResult, b: CaseResult) -> None:
         found.changes.append(Change("better", a.nodeid, "test", a.outcome, b.outcome))
     for i, (x, y) in enumerate(zip(a.runs, b.runs, strict=False)):
         title = a.nodeid if len(a.runs) == len(b.runs) == 1 else f"{a.nodeid}, run {i + 1}"
-        _numbers(found, title, x.figures, y.figures)
+        _numbers(found, title, x.metrics, y.metrics)
         for name, pair in _differing(x.environment, y.environment, "").items():
             found.settings.setdefault(name, pair)
     if len(a.runs) != len(b.runs):
@@ -190,7 +190,7 @@ def _numbers(found: Comparison, title: str, a: Mapping[str, float], b: Mapping[s
     if all(alike(a.get(name), b.get(name)) for name in {**a, **b} if name not in CLOCK):
         found.same += 1
     else:
-        found.figures[title] = {name: (a.get(name), b.get(name)) for name in {**a, **b}}
+        found.metrics[title] = {name: (a.get(name), b.get(name)) for name in {**a, **b}}
 
 
 def _recipe(trace: Trace) -> dict[str, str]:

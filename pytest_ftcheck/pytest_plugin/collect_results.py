@@ -13,7 +13,7 @@ from ..core.formatting import one_line
 from ..core.verdict import Verdict
 from ..core.version import __version__
 from ..reports.session_diagnosis import verdicts_from_text, worst_of_each_check
-from ..reports.session_result import CaseResult, ReportedVerdict, RunFigures, SessionResult
+from ..reports.session_result import CaseResult, ReportedVerdict, RunMetrics, SessionResult
 from .phase_report import PhaseReport, ReportedRun
 
 #: Tests that use a fixture of ours have this marker among their keywords.
@@ -54,7 +54,7 @@ class _Case:
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts
         self.verdicts: list[ReportedVerdict] = []
-        self.runs: list[RunFigures] = []
+        self.runs: list[RunMetrics] = []
         #: Digest of a trace -> what the test concluded from it; in the order in which the traces came in.
         self.verdicts_by_trace: dict[str, list[Verdict]] = {}
         self.outcome = "passed"
@@ -79,8 +79,8 @@ class _Case:
         self.verdicts += phase.verdicts
         for run in phase.runs:
             # a fixture's run is measured in setup and judged in call; NaN equals itself in a repr only
-            if repr(run.figures) not in map(repr, self.runs):
-                self.runs.append(run.figures)
+            if repr(run.metrics) not in map(repr, self.runs):
+                self.runs.append(run.metrics)
             if run.trace is not None:
                 self.verdicts_by_trace.setdefault(run.trace.digest, []).extend(verdicts_from_text(run.verdicts))
 

@@ -89,7 +89,7 @@ _BASELINE_NEW = "ftcheck_baseline_new_only"
 MODEL = "ftcheck_model"
 #: Format -> what ``--ftcheck-FORMAT=FILE`` writes at the end of the session.
 REPORTS = {
-    "json": "every verdict, and every run in figures",
+    "json": "every verdict, and the metrics of every run",
     "sarif": "what was found, as SARIF 2.1.0 for code scanning",
     "gitlab": "what was found, as a GitLab code quality report",
     "html": "one page with every fine-tune: causes, charts, numbers; needs the extra html",
@@ -161,7 +161,7 @@ def _add_reports(parser: pytest.Parser, group: Any) -> None:
         parser.addini(f"ftcheck_{name}", text, type="string", default=None)
     for name, text in (
         (NO_GITHUB, "no annotations and no job summary on GitHub Actions (default: both)"),
-        (NO_PROPERTIES, "no properties in JUnit files (default: each verdict, and the runs in figures)"),
+        (NO_PROPERTIES, "no properties in JUnit files (default: each verdict, and the metrics of each run)"),
     ):
         group.addoption(f"--{name.replace('_', '-')}", dest=name, action="store_true", default=None, help=text)
         parser.addini(name, text, type="bool", default=False)

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..core.serialization import decode, encode
 from ..reports.html.compressed_trace import SentTrace, TraceSender
-from ..reports.run_metrics import SummaryRow, figures, summary_row
+from ..reports.run_metrics import SummaryRow, run_metrics, summary_row
 from ..reports.session_diagnosis import verdicts_to_text
-from ..reports.session_result import ReportedVerdict, RunFigures
+from ..reports.session_result import ReportedVerdict, RunMetrics
 from ..seeds.calibration import CheckCalibration
 from .baseline.run_outcome import RunOutcome
 from .verdict_log import ATTRIBUTE, KeptRun, Phase
@@ -22,7 +22,7 @@ from .verdict_log import ATTRIBUTE, KeptRun, Phase
 class ReportedRun:
     """One fine-tune that the phase measured or judged."""
 
-    figures: RunFigures
+    metrics: RunMetrics
     #: For the terminal's table; None without ``-v``.
     row: SummaryRow | None = None
     #: For the HTML page; None where none is written.
@@ -32,10 +32,10 @@ class ReportedRun:
 
     @classmethod
     def of(cls, run: KeptRun, *, row: bool = False, sender: TraceSender | None = None) -> ReportedRun:
-        """What is reported of a run: its figures, and what else is wanted."""
+        """What is reported of a run: its metrics, and what else is wanted."""
         trace = run.trace
         return cls(
-            figures=RunFigures(repr(trace), figures(trace), dict(trace.environment)),
+            metrics=RunMetrics(repr(trace), run_metrics(trace), dict(trace.environment)),
             row=summary_row(trace) if row else None,
             trace=None if sender is None else sender.send(trace),
             verdicts="" if sender is None else verdicts_to_text(run.verdicts.values()),

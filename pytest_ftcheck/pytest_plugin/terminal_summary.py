@@ -117,7 +117,7 @@ def _fine_tunes(phases: Phases) -> list[_FineTune]:
     for report, phase in phases:
         for run in phase.runs:
             if run.row is not None:
-                key = repr((run.figures.summary, run.figures.figures))  # NaN equals itself in a repr only
+                key = repr((run.metrics.summary, run.metrics.metrics))  # NaN equals itself in a repr only
                 found.setdefault(key, _FineTune(run.row)).tests[report.nodeid] = None
     for report, phase in phases:
         for fine_tune in found.values():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..core import fail_level
 from ..core.formatting import plural
 from ..core.hypothesis_target import in_example
-from ..reports.run_metrics import figures
+from ..reports.run_metrics import run_metrics
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
@@ -291,7 +291,7 @@ class Record:
                 runs.append(trace)
         for number, trace in enumerate(runs, 1):
             prefix = "ftcheck." if number == 1 else f"ftcheck.{number}."
-            found |= {prefix + name: value for name, value in figures(trace).items()}
+            found |= {prefix + name: value for name, value in run_metrics(trace).items()}
         return found
 
     def _repeated(self) -> Iterable[RepeatedVerdict]:

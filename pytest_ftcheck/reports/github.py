@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.formatting import number, one_line, plural, shorten
 from .run_metrics import CLOCK
-from .session_result import LEVELS, CaseResult, Finding, RunFigures, SessionResult
+from .session_result import LEVELS, CaseResult, Finding, RunMetrics, SessionResult
 
 #: Annotations of one level that a step shows; more of them only fill the log.
 MOST = 10
@@ -129,15 +129,15 @@ def _blocks(result: SessionResult) -> Iterator[str]:
 
 def _runs(result: SessionResult) -> list[list[str]]:
     """A row for each run; one that several tests judged is told once."""
-    judging: dict[str, tuple[RunFigures, list[CaseResult]]] = {}
+    judging: dict[str, tuple[RunMetrics, list[CaseResult]]] = {}
     for case in result.tests:
         for run in case.runs:
             # trained by each of xdist's workers it is still the same run, only the clock differs
-            same = repr(sorted((name, value) for name, value in run.figures.items() if name not in CLOCK))
+            same = repr(sorted((name, value) for name, value in run.metrics.items() if name not in CLOCK))
             judging.setdefault(same, (run, []))[1].append(case)
     rows = []
     for run, cases in judging.values():
-        numbers = run.figures
+        numbers = run.metrics
         metrics = [
             n[len("metric.") : -len(".final")] for n in numbers if n.startswith("metric.") and n.endswith(".final")
         ]
@@ -173,8 +173,8 @@ def _finding(finding: Finding, result: SessionResult) -> str:
     return f"{told}{'' if told.endswith('.') else '.'} Do: {finding.verdict.remedy}" if finding.verdict.remedy else told
 
 
-def _span(figures: dict[str, float], name: str) -> str:
-    first, last = figures.get(f"{name}.initial"), figures.get(f"{name}.final")
+def _span(metrics: dict[str, float], name: str) -> str:
+    first, last = metrics.get(f"{name}.initial"), metrics.get(f"{name}.final")
     return "" if first is None or last is None else f"{number(first)} → {number(last)}"
 
 

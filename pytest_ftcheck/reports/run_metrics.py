@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CLOCK = ("seconds", "seconds.step")
 
 
-def figures(trace: Trace) -> dict[str, float]:
+def run_metrics(trace: Trace) -> dict[str, float]:
     """The numbers that say most about a run; what it did not measure is left out.
 
     ``steps``; ``seconds`` (whole call) and ``seconds.step`` (training alone, a step); ``loss.initial`` and ``loss.final`` (training
@@ -28,7 +28,7 @@ def figures(trace: Trace) -> dict[str, float]:
     displacement by gradients over the LR budget); ``gradient.head`` and ``gradient.base`` (largest L2 norm of one tensor at any step).
 
     >>> from pytest_ftcheck import example_trace
-    >>> numbers = figures(example_trace())
+    >>> numbers = run_metrics(example_trace())
     >>> numbers["loss.initial"], numbers["loss.final"], numbers["motion.head"]
     (0.7, 0.32, 0.25)
     """
@@ -105,7 +105,7 @@ def summary_row(trace: Trace) -> SummaryRow:
     >>> row.loss, row.curves[1], row.head
     ('0.700 -> 0.320', '█▇▆▅▄▃▂▁', '25 %')
     """
-    losses, head = trace.losses, figures(trace).get("motion.head")
+    losses, head = trace.losses, run_metrics(trace).get("motion.head")
     return SummaryRow(
         steps=len(trace.steps),
         loss=f"{number(losses[0])} -> {number(losses[-1])}" if losses else "-",

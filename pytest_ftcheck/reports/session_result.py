@@ -26,13 +26,13 @@ WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
 
 
 @dataclass(frozen=True)
-class RunFigures:
+class RunMetrics:
     """One run in a few numbers."""
 
     #: ``repr`` of the trace.
     summary: str
-    #: As :func:`pytest_ftcheck.reports.run_metrics.figures` names them.
-    figures: dict[str, float]
+    #: As :func:`pytest_ftcheck.reports.run_metrics.run_metrics` names them.
+    metrics: dict[str, float]
     #: Versions, device, dtype, threads.
     environment: dict[str, str]
 
@@ -87,7 +87,7 @@ class CaseResult:
     file: str | None
     line: int | None
     verdicts: tuple[ReportedVerdict, ...] = ()
-    runs: tuple[RunFigures, ...] = ()
+    runs: tuple[RunMetrics, ...] = ()
     #: Why it failed, was skipped or was expected to fail; one line.
     reason: str = ""
     #: How often it was run (pytest-rerunfailures); the last time counts.

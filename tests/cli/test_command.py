@@ -18,8 +18,8 @@ from pytest_ftcheck.checks.catalogue import CHECKS, FAULTS, SPECS
 from pytest_ftcheck.cli.compare import compare_sessions, compare_traces
 from pytest_ftcheck.cli.explain import catalogue
 from pytest_ftcheck.cli.main import main
-from pytest_ftcheck.reports.run_metrics import figures
-from pytest_ftcheck.reports.session_result import CaseResult, ReportedVerdict, RunFigures, SessionResult
+from pytest_ftcheck.reports.run_metrics import run_metrics
+from pytest_ftcheck.reports.session_result import CaseResult, ReportedVerdict, RunMetrics, SessionResult
 
 ROOT = Path(pytest_ftcheck.__file__).parent.parent
 
@@ -83,7 +83,7 @@ class TestCompareTraces:
     def test_the_same_is_no_worse(self, command, saved):
         status, out, _ = command("compare", saved / "good.json", saved / "good.json")
         assert status == 0
-        assert "1 run with the very same figures" in out
+        assert "1 run with the very same metrics" in out
         assert out.endswith(f"{len(CHECKS)} verdicts compared: none worse, none better\n")
 
     def test_a_verdict_that_got_worse(self, command, saved):
@@ -115,7 +115,7 @@ class TestCompareTraces:
         trace = example_trace()
         lost = dataclasses.replace(trace.iterations[-1], loss=float("nan"))
         lost = dataclasses.replace(trace, iterations=(*trace.iterations[:-1], lost))
-        assert figures(lost)["loss.final"] != figures(lost)["loss.final"]
+        assert run_metrics(lost)["loss.final"] != run_metrics(lost)["loss.final"]
         assert compare_traces(lost, lost).same == 1
         assert "NaN" in str(compare_traces(trace, lost))
 
@@ -161,7 +161,7 @@ class TestCompareSessions:
 
     def test_figures_stand_side_by_side(self):
         def one(loss):
-            runs = (RunFigures("<Trace>", {"loss.final": loss, "seconds": loss}, {"torch": "2"}),)
+            runs = (RunMetrics("<Trace>", {"loss.final": loss, "seconds": loss}, {"torch": "2"}),)
             return SessionResult(tests=(CaseResult("a", "passed", None, None, runs=runs),))
 
         assert re.search(r"loss\.final +0\.300 +0\.600 +\+100 %", str(compare_sessions(one(0.3), one(0.6))))

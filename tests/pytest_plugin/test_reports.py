@@ -78,7 +78,7 @@ class TestJson:
             ("test_it.py", line_of(project / "test_it.py", "THE-USERS-LINE"))
         ]
         cases = {case.nodeid.partition("::")[2]: case for case in session.tests}
-        assert cases["test_green"].runs[0].figures["loss.initial"] == 0.7
+        assert cases["test_green"].runs[0].metrics["loss.initial"] == 0.7
         assert len(cases["test_green"].runs) == 1  # measured in setup, judged in call
         assert cases["test_broken"].reason == "ValueError: no model"
         assert cases["test_left_out"].reason == "Skipped: not here"
@@ -134,7 +134,7 @@ class TestJson:
         session = SessionResult.load(pytester.path / "ft.json")
         assert outcomes(session) == {"test_a": "passed", "test_b": "error"}
         (stopped,) = session.broken
-        assert stopped.reason.startswith("the test did not come to its end: ")
+        assert stopped.reason.startswith("the test did not finish: ")
 
     def test_setup_alone_is_no_end_that_is_missing(self, pytester, run):
         pytester.makepyfile(test_it="def test_a(toy_batches): pass")
@@ -301,7 +301,7 @@ class TestTrouble:
         (project / "in_a_file").write_text("")
         result = run(verbosity, f"--ftcheck-{flag}={file}", "-k", "test_green")
         assert result.ret == pytest.ExitCode.OK
-        result.stdout.fnmatch_lines([f"ftcheck: warning: --ftcheck-{flag}: *{file} was not written: *stand."])
+        result.stdout.fnmatch_lines([f"ftcheck: warning: --ftcheck-{flag}: *{file} was not written: *unaffected."])
 
     def test_the_exit_status_stays(self, project, run):
         assert run("--ftcheck-json=/dev/full").ret == pytest.ExitCode.TESTS_FAILED

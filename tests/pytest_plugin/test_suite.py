@@ -168,7 +168,7 @@ class TestDecorator:
         result = run("--ftcheck-steps=9", "--ftcheck-seed=5", "--ftcheck-json=out.json")
         result.assert_outcomes(passed=1)
         (case,) = json.loads((pytester.path / "out.json").read_text())["tests"]
-        assert case["runs"][0]["figures"]["steps"] == 4
+        assert case["runs"][0]["metrics"]["steps"] == 4
         assert case["verdicts"][0]["line"] == 5
 
     def test_undecided_fails_unless_the_session_lets_it_through(self, pytester, run):
@@ -336,7 +336,7 @@ class TestModel:
         result = run("--ftcheck-model=subjects:STILL", "-k", "weights_move", f"--tb={style}")
         result.assert_outcomes(failed=1, deselected=len(CHECKS) - 1)
         text = result.stdout.str()
-        assert text.count("limit: every tensor that is meant to learn moves") == 1
+        assert text.count("limit: every tensor that should learn moves") == 1
         assert "site-packages" not in text
 
     def test_last_failed_and_stepwise(self, pytester, run, made):

@@ -14,7 +14,7 @@ from pytest_ftcheck.pytest_plugin.write_reports import folder_of
 from pytest_ftcheck.reports.github import MOST, SUMMARY, append_summary, summary, workflow_commands
 from pytest_ftcheck.reports.gitlab import gitlab
 from pytest_ftcheck.reports.sarif import FINGERPRINT, sarif
-from pytest_ftcheck.reports.session_result import SCHEMA, CaseResult, ReportedVerdict, RunFigures, SessionResult
+from pytest_ftcheck.reports.session_result import SCHEMA, CaseResult, ReportedVerdict, RunMetrics, SessionResult
 
 #: Names that break naive writers.
 HOSTILE = [
@@ -50,8 +50,8 @@ def session(*cases, **changes):
     return SessionResult(tests=cases, exit_status=1, environment={"pytest-ftcheck": "0.1.0"}, **changes)
 
 
-def run(**figures):
-    return RunFigures("<Trace>", {"steps": 20.0, "seconds": 1.0, "loss.initial": 0.7, "loss.final": 0.3, **figures}, {})
+def run(**metrics):
+    return RunMetrics("<Trace>", {"steps": 20.0, "seconds": 1.0, "loss.initial": 0.7, "loss.final": 0.3, **metrics}, {})
 
 
 class TestJson:
@@ -63,9 +63,9 @@ class TestJson:
 
     def test_not_a_number_is_written_and_read(self):
         text = session(case(runs=(run(**{"loss.final": float("nan"), "lr.peak": float("inf")}),))).to_json()
-        figures = SessionResult.from_json(text).tests[0].runs[0].figures
-        assert figures["loss.final"] != figures["loss.final"]
-        assert figures["lr.peak"] == float("inf")
+        metrics = SessionResult.from_json(text).tests[0].runs[0].metrics
+        assert metrics["loss.final"] != metrics["loss.final"]
+        assert metrics["lr.peak"] == float("inf")
         assert "NaN" in text
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 

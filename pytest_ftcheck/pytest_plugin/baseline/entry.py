@@ -57,7 +57,7 @@ def short_digest(trace: Trace) -> str:
 
 
 def facts(trace: Trace) -> dict[str, float]:
-    """Numbers that explain a difference and are not compared, named as in `figures`.
+    """Numbers that explain a difference and are not compared, named as in `run_metrics`.
 
     >>> from pytest_ftcheck import example_trace
     >>> facts(example_trace())["steps"]

@@ -14,7 +14,7 @@ from ...core.formatting import cell, number, one_line, percent, plural
 from ...core.recipe import Recipe
 from ...core.verdict import Verdict
 from .. import chart_data
-from ..run_metrics import figures, head_stands_still
+from ..run_metrics import head_stands_still, run_metrics
 from ..session_diagnosis import diagnosis_of
 from ..sparkline import polylines
 from .chart import Chart
@@ -139,7 +139,7 @@ class Section:
     @cached_property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What the overview says of it: label and numbers."""
-        numbers = figures(self.trace)
+        numbers = run_metrics(self.trace)
         found = []
         steps = f"in {plural(len(self.trace.steps), 'step')}"
         if "loss.initial" in numbers:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ...core.formatting import one_line, shorten
 from ...core.trace_writer import Setting
 from .. import chart_data
-from ..run_metrics import figures
+from ..run_metrics import run_metrics
 from ..trace_table import describe
 from ..weight_motion import explain_weight_motion
 
@@ -126,7 +126,7 @@ def histograms(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, int
 
 
 def results(trace: Trace, diagnosis: Diagnosis) -> dict[str, float]:
-    """The run in a few numbers (:func:`pytest_ftcheck.reports.run_metrics.figures`), and how many checks failed; by tag.
+    """The run in a few numbers (:func:`pytest_ftcheck.reports.run_metrics.run_metrics`), and how many checks failed; by tag.
 
     >>> from pytest_ftcheck import diagnose, example_trace
     >>> results(example_trace(), diagnose(example_trace()))["result/loss.final"]
@@ -135,7 +135,7 @@ def results(trace: Trace, diagnosis: Diagnosis) -> dict[str, float]:
     failed = float(len(diagnosis.having("fail")))
     return {
         "result/checks_failed": failed,
-        **{f"result/{clean(name)}": value for name, value in figures(trace).items()},
+        **{f"result/{clean(name)}": value for name, value in run_metrics(trace).items()},
     }
 
 
