@@ -1,4 +1,4 @@
-"""The kinds of gradient, told apart at their limits; what weighs as a fault and what as a peculiarity."""
+"""The states of a gradient at their limits; which missing gradients are faults and which are peculiarities of the architecture."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from pytest_ftcheck.checks.tensor_state import (
     NOISE,
     NOISE_ASSUMED,
     epsilon,
-    fraction,
-    kind_of,
+    gradient_state,
     largest_norm,
-    nothing_happened,
-    weigh,
+    split_faulty,
 )
 from pytest_ftcheck.core.example_trace import example_trace, tensor
 from pytest_ftcheck.core.formatting import block_of
-from pytest_ftcheck.core.observations import Gradients, Iteration
+from pytest_ftcheck.core.observations import Gradients
 
 FINE = Gradients(20, 0, 0, 0, 0, None, 0.5, 0.4, 0.008)
 
 
-def kind(shape=(64, 64), trace=None, largest=1.0, **gradients):
-    return kind_of(
+def state(shape=(64, 64), trace=None, largest=1.0, **gradients):
+    return gradient_state(
         tensor("w.weight", "head", shape=shape, gradients=replace(FINE, **gradients)), trace or example_trace(), largest
     )
 
@@ -51,26 +49,26 @@ def kind(shape=(64, 64), trace=None, largest=1.0, **gradients):
         ({"max_rms": 1.01e-8 * EPS_SHARE}, "fine"),
     ],
 )
-def test_kinds_at_their_limits(gradients, expected):
-    assert kind(**gradients) == expected
+def test_states_at_their_limits(gradients, expected):
+    assert state(**gradients) == expected
 
 
 def test_noise_is_assumed_of_tiny_vectors_only_and_only_without_the_probe():
     tiny = {"max_norm": 0.99 * NOISE_ASSUMED, "max_rms": 1e-6}
-    assert kind(shape=(64,), **tiny) == "noise"
-    assert kind(shape=(64,), **{**tiny, "max_norm": 1.01 * NOISE_ASSUMED}) == "fine"
-    assert kind(shape=(64, 64), **tiny) == "fine"
-    assert kind(shape=(64,), **tiny, noise=0.001) == "fine"
+    assert state(shape=(64,), **tiny) == "noise"
+    assert state(shape=(64,), **{**tiny, "max_norm": 1.01 * NOISE_ASSUMED}) == "fine"
+    assert state(shape=(64, 64), **tiny) == "fine"
+    assert state(shape=(64,), **tiny, noise=0.001) == "fine"
 
 
 def test_nothing_is_negligible_beside_an_eps_that_plays_no_part():
     made = example_trace()
     sgd = replace(made, optimizer=replace(made.optimizer, name="SGD", family="sgd"))
-    assert kind(trace=sgd, max_rms=1e-30) == "fine"
+    assert state(trace=sgd, max_rms=1e-30) == "fine"
     assert epsilon(tensor("w", "head"), sgd) is None
     no_eps = replace(made.optimizer.groups[0], settings={})
     lion = replace(made, optimizer=replace(made.optimizer, groups=(no_eps,)))
-    assert kind(trace=lion, max_rms=1e-30) == "fine"
+    assert state(trace=lion, max_rms=1e-30) == "fine"
     assert epsilon(tensor("w", "head"), replace(made, optimizer=replace(made.optimizer, groups=()))) is None
 
 
@@ -121,97 +119,69 @@ ALL = [*LAYERS, *POOLER, *HEAD]
 
 
 @pytest.mark.parametrize(
-    ("bad", "ill"),
+    ("missing", "faulty"),
     [
         ([], []),
         (HEAD[:1], HEAD[:1]),  # every tensor of the head counts
-        (LAYERS[:1], LAYERS[:1]),  # the same place in another block lives: cut off here alone
-        (LAYERS[::2], []),  # the same place in all blocks, each of which lives, is odd
+        (LAYERS[:1], LAYERS[:1]),  # its counterpart in another block learns: cut off here alone
+        (LAYERS[::2], []),  # the same place in all blocks, each of which learns, is exempt
         (LAYERS[:2], LAYERS[:2]),  # a whole block is a fault
-        (POOLER, []),  # a module that nothing reads is odd
+        (POOLER, []),  # a module that nothing reads is exempt
         ([*LAYERS, *POOLER], [*LAYERS, *POOLER]),  # the whole base is a fault
         ([*LAYERS, *POOLER[:1]], LAYERS),
         (ALL, ALL),
     ],
 )
-def test_what_weighs(bad, ill):
-    judged = weigh(bad, ALL)
-    assert list(judged.ill) == ill
-    assert {t.name for t in judged.odd} == {t.name for t in bad} - {t.name for t in ill}
+def test_faulty_and_exempt(missing, faulty):
+    split = split_faulty(missing, ALL)
+    assert list(split.faulty) == faulty
+    assert {t.name for t in split.exempt} == {t.name for t in missing} - {t.name for t in faulty}
 
 
-@pytest.mark.parametrize("value", [True, "0.1", None, [0.1]])
-def test_limits_are_numbers(value):
-    with pytest.raises(TypeError, match="alpha="):
-        fraction("alpha", value)
-
-
-@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, math.nan, math.inf])
-def test_limits_are_shares(value):
-    with pytest.raises(ValueError, match=r"alpha=.*expected a number above 0 and below 1"):
-        fraction("alpha", value)
-    assert fraction("alpha", 0.5) == 0.5
-    assert fraction("steps", 7, high=math.inf) == 7.0
-
-
-def test_a_run_without_a_step_is_explained():
-    assert nothing_happened(example_trace()) is None
-    idle = Iteration(0.7, None, 0, True)
-    headline, causes, remedy = nothing_happened(example_trace(steps=(), iterations=(idle,) * 1200))
-    assert headline == "no optimizer step was taken in 1,200 iterations"
-    assert any("GradScaler" in c for c in causes)
-    assert "AdamW.step()" in remedy
-    assert nothing_happened(example_trace(steps=(), iterations=()))[0] == "no optimizer step was taken"
-    cut = Iteration(None, None, 0, True, "the loss has no graph, for a reason")
-    headline, causes, _ = nothing_happened(example_trace(steps=(), iterations=(cut,)))
-    assert headline.endswith("the loss has no graph, for a reason")
-    assert causes == ("the loss has no graph, for a reason",)
-
-
-def test_a_stack_of_blocks_that_nothing_reads_beside_one_that_lives_is_odd():
+def test_a_stack_of_blocks_that_nothing_reads_beside_one_that_learns_is_exempt():
     decoder = [base(f"b.decoder.{i}.weight") for i in (0, 1)]
-    judged = weigh(decoder, [*ALL, *decoder])
-    assert judged.ill == ()
-    assert list(judged.odd) == decoder
+    split = split_faulty(decoder, [*ALL, *decoder])
+    assert split.faulty == ()
+    assert list(split.exempt) == decoder
     # one block of it dead, its neighbour alive: a cut in the middle
-    assert list(weigh(decoder[:1], [*ALL, *decoder]).ill) == decoder[:1]
+    assert list(split_faulty(decoder[:1], [*ALL, *decoder]).faulty) == decoder[:1]
 
 
 def test_with_matrices_alone_biases_do_not_make_a_block_alive_or_dead():
     bias = tensor("b.layer.0.q.bias", "base", shape=(64,))
     selected = [*LAYERS, bias, *HEAD]
-    assert list(weigh([bias], selected, matrices=True).odd) == [bias]
-    assert list(weigh(LAYERS[:2], selected, matrices=True).ill) == LAYERS[:2]
-    # the bias makes its block live: what is dead in both blocks is odd there, and a fault in the block that is dead as a whole
-    assert list(weigh(LAYERS, selected).odd) == LAYERS[:2]
-    assert list(weigh(LAYERS, selected).ill) == LAYERS[2:]
-    assert list(weigh(LAYERS, selected, matrices=True).ill) == LAYERS
-    # a tensor whose like in another block lives is a fault, unless a feeble gradient is what is weighed
-    assert list(weigh(LAYERS[:1], selected).ill) == LAYERS[:1]
-    assert list(weigh(LAYERS[:1], selected, matrices=True).odd) == LAYERS[:1]
+    assert list(split_faulty([bias], selected, matrices=True).exempt) == [bias]
+    assert list(split_faulty(LAYERS[:2], selected, matrices=True).faulty) == LAYERS[:2]
+    # the bias makes its block learn: a tensor without gradient is exempt there, and faulty in the block that has none at all
+    assert list(split_faulty(LAYERS, selected).exempt) == LAYERS[:2]
+    assert list(split_faulty(LAYERS, selected).faulty) == LAYERS[2:]
+    assert list(split_faulty(LAYERS, selected, matrices=True).faulty) == LAYERS
+    # a tensor whose counterpart in another block learns is faulty, unless matrices alone are judged
+    assert list(split_faulty(LAYERS[:1], selected).faulty) == LAYERS[:1]
+    assert list(split_faulty(LAYERS[:1], selected, matrices=True).exempt) == LAYERS[:1]
 
 
-def test_a_gradient_of_exactly_zero_in_a_block_that_lives_may_be_by_design():
+def test_a_gradient_of_exactly_zero_in_a_block_that_learns_may_be_by_design():
     """Longformer's global attention, where no token is global: part of the graph, and multiplied by zero."""
     zero = base("b.layer.0.v.weight", none=0)
     twin = base("b.layer.1.v.weight")
-    assert list(weigh([zero], [*ALL, zero, twin]).odd) == [zero]
-    assert list(weigh([twin], [*ALL, zero, twin]).ill) == [twin]
+    assert list(split_faulty([zero], [*ALL, zero, twin]).exempt) == [zero]
+    assert list(split_faulty([twin], [*ALL, zero, twin]).faulty) == [twin]
 
 
-def test_an_idle_expert_is_odd():
+def test_an_idle_expert_is_exempt():
     """Which tokens an expert gets is chance; the whole base is still a fault."""
     experts = [base(f"b.layer.0.experts.{i}.weight") for i in range(3)]
     selected = [*ALL, *experts]
-    assert list(weigh(experts[:1], selected).odd) == experts[:1]
-    assert list(weigh([*experts[:1], *LAYERS[:2]], selected).ill) == LAYERS[:2]
+    assert list(split_faulty(experts[:1], selected).exempt) == experts[:1]
+    assert list(split_faulty([*experts[:1], *LAYERS[:2]], selected).faulty) == LAYERS[:2]
     twins = [base(f"b.layer.1.experts.{i}.weight") for i in range(3)]
-    assert list(weigh(experts[:1], [*selected, *twins]).odd) == experts[:1]
+    assert list(split_faulty(experts[:1], [*selected, *twins]).exempt) == experts[:1]
     plain = [base(f"b.layer.{i}.parts.0.weight") for i in (0, 1)]
-    assert list(weigh(plain[:1], [*ALL, *plain]).ill) == plain[:1]
+    assert list(split_faulty(plain[:1], [*ALL, *plain]).faulty) == plain[:1]
 
 
 def test_all_embeddings_dead_is_a_fault():
     tables = [tensor(f"b.{n}.weight", "base", role="embedding") for n in ("words", "positions")]
-    assert list(weigh(tables, [*ALL, *tables]).ill) == tables
-    assert list(weigh(tables[:1], [*ALL, *tables]).odd) == tables[:1]
+    assert list(split_faulty(tables, [*ALL, *tables]).faulty) == tables
+    assert list(split_faulty(tables[:1], [*ALL, *tables]).exempt) == tables[:1]

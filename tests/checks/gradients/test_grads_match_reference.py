@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import Intent, check_grads_match_reference, check_grads_nonzero, example_trace
-from pytest_ftcheck.checks.gradients.record import GradientMatch, ReferenceGradient, ReferenceStep, Slope
+from pytest_ftcheck.checks.gradients.record import GradientMatch, ReferenceGradient, ReferenceStep, Slope, WatchedStep
 from pytest_ftcheck.checks.gradients.reference_faults import (
     BACKWARDS,
     LEAST_SCALE,
@@ -23,7 +23,7 @@ GOOD = example_trace()
 SGD = replace(GOOD, optimizer=replace(GOOD.optimizer, name="SGD", family="sgd"))
 
 
-def step(number, *, batches=1, trace=GOOD, told=1.0, names=("all",), **changes):
+def step(number, *, batches=1, trace=GOOD, loss_factor=1.0, names=("all",), **changes):
     """A step whose gradient is as it should be; changes go to the match of the parts named."""
     first = number * batches
     iterations = tuple(range(first, first + batches))
@@ -32,7 +32,7 @@ def step(number, *, batches=1, trace=GOOD, told=1.0, names=("all",), **changes):
     parts = tuple(
         GradientMatch(name, **{**fields, **(match if name in names else {})}) for name in ("head", "base", "all")
     )
-    losses = tuple(trace.iterations[i].loss / told for i in iterations)
+    losses = tuple(trace.iterations[i].loss / loss_factor for i in iterations)
     whole = ReferenceStep(number, iterations, losses, 4, 4, 0, 0, missing=(), parts=parts)
     return replace(whole, **changes)
 
@@ -59,28 +59,28 @@ def outcome(verdict):
 def test_not_measured_is_skipped_with_the_reason():
     assert check_grads_match_reference(GOOD).status == "skipped"
     trace = replace(GOOD, skipped={"reference": "it raised OSError: no"})
-    assert check_grads_match_reference(trace).headline == "it raised OSError: no."
+    assert "OSError" in check_grads_match_reference(trace).headline
     verdict = judged(reason="the optimizer needs a closure")
-    assert (verdict.status, verdict.headline) == ("skipped", "the optimizer needs a closure.")
+    assert verdict.status == "skipped"
+    assert "closure" in verdict.headline
 
 
 def test_the_gradient_of_the_loss_passes():
     verdict = judged(step(0), step(1), slopes=(Slope("head", 1.01, 1.0, 3e-3),))
     assert verdict.status == "pass"
-    assert verdict.headline == (
-        "At 2 steps the optimizer found the loss's gradient (cosine 1.00 or more); moved along its gradient, the loss changes by "
-        "1.00 to 1.00 times what it says."
-    )
+    assert "At 2 steps" in verdict.headline
+    assert "cosine 1.00" in verdict.headline
+    assert "1.00 to 1.00 times" in verdict.headline
     assert verdict.notes == ()
     assert [row.get("step") for row in verdict.evidence] == [0, 1, None]
 
 
-def test_another_direction_is_no_fault_and_is_said():
+def test_another_direction_is_no_fault_but_a_note():
     verdict = judged(step(0, cosine=0.4), step(1, cosine=0.5))
     assert verdict.status == "pass"
     assert "cosine 0.400 or more" in verdict.headline
-    assert "turns it" in verdict.notes[0]
-    verdict = judged(step(0, cosine=0.4, told=0.8), step(1, cosine=0.5, told=1.3))
+    assert "direction" in verdict.notes[0]
+    verdict = judged(step(0, cosine=0.4, loss_factor=0.8), step(1, cosine=0.5, loss_factor=1.3))
     assert "another loss" in verdict.notes[0]
 
 
@@ -89,12 +89,13 @@ def test_a_gradient_with_the_wrong_sign(part):
     verdict = judged(step(0, cosine=-1.0, names=(part,)), step(1, cosine=-0.95, names=(part,)))
     assert outcome(verdict) == ("fail", "grads_negated")
     assert ("gradient of the " + part in verdict.headline) == (part != "all")
-    assert "it climbs" in verdict.headline
 
 
 def test_how_far_backwards_is_too_far():
-    def at(cosine, told):
-        return judged(step(0, cosine=cosine, told=told[0]), step(1, cosine=cosine, told=told[1])).status
+    def at(cosine, factors):
+        return judged(
+            step(0, cosine=cosine, loss_factor=factors[0]), step(1, cosine=cosine, loss_factor=factors[1])
+        ).status
 
     same, other = (1.0, 1.0), (0.7, 1.4)
     assert at(BACKWARDS - 0.01, same) == "fail"
@@ -106,20 +107,23 @@ def test_how_far_backwards_is_too_far():
 
 
 def test_gradients_that_add_up():
-    steps = [step(0), step(1, cosine=0.7, total=1.0), step(2, cosine=0.5, total=1.0)]
+    steps = [step(0), step(1, cosine=0.7, since_start=1.0), step(2, cosine=0.5, since_start=1.0)]
     verdict = judged(*steps)
     assert outcome(verdict) == ("fail", "grads_never_zeroed")
     assert "At step 2" in verdict.headline
     assert "zero_grad" in verdict.remedy
-    assert judged(step(0), step(1, cosine=0.7, total=SAME - 0.01)).status == "pass"
+    assert judged(step(0), step(1, cosine=0.7, since_start=SAME - 0.01)).status == "pass"
     # a base without a gradient at first has the same sum: nothing adds up
-    assert judged(step(0), step(1, cosine=1.0, total=1.0)).status == "pass"
-    assert outcome(judged(step(0), step(1, cosine=0.7, total=1.0, names=("base",)))) == ("fail", "grads_never_zeroed")
+    assert judged(step(0), step(1, cosine=1.0, since_start=1.0)).status == "pass"
+    assert outcome(judged(step(0), step(1, cosine=0.7, since_start=1.0, names=("base",)))) == (
+        "fail",
+        "grads_never_zeroed",
+    )
 
 
 def test_lost_batches_need_a_loop_that_accumulates():
     trace = accumulated(4)
-    steps = [step(i, batches=4, trace=trace, cosine=0.6, last=1.0) for i in range(2)]
+    steps = [step(i, batches=4, trace=trace, cosine=0.6, last_batch=1.0) for i in range(2)]
     verdict = judged(*steps, trace=trace)
     assert outcome(verdict) == ("fail", "micro_batches_lost")
     assert "of the 4 batches" in verdict.headline.lower()
@@ -130,16 +134,16 @@ def test_lost_batches_need_a_loop_that_accumulates():
     shifted = [replace(s, iterations=tuple(i + 1 for i in s.iterations)) for s in steps]
     assert judged(*shifted, trace=uneven).status == "pass"
     assert judged(*shifted, trace=uneven, intent=Intent(accumulation=4)).status == "fail"
-    whole = [step(i, batches=4, trace=trace, cosine=1.0, last=1.0) for i in range(2)]
+    whole = [step(i, batches=4, trace=trace, cosine=1.0, last_batch=1.0) for i in range(2)]
     assert judged(*whole, trace=trace, intent=Intent(accumulation=4)).status == "pass"
 
 
 def test_the_gradient_of_the_step_before():
-    assert outcome(judged(step(1, cosine=-0.2, previous=1.0), step(2, cosine=0.1, previous=1.0))) == (
+    assert outcome(judged(step(1, cosine=-0.2, previous_step=1.0), step(2, cosine=0.1, previous_step=1.0))) == (
         "fail",
         "grads_one_step_late",
     )
-    assert judged(step(1, cosine=1.0, previous=1.0), step(2, cosine=1.0, previous=1.0)).status == "pass"
+    assert judged(step(1, cosine=1.0, previous_step=1.0), step(2, cosine=1.0, previous_step=1.0)).status == "pass"
 
 
 def test_nothing_found_where_backward_gives_a_gradient():
@@ -148,17 +152,17 @@ def test_nothing_found_where_backward_gives_a_gradient():
     assert outcome(verdict) == ("fail", "grads_gone_before_step")
     assert "norm 0.350" in verdict.headline
     assert judged(empty[0], step(1)).status == "pass"
-    cut = [replace(s, accumulated=False) for s in empty]
+    cut = [replace(s, backward_reached=False) for s in empty]
     assert outcome(judged(*cut)) == ("fail", "backward_reaches_nothing")
-    assert outcome(judged(cut[0], replace(empty[1], accumulated=True))) == ("fail", "grads_gone_before_step")
+    assert outcome(judged(cut[0], replace(empty[1], backward_reached=True))) == ("fail", "grads_gone_before_step")
 
 
-@pytest.mark.parametrize(("logits", "said"), [(True, "though the logits do"), (False, "cut inside"), (None, "is cut")])
-def test_a_loss_without_a_path(logits, said):
+@pytest.mark.parametrize(("logits", "words"), [(True, "though the logits do"), (False, "cut inside"), (None, "is cut")])
+def test_a_loss_without_a_path(logits, words):
     empty = step(0, names=("all", "head", "base"), actual=0.0, cosine=None, reference=0.0)
     verdict = judged(empty, loss_connected=False, logits_connected=logits)
     assert outcome(verdict) == ("fail", "loss_cut_off")
-    assert said in verdict.headline
+    assert words in verdict.headline
     # the loop's own loss has a path: then the recomputed one says nothing
     assert judged(step(0, cosine=None, reference=0.0), loss_connected=False).status == "skipped"
 
@@ -170,7 +174,7 @@ def test_nan_that_was_replaced():
     assert "3 of 4 tensors at 2 of 2" in verdict.headline
     assert outcome(judged(step(0, nonfinite=3, actual_nonfinite=3), step(1, nonfinite=3, actual_nonfinite=3)))[1] == ""
     assert judged(step(0, nonfinite=3), step(1), step(2)).status == "pass"  # one such step may be an overflow
-    assert judged(step(0, nonfinite=3, told=0.5), step(1, nonfinite=3, told=0.7)).status != "fail"
+    assert judged(step(0, nonfinite=3, loss_factor=0.5), step(1, nonfinite=3, loss_factor=0.7)).status != "fail"
 
 
 def test_removed_gradients_are_a_fault_only_where_training_was_declared():
@@ -187,7 +191,7 @@ def test_removed_gradients_are_a_fault_only_where_training_was_declared():
 
 def test_the_gradient_of_another_tensor():
     worst = (GradientMatch("classifier.weight", 1.0, 1.0, -0.02),)
-    wrong = [step(i, astray=("classifier.weight",), worst=worst) for i in range(2)]
+    wrong = [step(i, wrong_direction=("classifier.weight",), least_aligned=worst) for i in range(2)]
     verdict = judged(*wrong)
     assert outcome(verdict) == ("fail", "grads_of_another")
     assert "cosine -0.0200" in verdict.headline
@@ -205,7 +209,7 @@ def test_clipped_to_less_than_was_declared():
     verdict = judged(*steps, trace=clipped(1e-8), intent=Intent(max_grad_norm=1.0))
     assert outcome(verdict) == ("fail", "clipped_to_nothing")
     assert "from a norm of 0.400 to 1.00e-08" in verdict.headline
-    assert "not a precision" in verdict.causes[0]
+    assert "not an eps" in verdict.causes[0]
     lightly = [step(i, actual=0.6, reference=2.0) for i in range(3)]
     assert judged(*lightly, trace=clipped(0.6), intent=Intent(max_grad_norm=1.0)).status == "pass"
     assert judged(*lightly, trace=clipped(0.6)).status == "pass"
@@ -227,7 +231,7 @@ def test_a_norm_above_the_declared_one():
     assert judged(step(0), trace=clipped(0.99 * limit), intent=intent).status == "pass"
     verdict = judged(step(0), trace=clipped(1.01 * limit), intent=intent)
     assert outcome(verdict) == ("fail", "clipping_without_effect")
-    assert "where you meant it to be clipped to 0.5" in verdict.headline
+    assert "declared to be clipped to a norm of 0.5" in verdict.headline
     # head and base clipped each on its own reach 1.41 times
     apart = step(0, names=("head",), actual=0.5)
     assert judged(apart, trace=clipped(0.5 * 1.42), intent=intent).status == "pass"
@@ -262,8 +266,8 @@ def test_sums_and_scales_matter_to_sgd_alone(trace, status):
     assert judged(*[step(i, actual=700.0) for i in range(2)], trace=trace).status == "pass"
 
 
-def test_a_loss_told_in_another_unit_has_its_gradient_in_that_unit():
-    scaled = [step(i, actual=1024.0, told=1024.0) for i in range(3)]
+def test_a_loss_in_another_unit_has_its_gradient_in_that_unit():
+    scaled = [step(i, actual=1024.0, loss_factor=1024.0) for i in range(3)]
     assert judged(*scaled, trace=SGD).status == "pass"
 
 
@@ -301,7 +305,7 @@ def test_slopes():
 def test_the_first_fault_is_the_verdict_and_the_others_are_notes():
     verdict = judged(step(0, cosine=-1.0), step(1, cosine=-1.0), trace=clipped(5.0), intent=Intent(max_grad_norm=0.5))
     assert verdict.fault == "grads_negated"
-    assert any("clipped to 0.5" in note for note in verdict.notes)
+    assert any("clipped to a norm of 0.5" in note for note in verdict.notes)
     assert len(verdict.causes) == 2
 
 
@@ -314,4 +318,26 @@ def test_the_fault_is_the_cause_that_grads_nonzero_gives():
     )
     verdict = check_grads_nonzero(trace)
     assert outcome(verdict) == ("fail", "grads_gone_before_step")
-    assert "zero_grad() comes between" in verdict.causes[0]
+    assert "zero_grad()" in verdict.causes[0]
+
+
+def test_a_watched_loop():
+    def at(*cosines):
+        return judged(watched_steps=tuple(WatchedStep(i, *pair) for i, pair in enumerate(cosines)))
+
+    assert outcome(at((0.7, 1.0), (0.6, 1.0))) == ("fail", "grads_never_zeroed")
+    assert at((0.7, 1.0), (1.0, 1.0)).status == "pass"  # one step alone may be chance
+    assert at((0.7, 1.0), (0.6, 0.9)).status == "pass"
+    assert "another gradient" in at((0.7, 1.0)).headline
+
+
+def test_wording():
+    verdict = judged(
+        *(step(i, batches=4, trace=accumulated(4), cosine=0.6, last_batch=1.0) for i in range(2)), trace=accumulated(4)
+    )
+    assert verdict.headline == (
+        "Of the 4 batches for one optimizer step only the last one counts: the optimizer found the gradient of the last (cosine 1.00), "
+        "not that of all 4 (cosine 0.600)."
+    )
+    assert verdict.causes == ("zero_grad() is called at every batch, so 75 % of the rows never reach the weights",)
+    assert verdict.remedy == "call zero_grad() only after optimizer.step()"

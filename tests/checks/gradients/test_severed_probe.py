@@ -139,7 +139,7 @@ def test_a_branch_that_matters_and_gets_no_gradient_is_named(model, fault):
 def test_what_learns_or_does_not_matter_is_no_fault(model):
     trace = run(model())
     assert trace.measured(ReferenceGradient) is not None
-    assert trace.measured(ReferenceGradient).silent == ()
+    assert trace.measured(ReferenceGradient).missing == ()
     assert check_grads_nonzero(trace).status == "pass"
 
 
@@ -163,10 +163,10 @@ def test_what_the_loop_leaves_out_by_hand_is_not_called_a_cut_graph():
 
     trace = run(Net(), step=step)
     assert trace.measured(ReferenceGradient) is not None
-    assert trace.measured(ReferenceGradient).silent == ()
+    assert trace.measured(ReferenceGradient).missing == ()
 
 
-def test_a_saturated_softmax_is_told_from_a_learning_one():
+def test_a_saturated_softmax_is_distinguished_from_a_learning_one():
     class Pooled(nn.Module):
         def __init__(self, temperature):
             super().__init__()
@@ -188,7 +188,7 @@ def test_a_saturated_softmax_is_told_from_a_learning_one():
 
 @pytest.mark.parametrize("model", [Detached, Buffered, Numbered, FrozenGate, Rounded])
 def test_everything_is_as_before(model):
-    from pytest_ftcheck.checks.gradients.probe.severed import SilentTensors
+    from pytest_ftcheck.checks.gradients.probe.severed import MissingGradients
     from pytest_ftcheck.instruments.reader import Reader
 
     net, batch = model(), rows()[0]
@@ -196,7 +196,7 @@ def test_everything_is_as_before(model):
     before = {n: v.clone() for n, v in net.state_dict().items()}
     plain = {n: v for n, v in vars(net).items() if isinstance(v, float)}
     snapshot = torch.get_rng_state()
-    found = SilentTensors(net, Reader(net, batch), batch).look(trace.tensors)
+    found = MissingGradients(net, Reader(net, batch), batch).measure(trace.tensors)
     assert found
     assert all(torch.equal(v, before[n]) for n, v in net.state_dict().items())
     assert {n: v for n, v in vars(net).items() if isinstance(v, float)} == plain

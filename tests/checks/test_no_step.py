@@ -1,0 +1,39 @@
+"""A run without an optimizer step gets one verdict, whichever check asks."""
+
+from __future__ import annotations
+
+from pytest_ftcheck.checks.no_step import backward_fault, no_step_verdict
+from pytest_ftcheck.core.example_trace import example_trace
+from pytest_ftcheck.core.observations import Iteration
+
+IDLE = Iteration(0.7, None, 0, True)
+
+
+def broken(error):
+    return example_trace(steps=(), iterations=(Iteration(None, None, 0, True, error),))
+
+
+def test_steps_were_taken():
+    assert no_step_verdict("weights_move", example_trace()) is None
+
+
+def test_no_step_was_taken():
+    verdict = no_step_verdict("weights_move", example_trace(steps=(), iterations=(IDLE,) * 1200), "elementwise")
+    assert (verdict.check, verdict.status, verdict.fault) == ("weights_move", "fail", "no_step_taken")
+    assert verdict.headline == "No optimizer step was taken in 1,200 iterations."
+    assert "GradScaler" in verdict.causes[0]
+    assert "AdamW.step()" in verdict.remedy
+    assert verdict.measured == "elementwise"
+
+
+def test_no_iteration_was_seen():
+    verdict = no_step_verdict("weights_move", example_trace(steps=(), iterations=()))
+    assert verdict.headline == "No optimizer step was taken."
+
+
+def test_backward_cannot_run():
+    verdict = no_step_verdict("weights_move", broken("the loss has no graph"))
+    assert verdict.fault == "loss_cut_off"
+    assert "the loss has no graph" in verdict.headline
+    assert verdict.causes == ("the loss has no graph",)
+    assert backward_fault(broken("gradients are switched off: no_grad()")).name == "gradients_switched_off"
