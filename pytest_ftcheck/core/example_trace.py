@@ -1,4 +1,4 @@
-"""A hand-written healthy trace, and the small pieces it is made of; checks are tested on changed copies of it."""
+"""A hand-written healthy trace and its parts; checks are tested on changed copies of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS = 20
 
 
 def tensor(name: str, part: str, *, shape: tuple[int, ...] = (64, 64), steps: int = STEPS, **changes: Any) -> Tensor:
-    """A tensor that trains as one should: every element moved, about a quarter of the LR budget."""
+    """A healthy tensor: every element changed, by about a quarter of the LR budget."""
     recipe = Recipe(steps=steps)
     budget = recipe.lr_sum()
     vector = len(shape) == 1

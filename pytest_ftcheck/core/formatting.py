@@ -1,4 +1,4 @@
-"""How numbers and tables are written: one place, so that every message reads alike."""
+"""How numbers, names and tables are written, so that every message has one style."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: What a curve is drawn with, from low to high.
+#: Characters of a small curve, from low to high.
 BARS = "▁▂▃▄▅▆▇█"
-#: How our own characters are written where they cannot be printed: one for one, so that columns stay.
+#: ASCII in place of our own characters where these cannot be printed: one for one, so that columns stay aligned.
 _ASCII = str.maketrans({**dict(zip(BARS, "_.:-=+*#", strict=True)), "…": "~"})
 
 
@@ -37,7 +37,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
 
 
 def describe_type(value: Any) -> str:
-    """What kind of thing a value is, with its article, for errors.
+    """The type of a value with its article, for errors.
 
     >>> describe_type([]), describe_type(3), describe_type(None)
     ('a list', 'an int', 'a NoneType')
@@ -61,7 +61,7 @@ def percent(share: float | None) -> str:
         return "<0.01 %"
     if abs(value) >= 1e4:
         return f"{value:.1e} %"
-    if 99.9 < value < 100:  # not all of it, so never rounded up to all of it
+    if 99.9 < value < 100:  # never rounded up to 100 %
         return "99.9 %"
     if abs(value) >= 9.95:
         return f"{value:.0f} %"
@@ -77,7 +77,7 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
 
 
 def more_steps(steps: int) -> int:
-    """How many optimizer steps to try where so many were too few: three times as many, 100 at least.
+    """How many optimizer steps to try where so many were too few: three times as many, at least 100.
 
     >>> more_steps(20), more_steps(60)
     (100, 180)
@@ -86,7 +86,7 @@ def more_steps(steps: int) -> int:
 
 
 def shorten(name: str, width: int = 44) -> str:
-    """A long name with its middle left out; the two ends say most.
+    """A long name with its middle left out; the two ends are the most informative.
 
     >>> shorten("transformer.layer.0.attention.q_lin.weight", 24)
     'transform…n.q_lin.weight'
@@ -98,19 +98,19 @@ def shorten(name: str, width: int = 44) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """Somebody else's text as one line: white space becomes one blank, what cannot be printed is spelled out, the middle of a
-    long one is left out.
+    """Foreign text as one line: white space becomes one blank, unprintable characters are escaped, the middle of a long text is left
+    out.
 
     >>> one_line("two\\nlines, a bell \\x07 and text that runs \\u202ebackwards", 80)
     'two lines, a bell \\\\x07 and text that runs \\\\u202ebackwards'
     """
-    # cut before and after: spelling out is slow, and makes it longer
+    # cut before and after: escaping is slow, and makes the text longer
     short = shorten(" ".join(shorten(text, 4 * width).split()), width)
     return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short), width)
 
 
 def printable(text: str, encoding: str | None) -> str:
-    """The text as a stream of that encoding can print it: our own characters in ASCII, what else it lacks spelled out.
+    """The text as a stream of that encoding can print it: our own characters in ASCII, others that it lacks escaped.
 
     :param encoding: None or unknown: taken for UTF-8 or ASCII, respectively.
 
@@ -189,7 +189,7 @@ def block_of(name: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """A table cell: numbers through :func:`number`, all else as it is."""
+    """A table cell: numbers as :func:`number` writes them, all else as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or isinstance(value, (int, float)):
@@ -198,7 +198,7 @@ def cell(value: Any) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | None = None) -> list[str]:
-    """Rows of equal columns as aligned lines; numbers to the right; ``most`` rows at most, and how many are left.
+    """Rows of equal columns as aligned lines, numbers to the right; at most ``most`` rows, and how many are left out.
 
     >>> print("\\n".join(table([{"name": "a", "x": 1.5}, {"name": "bb", "x": None}])))
       name     x
@@ -208,7 +208,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | 
     if not rows:
         return []
     shown = rows if most is None or len(rows) <= most + 1 else rows[:most]
-    # a column that says nothing in any row is not worth its width
+    # columns without any value are left out
     columns = [
         key for key in dict.fromkeys(k for row in shown for k in row) if any(row.get(key) is not None for row in shown)
     ]

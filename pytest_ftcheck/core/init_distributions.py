@@ -1,12 +1,12 @@
-"""One tensor's rule: how its values are drawn, and what may be expected of them. Torch-free; `fill` is in `filling`."""
+"""How the values of one weight matrix are drawn, and their expected spread. Imports no torch; `apply_scheme` draws them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-#: Kinds of draws of a weight matrix: the initialisers of ``torch.nn.init``, and what ``nn.Linear`` does by itself.
+#: Kinds of draws: the initialisers of ``torch.nn.init``, and the default of ``nn.Linear``.
 KINDS = (
     "normal",
     "truncated_normal",
@@ -64,7 +64,7 @@ class Draw:
     base_width: int | None = None
 
     def std_of(self, fan_in: int, fan_out: int, *, last: bool = False) -> float:
-        """Standard deviation about zero (rms) that the values are expected to have.
+        """Expected standard deviation about zero (rms) of the values.
 
         Sources: Glorot and Bengio 2010 (xavier), He et al. 2015 (kaiming), Saxe et al. 2014 (orthogonal), Martens 2010 (sparse),
         Yang and Hu 2021, "Tensor Programs V", table 3 (mup: hidden matrices with 1/fan-in, the output with 1/fan-in squared variance).
@@ -119,13 +119,13 @@ class Draw:
 
     @property
     def random(self) -> bool:
-        """Whether two units get different values."""
+        """Whether two units have different values."""
         return self.family != "exact"
 
     def scaled(self, factor: float) -> Draw:
-        """The same with all values multiplied by ``factor``; a kind that has no scale of its own becomes one that has.
+        """The same with all values multiplied by ``factor``.
 
-        :raises ValueError: the kind takes its scale from its shape alone.
+        :raises ValueError: the kind takes its scale from the shape alone.
         """
         names = [n for n in ("std", "bound", "gain", "value") if getattr(self, n) is not None]
         if self.kind == "zeros":
@@ -134,15 +134,13 @@ class Draw:
             raise ValueError(
                 f"scaled({factor!r}): {self.name} takes its scale from the shape; use normal() or xavier_normal(gain=...)"
             )
-        from dataclasses import replace
-
-        made = {n: getattr(self, n) * factor for n in names}
-        for name, value in made.items():
+        scaled = {n: getattr(self, n) * factor for n in names}
+        for name, value in scaled.items():
             if not math.isfinite(value) or (value == 0 and getattr(self, name)):
                 raise ValueError(
                     f"factor={factor!r}: {name}={getattr(self, name)!r} times that is {value:g}, which no float holds"
                 )
-        return replace(self, **made)
+        return replace(self, **scaled)
 
     @property
     def name(self) -> str:
@@ -157,13 +155,13 @@ class Draw:
         arguments = ", ".join(
             f"{n}={getattr(self, n)!r}"
             for n in ("std", "cut", "bound", "gain", "nonlinearity", "fan", "slope", "sparsity", "value")
-            if getattr(self, n) is not None and (n, getattr(self, n)) not in _QUIET
+            if getattr(self, n) is not None and (n, getattr(self, n)) not in _DEFAULTS
         )
         return f"{self.kind}({arguments})"
 
 
-#: Arguments that are what the constructor takes by itself, left out of the code.
-_QUIET = {("fan", "fan_in"), ("slope", 0.0), ("cut", 2.0), ("nonlinearity", "relu"), ("gain", 1.0)}
+#: Default arguments of the constructors, left out of the code.
+_DEFAULTS = {("fan", "fan_in"), ("slope", 0.0), ("cut", 2.0), ("nonlinearity", "relu"), ("gain", 1.0)}
 _NAMES: dict[str, Callable[[Draw], str]] = {
     "normal": lambda d: f"N(0, {d.std:g})",
     "truncated_normal": lambda d: f"N(0, {d.std:g}) cut at {d.cut:g} std",
@@ -213,6 +211,3 @@ def truncated_std(cut: float) -> float:
     """
     density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
     return math.sqrt(max(0.0, 1 - 2 * cut * density / math.erf(cut / math.sqrt(2))))
-
-
-# ---------------------------------------------------------------------- arguments

@@ -1,4 +1,4 @@
-"""`InitScheme`: a named weight initialisation that can be applied to a module, declared, drawn, and recognised."""
+"""`InitScheme`: a named weight initialisation that can be applied to a module, declared, and recognised."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=nn.Module)
 
-#: What biases may start at besides a number: torch's default, uniform up to 1/sqrt(fan-in).
+#: An initial bias besides numbers: torch's default, uniform up to 1/sqrt(fan-in).
 TORCH_BIAS = "torch"
 
 
 @dataclass(frozen=True, repr=False)
 class InitScheme:
-    """How the linear layers of a head are initialised: weights, biases, and what the first and the last layer do otherwise.
+    """How the linear layers of a head are initialised: weights, biases, and exceptions for the first and the last layer.
 
-    Made by its constructors (``InitScheme.normal(std=0.02)``, ``InitScheme.kaiming_normal()``, ...), refined by ``with_...``; biases
-    are zero unless told otherwise. Immutable, comparable; ``repr`` is code that makes it again, ``name`` is for people.
+    Created by its constructors (``InitScheme.normal(std=0.02)``, ``InitScheme.kaiming_normal()``, ...), refined by ``with_...``; biases
+    are zero by default. Immutable, comparable; ``repr`` is code that creates it again, ``name`` is for people.
 
-    Its fields are filled by these: ``weight`` and ``bias`` of every layer, ``prior`` (class shares behind the last bias; with ``tags``
-    those of tags), ``first`` and ``last`` for layers that differ.
+    These set its fields: ``weight`` and ``bias`` of every layer, ``prior`` (class shares for the last bias; with ``tags`` those of
+    tags), ``first`` and ``last`` for layers that differ.
 
     >>> scheme = InitScheme.normal(std=0.02).with_last(InitScheme.zeros())
     >>> scheme
@@ -37,11 +37,11 @@ class InitScheme:
     """
 
     weight: Draw
-    #: What every bias starts at, or ``"torch"``: uniform up to 1/sqrt(fan-in), what ``nn.Linear`` does by itself.
+    #: Initial value of every bias, or ``"torch"``: uniform up to 1/sqrt(fan-in), the default of ``nn.Linear``.
     bias: float | str = 0.0
-    #: Shares of the classes, whose logarithms are the last layer's bias; None: it is as the others.
+    #: Shares of the classes, whose logarithms are the last layer's bias; None: it is like the others.
     prior: tuple[float, ...] | None = None
-    #: The shares are of tags that do not exclude each other: the bias is their log-odds.
+    #: The shares are of tags that are not mutually exclusive: the bias is their log-odds.
     tags: bool = False
     #: How the first, and the last, linear layer is initialised, where that differs.
     first: InitScheme | None = None
@@ -50,7 +50,7 @@ class InitScheme:
     # ------------------------------------------------------------------ constructors
     @classmethod
     def normal(cls, std: float = 0.02) -> InitScheme:
-        """N(0, std): BERT's, with 0.02, and that of the founding question."""
+        """N(0, std): with 0.02 that of BERT."""
         positive(std=std)
         return cls(Draw("normal", std=float(std)))
 
@@ -86,7 +86,7 @@ class InitScheme:
 
     @classmethod
     def kaiming_normal(cls, nonlinearity: str = "relu", fan: str = "fan_in", slope: float = 0.0) -> InitScheme:
-        """N(0, gain / sqrt(fan)) (He et al. 2015), the gain being that of ``torch.nn.init.calculate_gain``."""
+        """N(0, gain / sqrt(fan)) (He et al. 2015), with the gain of ``torch.nn.init.calculate_gain``."""
         return cls(_kaiming("kaiming_normal", nonlinearity, fan, slope))
 
     @classmethod
@@ -111,12 +111,12 @@ class InitScheme:
 
     @classmethod
     def zeros(cls) -> InitScheme:
-        """All zero: sound for a last layer alone."""
+        """All zero: suitable for a last layer only."""
         return cls(Draw("zeros"))
 
     @classmethod
     def constant(cls, value: float) -> InitScheme:
-        """Every weight the same: nothing tells two hidden units apart."""
+        """Every weight the same: hidden units stay identical."""
         number("value", value)
         return cls(Draw("constant", value=float(value)))
 
@@ -128,7 +128,7 @@ class InitScheme:
 
     @classmethod
     def torch_default(cls) -> InitScheme:
-        """What ``nn.Linear`` does by itself: weights and biases uniform up to 1/sqrt(fan_in)."""
+        """The default of ``nn.Linear``: weights and biases uniform up to 1/sqrt(fan_in)."""
         return cls(Draw("torch_default"), bias=TORCH_BIAS)
 
     @classmethod
@@ -152,9 +152,8 @@ class InitScheme:
 
         :param shares: one above 0 a class, together 1; with ``tags`` each between 0 and 1, and the bias is the log-odds.
         """
-        listed = (
-            shares.tolist() if hasattr(shares, "tolist") else shares
-        )  # of torch or numpy: torch.bincount(y) / len(y)
+        # a tensor or array, too: torch.bincount(y) / len(y)
+        listed = shares.tolist() if hasattr(shares, "tolist") else shares
         if isinstance(listed, str) or not isinstance(listed, Iterable):
             raise TypeError(f"shares={shares!r}: expected one number a class")
         values = tuple(listed)
@@ -168,17 +167,17 @@ class InitScheme:
         return replace(self, prior=tuple(float(v) for v in values), tags=bool(tags))
 
     def with_last(self, scheme: InitScheme) -> InitScheme:
-        """The last linear layer starts as another scheme says: ``InitScheme.normal(0.02).with_last(InitScheme.zeros())``."""
+        """Another scheme for the last linear layer: ``InitScheme.normal(0.02).with_last(InitScheme.zeros())``."""
         return replace(self, last=_scheme("scheme", scheme))
 
     def with_first(self, scheme: InitScheme) -> InitScheme:
-        """The first linear layer starts as another scheme says; of a single layer, ``last`` has the say."""
+        """Another scheme for the first linear layer; of a single layer, ``last`` applies."""
         return replace(self, first=_scheme("scheme", scheme))
 
     def scaled(self, factor: float) -> InitScheme:
-        """All weights times ``factor``, those of special layers too; biases stay.
+        """All weights times ``factor``, those of special layers too; biases stay the same.
 
-        :raises ValueError: a kind whose scale follows from the shape alone (kaiming, torch's default).
+        :raises ValueError: a kind whose scale depends on the shape only (kaiming, torch's default).
         """
         positive(factor=factor)
         return replace(
@@ -201,7 +200,7 @@ class InitScheme:
 
         :param module: a head, or a whole model: of that only the head, found as `finetune` finds it.
         :param seed: the values are the same for the same seed on every device; torch's own random state is not touched.
-        :param only: prefix or prefixes of the parameter names that are meant, instead.
+        :param only: prefix or prefixes of the parameter names to initialise, instead of the head.
         :raises ValueError: no linear layer matches; a class prior that does not fit the outputs.
 
         >>> from torch import nn
@@ -240,7 +239,7 @@ class InitScheme:
         return code if self.last is None else code + f".with_last({self.last!r})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For hypothesis, which would print a dataclass field by field, and IPython."""
+        """For IPython, and for hypothesis, which would print a dataclass field by field."""
         printer.text(repr(self))
 
 

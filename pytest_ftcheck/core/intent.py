@@ -1,4 +1,4 @@
-"""What the author believes about a run, declared beforehand; a check compares it with what the trace shows."""
+"""`Intent`: what is expected of a run, declared beforehand. Checks compare it with the trace."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from . import arguments
 from .formatting import describe_type
 from .init_scheme import InitScheme
-from .recipe import SCHEDULES, Recipe
+from .recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 TASKS = ("single_label", "multi_label", "regression")
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What you mean a fine-tune to be. Every field is optional, and what is not declared is not judged.
+    """What you expect of the fine-tune. Fields left out are not checked.
 
     Names of parameters are given as prefixes (``"classifier"``, ``"distilbert.transformer.layer.5"``; ``""`` is all) or globs
     (``"*.lora_*"``).
@@ -31,7 +31,7 @@ class Intent:
 
     #: ``single_label``, ``multi_label`` or ``regression``.
     task: str | None = None
-    #: Parameters that should learn; those that must stay as they are; those known to take no part in the forward pass.
+    #: Parameters that should learn; those that must stay unchanged; those that take no part in the forward pass.
     trained: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Intent:
     peak_lr: float | None = None
     #: ``linear`` (warm-up from zero, then decay to zero) or ``constant`` (after the warm-up).
     schedule: str | None = None
-    #: Length of warm-up and of the whole training in optimizer steps (the run that is judged may be its first part).
+    #: Length of the warm-up and of the whole training in optimizer steps (the run may be its first part).
     warmup_steps: int | None = None
     total_steps: int | None = None
     #: Batches for each optimizer step.
@@ -49,27 +49,25 @@ class Intent:
     #: Total gradient norm after clipping.
     max_grad_norm: float | None = None
     weight_decay: float | None = None
-    #: True: norms and biases are to have no weight decay.
+    #: True: norms and biases have no weight decay.
     no_decay: bool | None = None
-    #: How the head starts: a scheme, or the standard deviation of N(0, std) weights with zero biases.
+    #: How the head is initialised: a scheme, or the standard deviation of N(0, std) weights with zero biases.
     head_init: float | InitScheme | None = None
-    #: True: dropout is meant to be on in training; a number: at this rate; False: there is none.
+    #: True: dropout is on in training; a number: at this rate; False: there is none.
     dropout: bool | float | None = None
     pad_token_id: int | None = None
-    #: Pairs of parameter names that are meant to be one tensor.
+    #: Pairs of parameter names that share one tensor.
     tied: tuple[tuple[str, str], ...] = ()
-    #: Parameter name -> the values it is said to start from, a tensor. Compared when the run begins; not kept in the trace.
+    #: Parameter name -> the tensor that it starts from. Compared when the run begins; not kept in the trace.
     pretrained: Mapping[str, Any] | None = None
-    #: Optimizer step before which parameters in ``trained`` that are not in the head may stay still.
+    #: Optimizer step before which parameters in ``trained`` that are not in the head may stay unchanged.
     thaw_step: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("trained", "frozen", "unused"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
-        if self.task is not None and self.task not in TASKS:
-            raise ValueError(f"task={self.task!r}: expected one of {', '.join(TASKS)}")
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        arguments.one_of("task", self.task, TASKS, optional=True)
+        arguments.one_of("schedule", self.schedule, SCHEDULES, optional=True)
         if self.optimizer is not None and not isinstance(self.optimizer, str):
             raise TypeError(f"optimizer={self.optimizer!r}: expected the name of an optimizer class, such as 'AdamW'")
         if self.optimizer == "":
@@ -88,18 +86,15 @@ class Intent:
             ("thaw_step", 0),
         ):
             arguments.whole(name, getattr(self, name), least=least, optional=True)
-        for name in ("no_decay",):
-            if getattr(self, name) not in (None, True, False):
-                raise TypeError(f"{name}={getattr(self, name)!r}: expected True, False or None")
+        if self.no_decay not in (None, True, False):
+            raise TypeError(f"no_decay={self.no_decay!r}: expected True, False or None")
         if self.dropout is not None and not isinstance(self.dropout, bool):
             arguments.number("dropout", self.dropout, least=0, optional=True)
             if self.dropout >= 1:
                 raise ValueError(f"dropout={self.dropout!r}: expected True, False or a rate below 1")
         object.__setattr__(self, "tied", _pairs(self.tied))
-        if self.pretrained is not None and not isinstance(self.pretrained, Mapping):
-            raise TypeError(
-                f"pretrained is {describe_type(self.pretrained)}: expected a mapping parameter name -> tensor"
-            )
+        expected = "a mapping parameter name -> tensor"
+        arguments.instance("pretrained", self.pretrained, Mapping, expected, optional=True)
         for name, values in (self.pretrained or {}).items():
             if not isinstance(name, str):
                 raise TypeError(f"pretrained has the key {name!r}: expected the name of a parameter")
@@ -117,11 +112,11 @@ class Intent:
         return _any(self.frozen, name)
 
     def is_unused(self, name: str) -> bool:
-        """Whether the parameter of that name was declared to take no part."""
+        """Whether the parameter of that name was declared to take no part in the forward pass."""
         return _any(self.unused, name)
 
     def lr_at(self, step: int) -> float | None:
-        """The learning rate meant to be in force at optimizer step ``step`` (0-based); None: not declared.
+        """The declared learning rate at optimizer step ``step`` (0-based); None: not declared.
 
         >>> Intent(peak_lr=1e-3, schedule="linear", warmup_steps=4, total_steps=12).lr_at(8)
         0.0005
@@ -139,17 +134,15 @@ class Intent:
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """Names of the fields that say something."""
+        """Names of the fields that are declared."""
         return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name) not in (None, (), {}))
 
     def plain(self) -> Intent:
-        """Without the tensors: as a trace keeps it."""
+        """The same without tensors, as a trace keeps it."""
         return dataclasses.replace(self, pretrained=None)
 
     def filled(self, recipe: Recipe) -> Intent:
-        """What is left open is taken from the recipe, whose own optimizer and schedule do the training."""
-        from .recipe import OPTIMIZERS
-
+        """Fields left out are taken from the recipe, whose own optimizer and schedule do the training."""
         known: dict[str, Any] = {
             "optimizer": OPTIMIZERS[recipe.optimizer],
             "peak_lr": recipe.lr,
@@ -162,7 +155,7 @@ class Intent:
         return dataclasses.replace(self, **{k: v for k, v in known.items() if getattr(self, k) is None})
 
     def check_names(self, names: Iterable[str]) -> None:
-        """``ValueError`` for a declared name that fits no parameter of the model."""
+        """``ValueError`` for a declared name that matches no parameter of the model."""
         known = list(names)
         shown = ", ".join(known[:3])
         for field in ("trained", "frozen", "unused"):

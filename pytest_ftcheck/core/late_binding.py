@@ -1,4 +1,4 @@
-"""What the core calls but may not import: reports of a Trace, the rooms of its measurements. The package's face says where they are."""
+"""Functions of upper floors that the core calls but may not import: reports of a Trace, the rooms of its measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe measured: frozen plain data, kept in a Trace under the probe's name."""
+"""`Measurement`: what a probe measured, frozen plain data, kept in a Trace under the probe's name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS: dict[str, type[Measurement]] = {}
 class Measurement:
     """Base of all measurements; a subclass is a frozen dataclass of numbers, texts and further such dataclasses.
 
-    The name of its probe is given where it is declared, and is its key in `Trace.measurements`:
+    Its declaration names the probe, whose name is its key in `Trace.measurements`:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Measurement:
     probe: ClassVar[str]
     #: Why the probe runs only where ``probes=`` names it; empty: it runs by default.
     on_request: ClassVar[str] = ""
-    #: It depends on the clock: the same run may measure something else.
+    #: It depends on wall-clock time: the same run may measure something else.
     timed: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, probe: str, on_request: str = "", timed: bool = False, **rest: Any) -> None:
@@ -35,17 +35,17 @@ class Measurement:
         _KINDS[probe] = cls
 
 
-#: Some kind of measurement.
+#: Any kind of measurement.
 M = TypeVar("M", bound=Measurement)
 
 
 def kind_of(probe: str) -> type[Measurement]:
-    """The class of a probe's measurements, as far as its room was imported; ``ValueError`` if there is none."""
+    """The class of a probe's measurement, if its room is imported; else ``ValueError``."""
     if probe not in _KINDS:
         raise ValueError(f"measurements: no probe is called {probe!r}; there are {', '.join(sorted(_KINDS)) or 'none'}")
     return _KINDS[probe]
 
 
 def forget(probe: str) -> None:
-    """Takes a kind out again (of an example, or of a test)."""
+    """Removes a kind again: for examples and tests."""
     _KINDS.pop(probe, None)

@@ -1,4 +1,4 @@
-"""How to fine-tune: one frozen, validated value."""
+"""`Recipe`: how to fine-tune, one frozen, validated value."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ AUTOCASTS = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune. The defaults are those of the founding question: AdamW, peak learning rate 5e-5,
-    linear warm-up and linear decay; they describe how the *recipe's own* optimizer and schedule are built, and are left
-    aside where you hand over yours.
+    """How to fine-tune. Defaults: AdamW, peak learning rate 5e-5, linear warm-up and linear decay.
+
+    Optimizer and schedule are built from these fields, unless you pass your own.
 
     >>> Recipe(lr=3e-5, steps=50).lr_at(0) < 3e-5
     True
-    >>> round(Recipe(steps=200).lr_sum(), 5)          # what Adam may move a weight by, about
+    >>> round(Recipe(steps=200).lr_sum(), 5)          # about as far as Adam can move a weight
     0.00505
     """
 
     #: One of `OPTIMIZERS`.
     optimizer: str = "adamw"
-    #: Peak learning rate, >= 0. 0 is allowed: it is one of the faults worth testing for.
+    #: Peak learning rate, >= 0. 0 is allowed: it is a fault worth testing for.
     lr: float = 5e-5
     #: Length of the linear warm-up: a share of ``steps`` below 1, or a number of steps.
     warmup: float = 0.1
@@ -55,15 +55,14 @@ class Recipe:
     seed: int = 0
     #: ``cpu``, ``cuda``, ``cuda:1``, ...; None: where the model already is.
     device: str | None = None
-    #: Threads torch computes with during the run, >= 1; None: one for a model of less than a million parameters (more only get
-    #: in each other's way, above all on a busy machine), else as torch is set; in one of n workers of pytest-xdist at most an n-th of
-    #: the processors.
+    #: Threads of torch during the run, >= 1; None: one for a model of less than a million parameters (more are slower, above all on a
+    #: busy machine), else torch's own setting; in one of n workers of pytest-xdist at most an n-th of the processors.
     threads: int | None = None
     #: Parameters are converted to this dtype; None: left as they are.
     dtype: str | None = None
     #: Forward passes run under ``torch.autocast`` with this dtype; None: no autocast.
     autocast: str | None = None
-    #: The run ends early (and the trace says so) after this many seconds; None: no limit.
+    #: The run ends early, with a note in the trace, after this many seconds; None: no limit.
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -80,23 +79,18 @@ class Recipe:
         arguments.whole("seed", self.seed, least=0)
         if self.seed >= 2**64:
             raise ValueError(
-                f"seed={self.seed!r}: expected a whole number below 2**64, which is what torch's generators take"
+                f"seed={self.seed!r}: expected a whole number below 2**64, the largest that torch's generators take"
             )
-        if self.max_grad_norm is not None:
-            arguments.number("max_grad_norm", self.max_grad_norm, above=0)
-        if self.max_seconds is not None:
-            arguments.number("max_seconds", self.max_seconds, above=0)
-        if self.threads is not None:
-            arguments.whole("threads", self.threads, least=1)
-        if self.dtype is not None:
-            arguments.one_of("dtype", self.dtype, DTYPES)
-        if self.autocast is not None:
-            arguments.one_of("autocast", self.autocast, AUTOCASTS)
+        arguments.number("max_grad_norm", self.max_grad_norm, above=0, optional=True)
+        arguments.number("max_seconds", self.max_seconds, above=0, optional=True)
+        arguments.whole("threads", self.threads, least=1, optional=True)
+        arguments.one_of("dtype", self.dtype, DTYPES, optional=True)
+        arguments.one_of("autocast", self.autocast, AUTOCASTS, optional=True)
         if self.device is not None and not isinstance(self.device, str):
             raise TypeError(f"device={self.device!r}: expected a string such as 'cpu' or 'cuda:0', or None")
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For hypothesis, which would print how it drew each field, and IPython."""
+        """For IPython, and for hypothesis, which would print how it drew each field."""
         printer.text(repr(self))
 
     @property
@@ -131,7 +125,7 @@ class Recipe:
         return tuple(f.name for f in fields(cls))
 
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed but probably not meant."""
+        """Notes on values that are allowed but probably a mistake."""
         if self.warmup_steps > self.steps:
             return (
                 f"warm-up of {self.warmup_steps:,} steps is longer than the run of {self.steps:,}: "

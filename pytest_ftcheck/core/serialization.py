@@ -1,6 +1,6 @@
-"""Frozen dataclasses to JSON and back, directed by their annotations.
+"""Frozen dataclasses to JSON and back, by their annotations.
 
-Standard JSON has no NaN and no infinity, and a diverged run is full of them: they are written as strings.
+Standard JSON has no NaN and no infinity, which diverged runs contain: they are written as strings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode(value: Any) -> Any:
-    """``value`` in terms that standard JSON can hold."""
+    """``value`` as standard JSON can hold it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, float):
@@ -25,7 +25,7 @@ def encode(value: Any) -> Any:
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (tuple, list)):
         if all(type(v) is float for v in value) and all(map(math.isfinite, value)):
-            return list(value)  # long series: no call a number
+            return list(value)  # a long series: one call for all numbers
         return [encode(v) for v in value]
     if isinstance(value, dict):
         return {str(k): encode(v) for k, v in value.items()}
@@ -71,7 +71,7 @@ def decode(kind: Any, value: Any, where: str = "trace") -> Any:
             raise _unfit(where, "a list", value)
         if len(args) == 2 and args[1] is Ellipsis:
             if args[0] is float and all(type(v) is float for v in value):
-                return tuple(value)  # long series: no call a number
+                return tuple(value)  # a long series: one call for all numbers
             return tuple(decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
         if len(args) != len(value):
             raise _unfit(where, f"{len(args)} items", value)
@@ -90,7 +90,7 @@ def decode(kind: Any, value: Any, where: str = "trace") -> Any:
         if type(value) is not kind:
             raise _unfit(where, kind.__name__, value)
         return value
-    raise TypeError(f"{where}: cannot decode {kind!r}")  # pragma: no cover - a field type nobody taught us
+    raise TypeError(f"{where}: cannot decode {kind!r}")  # pragma: no cover - a field type that is not supported
 
 
 def _unfit(where: str, expected: str, value: Any) -> ValueError:

@@ -1,4 +1,4 @@
-"""What an experiment tracker has to understand, for a Trace to be logged to it."""
+"""`TraceWriter`: the methods an experiment tracker needs, so that a Trace can be logged to it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Protocol, runtime_checkable
 
 from .observations import Histogram
 
-#: What a setting can be in every tracker.
+#: Types of settings that every tracker accepts.
 Setting = str | int | float | bool
-#: What a new project or probe is called where nobody named one, and what names begin with in a run of the user's.
+#: Default name of a new project or run, and prefix of all names in a run of the user's.
 PROJECT = "ftcheck"
 
 
 @runtime_checkable
 class TraceWriter(Protocol):
-    """Where a trace can be logged to. Any object with these five methods will do.
+    """Where a trace can be logged to: any object with these five methods.
 
     Calls come in this order: ``settings``, ``scalars`` (steps ascending), ``histogram``, ``text``, and always ``close``.
 
@@ -32,19 +32,19 @@ class TraceWriter(Protocol):
     """
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
-        """Hyper-parameters, and by the tags of their scalars the numbers that say most about the run."""
+        """Hyper-parameters; and the most informative results, by the tags of their scalars."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """All scalars of one step by their tags (``loss/train``); NaN and infinities are among them.
+        """All scalars of one step by their tags (``loss/train``); NaN and infinities are possible.
 
         :param step: optimizer steps from 1; 0 is before the run.
         """
 
     def histogram(self, tag: str, step: int, histogram: Histogram) -> None:
-        """The values of one tensor after some step: finite borders, equal bins, not empty."""
+        """The values of one tensor after some step: finite edges, equal bins, not empty."""
 
     def text(self, name: str, text: str) -> None:
-        """Some lines in which columns are aligned."""
+        """Lines of text with aligned columns."""
 
     def close(self, failed: bool) -> None:
-        """Nothing more is coming; ``failed``: because something was raised."""
+        """The last call; ``failed``: because of an exception."""

@@ -1,4 +1,4 @@
-"""What one check concluded, and the error that carries it."""
+"""`Verdict`: what one check concluded; and `CheckFailed`, the error that carries it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROWS_SHOWN = 8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What ONE check concluded from a trace.
+    """What one check concluded from a trace.
 
-    ``print(verdict)`` is the whole message: headline, worst offenders, limit, cause and what to do next.
+    ``print(verdict)`` is the whole message: headline, evidence, cause, remedy and limit.
 
     >>> print(Verdict("weights_move", "pass", "4 of 4 head tensors moved."))
     weights_move: pass. 4 of 4 head tensors moved.
@@ -29,13 +29,13 @@ class Verdict:
 
     #: Name of the check: ``weights_move`` for ``check_weights_move`` and ``assert_weights_move``.
     check: str
-    #: ``pass``, ``fail``, ``inconclusive`` (the run cannot tell), ``skipped`` (nothing to judge) or ``advice``.
+    #: ``pass``, ``fail``, ``inconclusive`` (the run cannot decide it), ``skipped`` (nothing to judge) or ``advice``.
     status: Status
-    #: One sentence with the decisive numbers; self-contained, for it is what a CI log shows.
+    #: One sentence with the decisive numbers; self-contained, because a CI log shows nothing else.
     headline: str
-    #: The numbers, worst offender first: one mapping (column -> plain value) a row.
+    #: The numbers, the worst first: one mapping (column -> plain value) a row.
     evidence: tuple[Mapping[str, Any], ...] = ()
-    #: What was compared with which limit, and where the limit comes from.
+    #: What was compared with which threshold, and where the threshold comes from.
     limit: str = ""
     #: The likely root causes, most likely first.
     causes: tuple[str, ...] = ()
@@ -43,12 +43,12 @@ class Verdict:
     remedy: str = ""
     #: How the numbers were taken.
     measured: str = ""
-    #: Remarks that change nothing about the status (exemptions, peculiarities).
+    #: Remarks that do not affect the status (exemptions, peculiarities).
     notes: tuple[str, ...] = field(default=())
-    #: Which fault it is, a short name that `diagnose` knows the root causes by (``not_in_optimizer``); empty where none is found.
+    #: Name of the fault that was found (``not_in_optimizer``), which `diagnose` ranks; empty: none.
     fault: str = ""
-    #: How far the decisive number is from its limit: above 0 on the good side, below 0 beyond it, and comparable between two
-    #: verdicts of the same check. None where no single number decides. Repeats are ranked by it, and hypothesis is led by it.
+    #: How far the decisive number is from its threshold: above 0 it passes, below 0 it fails; comparable between verdicts of one
+    #: check. None where no single number decides. Repeated verdicts are ranked by it, and hypothesis is guided by it.
     margin: float | None = None
 
     def __post_init__(self) -> None:
@@ -56,12 +56,12 @@ class Verdict:
             raise ValueError(f"status={self.status!r}: expected one of {', '.join(STATUSES)}")
         if self.margin is not None and not math.isfinite(self.margin):
             raise ValueError(f"margin={self.margin!r}: expected a finite number, or None")
-        if "\n" in self.headline:  # in the name of a layer, say
+        if "\n" in self.headline:  # a layer's name may have one
             object.__setattr__(self, "headline", " ".join(self.headline.split()))
 
     @property
     def ok(self) -> bool:
-        """Whether ``assert_x`` lets this verdict through."""
+        """Whether ``assert_x`` accepts this verdict."""
         return self.status not in ("fail", "inconclusive")
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Verdict:
         )
         lines = [f"{self.check}: {status}. {self.headline}"]
         lines += table(_folded(self.evidence), most=ROWS_SHOWN)
-        # a passed verdict is read for its numbers only
+        # of a passed verdict only the numbers are of interest
         if not self.ok or self.status == "advice":
             lines += [f"  cause: {cause}" for cause in self.causes]
             lines += [f"  {'what would settle it' if self.status == 'inconclusive' else 'do'}: {self.remedy}"] * bool(
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def _folded(rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """More rows than are shown: those of one block of the model that say the same become one."""
+    """The rows; where they are too many, those of one block with the same reason become one row."""
     if len(rows) <= ROWS_SHOWN + 1 or not all("tensor" in row and "why" in row for row in rows):
         return list(rows)
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -104,9 +104,9 @@ def _folded(rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
 
 
 class CheckFailed(AssertionError):
-    """A check failed, or could not decide: the training was judged, and this is the judgement.
+    """A check failed or was inconclusive.
 
-    Wrong *input* raises ``ValueError`` or ``TypeError`` instead; the two never mix.
+    Invalid *input* raises ``ValueError`` or ``TypeError`` instead.
 
     >>> str(CheckFailed(Verdict("weights_move", "fail", "1 of 4 tensors did not move.")))
     'weights_move: FAIL. 1 of 4 tensors did not move.'
