@@ -1,7 +1,7 @@
-"""What the recorder notes of a run: batches, optimizer steps, parameters, the probe's losses, metrics. Plain numbers only, no tensor.
+"""What is recorded of every run: iterations, optimizer steps, parameters, the loss on fixed rows, metrics. Plain numbers, no tensors.
 
-Units: learning rates, displacements and weights share one unit (the parameter's own); losses are in nats for
-cross-entropies; norms are L2; ``rms`` is the root of the mean square over the elements looked at.
+Units: learning rates, displacements and weights share one unit (the parameter's own); cross-entropies are in nats; norms are L2;
+``rms`` is the root mean square over the sampled elements.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 class Iteration:
     """One batch through the loop."""
 
-    #: Training loss (the number the loop works with, in its own mode); None: never told.
+    #: Training loss, as the loop computes it; None: not known.
     loss: float | None
-    #: Index of the last optimizer step taken during this iteration; None: none was (accumulation, a skipped step).
+    #: Index of the last optimizer step of this iteration; None: it has none (accumulation, a skipped step).
     step: int | None
-    #: Number of optimizer steps taken in this iteration.
+    #: Number of optimizer steps in this iteration.
     steps: int
     #: ``model.training`` when the iteration ended.
     training: bool
-    #: Why no gradient could be computed, if so ("no graph").
+    #: Why no gradient could be computed ("no graph"); None: one could.
     backward_error: str | None = None
 
 
@@ -30,17 +30,17 @@ class Iteration:
 class Step:
     """One call of ``optimizer.step()``."""
 
-    #: Index of the iteration it belongs to; None: iterations were not told.
+    #: Index of the iteration it belongs to; None: iterations are not known.
     iteration: int | None
     #: Learning rate of each parameter group, in force during the step.
     lrs: tuple[float, ...]
-    #: L2 norm of all gradients together, as the optimizer saw them (after clipping and unscaling).
+    #: L2 norm of all gradients together, as the optimizer got them (after clipping and unscaling).
     grad_norm: float
-    #: The same before clipping, where this side did the clipping.
+    #: The same before clipping, where `finetune` clips.
     grad_norm_unclipped: float | None
     #: ``model.training`` during the step.
     training: bool
-    #: The optimizer that is watched took it, not another one on the same model.
+    #: The watched optimizer took it, not another one on the same model.
     by_watched_optimizer: bool = True
 
 
@@ -58,9 +58,9 @@ class Group:
     settings: dict[str, float]
     #: Tensors of the model in this group.
     tensors: int
-    #: Tensors in this group that are not parameters of the model (stale copies, another model's).
+    #: Tensors in this group that are not parameters of the model (stale copies, those of another model).
     not_in_model: int
-    #: Entries of this group that name a tensor which the optimizer holds already: it is stepped once for each.
+    #: Entries of this group whose tensor the optimizer already holds: it is stepped once for each entry.
     duplicates: int = 0
     #: Weight decay shrinks the weight directly instead of joining the gradient.
     decoupled: bool = False
@@ -68,7 +68,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer that was watched."""
+    """The watched optimizer."""
 
     name: str
     #: ``adam`` (a step moves a weight by about one learning rate at most), ``sgd`` (by lr * |gradient|), or ``other``.
@@ -76,25 +76,25 @@ class Optimizer:
     groups: tuple[Group, ...]
     #: Steps taken by other optimizers on parameters of the model.
     other_optimizer_steps: int = 0
-    #: Names that it goes by: its class, and where that is not torch's own, those it is derived from.
+    #: Names of its class and, where that is not torch's own, of those it derives from.
     classes: tuple[str, ...] = ()
-    #: How often a new optimizer took over the same tensors for good.
+    #: How often a new optimizer replaced it on the same tensors.
     rebuilt: int = 0
-    #: Updates that its state says it has made, and the most steps at which one of its tensors had a gradient; None: it keeps no count.
+    #: Updates that its state counts (None: it keeps no count), and the most steps at which one of its tensors had a gradient.
     state_steps: int | None = None
     gradient_steps: int = 0
-    #: Class of the scheduler that was handed over; whether it drives an optimizer that is not this one.
+    #: Class of the scheduler that was passed; whether it drives another optimizer.
     scheduler: str | None = None
     scheduler_of_other_optimizer: bool = False
-    #: Steps before which, in the same iteration, the scheduler had been stepped already.
+    #: Optimizer steps before which, in the same iteration, the scheduler had already stepped.
     scheduler_stepped_first: int = 0
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of one tensor over all steps, as the optimizer saw them."""
+    """The gradients of one tensor over all steps, as the optimizer got them."""
 
-    #: Steps looked at.
+    #: Steps that concern it.
     steps: int
     #: Steps at which the tensor had no ``.grad``; at which it was exactly zero everywhere; at which it had a NaN or inf.
     none: int
@@ -106,7 +106,7 @@ class Gradients:
     #: Largest L2 norm over the steps, and the norm at the last step that had a gradient.
     max_norm: float
     last_norm: float
-    #: Largest rms per element that ever got a gradient.
+    #: Largest norm as an rms over the elements that ever had a gradient.
     max_rms: float
     #: Relative difference between the gradients of ``loss`` and of ``3 * loss / 3`` at the end of the run: rounding noise
     #: differs by 0.38 or more, real gradients by 2.4e-4 or less (benchmarks/architectures.py); None: not probed.
@@ -117,34 +117,34 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Motion:
-    """How far one tensor came, elementwise, from before the run to after it."""
+    """How far the elements of one tensor moved, from before the run to after it."""
 
-    #: Elements looked at: all of a head tensor or a small one, else a fixed random sample.
+    #: Elements compared: all of a head tensor or a small one, else a fixed random sample.
     elements: int
-    #: Share of them whose value changed; share that ever got a gradient.
+    #: Share of them whose value changed; share that ever had a gradient.
     share_changed: float
     share_with_gradient: float
-    #: rms and largest displacement, over all elements looked at.
+    #: rms and largest displacement, over all elements compared.
     rms: float
     largest: float
     #: L2 norm of the displacement over that of the initial values; None where the tensor started at zero.
     relative: float | None
-    #: rms over the touched elements of what gradients did: the displacement less what weight decay explains.
+    #: rms displacement by gradients, without that by weight decay, over the elements that had a gradient.
     by_gradient: float
-    #: rms of what weight decay explains (exact for decoupled decay and for SGD; see docs).
+    #: rms displacement by weight decay (exact for decoupled decay and for SGD; see docs).
     by_decay: float
-    #: rms of what changed outside of steps, when no optimizer was at work (root of the sum of squares over all such writes).
+    #: rms of what changed between optimizer steps (root of the sum of squares over all such writes).
     between_steps: float
-    #: Largest rms update of a single step over the touched elements.
+    #: Largest rms update of a single step, over the elements that had a gradient.
     max_update: float
     #: First Wasserstein distance between the histograms before and after.
     wasserstein: float
-    #: Writes before the last step, when no optimizer was at work, and the rms of the largest.
+    #: Number of writes between optimizer steps, before the last step, and the rms of the largest.
     between_steps_writes: int = 0
     between_steps_largest: float = 0.0
-    #: How many of them undid most of the way made so far (or, before the first step, replaced the initial values).
+    #: How many of them undid most of the displacement so far (or, before the first step, replaced the initial values).
     resets: int = 0
-    #: Share of the optimizer's work that was still there at the last step: <displacement, updates> / <updates, updates>.
+    #: Share of the summed updates still present in the final weights: <displacement, updates> / <updates, updates>.
     retained: float | None = None
 
 
@@ -187,29 +187,29 @@ class Tensor:
     trainable_last: bool
     #: Index of the parameter group that holds it; None: in none.
     group: int | None
-    #: First step at which the optimizer held it; 0 for nearly all.
+    #: First step at which the optimizer held it, mostly 0; None: at none.
     first_step: int | None
-    #: Sum of its group's learning rates over the steps at which it was held: the LR budget.
+    #: Sum of its group's learning rates over the steps at which the optimizer held it: the LR budget.
     lr_sum: float
     lr_peak: float
-    #: The name led to another tensor when the run ended (the layer was replaced).
+    #: At the end of the run the name belongs to another tensor (the layer was replaced).
     replaced: bool
-    #: Every bit as before (by checksum); None: not needed, ``motion`` tells.
+    #: Every bit as before, by checksum; None: not computed, ``motion`` has it.
     unchanged: bool | None
     gradients: Gradients
     motion: Motion
     first: Statistics
     last: Statistics
-    #: At the recorded steps (`Trace.recorded`): gradient norm (-1: it had no gradient), rms update, rms displacement.
+    #: At the recorded steps (`Trace.recorded`): gradient norm (-1: no gradient), rms update, rms displacement.
     grad_norms: tuple[float, ...] = ()
     updates: tuple[float, ...] = ()
     displacements: tuple[float, ...] = ()
     histograms: tuple[Histogram, ...] = ()
-    #: How often the optimizer holds it; it is stepped once for each.
+    #: How often the optimizer holds it; it is stepped once for each entry.
     entries: int = 1
-    #: Another optimizer that stepped on the model holds it, too.
+    #: Another optimizer that stepped on the model holds it.
     in_other_optimizer: bool = False
-    #: Its name led to a tensor in no optimizer when the run ended.
+    #: At the end of the run its name belongs to another tensor, which is in no optimizer.
     orphaned: bool = False
 
     @property
@@ -224,8 +224,8 @@ class Tensor:
 
     @property
     def budget_used(self) -> float | None:
-        """rms displacement by gradients over the LR budget; None where the budget is zero, or where none of the elements looked
-        at got the gradient that others did (a large embedding table)."""
+        """rms displacement by gradients over the LR budget; None where the budget is zero, or where no sampled element had the
+        gradient that others had (a large embedding table)."""
         if self.lr_sum <= 0 or (self.motion.share_with_gradient == 0 and self.gradients.max_norm > 0):
             return None
         return self.motion.by_gradient / self.lr_sum
@@ -246,12 +246,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """The probe after some number of optimizer steps."""
+    """The loss on the fixed rows after some number of optimizer steps."""
 
     step: int
-    #: Mean loss over the probe batches, dropout off.
+    #: Mean loss over the rows, dropout off.
     loss: float
-    #: Cross-entropy (or the task's standard loss) recomputed from the logits; None where it cannot be.
+    #: The task's standard loss (such as cross-entropy), recomputed from the logits; None where it cannot be.
     reference: float | None = None
 
 
@@ -266,22 +266,22 @@ class Descent:
 
 @dataclass(frozen=True)
 class ProbeRows:
-    """A fixed set of rows, evaluated forward only with dropout off."""
+    """The loss on a fixed set of rows, with dropout off, before, during and after the run."""
 
     rows: int
     #: Where the rows come from.
     source: str
     points: tuple[ProbePoint, ...]
     descents: tuple[Descent, ...] = ()
-    #: Entropy of the probe's label frequencies, nats: the loss of a model that knows the class prior and nothing else.
+    #: Entropy of the label frequencies in nats: the loss of predicting the class prior for every row.
     prior_entropy: float | None = None
-    #: Why there are no points, if so.
+    #: Why there are no points; None: there are.
     skipped: str | None = None
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric before and after the run, beside what knowing nothing scores."""
+    """One metric before and after the run, with its majority-class baseline."""
 
     name: str
     first: float
@@ -289,14 +289,14 @@ class Metric:
     rows: int
     #: ``held-out rows``, ``training rows`` or ``the user's own``.
     source: str
-    #: What predicting the majority class (regression: the mean) for every row scores; None: unknown.
+    #: Score of predicting the majority class (regression: the mean) for every row; None: unknown.
     baseline: float | None = None
     #: Share of label permutations that score at least ``last``; None: not computed.
     p_value: float | None = None
-    #: Rows predicted as each class at the end, and rows of each class; empty where that has no meaning.
+    #: Rows predicted as each class at the end, and rows of each class; empty for other tasks.
     predicted: tuple[int, ...] = ()
     actual: tuple[int, ...] = ()
-    #: How many standard deviations of the permutations' scores ``last`` lies above (below: negative) their mean; None: not computed.
+    #: How many standard deviations ``last`` is above the mean score of the permutations; None: not computed.
     deviations: float | None = None
 
 
