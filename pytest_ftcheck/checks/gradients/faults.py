@@ -244,7 +244,7 @@ GRADIENT_BLOCKED = Fault(
     "gradient_blocked",
     Rank.GRADIENTS + 200,
     "gradients are set to zero on the way: by a hook, a mask or a step function",
-    cause="the gradient of {tensors} is exactly zero because {reason}; the output depends on them ({effect})",
+    cause="the gradient of {tensors} is exactly zero because {reason}; the output does depend on these weights ({effect})",
     remedy="remove the hook or mask, or look at what multiplies this gradient",
     explains=(
         Symptom.STANDS_STILL,
@@ -255,7 +255,7 @@ GRAPH_CUT = Fault(
     "graph_cut",
     Rank.GRADIENTS + 210,
     "the graph is cut: the output depends on tensors that get no gradient",
-    cause="no gradient reaches {tensors} because {reason}; the output depends on them ({effect})",
+    cause="no gradient reaches {tensors} because {reason}; the output does depend on these weights ({effect})",
     remedy="let these tensors reach the loss unchanged (or as x + (hard - x).detach()), or freeze them with requires_grad_(False)",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -301,7 +301,7 @@ GRADIENT_SATURATED = Fault(
     Rank.OPTIMIZER + 320,
     "a saturated softmax, sigmoid or tanh passes almost no gradient",
     cause="a softmax, sigmoid or tanh on the way is saturated because its input is far too large: the gradient of {tensors} is exactly "
-    "zero at {share} of the steps, although the output depends on them ({effect})",
+    "zero at {share} of the steps, although the output depends on these weights ({effect})",
     remedy="look for a division by a temperature or an eps before it: scores should be of the order of 1",
     explains=(
         Symptom.STANDS_STILL,

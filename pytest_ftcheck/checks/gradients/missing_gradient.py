@@ -54,8 +54,8 @@ def explain_missing_gradient(tensors: Sequence[Tensor], kind: MissingKind, trace
 
     >>> from pytest_ftcheck import example_trace
     >>> trace = example_trace()
-    >>> explain_missing_gradient(trace.select("base"), "none", trace).name
-    'cut_below_head'
+    >>> explain_missing_gradient(trace.select("head"), "none", trace).title
+    'parameters take no part in the loss'
     """
     if kind == "none":
         return _none(tensors, trace)

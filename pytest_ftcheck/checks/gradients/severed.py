@@ -57,7 +57,7 @@ def explain_severed(tensors: Sequence[Tensor], trace: Trace, *, smooth: bool) ->
     names = shorten(first.name) + (f" and {len(members) - 1} more" if len(members) > 1 else "")
     if strongest.gate is not None:
         return faults.GATE_ZERO.with_details(gate=strongest.gate, tensors=names)
-    effect = f"noise of their own rms changes the logits by {percent(strongest.full_noise)} of the logits' rms"
+    effect = f"noise as large as the weights changes the logits by {percent(strongest.full_noise)} of their rms"
     if strongest.kind == "seldom":
         share = percent(min(t.gradients.zero / t.gradients.steps for t in members))
         return faults.GRADIENT_SATURATED.with_details(tensors=names, share=share, effect=effect)

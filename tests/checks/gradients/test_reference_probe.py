@@ -6,7 +6,6 @@ import math
 import random
 
 import pytest
-
 import torch
 from torch import nn
 from torch.nn import functional as F
