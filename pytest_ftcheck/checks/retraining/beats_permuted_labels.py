@@ -1,35 +1,37 @@
-"""Does the run learn better with its labels than with labels that mean nothing?"""
+"""Does the run learn better with its labels than with permuted ones?"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...core.arguments import fraction
 from ...core.formatting import more_steps, number, percent, plural
 from ...core.trace import Trace
-from ...core.verdict import Status, Verdict
+from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
 from ..head.ablation_record import Outcome
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults
 from .record import Permuted, Rerun
 
-#: Error rate of a pass, shared by the comparisons made; and of "no better", before a failure is spoken of.
+CHECK = "beats_permuted_labels"
+#: Error rate of a pass, shared by the comparisons made; and of "no better", which a failure requires.
 ALPHA, DOUBT = 0.05, 0.05
-#: Share of the blind answer's loss that a run must have fitted away, with permuted labels too, to have learnt by heart.
-BY_HEART = 0.5
-#: An advantage over permuted labels below this share of the blind answer's loss is none, above `PLAIN` it is a plain one.
-NONE, PLAIN = 0.05, 0.25
-#: Rows trained on, and held out, below which learning by heart is no wonder: sixteen rows are fitted as fast whatever their labels.
+#: Share of the best constant prediction's loss that a run must have removed, with permuted labels too, to have memorised the rows.
+MEMORISED = 0.5
+#: An advantage over permuted labels below this share of the best constant prediction's loss is none, above `CLEAR` it is a clear one.
+NONE, CLEAR = 0.05, 0.25
+#: Rows trained on, and held out, that a failure requires: sixteen rows are memorised as fast whatever their labels.
 LEAST_ROWS, LEAST_HELD_OUT = 128, 64
-#: The weights came at least this share of the way that the textbook loss makes them come: the run did train. (Steps that contradict each
-#: other get less far than those that agree: after 60 of them about a quarter to a half.)
-AS_FAR = 0.25
-#: The own loss counts as one of the labels if it starts within this factor of the textbook loss.
-KINDRED = 2.0
+#: The weights moved at least this share of their displacement under the textbook loss: the run did train. (Steps that contradict each other
+#: move them less far than those that agree: after 60 of them about a quarter to a half.)
+LEAST_DISPLACEMENT = 0.25
+#: The own loss counts as a loss of these labels if it starts within this factor of the textbook loss.
+SIMILAR = 2.0
 
 
 @check(
@@ -44,13 +46,13 @@ KINDRED = 2.0
     shows=(Symptom.OUTCOME,),
 )
 def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdict:
-    """The run learns better with its own labels than with the same labels dealt out among the rows at random.
+    """The run learns better with its own labels than with the same labels permuted among the rows at random.
 
-    Measured only when asked for (``probes=["permuted"]``, beside others), and only where the loop is ours. The run is repeated from
-    its initial weights with the same batches, optimizer and learning rates: once with the true labels, six times with permuted ones.
-    Passes if the true labels are fitted better, or do better on held-out rows, than the prediction interval of the permuted runs
-    allows for. Fails if permuted labels are learnt by heart as well as the true ones, many rows and held-out rows agreeing, or if
-    the textbook loss beats permuted labels plainly where the run's own loss does not. Else ``inconclusive``.
+    Measured only when asked for (``probes=["permuted"]``, beside others), and only for a loop of ours. The run is repeated from its
+    initial weights with the same batches, optimizer and learning rates: once with the true labels, six times with permuted ones. Passes
+    if the true labels are fitted better, or score better on held-out rows, than the prediction interval of the permuted runs allows.
+    Fails if permuted labels are memorised as well as the true ones, for many rows and held-out rows, or if the textbook loss clearly
+    beats permuted labels where the run's own loss does not. Else ``inconclusive``.
 
     :param alpha: error rate of a pass.
     :raises ValueError: a limit out of range.
@@ -61,81 +63,68 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
     'pass'
     """
     fraction("alpha", alpha)
-    name, found = "beats_permuted_labels", trace.measured(Permuted)
-    if found is None:
-        return not_measured(name, trace, Permuted)
-    measured = (
-        f"the run's {plural(found.steps, 'step')} again from its initial weights, once with the true and "
-        f"{plural(len(found.permuted), 'time')} with permuted labels; dropout off, on {plural(found.looked_at, 'row')} trained on"
-        + (f" and {found.held_out_rows} held out" if found.held_out_rows else "")
-    )
-    limit = (
-        f"outside the permuted runs' prediction interval (Student's t; of shares a binomial test, too; error rate {alpha:g} over all "
-        f"comparisons); a failure asks for "
-        f"{LEAST_ROWS} rows trained on and {LEAST_HELD_OUT} held out, and an advantage below {percent(NONE)} of the blind answer's loss"
+    runs = trace.measured(Permuted)
+    if runs is None:
+        return not_measured(CHECK, trace, Permuted)
+    held_out = f" and {runs.held_out_rows} held out" if runs.held_out_rows else ""
+    return dataclasses.replace(
+        _judge(runs, alpha),
+        evidence=_rows(runs),
+        limit="outside the permuted runs' prediction interval (Student's t; accuracies also a binomial test; error rate "
+        f"{alpha:g} over all comparisons); a failure requires {LEAST_ROWS} rows trained on and {LEAST_HELD_OUT} held out, and an "
+        f"advantage below {percent(NONE)} of the best constant prediction's loss",
+        measured=f"the run's {plural(runs.steps, 'step')} again from its initial weights, once with the true "
+        f"and {plural(len(runs.permuted), 'time')} with permuted labels; dropout off, on {plural(runs.scored_rows, 'row')} trained "
+        f"on{held_out}",
     )
 
-    def verdict(
-        status: Status,
-        headline: str,
-        causes: Sequence[str] = (),
-        remedy: str = "",
-        fault: str = "",
-        notes: Sequence[str] = (),
-    ) -> Verdict:
-        return Verdict(
-            name, status, headline, _rows(found), limit, tuple(causes), remedy, measured, tuple(notes), fault
-        )
 
-    own = _comparisons(found, found.true)
+def _judge(runs: Permuted, alpha: float) -> Verdict:
+    own = _comparisons(runs, runs.true)
     if not own:
-        return verdict(
+        return Verdict(
+            CHECK,
             "inconclusive",
-            f"The runs with permuted labels did not end in finite losses ({number(found.permuted[0].fit.loss)}).",
-            ["the run diverges: with such steps it learns nothing, whatever the labels"],
-            "see assert_loss_stable and assert_all_finite",
+            f"The runs with permuted labels did not end in finite losses ({number(runs.permuted[0].fit.loss)}).",
+            causes=("the run diverges: with such steps it learns nothing, whatever the labels",),
+            remedy="see assert_loss_stable and assert_all_finite",
         )
-    better = [] if found.textbook is None else _comparisons(found, found.textbook)
-    if _misses(found, own, better, alpha):
-        return verdict(
-            "fail",
-            f"The run does no better than with permuted labels ({own[0]}), though with the textbook loss it does ({better[0]}).",
-            [
-                "the loss that is minimised does not ask for the labels of these rows: it shuffles or shifts them, takes others, or has "
-                "the wrong sign"
-            ],
-            "compare your loss with cross_entropy(logits, labels) on one batch; see assert_loss_matches_task",
-            "loss_misses_labels",
+    textbook = [] if runs.textbook is None else _comparisons(runs, runs.textbook)
+    if _loss_misses_labels(runs, own, textbook, alpha):
+        return faults.LOSS_MISSES_LABELS.verdict(
+            CHECK,
+            f"The run does no better than with permuted labels ({own[0]}), but with the textbook loss it does ({textbook[0]}).",
         )
-    best = max(own, key=lambda c: c.away)
-    if best.away > _quantile(alpha / len(own), len(found.permuted)):
-        return verdict("pass", f"The run learns from its labels: {best}.", notes=_notes(found))
-    alike = _none(own, found)
-    heart = _by_heart(found)
-    if alike and heart and found.rows >= LEAST_ROWS and found.held_out_rows >= LEAST_HELD_OUT:
-        return verdict(
-            "fail",
-            f"The run learns its labels by heart, and learns permuted ones as well: {'; '.join(str(c) for c in own)}.",
-            [
-                "the labels do not belong to the rows: shuffled, shifted, or joined to the wrong texts",
-                "or a rule that can at first only be learnt by heart (parity, modular arithmetic): then allow this",
-            ],
-            "print ten rows with their labels, as they enter the model",
-            "no_better_than_permuted",
+    best = max(own, key=lambda c: c.advantage_t)
+    if best.advantage_t > _quantile(alpha / len(own), len(runs.permuted)):
+        return Verdict(CHECK, "pass", f"The run learns from its labels: {best}.", notes=_notes(runs))
+    all_comparisons = "; ".join(str(c) for c in own)
+    memorised = _memorised(runs)
+    enough_rows = runs.rows >= LEAST_ROWS and runs.held_out_rows >= LEAST_HELD_OUT
+    if memorised and enough_rows and _no_advantage(own, runs):
+        fault = faults.NO_BETTER_THAN_PERMUTED
+        return fault.verdict(
+            CHECK,
+            f"The run memorises its labels, and permuted ones as well: {all_comparisons}.",
+            causes=(
+                fault.cause,
+                "or the rule can at first only be memorised (parity, modular arithmetic): then allow this",
+            ),
         )
-    return verdict(
+    return Verdict(
+        CHECK,
         "inconclusive",
-        f"The run cannot be told from one with permuted labels: {'; '.join(str(c) for c in own)}.",
-        [
-            "it has learnt by heart, and the rows are too few to tell from that whether their labels mean anything"
-            if heart
-            else "it is too short, or its steps are too small, to learn anything from any labels yet",
+        f"The run cannot be distinguished from one with permuted labels: {all_comparisons}.",
+        causes=(
+            "the labels are memorised, and there are too few rows to decide whether they belong to the inputs"
+            if memorised
+            else "the run is too short, or its steps are too small, to learn any labels yet",
             "or the labels do not belong to the rows (shuffled, shifted), or the model cannot read the inputs",
-        ],
-        "give more rows, and eval_batches="
-        if heart
-        else f"run longer (steps={more_steps(found.steps)}) or at a higher learning rate",
-        notes=_notes(found),
+        ),
+        remedy="give more rows, and eval_batches="
+        if memorised
+        else f"run longer (steps={more_steps(runs.steps)}) or at a higher learning rate",
+        notes=_notes(runs),
     )
 
 
@@ -146,64 +135,74 @@ class _Comparison:
     what: str
     value: float
     others: tuple[float, ...]
-    #: Student's t of the run's advantage; and the advantage as a share of the blind answer's loss (None: it is none of a loss).
-    away: float
+    #: Student's t of the run's advantage; and the advantage as a share of the best constant prediction's loss (None: it is not a loss).
+    advantage_t: float
     advantage: float | None
-    shown: Any
+    format: Callable[[float], str]
 
     def __str__(self) -> str:
         low, high = min(self.others), max(self.others)
-        return f"{self.what} {self.shown(self.value)}, with permuted labels {self.shown(low)} to {self.shown(high)}"
+        return f"{self.what} {self.format(self.value)}, with permuted labels {self.format(low)} to {self.format(high)}"
 
 
-def _comparisons(found: Permuted, run: Rerun) -> list[_Comparison]:
-    """Loss on the rows trained on, each with the labels it was trained on; loss and accuracy held out."""
-    made: list[_Comparison] = []
-    fits = [p.fit.loss for p in found.permuted]
-    falls = [p.start - p.fit.loss for p in found.permuted]
-    level = _compared("training loss", run.fit.loss, fits, -1, found.prior)
-    fall = _compared("training loss", run.start - run.fit.loss, falls, 1, found.prior)
-    if level is not None and fall is not None:
-        # labels may happen to suit the initial weights: what counts is the smaller of the two advantages, at the end and since the start
-        made.append(level if level.away <= fall.away else replace(level, away=fall.away, advantage=fall.advantage))
-    held = [p.held_out for p in found.permuted if p.held_out is not None]
-    if run.held_out is not None and len(held) == len(found.permuted):
-        losses = _compared("held-out loss", run.held_out.loss, [o.loss for o in held], -1, found.held_out_prior)
-        shares = _shares(found, run.held_out.accuracy, [o.accuracy for o in held])
-        made += [c for c in (losses, shares) if c is not None]
-    return made
+def _comparisons(runs: Permuted, run: Rerun) -> list[_Comparison]:
+    """Loss on the rows trained on, each run with the labels it was trained on; loss and accuracy held out."""
+    comparisons: list[_Comparison] = []
+    losses = [p.fit.loss for p in runs.permuted]
+    drops = [p.start - p.fit.loss for p in runs.permuted]
+    level = _compared("training loss", run.fit.loss, losses, -1, runs.constant_loss)
+    drop = _compared("training loss", run.start - run.fit.loss, drops, 1, runs.constant_loss)
+    if level is not None and drop is not None:
+        # labels may happen to suit the initial weights: the smaller of the two advantages counts, at the end and since the start
+        if level.advantage_t > drop.advantage_t:
+            level = dataclasses.replace(level, advantage_t=drop.advantage_t, advantage=drop.advantage)
+        comparisons.append(level)
+    held_out = [p.held_out for p in runs.permuted if p.held_out is not None]
+    if run.held_out is not None and len(held_out) == len(runs.permuted):
+        of_losses = _compared(
+            "held-out loss", run.held_out.loss, [o.loss for o in held_out], -1, runs.held_out_constant_loss
+        )
+        of_accuracies = _compared_accuracies(runs, run.held_out.accuracy, [o.accuracy for o in held_out])
+        comparisons += [c for c in (of_losses, of_accuracies) if c is not None]
+    return comparisons
 
 
-def _compared(what: str, mine: float, others: Sequence[float], sign: int, prior: float | None) -> _Comparison | None:
-    """Student's t of the run beside the permuted runs; what costs more than the blind answer is no worse than that."""
-    if not all(math.isfinite(v) for v in (mine, *others)):
+def _compared(
+    what: str, value: float, others: Sequence[float], sign: int, constant_loss: float | None
+) -> _Comparison | None:
+    """Student's t of the run beside the permuted runs; a loss above that of the best constant prediction counts as that."""
+    if not all(math.isfinite(v) for v in (value, *others)):
         return None
     mean = sum(others) / len(others)
     spread = math.sqrt(sum((v - mean) ** 2 for v in others) / (len(others) - 1))
-    gain = sign * (mine - mean)
-    if sign < 0 and prior is not None:
-        gain = min(mean, prior) - mine
-    rounding = 1e-6 * max(abs(mean), abs(mine), prior or 0.0, 1e-12)
+    advantage = sign * (value - mean)
+    if sign < 0 and constant_loss is not None:
+        advantage = min(mean, constant_loss) - value
+    rounding = 1e-6 * max(abs(mean), abs(value), constant_loss or 0.0, 1e-12)
     error = max(spread, rounding) * math.sqrt(1 + 1 / len(others))
-    return _Comparison(what, mine, tuple(others), gain / error, gain / prior if prior else None, _loss)
+    share = advantage / constant_loss if constant_loss else None
+    return _Comparison(what, value, tuple(others), advantage / error, share, _format_loss)
 
 
-def _shares(found: Permuted, mine: float | None, others: Sequence[float | None]) -> _Comparison | None:
-    """Share of right predictions held out: the less telling of two tests, Student's t beside the permuted runs (which may by luck have
-    learnt the classes, or their opposite), and a binomial one beside saying the same for every row."""
+def _compared_accuracies(runs: Permuted, value: float | None, others: Sequence[float | None]) -> _Comparison | None:
+    """Held-out accuracy by the less significant of two tests: Student's t beside the permuted runs (which may by chance have learnt the
+    classes, or their opposite), and a binomial test against the best constant prediction."""
     known = [a for a in others if a is not None]
-    if mine is None or len(known) < len(others):
+    if value is None or len(known) < len(others):
         return None
     from scipy.stats import binomtest, t
 
-    luck = min(1.0, max(sum(known) / len(known), found.baseline or 0.0))
-    p = float(binomtest(round(mine * found.held_out_rows), found.held_out_rows, luck, alternative="greater").pvalue)
-    by_rows = float(t.isf(min(max(p, 1e-12), 1 - 1e-12), len(others) - 1))
-    beside = _compared("held-out accuracy", mine, known, 1, None)
-    return None if beside is None else replace(beside, away=min(by_rows, beside.away), shown=percent)
+    chance = min(1.0, max(sum(known) / len(known), runs.baseline or 0.0))
+    right = round(value * runs.held_out_rows)
+    p = float(binomtest(right, runs.held_out_rows, chance, alternative="greater").pvalue)
+    binomial = float(t.isf(min(max(p, 1e-12), 1 - 1e-12), len(others) - 1))
+    comparison = _compared("held-out accuracy", value, known, 1, None)
+    if comparison is None:
+        return None
+    return dataclasses.replace(comparison, advantage_t=min(binomial, comparison.advantage_t), format=percent)
 
 
-def _loss(value: float) -> str:
+def _format_loss(value: float) -> str:
     return number(value, 4)
 
 
@@ -214,68 +213,70 @@ def _quantile(alpha: float, runs: int) -> float:
     return float(t.ppf(1 - alpha, runs - 1))
 
 
-def _small(own: Sequence[_Comparison]) -> bool:
-    """No advantage worth the name, in any loss."""
+def _negligible(own: Sequence[_Comparison]) -> bool:
+    """The advantage is negligible in every loss."""
     losses = [c.advantage for c in own if c.advantage is not None]
     return bool(losses) and max(losses) < NONE
 
 
-def _none(own: Sequence[_Comparison], found: Permuted) -> bool:
-    """Not even a hint of an advantage, in any comparison."""
-    limit = _quantile(DOUBT, len(found.permuted))
-    return _small(own) and all(c.away < limit for c in own)
+def _no_advantage(own: Sequence[_Comparison], runs: Permuted) -> bool:
+    """The advantage is negligible in every loss, and not significant in any comparison."""
+    limit = _quantile(DOUBT, len(runs.permuted))
+    return _negligible(own) and all(c.advantage_t < limit for c in own)
 
 
-def _misses(found: Permuted, own: Sequence[_Comparison], better: Sequence[_Comparison], alpha: float) -> bool:
-    """The textbook loss learns what this loss, though it is one of labels and moves the weights, does not."""
-    if found.textbook is None or not better or not found.textbook_first or found.own_first is None:
+def _loss_misses_labels(
+    runs: Permuted, own: Sequence[_Comparison], textbook: Sequence[_Comparison], alpha: float
+) -> bool:
+    """The textbook loss learns what this loss does not, although it is a loss of these labels and moves the weights."""
+    if runs.textbook is None or not textbook or not runs.textbook_first or runs.own_first is None:
         return False
-    kindred = 1 / KINDRED <= abs(found.own_first) / found.textbook_first <= KINDRED
-    as_far = found.true.moved >= AS_FAR * found.textbook.moved
-    return kindred and as_far and _small(own) and _plain(better, alpha, found)
+    similar = 1 / SIMILAR <= abs(runs.own_first) / runs.textbook_first <= SIMILAR
+    moved = runs.true.displacement >= LEAST_DISPLACEMENT * runs.textbook.displacement
+    return similar and moved and _negligible(own) and _clear_advantage(textbook, alpha, runs)
 
 
-def _plain(better: Sequence[_Comparison], alpha: float, found: Permuted) -> bool:
-    """An advantage that nobody doubts: large in every loss, and beyond luck."""
-    limit = _quantile(alpha / len(better), len(found.permuted))
-    losses = [c for c in better if c.advantage is not None]
-    return any(c.away > limit for c in better) and all((c.advantage or 0.0) > PLAIN for c in losses)
+def _clear_advantage(comparisons: Sequence[_Comparison], alpha: float, runs: Permuted) -> bool:
+    """The advantage is large in every loss, and significant in one comparison."""
+    limit = _quantile(alpha / len(comparisons), len(runs.permuted))
+    losses = [c for c in comparisons if c.advantage is not None]
+    return any(c.advantage_t > limit for c in comparisons) and all((c.advantage or 0.0) > CLEAR for c in losses)
 
 
-def _by_heart(found: Permuted) -> bool:
-    """True and permuted labels alike are fitted far below the blind answer's loss."""
-    if found.prior is None:
+def _memorised(runs: Permuted) -> bool:
+    """True and permuted labels alike are fitted far below the best constant prediction's loss."""
+    if runs.constant_loss is None:
         return False
-    return all(r.fit.loss < (1 - BY_HEART) * found.prior for r in (found.true, *found.permuted))
+    return all(r.fit.loss < (1 - MEMORISED) * runs.constant_loss for r in (runs.true, *runs.permuted))
 
 
-def _notes(found: Permuted) -> list[str]:
-    run, true = found.run.fit.loss, found.true.fit.loss
-    if found.prior and abs(run - true) > PLAIN * found.prior:
-        return [
-            f"the run itself ended at a training loss of {number(run, 4)}, its repetition at {number(true, 4)}: something beside "
-            "the loop had a part in it (a callback, a random state of its own, weights written from outside)"
-        ]
-    return []
+def _notes(runs: Permuted) -> tuple[str, ...]:
+    run, true = runs.run.fit.loss, runs.true.fit.loss
+    if not runs.constant_loss or not abs(run - true) > CLEAR * runs.constant_loss:
+        return ()
+    return (
+        f"the run itself ended at a training loss of {number(run, 4)}, its repetition at {number(true, 4)}: something other than the loop "
+        "changed the training (a callback, a random state of its own, weights written from outside)",
+    )
 
 
-def _rows(found: Permuted) -> tuple[dict[str, Any], ...]:
-    rows = [("the run", found.run), ("true labels", found.true)]
-    if found.textbook is not None:
-        rows.append(("true labels, textbook loss", found.textbook))
-    rows += [(f"permuted labels {i + 1}", r) for i, r in enumerate(found.permuted)]
+def _rows(runs: Permuted) -> tuple[dict[str, Any], ...]:
+    rows = [("the run", runs.run), ("true labels", runs.true)]
+    if runs.textbook is not None:
+        rows.append(("true labels, textbook loss", runs.textbook))
+    rows += [(f"permuted labels {i + 1}", r) for i, r in enumerate(runs.permuted)]
     return tuple(
         {
             "trained with": what,
             "first loss": number(r.start, 4),
             "last loss": number(r.fit.loss, 4),
-            "right": _share(r.fit),
+            "right": _accuracy(r.fit),
             "held out: loss": None if r.held_out is None else number(r.held_out.loss, 4),
-            "held out: right": None if r.held_out is None else _share(r.held_out),
+            "held out: right": None if r.held_out is None else _accuracy(r.held_out),
         }
         for what, r in rows
     )
 
 
-def _share(outcome: Outcome) -> str | None:
+def _accuracy(outcome: Outcome) -> str | None:
     return None if outcome.accuracy is None else percent(outcome.accuracy)

@@ -1,4 +1,4 @@
-"""What training again from the same start gave: on one batch alone, and with labels that have nothing to do with the rows."""
+"""What training again from the same start measured: on a single batch, and with permuted labels."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..head.ablation_record import Outcome
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to learn the batch, at one learning rate."""
+    """One attempt to overfit the batch, at one learning rate."""
 
     lr: float
     steps: int
-    #: The run's own loss at the last step, and the lowest textbook loss on the way (None: it cannot be computed).
+    #: The run's own loss at the last step, and the lowest textbook loss of all steps (None: it cannot be computed).
     loss: float
     reference: float | None
-    #: Share of right predictions where the textbook loss was lowest; None: the task has none.
-    right: float | None
-    #: Largest difference between two rows' outputs at the end, over the largest output; None: no outputs to be had.
-    apart: float | None
+    #: Accuracy where the textbook loss was lowest; None: the task has none.
+    accuracy: float | None
+    #: Largest difference between two rows' outputs at the end, over the largest output; None: no outputs could be read.
+    row_difference: float | None
     fitted: bool
 
 
@@ -34,26 +34,26 @@ class Overfit(Measurement, probe="overfit", on_request="it trains the model agai
     #: The run's own loss, and the textbook loss, before the first step.
     loss: float
     reference: float | None
-    #: Textbook loss of the best answer that is the same for every row, and of the best one that the inputs allow (rows
-    #: with equal inputs and different labels); None: unknown.
-    prior: float | None
+    #: Textbook loss of the best constant prediction, and of the best one that depends on the inputs alone (rows with equal inputs may
+    #: have different labels); None: unknown.
+    constant_loss: float | None
     floor: float | None
-    #: Share of right predictions that the inputs allow; None: the task has none.
-    possible: float | None
+    #: Accuracy of the best prediction that depends on the inputs alone; None: the task has none.
+    attainable_accuracy: float | None
     attempts: tuple[Attempt, ...]
-    #: Share of the model's parameters that may learn.
+    #: Share of the model's parameters that are trainable.
     trainable: float
     #: ``evaluation``, or ``training`` where the model has no gradients in evaluation mode.
     mode: str = "evaluation"
 
     @property
     def fitted(self) -> bool:
-        """The batch was learnt at one of the learning rates."""
+        """The batch was overfit at one of the learning rates."""
         return any(a.fitted for a in self.attempts)
 
     @property
     def best(self) -> Attempt | None:
-        """The attempt that came furthest."""
+        """The attempt with the lowest loss."""
         return min(
             self.attempts, key=lambda a: (not a.fitted, a.loss if a.reference is None else a.reference), default=None
         )
@@ -68,32 +68,32 @@ class Rerun:
     fit: Outcome
     #: On held-out rows with their own labels; None: there are none.
     held_out: Outcome | None
-    #: Root mean square of the way that the trained weights came.
-    moved: float
+    #: Root mean square of the trained weights' displacement.
+    displacement: float
 
 
 @dataclass(frozen=True)
 class Permuted(Measurement, probe="permuted", on_request="it trains the model again", timed=True):
-    """The run again from the same start: as it was, and with labels dealt out among the rows at random."""
+    """The run again from the same start: as it was, and with the labels permuted among the rows at random."""
 
     steps: int
-    #: Different rows trained on; rows of them looked at afterwards; held-out rows looked at.
+    #: Distinct rows trained on; how many of them were scored afterwards; held-out rows scored.
     rows: int
-    looked_at: int
+    scored_rows: int
     held_out_rows: int
     #: Share of the labels that a permutation changed, on average.
     changed: float
-    #: Textbook loss of the best answer that is the same for every row: on the rows trained on, and held out.
-    prior: float | None
-    held_out_prior: float | None
+    #: Textbook loss of the best constant prediction: on the rows trained on, and held out.
+    constant_loss: float | None
+    held_out_constant_loss: float | None
     #: The run itself, as it ended; its repetition with the true labels; with permuted ones.
     run: Rerun
     true: Rerun
     permuted: tuple[Rerun, ...]
-    #: Once more with the true labels, but with the textbook loss in place of the run's own; None: it is the run's own.
+    #: Once more with the true labels, but with the textbook loss in place of the run's own; None: the run's own is the textbook loss.
     textbook: Rerun | None = None
-    #: The run's own loss before the first step, on the first batch, and the textbook loss of the same; None: it is no loss of its own.
+    #: The run's own loss and the textbook loss of the first batch, before the first step; None: the run's own is the textbook loss.
     own_first: float | None = None
     textbook_first: float | None = None
-    #: Best share of right predictions on the held-out rows by saying the same for each.
+    #: Accuracy of the best constant prediction on the held-out rows.
     baseline: float | None = None

@@ -16,16 +16,17 @@ from pytest_ftcheck.core.trace import Trace
 LN2 = math.log(2)
 
 
-def rerun(loss, held=0.7, right=0.5, *, moved=0.01, start=LN2):
-    return Rerun(start, Outcome(loss, None), None if held is None else Outcome(held, right), moved)
+def rerun(loss, held=0.7, right=0.5, *, displacement=0.01, start=LN2):
+    return Rerun(start, Outcome(loss, None), None if held is None else Outcome(held, right), displacement)
 
 
 #: Nothing learnt from any labels, within a few thousandths.
 LUCK = tuple(rerun(0.68 + d, 0.70 + d, 0.5 + d) for d in (-0.004, -0.001, 0.002, 0.003))
-#: Learnt by heart.
-HEART = tuple(rerun(0.10 + d, 1.40 + 10 * d, 0.5 + d) for d in (-0.04, -0.01, 0.02, 0.03))
+#: Memorised.
+MEMORISED = tuple(rerun(0.10 + d, 1.40 + 10 * d, 0.5 + d) for d in (-0.04, -0.01, 0.02, 0.03))
 FOUND = Permuted(
-    steps=100, rows=LEAST_ROWS, looked_at=LEAST_ROWS, held_out_rows=LEAST_HELD_OUT, changed=0.5, prior=LN2, held_out_prior=LN2,
+    steps=100, rows=LEAST_ROWS, scored_rows=LEAST_ROWS, held_out_rows=LEAST_HELD_OUT, changed=0.5,
+    constant_loss=LN2, held_out_constant_loss=LN2,
     run=rerun(0.68), true=rerun(0.68), permuted=LUCK, baseline=0.5, own_first=0.7, textbook_first=0.7,
 )  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_labels_that_suit_the_initial_weights_are_not_learnt():
 
 def test_worse_than_blind_is_no_worse_than_blind():
     """Held out, permuted runs that are surer of nothing do not make this one better."""
-    assert verdict(true=rerun(0.1, 0.75), permuted=HEART).fault == "no_better_than_permuted"
+    assert verdict(true=rerun(0.1, 0.75), permuted=MEMORISED).fault == "no_better_than_permuted"
 
 
 def test_shares_are_judged_by_their_rows():
@@ -87,9 +88,9 @@ def test_equal_runs_are_not_apart():
 
 
 def test_learnt_by_heart():
-    v = verdict(true=rerun(0.1, 1.4), permuted=HEART)
+    v = verdict(true=rerun(0.1, 1.4), permuted=MEMORISED)
     assert (v.status, v.fault) == ("fail", "no_better_than_permuted")
-    assert "by heart" in v.headline
+    assert "memorises" in v.headline
     assert "ten rows" in v.remedy
 
 
@@ -98,13 +99,13 @@ def test_learnt_by_heart():
     [
         {"rows": LEAST_ROWS - 1},
         {"held_out_rows": LEAST_HELD_OUT - 1},
-        {"permuted": (*HEART[:3], rerun(0.5, 1.4))},
-        {"prior": None, "held_out_prior": None},
+        {"permuted": (*MEMORISED[:3], rerun(0.5, 1.4))},
+        {"constant_loss": None, "held_out_constant_loss": None},
         {"true": rerun(0.1, 0.65)},
     ],
 )
 def test_too_little_to_be_sure(changes):
-    v = verdict(**{"true": rerun(0.1, 1.4), "permuted": HEART, **changes})
+    v = verdict(**{"true": rerun(0.1, 1.4), "permuted": MEMORISED, **changes})
     assert v.status == "inconclusive"
 
 
@@ -112,7 +113,9 @@ def test_the_loss_misses_the_labels():
     textbook = rerun(0.2, 0.25, 0.95)
     v = verdict(textbook=textbook)
     assert (v.status, v.fault) == ("fail", "loss_misses_labels")
-    assert verdict(textbook=replace(textbook, moved=0.05)).status == "inconclusive"  # the run's own steps were small
+    assert (
+        verdict(textbook=replace(textbook, displacement=0.05)).status == "inconclusive"
+    )  # the run's own steps were small
     assert verdict(textbook=rerun(0.6, 0.6)).status == "inconclusive"  # no plain advantage
     assert verdict(true=rerun(0.6, 0.65), textbook=textbook).status != "fail"  # a hint of one
     assert (
@@ -120,6 +123,28 @@ def test_the_loss_misses_the_labels():
     )  # beyond luck, and next to nothing beside what could be learnt
     assert verdict(textbook=textbook, own_first=-0.7).status == "fail"
     assert verdict(textbook=textbook, own_first=1.5).status == "inconclusive"  # a loss of another kind
+
+
+def test_wording():
+    v = verdict(true=rerun(0.1, 1.4), permuted=MEMORISED)
+    assert v.headline == (
+        "The run memorises its labels, and permuted ones as well: training loss 0.1000, with permuted labels 0.06000 to 0.1300; "
+        "held-out loss 1.400, with permuted labels 1.000 to 1.700; held-out accuracy 50 %, with permuted labels 46 % to 53 %."
+    )
+    assert v.causes == (
+        "the labels do not belong to the rows: shuffled, shifted, or joined to the wrong inputs",
+        "or the rule can at first only be memorised (parity, modular arithmetic): then allow this",
+    )
+    assert v.remedy == "print ten rows with their labels, as they enter the model"
+    assert v.limit == (
+        "outside the permuted runs' prediction interval (Student's t; accuracies also a binomial test; error rate 0.05 over all "
+        "comparisons); a failure requires 128 rows trained on and 64 held out, and an advantage below 5.0 % of the best constant "
+        "prediction's loss"
+    )
+    assert v.measured == (
+        "the run's 100 steps again from its initial weights, once with the true and 4 times with permuted labels; dropout off, on 128 rows "
+        "trained on and 64 held out"
+    )
 
 
 def test_what_diverges_is_not_judged():
@@ -138,7 +163,9 @@ def test_not_asked_for_and_bad_limits():
 
 
 def test_the_assertion_raises_and_the_record_survives_json():
-    trace = replace(example_trace(), measurements={"permuted": replace(FOUND, true=rerun(0.1, 1.4), permuted=HEART)})
+    trace = replace(
+        example_trace(), measurements={"permuted": replace(FOUND, true=rerun(0.1, 1.4), permuted=MEMORISED)}
+    )
     with pytest.raises(CheckFailed, match="beats_permuted_labels: FAIL"):
         assert_beats_permuted_labels(trace)
     assert Trace.from_json(trace.to_json()) == trace

@@ -1,4 +1,4 @@
-"""overfits_one_batch: sure failures fail, what may be the base's or the labels' fault does not."""
+"""overfits_one_batch: certain failures fail, what may be due to the base or the labels does not."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import CheckFailed, assert_overfits_one_batch, check_overfits_one_batch, example_trace
-from pytest_ftcheck.checks.retraining.overfits_one_batch import ALIKE, FAR_OFF, KINDRED, LEAST_TRAINED, NO_WAY
+from pytest_ftcheck.checks.retraining.overfits_one_batch import (
+    EQUAL_ROWS,
+    FAR_OFF,
+    LEAST_TRAINED,
+    NO_PROGRESS,
+    SIMILAR,
+)
 from pytest_ftcheck.checks.retraining.record import Attempt, Overfit
 from pytest_ftcheck.core.trace import Trace
 
 LN2 = math.log(2)
-TRY = Attempt(lr=1e-3, steps=100, loss=0.68, reference=0.68, right=0.6, apart=0.4, fitted=False)
+TRY = Attempt(lr=1e-3, steps=100, loss=0.68, reference=0.68, accuracy=0.6, row_difference=0.4, fitted=False)
 FOUND = Overfit(
-    rows=16, labels=16, loss=0.7, reference=0.7, prior=LN2, floor=0.0, possible=1.0,
+    rows=16, labels=16, loss=0.7, reference=0.7, constant_loss=LN2, floor=0.0, attainable_accuracy=1.0,
     attempts=(TRY, replace(TRY, lr=1e-4)), trainable=1.0,
 )  # fmt: skip
 
@@ -28,15 +34,15 @@ def verdict(attempt=None, reading=None, **changes):
 
 
 def test_one_learning_rate_is_enough():
-    fitted = replace(TRY, lr=1e-2, steps=12, loss=0.3, reference=0.3, right=1.0, fitted=True)
+    fitted = replace(TRY, lr=1e-2, steps=12, loss=0.3, reference=0.3, accuracy=1.0, fitted=True)
     v = verdict(attempts=(TRY, fitted))
     assert v.status == "pass"
-    assert "16 rows learnt by heart in 12 steps at a learning rate of 0.0100" in v.headline
+    assert "overfits 16 rows in 12 steps at a learning rate of 0.0100" in v.headline
     assert "0.7000 to 0.3000, 100 % right" in v.headline
     assert len(v.evidence) == 2
 
 
-def test_no_way_at_any_learning_rate():
+def test_no_progress_at_any_learning_rate():
     v = verdict()
     assert (v.status, v.fault) == ("fail", "cannot_overfit")
     assert "2 learning rates (0.00100, 1.00e-04)" in v.headline
@@ -44,8 +50,31 @@ def test_no_way_at_any_learning_rate():
     assert "cross_entropy(logits, labels)" in v.remedy
 
 
-def test_some_way_is_undecided():
-    reference = LN2 * (1 - NO_WAY)
+def test_wording():
+    v = verdict()
+    assert v.headline == (
+        "The model does not overfit 16 rows at 2 learning rates (0.00100, 1.00e-04): the textbook loss went from 0.7000 to 0.6800; the "
+        "best constant prediction has 0.693."
+    )
+    assert v.causes == (
+        "the loss uses other labels than the batch's: shuffled, shifted, or with a flipped sign",
+        "or the outputs hardly depend on what distinguishes the rows",
+    )
+    assert (
+        v.remedy == "compare your loss with cross_entropy(logits, labels) on this batch; see assert_loss_matches_task"
+    )
+    assert v.limit == (
+        "all predictions right that can be, and half of the textbook loss gone (regression: 90 %); a failure only if the loss or the "
+        "outputs do not change, or if no learning rate removes 10 % of the loss although at least 50 % of the model is trained"
+    )
+    assert v.measured == (
+        "16 rows (16 labels) of a training batch, from the run's initial weights, in evaluation mode; Adam without decay, gradients "
+        "clipped to 1, 2 learning rates"
+    )
+
+
+def test_some_progress_is_inconclusive():
+    reference = LN2 * (1 - NO_PROGRESS)
     assert verdict({"reference": reference - 1e-3}).status == "inconclusive"
     assert verdict({"reference": reference + 1e-3}).status == "fail"
 
@@ -55,15 +84,15 @@ def test_some_way_is_undecided():
     [
         {"trainable": LEAST_TRAINED - 0.01},
         {"reading": {"task": "regression"}},
-        {"loss": 0.7 * KINDRED * 1.01},
-        {"loss": 0.7 / KINDRED / 1.01},
+        {"loss": 0.7 * SIMILAR * 1.01},
+        {"loss": 0.7 / SIMILAR / 1.01},
         {"reference": FAR_OFF * LN2 * 1.01, "loss": FAR_OFF * LN2 * 1.01},
         {"floor": None},
-        {"prior": None},
+        {"constant_loss": None},
         {"reference": None},
     ],
 )
-def test_what_may_have_another_reason_is_undecided(changes):
+def test_what_may_have_another_reason_is_inconclusive(changes):
     v = verdict(**changes)
     assert v.status == "inconclusive"
     assert v.causes
@@ -83,14 +112,14 @@ def test_a_loss_that_stands_still():
 
 
 def test_rows_that_are_the_same_to_the_model():
-    v = verdict({"apart": ALIKE / 2, "reference": LN2})
+    v = verdict({"row_difference": EQUAL_ROWS / 2, "reference": LN2})
     assert (v.status, v.fault) == ("fail", "batch_rows_alike")
     # the bias is all that learns, and of two equal classes it has nothing to learn: the loss stands still, but that is not the point
-    assert verdict({"apart": 0.0, "reference": 0.7, "loss": 0.7}).fault == "batch_rows_alike"
-    assert verdict({"apart": ALIKE * 2, "reference": LN2}).fault == "cannot_overfit"
-    assert verdict({"apart": None, "reference": LN2}).fault == "cannot_overfit"
+    assert verdict({"row_difference": 0.0, "reference": 0.7, "loss": 0.7}).fault == "batch_rows_alike"
+    assert verdict({"row_difference": EQUAL_ROWS * 2, "reference": LN2}).fault == "cannot_overfit"
+    assert verdict({"row_difference": None, "reference": LN2}).fault == "cannot_overfit"
     # the inputs themselves are all the same
-    assert verdict({"apart": 0.0, "reference": LN2}, floor=LN2).fault != "batch_rows_alike"
+    assert verdict({"row_difference": 0.0, "reference": LN2}, floor=LN2).fault != "batch_rows_alike"
 
 
 def test_what_breaks_down_is_not_judged():

@@ -59,11 +59,11 @@ def test_a_healthy_run(rows):
     assert found.fitted
     assert (found.rows, found.labels, found.mode, found.trainable) == (ROWS, ROWS, "evaluation", 1.0)
     assert found.floor == 0.0
-    assert found.possible == 1.0
+    assert found.attainable_accuracy == 1.0
     assert [a.fitted for a in found.attempts] == [False] * (len(found.attempts) - 1) + [True]
     assert check_overfits_one_batch(trace).status == "pass"
     again = trace.measured(Permuted)
-    assert (again.steps, again.rows, again.looked_at, again.held_out_rows) == (30, 64, 64, 64)
+    assert (again.steps, again.rows, again.scored_rows, again.held_out_rows) == (30, 64, 64, 64)
     assert 0.4 < again.changed < 0.6
     assert len(again.permuted) == PERMUTATIONS
     assert len({p.fit.loss for p in again.permuted}) == PERMUTATIONS
@@ -178,11 +178,11 @@ def test_a_label_a_token():
 
 def test_equal_rows_with_other_labels_have_a_floor():
     x = torch.tensor([[1.0], [1.0], [1.0], [2.0]])
-    floor, possible = attainable("single_label", (x, torch.tensor([0, 0, 1, 1])))
+    floor, accuracy = attainable("single_label", (x, torch.tensor([0, 0, 1, 1])))
     assert floor == pytest.approx(0.75 * 0.636514, rel=1e-5)  # the entropy of 2 to 1, in three rows of four
-    assert possible == 0.75
-    floor, possible = attainable("regression", (x, torch.tensor([1.0, 2.0, 3.0, 9.0])))
-    assert (floor, possible) == (pytest.approx(0.75 * 2 / 3), None)
+    assert accuracy == 0.75
+    floor, accuracy = attainable("regression", (x, torch.tensor([1.0, 2.0, 3.0, 9.0])))
+    assert (floor, accuracy) == (pytest.approx(0.75 * 2 / 3), None)
     assert attainable("single_label", (x, torch.tensor([[0, 1]] * 4))) == (None, None)
     assert attainable("single_label", ([1, 2], torch.tensor([0, 1]))) == (0.0, 1.0)
 
@@ -192,15 +192,15 @@ def test_equal_rows_do_not_keep_a_batch_from_being_learnt(rows):
     x[:8] = x[0]
     y = torch.tensor([0, 1] * 8)
     trace = run(make(), [(x, y), *rows[1:]], ["overfit"])
-    assert 0 < trace.measured(Overfit).floor < trace.measured(Overfit).prior
-    assert trace.measured(Overfit).possible == 0.75
+    assert 0 < trace.measured(Overfit).floor < trace.measured(Overfit).constant_loss
+    assert trace.measured(Overfit).attainable_accuracy == 0.75
     assert check_overfits_one_batch(trace).status == "pass"
 
 
 def test_classes_take_turns(rows):
     x, y = torch.cat([r[0] for r in rows]), torch.zeros(128, dtype=torch.long)
     y[100:] = 1
-    assert run(make(), [(x, y)] * 8, ["overfit"]).measured(Overfit).prior == pytest.approx(0.6931, abs=1e-3)
+    assert run(make(), [(x, y)] * 8, ["overfit"]).measured(Overfit).constant_loss == pytest.approx(0.6931, abs=1e-3)
 
 
 # ------------------------------------------------------------------------------------------ faults
@@ -286,13 +286,13 @@ def test_watch_makes_the_first(rows):
 def test_labels_that_cannot_be_permuted(rows):
     hidden = [{"x": x, "targets": y} for x, y in rows]
     trace = run(make(), hidden, loss_fn=lambda m, b: F.cross_entropy(m(b["x"]), b["targets"]))
-    assert "cannot be seen" in trace.skipped["permuted"]
+    assert "cannot be found" in trace.skipped["permuted"]
     assert check_overfits_one_batch(trace).status == "pass"  # by the run's own loss alone
     trace = run(make(), rows, ["permuted"], loss_fn=lambda m, b: m(b[0]).square().mean())
     assert "does not depend on the labels" in trace.skipped["permuted"]
     same = [(x, torch.zeros(16, dtype=torch.long)) for x, _ in rows]
     trace = run(make(), same)
-    assert "all but the same" in trace.skipped["permuted"]
+    assert "almost all the same" in trace.skipped["permuted"]
     assert "all labels of the batch are the same" in trace.skipped["overfit"]
 
 

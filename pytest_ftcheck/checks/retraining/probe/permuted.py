@@ -1,4 +1,4 @@
-"""The run again, from the same start, with labels that have nothing to do with the rows: does the run do better than that?
+"""The run again, from the same start, with the labels permuted among the rows: does the run do better than that?
 
 Comparing a training with trainings on permuted labels is the permutation test of Ojala and Garriga, JMLR 11 (2010), and the
 randomisation of Zhang et al., "Understanding deep learning requires rethinking generalization", ICLR 2017.
@@ -20,12 +20,12 @@ from ....instruments.snapshots import quiet, seed_everything
 from ...head.probe.head import first_rows, rows_of
 from ..record import Permuted, Rerun
 from .rerun import (
-    Again,
     Deadline,
-    Start,
-    blind_loss,
+    InitialState,
+    OptimizerCopy,
     casting,
     clip,
+    constant_prediction_loss,
     counted,
     gradients_of,
     logits_for,
@@ -35,9 +35,9 @@ from .rerun import (
 
 #: Trainings with permuted labels: enough for a prediction interval, and each costs what the run did.
 PERMUTATIONS = 6
-#: Rows looked at afterwards, of those trained on and of those held out.
-LOOKED_AT, HELD_OUT = 256, 512
-#: A permutation that leaves more labels where they were does not tell trainings apart.
+#: Rows scored afterwards, of those trained on and of those held out, at most.
+SCORED, HELD_OUT = 256, 512
+#: Least share of the labels that the permutations must change, for the trainings to differ.
 LEAST_CHANGED = 0.1
 
 
@@ -52,43 +52,43 @@ class PermutedProbe(Probe):
         super().__init__(context)
         if not context.recipe_loop:
             raise LeftOut(
-                "the loop is your own: only a loop of ours can be run again with other labels (leave step= out)"
+                "the loop is your own, and only a loop of ours can be run again with other labels (leave step= out)"
             )
         if context.recipe.autocast == "float16" and context.device.type == "cuda":
             raise LeftOut("runs under a GradScaler are not repeated: autocast='bfloat16' needs none")
         if not isinstance(split(context.fixed_batches[0])[1], torch.Tensor):
             raise LeftOut(
-                "the labels cannot be seen in the batches: give (inputs, labels), or a mapping with the key 'labels'"
+                "the labels cannot be found in the batches: give (inputs, labels), or a mapping with the key 'labels'"
             )
         self.deadline = Deadline(context.recipe.max_seconds)
-        self.start: Start | None = None
-        self.again: Again | None = None
+        self.start: InitialState | None = None
+        self.optimizer: OptimizerCopy | None = None
         self.batches: list[Any] = []
         self.settings: list[list[dict[str, Any]]] = []
-        self.found: Permuted | None = None
+        self.permuted: Permuted | None = None
 
     def cost(self) -> float:
         """A training for each permutation, and one or two with the true labels."""
         return 3.0 * rows_of(self.context.fixed_batches[0]) * self.context.steps * (PERMUTATIONS + 2)
 
     def before(self) -> None:
-        """Keep the initial values of what may learn."""
-        self.start = Start(self.context.model)
-        self.again = Again(self.context.optimizer, self.start.parameters)
+        """Keep the initial values of the trainable weights, and a copy of the optimizer."""
+        self.start = InitialState(self.context.model)
+        self.optimizer = OptimizerCopy(self.context.optimizer, self.start.parameters)
 
     def iteration(self, number: int, batch: Any) -> None:
-        """Keep the batch, and what the optimizer is set to."""
+        """Keep the batch, and the optimizer's settings."""
         known = self.context.batches.list
-        # a list is there to be looked at again, and the same rows keep their labels from one round to the next
+        # a list can be read again, and the same rows keep their labels from one epoch to the next
         self.batches.append(own_copy(batch) if known is None else known[number % len(known)])
         self.settings.append(settings_of(self.context.optimizer))
 
     def after(self) -> None:
-        """Train again: as it was, with the textbook loss, with permuted labels."""
+        """Train again: as before, with the textbook loss, with permuted labels."""
         assert self.start is not None
-        assert self.again is not None
-        if not self.again.same_groups(self.context.optimizer):
-            raise LeftOut("the optimizer was given other tensors in the run: it cannot be repeated")
+        assert self.optimizer is not None
+        if not self.optimizer.same_groups(self.context.optimizer):
+            raise LeftOut("the optimizer's tensors changed in the run, so it cannot be repeated")
         context, task = self.context, self.context.reader.task
         distinct = list({id(b): b for b in self.batches}.values())
         orders = [self._permuted(distinct, seed) for seed in range(PERMUTATIONS)]
@@ -98,37 +98,38 @@ class PermutedProbe(Probe):
             for order in orders
         ]
         if sum(changed) / len(changed) < LEAST_CHANGED:
-            raise LeftOut("the labels are all but the same: permuting them changes next to nothing")
-        self._labels_matter(distinct, orders)
-        looked_at = self._looked_at(distinct)
+            raise LeftOut("the labels are almost all the same, so permuting them changes next to nothing")
+        self._require_use_of_labels(distinct, orders)
+        scored = self._scored(distinct)
         held = [to_device(b, context.device) for b in first_rows(context.held_out or (), HELD_OUT)]
 
         def ended(fitted: Sequence[Any], first: float) -> Rerun:
             assert self.start is not None
-            return Rerun(first, score(context, fitted), score(context, held) if held else None, self.start.moved())
+            return Rerun(
+                first, score(context, fitted), score(context, held) if held else None, self.start.displacement()
+            )
 
-        now = ended(looked_at, math.nan)
-        with self.start.again():
-            self.start.put_back()
-            run = dataclasses.replace(now, start=score(context, looked_at).loss)
-            true = self._train(self._sequence(distinct, distinct), self._own, looked_at, ended)
+        now = ended(scored, math.nan)
+        with self.start.retraining():
+            self.start.restore()
+            run = dataclasses.replace(now, start=score(context, scored).loss)
+            true = self._train(self._sequence(distinct, distinct), self._own, scored, ended)
             textbook: Rerun | None = None
             firsts: tuple[float | None, float | None] = (None, None)
-            if task is not None and (context.reader.loss_fn is not None or context.reader._own_loss):
+            if task is not None and (context.reader.loss_fn is not None or context.reader.uses_own_loss):
                 firsts = self._firsts()
-                textbook = self._train(self._sequence(distinct, distinct), self._textbook, looked_at, ended)
+                textbook = self._train(self._sequence(distinct, distinct), self._textbook, scored, ended)
             permuted = [
-                self._train(self._sequence(distinct, order), self._own, self._looked_at(order), ended)
-                for order in orders
+                self._train(self._sequence(distinct, order), self._own, self._scored(order), ended) for order in orders
             ]
-        self.found = Permuted(
+        self.permuted = Permuted(
             steps=len(self.batches),
             rows=sum(rows_of(b) for b in distinct),
-            looked_at=sum(rows_of(b) for b in looked_at),
+            scored_rows=sum(rows_of(b) for b in scored),
             held_out_rows=sum(rows_of(b) for b in held),
             changed=sum(changed) / len(changed),
-            prior=_prior(task, looked_at),
-            held_out_prior=_prior(task, held) if held else None,
+            constant_loss=_constant_loss(task, scored),
+            held_out_constant_loss=_constant_loss(task, held) if held else None,
             run=run,
             true=true,
             permuted=tuple(permuted),
@@ -137,35 +138,35 @@ class PermutedProbe(Probe):
             textbook_first=firsts[1],
             baseline=_baseline(task, held),
         )
-        self.start, self.again, self.batches = None, None, []
+        self.start, self.optimizer, self.batches = None, None, []
 
     def record(self) -> Permuted | None:
         """What was measured."""
-        return self.found
+        return self.permuted
 
     # ------------------------------------------------------------------ labels
     def _permuted(self, batches: Sequence[Any], seed: int) -> list[Any]:
-        """The same batches, their labels dealt out among all rows (all tokens, where each has one) at random."""
+        """The same batches, their labels permuted among all rows (all tokens, where each has one) at random."""
         task = self.context.reader.task
         labels = [split(b)[1] for b in batches]
         if not all(isinstance(y, torch.Tensor) and y.dim() for y in labels):
-            raise LeftOut("the labels cannot be seen in all batches")
-        # of tags and of several numbers a whole row is dealt out, of tokens each that counts
+            raise LeftOut("the labels cannot be found in all batches")
+        # tags and several numbers are permuted by row, labels of tokens one by one where they count
         single = task == "single_label" or all(y.dim() == 1 for y in labels)
         keep = [counted(task, y) if single else torch.ones(len(y), dtype=torch.bool, device=y.device) for y in labels]
         pool = torch.cat([y[k] for y, k in zip(labels, keep, strict=True)])
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
-        dealt = pool[order.to(pool.device)]
+        permuted = pool[order.to(pool.device)]
         out, at = [], 0
         for batch, y, k in zip(batches, labels, keep, strict=True):
             new = y.clone()
             count = int(k.sum())
-            new[k] = dealt[at : at + count]
+            new[k] = permuted[at : at + count]
             at += count
             out.append(with_labels(batch, new))
         return out
 
-    def _labels_matter(self, batches: Sequence[Any], orders: Sequence[Sequence[Any]]) -> None:
+    def _require_use_of_labels(self, batches: Sequence[Any], orders: Sequence[Sequence[Any]]) -> None:
         reader = self.context.reader
         with quiet(self.context.model):
             for other in orders:
@@ -176,13 +177,13 @@ class PermutedProbe(Probe):
                         values.append(float(reader.loss(to_device(batch, self.context.device))[0]))
                     if values[0] != values[1]:
                         return
-        raise LeftOut("the loss does not depend on the labels in the batches: others would change nothing")
+        raise LeftOut("the loss does not depend on the labels in the batches, so other labels would change nothing")
 
-    def _looked_at(self, batches: Sequence[Any]) -> list[Any]:
-        return [to_device(b, self.context.device) for b in first_rows(batches, LOOKED_AT)]
+    def _scored(self, batches: Sequence[Any]) -> list[Any]:
+        return [to_device(b, self.context.device) for b in first_rows(batches, SCORED)]
 
     def _sequence(self, distinct: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-        """The batches of the run in their order, each in its other form."""
+        """The batches of the run in their order, each with its other labels."""
         other = {id(b): o for b, o in zip(distinct, others, strict=True)}
         return [other[id(b)] for b in self.batches]
 
@@ -193,13 +194,13 @@ class PermutedProbe(Probe):
     def _textbook(self, batch: Any) -> torch.Tensor:
         logits = logits_for(self.context.reader, batch)
         if logits is None:
-            raise LeftOut("no outputs to compare with the labels")
+            raise LeftOut("there are no outputs to compare with the labels")
         return self.context.reader.reference(logits.float(), split(batch)[1])
 
     def _firsts(self) -> tuple[float, float]:
         """Own and textbook loss of the first batch before the first step, dropout off."""
         assert self.start is not None
-        self.start.put_back()
+        self.start.restore()
         batch = to_device(self.batches[0], self.context.device)
         with quiet(self.context.model):
             seed_everything(0)
@@ -209,44 +210,44 @@ class PermutedProbe(Probe):
         self,
         batches: Sequence[Any],
         loss_of: Callable[[Any], torch.Tensor],
-        looked_at: Sequence[Any],
+        scored: Sequence[Any],
         ended: Callable[[Sequence[Any], float], Rerun],
     ) -> Rerun:
-        """One training from the start; every one draws the same random numbers."""
+        """One training from the start; all use the same random numbers."""
         assert self.start is not None
-        assert self.again is not None
-        context, parameters, again = self.context, self.start.parameters, self.again
-        self.start.put_back()
-        first = score(context, looked_at).loss
+        assert self.optimizer is not None
+        context, parameters, optimizer = self.context, self.start.parameters, self.optimizer
+        self.start.restore()
+        first = score(context, scored).loss
         seed_everything(context.recipe.seed)
-        again.begin()
+        optimizer.reset()
         with torch.enable_grad():
             for batch, settings in zip(batches, self.settings, strict=True):
-                self.deadline.look()
-                told: list[float] = []
+                self.deadline.check()
+                losses: list[float] = []
 
-                def backward(batch: Any = batch, told: list[float] = told) -> torch.Tensor:
+                def backward(batch: Any = batch, losses: list[float] = losses) -> torch.Tensor:
                     with torch.enable_grad(), casting(context):
                         loss = loss_of(to_device(batch, context.device))
                     gradients = gradients_of(loss, parameters)
-                    if not again.closure:  # as in our own loop
+                    if not optimizer.closure:  # as in our own loop
                         clip(gradients, context.recipe.max_grad_norm)
                     for p, g in zip(parameters, gradients, strict=True):
                         p.grad = g
-                    told.append(float(loss.detach()))
+                    losses.append(float(loss.detach()))
                     return loss.detach()
 
-                with torch.no_grad() if not again.closure else torch.enable_grad():
-                    again.step(settings, backward)
-                if told and not math.isfinite(told[-1]):
+                with torch.no_grad() if not optimizer.closure else torch.enable_grad():
+                    optimizer.step(settings, backward)
+                if losses and not math.isfinite(losses[-1]):
                     break
         for p in parameters:
             p.grad = None
-        return ended(looked_at, first)
+        return ended(scored, first)
 
 
-def _prior(task: str | None, batches: Sequence[Any]) -> float | None:
-    return blind_loss(task, [split(b)[1] for b in batches]) if task is not None else None
+def _constant_loss(task: str | None, batches: Sequence[Any]) -> float | None:
+    return constant_prediction_loss(task, [split(b)[1] for b in batches]) if task is not None else None
 
 
 def _baseline(task: str | None, held: Sequence[Any]) -> float | None:

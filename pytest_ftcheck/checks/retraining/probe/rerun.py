@@ -1,4 +1,4 @@
-"""Train again from where the run began, and leave nothing of it behind: what both retraining probes stand on.
+"""Trains again from the run's start and restores everything afterwards: what both retraining probes share.
 
 Memory: a copy of the trained weights and of the buffers from the run's first iteration on; while training again another copy of the
 weights, their gradients, and the optimizer's state (two more copies for Adam).
@@ -29,8 +29,8 @@ from ...head.probe.ablation import correct
 from ...head.probe.head import rows_of
 
 
-class Start:
-    """The weights that may learn, the buffers and the modes of a model when the run began."""
+class InitialState:
+    """The trainable weights, the buffers and the modes of a model when the run began."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -40,19 +40,18 @@ class Start:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those that may learn."""
+        """The trainable weights."""
         return [p for p, _ in self.weights]
 
     @contextlib.contextmanager
-    def again(self) -> Iterator[None]:
-        """Inside, the weights may be trained; afterwards all are as they were before. To be used inside `undisturbed`, which puts back the
-        rest.
+    def retraining(self) -> Iterator[None]:
+        """Inside, the weights may be trained; afterwards they are as before. To be used inside `undisturbed`, which restores the rest.
 
         :raises LeftOut: a weight of the start is no longer the model's.
         """
         now = {id(p) for p in self.model.parameters()}
         if any(id(p) not in now for p, _ in self.weights):
-            raise LeftOut("a layer was replaced in the run: there is no way back to its start")
+            raise LeftOut("a layer was replaced in the run, so its start cannot be restored")
         chosen = {id(p) for p, _ in self.weights}
         for p in self.model.parameters():
             if p.requires_grad != (id(p) in chosen):
@@ -64,8 +63,8 @@ class Start:
         ):  # cudnn's RNNs have no gradients in evaluation
             yield
 
-    def put_back(self) -> None:
-        """The weights, the buffers and the modes of the start."""
+    def restore(self) -> None:
+        """Sets the weights, the buffers and the modes of the start."""
         with torch.no_grad():
             for tensor, was in (*self.weights, *self.buffers):
                 if tensor.shape != was.shape:
@@ -74,14 +73,14 @@ class Start:
         for module, mode in self.modes:
             module.training = mode
 
-    def moved(self) -> float:
-        """Root mean square of the way from the start."""
+    def displacement(self) -> float:
+        """Root mean square of the weights' displacement from the start."""
         total = sum(float(((p.detach() - was).float() ** 2).sum()) for p, was in self.weights)
         return float((total / max(1, sum(p.numel() for p, _ in self.weights))) ** 0.5)
 
 
 class Adam:
-    """Adam without an optimizer object: no hook that watches optimizers is told of its steps."""
+    """Adam without an optimizer object, so that hooks on optimizers are not called."""
 
     def __init__(self, parameters: Sequence[torch.Tensor], lr: float) -> None:
         self.parameters, self.lr = parameters, lr
@@ -91,10 +90,10 @@ class Adam:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[torch.Tensor | None]) -> None:
-        """One step; parameters without a gradient stay."""
-        there = [i for i, g in enumerate(gradients) if g is not None]
+        """One step; parameters without a gradient stay unchanged."""
+        with_gradient = [i for i, g in enumerate(gradients) if g is not None]
         by_dtype: dict[bool, list[int]] = defaultdict(list)
-        for i in there:
+        for i in with_gradient:
             by_dtype[self.parameters[i].dtype == torch.float16].append(i)
         for half, chosen in by_dtype.items():
             adamw(
@@ -114,38 +113,36 @@ class Adam:
             )
 
 
-class Again:
-    """The run's own optimizer, once more: a copy of it, as it was when this was made, over the same tensors, without hooks or scheduler."""
+class OptimizerCopy:
+    """A copy of the run's own optimizer, as it was when the copy was made, over the same tensors, without hooks or scheduler."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, trained: Sequence[torch.Tensor]) -> None:
         self._tensors = {id(p): p for g in optimizer.param_groups for p in g["params"]}
         self._groups = [[id(p) for p in g["params"]] for g in optimizer.param_groups]
         self._trained = {id(p) for p in trained}
-        self._first = self._copied(optimizer)
+        self._initial = self._copied(optimizer)
         self.closure = needs_closure(optimizer)
-        self.optimizer = self._first
+        self.optimizer = self._initial
 
     def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         memo: dict[int, Any] = dict(self._tensors)
-        made = copy.deepcopy(optimizer, memo)
-        for name, value in vars(
-            optimizer
-        ).items():  # what a class keeps beside its state is not in a copy by torch's rules
-            if name not in vars(made) and not callable(value):
-                setattr(made, name, copy.deepcopy(value, memo))
-        return made
+        copied = copy.deepcopy(optimizer, memo)
+        for name, value in vars(optimizer).items():  # torch's rules do not copy what a class keeps beside its state
+            if name not in vars(copied) and not callable(value):
+                setattr(copied, name, copy.deepcopy(value, memo))
+        return copied
 
     def same_groups(self, optimizer: torch.optim.Optimizer) -> bool:
-        """The optimizer still holds the tensors that it held."""
+        """Whether the optimizer still holds the same tensors."""
         return [[id(p) for p in g["params"]] for g in optimizer.param_groups] == self._groups
 
-    def begin(self) -> None:
-        """Back to the start."""
-        self.optimizer = self._copied(self._first)
-        for group in self.optimizer.param_groups:  # what is not the model's must not be moved
+    def reset(self) -> None:
+        """Back to the initial state."""
+        self.optimizer = self._copied(self._initial)
+        for group in self.optimizer.param_groups:  # tensors that are not the model's must not be changed
             group["params"] = [p for p in group["params"] if id(p) in self._trained]
         step = type(self.optimizer).step
-        # torch tells its hooks in a wrapper around the step
+        # torch calls hooks in a wrapper around the step
         self._step: Callable[..., Any] = step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]
 
     def step(self, settings: Sequence[dict[str, Any]], backward: Callable[[], torch.Tensor]) -> None:
@@ -160,7 +157,7 @@ class Again:
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What each group of an optimizer is set to, the tensors apart."""
+    """The settings of each group of an optimizer, without the tensors."""
     return [
         {
             k: v.detach().clone() if isinstance(v, torch.Tensor) else copy.copy(v)
@@ -172,24 +169,24 @@ def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def gradients_of(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-    """Gradients; all None where the loss has no graph. No hook on a gradient's accumulation is told."""
+    """Gradients; all None where the loss has no graph. Hooks on gradient accumulation are not called."""
     if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
         return [None] * len(parameters)
     return list(torch.autograd.grad(loss, list(parameters), allow_unused=True))
 
 
-def clip(gradients: Sequence[torch.Tensor | None], most: float | None) -> None:
-    """To a total norm of ``most``, in place; gradients that are not finite stay as they are."""
-    there = [g for g in gradients if g is not None]
-    if most is None or not there:
+def clip(gradients: Sequence[torch.Tensor | None], max_norm: float | None) -> None:
+    """Clips to a total norm, in place; gradients that are not finite stay unchanged."""
+    present = [g for g in gradients if g is not None]
+    if max_norm is None or not present:
         return
     total = torch.linalg.vector_norm(
-        torch.stack([gradient_norm(g, 1).to(there[0].device, torch.float32) for g in there])
+        torch.stack([gradient_norm(g, 1).to(present[0].device, torch.float32) for g in present])
     )
     if torch.isfinite(total):
-        share = torch.clamp(most / (total + 1e-6), max=1.0)
-        for g in there:
-            g.mul_(share.to(g.device))
+        factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
+        for g in present:
+            g.mul_(factor.to(g.device))
 
 
 def casting(context: ProbeContext) -> contextlib.AbstractContextManager[Any]:
@@ -199,7 +196,7 @@ def casting(context: ProbeContext) -> contextlib.AbstractContextManager[Any]:
 
 
 def score(context: ProbeContext, batches: Sequence[Any]) -> Outcome:
-    """Textbook loss (the run's own where there is none) and share of right predictions, dropout off."""
+    """Textbook loss (the run's own where there is none) and accuracy, dropout off."""
     reader, total, rows, right, count = context.reader, 0.0, 0, 0, 0
     with quiet(context.model):
         seed_everything(0)
@@ -218,17 +215,17 @@ def score(context: ProbeContext, batches: Sequence[Any]) -> Outcome:
 
 
 def logits_for(reader: Reader, batch: Any) -> torch.Tensor | None:
-    """Outputs that can be compared with the labels; None: there are none."""
+    """Logits that can be compared with the labels; None: there are none."""
     labels = split(batch)[1]
     if reader.task is None or not isinstance(labels, torch.Tensor):
         return None
     return reader.logits(batch)
 
 
-def blind_loss(task: str | None, labels: Sequence[torch.Tensor]) -> float | None:
-    """Textbook loss of the best answer that is the same for every row: the labels' entropy, or their variance.
+def constant_prediction_loss(task: str | None, labels: Sequence[torch.Tensor]) -> float | None:
+    """Textbook loss of the best constant prediction: the labels' entropy, or their variance.
 
-    >>> blind_loss("regression", [torch.tensor([1.0, 3.0])])
+    >>> constant_prediction_loss("regression", [torch.tensor([1.0, 3.0])])
     1.0
     """
     if task == "regression":
@@ -238,19 +235,19 @@ def blind_loss(task: str | None, labels: Sequence[torch.Tensor]) -> float | None
 
 
 def counted(task: str | None, labels: torch.Tensor) -> torch.Tensor:
-    """Which labels count, in their shape."""
+    """A mask of the labels that count."""
     if task == "single_label" and not labels.is_floating_point():
         return labels != IGNORED
     return torch.ones_like(labels, dtype=torch.bool)
 
 
 class Deadline:
-    """The run's time limit, counted from when it is made."""
+    """The run's time limit, counted from the creation of this object."""
 
     def __init__(self, seconds: float | None) -> None:
         self.end = None if seconds is None else time.perf_counter() + seconds
 
-    def look(self) -> None:
-        """`LeftOut` if it is over."""
+    def check(self) -> None:
+        """`LeftOut` if it has passed."""
         if self.end is not None and time.perf_counter() > self.end:
-            raise LeftOut("left out: the time limit (max_seconds) was reached while it trained")
+            raise LeftOut("the time limit (max_seconds) was reached while it trained")
