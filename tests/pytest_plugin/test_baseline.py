@@ -118,7 +118,7 @@ def test_the_first_run_says_how_to_begin(suite, run, pytester):
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck baseline: b.json is not there yet, so nothing was compared (5 runs); --ftcheck-baseline-update writes it"
+            "ftcheck baseline: b.json does not exist yet, so nothing was compared (5 runs); --ftcheck-baseline-update writes it"
         ]
     )
     assert not (pytester.path / "b.json").exists()
@@ -134,7 +134,7 @@ def test_update_writes_every_run_under_five_seeds(suite, run, pytester):
     found = runs_of(pytester.path / "b.json")
     assert sorted(found) == KEYS
     assert {entry["seeds"] for entry in found.values()} == {5}
-    assert all(kept["sd"] > 0 for kept in found[KEYS[-1]]["measures"].values())
+    assert all(measure["sd"] > 0 for measure in found[KEYS[-1]]["measures"].values())
     assert not [path for path in pytester.path.iterdir() if "lock" in path.name or ".tmp" in path.name]
 
 
@@ -144,12 +144,12 @@ def test_the_same_code_is_the_same_bit_for_bit(written, run):
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
-            "pass test_suite.py::test_a - baseline: test_suite.py::trace: the very run of b.json again, bit for bit.",
-            "ftcheck baseline: b.json, 5 runs: 5 the same bit for bit",
+            "pass test_suite.py::test_a - baseline: test_suite.py::trace: bit-for-bit identical to the baseline run in b.json.",
+            "ftcheck baseline: b.json, 5 runs: 5 identical bit for bit",
         ]
     )
     again = run(BASELINE, UPDATE)
-    again.stdout.fnmatch_lines(["ftcheck baseline: b.json: 5 as before"])
+    again.stdout.fnmatch_lines(["ftcheck baseline: b.json: 5 unchanged"])
     assert written.read_bytes() == before
 
 
@@ -158,7 +158,7 @@ def test_seeds_of_the_session_are_seeds_of_the_entry(suite, run, pytester):
     run(BASELINE, UPDATE, "--ftcheck-seeds=6", "-k", "test_a")
     assert {entry["seeds"] for entry in runs_of(pytester.path / "b.json").values()} == {6}
     result = run(BASELINE, "--ftcheck-seeds=3", "-k", "test_a")
-    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 the same bit for bit"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 identical bit for bit"])
 
 
 def test_a_regression_fails_one_test_a_run(written, run, suite):
@@ -167,10 +167,10 @@ def test_a_regression_fails_one_test_a_run(written, run, suite):
     result.assert_outcomes(passed=2, failed=4)  # test_b uses the run that test_a is judged by
     result.stdout.fnmatch_lines(
         [
-            "E*CheckFailed: baseline: FAIL. test_suite.py::trace: *the baseline's *within chance*",
-            "*cause: no gradient reaches the base any more: *",
-            "*cause: it hardly moves any more: base.*",
-            "*do: if this is meant, write it down with --ftcheck-baseline-update*",
+            "E*CheckFailed: baseline: FAIL. test_suite.py::trace: *the baseline's *(tolerance: *",
+            "*cause: no gradient reaches the base: *",
+            "*cause: almost no motion of base.*",
+            "*do: if the change is intended, run --ftcheck-baseline-update*",
             "ftcheck baseline: b.json, 5 runs: 5 worse",
             "ftcheck baseline: worse: test_suite.py::other*",
         ]
@@ -187,7 +187,7 @@ def test_the_failure_is_told_at_the_line_that_trains(written, run, suite, pytest
     (verdict,) = [v for v in case["verdicts"] if v["check"] == "baseline"]
     lines = (pytester.path / "test_suite.py").read_text().splitlines()
     assert "return finetune(Model, ROWS" in lines[verdict["line"] - 1]
-    assert (verdict["status"], verdict["fault"], verdict["gated"]) == ("fail", "regression", True)
+    assert (verdict["status"], verdict["fault"], verdict["blocking"]) == ("fail", "regression", True)
     results = json.loads((pytester.path / "out.sarif").read_text())["runs"][0]["results"]
     assert [result["ruleId"] for result in results] == ["baseline"]
 
@@ -197,7 +197,7 @@ def test_a_harmless_change_is_within_chance(written, run, suite):
     suite(SUITE.replace("super().__init__()", "super().__init__(); torch.rand(1)"))
     result = run(BASELINE)
     result.assert_outcomes(passed=6)
-    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 5 runs: 5 within chance"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 5 runs: 5 within tolerance"])
 
 
 def test_another_recipe_is_said_and_not_compared(written, run, suite):
@@ -207,7 +207,7 @@ def test_another_recipe_is_said_and_not_compared(written, run, suite):
     result.stdout.fnmatch_lines(
         [
             "ftcheck baseline: b.json, 5 runs: 5 not compared",
-            "ftcheck baseline: not compared with b.json, for it is another run: recipe steps=12 -> steps=13. (*",
+            "ftcheck baseline: not compared with b.json: the setup differs: recipe steps=12 -> steps=13. (*",
         ]
     )
 
@@ -216,7 +216,7 @@ def test_other_data_and_another_model_are_said(written, run, suite):
     suite(SUITE.replace("manual_seed(0)", "manual_seed(1)").replace("nn.Linear(4, 4)", "nn.Linear(4, 4, bias=False)"))
     text = run(BASELINE).stdout.str()
     assert "5 not compared" in text
-    assert "another run: data " in text
+    assert "the setup differs: data " in text
     assert "; model " in text
 
 
@@ -224,10 +224,12 @@ def test_an_old_torch_in_the_file_is_said(written, run):
     import torch
 
     written.write_text(written.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.9.0"'))
-    # what is the same bit for bit is so whatever wrote it
+    # what is identical bit for bit is so whatever wrote it
     lines = written.read_text().splitlines()
     written.write_text("\n".join('   "digest": "x",' if '"digest"' in line else line for line in lines))
-    run(BASELINE).stdout.fnmatch_lines([f"ftcheck baseline: *another run: torch 1.9.0 -> {torch.__version__}. (*"])
+    run(BASELINE).stdout.fnmatch_lines(
+        [f"ftcheck baseline: *the setup differs: torch 1.9.0 -> {torch.__version__}. (*"]
+    )
 
 
 # ---------------------------------------------------------------------- parts of it
@@ -237,14 +239,14 @@ def test_new_only_adds_and_compares_the_rest(written, run, suite):
     result = run(BASELINE)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck baseline: b.json, 6 runs: 5 the same bit for bit, 1 not in it",
-            "ftcheck baseline: not in it: test_suite.py::test_new; --ftcheck-baseline-new-only adds *",
+            "ftcheck baseline: b.json, 6 runs: 5 identical bit for bit, 1 not in the file",
+            "ftcheck baseline: not in the baseline file: test_suite.py::test_new; --ftcheck-baseline-new-only adds *",
         ]
     )
     result = run(BASELINE, NEW)
     result.assert_outcomes(passed=7)
     result.stdout.fnmatch_lines(
-        ["ftcheck baseline: b.json: 1 added", "ftcheck baseline: b.json, 5 runs: 5 the same bit for bit"]
+        ["ftcheck baseline: b.json: 1 added", "ftcheck baseline: b.json, 5 runs: 5 identical bit for bit"]
     )
     after = runs_of(written)
     assert sorted(after) == sorted([*KEYS, "test_suite.py::test_new"])
@@ -263,14 +265,14 @@ def test_unused_entries_are_told_and_removed_by_the_update(written, run, suite):
     result = run(BASELINE)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck baseline: in it, but made by no test any more: test_suite.py::test_twice, test_suite.py::test_twice #2; "
+            "ftcheck baseline: in the baseline file, but made by no test: test_suite.py::test_twice, test_suite.py::test_twice #2; "
             "--ftcheck-baseline-update removes them"
         ]
     )
     run(BASELINE, NEW)
     assert "test_suite.py::test_twice" in runs_of(written)
     run(BASELINE, UPDATE).stdout.fnmatch_lines(
-        ["ftcheck baseline: b.json: 2 removed, for no test makes them any more (*), 3 as before"]
+        ["ftcheck baseline: b.json: 2 removed because no test makes them (*), 3 unchanged"]
     )
     assert sorted(runs_of(written)) == [key for key in KEYS if "twice" not in key]
 
@@ -279,7 +281,7 @@ def test_unused_entries_are_told_and_removed_by_the_update(written, run, suite):
 def test_a_part_of_the_tests_makes_nothing_unused(written, run, arguments):
     result = run(BASELINE, UPDATE, *arguments)
     assert "removed" not in result.stdout.str()
-    assert "any more" not in run(BASELINE, *arguments).stdout.str()
+    assert "made by no test" not in run(BASELINE, *arguments).stdout.str()
     assert sorted(runs_of(written)) == KEYS
 
 
@@ -298,9 +300,7 @@ def test_a_test_that_was_stopped_makes_no_baseline(suite, run, pytester):
     result = run(BASELINE, UPDATE, subprocess=True)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(
-        [
-            "ftcheck: warning: baseline: test_suite.py::trace was not written: a test that uses it did not come to its end"
-        ]
+        ["ftcheck: warning: baseline: test_suite.py::trace was not written: a test that uses it did not finish"]
     )
     assert not (pytester.path / "b.json").exists()
 
@@ -332,8 +332,8 @@ def test_loop():
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck baseline: b.json, 1 run: 1 beyond the noise of the one run in it",
-            "ftcheck baseline: test_suite.py::test_loop: gradient.head is *the baseline's * is within its noise*",
+            "ftcheck baseline: b.json, 1 run: 1 outside the tolerance of a single run",
+            "ftcheck baseline: test_suite.py::test_loop: gradient.head is *the baseline's *(tolerance: *",
         ]
     )
     result = run(BASELINE, "--ftcheck-fail-on=advice")
@@ -380,7 +380,7 @@ def test_property(finetune, seed):
 def test_the_order_of_tests_changes_no_name(written, run, pytester):
     pytester.makeconftest("def pytest_collection_modifyitems(items):\n    items.reverse()\n")
     result = run(BASELINE)
-    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 5 runs: 5 the same bit for bit"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 5 runs: 5 identical bit for bit"])
 
 
 def test_workers_of_xdist_compare_and_the_controller_writes(suite, run, pytester):
@@ -391,9 +391,9 @@ def test_workers_of_xdist_compare_and_the_controller_writes(suite, run, pytester
     result.stdout.fnmatch_lines(["ftcheck baseline: b.json: 5 added"])
     assert sorted(runs_of(pytester.path / "b.json")) == KEYS
     result = run(BASELINE, "-n2", subprocess=True)
-    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 5 runs: 5 the same bit for bit"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 5 runs: 5 identical bit for bit"])
     assert result.stdout.str().count("ftcheck baseline:") == 1
-    assert "any more" not in run(BASELINE, "-n2", "-k", "test_a", subprocess=True).stdout.str()
+    assert "made by no test" not in run(BASELINE, "-n2", "-k", "test_a", subprocess=True).stdout.str()
 
 
 def test_a_group_of_xdist_is_no_part_of_the_name(suite, run, pytester):
@@ -459,7 +459,7 @@ def test_all(subject, check):
     run(BASELINE, UPDATE).assert_outcomes(passed=2)
     assert list(runs_of(pytester.path / "b.json")) == ["test_suite.py::test_all[mine]"]
     result = run(BASELINE, "-v", "-k", "all_finite")
-    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 the same bit for bit"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 identical bit for bit"])
 
 
 # ---------------------------------------------------------------------- bad input
@@ -497,10 +497,10 @@ def test_a_ci_machine_writes_none(suite, run, monkeypatch, flag, name, value):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "no valid JSON*"),
-        ('{"kind": "ftcheck-session", "schema": 1}', "no baseline*"),
+        ("{", "it is not valid JSON*"),
+        ('{"kind": "ftcheck-session", "schema": 1}', "it is not a baseline file*"),
         ('{"kind": "ftcheck-baseline", "schema": 99}', "it has schema 99*upgrade*"),
-        ("<<<<<<< a\n=======\n>>>>>>> b\n", "a merge left its marks in it*"),
+        ("<<<<<<< a\n=======\n>>>>>>> b\n", "it has unresolved merge conflicts*"),
     ],
 )
 @pytest.mark.parametrize("more", [[], [UPDATE]])
@@ -536,32 +536,34 @@ def test_a_full_disk_is_a_warning_and_the_verdicts_stand(suite, run, pytester):
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "ftcheck: warning: baseline: b.json was not written: *No space left on device*. The verdicts and the exit status stand."
+            "ftcheck: warning: baseline: b.json was not written: *No space left on device*. Test results and exit status are unaffected."
         ]
     )
 
 
 def test_the_ini_key_is_relative_to_the_root(written, run, pytester):
     pytester.makeini("[pytest]\nftcheck_baseline = b.json")
-    run("-k", "test_a").stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 the same bit for bit"])
+    run("-k", "test_a").stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 identical bit for bit"])
 
 
 def test_what_is_not_compared_is_said_even_in_a_quiet_session(written, run, suite):
-    gap = "not compared with b.json, for it is another run: recipe steps=12 -> steps=13. ("
+    gap = "not compared with b.json: the setup differs: recipe steps=12 -> steps=13. ("
     suite(steps=13)
     assert f"ftcheck baseline: {gap}" in run(BASELINE, "-q", "-k", "test_a").stdout.str()
     suite(SUITE.replace("def trace(", "def other_trace(").replace("test_a(trace)", "test_a(other_trace)"))
     result = run(BASELINE, "-q", "-k", "test_a")
-    result.stdout.fnmatch_lines(["ftcheck baseline: not in it: test_suite.py::other_trace; --ftcheck-baseline-new-*"])
+    result.stdout.fnmatch_lines(
+        ["ftcheck baseline: not in the baseline file: test_suite.py::other_trace; --ftcheck-baseline-new-*"]
+    )
     result = run("--ftcheck-baseline=none.json", "-q", "-k", "test_a")
-    result.stdout.fnmatch_lines(["ftcheck baseline: none.json is not there yet, so nothing was compared (1 run)*"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: none.json does not exist yet, so nothing was compared (1 run)*"])
 
 
 def test_the_name_of_the_file_is_told_as_a_person_would_write_it(written, run, pytester, monkeypatch):
     (pytester.path / "below").mkdir()
     monkeypatch.chdir(pytester.path / "below")
     result = run(f"--rootdir={pytester.path}", "--ftcheck-baseline=../b.json", "../test_suite.py", "-k", "test_a")
-    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 the same bit for bit"])
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 1 run: 1 identical bit for bit"])
 
 
 def test_quiet_says_nothing_and_collecting_writes_nothing(written, run):

@@ -1,4 +1,4 @@
-"""--ftcheck-fail-on: what raises, and how what is let through is told."""
+"""--ftcheck-fail-on: what raises, and how a tolerated verdict is shown."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_each_level(pytester, run, level, expected, how):
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
-def test_what_is_let_through_is_told_and_is_no_pass(run, pytester):
+def test_a_tolerated_verdict_is_shown_and_is_no_pass(run, pytester):
     result = run("--ftcheck-fail-on=fail", "--ftcheck-json=ft.json", "-k", "undecided or passes")
     assert result.ret == pytest.ExitCode.OK
     assert result.parseoutcomes() == {"passed": 1, "inconclusive": 1, "deselected": 2}
@@ -58,7 +58,7 @@ def test_what_is_let_through_is_told_and_is_no_pass(run, pytester):
         [
             "ftcheck: fail_on=fail",
             "test_it.py i.*",
-            "inconclusive test_it.py::test_undecided - (let through) weights_move: 20 steps are too few",
+            "inconclusive test_it.py::test_undecided - (tolerated) weights_move: 20 steps are too few",
             "1 of 2 verdicts; -v shows all of them",
         ]
     )

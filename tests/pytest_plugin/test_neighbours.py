@@ -1,4 +1,4 @@
-"""Beside other plugins: nothing clashes, nothing is lost, nothing is told twice."""
+"""Beside other plugins: nothing clashes, nothing is lost, nothing is reported twice."""
 
 from __future__ import annotations
 
@@ -184,10 +184,10 @@ def test_a_rerun_comes_to_the_same_verdict_and_says_so(pytester, run):
     assert result.parseoutcomes() == {"failed": 1, "rerun": 2, "deselected": 2}
     result.stdout.fnmatch_lines(
         ["*note: deterministic: do not re-run; *", "fail test_train.py::test_does_not_move - (run again) weights_move: *",
-         "ftcheck: test_train.py::test_does_not_move was run 3 times and came to the same verdict each time: nothing is gained by it; "
-         "--rerun-except=CheckFailed leaves it out"]
+         "ftcheck: test_train.py::test_does_not_move ran 3 times with the same verdict: rerunning does not help; "
+         "--rerun-except=CheckFailed excludes it"]
     )  # fmt: skip
-    assert result.stdout.str().count("was run 3 times") == 1
+    assert result.stdout.str().count(" ran 3 times") == 1
 
 
 def test_what_the_message_advises_works(pytester, run):
@@ -195,10 +195,10 @@ def test_what_the_message_advises_works(pytester, run):
     pytester.makepyfile(test_train=TRAINING)
     result = run("--reruns=2", "--rerun-except=CheckFailed", "-k", "does_not_move", subprocess=True)
     assert result.parseoutcomes() == {"failed": 1, "deselected": 2}
-    assert "was run" not in result.stdout.str()
+    assert " ran " not in result.stdout.str()
 
 
-def test_a_verdict_that_changes_is_told(pytester, run):
+def test_a_verdict_that_changes_is_reported(pytester, run):
     pytest.importorskip("pytest_rerunfailures")
     pytester.makepyfile(
         test_it="""
@@ -213,10 +213,10 @@ def test_a_verdict_that_changes_is_told(pytester, run):
     assert result.parseoutcomes() == {"passed": 1, "rerun": 1}
     result.stdout.fnmatch_lines(
         [
-            "ftcheck: test_it.py::test_it was run 2 times and its verdict changed (fail, then pass) *; a pass after a failure is no pass"
+            "ftcheck: test_it.py::test_it ran 2 times and its verdict changed (fail, then pass)*; a pass after a failure is no pass"
         ]
     )
-    assert "was run" not in run("--reruns=2", "-q").stdout.str()
+    assert " ran " not in run("--reruns=2", "-q").stdout.str()
 
 
 def test_a_suite_is_not_fine_tuned_again_for_a_rerun(pytester, run):
@@ -292,8 +292,8 @@ def test_a_timeout_tells_how_far_the_run_had_come(pytester, run):
     # the second check of the suite does not wait for another timeout
     assert text.count("the fine-tune had made ") == 2
     result.stdout.fnmatch_lines(
-        ["*- ftcheck -*", "the fine-tune had made [1-9]* of 100,000 steps in * s when it was ended by Failed: Timeout (>5.0s)*",
-         "last step: loss 0.* (at first 0.*), learning rate *, gradient norm *"]
+        ["*- ftcheck -*", "the fine-tune stopped after [1-9]*/100,000 steps (* s): Failed: Timeout (>5.0s)*",
+         "last step: loss 0.* (first step: 0.*), learning rate *, gradient norm *"]
     )  # fmt: skip
     assert "slow was not fine-tuned: Failed: Timeout (>5.0s) from pytest-timeout" in text
     assert result.duration < 60
@@ -323,9 +323,7 @@ def test_an_error_in_the_users_code_tells_it_too(pytester, run):
     )
     result = run(subprocess=True)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["the fine-tune had made [1-9] of 20 steps in * s when it was ended by KeyError: 'the ninth batch'"]
-    )
+    result.stdout.fnmatch_lines(["the fine-tune stopped after [1-9]/20 steps (* s): KeyError: 'the ninth batch'"])
 
 
 # ---------------------------------------------------------------------- others

@@ -149,34 +149,34 @@ def test_native_toml_takes_a_text(pytester, suite, run):
 
 
 # ---------------------------------------------------------------------- calibration
-def test_calibration_judges_nothing_and_tells_everything(suite, run):
+def test_calibration_fails_nothing_and_prints_every_statistic(suite, run):
     suite(lr=0.0)
     result = run("--ftcheck-calibrate=4")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck: calibrating, so assertions on fine-tunes raise nothing",
+            "ftcheck: calibrating, so assertions on fine-tunes do not raise",
             "*= ftcheck calibration =*",
-            "calibration: 8 runs of 2 fine-tunes, taken to be healthy. No assertion on them raised*",
+            "calibration: 8 runs of 2 fine-tunes, assumed to be healthy. No assertion on them raised*",
             "false alarms (exact 95 % interval):",
-            "*check*runs*fail*cannot tell*false alarms*",
+            "*check*runs*fail*inconclusive*false alarms*",
             # one fine-tune with a learning rate of zero, one with the default
             "  weights_move *8 *4 *50 % (16 % to 84 %)",
-            "statistics beside their limits*",
+            "statistics beside their thresholds*",
             "  weights_move *least displacement*4 *min_budget >= 0.00100 *",
-            "  suggested: the worst run. Of other healthy runs, * at most lie beyond the worst of *",
+            "  suggested: the extreme run. At most * of other healthy runs lie beyond the extreme of *",
         ]
     )
 
 
-def test_calibration_speaks_even_when_quiet(suite, run):
+def test_calibration_prints_even_when_quiet(suite, run):
     suite()
     assert "ftcheck calibration" in run("-q", "--ftcheck-calibrate=3").stdout.str()
 
 
 def test_calibration_without_a_fine_tune_says_so(pytester, run):
     pytester.makepyfile("def test_it(): pass")
-    run("--ftcheck-calibrate=3").stdout.fnmatch_lines(["calibration: no fine-tune of the fixture finetune was made"])
+    run("--ftcheck-calibrate=3").stdout.fnmatch_lines(["calibration: the fixture finetune made no fine-tune"])
 
 
 def test_calibration_counts_a_run_once_over_processes(suite, run):

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_ftcheck import example_trace
 from pytest_ftcheck.pytest_plugin.baseline import file as module
-from pytest_ftcheck.pytest_plugin.baseline.entry import Entry, Kept, Unrecordable, entry_of
+from pytest_ftcheck.pytest_plugin.baseline.entry import Entry, RecordedMeasure, Unrecordable, entry_of
 from pytest_ftcheck.pytest_plugin.baseline.file import Baseline, change, locked, same
 from pytest_ftcheck.pytest_plugin.baseline.measures import SECONDS, measures
 from pytest_ftcheck.pytest_plugin.baseline.run_names import file_of
@@ -22,7 +22,7 @@ ENTRY = Entry(
     {"torch": "2.13.0", "recipe": "lr=0.001 steps=20"},
     "3f2a91c07bd2",
     5,
-    {"loss.drop": Kept(0.41, 0.021), "metric.accuracy": Kept(0.9, 0.01, 7.5)},
+    {"loss.drop": RecordedMeasure(0.41, 0.021), "metric.accuracy": RecordedMeasure(0.9, 0.01, 7.5)},
     {"steps": 20.0},
 )
 
@@ -41,7 +41,7 @@ def test_the_text_is_sorted_and_a_number_is_a_line():
     assert text.index('"a": {') < text.index('"b": {')
     assert '    "loss.drop": {"mean": 0.41, "sd": 0.021},\n' in text
     assert '    "metric.accuracy": {"mean": 0.9, "sd": 0.01, "df": 7.5}\n' in text
-    changed = dataclasses.replace(ENTRY, measures={**ENTRY.measures, "loss.drop": Kept(0.39, 0.021)})
+    changed = dataclasses.replace(ENTRY, measures={**ENTRY.measures, "loss.drop": RecordedMeasure(0.39, 0.021)})
     other = Baseline({"b": changed, "a": ENTRY}).to_json()
     differing = [pair for pair in zip(text.splitlines(), other.splitlines(), strict=True) if pair[0] != pair[1]]
     assert len(differing) == 1
@@ -57,20 +57,20 @@ def test_numbers_are_rounded_to_what_is_worth_reading():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no valid JSON"),
-        ("{", "no valid JSON"),
-        ("\0\1", "no valid JSON"),
-        ("[]", "no baseline: it has no field 'kind' that is 'ftcheck-baseline'"),
-        ('{"kind": "ftcheck-session", "schema": 1}', "no baseline"),
-        (example_trace().to_json(), "no baseline"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("\0\1", "not valid JSON"),
+        ("[]", "not a baseline file: it has no field 'kind' with the value 'ftcheck-baseline'"),
+        ('{"kind": "ftcheck-session", "schema": 1}', "not a baseline file"),
+        (example_trace().to_json(), "not a baseline file"),
         ('{"kind": "ftcheck-baseline", "schema": 2, "runs": {}}', "schema 2.*upgrade pytest-ftcheck"),
-        ('{"kind": "ftcheck-baseline", "schema": 0, "runs": {}}', "schema 0.*write it anew"),
-        ('{"kind": "ftcheck-baseline", "schema": "x", "runs": {}}', "schema 'x'.*write it anew"),
+        ('{"kind": "ftcheck-baseline", "schema": 0, "runs": {}}', "schema 0.*write it again"),
+        ('{"kind": "ftcheck-baseline", "schema": "x", "runs": {}}', "schema 'x'.*write it again"),
         ('{"kind": "ftcheck-baseline", "schema": 1, "rums": {}}', "unknown field 'rums'"),
         ('{"kind": "ftcheck-baseline", "schema": 1, "runs": []}', "expected an object"),
         ('{"kind": "ftcheck-baseline", "schema": 1, "runs": {"a": {}}}', "field 'fingerprint' is missing"),
-        ("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> main\n", "a merge left its marks in it"),
-        ('{"kind": "ftcheck-baseline", "schema": 1, "runs": {"a": 1, "a": 2}}', "'a' is there twice"),
+        ("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> main\n", "unresolved merge conflicts"),
+        ('{"kind": "ftcheck-baseline", "schema": 1, "runs": {"a": 1, "a": 2}}', "'a' occurs twice"),
     ],
 )
 def test_what_is_no_baseline_is_refused(text, said):
@@ -82,9 +82,9 @@ def test_what_is_no_baseline_is_refused(text, said):
     ("changes", "said"),
     [
         ({"seeds": 0}, r"runs.a.seeds is 0"),
-        ({"measures": {"x": Kept(float("nan"), 1)}}, r"runs.a.measures.x: expected finite"),
-        ({"measures": {"x": Kept(1, -1)}}, r"runs.a.measures.x: expected finite"),
-        ({"measures": {"x": Kept(1, 1, 0)}}, r"runs.a.measures.x: expected finite"),
+        ({"measures": {"x": RecordedMeasure(float("nan"), 1)}}, r"runs.a.measures.x: expected finite"),
+        ({"measures": {"x": RecordedMeasure(1, -1)}}, r"runs.a.measures.x: expected finite"),
+        ({"measures": {"x": RecordedMeasure(1, 1, 0)}}, r"runs.a.measures.x: expected finite"),
         ({"facts": {"steps": float("inf")}}, r"runs.a.facts: expected finite"),
     ],
 )
@@ -96,7 +96,7 @@ def test_numbers_that_mean_nothing_are_refused(changes, said):
 
 def test_bytes_that_are_no_text_and_a_folder_are_refused(tmp_path):
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match="not a text file"):
         Baseline.load(tmp_path / "b.json")
     with pytest.raises(ValueError, match="cannot be read"):
         Baseline.load(tmp_path)
@@ -115,7 +115,9 @@ def test_a_change_adds_replaces_and_drops(tmp_path):
 
 def test_the_same_run_again_makes_no_diff(tmp_path):
     path = tmp_path / "b.json"
-    timed = [dataclasses.replace(ENTRY, measures={**ENTRY.measures, SECONDS: Kept(s, 0.1)}) for s in (0.01, 0.02)]
+    timed = [
+        dataclasses.replace(ENTRY, measures={**ENTRY.measures, SECONDS: RecordedMeasure(s, 0.1)}) for s in (0.01, 0.02)
+    ]
     change(path, {"a": timed[0]})
     before = path.stat().st_mtime_ns, path.read_bytes()
     assert same(*timed)
@@ -162,23 +164,23 @@ def test_a_folder_that_is_a_file(tmp_path):
         change(tmp_path / "folder" / "b.json", {"a": ENTRY})
 
 
-def test_a_lock_that_is_not_given_back_is_said(tmp_path, monkeypatch):
+def test_a_lock_that_is_not_released_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.05)
-    with locked(tmp_path / "b.json"), pytest.raises(OSError, match=r"another process has been writing it for 0.05 s"):
+    with locked(tmp_path / "b.json"), pytest.raises(OSError, match=r"another process has held its lock for 0.05 s"):
         change(tmp_path / "b.json", {"a": ENTRY})
 
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from pytest_ftcheck.pytest_plugin.baseline.entry import Entry, Kept
+from pytest_ftcheck.pytest_plugin.baseline.entry import Entry, RecordedMeasure
 from pytest_ftcheck.pytest_plugin.baseline.file import change
 
 path, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(20):
-    change(path, {f"{name}{i:02}": Entry({"torch": "2"}, "d", 5, {"loss.drop": Kept(1.0, 0.1)})})
+    change(path, {f"{name}{i:02}": Entry({"torch": "2"}, "d", 5, {"loss.drop": RecordedMeasure(1.0, 0.1)})})
 """
 
 
@@ -234,7 +236,7 @@ def test_a_group_that_stands_still_under_every_seed_is_kept_as_still():
     )
     names = [n for n in measures(trace) if n.startswith("motion.base")]
     quiet = dataclasses.replace(trace, tensors=still)
-    assert {entry_of([quiet] * 3, {}).measures[n] for n in names} == {Kept(0.0, 0.0)}
+    assert {entry_of([quiet] * 3, {}).measures[n] for n in names} == {RecordedMeasure(0.0, 0.0)}
     assert not set(names) & entry_of([quiet, trace, trace], {}).measures.keys()
 
 

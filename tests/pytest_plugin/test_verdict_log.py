@@ -1,4 +1,4 @@
-"""Repeats of a check in one test become one line, and what is carried does not grow with their number."""
+"""Repeated verdicts of a check in one test become one line, and what crosses processes does not grow with their number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import pytest
 
 from pytest_ftcheck import Verdict, example_trace
+from pytest_ftcheck.core.serialization import encode
+from pytest_ftcheck.pytest_plugin.phase_report import PhaseReport
 from pytest_ftcheck.pytest_plugin.verdict_log import TRACES_KEPT, Phase, Record
 
 
@@ -14,54 +16,54 @@ def verdict(status="pass", headline="moved", margin=None, check="weights_move"):
     return Verdict(check, status, headline, margin=margin)
 
 
-def folded(*verdicts):
+def reported(*verdicts):
     phase = Phase()
     for v in verdicts:
         phase.judged(v)
-    (line,) = phase.plain()["verdicts"]
-    return line
+    (verdict,) = PhaseReport.made_of(phase, "call").verdicts
+    return verdict
 
 
 class TestWhichIsShown:
-    def test_one_verdict_is_told_as_it_is(self):
-        assert folded(verdict())["told"] == "moved"
+    def test_one_verdict_is_its_headline(self):
+        assert reported(verdict()).summary == "moved"
 
     def test_the_worst_status_wins_whatever_the_order(self):
         for order in (("pass", "fail", "skipped"), ("fail", "skipped", "pass")):
-            line = folded(*(verdict(status, status) for status in order))
-            assert (line["status"], line["headline"]) == ("fail", "fail")
-            assert line["told"] == "3 times, 1 fail, 1 pass, 1 skipped; the last: fail"
+            line = reported(*(verdict(status, status) for status in order))
+            assert (line.status, line.headline) == ("fail", "fail")
+            assert line.summary == "3 times, 1 fail, 1 pass, 1 skipped; the last: fail"
 
     def test_the_smallest_margin_wins_among_equals(self):
-        line = folded(verdict(margin=2.0), verdict(headline="hardly moved", margin=0.1), verdict(margin=3.0))
-        assert line["told"] == "3 times, all pass; the closest: hardly moved"
+        line = reported(verdict(margin=2.0), verdict(headline="hardly moved", margin=0.1), verdict(margin=3.0))
+        assert line.summary == "3 times, all pass; the closest: hardly moved"
 
     def test_the_furthest_beyond_the_limit_wins_among_failures(self):
-        line = folded(verdict("fail", "asleep", -2.0), verdict("fail", "nearly", -0.1))
-        assert line["told"] == "2 times, all fail; the worst: asleep"
+        line = reported(verdict("fail", "asleep", -2.0), verdict("fail", "nearly", -0.1))
+        assert line.summary == "2 times, all fail; the worst: asleep"
 
     def test_without_margins_it_is_the_first_that_passed_or_the_last_that_failed(self):
-        assert folded(verdict(headline="a"), verdict(headline="b"))["told"] == "2 times, all pass; the first: a"
-        assert folded(verdict("fail", "a"), verdict("fail", "b"))["told"] == "2 times, all fail; the last: b"
+        assert reported(verdict(headline="a"), verdict(headline="b")).summary == "2 times, all pass; the first: a"
+        assert reported(verdict("fail", "a"), verdict("fail", "b")).summary == "2 times, all fail; the last: b"
 
     def test_checks_are_kept_apart(self):
         phase = Phase()
         for check in ("weights_move", "loss_decreases", "weights_move"):
             phase.judged(verdict(check=check))
-        assert [v["check"] for v in phase.plain()["verdicts"]] == ["weights_move", "loss_decreases"]
+        assert [v.check for v in PhaseReport.made_of(phase, "call").verdicts] == ["weights_move", "loss_decreases"]
 
 
-def test_what_is_carried_does_not_grow_with_the_examples():
+def test_the_report_does_not_grow_with_the_examples():
     sizes = []
     for examples in (100, 10_000):
         phase, trace = Phase(), example_trace()
         for i in range(examples):
             phase.judged(verdict("fail" if i % 7 == 0 else "pass", f"example {i:,}", margin=(i % 7) - 0.5))
             phase.measured(trace)
-        carried = phase.plain()
-        sizes.append(len(json.dumps(carried)))
-        assert len(carried["traces"]) == 2 * TRACES_KEPT + 1
-        assert carried["traces"][TRACES_KEPT] == f"... and {examples - 2 * TRACES_KEPT:,} traces more ..."
+        report = PhaseReport.made_of(phase, "call")
+        sizes.append(len(json.dumps(encode(report))))
+        assert len(report.runs) == 2 * TRACES_KEPT
+        assert report.runs_left_out == examples - 2 * TRACES_KEPT
         assert len(phase.traces) == 2 * TRACES_KEPT
     assert sizes[1] < sizes[0] + 20
     assert sizes[1] < 6_000
@@ -69,11 +71,11 @@ def test_what_is_carried_does_not_grow_with_the_examples():
 
 def test_a_record_counts_over_phases():
     record = Record()
-    record.now.judged(verdict())
+    record.current.judged(verdict())
     assert record.close()
-    record.now.judged(verdict("fail"))
-    record.now.judged(verdict("fail"))
-    record.now.measured(example_trace())
+    record.current.judged(verdict("fail"))
+    record.current.judged(verdict("fail"))
+    record.current.measured(example_trace())
     assert record.close()
     assert not record.close()
     assert record.counts == {"pass": 1, "fail": 2}
@@ -153,7 +155,7 @@ def test_examples_are_one_line_a_check(pytester, run, monkeypatch, workers):
     assert result.stdout.str().count("THE-REMEDY") == 1
 
 
-def test_a_failing_property_is_told_once_without_v(pytester, run):
+def test_a_failing_property_is_one_line_without_v(pytester, run):
     pytester.makepyfile(test_it=GIVEN)
     lines = section(run(subprocess=True))
     assert len(lines) == 2
