@@ -1,4 +1,4 @@
-"""The first loss is what a model scores that knows nothing: near the class-prior entropy, from both sides."""
+"""Does the run start from the loss of a uniform prediction?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from ...core import arguments
 from ...core.formatting import number, percent, plural
+from ...core.observations import ProbePoint, ProbeRows
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
@@ -15,7 +16,7 @@ from .record import LossShape
 
 #: The first textbook loss as a multiple of ln(classes): above this no false alarm in 69 healthy runs, nor in 125 architectures.
 HIGHEST = 3.0
-#: Below this share of the labels' entropy the model knows the rows already.
+#: Below this share of the labels' entropy the model has learnt the rows already.
 LOWEST = 0.4
 #: Logits are this many times the last layer's output, or more: a temperature by design (cosine classifiers have 16 to 64).
 TEMPERATURE = 2.0
@@ -32,15 +33,14 @@ TEMPERATURE = 2.0
     shows=(Symptom.LOSS_WRONG,),
 )
 def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
-    """The first loss is what a model scores that knows nothing: near the class-prior entropy, from both sides.
+    """The first loss is near that of a uniform prediction, ln(classes), and not far above it.
 
-    Judged is the textbook loss of the first logits on the probe, dropout off, whatever scale the user's own loss has. Far above
-    ln(classes) the head starts with large logits, and training first unlearns them (``advice`` only, where a temperature is built
-    in). Below it, the model can tell the rows apart already (a warm start, or labels in the inputs): said, not failed, for a low
-    cross-entropy cannot be had by chance.
+    Judged is the textbook loss of the first logits on the probe, dropout off, so the scale of the user's own loss does not matter. Far
+    above ln(classes) the head starts with large logits, which training has to unlearn first (``advice`` only, where a temperature is
+    built in). Far below it, the model can already tell the rows apart (a warm start, or labels in the inputs). That is a note, not a
+    failure, because a low cross-entropy cannot be reached by chance.
 
-    What the training itself begins with counts for more than evaluation mode: there a batch normalisation that has seen no batch yet
-    normalises nothing.
+    The first training loss takes precedence over the one in evaluation mode, where a BatchNorm still has its initial running statistics.
 
     :param highest: largest multiple of ln(classes) that passes.
     :raises ValueError: ``highest`` below 1.
@@ -50,100 +50,102 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     initial_loss: pass. The first loss is 0.7000, 1.01 times ln 2.
     """
     arguments.number("highest", highest, above=1)
-    probe, task = trace.probe, trace.reading.task
+    probe = trace.probe
     if probe is None or not probe.points:
-        why = probe.skipped if probe is not None and probe.skipped else "there are no fixed rows to look at"
-        return Verdict("initial_loss", "skipped", f"Not measured: {why.rstrip('.')}.")
-    if task not in ("single_label", "multi_label"):
-        known = "for numbers" if task == "regression" else "here: the task cannot be told from the outputs and labels"
-        return Verdict(
-            "initial_loss", "skipped", f"What knowing nothing scores is known for classes and tags, not {known}."
-        )
+        return _skipped(f"Not measured: {_why_no_rows(probe)}.")
     point = probe.points[0]
-    if point.step != 0:
-        return Verdict("initial_loss", "skipped", "There is no loss from before the first step.")
-    shape = trace.measured(LossShape)
-    if shape is not None and shape.form is not None:
-        return Verdict(
-            "initial_loss",
-            "skipped",
-            f"The model gives {shape.form.replace('_', ' ')}, not logits: no textbook loss of them.",
-        )
-    value = point.reference
-    if value is None:
-        return Verdict(
-            "initial_loss", "skipped", "The textbook loss could not be computed: there are no logits to read."
-        )
-    classes = trace.reading.classes or 2
-    nothing, name = (
-        (math.log(max(2, classes)), f"ln {max(2, classes)}")
-        if task == "single_label"
-        else (math.log(2), "ln 2 (a tag)")
-    )
-    ratio = value / nothing
-    own = (
-        ""
-        if abs(point.loss - value) <= 1e-3 * nothing
-        else f" (textbook; the run's own loss is {number(point.loss, 4)})"
-    )
-    said = f"The first loss is {number(value, 4)}{own}, {number(ratio)} times {name}"
+    if (reason := _why_not_judged(trace, point)) is not None:
+        return _skipped(reason)
+    assert point.reference is not None
+    loss, shape = point.reference, trace.measured(LossShape)
     measured = f"cross-entropy of the first logits, dropout off, on {plural(probe.rows, 'row')} ({probe.source})"
-    size = shape.size_first if shape is not None else None
-    if not math.isfinite(value):
-        return Verdict(
-            "initial_loss",
-            "fail",
-            f"The first loss is {number(value)}, before any step.",
-            causes=("logits that are not finite: inputs, pretrained weights or the head's initialisation",),
-            remedy="look at the first batch's logits",
-            measured=measured,
-            fault="initial_loss_not_finite",
-        )
-    began = _as_trained(trace)
-    if ratio > highest and not own and began is not None and began <= highest * nothing:
+    if not math.isfinite(loss):
+        headline = f"The first loss is {number(loss)}, before any step."
+        return faults.INITIAL_LOSS_NOT_FINITE.verdict("initial_loss", headline, measured=measured)
+    uniform, name = _uniform_loss(trace)
+    ratio = loss / uniform
+    own_loss = abs(point.loss - loss) <= 1e-3 * uniform
+    own = "" if own_loss else f" (textbook; the run's own loss is {number(point.loss, 4)})"
+    first_loss = f"The first loss is {number(loss, 4)}{own}, {number(ratio)} times {name}"
+    trained = _first_training_loss(trace)
+    if ratio > highest and own_loss and trained is not None and trained <= highest * uniform:
         return Verdict(
             "initial_loss",
             "pass",
-            f"The first training loss is {number(began, 4)}, {number(began / nothing)} times {name}.",
-            measured="as the run told it, in training mode",
+            f"The first training loss is {number(trained, 4)}, {number(trained / uniform)} times {name}.",
+            measured="as recorded in the run, in training mode",
             notes=(
-                f"in evaluation mode the same weights score {number(value, 4)}: running statistics (a batch normalisation's) that had "
-                "seen no batch yet",
+                f"in evaluation mode the same weights have a loss of {number(loss, 4)}: running statistics (of a BatchNorm) that have not "
+                "been updated yet",
             ),
         )
     if ratio > highest:
-        free = shape is None or (
-            shape.deep_site and shape.high is not None and shape.high[0] <= TEMPERATURE and not shape.scale_free
+        large_weights = shape is None or bool(
+            shape.last_layer
+            and shape.high_logits is not None
+            and shape.high_logits[0] <= TEMPERATURE
+            and not shape.scale_free
         )
-        return Verdict(
+        size = shape.size_first if shape is not None else None
+        fault = faults.INITIAL_LOSS_TOO_HIGH.with_details(size=f" (rms {number(size)})" if size is not None else "")
+        return fault.verdict(
             "initial_loss",
-            "fail" if free else "advice",
-            f"{said}, where a model that knows nothing scores {number(nothing, 4)}.",
+            f"{first_loss}; a uniform prediction has {number(uniform, 4)}.",
+            "fail" if large_weights else "advice",
             limit=f"at most {highest:g} times {name}: a head near zero starts at {name}, and the healthy runs measured stay below it",
-            causes=(
-                "the head starts with large logits"
-                + (f" (rms {number(size)})" if size is not None else "")
-                + ": weights initialised far too large, features that are not normalised, or a head trained for other labels",
-            ),
-            remedy="initialise the head's last layer with std 0.02 (or zeros), biases 0; look at the scale of the features",
             measured=measured,
-            notes=()
-            if free
-            else ("a cosine classifier with a large scale begins so by design: then this says nothing",),
-            fault="initial_loss_too_high" if free else "",
+            notes=() if large_weights else ("a cosine classifier with a large scale starts this high by design",),
+            fault=fault.name if large_weights else "",
         )
-    notes = []
+    return Verdict("initial_loss", "pass", f"{first_loss}.", measured=measured, notes=_notes(probe, loss))
+
+
+def _skipped(headline: str) -> Verdict:
+    return Verdict("initial_loss", "skipped", headline)
+
+
+def _why_no_rows(probe: ProbeRows | None) -> str:
+    return probe.skipped.rstrip(".") if probe is not None and probe.skipped else "there are no fixed rows"
+
+
+def _why_not_judged(trace: Trace, point: ProbePoint) -> str | None:
+    """Why there is no textbook loss of the first logits to judge; None: there is."""
+    task, shape = trace.reading.task, trace.measured(LossShape)
+    if task == "regression":
+        return "The loss of an untrained model is known for classes and tags, not for regression."
+    if task not in ("single_label", "multi_label"):
+        return (
+            "The task cannot be inferred from the outputs and labels, so the loss of a uniform prediction is not known."
+        )
+    if point.step != 0:
+        return "There is no loss from before the first step."
+    if shape is not None and shape.form is not None:
+        return f"The model returns {shape.form.replace('_', ' ')}, not logits: they have no textbook loss."
+    if point.reference is None:
+        return "The textbook loss could not be computed: there are no logits to read."
+    return None
+
+
+def _uniform_loss(trace: Trace) -> tuple[float, str]:
+    """The loss of a uniform prediction, and how it is written."""
+    if trace.reading.task == "multi_label":
+        return math.log(2), "ln 2 (a tag)"
+    classes = max(2, trace.reading.classes or 2)
+    return math.log(classes), f"ln {classes}"
+
+
+def _notes(probe: ProbeRows, loss: float) -> tuple[str, ...]:
     entropy = probe.prior_entropy
-    if entropy is not None and entropy > 0.1 and value < LOWEST * entropy:
-        notes.append(
-            f"that is below {percent(LOWEST)} of the labels' entropy ({number(entropy)}): the model knows these rows before the first step "
-            "(trained before, or the labels are in the inputs)"
-        )
-    return Verdict("initial_loss", "pass", f"{said}.", measured=measured, notes=tuple(notes))
+    if entropy is None or entropy <= 0.1 or loss >= LOWEST * entropy:
+        return ()
+    return (
+        f"that is below {percent(LOWEST)} of the labels' entropy ({number(entropy)}): the model knows these rows before the first step "
+        "(trained before, or the labels are in the inputs)",
+    )
 
 
-def _as_trained(trace: Trace) -> float | None:
-    """The first loss that the run told, in training mode; of several batches to a step it may be told divided by their number.
+def _first_training_loss(trace: Trace) -> float | None:
+    """The first recorded loss, in training mode; of several batches a step it may be recorded divided by their number.
 
     None where the modes do not differ by running statistics, buffers that move as the model trains.
     """

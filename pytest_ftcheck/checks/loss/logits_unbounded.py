@@ -1,4 +1,4 @@
-"""The logits can become as large, and as small, as the loss asks for."""
+"""Can the logits become as large, and as small, as the loss requires?"""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
-from ..spec import Stage, check, not_measured
+from ..spec import Fault, Stage, check, not_measured
 from . import faults
 from .record import LossCurve, LossShape
 
-#: Share of ln(classes), or of what the loss can fall, that bounded logits may cost. tanh costs 18 % for two classes and more for more; a
-#: soft cap at 30, or a clamp at 10, nothing that can be seen.
+#: Share of ln(classes), or of what the loss can fall, that a bound on the logits may keep. A tanh keeps 18 % for two classes and more for
+#: more classes; a soft cap at 30, or a clamp at 10, keeps nothing measurable.
 MAX_SHARE = 0.10
-#: Share of regression labels' range that may lie outside what the output can be.
+#: Share of regression labels' range that may lie outside the range of the output.
 OUTSIDE = 0.10
+CHECK = "logits_unbounded"
+#: Losses that need logits of both signs.
 _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
 
 
@@ -36,12 +38,12 @@ _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
     measurements=(LossShape,),
 )
 def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Verdict:
-    """The logits can become as large, and as small, as the loss asks for.
+    """The logits can become as large, and as small, as the loss requires.
 
-    Chosen numbers are put in place of the last layer's output. Where a tanh, sigmoid, clamp or normalisation behind it keeps the logits
-    within ``b``, cross-entropy cannot fall below ``ln(1 + (C - 1) exp(-2b))`` however long one trains. Logits that cannot be negative (a
-    ReLU) leave rows without gradient. A bound that costs nothing (soft cap at 30) passes, and so does one that moved in training (a
-    learnt temperature), and probabilities that go through a logarithm afterwards.
+    Chosen numbers are put in place of the last layer's output. Where a tanh, sigmoid, clamp or normalisation after it keeps the logits
+    within ``b``, cross-entropy cannot fall below ``ln(1 + (C - 1) exp(-2b))``, however long the training. Logits that cannot be negative
+    (a ReLU) leave rows without a gradient. A bound that keeps almost nothing of the loss (a soft cap at 30) passes. So does one that
+    moved in training (a learnt temperature), and so do probabilities whose logarithm is taken afterwards.
 
     :param max_share: largest share of the loss that the bound may keep.
     :raises ValueError: not between 0 and 1.
@@ -53,147 +55,139 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     fraction("max_share", max_share)
     shape = trace.measured(LossShape)
     if shape is None:
-        return not_measured("logits_unbounded", trace, LossShape)
-    if (found := _led(shape, max_share)) is not None:
-        return found
-    if not shape.deep_site or shape.high is None or shape.low is None:
-        return (
-            Verdict(
-                "logits_unbounded", "skipped", "No last layer whose outputs become the logits one by one was found."
-            )
-            if shape.lead is None
-            else Verdict(
-                "logits_unbounded",
-                "pass",
-                "The weights can take a right answer's logit as far from the next as the loss wants it."
-                if math.isinf(shape.lead)
-                else f"The weights can take a right answer's logit {number(shape.lead)} from the next: the loss can fall all the same.",
-            )
-        )
+        return not_measured(CHECK, trace, LossShape)
+    if (verdict := _bounded_for_any_weights(shape, max_share)) is not None:
+        return verdict
+    if not shape.last_layer or shape.high_logits is None or shape.low_logits is None:
+        return _without_last_layer(shape)
     if shape.kind == "regression":
-        return _numbers(shape)
-    if (found := _bounded(shape, max_share)) is not None:
-        return found
-    if (found := _one_signed(shape)) is not None:
-        return found
-    if (found := _spare(shape)) is not None:
-        return found
+        return _regression(shape)
+    verdict = _bounded_after_last_layer(shape, max_share) or _one_signed(shape) or _too_many_outputs(shape)
+    if verdict is not None:
+        return verdict
     notes = []
     if shape.reach is not None and shape.reach < 100 and shape.form is None:
-        notes.append(f"logits differ by {number(shape.reach)} at most; the loss can fall all the same")
+        notes.append(f"two logits differ by {number(shape.reach)} at most, which is enough for the loss to fall")
     return Verdict(
-        "logits_unbounded",
-        "pass",
-        f"The logits follow {shape.deep_site} wherever the loss wants them.",
-        notes=tuple(notes),
+        CHECK, "pass", f"The logits follow {shape.last_layer} as far as the loss requires.", notes=tuple(notes)
     )
 
 
-def _say(headline: str, shape: LossShape, fault: str, cause: str, remedy: str, limit: str, rows: Any = ()) -> Verdict:
-    measured = f"chosen outputs of {shape.deep_site}, dropout off, on {plural(shape.rows, 'row')}"
-    return Verdict("logits_unbounded", "fail", headline, tuple(rows), limit, (cause,), remedy, measured, fault=fault)
+def _fail(fault: Fault, headline: str, shape: LossShape, limit: str) -> Verdict:
+    """A fault between the last layer and the loss."""
+    measured = f"chosen outputs of {shape.last_layer}, dropout off, on {plural(shape.rows, 'row')}"
+    fault = fault.with_details(layer=shape.last_layer)
+    return fault.verdict(CHECK, headline, evidence=_levels(shape), limit=limit, measured=measured)
 
 
-def _levels(shape: LossShape) -> list[dict[str, Any]]:
-    assert shape.high is not None
-    assert shape.low is not None
-    return [
-        {f"{shape.deep_site} gives": number(x), "logit": number(v)}
-        for x, v in ((-100.0, shape.low[1]), (-1.0, shape.low[0]), (1.0, shape.high[0]), (100.0, shape.high[1]))
-    ]
+def _levels(shape: LossShape) -> tuple[dict[str, Any], ...]:
+    """The logits for a few outputs of the last layer."""
+    if shape.high_logits is None or shape.low_logits is None:
+        return ()
+    low, high = shape.low_logits, shape.high_logits
+    return tuple(
+        {f"{shape.last_layer} returns": number(output), "logit": number(logit)}
+        for output, logit in ((-100.0, low[1]), (-1.0, low[0]), (1.0, high[0]), (100.0, high[1]))
+    )
 
 
-def _bounded(shape: LossShape, max_share: float) -> Verdict | None:
-    share = _floor(shape)
+def _without_last_layer(shape: LossShape) -> Verdict:
+    if shape.largest_margin is None:
+        return Verdict(CHECK, "skipped", "No last layer was found whose outputs become the logits one by one.")
+    if math.isinf(shape.largest_margin):
+        return Verdict(CHECK, "pass", "Some weights give a right answer as large a margin as the loss requires.")
+    margin = number(shape.largest_margin)
+    return Verdict(CHECK, "pass", f"Weights can give a right answer a margin of {margin}, enough for the loss to fall.")
+
+
+def _bounded_after_last_layer(shape: LossShape, max_share: float) -> Verdict | None:
+    share = _share_kept(shape)
     moved = None not in (shape.reach, shape.reach_last) and abs(shape.reach_last - shape.reach) > 1e-4 * shape.reach  # type: ignore[operator]
     if share is None or share <= max_share or moved or shape.random or shape.reach is None:
         return None
     floor = ""
     if shape.kind == "single" and shape.known == "cross_entropy":
-        floor = f" (the theory: {number(math.log1p((shape.outputs - 1) * math.exp(-shape.reach)))} for {shape.outputs} classes)"
-    return _say(
-        f"Two logits differ by {number(shape.reach)} at most, whatever {shape.deep_site} gives: {percent(share)} of the loss can never be "
-        f"learnt away{floor}.",
+        theory = math.log1p((shape.outputs - 1) * math.exp(-shape.reach))
+        floor = f" (in theory {number(theory)} for {shape.outputs} classes)"
+    return _fail(
+        faults.LOGITS_BOUNDED,
+        f"Two logits differ by {number(shape.reach)} at most, whatever {shape.last_layer} returns: {percent(share)} of the loss always "
+        f"remains{floor}.",
         shape,
-        "logits_bounded",
-        "an activation (tanh, sigmoid, softmax), a clamp or a normalisation stands behind the last layer",
-        f"remove what comes after {shape.deep_site}, or multiply the bounded logits by a temperature of 10 to 30",
-        f"at most {percent(max_share)} of the loss is kept by the bound; a tanh keeps 18 % for two classes, 22 % for three",
-        _levels(shape),
+        f"the bound keeps at most {percent(max_share)} of the loss; a tanh keeps 18 % for two classes, 22 % for three",
     )
 
 
-def _led(shape: LossShape, max_share: float) -> Verdict | None:
-    """A bound that no weights get over, wherever it stands: vectors normalised in front of the last product."""
-    if shape.lead is None or shape.lead_last is None or not shape.lead > 0 or shape.random:
+def _bounded_for_any_weights(shape: LossShape, max_share: float) -> Verdict | None:
+    """A bound that no weights overcome, wherever it is: vectors normalised before the last product, for example."""
+    margins = shape.largest_margin, shape.largest_margin_last
+    if margins[0] is None or margins[1] is None or not margins[0] > 0 or shape.random:
         return None
-    lead, others = max(shape.lead, shape.lead_last), max(1, shape.outputs - 1) if shape.kind == "single" else 1
-    floor = math.log1p(others * math.exp(-lead)) if lead < 700 else 0.0
+    margin, others = max(margins[0], margins[1]), max(1, shape.outputs - 1) if shape.kind == "single" else 1
+    floor = math.log1p(others * math.exp(-margin)) if margin < 700 else 0.0
     share = floor / math.log1p(others)
     if not share > max_share:
         return None
-    if (found := _bounded(shape, max_share)) is not None:  # says which layer
-        return found
-    return Verdict(
-        "logits_unbounded",
-        "fail",
-        f"Whatever the weights are, a right answer's logit leads by {number(lead)} at most: the loss cannot fall below "
-        f"{number(floor)}, {percent(share)} of what knowing nothing costs.",
-        ({"largest lead that weights can give": number(shape.lead), "largest after the run": number(shape.lead_last)},),
-        f"at most {percent(max_share)} of the loss is kept by the bound; a cosine without scale keeps 22 % for three classes, 35 % for ten",
-        ("the logits are cosines without a scale, or vectors are normalised (squashed) in front of the last product",),
+    if (verdict := _bounded_after_last_layer(shape, max_share)) is not None:  # names the layer
+        return verdict
+    cosines = faults.LOGITS_BOUNDED.because(
+        "the logits are cosines without a scale, or vectors are normalised (squashed) before the last product",
         "multiply the logits by a scale of 10 to 30, or by a learnt one",
-        "one row followed uphill, with steps as long as the weights: the head's, then all that are trained; dropout off",
-        fault="logits_bounded",
+    )
+    return cosines.verdict(
+        CHECK,
+        f"Whatever the weights are, a right answer's margin is {number(margin)} at most: the loss cannot fall below {number(floor)}, "
+        f"{percent(share)} of the loss of a uniform prediction.",
+        evidence=({"largest margin for any weights": number(margins[0]), "largest after the run": number(margins[1])},),
+        limit=f"the bound keeps at most {percent(max_share)} of the loss; cosines keep 22 % for three classes, 35 % for ten",
+        measured="gradient ascent on one row's margin, with steps as long as the weights: the head's, then all trained ones; dropout off",
     )
 
 
-def _floor(shape: LossShape) -> float | None:
-    """Share of what the loss could fall that it cannot, for what stands behind the last layer."""
-    deep, free = shape.deep_curve, shape.curve
-    if shape.site == shape.deep_site and free is not None:
+def _share_kept(shape: LossShape) -> float | None:
+    """Share of what the loss could fall that what follows the last layer prevents."""
+    bounded, free = shape.last_layer_curve, shape.curve
+    if shape.site == shape.last_layer and free is not None:
         # the loss is computed inside the model: nothing to compare with but zero, which a squashed loss levels off above
-        flat = _level(free)
-        if shape.known is not None or shape.form is not None or not flat or shape.reach is None or shape.reach > 10:
+        level = _levels_off(free)
+        if shape.known is not None or shape.form is not None or not level or shape.reach is None or shape.reach > 10:
             return None
-        return min(free.right) / free.right[0] if free.right[0] > 0 else None
-    if deep is None or free is None or not _finite(deep) or not _finite(free) or free.gain <= 0:
+        return free.least / free.uniform if free.uniform > 0 else None
+    if bounded is None or free is None or not _finite(bounded) or not _finite(free) or free.gain <= 0:
         return None
-    if abs(free.right[0] - deep.right[0]) > 0.05 * free.gain:  # what stands between shifts the start: not comparable
+    if abs(free.uniform - bounded.uniform) > 0.05 * free.gain:  # what is between them shifts the start: not comparable
         return None
-    return (min(deep.right) - min(free.right)) / free.gain
+    return (bounded.least - free.least) / free.gain
 
 
-def _level(curve: LossCurve) -> bool:
-    """Both the right and the wrong answer's loss no longer change."""
-    scale = abs(curve.right[0]) or 1.0
-    return all(abs(v[-1] - v[-2]) < 1e-3 * scale for v in (curve.right, curve.wrong))
+def _levels_off(curve: LossCurve) -> bool:
+    """Neither the right nor the wrong answer's loss changes any more at the largest margins."""
+    scale = abs(curve.uniform) or 1.0
+    return all(abs(losses[-1] - losses[-2]) < 1e-3 * scale for losses in (curve.right, curve.wrong))
 
 
 def _finite(curve: LossCurve) -> bool:
-    return all(math.isfinite(v) for v in curve.right)
+    return all(math.isfinite(loss) for loss in curve.right)
 
 
 def _one_signed(shape: LossShape) -> Verdict | None:
-    """A ReLU (softplus, GELU) behind the last layer, in front of a loss that wants both signs."""
-    assert shape.high is not None
-    assert shape.low is not None
-    if shape.known not in _STANDARD or shape.form is not None or shape.high[1] < 10 or shape.low[1] <= -1:
+    """A ReLU (softplus, GELU) after the last layer, before a loss that needs both signs."""
+    assert shape.high_logits is not None
+    assert shape.low_logits is not None
+    at_minus_1, at_minus_100 = shape.low_logits
+    if shape.known not in _STANDARD or shape.form is not None or shape.high_logits[1] < 10 or at_minus_100 <= -1:
         return None
-    if abs(shape.low[1] - shape.low[0]) > 1:
+    if abs(at_minus_100 - at_minus_1) > 1:
         return None
-    return _say(
-        f"The logits cannot be negative: where {shape.deep_site} gives -100, the logit is {number(shape.low[1])}.",
+    return _fail(
+        faults.LOGITS_ONE_SIGNED,
+        f"The logits cannot be negative: where {shape.last_layer} returns -100, the logit is {number(at_minus_100)}.",
         shape,
-        "logits_one_signed",
-        "a ReLU (or softplus, GELU) stands behind the last layer: outputs below zero get no gradient, and rows can die",
-        f"remove the activation after {shape.deep_site}",
-        "a logit falls with the last layer's output; -1 is the least that common activations give",
-        _levels(shape),
+        "a logit falls with the last layer's output; common activations do not go below -1",
     )
 
 
-def _spare(shape: LossShape) -> Verdict | None:
+def _too_many_outputs(shape: LossShape) -> Verdict | None:
     """Many more outputs than classes."""
     if shape.kind != "single" or shape.largest_label is None or shape.labels_seen < 32:
         return None
@@ -201,33 +195,30 @@ def _spare(shape: LossShape) -> Verdict | None:
     if shape.outputs < 2 * used + 1:
         return None
     return Verdict(
-        "logits_unbounded",
+        CHECK,
         "advice",
-        f"The head has {plural(shape.outputs, 'output')}, and no label of {shape.labels_seen} is above {shape.largest_label}.",
-        causes=("num_labels does not fit the data, or only some classes are in these batches",),
+        f"The head has {plural(shape.outputs, 'output')}, but the largest of {shape.labels_seen} labels is {shape.largest_label}.",
+        causes=("num_labels does not fit the data, or these batches contain only some of the classes",),
         remedy=f"num_labels={used}, if there are no more classes",
-        limit="advice from twice as many outputs as classes seen",
+        limit="advice if there are more than twice as many outputs as classes seen",
     )
 
 
-def _numbers(shape: LossShape) -> Verdict:
-    """Regression: can the output reach the labels?"""
-    assert shape.high is not None
-    assert shape.low is not None
-    low, high = shape.low[1], shape.high[1]
+def _regression(shape: LossShape) -> Verdict:
+    """Whether the output can reach the labels."""
+    assert shape.high_logits is not None
+    assert shape.low_logits is not None
+    low, high = shape.low_logits[1], shape.high_logits[1]
     if shape.label_range is None or shape.known not in ("squared_error", "absolute_error", "huber"):
-        return Verdict("logits_unbounded", "skipped", "Which numbers the loss wants is not known.")
+        return Verdict(CHECK, "skipped", "It is not known which outputs have the lowest loss.")
     first, last = shape.label_range
     width = last - first
     outside = max(0.0, low - first, last - high) if low <= high else 0.0
     if width > 0 and outside > OUTSIDE * width and (low > -50 or high < 50):
-        return _say(
+        return _fail(
+            faults.OUTPUTS_CANNOT_REACH_LABELS,
             f"The output lies between {number(low)} and {number(high)}, the labels between {number(first)} and {number(last)}.",
             shape,
-            "outputs_cannot_reach_labels",
-            "an activation (sigmoid, tanh, ReLU) stands behind the last layer",
-            f"remove what comes after {shape.deep_site}, or scale the labels into its range",
-            f"labels reach beyond the outputs by at most {percent(OUTSIDE)} of their range",
-            _levels(shape),
+            f"labels lie outside the outputs' range by at most {percent(OUTSIDE)} of their own range",
         )
-    return Verdict("logits_unbounded", "pass", f"The outputs can reach the labels ({number(first)} to {number(last)}).")
+    return Verdict(CHECK, "pass", f"The outputs can reach the labels ({number(first)} to {number(last)}).")

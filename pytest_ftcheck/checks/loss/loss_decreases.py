@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...core.arguments import fraction
@@ -13,19 +15,21 @@ from ...core.observations import Descent, ProbePoint, ProbeRows
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
+from ..no_step import no_step_verdict
 from ..spec import Stage, Symptom, check
-from ..tensor_state import nothing_happened
 
+CHECK = "loss_decreases"
 #: Least relative drop of the probe loss that counts by itself: no broken trainer of 60 x 4 passed it (needs 60 steps or so).
 LEAST_DROP = 0.05
 #: False-pass rate of the sign test on same-batch descents, and of the trend test.
 ALPHA = 0.01
-#: A rise of the textbook loss, as a share of knowing nothing, that no other sound objective explains.
+#: A rise of the textbook loss, as a share of the class-prior loss, that no other sound objective explains.
 RISE = 0.25
 #: A change of the loss below this share of it is rounding (float32 has 6e-8; a mean over a batch a few times that).
 ROUNDING = 1e-6
 #: Rounding in other dtypes: half a spacing at 1.
 _ROUNDING = {"bfloat16": 4e-3, "float16": 5e-4}
+_COMPARE_WITH_CROSS_ENTROPY = "compare your loss with cross_entropy(logits, labels) on one batch"
 
 
 @check(
@@ -37,13 +41,12 @@ _ROUNDING = {"bfloat16": 4e-3, "float16": 5e-4}
     shows=(Symptom.OUTCOME,),
 )
 def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: float = ALPHA) -> Verdict:
-    """The loss falls, judged on fixed rows with dropout off and on each step's own batch; never by "last < first".
+    """The loss falls on fixed rows with dropout off, and each step lowers the loss of its own batch; never "last < first".
 
-    Passes if the probe loss fell by ``min_drop`` and nothing speaks against it; or, at a learning rate too small for that in
-    so few steps, if it fell at all and significantly many steps lowered the loss of the very batch they were computed
-    from (sign test). Fails if the steps leave the loss as it is, or raise it, or if it is a cross-entropy and negative. What
-    cannot be told from so few steps is ``inconclusive``. Without probes the trend of the training losses is all there is
-    (Mann-Kendall on block means).
+    Passes if the probe loss fell by ``min_drop`` and nothing contradicts it. At a learning rate too small for that in so few steps, it
+    also passes if the probe loss fell at all and significantly many steps lowered the loss of the very batch they were computed from
+    (sign test). Fails if the steps leave the loss unchanged or raise it, or if a cross-entropy is negative. What so few steps cannot
+    decide is ``inconclusive``. Without a probe, the trend of the training losses is judged (Mann-Kendall on block means).
 
     :param min_drop: least relative drop of the probe loss.  :param alpha: error rate of the sign test and the trend test.
     :raises ValueError: a limit out of range.
@@ -54,171 +57,345 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
     """
     fraction("min_drop", min_drop)
     fraction("alpha", alpha)
-    probe = trace.probe
-    measured = _measured(probe)
-    # an optimizer that no hook sees may have stepped: falling losses say so
-    if (stuck := nothing_happened(trace)) and (trace.backward_error or not _falls(trace.losses, alpha)):
-        headline, causes, remedy = stuck
-        return Verdict(
-            "loss_decreases",
-            "fail",
-            f"{headline[:1].upper()}{headline[1:]}.",
-            causes=causes,
-            remedy=remedy,
-            measured=measured,
-        )
-    limit = (
-        f"probe loss down by {percent(min_drop)}, or down at all with significantly many steps lowering their own batch's "
-        f"loss (sign test, p < {alpha:g})"
-    )
+    no_step = no_step_verdict(CHECK, trace, _measured(trace.probe))
+    # an optimizer that no hook sees may have stepped: then the losses fall
+    if no_step is not None and (trace.backward_error or not _falls(trace.losses, alpha)):
+        return dataclasses.replace(no_step, fault="")
+    judge = _Judge(trace, min_drop, alpha)
+    if (verdict := _not_finite(judge) or _negative(judge)) is not None:
+        return verdict
+    points = trace.probe.points if trace.probe is not None else ()
+    if len(points) < 2:
+        return _by_trend(judge)
+    change = _probe_change(trace, points)
+    for decide in (
+        _textbook_loss_rises,
+        _unchanged,
+        _steps_raise,
+        _bad_last_step,
+        _rises_at_first,
+        _rises,
+        _falls_clearly,
+        _textbook_loss_rises_slightly,
+        _falls_slowly,
+    ):
+        if (verdict := decide(judge, change)) is not None:
+            return verdict
+    return _undecided(judge, change)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The run, and the limits it is judged by."""
+
+    trace: Trace
+    min_drop: float
+    alpha: float
 
     def verdict(
-        status: Status, headline: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()
+        self, status: Status, headline: str, causes: Sequence[str] = (), remedy: str = "", notes: Sequence[str] = ()
     ) -> Verdict:
-        rows = () if status == "pass" else _rows(trace)
-        return Verdict("loss_decreases", status, headline, rows, limit, tuple(causes), remedy, measured, tuple(notes))
-
-    bad = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
-    points = list(probe.points) if probe is not None else []
-    if bad is not None or any(not math.isfinite(p.loss) for p in points):
-        return verdict(
-            "fail",
-            f"The loss is not finite{f' from iteration {bad} on' if bad is not None else ' on the probe'}.",
-            [
-                "the run diverged, or computes something undefined; assert_all_finite names the first bad step and tensor"
-            ],
-            "lower the learning rate; look for log(0), division by zero, overflow in low precision",
+        """A verdict with what all of them show."""
+        return Verdict(
+            CHECK,
+            status,
+            headline,
+            () if status == "pass" else _rows(self.trace),
+            f"probe loss down by {percent(self.min_drop)}, or down at all with significantly many steps lowering their own batch's "
+            f"loss (sign test, p < {self.alpha:g})",
+            tuple(causes),
+            remedy,
+            _measured(self.trace.probe),
+            tuple(notes),
         )
-    if negative := _negative(trace):
-        return negative
-    if len(points) < 2:
-        return _by_trend(trace, alpha, verdict, probe)
+
+    @property
+    def steps(self) -> str:
+        """How many steps the run has."""
+        return plural(len(self.trace.steps), "step")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How the loss on the probe changed, and that of the steps' own batches."""
+
+    first: ProbePoint
+    last: ProbePoint
+    points: Sequence[ProbePoint]
+    #: Relative drop of the probe loss.
+    drop: float
+    descents: Sequence[Descent]
+    #: Steps that lowered the loss of their own batch; that left it unchanged within rounding; all.
+    lowered: int
+    unchanged: int
+    steps: int
+
+    @property
+    def changed(self) -> int:
+        """Steps that changed the loss of their own batch."""
+        return self.steps - self.unchanged
+
+    @property
+    def on_probe(self) -> str:
+        """The change on the probe in words."""
+        verb = "fell" if self.drop > 0 else "rose"
+        return f"{verb} by {percent(abs(self.drop))}, {number(self.first.loss, 4)} -> {number(self.last.loss, 4)}"
+
+    @property
+    def on_own_batches(self) -> str:
+        """The change on the steps' own batches in words."""
+        return f"{self.lowered} of {self.steps} steps lowered the loss of their own batch" if self.steps else ""
+
+    @property
+    def both(self) -> str:
+        """Both changes in words."""
+        return f"{self.on_probe}{'; ' + self.on_own_batches if self.steps else ''}"
+
+    def textbook(self, digits: int) -> str:
+        """The textbook loss before and after, in words."""
+        return f"{number(self.first.reference, digits)} -> {number(self.last.reference, digits)}"
+
+
+def _probe_change(trace: Trace, points: Sequence[ProbePoint]) -> _Change:
     first, last = points[0], points[-1]
     scale = abs(first.loss) or max((abs(p.loss) for p in points), default=1.0) or 1.0
-    drop = (first.loss - last.loss) / scale
-    descents = _counted(trace, probe)
-    down, still, total = _tally(trace, descents)
-    p = _sign_test(down, total - still)
-    moved = (
-        f"{'fell' if drop > 0 else 'rose'} by {percent(abs(drop))}, {number(first.loss, 4)} -> {number(last.loss, 4)}"
+    descents = _counted(trace, trace.probe)
+    lowered, unchanged, steps = _tally(trace, descents)
+    return _Change(first, last, points, (first.loss - last.loss) / scale, descents, lowered, unchanged, steps)
+
+
+# ------------------------------------------------------------------ whether the losses can be judged
+def _not_finite(judge: _Judge) -> Verdict | None:
+    trace = judge.trace
+    bad = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
+    if bad is None and (trace.probe is None or all(math.isfinite(p.loss) for p in trace.probe.points)):
+        return None
+    return judge.verdict(
+        "fail",
+        f"The loss is not finite{f' from iteration {bad} on' if bad is not None else ' on the probe'}.",
+        ["the run diverged, or computes something undefined; assert_all_finite names the first bad step and tensor"],
+        "lower the learning rate; look for log(0), division by zero, overflow in low precision",
     )
-    own = f"{down} of {total} steps lowered the loss of their own batch" if total else ""
-    if last.reference is not None and first.reference is not None and drop >= min_drop:
-        # another sound objective (smoothed labels, class weights, a teacher) may raise it a little: beside what knowing nothing scores
-        rise = (last.reference - first.reference) / max(abs(first.reference), probe_scale(trace))
-        if rise > RISE and not _on_another_scale(trace):
-            return verdict(
-                "fail",
-                f"The loss {moved}, but the textbook loss of the same logits rose, "
-                f"{number(first.reference, 4)} -> {number(last.reference, 4)}.",
-                [
-                    "what is minimised is not the task's loss: a flipped sign, the wrong targets, or a loss on the wrong scale"
-                ],
-                "compare your loss with cross_entropy(logits, labels) on one batch",
-            )
-    if _dead(trace) and all(d.after == d.before for d in descents) and last.loss == first.loss:
-        return verdict(
-            "fail",
-            "The steps do not change the loss: it is exactly as it was before"
-            f"{f', also on the own batch of each of {total}' if total else ''}.",
-            ["the weights do not move, or what moves has no part in the loss; assert_weights_move says which"],
-            "see assert_weights_move and assert_grads_nonzero for the reason",
-        )
-    if total - still >= 8 and down <= (total - still) / 4 and drop < min_drop:
-        return verdict(
-            "fail",
-            f"The steps raise the loss: only {down} of {total} lowered the loss of their own batch; on the probe it {moved}.",
-            [
-                "the sign is flipped (loss negated, maximize=True, gradient ascent), or the learning rate is far too high"
-            ],
-            "check the sign of the loss; try a tenth of the learning rate",
-        )
-    if drop <= -min_drop and (best := _had_fallen(points, min_drop)) is not None and _falls(trace.losses, alpha):
-        return verdict(
-            "pass",
-            f"The training loss falls; the probe loss was down to {number(best.loss, 4)} after {plural(best.step, 'step')}, "
-            f"but {number(last.loss, 4)} at the very end.",
-            notes=["one bad step at the end of a run that learns: a schedule that decays to zero would smooth it away"],
-        )
-    if -RISE < drop <= -min_drop and 2 * down > total - still:
-        return verdict(
-            "inconclusive",
-            f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}, while {own}.",
-            ["too few steps: guesses that grow sure before they are right cost more than knowing nothing at first"],
-            f"run longer (steps={more_steps(len(trace.steps))}), or at a lower learning rate",
-        )
-    if drop <= -min_drop:
-        return verdict(
-            "fail",
-            f"The probe loss {moved}.",
-            ["the learning rate is too high and the run diverges, or the loss that is minimised is another one"],
-            "try a tenth of the learning rate; look at the losses above",
-        )
-    if drop >= min_drop and (drop >= 2 * min_drop or not total or 2 * down >= total or _falls(trace.losses, alpha)):
-        return verdict(
-            "pass",
-            f"The probe loss {moved}{'; ' + own if own else ''}.",
-            notes=_prior_note(probe, last.loss, trace),
-        )
-    if last.reference is not None and first.reference is not None and drop > 0:
-        against = last.reference - first.reference > ROUNDING * max(abs(first.reference), 1e-12)
-        if against and drop < min_drop:
-            return verdict(
-                "inconclusive",
-                f"The loss {moved}, and the textbook loss of the same logits rose, "
-                f"{number(first.reference, 6)} -> {number(last.reference, 6)}.",
-                ["what is minimised may not be the task's loss: a flipped sign, or the wrong targets"],
-                "compare your loss with cross_entropy(logits, labels) on one batch, and run longer",
-            )
-    if drop > ROUNDING and p < alpha and down >= 0.75 * (total - still):
-        return verdict(
-            "pass",
-            f"The loss falls, slowly: {own} (p = {number(p)}); on the probe it {moved}.",
-            notes=[
-                f"{plural(len(trace.steps), 'step')} at these learning rates show that the steps lower the loss, not yet "
-                "that the labels are learnt; assert_metric_improves asks for that"
-            ],
-        )
-    warming = _still_warming_up(trace)
-    return verdict(
+
+
+def _negative(judge: _Judge) -> Verdict | None:
+    trace = judge.trace
+    if trace.reading.task not in ("single_label", "multi_label") or trace.probe is None:
+        return None
+    # an entropy bonus may make a sound loss a little negative; half the entropy of the labels below the textbook loss is no bonus
+    gap = 0.5 * (trace.probe.prior_entropy or math.log(trace.reading.classes or 2))
+    point = next(
+        (p for p in trace.probe.points if p.reference is not None and p.loss < min(-1e-6, p.reference - gap)), None
+    )
+    if point is None:
+        return None
+    negative = judge.verdict(
+        "fail",
+        f"The loss is negative ({number(point.loss, 4)} after {plural(point.step, 'step')}), which a cross-entropy cannot be; "
+        f"the textbook loss of the same logits is {number(point.reference, 4)}.",
+        ["the loss is not a negative log-likelihood: NLL on raw logits or on probabilities, or a flipped sign"],
+        "use cross_entropy on raw logits, or nll_loss on log_softmax",
+    )
+    return dataclasses.replace(negative, limit="a cross-entropy is >= 0")
+
+
+# ------------------------------------------------------------------ decisions, in the order in which they are made
+def _textbook_loss_rises(judge: _Judge, change: _Change) -> Verdict | None:
+    first, last = change.first.reference, change.last.reference
+    if first is None or last is None or change.drop < judge.min_drop:
+        return None
+    # another sound objective (smoothed labels, class weights, a teacher) may raise it a little: compare with the class-prior loss
+    rise = (last - first) / max(abs(first), _class_prior_loss(judge.trace))
+    if not rise > RISE or _on_another_scale(judge.trace):
+        return None
+    return judge.verdict(
+        "fail",
+        f"The loss {change.on_probe}, but the textbook loss of the same logits rose, {change.textbook(4)}.",
+        ["the minimised loss is not the task's: a flipped sign, the wrong targets, or another scale"],
+        _COMPARE_WITH_CROSS_ENTROPY,
+    )
+
+
+def _unchanged(judge: _Judge, change: _Change) -> Verdict | None:
+    if change.last.loss != change.first.loss or any(d.after != d.before for d in change.descents):
+        return None
+    if not _cannot_learn(judge.trace):
+        return None
+    own = f", also on the own batch of each of {change.steps}" if change.steps else ""
+    return judge.verdict(
+        "fail",
+        f"The steps do not change the loss: it is exactly as it was before{own}.",
+        ["the weights do not move, or those that move do not affect the loss; assert_weights_move says which"],
+        "see assert_weights_move and assert_grads_nonzero for the reason",
+    )
+
+
+def _steps_raise(judge: _Judge, change: _Change) -> Verdict | None:
+    if change.changed < 8 or change.lowered > change.changed / 4 or change.drop >= judge.min_drop:
+        return None
+    return judge.verdict(
+        "fail",
+        f"The steps raise the loss: only {change.lowered} of {change.steps} lowered the loss of their own batch; "
+        f"on the probe it {change.on_probe}.",
+        ["the sign is flipped (loss negated, maximize=True, gradient ascent), or the learning rate is far too high"],
+        "check the sign of the loss; try a tenth of the learning rate",
+    )
+
+
+def _bad_last_step(judge: _Judge, change: _Change) -> Verdict | None:
+    if change.drop > -judge.min_drop:
+        return None
+    best = _clearly_lower_before(change.points, judge.min_drop)
+    if best is None or not _falls(judge.trace.losses, judge.alpha):
+        return None
+    return judge.verdict(
+        "pass",
+        f"The training loss falls; the probe loss was down to {number(best.loss, 4)} after {plural(best.step, 'step')}, "
+        f"but {number(change.last.loss, 4)} at the very end.",
+        notes=["one bad step at the end of a run that learns: a schedule that decays to zero would avoid it"],
+    )
+
+
+def _rises_at_first(judge: _Judge, change: _Change) -> Verdict | None:
+    if not -RISE < change.drop <= -judge.min_drop or 2 * change.lowered <= change.changed:
+        return None
+    return judge.verdict(
         "inconclusive",
-        f"{plural(len(trace.steps), 'step')} cannot tell: the probe loss {moved}{'; ' + own if own else ''}{warming}.",
-        [
-            *_silent(trace),
-            *(
-                [f"{still} of {total} steps changed the loss of their own batch by less than its rounding"]
-                if still > total / 2
-                else []
-            ),
-            "too few steps at too small a learning rate",
-            "or a task that this model cannot learn (shuffled labels, unreadable inputs)",
-        ],
-        "shorten the warm-up (its length is in optimizer steps of this run), or run on until it is over"
-        if warming
-        else f"run longer (steps={more_steps(len(trace.steps))}) or at a higher learning rate",
-        notes=_prior_note(probe, last.loss, trace),
+        f"{judge.steps} are too few to decide: the probe loss {change.on_probe}, while {change.on_own_batches}.",
+        ["too few steps: predictions that become confident before they are right raise the loss at first"],
+        f"run longer (steps={more_steps(len(judge.trace.steps))}), or at a lower learning rate",
     )
 
 
+def _rises(judge: _Judge, change: _Change) -> Verdict | None:
+    if change.drop > -judge.min_drop:
+        return None
+    return judge.verdict(
+        "fail",
+        f"The probe loss {change.on_probe}.",
+        ["the learning rate is too high and the run diverges, or another loss is minimised"],
+        "try a tenth of the learning rate; look at the losses above",
+    )
+
+
+def _falls_clearly(judge: _Judge, change: _Change) -> Verdict | None:
+    if change.drop < judge.min_drop:
+        return None
+    confirmed = (
+        change.drop >= 2 * judge.min_drop
+        or not change.steps
+        or 2 * change.lowered >= change.steps
+        or _falls(judge.trace.losses, judge.alpha)
+    )
+    if not confirmed:
+        return None
+    return judge.verdict("pass", f"The probe loss {change.both}.", notes=_class_prior_note(judge.trace, change.last))
+
+
+def _textbook_loss_rises_slightly(judge: _Judge, change: _Change) -> Verdict | None:
+    first, last = change.first.reference, change.last.reference
+    if first is None or last is None or not 0 < change.drop < judge.min_drop:
+        return None
+    if not last - first > ROUNDING * max(abs(first), 1e-12):
+        return None
+    return judge.verdict(
+        "inconclusive",
+        f"The loss {change.on_probe}, and the textbook loss of the same logits rose, {change.textbook(6)}.",
+        ["the minimised loss may not be the task's: a flipped sign, or the wrong targets"],
+        f"{_COMPARE_WITH_CROSS_ENTROPY}, and run longer",
+    )
+
+
+def _falls_slowly(judge: _Judge, change: _Change) -> Verdict | None:
+    p = _sign_test(change.lowered, change.changed)
+    if change.drop <= ROUNDING or p >= judge.alpha or change.lowered < 0.75 * change.changed:
+        return None
+    return judge.verdict(
+        "pass",
+        f"The loss falls, slowly: {change.on_own_batches} (p = {number(p)}); on the probe it {change.on_probe}.",
+        notes=[
+            f"{judge.steps} at these learning rates show that the steps lower the loss, not yet that the labels are learnt; "
+            "assert_metric_improves checks that"
+        ],
+    )
+
+
+def _undecided(judge: _Judge, change: _Change) -> Verdict:
+    warming_up = _still_warming_up(judge.trace)
+    causes = _without_gradient(judge.trace)
+    if change.unchanged > change.steps / 2:
+        causes.append(
+            f"{change.unchanged} of {change.steps} steps changed the loss of their own batch by less than its rounding"
+        )
+    causes += [
+        "too few steps at too small a learning rate",
+        "or a task that this model cannot learn (shuffled labels, unreadable inputs)",
+    ]
+    return judge.verdict(
+        "inconclusive",
+        f"{judge.steps} are too few to decide: the probe loss {change.both}{warming_up}.",
+        causes,
+        "shorten the warm-up (its length is in optimizer steps of this run), or run until it is over"
+        if warming_up
+        else f"run longer (steps={more_steps(len(judge.trace.steps))}) or at a higher learning rate",
+        notes=_class_prior_note(judge.trace, change.last),
+    )
+
+
+def _by_trend(judge: _Judge) -> Verdict:
+    """The trend of the training losses, where there is no probe."""
+    losses, probe = judge.trace.losses, judge.trace.probe
+    reason = f" (the probe was skipped: {probe.skipped})" if probe is not None and probe.skipped else ""
+    if len(losses) < 8:
+        return judge.verdict(
+            "inconclusive",
+            f"There is no probe{reason}, and {plural(len(losses), 'training loss', 'training losses')} are too few to decide.",
+            ["nothing to judge by"],
+            "record the losses with w.loss(loss), and give watch a probe_batch= (and loss_fn=)",
+        )
+    n = max(1, len(losses) // 4)
+    first, last = sum(losses[:n]) / n, sum(losses[-n:]) / n
+    change = f"the first quarter's mean is {number(first, 4)}, the last quarter's {number(last, 4)}"
+    if _falls(losses, judge.alpha) and last < first:
+        notes = [f"judged only by the trend of {len(losses)} training losses{reason}"]
+        if min(losses) < 0:
+            notes.append("the loss is negative, which a cross-entropy cannot be: is its sign right?")
+        return judge.verdict("pass", f"The training loss falls: {change}.", notes=notes)
+    if _falls([-v for v in losses], judge.alpha) and last > first:
+        return judge.verdict(
+            "fail",
+            f"The training loss rises: {change}.",
+            ["the learning rate is too high, or the sign is flipped"],
+            "try a tenth of the learning rate; check the sign of the loss",
+        )
+    return judge.verdict(
+        "inconclusive",
+        f"No trend in {len(losses)} training losses: {change}{reason}.",
+        ["too few steps for the noise of the batches, or nothing is learnt"],
+        "run longer, or give a probe_batch= so that the same rows are compared with dropout off",
+    )
+
+
+# ------------------------------------------------------------------ facts about the run
 def _still_warming_up(trace: Trace) -> str:
-    """What there is to say of a learning rate that did nothing but rise, to more than twice its first value; else empty."""
+    """A clause on a learning rate that only rose, to more than twice its first value; else empty."""
     rates = [max(s.lrs, default=0.0) for s in trace.steps]
     if len(rates) < 2 or any(b <= a for a, b in itertools.pairwise(rates)) or rates[-1] <= 2 * rates[0]:
         return ""
-    meant = trace.intent.peak_lr if trace.intent is not None else None
-    of = f" of the {number(meant)} that was meant" if meant and meant > rates[-1] else ""
-    return f"; the learning rate was still warming up at the last step, at {number(rates[-1])}{of}"
+    declared = trace.intent.peak_lr if trace.intent is not None else None
+    of_declared = f" of the declared {number(declared)}" if declared and declared > rates[-1] else ""
+    return f"; the learning rate was still warming up at the last step, at {number(rates[-1])}{of_declared}"
 
 
 def _on_another_scale(trace: Trace) -> bool:
-    """Numbers are predicted, better than luck: the loss has a link (a sigmoid, an exponential) or scales the labels itself."""
+    """Numbers are predicted, better than by chance: the loss has a link (a sigmoid, an exponential) or scales the labels itself."""
     return trace.reading.task == "regression" and any(
         m.p_value is not None and m.p_value <= ALPHA for m in trace.metrics
     )
 
 
-def _had_fallen(points: Sequence[ProbePoint], min_drop: float) -> ProbePoint | None:
-    """The best point in between, if there the loss, and the textbook loss, had clearly fallen."""
+def _clearly_lower_before(points: Sequence[ProbePoint], min_drop: float) -> ProbePoint | None:
+    """The best point between first and last, if the loss, and the textbook loss, were clearly lower there than at first."""
     first, best = points[0], min(points[1:-1], key=lambda p: p.loss, default=None)
     if best is None or best.loss > first.loss - min_drop * abs(first.loss):
         return None
@@ -227,92 +404,25 @@ def _had_fallen(points: Sequence[ProbePoint], min_drop: float) -> ProbePoint | N
     return best
 
 
-def probe_scale(trace: Trace) -> float:
-    """The loss of knowing nothing: the entropy of the labels, or of equal classes."""
+def _class_prior_loss(trace: Trace) -> float:
+    """The loss of predicting the class priors: the entropy of the labels, or of equal classes."""
     entropy = trace.probe.prior_entropy if trace.probe is not None else None
     return entropy or math.log(max(2, trace.reading.classes or 2))
 
 
-def _dead(trace: Trace) -> bool:
-    """Nothing that is meant to learn moved, or none of it got a gradient: then an unchanged loss is no rounding."""
-    meant = [t for t in trace.tensors if t.trainable and t.numel]
-    return all(t.motion.share_changed == 0 for t in meant) or all(t.gradients.max_norm == 0 for t in meant)
+def _cannot_learn(trace: Trace) -> bool:
+    """No trainable tensor moved, or none got a gradient: then an unchanged loss is no rounding."""
+    trainable = [t for t in trace.tensors if t.trainable and t.numel]
+    return all(t.motion.share_changed == 0 for t in trainable) or all(t.gradients.max_norm == 0 for t in trainable)
 
 
-def _silent(trace: Trace) -> list[str]:
-    """Most tensors without any gradient: then that comes first."""
+def _without_gradient(trace: Trace) -> list[str]:
+    """The first cause, where most tensors get no gradient."""
     trainable = [t for t in trace.tensors if t.trainable]
-    silent = [t for t in trainable if t.gradients.max_norm == 0]
-    if len(silent) <= len(trainable) / 2:
+    without = [t for t in trainable if t.gradients.max_norm == 0]
+    if len(without) <= len(trainable) / 2:
         return []
-    return [
-        f"{len(silent)} of {len(trainable)} tensors get no gradient, or one of exactly zero; see assert_grads_nonzero"
-    ]
-
-
-def _by_trend(trace: Trace, alpha: float, verdict: Callable[..., Verdict], probe: ProbeRows | None) -> Verdict:
-    """Only training losses: their trend."""
-    losses = trace.losses
-    why = f" (the probe was skipped: {probe.skipped})" if probe is not None and probe.skipped else ""
-    if len(losses) < 8:
-        return verdict(
-            "inconclusive",
-            f"There is no probe{why}, and {plural(len(losses), 'training loss', 'training losses')} cannot tell.",
-            ["nothing to judge by"],
-            "tell the losses with w.loss(loss), and give watch a probe_batch= (and loss_fn=)",
-        )
-    n = max(1, len(losses) // 4)
-    first, last = sum(losses[:n]) / n, sum(losses[-n:]) / n
-    change = f"the first quarter's mean is {number(first, 4)}, the last quarter's {number(last, 4)}"
-    if _falls(losses, alpha) and last < first:
-        return verdict(
-            "pass",
-            f"The training loss falls: {change}.",
-            notes=[
-                f"judged by the trend of {len(losses)} training losses alone{why}",
-                *(
-                    ["the loss is negative, which no cross-entropy can be: is its sign right?"]
-                    if min(losses) < 0
-                    else []
-                ),
-            ],
-        )
-    if _falls([-v for v in losses], alpha) and last > first:
-        return verdict(
-            "fail",
-            f"The training loss rises: {change}.",
-            ["the learning rate is too high, or the sign is flipped"],
-            "try a tenth of the learning rate; check the sign of the loss",
-        )
-    return verdict(
-        "inconclusive",
-        f"No trend in {len(losses)} training losses: {change}{why}.",
-        ["too few steps for the noise of the batches, or nothing is learnt"],
-        "run longer, or give a probe_batch= so that the same rows are compared with dropout off",
-    )
-
-
-def _negative(trace: Trace) -> Verdict | None:
-    if trace.reading.task not in ("single_label", "multi_label") or trace.probe is None:
-        return None
-    # an entropy bonus may make a sound loss a little negative; half the entropy of the labels below the textbook loss is no bonus
-    gap = 0.5 * (trace.probe.prior_entropy or math.log(trace.reading.classes or 2))
-    point = next(
-        (p for p in trace.probe.points if p.reference is not None and p.loss < min(-1e-6, p.reference - gap)), None
-    )
-    if point is None or point.reference is None:
-        return None
-    return Verdict(
-        "loss_decreases",
-        "fail",
-        f"The loss is negative ({number(point.loss, 4)} after {plural(point.step, 'step')}), which no cross-entropy can be; "
-        f"the textbook loss of the same logits is {number(point.reference, 4)}.",
-        _rows(trace),
-        "a cross-entropy is >= 0",
-        ("the loss is not a negative log-likelihood: NLL on raw logits or on probabilities, or a flipped sign",),
-        "use cross_entropy on raw logits, or nll_loss on log_softmax",
-        _measured(trace.probe),
-    )
+    return [f"{len(without)} of {len(trainable)} tensors get no gradient, or only zeros; see assert_grads_nonzero"]
 
 
 def _counted(trace: Trace, probe: ProbeRows | None) -> list[Descent]:
@@ -322,31 +432,31 @@ def _counted(trace: Trace, probe: ProbeRows | None) -> list[Descent]:
     return [
         d
         for d in probe.descents
-        if d.step >= len(trace.steps) or any(lr > 0 for lr in trace.steps[d.step].lrs) or _never(trace)
+        if d.step >= len(trace.steps) or any(lr > 0 for lr in trace.steps[d.step].lrs) or _lr_always_zero(trace)
     ]
 
 
-def _never(trace: Trace) -> bool:
+def _lr_always_zero(trace: Trace) -> bool:
     return not any(lr > 0 for s in trace.steps for lr in s.lrs)
 
 
 def _tally(trace: Trace, descents: Sequence[Descent]) -> tuple[int, int, int]:
-    """Steps that lowered the loss, that left it within rounding, and all."""
+    """Steps that lowered the loss, that left it unchanged within rounding, and all."""
     dtype = trace.environment.get("dtype", "float32")
     share = max([ROUNDING, *(v for k, v in _ROUNDING.items() if k in dtype)])
     floor = 1e-3 * max((abs(d.before) for d in descents), default=0.0)  # a loss near zero is rounded by its terms' size
-    still = [d for d in descents if abs(d.after - d.before) <= share * max(abs(d.before), floor)]
-    down = sum(d.after < d.before for d in descents if d not in still)
-    return down, len(still), len(descents)
+    unchanged = [d for d in descents if abs(d.after - d.before) <= share * max(abs(d.before), floor)]
+    lowered = sum(d.after < d.before for d in descents if d not in unchanged)
+    return lowered, len(unchanged), len(descents)
 
 
-def _sign_test(down: int, total: int) -> float:
-    """P(at least ``down`` of ``total`` by luck)."""
+def _sign_test(lowered: int, total: int) -> float:
+    """P(at least ``lowered`` of ``total`` by chance)."""
     if total <= 0:
         return 1.0
     from scipy.stats import binomtest
 
-    return float(binomtest(down, total, 0.5, alternative="greater").pvalue)
+    return float(binomtest(lowered, total, 0.5, alternative="greater").pvalue)
 
 
 def _falls(losses: Sequence[float], alpha: float) -> bool:
@@ -363,14 +473,14 @@ def _falls(losses: Sequence[float], alpha: float) -> bool:
     return bool(kendalltau(range(blocks), means, alternative="less").pvalue < alpha)
 
 
-def _prior_note(probe: ProbeRows | None, last: float, trace: Trace) -> list[str]:
+def _class_prior_note(trace: Trace, last: ProbePoint) -> list[str]:
+    probe = trace.probe
     if probe is None or probe.prior_entropy is None or "user" in trace.reading.loss:
         return []
-    if last < probe.prior_entropy - 1e-3:
+    if last.loss < probe.prior_entropy - 1e-3:
         return []
     return [
-        f"the loss is not yet below the entropy of the labels ({number(probe.prior_entropy)}): "
-        "a model that knows the class frequencies and nothing else scores that"
+        f"the loss is not yet below the entropy of the labels ({number(probe.prior_entropy)}), the loss of predicting the class priors"
     ]
 
 

@@ -1,29 +1,30 @@
-"""The training does not blow up, and does not collapse to one answer."""
+"""Does the training diverge, or collapse to one output?"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..spec import Stage, Symptom, check
+from ..spec import Fault, Stage, Symptom, check
 from . import faults
 from .record import LossShape
 
-#: Peak of the training losses over the first one (or over knowing nothing) that no healthy run reached and came back from for nothing:
-#: the healthy ones measured stay below 2, single batches of 4 included.
+#: Peak of the training losses over the first one (or over the loss of a uniform prediction) that is a fault if the run learns nothing in
+#: the end. The healthy runs measured stay below 2, single batches of 4 included.
 SPIKE = 5.0
-#: A peak after which the weights are others, whatever the loss does later.
+#: A peak after which the pretrained weights are lost, whatever the loss does later.
 EXPLOSION = 50.0
 #: The final loss over the first that is a divergence.
 RISE = 1.5
-#: Spread of the logits over the rows, after over before, that is a collapse to one answer. Healthy runs: 0.76 or more, slow ones too.
+#: Spread of the logits over the rows, after over before, that is a collapse to one output. Healthy runs: 0.76 or more, slow ones too.
 COLLAPSE = 0.02
-#: Training losses that fall to this share of the first within `FAST` iterations are worth a remark.
+#: Training losses that fall to this share of the first within `FAST` iterations are suspicious.
 SUSPICIOUS, FAST = 0.01, 5
-#: A BatchNorm over two values gives +-1 whatever they were.
+#: A BatchNorm over two values returns +-1 whatever they were.
 PAIR = 2
 _MEASURED = "training losses; losses and logits of the probe rows before and after, dropout off"
 
@@ -40,11 +41,11 @@ _MEASURED = "training losses; losses and logits of the probe rows before and aft
     shows=(Symptom.OUTCOME,),
 )
 def check_loss_stable(trace: Trace) -> Verdict:
-    """The training does not blow up, and does not collapse to one answer.
+    """The training neither diverges nor collapses to one output.
 
-    Every loss is compared with the first, or with what knowing nothing scores, never with an early mean in which a spike hides. Fails
-    if the loss exploded on the way (also where it came back: the weights are not those of before), if it ended far above its start, if
-    all rows get the same logits that did not before, or if a BatchNorm normalises over two values. Noise of small batches passes.
+    Every loss is compared with the first, or with that of a uniform prediction, never with an early mean, which a spike would raise.
+    Fails if the loss exploded (also if it came back: the weights are no longer those of before), if it ended far above its start, if the
+    rows' logits became equal during training, or if a BatchNorm normalises over two values. Noise of small batches passes.
 
     >>> from pytest_ftcheck import example_trace
     >>> print(check_loss_stable(example_trace()))
@@ -53,30 +54,38 @@ def check_loss_stable(trace: Trace) -> Verdict:
     losses = trace.losses
     points = trace.probe.points if trace.probe is not None else ()
     if len(losses) < 2 and len(points) < 2:
-        return Verdict("loss_stable", "skipped", "Fewer than two losses were told, and there is no probe.")
-    for judge in (_not_finite, _collapsed, _exploded, _diverged, _pairs, _fast):
-        if (found := judge(trace)) is not None:
-            return found
+        return Verdict("loss_stable", "skipped", "Fewer than two training losses were recorded, and there is no probe.")
+    for find in (
+        _find_not_finite,
+        _find_collapse,
+        _find_explosion,
+        _find_divergence,
+        _find_tiny_batch,
+        _find_fast_fall,
+    ):
+        if (verdict := find(trace)) is not None:
+            return verdict
     if len(losses) < 2:
-        said = f"The probe loss ended at {number(points[-1].loss, 4)}."
+        headline = f"The probe loss ended at {number(points[-1].loss, 4)}."
     elif losses[0] > 0:
-        said = f"The training loss never rose above {number(max(losses) / losses[0])} times its first value, {number(losses[0])}."
+        ratio = number(max(losses) / losses[0])
+        headline = f"The training loss never rose above {ratio} times its first value, {number(losses[0])}."
     else:
-        said = f"The training loss stayed between {number(min(losses))} and {number(max(losses))}."
-    return Verdict("loss_stable", "pass", said)
+        headline = f"The training loss stayed between {number(min(losses))} and {number(max(losses))}."
+    return Verdict("loss_stable", "pass", headline)
 
 
-def _fail(headline: str, fault: str, cause: str, remedy: str, limit: str, rows: Any = ()) -> Verdict:
-    return Verdict("loss_stable", "fail", headline, tuple(rows), limit, (cause,), remedy, _MEASURED, fault=fault)
+def _fail(fault: Fault, headline: str, limit: str, evidence: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+    return fault.verdict("loss_stable", headline, evidence=tuple(evidence), limit=limit, measured=_MEASURED)
 
 
-def _rates(trace: Trace) -> str:
+def _learning_rate(trace: Trace) -> str:
     peak = max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
-    return f"{trace.optimizer.name} at a learning rate of {number(peak)}"
+    return f"{trace.optimizer.name} at {number(peak)}"
 
 
 def _start(trace: Trace) -> float | None:
-    """The loss of knowing nothing, in the units of the training loss: the largest of what the run began with and what theory says."""
+    """Where the run began, in the units of the training loss: the largest of its first losses and that of a uniform prediction."""
     first = next((v for v in trace.losses[:1] if math.isfinite(v)), None)
     if first is None:
         return None
@@ -92,54 +101,48 @@ def _start(trace: Trace) -> float | None:
     return start if start > 0 else None
 
 
-def _not_finite(trace: Trace) -> Verdict | None:
+def _find_not_finite(trace: Trace) -> Verdict | None:
     losses = trace.losses
     bad = next((i for i, v in enumerate(losses) if not math.isfinite(v)), None)
     if bad is None and (trace.probe is None or all(math.isfinite(p.loss) for p in trace.probe.points)):
         return None
     if bad == 0 or (trace.probe is not None and trace.probe.points and not math.isfinite(trace.probe.points[0].loss)):
-        where = "from the start: it is not a matter of stability"
+        where = "from the start, before any instability"
     else:
         where = f"from iteration {bad} on" if bad is not None else "on the probe, after training"
-    finite = [v for v in losses if math.isfinite(v)]
     start = _start(trace)
-    peak = max(finite, default=0.0)
+    peak = max((v for v in losses if math.isfinite(v)), default=0.0)
     grew = start is not None and peak > SPIKE * start
+    diverged = faults.DIVERGED.with_details(learning_rate=_learning_rate(trace))
     return _fail(
+        diverged if grew else faults.LOSS_NOT_FINITE,
         f"The loss is not finite {where}{f', after a peak of {number(peak)}' if grew else ''}.",
-        "diverged" if grew else "loss_not_finite",
-        f"the run diverged: {_rates(trace)} is too high"
-        if grew
-        else "overflow, log(0) or division by zero; assert_all_finite names the first bad tensor",
-        "try a tenth of the learning rate, a warm-up, clipping" if grew else "see assert_all_finite",
         "every loss is finite",
         _curve(trace),
     )
 
 
-def _exploded(trace: Trace) -> Verdict | None:
+def _find_explosion(trace: Trace) -> Verdict | None:
     start = _start(trace)
     if start is None or len(trace.losses) < 2 or trace.reading.task is None:
         return None
     peak = max(trace.losses)
-    at, times = trace.losses.index(peak), peak / start
-    if at == 0 or times < SPIKE or (times < EXPLOSION and not _in_vain(trace)):
+    at, ratio = trace.losses.index(peak), peak / start
+    if at == 0 or ratio < SPIKE or (ratio < EXPLOSION and not _learnt_nothing(trace)):
         return None
     shape = trace.measured(LossShape)
+    summed = ", on a loss summed over the rows" if shape is not None and (shape.scale or 0) > 3 else ""
     return _fail(
-        f"The training loss rose to {number(peak)} at iteration {at}, {number(times)} times where it began ({number(start)}), "
+        faults.DIVERGED.with_details(learning_rate=_learning_rate(trace) + summed),
+        f"The training loss rose to {number(peak)} at iteration {at}, {number(ratio)} times where it began ({number(start)}), "
         f"and ended at {number(trace.losses[-1])}.",
-        "diverged",
-        f"the steps are too long: {_rates(trace)}"
-        + (", on a loss summed over the rows" if shape is not None and (shape.scale or 0) > 3 else ""),
-        "try a tenth of the learning rate; a warm-up and clipping (max_norm=1) help",
-        f"a peak of {EXPLOSION:g} times the start, or of {SPIKE:g} times and nothing learnt at the end; healthy runs stay below 2",
+        f"no peak of {EXPLOSION:g} times the start, and of {SPIKE:g} times only if the run learns in the end; healthy runs stay below 2",
         _curve(trace),
     )
 
 
-def _in_vain(trace: Trace) -> bool:
-    """At the end the fixed rows score no better than at the start, or than knowing nothing."""
+def _learnt_nothing(trace: Trace) -> bool:
+    """At the end the loss on the fixed rows is less than 10 % below the start."""
     points = trace.probe.points if trace.probe is not None else ()
     if len(points) < 2:
         return False
@@ -148,73 +151,66 @@ def _in_vain(trace: Trace) -> bool:
     return not last < 0.9 * first
 
 
-def _collapsed(trace: Trace) -> Verdict | None:
+def _find_collapse(trace: Trace) -> Verdict | None:
     shape = trace.measured(LossShape)
-    if shape is None or shape.spread_first is None or shape.spread_last is None or not _in_vain(trace):
+    if shape is None or shape.spread_first is None or shape.spread_last is None or not _learnt_nothing(trace):
         return None
     size = max(shape.size_first or 0.0, shape.size_last or 0.0)
     before, after = shape.spread_first, shape.spread_last
-    if (
-        before <= 1e-6 * max(size, 1e-3)
-        or after >= COLLAPSE * before
-        or not any(t.motion.share_changed > 0 for t in trace.tensors)
-    ):
+    differed = before > 1e-6 * max(size, 1e-3)
+    if not differed or after >= COLLAPSE * before or not any(t.motion.share_changed > 0 for t in trace.tensors):
         return None
     return _fail(
-        f"All rows get the same answer after training: their logits differ by {number(after)} (standard deviation), where they differed by "
+        faults.COLLAPSED.with_details(learning_rate=_learning_rate(trace)),
+        f"All rows get the same output after training: their logits differ by {number(after)} (standard deviation), and differed by "
         f"{number(before)} before.",
-        "collapsed",
-        f"the network collapsed to one constant prediction: {_rates(trace)} is too high for it, and units saturated or died",
-        "try a hundredth of the learning rate, with a warm-up",
         f"logits keep {percent(COLLAPSE)} of their spread over the rows; in healthy runs it grows, in slow ones it stays",
         [{"rows' logits": when, "spread": number(v)} for when, v in (("before", before), ("after", after))],
     )
 
 
-def _diverged(trace: Trace) -> Verdict | None:
+def _find_divergence(trace: Trace) -> Verdict | None:
     points = trace.probe.points if trace.probe is not None else ()
     start = _start(trace)
     if len(points) < 2 or start is None or trace.reading.task not in ("single_label", "multi_label"):
         return None
-    quarter = trace.losses[-max(1, len(trace.losses) // 4) :]
-    if (
-        quarter and sum(quarter) / len(quarter) < 0.9 * trace.losses[0]
-    ):  # one bad step at the very end of a run that learns
+    last_quarter = trace.losses[-max(1, len(trace.losses) // 4) :]
+    learns = bool(last_quarter) and sum(last_quarter) / len(last_quarter) < 0.9 * trace.losses[0]
+    if learns:  # one bad step at the very end of a run that learns
         return None
     first, last = points[0], points[-1]
-    # the textbook loss tells for a loss of any scale; both must have risen, for another sound objective may raise one
-    pairs = [(first.loss, last.loss, start)]
+    # the textbook loss has a known scale; both must have risen, because another sound objective may raise one
+    rises = [(first.loss, last.loss, start)]
     if first.reference is not None and last.reference is not None:
-        pairs.append(
-            (first.reference, last.reference, max(first.reference, math.log(max(2, trace.reading.classes or 2))))
-        )
-    if not all(b > RISE * max(abs(a), s) for a, b, s in pairs):
+        uniform = math.log(max(2, trace.reading.classes or 2))
+        rises.append((first.reference, last.reference, max(first.reference, uniform)))
+    if not all(after > RISE * max(abs(before), least) for before, after, least in rises):
         return None
+    rate = _learning_rate(trace)
     return _fail(
+        faults.DIVERGED.because(
+            f"the learning rate is too high ({rate}), or the steps raise the loss",
+            "try a tenth of the learning rate; check the sign of the loss",
+        ),
         f"The loss on the same rows rose from {number(first.loss, 4)} to {number(last.loss, 4)}.",
-        "diverged",
-        f"the steps are too long ({_rates(trace)}), or lead uphill",
-        "try a tenth of the learning rate; check the sign of the loss",
-        f"at the end at most {RISE:g} times the start, and knowing nothing",
+        f"at the end at most {RISE:g} times the start, and {RISE:g} times the loss of a uniform prediction",
         _curve(trace),
     )
 
 
-def _pairs(trace: Trace) -> Verdict | None:
+def _find_tiny_batch(trace: Trace) -> Verdict | None:
     shape = trace.measured(LossShape)
     if shape is None or shape.norm_values is None or shape.norm_values > PAIR:
         return None
     return _fail(
-        f"{shape.norm_name} (BatchNorm, training mode) normalises over {plural(shape.norm_values, 'value')} a channel: what comes out "
-        "is +-1, and all that is left is which of the two was larger.",
-        "batchnorm_tiny_batch",
-        f"batches of {shape.norm_values} rows in front of BatchNorm: training sees another function than evaluation",
-        "use LayerNorm or GroupNorm, larger batches, or put the BatchNorm into eval mode",
+        faults.BATCHNORM_TINY_BATCH.with_details(rows=shape.norm_values),
+        f"{shape.norm_name} (BatchNorm, training mode) normalises over {plural(shape.norm_values, 'value')} a channel: its output is +-1, "
+        "and says only which of the two was larger.",
         "more than two values a channel: (a, b) is normalised to (+1, -1) or (-1, +1) whatever a and b are",
     )
 
 
-def _fast(trace: Trace) -> Verdict | None:
+def _find_fast_fall(trace: Trace) -> Verdict | None:
     losses, start = trace.losses, _start(trace)
     if start is None or trace.reading.task not in ("single_label", "multi_label") or losses[0] < 0.5 * start:
         return None
@@ -226,8 +222,8 @@ def _fast(trace: Trace) -> Verdict | None:
         "loss_stable",
         "advice",
         f"The training loss fell from {number(losses[0])} to {number(losses[at])} within {plural(at, 'step')}: suspiciously fast.",
-        causes=("the labels can be read off the inputs, all rows are of one class, or the task is very easy",),
-        remedy="look at one batch: is the label, or something made from it, among the inputs?",
+        causes=("the inputs contain the labels, all rows are of one class, or the task is very easy",),
+        remedy="look at one batch: is the label, or something derived from it, among the inputs?",
         limit=f"{percent(SUSPICIOUS)} of the first loss within {FAST} iterations",
         measured=_MEASURED,
     )

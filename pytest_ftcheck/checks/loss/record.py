@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...core.measurement import Measurement
@@ -17,90 +18,105 @@ class LossCurve:
     wrong: tuple[float, ...]
 
     @property
-    def gain(self) -> float:
-        """How far the loss can fall from "all classes alike"."""
-        return self.right[0] - min(self.right)
+    def uniform(self) -> float:
+        """The loss of a uniform prediction: all logits are 0."""
+        return self.right[0]
 
     @property
-    def best(self) -> float:
-        """The margin at which the right answer scores best."""
-        return self.margins[self.right.index(min(self.right))]
+    def least(self) -> float:
+        """The lowest loss for the right answer."""
+        return min(self.right)
+
+    @property
+    def gain(self) -> float:
+        """How far the loss can fall below that of a uniform prediction."""
+        return self.uniform - self.least
+
+    @property
+    def best_margin(self) -> float:
+        """The margin at which the right answer has the lowest loss."""
+        return self.margins[self.right.index(self.least)]
+
+    def at(self, margin: float) -> tuple[float, float]:
+        """The losses of the right and of a wrong answer at this margin, or at the largest if it was not measured."""
+        index = self.margins.index(margin) if margin in self.margins else -1
+        return self.right[index], self.wrong[index]
 
 
 @dataclass(frozen=True)
 class LossShape(Measurement, probe="loss_shape"):
     """The loss as a function of the logits, and the logits as a function of the last layer, before the first step."""
 
-    #: Rows looked at.
+    #: Rows used.
     rows: int = 0
     #: How labels and logits were read: ``single`` (a logit a class), ``binary`` (one logit), ``tags``, ``regression``; None: not at all.
     kind: str | None = None
     #: Logits a row.
     outputs: int = 0
-    #: Why chosen logits could not be put in front of the loss, if so: then nothing below is known, up to `deep_site`.
+    #: Why chosen logits could not be passed to the loss, if so: then nothing below is known, up to `last_layer`.
     reason: str | None = None
     #: The module whose output was replaced, "" for the model itself.
     site: str = ""
-    #: What the model gives in place of logits: ``probabilities``, ``log_probabilities``; None: neither.
+    #: What the model returns in place of logits: ``probabilities``, ``log_probabilities``; None: neither.
     form: str | None = None
     #: The loss draws random numbers of its own: its direction is not judged.
     random: bool = False
     #: The loss depends on the logits; it has a gradient there.
     depends: bool | None = None
     differentiable: bool | None = None
-    #: The loss is a function of one row's logits and one row's label a row (not of tokens, which may be meant shifted by one).
+    #: The loss takes one row's logits and one row's label at a time (False: tokens, whose labels may be shifted by one on purpose).
     by_row: bool = True
     curve: LossCurve | None = None
     #: Slope of the loss at logits near zero towards the right answer (positive: it falls that way).
     slope: float | None = None
-    #: Sum of a row's gradient over its size: 0 for a loss that sees only differences between logits.
+    #: Sum of a row's gradient over its size: 0 for a loss that depends only on differences between logits.
     shift: float | None = None
-    #: Name of the loss, if its gradients are those of a known one (`textbook`).
+    #: Name of the loss, if its gradients are those of a known one (`known_losses`).
     known: str | None = None
     #: Length of the gradient as a multiple of the textbook loss's, and their cosine, at random logits.
     scale: float | None = None
     cosine: float | None = None
-    #: Share of rows (tags: of entries) whose label is what the loss pushes up most; rows that told.
+    #: Share of rows (tags: of entries) in which the loss raises the label's logit most; rows with a gradient.
     agreement: float | None = None
-    agreeing: int = 0
-    #: What the loss pushes up most for rows of each class, where it is one class for all of them; -1: several, or no such rows.
-    pushed: tuple[int, ...] = ()
+    agreement_rows: int = 0
+    #: For each class, the class whose logit the loss raises most in its rows; -1: several, or no such rows.
+    raised_classes: tuple[int, ...] = ()
     #: The loss changes when a label does.
     uses_labels: bool | None = None
     #: Rows that never get a gradient, however wrong they are, though their label counts.
-    silent_rows: tuple[int, ...] = ()
+    ignored_rows: tuple[int, ...] = ()
     #: Classes whose rows get none, and how many classes were tried.
-    silent_classes: tuple[int, ...] = ()
+    ignored_classes: tuple[int, ...] = ()
     tried_classes: int = 0
-    #: What a change of one row's label does to its own gradient, over what it does to another row's (mean); None: not measured,
-    #: or the others do not notice at all.
+    #: How much a change of one row's label changes its own gradient, over how much it changes another row's (mean); None: not measured,
+    #: or the other rows' gradients do not change at all.
     own_over_other: float | None = None
-    #: Label values (0: off, 1: on) of tags, or of one logit, whose entries get no gradient anywhere.
-    silent_values: tuple[int, ...] = ()
-    #: Share of tags whose own gradient is not zero, and the same when the tag is turned over.
+    #: Label values (0: negative, 1: positive) of tags, or of one logit, whose entries get no gradient anywhere.
+    ignored_values: tuple[int, ...] = ()
+    #: Share of tags whose own gradient is not zero, and the same when the tag is flipped.
     unread_tags: float | None = None
-    #: Of these, share that moves another tag's gradient in the row instead, among all tags whose own gradient is not zero.
-    strayed_tags: float | None = None
-    #: One label a token: share of tokens whose label moves its own token's gradient (or that of the token before) twice as much as
+    #: Share of tags that, flipped, change another tag's gradient in the row instead; among all tags whose own gradient is not zero.
+    crossed_tags: float | None = None
+    #: One label a token: share of tokens whose label changes its own token's gradient (or that of the token before) twice as much as
     #: any other's.
     own_tokens: float | None = None
     #: Length of the weights' gradient that does not come from the textbook loss of the logits, over the length of that which does; None:
     #: the loss is little more than the textbook's.
     other_terms: float | None = None
-    #: The last layer with as many outputs as logits ("" for none), what becomes of it, and the loss along its outputs.
-    deep_site: str = ""
-    #: Logits when that layer gives 1 and 100, -1 and -100, alike for all outputs; the largest difference between two logits that outputs of
-    #: +100 and -100 make.
-    high: tuple[float, float] | None = None
-    low: tuple[float, float] | None = None
+    #: The last layer with as many outputs as logits ("" for none).
+    last_layer: str = ""
+    #: Logits when that layer returns 1 and 100, -1 and -100, equal for all outputs; the largest difference between two logits that
+    #: outputs of +100 and -100 make, before the run and after it; the loss along the layer's outputs.
+    high_logits: tuple[float, float] | None = None
+    low_logits: tuple[float, float] | None = None
     reach: float | None = None
     reach_last: float | None = None
-    deep_curve: LossCurve | None = None
-    #: Largest lead of a right logit over the next (one logit, tags: over zero) that any weights give a row; infinity: more than matters.
-    lead: float | None = None
-    #: Largest lead that any row had after the run.
-    lead_last: float | None = None
-    #: Largest class number in any label at hand (regression: least and greatest number), and the labels looked at.
+    last_layer_curve: LossCurve | None = None
+    #: Largest margin of a right logit over the next (one logit, tags: over zero) that any weights give a row; infinity: more than matters.
+    largest_margin: float | None = None
+    #: Largest margin that any row had after the run.
+    largest_margin_last: float | None = None
+    #: Largest class number in any label at hand (regression: least and greatest number), and the number of labels read.
     largest_label: int | None = None
     label_range: tuple[float, float] | None = None
     labels_seen: int = 0
@@ -110,8 +126,43 @@ class LossShape(Measurement, probe="loss_shape"):
     spread_last: float | None = None
     size_first: float | None = None
     size_last: float | None = None
-    #: Logits that are large are the same with the last matrices half as large: it is no matter of how these were drawn. None: not large.
+    #: Large logits stay the same when the last matrices are halved: they do not depend on the initial weights' scale. None: not large.
     scale_free: bool | None = None
     #: Smallest number of values that a BatchNorm in training mode normalises over at once; its name.
     norm_values: int | None = None
     norm_name: str = ""
+
+    @property
+    def direction_known(self) -> bool:
+        """Whether the gradient's direction in each row can be compared with the row's label."""
+        return (
+            not self.random and self.by_row and self.uses_labels is True and self.kind in ("single", "tags", "binary")
+        )
+
+    @property
+    def unbounded_below(self) -> bool:
+        """Whether the right answer's loss still falls at the largest margins, about as fast as at the start."""
+        curve = self.curve
+        if curve is None or len(curve.margins) < 2 or not self.slope or self.slope <= 0:
+            return False
+        width = curve.margins[-1] - curve.margins[-2]
+        return curve.right[-2] - curve.right[-1] > 0.25 * self.slope * width
+
+    @property
+    def temperature(self) -> float | None:
+        """T, where the loss is cross-entropy of logits / T; None: it is not."""
+        curve, classes = self.curve, self.outputs if self.kind == "single" else 2
+        if self.kind not in ("single", "binary") or self.random or curve is None or not self.slope or self.slope <= 0:
+            return None
+        width = 2.0 if self.kind == "single" else 1.0  # between logits of m and -m, or between m and nothing
+        temperature = width * (classes - 1) / classes / self.slope
+
+        def differs(loss: float, margin: float) -> bool:
+            exponent = max(-700.0, min(700.0, -width * margin / temperature))
+            textbook = math.log1p((classes - 1) * math.exp(exponent))
+            return abs(loss - textbook) > 0.01 * max(textbook, math.log(classes))
+
+        for margin, right, wrong in zip(curve.margins, curve.right, curve.wrong, strict=True):
+            if differs(right, margin) or (self.kind == "binary" and differs(wrong, -margin)):
+                return None
+        return temperature

@@ -27,14 +27,14 @@ def run(reference, *, loss=None, task="single_label", classes=3, entropy=1.09, *
 
 
 @pytest.mark.parametrize(("times", "status"), [(HIGHEST * 0.99, "pass"), (HIGHEST * 1.01, "fail"), (1.0, "pass")])
-def test_far_above_knowing_nothing(times, status):
+def test_far_above_a_uniform_prediction(times, status):
     verdict = check_initial_loss(run(times * math.log(3)))
     assert verdict.status == status
     assert verdict.fault == ("initial_loss_too_high" if status == "fail" else "")
 
 
 def test_the_message_has_the_numbers_and_the_line_to_change():
-    shape = LossShape(rows=16, size_first=196.0, deep_site="classifier", high=(1.0, 100.0))
+    shape = LossShape(rows=16, size_first=196.0, last_layer="classifier", high_logits=(1.0, 100.0))
     verdict = check_initial_loss(run(286.0, measurements={"loss_shape": shape}))
     assert "286.0, 260 times ln 3" in verdict.headline
     assert "1.099" in verdict.headline
@@ -44,7 +44,7 @@ def test_the_message_has_the_numbers_and_the_line_to_change():
 
 @pytest.mark.parametrize(("high", "status"), [((2.0, 200.0), "fail"), ((2.1, 210.0), "advice"), (None, "advice")])
 def test_a_temperature_by_design_is_advice(high, status):
-    shape = LossShape(rows=16, deep_site="classifier" if high else "", high=high)
+    shape = LossShape(rows=16, last_layer="classifier" if high else "", high_logits=high)
     verdict = check_initial_loss(run(9.0, measurements={"loss_shape": shape}))
     assert verdict.status == status
     assert bool(verdict.fault) == (status == "fail")
@@ -52,16 +52,16 @@ def test_a_temperature_by_design_is_advice(high, status):
 
 @pytest.mark.parametrize(("scale_free", "status"), [(True, "advice"), (False, "fail"), (None, "fail")])
 def test_logits_that_do_not_depend_on_the_size_of_the_weights_are_advice(scale_free, status):
-    shape = LossShape(rows=16, deep_site="classifier", high=(1.0, 100.0), scale_free=scale_free)
+    shape = LossShape(rows=16, last_layer="classifier", high_logits=(1.0, 100.0), scale_free=scale_free)
     assert check_initial_loss(run(9.0, measurements={"loss_shape": shape})).status == status
 
 
-def test_a_model_that_knows_already_is_noted_not_failed():
+def test_a_low_first_loss_is_a_note():
     verdict = check_initial_loss(run(0.1))
     assert verdict.status == "pass"
     assert "trained before" in verdict.notes[0]
     assert not check_initial_loss(run(1.0)).notes
-    assert not check_initial_loss(run(0.02, entropy=0.05)).notes  # next to one class: nothing to know
+    assert not check_initial_loss(run(0.02, entropy=0.05)).notes  # almost one class
 
 
 def test_the_scale_of_the_users_loss_does_not_matter():
@@ -99,7 +99,7 @@ def test_a_limit_out_of_range(highest):
 
 
 def begun(loss, reference, *, training=True, unchanged=False, each=1):
-    """A run that told ``loss`` first, ``each`` batches a step, while evaluation mode scored ``reference``."""
+    """A run that recorded ``loss`` first, ``each`` batches a step, while evaluation mode scored ``reference``."""
     trace = run(reference)
     first = dataclasses.replace(trace.iterations[0], loss=loss, training=training)
     waiting = tuple(dataclasses.replace(first, step=None, steps=0) for _ in range(each - 1))
@@ -115,14 +115,14 @@ def test_running_statistics_that_have_seen_nothing_are_no_large_head():
     assert (verdict.status, verdict.fault) == ("pass", "")
     assert "1.100" in verdict.headline
     assert "162" in verdict.notes[0]
-    for still_ill in (
+    for unhealthy in (
         begun(5.0, 162.0),  # the training begins there, too
         begun(1.1, 162.0, unchanged=True),  # no statistics that could explain it
         begun(1.1, 162.0, training=False),
-        begun(1.1, 162.0, each=4),  # told divided by four
+        begun(1.1, 162.0, each=4),  # recorded divided by four
         begun(math.nan, 162.0),
     ):
-        assert check_initial_loss(still_ill).fault == "initial_loss_too_high"
+        assert check_initial_loss(unhealthy).fault == "initial_loss_too_high"
 
 
 def test_batch_normalisation_of_inputs_in_the_thousands():
@@ -140,5 +140,5 @@ def test_the_reason_of_a_skipped_task_is_that_task():
     def headline(task):
         return check_initial_loss(run(1.0, task=task)).headline
 
-    assert headline("regression").endswith("not for numbers.")
-    assert "the task cannot be told" in headline(None)
+    assert "not for regression" in headline("regression")
+    assert "task cannot be inferred" in headline(None)

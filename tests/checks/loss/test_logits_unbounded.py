@@ -1,4 +1,4 @@
-"""logits_unbounded: what a bound costs, logits of one sign, labels out of reach; soft caps and temperatures are silent."""
+"""logits_unbounded: bounds, logits of one sign, labels out of reach; soft caps and temperatures pass."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FREE = LossShape(
     site="",
     known="cross_entropy",
     curve=curve(),
-    deep_site="classifier",
-    high=(1.0, 100.0),
-    low=(-1.0, -100.0),
+    last_layer="classifier",
+    high_logits=(1.0, 100.0),
+    low_logits=(-1.0, -100.0),
     reach=200.0,
     reach_last=200.0,
-    deep_curve=curve(),
+    last_layer_curve=curve(),
     largest_label=2,
     labels_seen=320,
 )
@@ -52,7 +52,10 @@ def judged(*, max_share=MAX_SHARE, **changes):
 def within(bound, **more):
     reach = 2 * bound
     return judged(
-        high=(1.0, bound), low=(-1.0, -bound), reach=reach, **{"reach_last": reach, "deep_curve": curve(bound), **more}
+        high_logits=(1.0, bound),
+        low_logits=(-1.0, -bound),
+        reach=reach,
+        **{"reach_last": reach, "last_layer_curve": curve(bound), **more},
     )
 
 
@@ -60,10 +63,10 @@ def test_free_logits_pass():
     assert judged().status == "pass"
 
 
-def test_tanh_fails_with_what_it_costs():
+def test_tanh_fails_with_the_share_that_it_keeps():
     verdict = within(1.0)
     assert (verdict.status, verdict.fault) == ("fail", "logits_bounded")
-    assert "22 % of the loss can never be learnt away" in verdict.headline
+    assert "22 % of the loss always remains" in verdict.headline
     assert f"{math.log1p(2 * math.exp(-2)):.3f} for 3 classes" in verdict.headline
 
 
@@ -85,7 +88,7 @@ def test_a_bound_that_moved_in_training_is_learnt():
 
 def test_a_squashed_loss_inside_the_model():
     """Nothing to compare with but zero: the site is the last layer itself."""
-    inside = {"site": "classifier", "deep_curve": None, "known": None}
+    inside = {"site": "classifier", "last_layer_curve": None, "known": None}
     assert judged(curve=curve(1.0), reach=2.0, reach_last=2.0, **inside).fault == "logits_bounded"
     assert judged(curve=curve(), **inside).status == "pass"
     sound = LossCurve(MARGINS, (0.7, 0.3, 0.1, 0.0, 0.0), (0.7, 0.9, 1.0, 1.0, 1.0))  # bounded, but it reaches zero
@@ -93,10 +96,13 @@ def test_a_squashed_loss_inside_the_model():
 
 
 def test_a_relu_on_the_logits():
-    verdict = judged(high=(1.0, 100.0), low=(0.0, 0.0), reach=100.0, reach_last=100.0)
+    verdict = judged(high_logits=(1.0, 100.0), low_logits=(0.0, 0.0), reach=100.0, reach_last=100.0)
     assert (verdict.status, verdict.fault) == ("fail", "logits_one_signed")
-    assert judged(high=(1.0, 100.0), low=(0.0, 0.0), reach=100.0, reach_last=100.0, known=None).status == "pass"
-    assert judged(high=(1.0, 100.0), low=(-0.01, -1.0)).status == "pass"  # a leak of 0.01 is a way back
+    assert (
+        judged(high_logits=(1.0, 100.0), low_logits=(0.0, 0.0), reach=100.0, reach_last=100.0, known=None).status
+        == "pass"
+    )
+    assert judged(high_logits=(1.0, 100.0), low_logits=(-0.01, -1.0)).status == "pass"  # a leak of 0.01 is a way back
 
 
 def test_many_more_outputs_than_classes_is_advice():
@@ -117,7 +123,9 @@ def test_many_more_outputs_than_classes_is_advice():
     ],
 )
 def test_numbers_out_of_reach(high, low, labels, status):
-    verdict = judged(kind="regression", known="squared_error", high=high, low=low, label_range=labels, curve=None)
+    verdict = judged(
+        kind="regression", known="squared_error", high_logits=high, low_logits=low, label_range=labels, curve=None
+    )
     assert verdict.status == status
     assert verdict.fault == ("outputs_cannot_reach_labels" if status == "fail" else "")
 
@@ -126,11 +134,29 @@ def test_a_regression_loss_that_is_not_known_is_skipped():
     assert judged(kind="regression", known=None, label_range=(0.0, 5.0)).status == "skipped"
 
 
-def test_no_last_layer_and_no_record():
-    assert judged(deep_site="").status == "skipped"
+def test_no_last_layer_and_no_measurement():
+    assert judged(last_layer="").status == "skipped"
     assert check_logits_unbounded(example_trace()).status == "skipped"
 
 
 def test_a_limit_out_of_range():
     with pytest.raises(ValueError, match="max_share"):
         judged(max_share=0.0)
+
+
+# ------------------------------------------------------------------ the largest margin for any weights
+NO_LAST_LAYER = {"last_layer": "", "high_logits": None, "low_logits": None, "reach": None, "last_layer_curve": None}
+
+
+@pytest.mark.parametrize(
+    ("classes", "margin", "bounded"),
+    [(3, 2.0, True), (3, 2.8, True), (3, 3.0, False), (10, 2.0, True), (3, math.inf, False)],
+)
+def test_a_bound_for_any_weights(classes, margin, bounded):
+    verdict = judged(outputs=classes, largest_margin=margin, largest_margin_last=1.0, **NO_LAST_LAYER)
+    assert (verdict.status, verdict.fault) == (("fail", "logits_bounded") if bounded else ("pass", ""))
+
+
+def test_a_margin_reached_in_the_run_disproves_the_bound():
+    assert judged(largest_margin=2.0, largest_margin_last=9.0, **NO_LAST_LAYER).status == "pass"
+    assert judged(largest_margin=None, largest_margin_last=9.0, **NO_LAST_LAYER).status == "skipped"

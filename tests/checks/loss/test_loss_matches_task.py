@@ -1,4 +1,4 @@
-"""loss_matches_task: every fault by its name, both sides of every limit, silence on sound losses of all kinds."""
+"""loss_matches_task: every fault by its name, both sides of every limit, and no alarm on sound losses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import math
 import pytest
 
 from pytest_ftcheck import check_loss_matches_task, example_trace
-from pytest_ftcheck.checks.loss.loss_matches_task import LEAST_AGREEMENT, LEAST_GAIN, LEAST_OWN, NOTHING
+from pytest_ftcheck.checks.loss.label_use import LEAST_AGREEMENT, LEAST_OWN, LEAST_OWN_TOKENS
+from pytest_ftcheck.checks.loss.logit_response import LEAST_GAIN, WRONG_LOSSES, WRONG_WITH_A_FLOOR
+from pytest_ftcheck.checks.loss.loss_terms import HIGHEST_TEMPERATURE, LARGEST_OTHER_TERMS, NOTHING
 from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
-from pytest_ftcheck.checks.loss.wrong_losses import FLOORED, WRONG
 from pytest_ftcheck.core.intent import Intent
 from pytest_ftcheck.core.observations import ProbePoint
 from pytest_ftcheck.core.trace import Trace
@@ -22,9 +23,9 @@ def curve(right, wrong=None):
     return LossCurve(MARGINS, tuple(map(right, MARGINS)), tuple(map(wrong or (lambda m: right(-m)), MARGINS)))
 
 
-def cross_entropy(m, classes=3):
+def cross_entropy(m, temperature=1.0, classes=3):
     """At logits of +m for the label and -m elsewhere."""
-    return math.log(1 + (classes - 1) * math.exp(-2 * m)) if m > -100 else -2 * m
+    return math.log1p((classes - 1) * math.exp(min(700.0, -2 * m / temperature)))
 
 
 SOUND = LossShape(
@@ -40,20 +41,32 @@ SOUND = LossShape(
     scale=1.0,
     cosine=1.0,
     agreement=1.0,
-    agreeing=16,
-    pushed=(0, 1, 2),
+    agreement_rows=16,
+    raised_classes=(0, 1, 2),
     uses_labels=True,
     tried_classes=3,
     largest_label=2,
     labels_seen=320,
 )
+TAGS = dataclasses.replace(SOUND, kind="tags", known=None, raised_classes=(), unread_tags=0.0, crossed_tags=0.0)
 
 
-def judged(trace=None, **changes):
+def judged(trace=None, shape=SOUND, **changes):
     base = trace or example_trace()
     return check_loss_matches_task(
-        dataclasses.replace(base, measurements={"loss_shape": dataclasses.replace(SOUND, **changes)})
+        dataclasses.replace(base, measurements={"loss_shape": dataclasses.replace(shape, **changes)})
     )
+
+
+def judged_tags(**changes):
+    return judged(shape=TAGS, **changes)
+
+
+def ending_at(share):
+    """A trace whose textbook loss ends at this share of the class-prior loss."""
+    trace = example_trace()
+    points = (ProbePoint(0, 1.3, 1.3), ProbePoint(20, share, trace.probe.prior_entropy * share))
+    return dataclasses.replace(trace, probe=dataclasses.replace(trace.probe, points=points))
 
 
 def broken(**changes):
@@ -72,20 +85,24 @@ def optimizer(family):
 def test_a_sound_loss_passes_with_its_numbers():
     verdict = judged()
     assert verdict.status == "pass"
-    assert "1.10 where all classes are alike" in verdict.headline
+    assert "1.10 for a uniform prediction" in verdict.headline
     assert "cross entropy" in verdict.headline
 
 
-def test_without_the_experiment_it_is_skipped_with_the_reason():
+def test_a_sound_loss_of_tags_passes():
+    assert judged_tags().status == "pass"
+
+
+def test_without_the_measurement_it_is_skipped_with_the_reason():
     trace = dataclasses.replace(example_trace(), skipped={"loss_shape": "it raised ValueError: no"})
     assert check_loss_matches_task(trace).status == "skipped"
     assert "it raised ValueError: no" in check_loss_matches_task(trace).headline
 
 
 def test_a_loss_that_takes_no_logits_is_skipped():
-    verdict = judged(reason="chosen logits could not be put in front of the loss", depends=None)
+    verdict = judged(reason="the loss takes no logits", depends=None)
     assert verdict.status == "skipped"
-    assert verdict.headline == "Chosen logits could not be put in front of the loss."
+    assert verdict.headline == "Not measured: the loss takes no logits."
 
 
 def test_the_record_survives_json():
@@ -94,13 +111,20 @@ def test_the_record_survives_json():
 
 
 # ------------------------------------------------------------------ every fault by its name
-@pytest.mark.parametrize("name", sorted(WRONG))
+@pytest.mark.parametrize("name", sorted(WRONG_LOSSES))
 def test_a_known_wrong_loss_is_named(name):
-    floor = 1.5 if name in FLOORED else 0.0  # what softmax or sigmoid leaves; the others are below zero
+    floor = 1.5 if name in WRONG_WITH_A_FLOOR else 0.0  # of a softmax or sigmoid; the others are below zero
     verdict = judged(known=name, curve=curve(lambda m: floor - 1 / (1 + math.exp(-m))))
     assert (verdict.status, verdict.fault) == ("fail", name)
-    assert verdict.causes == (WRONG[name][0],)
-    assert verdict.remedy == WRONG[name][1]
+    assert verdict.causes == (WRONG_LOSSES[name].cause,)
+    assert verdict.remedy == WRONG_LOSSES[name].remedy
+
+
+def test_a_wrong_loss_with_a_floor_needs_the_floor():
+    low = curve(lambda m: 8 * (1 - 1 / (1 + 2 * math.exp(-2 * m))))  # the reverse Kullback-Leibler divergence
+    assert judged(known="softmax_before_bce", curve=low).status == "pass"
+    high = curve(lambda m: 0.5 + 0.3 * (1 - 1 / (1 + 2 * math.exp(-2 * m))))
+    assert judged(known="softmax_before_bce", curve=high).fault == "softmax_before_bce"
 
 
 def test_one_minus_p_is_a_loss_of_its_own_and_minus_p_is_not():
@@ -117,12 +141,15 @@ def test_one_minus_p_is_a_loss_of_its_own_and_minus_p_is_not():
         ({"depends": False, "form": "ones", "reason": "x"}, "softmax_over_one_output"),
         ({"differentiable": False, "curve": None}, "loss_not_differentiable"),
         ({"known": None, "cosine": -1.0, "scale": -1.0, "agreement": 0.0}, "loss_negated"),
-        ({"known": None, "agreement": 0.0, "pushed": (1, 2, 0)}, "labels_permuted"),
-        ({"known": None, "agreement": 0.4, "pushed": (-1, -1, -1), "own_over_other": 0.0}, "labels_of_other_rows"),
+        ({"known": None, "agreement": 0.0, "raised_classes": (1, 2, 0)}, "labels_permuted"),
+        (
+            {"known": None, "agreement": 0.4, "raised_classes": (-1, -1, -1), "own_over_other": 0.0},
+            "labels_of_other_rows",
+        ),
         ({"kind": "regression", "curve": None, "known": None, "own_over_other": 1.0}, "regression_broadcast"),
         ({"known": None, "curve": curve(lambda m: -m), "slope": 1.0}, "loss_unbounded"),
-        ({"known": None, "silent_classes": (1,), "silent_rows": (0, 3)}, "class_ignored"),
-        ({"known": None, "silent_rows": (8, 9, 10)}, "rows_ignored"),
+        ({"known": None, "ignored_classes": (1,), "ignored_rows": (0, 3)}, "class_ignored"),
+        ({"known": None, "ignored_rows": (8, 9, 10)}, "rows_ignored"),
     ],
 )
 def test_a_fault_of_behaviour_is_named(changes, fault):
@@ -169,13 +196,13 @@ def test_least_gain(share, status):
 
 @pytest.mark.parametrize(("agreement", "status"), [(LEAST_AGREEMENT + 0.01, "pass"), (LEAST_AGREEMENT, "fail")])
 def test_least_agreement(agreement, status):
-    assert judged(known=None, agreement=agreement, pushed=(1, 2, 0)).status == status
+    assert judged(known=None, agreement=agreement, raised_classes=(1, 2, 0)).status == status
 
 
 def test_low_agreement_without_a_pattern_is_a_note_only():
-    verdict = judged(known=None, agreement=0.4, pushed=(-1, -1, -1))
+    verdict = judged(known=None, agreement=0.4, raised_classes=(-1, -1, -1))
     assert verdict.status == "pass"
-    assert any("40 % of the rows only" in n for n in verdict.notes)
+    assert any("in only 40 % of the rows" in n for n in verdict.notes)
 
 
 @pytest.mark.parametrize(("own", "status"), [(LEAST_OWN, "fail"), (LEAST_OWN * 1.01, "pass"), (None, "pass")])
@@ -185,17 +212,98 @@ def test_least_own(own, status):
 
 @pytest.mark.parametrize("changes", [{"random": True}, {"by_row": False}])
 def test_mixup_and_tokens_are_not_judged_by_direction(changes):
-    verdict = judged(known=None, agreement=0.0, pushed=(1, 2, 0), silent_rows=(1, 2), **changes)
+    verdict = judged(known=None, agreement=0.0, raised_classes=(1, 2, 0), ignored_rows=(1, 2), **changes)
     assert verdict.status == "pass"
     assert verdict.notes
 
 
 def test_a_silent_class_that_no_label_reaches_is_no_fault():
-    assert judged(silent_classes=(2,), largest_label=1).status == "pass"
-    assert judged(silent_classes=(2,), largest_label=2).fault == "class_ignored"
+    assert judged(ignored_classes=(2,), largest_label=1).status == "pass"
+    assert judged(ignored_classes=(2,), largest_label=2).fault == "class_ignored"
 
 
-# ------------------------------------------------------------------ scale and task
+# ------------------------------------------------------------------ which labels count
+@pytest.mark.parametrize(("value", "fault"), [(1, "positives_ignored"), (0, "negatives_ignored")])
+def test_labels_of_one_value_without_weight(value, fault):
+    verdict = judged_tags(ignored_values=(value,), ignored_rows=(6,))
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+    assert verdict.headline.startswith("Positive tags" if value else "Negative tags")
+
+
+def test_both_values_ignored_is_another_matter():
+    assert judged_tags(ignored_values=(0, 1)).status == "pass"
+
+
+def test_a_tag_of_weight_zero():
+    verdict = judged_tags(ignored_classes=(1,))
+    assert (verdict.status, verdict.fault) == ("fail", "class_ignored")
+    assert verdict.headline.startswith("Tag 1 gets no gradient")
+
+
+def test_unread_and_crossed_tags():
+    assert judged_tags(unread_tags=0.4, crossed_tags=0.1).fault == "tags_not_read"
+    assert judged_tags(unread_tags=1.0, crossed_tags=1.0).fault == "labels_permuted"
+    assert judged_tags(unread_tags=0.97, crossed_tags=0.5).fault == "tags_not_read"
+    assert judged_tags(unread_tags=0.05).status == "pass"
+    assert judged_tags(unread_tags=0.4, random=True).status == "pass"
+    assert judged_tags(unread_tags=None, crossed_tags=None).status == "pass"
+
+
+def test_labels_of_other_tokens():
+    verdict = judged(known=None, by_row=False, own_tokens=LEAST_OWN_TOKENS - 0.01)
+    assert (verdict.status, verdict.fault) == ("fail", "labels_of_other_tokens")
+    assert judged(known=None, by_row=False, own_tokens=LEAST_OWN_TOKENS).status == "pass"
+    assert judged(known=None, by_row=False, own_tokens=None).status == "pass"
+
+
+def test_every_label_lowered():
+    turned = curve(lambda m: cross_entropy(-m))
+    verdict = judged(known=None, agreement=0.0, raised_classes=(-1, -1, -1), curve=turned, cosine=-0.7, slope=-1.0)
+    assert (verdict.status, verdict.fault) == ("fail", "loss_negated")
+    assert judged_tags(agreement=0.0).fault == "labels_permuted"
+    assert judged_tags(agreement=0.06).status == "pass"
+
+
+def test_broadcasting_of_classes():
+    one = {"kind": "binary", "outputs": 1, "raised_classes": (), "own_over_other": 1.0}
+    assert judged(**one, known=None, agreement=0.6).fault == "regression_broadcast"
+    assert judged(**one, known=None, agreement=1.0).status == "pass"
+
+
+def test_mistakes_that_pay():
+    verdict = judged(known=None, curve=curve(lambda m: 0.12 if m == 0 else 0.0), slope=0.1)
+    assert (verdict.status, verdict.fault) == ("fail", "mistakes_pay")
+    # both ways down from a uniform prediction: it is the factor, not a sign
+    assert (
+        judged(
+            known=None, curve=curve(lambda m: 0.12 if m == 0 else 0.0), agreement=0.0, raised_classes=(-1, -1, -1)
+        ).fault
+        == "mistakes_pay"
+    )
+    saturated = curve(lambda m: 1 - 1 / (1 + 2 * math.exp(-2 * m)))  # 1 - p: a confidently wrong answer costs the most
+    assert judged(known=None, curve=saturated, slope=0.4).status == "pass"
+
+
+# ------------------------------------------------------------------ terms, temperature, scale and task
+def test_other_terms_are_a_fault_only_where_nothing_is_learnt():
+    verdict = judged(ending_at(0.99), other_terms=LARGEST_OTHER_TERMS + 1)
+    assert (verdict.status, verdict.fault) == ("fail", "other_terms_drown")
+    assert judged(ending_at(0.99), other_terms=LARGEST_OTHER_TERMS).status == "pass"
+    assert judged(ending_at(0.5), other_terms=1000.0).status == "pass"
+
+
+def test_a_temperature_is_a_fault_only_if_extreme_and_nothing_is_learnt():
+    def hot(t, last):
+        shape = curve(lambda m: cross_entropy(m, t))
+        return judged(ending_at(last), known=None, curve=shape, slope=4 / 3 / t)
+
+    assert hot(1000.0, 0.99).fault == "temperature_extreme"
+    assert "divided by 1,000" in hot(1000.0, 0.99).headline
+    assert hot(1000.0, 0.5).status == "pass"  # not unbounded below either
+    assert hot(HIGHEST_TEMPERATURE, 0.99).status == "pass"
+    assert hot(0.05, 0.99).status == "pass"  # cosines times 20
+
+
 def test_a_sum_is_a_fault_only_where_the_run_breaks():
     assert judged(example_trace(), scale=16.0).status == "pass"  # Adam does not see the scale
     sgd = dataclasses.replace(example_trace(), optimizer=optimizer("sgd"))
@@ -213,7 +321,7 @@ def test_a_scale_of_nothing_is_a_fault_only_where_nothing_is_learnt():
 
 
 @pytest.mark.parametrize(
-    ("meant", "changes", "status"),
+    ("declared", "changes", "status"),
     [
         ("single_label", {"kind": "regression", "known": "squared_error", "label_range": (0.0, 4.0)}, "fail"),
         ("single_label", {"kind": "regression", "known": "squared_error", "label_range": (0.0, 1.0)}, "advice"),
@@ -225,8 +333,8 @@ def test_a_scale_of_nothing_is_a_fault_only_where_nothing_is_learnt():
         (None, {"kind": "regression", "known": "squared_error", "label_range": (0.0, 4.0)}, "pass"),
     ],
 )
-def test_the_declared_task(meant, changes, status):
-    trace = dataclasses.replace(example_trace(), intent=Intent(task=meant))
+def test_the_declared_task(declared, changes, status):
+    trace = dataclasses.replace(example_trace(), intent=Intent(task=declared))
     if changes.get("kind") == "regression":
         changes = {"curve": None, **changes}
     verdict = judged(trace, **changes)

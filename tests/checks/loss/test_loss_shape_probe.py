@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pytest_ftcheck import Intent, check_logits_unbounded, check_loss_matches_task, check_loss_stable, finetune
-from pytest_ftcheck.checks.loss.probe.loss_shape import CLIMB, PASSES
+from pytest_ftcheck.checks.loss.probe.loss_shape import ASCENT_PASSES, PASSES
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.core.trace import Trace
 
@@ -218,8 +218,8 @@ def test_the_numbers_are_those_of_theory():
     assert shape.curve.right[at] == pytest.approx(math.log1p(2 * math.exp(-4)), rel=1e-4)
     assert shape.known == "cross_entropy"
     assert shape.scale == pytest.approx(1.0, abs=1e-4)
-    assert shape.pushed == (0, 1, 2)
-    assert (shape.high, shape.low) == ((1.0, 100.0), (-1.0, -100.0))
+    assert shape.raised_classes == (0, 1, 2)
+    assert (shape.high_logits, shape.low_logits) == ((1.0, 100.0), (-1.0, -100.0))
 
 
 def test_a_sum_is_measured_as_rows_times_the_mean():
@@ -265,7 +265,7 @@ def test_the_loss_inside_a_model_is_reached_through_its_last_layer(name, site):
     torch.manual_seed(0)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     trace = finetune(huggingface(name), tokens(labels), steps=1, probes=["loss", "loss_shape"])
-    assert trace.measured(LossShape).site == trace.measured(LossShape).deep_site == site
+    assert trace.measured(LossShape).site == trace.measured(LossShape).last_layer == site
     assert trace.measured(LossShape).known == "cross_entropy"
     assert check_loss_matches_task(trace).status == "pass"
 
@@ -298,10 +298,10 @@ def test_a_loss_that_does_not_go_through_the_model_is_not_judged():
         return F.cross_entropy(F.linear(torch.relu(m.base(b[0])), m.classifier.weight, m.classifier.bias), b[1])
 
     trace = run("single", around)
-    assert "could not be put in front of the loss" in trace.measured(LossShape).reason
+    assert "could not be passed to the loss" in trace.measured(LossShape).reason
     verdict = check_loss_matches_task(trace)
     assert verdict.status == "skipped"
-    assert "could not be put in front of the loss" in verdict.headline
+    assert "could not be passed to the loss" in verdict.headline
 
 
 def test_labels_outside_the_classes_are_read_by_the_loss_in_its_own_way():
@@ -465,4 +465,4 @@ def test_what_runs_before_the_last_layer_is_computed_once():
         model.base = Counted(8, 16)
         finetune(model, batches(), loss_fn=simple(F.cross_entropy), head="classifier", steps=2, probes=probes)
         passes.append(len(runs))
-    assert passes[1] - passes[0] <= PASSES + CLIMB + 1  # what cost() says, for about a hundred questions
+    assert passes[1] - passes[0] <= PASSES + ASCENT_PASSES + 1  # what cost() says, for about a hundred questions

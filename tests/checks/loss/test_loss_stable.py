@@ -1,4 +1,4 @@
-"""loss_stable: explosions, also those that came back, collapse, divergence; the noise of small batches is silent."""
+"""loss_stable: explosions, also those that came back, collapse, divergence; the noise of small batches passes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_message_of_an_explosion():
     verdict = check_loss_stable(run(peak(1000)))
     assert verdict.fault == "diverged"
     assert "rose to 700 at iteration 10, 1,000 times where it began (0.700)" in verdict.headline
-    assert "AdamW at a learning rate of" in verdict.causes[0]
+    assert "AdamW at " in verdict.causes[0]
 
 
 def test_a_high_start_is_no_spike():
@@ -56,7 +56,7 @@ def test_a_high_start_is_no_spike():
     )
 
 
-def test_a_warm_start_is_compared_with_knowing_nothing():
+def test_a_warm_start_is_compared_with_a_uniform_prediction():
     assert check_loss_stable(run([0.01, 0.6, *[0.01] * 18], first=0.01, last=0.01)).status == "pass"
 
 

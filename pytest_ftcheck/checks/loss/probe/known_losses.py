@@ -1,4 +1,4 @@
-"""Losses that are known by name, right ones and wrong ones, told apart by the direction of their gradient with respect to the logits."""
+"""Losses known by name, right ones and wrong ones, distinguished by the direction of their gradient with respect to the logits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ REGRESSION: dict[str, Loss] = {
     "huber": lambda z, y: F.smooth_l1_loss(z, y.to(z.dtype)),
     "bce": _bce,
 }
-#: What the task's own loss is called in the tables above.
+#: The textbook loss of each kind of label, by its name in the tables above.
 STANDARD = {"single": "cross_entropy", "binary": "bce", "tags": "bce", "regression": "squared_error"}
 TABLES = {"single": SINGLE, "binary": BINARY, "tags": TAGS, "regression": REGRESSION}
 
@@ -82,7 +82,7 @@ def gradient_of(loss: Loss, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def recognised(
     kind: str, draws: Sequence[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor, keep: torch.Tensor
 ) -> str | None:
-    """Name of the loss whose gradients these are; None: none of those known.
+    """Name of the loss that has these gradients; None: it is none of the known ones.
 
     :param kind: key of `TABLES`.
     :param draws: pairs of logits and the gradient that the loss had there, flat: ``(rows, outputs)`` or ``(rows,)``.

@@ -192,7 +192,7 @@ def _measured(
         return LossShape(rows=rows, reason=target)
     names = {m: n for n, m in context.model.named_modules()}
     shape = LossShape(rows=rows, kind=target.kind, outputs=target.outputs, by_row=logits.dim() < 3)
-    own = context.reader._own_loss
+    own = context.reader.uses_own_loss
     queries = LossQueries(batch, target, logits)
     at_last = None if last is None or last is context.model else Injector(context.model, context.reader, batch, last)
     if last is not None and at_last is not None:

@@ -1,0 +1,143 @@
+"""What the loss is made of: other terms, a temperature, a scale, another task. The run decides whether they do harm."""
+
+from __future__ import annotations
+
+import math
+
+from ...core.formatting import number
+from ...core.trace import Trace
+from ...core.verdict import Verdict
+from ..spec import Fault
+from . import faults
+from .loss_evidence import CHECK, answers, failure, how_measured
+from .record import LossShape
+
+#: A gradient this many times shorter than the textbook's is scaled to nothing: Adam divides by sqrt(v) + eps.
+NOTHING = 1e-3
+#: The gradient of other terms, as a multiple of the task's, above which it explains a run that learns nothing.
+LARGEST_OTHER_TERMS = 30.0
+#: Temperatures in use: 1/64 for cosines (ArcFace), 2 to 20 in distillation. Above this, the run decides.
+HIGHEST_TEMPERATURE = 100.0
+
+
+def find_dominant_other_terms(trace: Trace, shape: LossShape) -> Verdict | None:
+    """Another term of the loss, which does not go through the logits, and a run that does not learn the task."""
+    if shape.other_terms is None or shape.other_terms <= LARGEST_OTHER_TERMS or _beats_start_and_chance(trace):
+        return None
+    return failure(
+        faults.OTHER_TERMS_DROWN,
+        f"The gradient of other loss terms is {number(shape.other_terms)} times that of the task loss, and the model does not learn the "
+        "task.",
+        shape,
+        f"gradients of other terms at most {LARGEST_OTHER_TERMS:g} times the task's, or a run that learns all the same",
+    )
+
+
+def find_extreme_temperature(trace: Trace, shape: LossShape) -> Verdict | None:
+    """A temperature so high that the run learns nothing. (One far too low passes: small logits make up for it.)"""
+    temperature = shape.temperature
+    if temperature is None or temperature <= HIGHEST_TEMPERATURE or _beats_start_and_chance(trace):
+        return None
+    return failure(
+        faults.TEMPERATURE_EXTREME,
+        f"The loss is cross-entropy of the logits divided by {number(temperature)}, and the model does not learn the task.",
+        shape,
+        f"a temperature of at most {HIGHEST_TEMPERATURE:g}, or a run that learns all the same",
+    )
+
+
+def find_wrong_task(trace: Trace, shape: LossShape) -> Verdict | None:
+    """Another loss than that of the declared task."""
+    declared = trace.intent.task if trace.intent is not None else None
+    if declared is None or shape.known is None:
+        return None
+    one_of_two_classes = False
+    if (
+        declared == "single_label"
+        and shape.kind == "regression"
+        and shape.known in ("squared_error", "absolute_error", "huber")
+    ):
+        one_of_two_classes = shape.label_range is None or shape.label_range[1] <= 1
+        loss = f"the {shape.known.replace('_', ' ')} of one output"
+        loss_of_task = "one output a class and cross_entropy (num_labels)"
+    elif declared == "regression" and shape.kind == "single" and shape.known == "cross_entropy":
+        loss = "cross-entropy over classes"
+        loss_of_task = "one output and mse_loss (num_labels=1, float labels)"
+    elif declared == "multi_label" and shape.kind == "single" and shape.known == "cross_entropy":
+        loss = "cross-entropy over classes, one label a row"
+        loss_of_task = "multi-hot float labels and binary_cross_entropy_with_logits"
+    elif declared == "single_label" and shape.kind == "tags" and shape.known == "bce":
+        loss = "binary cross-entropy of each tag, with any number of tags a row"
+        loss_of_task = "one whole-number label a row"
+    else:
+        return None
+    fault = faults.WRONG_TASK.with_details(loss_of_task=loss_of_task)
+    headline = f"The loss is {loss}, but the declared task is {declared!r}."
+    limit = "the loss of the declared task"
+    return _advice(fault, headline, shape, limit) if one_of_two_classes else failure(fault, headline, shape, limit)
+
+
+def find_harmful_scale(trace: Trace, shape: LossShape) -> Verdict | None:
+    """A scale is no fault in itself; it is one where the run suffers from it."""
+    scale = shape.scale
+    if (
+        scale is None
+        or scale <= 0
+        or shape.known is None
+        or shape.random
+        or shape.cosine is None
+        or shape.cosine < 0.99
+    ):
+        return None
+    learned = _learned(trace)
+    if scale < NOTHING:
+        headline = f"The loss is {number(scale)} times the textbook loss"
+        limit = f"a scale above {NOTHING:g}, or a run that learns all the same"
+        if learned:
+            return _advice(faults.LOSS_SCALED_TO_NOTHING, f"{headline}.", shape, limit)
+        headline += ", and the textbook loss of the logits does not fall."
+        return failure(faults.LOSS_SCALED_TO_NOTHING, headline, shape, limit)
+    if shape.rows >= 4 and abs(scale / shape.rows - 1) < 0.05 and trace.optimizer.family != "adam":
+        fault = faults.SUM_REDUCTION.with_details(optimizer=trace.optimizer.name)
+        headline = f"The loss is the sum over the {shape.rows} rows, not their mean"
+        limit = "a sum is a fault only where the run diverges or does not learn"
+        if learned or not _broke(trace):
+            return _advice(fault, f"{headline}.", shape, limit)
+        return failure(fault, f"{headline}, and the run diverges or does not learn.", shape, limit)
+    return None
+
+
+def _advice(fault: Fault, headline: str, shape: LossShape, limit: str) -> Verdict:
+    """What would be the fault if the run suffered from it."""
+    return fault.verdict(
+        CHECK, headline, "advice", fault="", evidence=answers(shape), limit=limit, measured=how_measured(shape)
+    )
+
+
+def _textbook_losses(trace: Trace) -> list[float]:
+    """The textbook losses of the probe rows, in the order of the run."""
+    return [p.reference for p in trace.probe.points if p.reference is not None] if trace.probe is not None else []
+
+
+def _beats_start_and_chance(trace: Trace) -> bool:
+    """The textbook loss ended 5 % below both its start and that of the class priors; True, too, where that is not known."""
+    losses = _textbook_losses(trace)
+    if trace.probe is None or len(losses) < 2:
+        return True
+    chance = trace.probe.prior_entropy
+    least = losses[0] if chance is None else min(losses[0], chance)
+    return math.isfinite(losses[-1]) and losses[-1] < 0.95 * least
+
+
+def _learned(trace: Trace) -> bool:
+    """The textbook loss on the probe rows fell by 5 %."""
+    losses = _textbook_losses(trace)
+    return len(losses) > 1 and math.isfinite(losses[-1]) and losses[-1] < 0.95 * losses[0]
+
+
+def _broke(trace: Trace) -> bool:
+    """The run diverged, or ended worse than it began."""
+    losses = _textbook_losses(trace)
+    if any(not math.isfinite(loss) for loss in (*losses, *trace.losses)):
+        return True
+    return len(losses) > 1 and losses[-1] > 1.05 * losses[0]
