@@ -1,4 +1,4 @@
-"""Root causes are said once, first, with what they explain; the gate raises for what is unhealthy or cannot be told."""
+"""Root causes are said once, first, with what they explain; the gate raises for unhealthy and undecided runs."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_healthy_run_has_no_cause():
     assert diagnosis.having("fail", "inconclusive") == ()
 
 
-def test_an_ill_run_says_its_cause_first(unhealthy):
+def test_the_cause_comes_first(unhealthy):
     diagnosis = diagnose(unhealthy)
     assert diagnosis.status == "unhealthy"
     text = str(diagnosis)
@@ -200,7 +200,7 @@ def test_the_gate_lets_the_healthy_through():
     assert isinstance(assert_healthy(example_trace()), Diagnosis)
 
 
-def test_the_gate_stops_the_ill_with_the_whole_diagnosis(unhealthy):
+def test_the_gate_stops_an_unhealthy_run_with_the_whole_diagnosis(unhealthy):
     with pytest.raises(CheckFailed) as caught:
         assert_healthy(unhealthy)
     told, _, again = str(caught.value).rpartition("\n\n")
@@ -211,19 +211,19 @@ def test_the_gate_stops_the_ill_with_the_whole_diagnosis(unhealthy):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_the_gate_stops_what_cannot_be_told(undecided):
+def test_the_gate_stops_an_inconclusive_run(undecided):
     with pytest.raises(CheckFailed) as caught:
         assert_healthy(undecided)
     assert caught.value.verdict.status == "inconclusive"
 
 
-def test_what_is_allowed_is_told_and_does_not_stop_the_gate(undecided):
+def test_an_allowed_failure_is_reported_as_advice(undecided):
     diagnosis = assert_healthy(undecided, allow={"loss_decreases": "20 steps are too few"})
     verdict = next(v for v in diagnosis.verdicts if v.check == "loss_decreases")
     assert verdict.status == "advice"
     assert "allowed: 20 steps are too few" in verdict.notes
     text = str(diagnosis)
-    assert "\nallowed:\n   loss_decreases: 20 steps cannot tell" in text
+    assert "\nallowed:\n   loss_decreases: 20 steps" in text
     assert "reason: 20 steps are too few" in text
     assert "advice:" not in text
     silent = str(assert_healthy(undecided, allow="loss_decreases"))
@@ -231,7 +231,7 @@ def test_what_is_allowed_is_told_and_does_not_stop_the_gate(undecided):
     assert "because" not in silent
 
 
-def test_what_cannot_be_told_for_a_known_cause_takes_one_line(unhealthy, undecided):
+def test_what_is_inconclusive_because_of_a_known_cause_takes_one_line(unhealthy, undecided):
     both = dataclasses.replace(unhealthy, probe=undecided.probe)
     diagnosis = diagnose(both)
     assert {"loss_decreases"} == {v.check for v in diagnosis.having("inconclusive")}
@@ -246,7 +246,7 @@ def test_the_one_verdict_of_an_undecided_gate_says_what_would_settle_it(undecide
     with pytest.raises(CheckFailed) as caught:
         assert_healthy(undecided)
     verdict = caught.value.verdict
-    assert verdict.causes[0].startswith("loss_decreases: 20 steps cannot tell")
+    assert verdict.causes[0].startswith("loss_decreases: 20 steps")
     assert verdict.remedy
     assert f"what would settle it: {verdict.remedy}" in str(verdict)
 
