@@ -1,4 +1,4 @@
-"""How a head starts: its weights, one pass and one gradient, dropout off. What comes of it is judged in `checks.start`."""
+"""How a head starts: its weights, one pass and one gradient, dropout off. Judged in `checks.head.init_sane`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from ..checks.head.probe.unit_flow import activation, flow, unit_state
 from ..checks.head.record import Layer
 from ..core.init_scheme import InitScheme
 from ..instruments.batches import device_of, split, to_device
+from ..instruments.model_call import unwrapped
 from ..instruments.parameter_roles import in_part
-from ..instruments.reader import Reader, unwrapped
+from ..instruments.reader import Reader
 from ..instruments.snapshots import quiet, seed_everything
 from ..instruments.tasks import prior_entropy
 from .apply_scheme import head_layers
 from .goodness_of_fit import fit, identify
 
-#: Rows looked at.
+#: Rows measured.
 ROWS = 64
 #: Probability from which on a row's class counts as certain.
 CERTAIN = 0.99
@@ -38,7 +39,7 @@ def measure(
     only: str | Sequence[str] | None,
     pretrained: Mapping[str, Any] | None,
 ) -> HeadStart:
-    """All that `check_init` judges; the caller restores random states."""
+    """Everything that `init_sane` judges; the caller restores random states."""
     layers = head_layers(model, only)
     device = device_of(model)
     reader = Reader(model, batches[0])
@@ -63,7 +64,7 @@ def measure(
             after = seen.inputs[pairs[name]]
             kind = activation(seen.outputs[name], after)
             state = unit_state(seen.outputs[name], after, kind)
-            # exactly zero: what is merely small is alive, and `_vanishes` speaks of it
+            # exactly zero: merely small values are alive, and judged by the gradient
             dead = float((after == 0).all(0).double().mean()) if kind == "relu" else None
             flat = state.saturated
         signals.append(
@@ -134,7 +135,7 @@ def _gradients(
                     if g is not None:
                         total[name] += g.double() * (rows_of(batch) / count)
     except RuntimeError:
-        return {}  # no graph: what trains it will say so
+        return {}  # no graph: the training will report it
     finally:
         for n, w in wanted.items():
             w.requires_grad_(flags[n])
@@ -153,7 +154,7 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
         flat, y = flat[keep], y[keep]
     loss = float(reader.reference(flat, y))
     classes = flat.shape[-1] if flat.dim() > 1 else 1
-    # what a bias adds is the same for every row: no chance, and no excuse for a loss
+    # a bias adds the same to every row: it is not part of the spread
     drawn = flat - bias.detach().double() if isinstance(bias, torch.Tensor) and bias.numel() == classes else flat
     if task == "regression":
         size = float((y.double() ** 2).mean())
@@ -184,9 +185,9 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
     }
 
 
-def _base(model: nn.Module, head: Sequence[str], meant: set[str]) -> BaseStart | None:
+def _base(model: nn.Module, head: Sequence[str], in_head: set[str]) -> BaseStart | None:
     """Linear layers and norms outside the head, if there are any."""
-    names = [n for n, m in model.named_modules() if n and not in_part(n, head) and n not in meant]
+    names = [n for n, m in model.named_modules() if n and not in_part(n, head) and n not in in_head]
     modules = dict(model.named_modules())
     linear = [n for n in linear_layers(model, [n for n in names if isinstance(modules[n], nn.Linear)]) if n in names]
     with_bias = [modules[n] for n in linear if isinstance(modules[n].bias, torch.Tensor)]

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.seeding import reseed
 from .batches import LABELS
+from .model_outputs import logits_in
 from .reader import Reader
 
 
@@ -221,7 +222,7 @@ def sites(
     def look(module: nn.Module, _: Any, output: Any) -> None:
         value = output if isinstance(output, torch.Tensor) else None
         if module is model and value is None:
-            value = reader._logits(output)
+            value = logits_in(output)
         if value is None or not value.dim():
             return
         if value.numel() == logits.numel() and value.shape[:1] == logits.shape[:1]:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 
 from ....instruments.batches import split, take_rows
+from ....instruments.model_call import unwrapped
 from ....instruments.probe import Probe, ProbeContext, tokens_of
-from ....instruments.reader import unwrapped
 from ....instruments.tasks import prior_entropy
 from ..record import Head, Hidden, Layer, Pretrained, Reload
 from .layers import describe_layer, linear_layers

@@ -1,0 +1,97 @@
+"""How a model is called with a batch: by keywords, with one argument, or with several."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .batches import LABELS, in_words
+
+_WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DDP, DataParallel or torch.compile."""
+    for name in ("module", "_orig_mod"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module) and type(model).__name__ in _WRAPPERS:
+            return unwrapped(inner)
+    return model
+
+
+class ModelCall:
+    """Calls one model with batches of one form; which way works is found out by :meth:`first`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        #: None: no way of calling the model is known.
+        self.style: Literal["keywords", "one argument", "several arguments"] | None = None
+        #: The model gets the labels, too.
+        self.passes_labels = False
+        #: Keys of the batch that the model does not take.
+        self.dropped: set[str] = set()
+        self._parameters, self._any_keyword = _parameters(unwrapped(model).forward)
+        self._label_key = next((k for k in LABELS if k in self._parameters), "")
+
+    def __call__(self, inputs: Any, labels: Any) -> Any:
+        if self.style == "keywords":
+            chosen = {k: v for k, v in inputs.items() if k not in self.dropped}
+            if self.passes_labels and labels is not None:
+                chosen[self._label_key] = labels
+            return self.model(**chosen)
+        return self.model(*inputs) if self.style == "several arguments" else self.model(inputs)
+
+    def first(self, inputs: Any, labels: Any) -> tuple[Any, str]:
+        """Try the ways of calling the model that fit the batch, the most literal first: output, and the way in words.
+
+        :raises ValueError: none works.
+        """
+        if isinstance(inputs, Mapping):
+            return self._first_by_keywords(inputs, labels)
+        what = "one tensor" if isinstance(inputs, torch.Tensor) else f"one {type(inputs).__name__}"
+        several = isinstance(inputs, (tuple, list))
+        errors = []
+        self.style = "one argument"
+        try:
+            return self(inputs, labels), f"{what} of {len(inputs)}" if several else what
+        except Exception as error:  # noqa: BLE001 - whatever the user's model raises, the next way is tried
+            errors.append(f"as {what}: {_in_short(error, 160)}")
+        if several:
+            self.style = "several arguments"
+            try:
+                return self(inputs, labels), f"{len(inputs)} positional arguments"
+            except Exception as error:  # noqa: BLE001
+                errors.append(f"as positional arguments: {_in_short(error, 160)}")
+        raise ValueError(f"the model could not be called with {in_words(inputs)}: " + "; ".join(errors))
+
+    def _first_by_keywords(self, inputs: Mapping[str, Any], labels: Any) -> tuple[Any, str]:
+        self.style = "keywords"
+        if not self._any_keyword:
+            self.dropped = {k for k in inputs if k not in self._parameters}
+        used = ", ".join(k for k in inputs if k not in self.dropped)
+        self.passes_labels = bool(self._label_key) and labels is not None
+        try:
+            return self(inputs, labels), f"keywords {used}" + (" and labels" if self.passes_labels else "")
+        except Exception as error:
+            raise ValueError(
+                f"the model could not be called with the keywords {used} "
+                f"({_in_short(error, 200)}); it takes {', '.join(self._parameters) or 'anything'}"
+            ) from error
+
+
+def _in_short(error: Exception, width: int) -> str:
+    return f"{type(error).__name__}: {str(error).strip()[:width]}"
+
+
+def _parameters(forward: Any) -> tuple[list[str], bool]:
+    """Names of a forward's parameters, and whether it takes any other keyword."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):  # pragma: no cover - scripted modules
+        return [], True
+    names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)

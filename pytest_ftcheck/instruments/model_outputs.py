@@ -1,0 +1,69 @@
+"""What a model returned: its logits, its own loss, and a name for its form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..core.formatting import describe_type
+
+
+def logits_in(output: Any) -> torch.Tensor | None:
+    """The logits in a model's output; None: there are none.
+
+    >>> logits_in((torch.tensor(0.7), torch.zeros(4, 2))).shape
+    torch.Size([4, 2])
+    """
+    if isinstance(output, torch.Tensor):
+        return output if output.dim() else None
+    if isinstance(output, Mapping):
+        candidates = [output.get(key) for key in ("logits", "prediction_logits")]
+        return next((c for c in candidates if isinstance(c, torch.Tensor)), None)
+    if isinstance(output, (tuple, list)) and output:
+        first = output[0]
+        if isinstance(first, torch.Tensor) and first.dim() == 0 and len(output) > 1:
+            first = output[1]
+        return first if isinstance(first, torch.Tensor) and first.dim() else None
+    logits = getattr(output, "logits", None)
+    return logits if isinstance(logits, torch.Tensor) else None
+
+
+def loss_in(output: Any) -> torch.Tensor | None:
+    """The loss in a model's output; None: there is none."""
+    if isinstance(output, torch.Tensor):
+        return output if output.dim() == 0 else None
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+    elif isinstance(output, (tuple, list)):
+        first = output[0] if len(output) else None
+        loss = first if isinstance(first, torch.Tensor) and first.dim() == 0 else None
+    else:
+        loss = getattr(output, "loss", None)
+    return loss if isinstance(loss, torch.Tensor) else None
+
+
+def check_loss(value: Any, source: str) -> None:
+    """``TypeError`` or ``ValueError`` for a loss that is not one real number."""
+    if isinstance(value, (int, float)):
+        return
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{source} is {describe_type(value)}: expected a scalar tensor, or (loss, logits)")
+    if value.is_complex():
+        raise ValueError(f"{source} is complex: expected a real number")
+    if value.numel() != 1:
+        raise ValueError(f"{source} has shape {tuple(value.shape)}: expected one number; take its mean over the rows")
+
+
+def describe_output(output: Any) -> str:
+    """The form of a model's output, in a few words."""
+    if isinstance(output, torch.Tensor):
+        return "bare logits" if output.dim() else "a bare loss"
+    if isinstance(output, Mapping):
+        name = "a dict" if type(output) is dict else type(output).__name__
+        keys = [k for k in ("loss", "logits") if output.get(k) is not None]
+        return f"{name} with {' and '.join('.' + k for k in keys) or 'keys ' + ', '.join(list(output)[:4])}"
+    if isinstance(output, (tuple, list)):
+        return f"a tuple of {len(output)}"
+    return type(output).__name__
