@@ -98,7 +98,7 @@ IDS_CLAMPED = Fault(
 WORDS_UNKNOWN = Fault(
     "words_unknown",
     Rank.DATA + 60,
-    "nearly all tokens are one and the same id",
+    "nearly all words are one and the same token",
     cause="the tokenizer does not know these words (letter case, language, another vocabulary): they all become the unknown token",
     remedy="decode one batch and read it: tokenizer.decode(batch['input_ids'][0])",
     explains=(Symptom.INPUT_LOST,),
@@ -152,7 +152,7 @@ SORTED_BY_CLASS = Fault(
 BATCHES_OF_ONE_CLASS = Fault(
     "batches_of_one_class",
     Rank.DATA + 120,
-    "each batch holds a single class",
+    "each batch holds one class",
     cause="rows are grouped into batches by class: each step pulls all predictions towards one class",
     remedy=_SHUFFLE,
     explains=("initial_loss",),
@@ -161,7 +161,7 @@ BATCHES_OF_ONE_CLASS = Fault(
 LABELS_CONTRADICT = Fault(
     "labels_contradict",
     Rank.DATA + 130,
-    "identical rows have different labels",
+    "the same input has different labels",
     cause="copies of a text have different labels (augmented copies, rows repeated for each annotator or tag)",
     remedy="group the rows by text and read the labels of one group",
     confidence="certain",
@@ -209,7 +209,7 @@ LABELS_UNRELATED = Fault(
 METRIC_WRONG = Fault(
     "metric_wrong",
     Rank.EVALUATION + 10,
-    "the metric is computed incorrectly",
+    "the metric is computed wrongly",
     cause="evaluate() compares the wrong things (a wrong axis, rows in another order, other labels)",
     remedy="print ten predictions and labels inside evaluate()",
     confidence="certain",
