@@ -236,7 +236,7 @@ GATE_ZERO = Fault(
     "gate_zero",
     Rank.GRADIENTS + 190,
     "a branch is multiplied by zero: no gradient passes the gate",
-    cause="{gate} is exactly zero and multiplies the branch of {tensors}, which would get a gradient if it were 1",
+    cause="{gate} is exactly zero and multiplies the branch of {tensors}; with 1 instead, a gradient would pass",
     remedy="make {gate} a trainable parameter, or start it above zero (a gate of zero learns if its branch is not zero)",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -244,7 +244,7 @@ GRADIENT_BLOCKED = Fault(
     "gradient_blocked",
     Rank.GRADIENTS + 200,
     "gradients are set to zero on the way: by a hook, a mask or a step function",
-    cause="the gradient of {tensors} is exactly zero because {reason}; the output does depend on these weights ({effect})",
+    cause="{reason} sets the gradient of {tensors} to exactly zero, although {effect}",
     remedy="remove the hook or mask, or look at what multiplies this gradient",
     explains=(
         Symptom.STANDS_STILL,
@@ -255,7 +255,7 @@ GRAPH_CUT = Fault(
     "graph_cut",
     Rank.GRADIENTS + 210,
     "the graph is cut: the output depends on tensors that get no gradient",
-    cause="no gradient reaches {tensors} because {reason}; the output does depend on these weights ({effect})",
+    cause="{reason} cuts the graph: no gradient reaches {tensors}, although {effect}",
     remedy="let these tensors reach the loss unchanged (or as x + (hard - x).detach()), or freeze them with requires_grad_(False)",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -272,8 +272,7 @@ NOT_IN_GRAPH = Fault(
     "not_in_graph",
     Rank.GRADIENTS + 230,
     "parameters take no part in the loss",
-    cause="they take no part in the loss: another layer is used instead, the loss is not computed from their output, or the graph is cut "
-    "above them",
+    cause="another layer is used instead, the loss is not computed from their output, or the graph is cut above them",
     remedy="compute the loss from the output of these layers; freeze or remove them if they are not needed",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -281,8 +280,7 @@ CUT_BELOW_HEAD = Fault(
     "cut_below_head",
     Rank.GRADIENTS + 240,
     "the graph is cut between base and head",
-    cause="the graph is cut between the base and the head: the features pass through .detach(), .data, torch.no_grad() or numpy, or the "
-    "base is frozen at run time",
+    cause="the features reach the head through .detach(), .data, torch.no_grad() or numpy, or the base is frozen at run time",
     remedy="pass the base's output tensor to the head unchanged, or freeze the base with requires_grad_(False)",
     explains=(Symptom.STANDS_STILL,),
 )
@@ -300,8 +298,8 @@ GRADIENT_SATURATED = Fault(
     "gradient_saturated",
     Rank.OPTIMIZER + 320,
     "a saturated softmax, sigmoid or tanh passes almost no gradient",
-    cause="a softmax, sigmoid or tanh on the way is saturated because its input is far too large: the gradient of {tensors} is exactly "
-    "zero at {share} of the steps, although the output depends on these weights ({effect})",
+    cause="the input of a softmax, sigmoid or tanh is far too large, so that it saturates: the gradient of {tensors} is exactly zero "
+    "at {share} of the steps, although {effect}",
     remedy="look for a division by a temperature or an eps before it: scores should be of the order of 1",
     explains=(
         Symptom.STANDS_STILL,

@@ -88,7 +88,7 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
     results, notes = [], []
     if cosines:
         least = min(cosines)
-        gradient = "the loss's gradient" if least >= OTHER else "a gradient near that of the loss"
+        gradient = "the loss's gradient" if least >= OTHER else "a gradient of another direction than the loss's"
         results.append(
             f"at {plural(len(cosines), 'step')} the optimizer found {gradient} (cosine {number(least)} or more)"
         )

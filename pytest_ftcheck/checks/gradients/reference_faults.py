@@ -345,7 +345,11 @@ def wrong_length(view: Comparison) -> Verdict | None:
     # a loss in another unit has a gradient in that unit; one that is a k-th of it has the right mean over k batches
     ratio = median(ratios) / (abs(view.loss_factor or 1.0) if k == 1 else 1.0)
     status: Status = "advice" if view.trace.optimizer.family == "adam" else "fail"
-    effect = "Adam divides by it, except for its eps" if status == "advice" else "the steps are that much longer"
+    effect = (
+        "the steps of Adam depend on this factor only through eps"
+        if status == "advice"
+        else "the steps are that much longer"
+    )
     if k > 1 and abs(ratio / k - 1) <= SAME_NORM:
         return faults.ACCUMULATION_NOT_AVERAGED.with_details(batches=k).verdict(
             CHECK,
@@ -390,8 +394,8 @@ def clipping_without_effect(trace: Trace) -> Verdict | None:
         return None
     return faults.CLIPPING_WITHOUT_EFFECT.verdict(
         CHECK,
-        f"Gradients are declared to be clipped to a norm of {declared:g}, but the norm was above {number(limit)} at {len(above)} of "
-        f"{len(norms)} steps, and {number(max(above))} at most.",
+        f"Gradients are declared to be clipped to a norm of {declared:g}, but the norm exceeded {number(limit)} at {len(above)} of "
+        f"{len(norms)} steps ({number(max(above))} at most).",
     )
 
 
@@ -457,4 +461,5 @@ def _first(names: set[str]) -> str:
 
 
 def _batches(step: ReferenceStep) -> str:
-    return plural(len(step.iterations), "batch", "batches")
+    count = len(step.iterations)
+    return "batch" if count == 1 else f"{count} batches"

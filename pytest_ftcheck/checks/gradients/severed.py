@@ -63,14 +63,14 @@ def explain_severed(tensors: Sequence[Tensor], trace: Trace, *, smooth: bool) ->
         return faults.GRADIENT_SATURATED.with_details(tensors=names, share=share, effect=effect)
     if strongest.kind == "zero":
         reason = (
-            "a hook is registered on it"
+            "a registered hook"
             if strongest.hooked
-            else "a hook, a mask, a custom backward or a function whose derivative is zero (round, sign, floor, clamp) sets it to zero"
+            else "a hook, a mask, a custom backward or a function whose derivative is zero (round, sign, floor, clamp)"
         )
         return faults.GRADIENT_BLOCKED.with_details(tensors=names, effect=effect, reason=reason)
     reason = (
-        ".detach(), .data, torch.no_grad(), numpy or a new tensor cuts the graph"
+        ".detach(), .data, torch.no_grad(), numpy or a new tensor"
         if _smooth(strongest)
-        else "the output is a step function of them (argmax, argmin, a comparison, rounding, topk) without a straight-through estimator"
+        else "a step function (argmax, argmin, a comparison, rounding, topk) without a straight-through estimator"
     )
     return faults.GRAPH_CUT.with_details(tensors=names, effect=effect, reason=reason)

@@ -46,7 +46,7 @@ def test_a_module_that_nothing_depends_on_is_no_fault():
         (measured(), {"none": 20}, "graph_cut", ".detach()"),
         (measured(small_noise=0.0), {"none": 20}, "graph_cut", "argmax"),
         (measured("zero"), {"zero": 20}, "gradient_blocked", "a custom backward"),
-        (measured("zero", hooked=True), {"zero": 20}, "gradient_blocked", "a hook is registered on it"),
+        (measured("zero", hooked=True), {"zero": 20}, "gradient_blocked", "a registered hook"),
         (measured("zero", small_noise=0.0), {"zero": 20}, "gradient_blocked", "derivative is zero"),
         (measured("zero", 0.0, 0.0, gate="gate"), {"zero": 20}, "gate_zero", "gate is exactly zero"),
         (measured("seldom", small_noise=0.0), {"zero": 16, "norm": 5.0}, "gradient_saturated", "80 % of the steps"),
