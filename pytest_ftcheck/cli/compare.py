@@ -1,4 +1,4 @@
-"""Two traces, or two sessions, side by side: which verdicts changed, and how the metrics did."""
+"""Two traces, or two sessions, side by side: changed verdicts and metrics."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MOST = 20
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is not as it was."""
+    """One difference."""
 
-    #: ``worse``, ``better``, ``no longer judged``, ``now judged`` or ``other``.
+    #: ``worse``, ``better``, ``no longer run``, ``now run`` or ``other``.
     kind: str
     #: Node id; empty where two traces are compared.
     test: str
@@ -36,14 +36,14 @@ class Change:
 
 @dataclass
 class Comparison:
-    """What comparing came to; ``print`` it."""
+    """The result of a comparison; ``print`` it."""
 
     changes: list[Change] = field(default_factory=list)
     #: Recipe, versions and the like: name -> before and after.
     settings: dict[str, tuple[str, str]] = field(default_factory=dict)
     #: Title (a test, or nothing) -> name -> before and after; only where some figure differs.
     metrics: dict[str, dict[str, tuple[float | None, float | None]]] = field(default_factory=dict)
-    #: Runs with the very same metrics, the clock's aside.
+    #: Runs with identical metrics, except times.
     same: int = 0
     judged: int = 0
 
@@ -57,10 +57,10 @@ class Comparison:
 
     def _lines(self) -> Iterator[str]:
         if self.settings:
-            yield "differs beforehand:"
+            yield "settings that differ:"
             yield from table([{"": name, "A": a, "B": b} for name, (a, b) in self.settings.items()])
             yield ""
-        for kind in ("worse", "no longer judged", "other", "now judged", "better"):
+        for kind in ("worse", "no longer run", "other", "now run", "better"):
             found = [change for change in self.changes if change.kind == kind]
             if found:
                 yield f"{kind}:"
@@ -75,12 +75,12 @@ class Comparison:
             yield from table([_row(name, a, b) for name, (a, b) in rows.items()])
             yield ""
         if len(self.metrics) > MOST:
-            yield f"... and {plural(len(self.metrics) - MOST, 'run')} more with other metrics"
+            yield f"... and {plural(len(self.metrics) - MOST, 'run')} more with different metrics"
         if self.same:
-            yield f"{plural(self.same, 'run')} with the very same metrics, the clock's aside"
-        counts = {kind: sum(c.kind == kind for c in self.changes) for kind in ("worse", "better", "no longer judged")}
-        told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "none worse, none better"
-        yield f"{plural(self.judged, 'verdict')} compared: {told}"
+            yield f"{plural(self.same, 'run')} with identical metrics, except times"
+        counts = {kind: sum(c.kind == kind for c in self.changes) for kind in ("worse", "better", "no longer run")}
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "none worse, none better"
+        yield f"{plural(self.judged, 'verdict')} compared: {counted}"
 
 
 def _row(name: str, a: float | None, b: float | None) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def compare_traces(before: Trace, after: Trace) -> Comparison:
 
 
 def compare_sessions(before: SessionResult, after: SessionResult) -> Comparison:
-    """Every verdict of every test that both have; tests that one lacks are told.
+    """Every verdict of every test that both have; tests that one lacks are listed.
 
     >>> compare_sessions(SessionResult(), SessionResult()).judged
     0
@@ -127,9 +127,9 @@ def compare_sessions(before: SessionResult, after: SessionResult) -> Comparison:
     old, new = ({(case.nodeid, case.worker): case for case in session.tests} for session in (before, after))
     for key in sorted(old.keys() | new.keys()):
         if key not in new:
-            found.changes.append(Change("no longer judged", key[0], "test", old[key].outcome, "not run"))
+            found.changes.append(Change("no longer run", key[0], "test", old[key].outcome, "not run"))
         elif key not in old:
-            found.changes.append(Change("now judged", key[0], "test", "not run", new[key].outcome, new[key].reason))
+            found.changes.append(Change("now run", key[0], "test", "not run", new[key].outcome, new[key].reason))
         else:
             _case(found, old[key], new[key])
     return found
@@ -143,12 +143,12 @@ def _case(found: Comparison, a: CaseResult, b: CaseResult) -> None:
             found.judged += 1
             _changed(found, a.nodeid, check, old[check].status, new[check].status, new[check].summary)
         elif check in old:
-            # an assertion that stops the test hides those behind it: that it stopped is told already
-            found.changes.append(Change("no longer judged", a.nodeid, check, old[check].status, "not asked"))
+            # a failed assertion hides those after it, and is listed already
+            found.changes.append(Change("no longer run", a.nodeid, check, old[check].status, "not run"))
         else:
             v = new[check]
-            kind = "worse" if BADNESS[v.status] and v.blocking and b.red and not a.red else "now judged"
-            found.changes.append(Change(kind, a.nodeid, check, "not asked", v.status, v.summary))
+            kind = "worse" if BADNESS[v.status] and v.blocking and b.red and not a.red else "now run"
+            found.changes.append(Change(kind, a.nodeid, check, "not run", v.status, v.summary))
     mine = found.changes[before:]
     if b.red and not a.red and not any(c.kind == "worse" for c in mine):
         found.changes.append(Change("worse", a.nodeid, "test", a.outcome, b.outcome, b.reason))
@@ -164,7 +164,7 @@ def _case(found: Comparison, a: CaseResult, b: CaseResult) -> None:
 
 
 def _worst(case: CaseResult) -> dict[str, ReportedVerdict]:
-    """A verdict for each check, over the phases of the test the worst."""
+    """The worst verdict of each check, over the phases of the test."""
     found: dict[str, ReportedVerdict] = {}
     for verdict in case.verdicts:
         known = found.get(verdict.check)
@@ -177,17 +177,17 @@ def _changed(found: Comparison, test: str, check: str, old: str, new: str, headl
     if old == new:
         return
     if BADNESS[new] != BADNESS[old]:
-        kind = "worse" if BADNESS[new] > BADNESS[old] else "no longer judged" if new == "skipped" else "better"
+        kind = "worse" if BADNESS[new] > BADNESS[old] else "no longer run" if new == "skipped" else "better"
     else:
-        kind = "no longer judged" if new == "skipped" else "now judged" if old == "skipped" else "other"
+        kind = "no longer run" if new == "skipped" else "now run" if old == "skipped" else "other"
     found.changes.append(Change(kind, test, check, old, new, headline))
 
 
 def _numbers(found: Comparison, title: str, a: Mapping[str, float], b: Mapping[str, float]) -> None:
-    def alike(x: float | None, y: float | None) -> bool:
+    def equal(x: float | None, y: float | None) -> bool:
         return x == y or (x is not None and y is not None and x != x and y != y)
 
-    if all(alike(a.get(name), b.get(name)) for name in {**a, **b} if name not in CLOCK):
+    if all(equal(a.get(name), b.get(name)) for name in {**a, **b} if name not in CLOCK):
         found.same += 1
     else:
         found.metrics[title] = {name: (a.get(name), b.get(name)) for name in {**a, **b}}

@@ -7,10 +7,13 @@ import re
 import textwrap
 
 from ..checks.catalogue import CHECKS, FAULTS, SPECS, explained_by
+from ..checks.head import faults as head_faults
 from ..checks.spec import Fault
 from ..core.formatting import plural
 from ..reports import check_docs
 
+#: Faults of ``assert_init_sane``, which judges a head without a trace and so is no check.
+INIT_FAULTS = {f.name: f for f in vars(head_faults).values() if isinstance(f, Fault) and f.name not in FAULTS}
 #: What each degree of confidence rests on.
 CONFIDENCE = {
     "certain": "certain: read off the model's structure or the declared intent",
@@ -83,11 +86,11 @@ def explain(name: str, width: int) -> str:
     plain = name.removeprefix("check_").removeprefix("assert_")
     if plain in CHECKS:
         return _check(plain, width)
-    if plain in FAULTS:
-        return _fault(FAULTS[plain], width)
+    if fault := FAULTS.get(plain) or INIT_FAULTS.get(plain):
+        return _fault(fault, width)
     if docstring := check_docs.docstring(f"assert_{plain}"):
         return f"assert_{plain}\n\n{docstring}"
-    near = difflib.get_close_matches(plain, [*CHECKS, *FAULTS], 3)
+    near = difflib.get_close_matches(plain, [*CHECKS, *FAULTS, *INIT_FAULTS], 3)
     hint = f"near: {', '.join(near)}" if near else f"the checks are: {', '.join(CHECKS)}"
     raise ValueError(f"{name!r} is no check and no fault; {hint}")
 
@@ -117,8 +120,8 @@ def _check(name: str, width: int) -> str:
 
 
 def _fault(fault: Fault, width: int) -> str:
-    finders = [name for name, spec in SPECS.items() if any(f.name == fault.name for f in spec.faults)]
-    explained = sorted(explained_by(fault) - set(finders), key=list(CHECKS).index)
+    finders = [name for name, spec in SPECS.items() if any(f.name == fault.name for f in spec.faults)] or ["init_sane"]
+    explained = sorted(explained_by(fault) - set(finders), key=list(CHECKS).index) if fault.name in FAULTS else []
     title = fault.title[:1].upper() + fault.title[1:]
     rows = (
         ("Cause", fields_named(fault.cause) or "Depends on the run; the verdict names it."),

@@ -1,6 +1,6 @@
-"""What every picture is drawn from: a trace as curves, bars and histograms, in plain numbers.
+"""The data of every chart: a trace as curves, bars and histograms, in plain numbers.
 
-One place for all of them (matplotlib, the HTML page, TensorBoard, loggers), so that two pictures of a run never disagree.
+One place for all of them (matplotlib, the HTML page, TensorBoard, loggers), so that two charts of a run never disagree.
 The horizontal axis counts optimizer steps from 1; 0 is before the run.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from ..core.observations import Histogram, Tensor
     from ..core.trace import Trace
 
-#: Curves of the base in one picture: more cannot be told apart.
+#: Curves of the base in one chart: more cannot be distinguished.
 CURVES = 7
-#: Beyond this the arithmetic of an axis overflows; no loss in float32 comes near.
+#: Beyond this the arithmetic of an axis overflows; no loss in float32 is that large.
 FAR = 1e100
-#: Rows of bars in one picture.
+#: Rows of bars in one chart.
 BARS = 24
 
 
@@ -90,7 +90,7 @@ class Lines:
     series: tuple[Series, ...]
     #: The vertical axis is logarithmic; what is zero is not drawn on it.
     log: bool = False
-    #: What a reader should know beside the curves; empty: nothing.
+    #: A remark for the reader; may be empty.
     note: str = ""
     #: Why there is nothing to draw; empty where there is.
     missing: str = ""
@@ -98,18 +98,18 @@ class Lines:
 
 @dataclass(frozen=True)
 class Layer:
-    """How far one layer came, by its tensors' shares of the LR budget."""
+    """How far one layer moved: the shares of the LR budget that its tensors used."""
 
     name: str
     part: str
     tensors: int
     trainable: int
     #: rms displacement by gradients over the sum of the learning rates: median over the layer's trainable tensors, smallest and
-    #: largest; None: there is no budget, or nothing that could be looked at.
+    #: largest; None: there is no budget, or no element was sampled.
     used: float | None
     low: float | None
     high: float | None
-    #: What is remarkable about it ("frozen", "2 of 4: never got a gradient"); empty: nothing.
+    #: A peculiarity ("frozen", "2 of 4: never got a gradient"); may be empty.
     state: str = ""
 
 
@@ -141,7 +141,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Weights:
-    """One tensor: its histograms beside how far its elements came."""
+    """One tensor: its histograms, and the displacement of its elements."""
 
     tensor: str
     histograms: tuple[Density, ...]
@@ -154,20 +154,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class Rewind:
-    """What the run would be worth if one part were put back."""
+    """The model's result with one part reset to its initial values."""
 
     part: str
-    #: Loss and share of right predictions with the part's initial values, and with these in random order; None: not measured.
+    #: Loss and accuracy with the part's initial values, and with these in random order; None: not measured.
     rewound: tuple[float, float | None]
     shuffled: tuple[float, float | None] | None
 
 
 @dataclass(frozen=True)
 class Criticality:
-    """Every part put back in turn, beside the model as trained."""
+    """The result with each part reset in turn, and that of the trained model."""
 
     trained: tuple[float, float | None]
-    #: What always predicting the majority class scores.
+    #: The majority baseline.
     baseline: float | None
     parts: tuple[Rewind, ...]
     rows: int
@@ -176,15 +176,15 @@ class Criticality:
 
 # ------------------------------------------------------------------ losses and learning rates
 def loss(trace: Trace) -> Lines:
-    """Training loss, the loss of the fixed probe rows with dropout off, and what knowing the class prior alone would score.
+    """Training loss, the loss of the fixed probe rows with dropout off, and the class-prior baseline.
 
     >>> from pytest_ftcheck import example_trace
     >>> [s.name for s in loss(example_trace()).series]
     ['training', 'probe, dropout off', 'class prior']
     """
     places = positions(trace)
-    told = [(x, i.loss) for x, i in zip(places, trace.iterations, strict=True) if i.loss is not None]
-    found = [_series("training", "train", told)] if told else []
+    points = [(x, i.loss) for x, i in zip(places, trace.iterations, strict=True) if i.loss is not None]
+    found = [_series("training", "train", points)] if points else []
     probe, note = trace.probe, ""
     if probe is not None and probe.points:
         found.append(_series("probe, dropout off", "probe", [(float(p.step), p.loss) for p in probe.points]))
@@ -194,11 +194,11 @@ def loss(trace: Trace) -> Lines:
         ends = [s.x[k] for s in found for k in (0, -1)]
         entropy = probe.prior_entropy
         found.append(Series("class prior", "prior", (min(ends), max(ends)), (entropy, entropy)))
-    return Lines("Loss", "loss", tuple(found), note=note, missing="" if found else "no loss was told")
+    return Lines("Loss", "loss", tuple(found), note=note, missing="" if found else "no loss was reported")
 
 
 def positions(trace: Trace) -> tuple[float, ...]:
-    """Where each iteration stands on the axis of steps: at the step that it led to; of several that led to one, evenly before it.
+    """Each iteration's position on the axis of steps: at its optimizer step; several of one step are spread evenly before it.
 
     >>> from pytest_ftcheck.core.observations import Iteration
     >>> from pytest_ftcheck.core.example_trace import example_trace
@@ -215,7 +215,7 @@ def positions(trace: Trace) -> tuple[float, ...]:
             here = float(iteration.step + 1)
             places += (before + (here - before) * k / waiting for k in range(1, waiting + 1))
             waiting, before = 0, here
-    # after the last step nothing was done with them
+    # iterations after the last step
     return (*places, *(before + k / waiting for k in range(1, waiting + 1)))
 
 
@@ -240,9 +240,9 @@ def rates(trace: Trace) -> Lines:
 
 # ------------------------------------------------------------------ gradients and motion
 def gradients(trace: Trace, most: int = CURVES) -> Lines:
-    """L2 norm of the gradient over the steps: of everything, of the head, and of each block of the base.
+    """L2 norm of the gradient over the steps: of all tensors, of the head, and of each block of the base.
 
-    :param most: curves of the base; of more blocks, neighbours are taken together.
+    :param most: curves of the base; of more blocks, neighbours are merged.
 
     >>> from pytest_ftcheck import example_trace
     >>> [s.name for s in gradients(example_trace()).series]
@@ -259,16 +259,18 @@ def gradients(trace: Trace, most: int = CURVES) -> Lines:
     base = bunched(labelled(blocks([t for t in trace.tensors if t.part != "head"])), most)
     groups = [("head", "head", head)] if head else []
     groups += [(name, "base", members) for name, members in base.items()]
-    silent: dict[str, list[str]] = {}
+    without_gradient: dict[str, list[str]] = {}
     for name, kind, members in groups:
         curve = _norms(trace, members)
         if any(v is not None and not v <= 0 for v in curve.y):
             found.append(replace(curve, name=name, kind=kind))
         elif trace.steps:
             frozen = not any(t.trainable for t in members)
-            why = "frozen" if frozen else "no gradient" if all(v is None for v in curve.y) else "gradient always zero"
-            silent.setdefault(why, []).append(name)
-    note = "; ".join(f"{why}: {_listed(names)}" for why, names in silent.items())
+            reason = (
+                "frozen" if frozen else "no gradient" if all(v is None for v in curve.y) else "gradient always zero"
+            )
+            without_gradient.setdefault(reason, []).append(name)
+    note = "; ".join(f"{reason}: {_listed(names)}" for reason, names in without_gradient.items())
     missing = "" if found else "no optimizer step was taken"
     return Lines("Gradient norms", "L2 norm", tuple(found), log=True, note=note, missing=missing)
 
@@ -286,7 +288,7 @@ def _norms(trace: Trace, members: Iterable[Tensor]) -> Series:
 def motion(trace: Trace, most: int = BARS) -> Bars:
     """How much of the LR budget each layer used: blocks of the base from the input on, then the head's modules.
 
-    :param most: rows; of more blocks, neighbours are taken together.
+    :param most: rows; of more blocks, neighbours are merged.
 
     >>> from pytest_ftcheck import example_trace
     >>> [(layer.name, layer.used) for layer in motion(example_trace()).layers]
@@ -303,7 +305,7 @@ def motion(trace: Trace, most: int = BARS) -> Bars:
     )
     family = trace.optimizer.family
     note = {
-        "adam": "Adam moves a weight by about one learning rate a step: 100 % is about as far as it can come.",
+        "adam": "Adam moves a weight by about one learning rate a step: 100 % is about the maximum.",
         "sgd": "SGD moves a weight by lr * |gradient|: the sum of the learning rates is no limit.",
     }.get(family, "")
     missing = "" if layers else "the trace has no tensors"
@@ -321,7 +323,7 @@ def course(trace: Trace, most: int = CURVES) -> Lines:
     """Displacement over the LR budget so far, step by step: of the head, and of each block of the base.
 
     The median over a group's tensors that the optimizer holds; a group in which none was followed, because it is frozen or in no optimizer,
-    stands at 0 if nothing in it moved. Unlike `motion` it counts what weight decay did, too.
+    is 0 if nothing in it moved. Unlike `motion` it includes weight decay.
 
     >>> from pytest_ftcheck import example_trace
     >>> [(s.name, round(s.y[-1], 4)) for s in course(example_trace()).series]
@@ -357,7 +359,7 @@ def _middle(values: Iterable[float | None]) -> float | None:
 def _layer(name: str, part: str, members: Sequence[Tensor]) -> Layer:
     used = sorted(
         (t.budget_used for t in members if t.trainable and t.budget_used is not None),
-        # a NaN counts as the largest, so that it is seen
+        # a NaN counts as the largest, so that it is shown
         key=lambda v: math.inf if math.isnan(v) else v,
     )
     count: dict[str, int] = {}
@@ -383,9 +385,9 @@ def _median(ordered: Sequence[float]) -> float:
     return ordered[half] if len(ordered) % 2 else ordered[half - 1] / 2 + ordered[half] / 2
 
 
-# ------------------------------------------------------------------ one tensor from near
+# ------------------------------------------------------------------ one tensor
 def weights(trace: Trace, tensor: str | None = None) -> Weights:
-    """A tensor's histograms, and beside them how far its elements came, what the schedule allowed, and the initial std.
+    """A tensor's histograms, the displacement of its elements, the LR budget so far, and the initial std.
 
     :param tensor: its name; None: the head's largest trainable matrix.
     :raises ValueError: there is no such tensor.
@@ -425,10 +427,10 @@ def _displacement(trace: Trace, t: Tensor) -> Lines:
         found.append(Series("LR budget so far", "budget", x, tuple(allowed)))
     if x and t.first.std > 0:
         found.append(Series("initial std", "std", (x[0], x[-1]), (t.first.std, t.first.std)))
-    still = "it did not move" if moved and not any(v != 0 for v in moved) else ""
+    unmoved = "it did not move" if moved and not any(v != 0 for v in moved) else ""
     missing = "" if moved else "frozen: not followed step by step" if not t.trainable else "no step was recorded"
-    # what stands at zero is not to be seen on a logarithmic axis
-    return Lines("Displacement", "unit of the weights", tuple(found), log=not still, note=still, missing=missing)
+    # a logarithmic axis cannot show zero
+    return Lines("Displacement", "unit of the weights", tuple(found), log=not unmoved, note=unmoved, missing=missing)
 
 
 def budgets(trace: Trace, t: Tensor) -> list[float]:
@@ -465,35 +467,35 @@ def density(histogram: Histogram) -> Density | None:
     return Density(histogram.step + 1, edges, counts, tuple(c / total / width for c in counts))
 
 
-# ------------------------------------------------------------------ what would have been
+# ------------------------------------------------------------------ parts reset
 def criticality(trace: Trace) -> Criticality:
-    """Loss and accuracy of the trained model with one part at a time put back to its initial values.
+    """Loss and accuracy of the trained model with one part at a time reset to its initial values.
 
     >>> from pytest_ftcheck import example_trace
     >>> criticality(example_trace()).missing
-    'the parts were not put back in this run'
+    'no part was reset in this run'
     """
-    made = trace.measured(Counterfactuals)
-    if made is None or not made.parts:
-        why = trace.skipped.get("counterfactuals", "")
-        missing = "the parts were not put back in this run" + (f": {one_line(why, 200)}" if why else "")
+    measured = trace.measured(Counterfactuals)
+    if measured is None or not measured.parts:
+        reason = trace.skipped.get("counterfactuals", "")
+        missing = "no part was reset in this run" + (f": {one_line(reason, 200)}" if reason else "")
         return Criticality((math.nan, None), None, (), 0, missing)
     return Criticality(
-        trained=(made.trained.loss, made.trained.accuracy),
-        baseline=made.baseline,
+        trained=(measured.trained.loss, measured.trained.accuracy),
+        baseline=measured.baseline,
         parts=tuple(
             Rewind(
                 part=label,
                 rewound=(part.rewound.loss, part.rewound.accuracy),
                 shuffled=None if part.shuffled is None else (part.shuffled.loss, part.shuffled.accuracy),
             )
-            for label, part in zip(labels([p.part for p in made.parts]), made.parts, strict=True)
+            for label, part in zip(labels([p.part for p in measured.parts]), measured.parts, strict=True)
         ),
-        rows=made.rows,
+        rows=measured.rows,
     )
 
 
-# ------------------------------------------------------------------ small things
+# ------------------------------------------------------------------ helpers
 def _series(name: str, kind: str, points: Sequence[tuple[float, float | None]]) -> Series:
     return Series(name, kind, tuple(x for x, _ in points), tuple(y for _, y in points))
 

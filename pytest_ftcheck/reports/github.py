@@ -13,11 +13,11 @@ from ..core.formatting import number, one_line, plural, shorten
 from .run_metrics import CLOCK
 from .session_result import LEVELS, CaseResult, Finding, RunMetrics, SessionResult
 
-#: Annotations of one level that a step shows; more of them only fill the log.
+#: Annotations of one level that a step shows.
 MOST = 10
 #: Characters of an annotation's title and text.
 TITLE, TEXT = 120, 4_000
-#: Bytes of summary that a step may have, whoever wrote them.
+#: Bytes of summary that one step may have.
 SUMMARY = 1024 * 1024
 #: Characters of a name, and of a message, in the summary.
 NAME, MESSAGE = 160, 8_000
@@ -29,7 +29,7 @@ _CUT = "\n... and more, left out because a summary may have 1 MiB at most\n"
 
 # ------------------------------------------------------------------ annotations
 def workflow_commands(result: SessionResult, prefix: str = "") -> list[str]:
-    """The workflow commands that annotate the lines where something was found, the worst first.
+    """The workflow commands that annotate the lines of the findings, the worst first.
 
     :param prefix: folder of pytest's root within the repository, ``"sub/"``.
 
@@ -53,7 +53,7 @@ def _annotation(command: str, finding: Finding, result: SessionResult, prefix: s
     title = one_line(f"{verdict.check}: {verdict.status}, {finding.case.nodeid}", TITLE)
     text = verdict.message or f"{verdict.check}: {verdict.status}. {verdict.summary}"
     if finding.level == "warning":
-        text = f"Let through (--ftcheck-fail-on={result.fail_on}): {text}"
+        text = f"Tolerated (--ftcheck-fail-on={result.fail_on}): {text}"
     return f"::{command} {','.join([*where, f'title={_property(title)}'])}::{_data(shorten(_spelled(text), TEXT))}"
 
 
@@ -66,14 +66,14 @@ def _property(text: str) -> str:
 
 
 def _spelled(text: str) -> str:
-    """Lines stay lines; what cannot be printed, or turns the direction of reading, is spelled out."""
+    """Unprintable characters, and those that change the writing direction, are spelled out; lines stay lines."""
     text = shorten(text, 20 * TEXT)
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 # ------------------------------------------------------------------ job summary
 def append_summary(result: SessionResult, path: Path) -> str:
-    """Append the summary to the step's file, within what the step may still write; says what was done.
+    """Append the summary to the step's file, within the step's remaining size; returns a line for the terminal.
 
     :raises OSError: the file cannot be written.
     """
@@ -90,10 +90,10 @@ def append_summary(result: SessionResult, path: Path) -> str:
 def summary(result: SessionResult, room: int = SUMMARY) -> str:
     """The session in Markdown.
 
-    :param room: most bytes that it may take; the least important is left out first. Empty where there is no room at all.
+    :param room: size limit in bytes; the least important is left out first. The result is empty where nothing fits.
 
     >>> print(summary(SessionResult()))
-    ## ftcheck: nothing was judged
+    ## ftcheck: no check was run
     <BLANKLINE>
     """
     text, left = "", room - len(_CUT.encode())
@@ -106,14 +106,14 @@ def summary(result: SessionResult, room: int = SUMMARY) -> str:
 
 
 def _blocks(result: SessionResult) -> Iterator[str]:
-    """Pieces that make sense without those that follow."""
+    """Blocks, each readable without those that follow."""
     findings = result.findings
     yield f"## ftcheck: {_headline(result)}\n"
     if findings:
         rows = [[f.verdict.status, _case(f.case), _code(f.verdict.check), _text(_finding(f, result))] for f in findings]
         yield from _table(("status", "test", "check", "finding"), rows)
     if result.broken:
-        yield f"\n{plural(len(result.broken), 'test')} failed for another reason:\n"
+        yield f"\n{plural(len(result.broken), 'test')} failed without a failed check:\n"
         rows = [[c.outcome, _case(c), _text(c.reason)] for c in result.broken]
         yield from _table(("outcome", "test", "reason"), rows)
     if runs := _runs(result):
@@ -128,15 +128,15 @@ def _blocks(result: SessionResult) -> Iterator[str]:
 
 
 def _runs(result: SessionResult) -> list[list[str]]:
-    """A row for each run; one that several tests judged is told once."""
-    judging: dict[str, tuple[RunMetrics, list[CaseResult]]] = {}
+    """A row for each run; a run that several tests judged has one row."""
+    cases_of: dict[str, tuple[RunMetrics, list[CaseResult]]] = {}
     for case in result.tests:
         for run in case.runs:
-            # trained by each of xdist's workers it is still the same run, only the clock differs
+            # trained by several xdist workers it is the same run; only times differ
             same = repr(sorted((name, value) for name, value in run.metrics.items() if name not in CLOCK))
-            judging.setdefault(same, (run, []))[1].append(case)
+            cases_of.setdefault(same, (run, []))[1].append(case)
     rows = []
-    for run, cases in judging.values():
+    for run, cases in cases_of.values():
         numbers = run.metrics
         metrics = [
             n[len("metric.") : -len(".final")] for n in numbers if n.startswith("metric.") and n.endswith(".final")
@@ -161,16 +161,16 @@ def _headline(result: SessionResult) -> str:
     interrupted = ", interrupted" if result.exit_status == 2 else ""
     if not judged:
         broken = f"; {plural(len(result.broken), 'test')} failed" if result.broken else ""
-        return f"nothing was judged{broken}{interrupted}"
-    told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    return f"{plural(judged, 'verdict')} in {plural(len(result.tests), 'test')}: {told}{interrupted}"
+        return f"no check was run{broken}{interrupted}"
+    counted = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    return f"{plural(judged, 'verdict')} in {plural(len(result.tests), 'test')}: {counted}{interrupted}"
 
 
 def _finding(finding: Finding, result: SessionResult) -> str:
-    told = finding.verdict.summary
+    text = finding.verdict.summary
     if finding.level == "warning":
-        return f"(let through: --ftcheck-fail-on={result.fail_on}) {told}"
-    return f"{told}{'' if told.endswith('.') else '.'} Do: {finding.verdict.remedy}" if finding.verdict.remedy else told
+        return f"(tolerated: --ftcheck-fail-on={result.fail_on}) {text}"
+    return f"{text}{'' if text.endswith('.') else '.'} Do: {finding.verdict.remedy}" if finding.verdict.remedy else text
 
 
 def _span(metrics: dict[str, float], name: str) -> str:
@@ -199,14 +199,14 @@ def _code(text: str) -> str:
     return f"<code>{_text(text, NAME)}</code>"
 
 
-#: What Markdown or HTML could take for its own, anywhere in a line; an underscore within a word is none.
+#: Characters with a meaning in Markdown or HTML, anywhere in a line; an underscore within a word has none.
 _OWN = re.compile(r"[&<>|`*\[\]\\~#@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def _text(text: str, width: int = 600) -> str:
-    """Somebody else's text for a cell of a table: one line that shows as it is written."""
+    """Foreign text for a table cell: one line, shown as it is written."""
     text = _OWN.sub(lambda m: f"&#{ord(m[0])};", one_line(text, width))
-    return re.sub(r"(?i)\b(https?|ftp|www)(?=[:.])", r"\1<!-- -->", text)  # no links that nobody meant
+    return re.sub(r"(?i)\b(https?|ftp|www)(?=[:.])", r"\1<!-- -->", text)  # no unintended links
 
 
 def _fenced(message: str) -> str:

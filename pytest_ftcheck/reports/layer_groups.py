@@ -1,4 +1,4 @@
-"""Which tensors belong together, and what is remarkable about one: what tables and pictures are folded by."""
+"""Groups of tensors, and the peculiarities of one: for the rows of tables and charts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def modules(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
 
 
 def bunched(groups: Mapping[str, Sequence[Tensor]], most: int) -> dict[str, list[Tensor]]:
-    """Neighbours together, until there are ``most`` groups; as even as can be.
+    """Neighbours merged until there are ``most`` groups, as even as possible.
 
     >>> list(bunched({"layer.0": [], "layer.1": [], "layer.2": [], "layer.3": []}, 2))
     ['layer.0 to layer.1', 'layer.2 to layer.3']
@@ -76,12 +76,12 @@ def bunched(groups: Mapping[str, Sequence[Tensor]], most: int) -> dict[str, list
 
 
 def labelled(groups: Mapping[str, Sequence[Tensor]]) -> dict[str, Sequence[Tensor]]:
-    """The same groups under names as a picture shows them (`labels`)."""
+    """The same groups under the names that charts show (`labels`)."""
     return dict(zip(labels(list(groups)), groups.values(), strict=True))
 
 
 def labels(names: Sequence[str], width: int = 40) -> list[str]:
-    """Names as a picture shows them: without the modules that all of them share, no two alike, ``width`` characters at most.
+    """Names for charts: distinct, without the modules that all share, at most ``width`` characters.
 
     >>> labels(["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"])
     ['embeddings', 'encoder.layer.0', 'encoder.layer.1']
@@ -109,7 +109,7 @@ def labels(names: Sequence[str], width: int = 40) -> list[str]:
 
 
 def kinds(t: Tensor) -> Iterable[str]:
-    """What is out of the ordinary about a tensor, in words that can be counted.
+    """The peculiarities of a tensor, in words that can be counted.
 
     >>> from pytest_ftcheck import example_trace
     >>> list(kinds(example_trace().tensors[0]))

@@ -1,6 +1,7 @@
-"""What a notebook shows of a trace, a verdict and a diagnosis: plain HTML, one element, no script, nothing fetched.
+"""A trace, a verdict and a diagnosis in a notebook: plain HTML, one element, no script, no request.
 
-Colours of text and ground are the notebook's own, light or dark; what we colour has a ground of its own. Every name is escaped, and cut.
+Text and background have the notebook's own colours, light or dark; our coloured text has its own background. Names are escaped and
+shortened.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..core.trace import Trace
     from ..core.verdict import Verdict
 
-#: White on each of them has a contrast of 4.5 or more.
+#: Background colours; white text has a contrast of at least 4.5 on each.
 GROUNDS = {
     "pass": "#1b7837",
     "healthy": "#1b7837",
@@ -31,7 +32,7 @@ GROUNDS = {
     "advice": "#2b6cb0",
     "skipped": "#5f6368",
 }
-#: Curves that are shown beside the learning rates, by kind.
+#: Curves that are shown besides the learning rates, by kind.
 CURVES = {
     "train": "training loss",
     "probe": "probe loss, dropout off",
@@ -40,7 +41,7 @@ CURVES = {
 }
 #: Characters of a name, and of a sentence.
 NAME, SENTENCE = 60, 600
-#: Points of a curve: there are as many pixels.
+#: Points, width and height of a curve in pixels.
 POINTS, WIDTH, HEIGHT = 200, 200, 36
 #: Layers shown as bars.
 LAYERS = 12
@@ -49,7 +50,7 @@ _CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:baseline;border:0
 
 
 def of_trace(trace: Trace) -> str:
-    """A trace: its curves in small, what each layer used of its LR budget, the founding question's answer, and the table to unfold.
+    """A trace: small curves, the share of its LR budget that each layer used, `explain_weight_motion`, and the table, folded.
 
     >>> from pytest_ftcheck import example_trace
     >>> "<script" in of_trace(example_trace())
@@ -63,8 +64,8 @@ def of_trace(trace: Trace) -> str:
     if trace.probe is not None and trace.probe.prior_entropy is not None:
         rows.append(("loss of the class prior", number(trace.probe.prior_entropy), ""))
     for metric in trace.metrics:
-        beside = f"; knowing nothing: {number(metric.baseline)}" if metric.baseline is not None else ""
-        rows.append((metric.name, f"{number(metric.first)} -> {number(metric.last)}{beside}", ""))
+        baseline = f"; majority baseline {number(metric.baseline)}" if metric.baseline is not None else ""
+        rows.append((metric.name, f"{number(metric.first)} -> {number(metric.last)}{baseline}", ""))
     bars = chart_data.motion(trace, LAYERS)
     body = [
         _headline("", "", repr(trace).strip("<>")),
@@ -75,14 +76,14 @@ def of_trace(trace: Trace) -> str:
         body.append(_table(_bar(layer) for layer in bars.layers))
     if trace.tensors:
         body.append("<div style='margin-top:8px'><b>Should the weights move more?</b></div>")
-        told = chart_data.weights(trace).explanation
-        body.append(_table((f"<i>{_escaped(label)}</i>", _escaped(text, SENTENCE)) for label, text in told))
-    body.append(_folded("all of it, as a table", describe(trace, unicode=True)))
+        lines = chart_data.weights(trace).explanation
+        body.append(_table((f"<i>{_escaped(label)}</i>", _escaped(text, SENTENCE)) for label, text in lines))
+    body.append(_folded("the whole trace as a table", describe(trace, unicode=True)))
     return _whole(body)
 
 
 def of_verdict(verdict: Verdict) -> str:
-    """A verdict: its headline, and the whole message beneath, unfolded where something is amiss.
+    """A verdict: its headline, and the whole message, unfolded where it failed or was inconclusive.
 
     >>> from pytest_ftcheck import Verdict
     >>> "weights_move" in of_verdict(Verdict("weights_move", "pass", "4 of 4 tensors moved."))
@@ -96,7 +97,7 @@ def of_verdict(verdict: Verdict) -> str:
 
 
 def of_diagnosis(diagnosis: Diagnosis) -> str:
-    """A diagnosis: its causes with what to do, then every verdict.
+    """A diagnosis: its causes with their remedies, then every verdict.
 
     >>> from pytest_ftcheck import diagnose, example_trace
     >>> "healthy" in of_diagnosis(diagnose(example_trace()))
@@ -106,15 +107,15 @@ def of_diagnosis(diagnosis: Diagnosis) -> str:
     if diagnosis.causes:
         items = []
         for cause in diagnosis.causes:
-            told = [f"<b>{_escaped(cause.title, SENTENCE)}</b> ({_escaped(cause.confidence)})"]
-            told += [
+            lines = [f"<b>{_escaped(cause.title, SENTENCE)}</b> ({_escaped(cause.confidence)})"]
+            lines += [
                 f"{_escaped(check)}: {_escaped(line, SENTENCE)}"
                 for check, line in zip(cause.checks, cause.evidence, strict=False)
             ][:1]
-            told += [f"why: {_escaped(cause.why, SENTENCE)}"] if cause.why else []
-            told += [f"do: <b>{_escaped(cause.remedy, SENTENCE)}</b>"] if cause.remedy else []
-            told += [f"explains: {_escaped(', '.join(cause.checks[1:]), SENTENCE)}"] if cause.checks[1:] else []
-            items.append(f"<li style='margin:4px 0'>{'<br>'.join(told)}</li>")
+            lines += [f"cause: {_escaped(cause.why, SENTENCE)}"] if cause.why else []
+            lines += [f"do: <b>{_escaped(cause.remedy, SENTENCE)}</b>"] if cause.remedy else []
+            lines += [f"explains: {_escaped(', '.join(cause.checks[1:]), SENTENCE)}"] if cause.checks[1:] else []
+            items.append(f"<li style='margin:4px 0'>{'<br>'.join(lines)}</li>")
         body.append(f"<ol style='margin:6px 0 6px 20px;padding:0'>{''.join(items)}</ol>")
     rows = _table((_chip(v.status), _escaped(v.check), _escaped(v.headline, SENTENCE)) for v in diagnosis.verdicts)
     body.append(_details(plural(len(diagnosis.verdicts), "verdict"), rows))
@@ -152,18 +153,18 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 def _bar(layer: chart_data.Layer) -> tuple[str, str, str]:
     used = layer.used if layer.used is not None and math.isfinite(layer.used) else 0.0
-    # the whole width is the whole budget; of more, the number tells
+    # the full width is the whole budget; a larger share has its number
     width = max(0.0, min(1.0, used)) * WIDTH
     ground = "#d55e00" if layer.part == "head" else "#0072b2"
     frame = f"width:{WIDTH}px;height:10px;border:1px solid rgba(127,127,127,.5);box-sizing:border-box"
     drawn = f"<div style='{frame}'><div style='width:{width:.0f}px;height:8px;background:{ground};max-width:100%'></div></div>"
-    told = percent(layer.used) if layer.used is not None else ""
+    share = percent(layer.used) if layer.used is not None else ""
     state = f"<b>{_escaped(layer.state)}</b>" if layer.state else ""
-    return _escaped(layer.name), drawn, ": ".join(filter(None, (told, state)))
+    return _escaped(layer.name), drawn, ": ".join(filter(None, (share, state)))
 
 
 def _spark(curve: chart_data.Series, label: str) -> str:
-    """A curve as a small picture, in the colour of the text; gaps where nothing finite is."""
+    """A curve as a small image in the text's colour; gaps where it is not finite."""
     pieces = polylines(curve, WIDTH, HEIGHT, most=POINTS)
     if not pieces:
         return ""
@@ -178,8 +179,8 @@ def _ends(curve: chart_data.Series) -> str:
     known = [y for y in curve.y if y is not None]
     if not known:
         return "-"
-    lost = sum(not math.isfinite(y) for y in known)
-    return f"{number(known[0])} -> {number(known[-1])}" + (f", {lost:,} not finite" if lost else "")
+    nonfinite = sum(not math.isfinite(y) for y in known)
+    return f"{number(known[0])} -> {number(known[-1])}" + (f", {nonfinite:,} not finite" if nonfinite else "")
 
 
 def _folded(title: str, text: str, *, unfolded: bool = False) -> str:
@@ -192,5 +193,5 @@ def _details(title: str, inside: str, *, unfolded: bool = False) -> str:
 
 
 def _escaped(text: str, width: int = NAME) -> str:
-    """Somebody else's text: one line, control characters spelled out, cut; it cannot end an element or an attribute."""
+    """Foreign text as one line: control characters spelled out, shortened; it cannot end an element or an attribute."""
     return html.escape(one_line(text, width), quote=True)

@@ -1,7 +1,7 @@
-"""A trace as a matplotlib figure; what is drawn comes from `series`.
+"""A trace as a matplotlib figure, drawn from `chart_data`.
 
-Colours are those of Okabe and Ito, which colour-blind eyes tell apart; every curve differs in its line or marker, too, and every bar
-says its number, so that a print in grey tells the same.
+Colours are those of Okabe and Ito, safe for colour-blind readers. Curves also differ in line or marker, and every bar has its number, so
+that a grey print shows the same.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ STYLES: dict[str, tuple[str, Any, float, str]] = {
 }
 #: Lines of the base's blocks, which share a scale of colours by depth.
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (6, 2)), (0, (1, 1)), (0, (3, 3)))
-#: Learning rates that are named: the strip they are drawn in is low.
+#: Learning rates with a legend; the strip is low.
 RATES = 4
-#: A loss that spans more than this many times its least is drawn on a logarithmic axis.
+#: A loss that spans more than this factor has a logarithmic axis.
 SPAN = 1000
 
 
 def draw(trace: Trace, which: str | Sequence[str] | None = None, *, tensor: str | None = None) -> Figure:
     """The figure of a trace; see :meth:`pytest_ftcheck.Trace.plot`.
 
-    Only objects of the figure are made: pyplot, its current figure and its backend are not touched.
+    pyplot, its current figure and its backend are not touched.
 
     >>> from pytest_ftcheck import example_trace
     >>> [ax.get_title(loc="left") for ax in draw(example_trace(), ["loss", "gradients"]).axes]
@@ -59,7 +59,7 @@ def draw(trace: Trace, which: str | Sequence[str] | None = None, *, tensor: str 
     """
     panels = _panels(which)
     if tensor is not None:
-        trace.tensor(tensor)  # an unknown name is told before anything is drawn
+        trace.tensor(tensor)  # raises for an unknown name before anything is drawn
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -69,7 +69,7 @@ def draw(trace: Trace, which: str | Sequence[str] | None = None, *, tensor: str 
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     grid = figure.add_gridspec(len(rows), 6)
     for r, row in enumerate(rows):
-        # two pictures stand under `weights`
+        # `weights` has two charts
         middle = 6 if len(row) == 1 else 4 if row[0] == "weights" else 2 if row[1] == "weights" else 3
         places = (grid[r, :middle],) if len(row) == 1 else (grid[r, :middle], grid[r, middle:])
         for name, place in zip(row, places, strict=True):
@@ -77,8 +77,8 @@ def draw(trace: Trace, which: str | Sequence[str] | None = None, *, tensor: str 
                 _weights(figure, place, trace, tensor)
             else:
                 _PANELS[name](figure, place, trace)
-    figure.suptitle(_told(_title(trace), 150), fontsize=11, parse_math=False)
-    # IPython draws figures by itself only after pyplot was imported, which we do not do
+    figure.suptitle(_drawable(_title(trace), 150), fontsize=11, parse_math=False)
+    # IPython displays figures only once pyplot was imported, which this module does not do
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     return figure
 
@@ -145,11 +145,11 @@ def _motion(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
         if layer.tensors > 1 and ends[0] < ends[1]:
             ax.plot(ends, [k, k], color=GREY, linewidth=1.2, marker="|", markersize=6, gid="range")
         if layer.used is not None and not layer.state:
-            told = percent(layer.used)
+            label = percent(layer.used)
         else:
-            told = f"{percent(layer.used)}: {layer.state}" if layer.used is not None else layer.state or "no budget"
+            label = f"{percent(layer.used)}: {layer.state}" if layer.used is not None else layer.state or "no budget"
         ax.annotate(
-            _told(told, 48),
+            _drawable(label, 48),
             (max(value, ends[1]), k),
             xytext=(5, 0),
             textcoords="offset points",
@@ -157,7 +157,7 @@ def _motion(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
             fontsize=8,
             fontweight="bold" if layer.state else "normal",
             parse_math=False,
-            gid="told",
+            gid="label",
         )
     most = max(
         [*shown, *(v for layer in bars.layers if (v := layer.high) is not None and math.isfinite(v) and v < FAR)]
@@ -178,7 +178,7 @@ def _motion(figure: Figure, place: SubplotSpec, trace: Trace) -> None:
         )
     ax.set_ylim(-0.6, len(bars.layers) - 0.1)
     ax.set_yticks(
-        range(len(bars.layers)), [_told(layer.name, 32) for layer in bars.layers], fontsize=8, parse_math=False
+        range(len(bars.layers)), [_drawable(layer.name, 32) for layer in bars.layers], fontsize=8, parse_math=False
     )
     from matplotlib.ticker import PercentFormatter
 
@@ -206,7 +206,7 @@ def _weights(figure: Figure, place: SubplotSpec, trace: Trace, tensor: str | Non
         ax.set_ylabel("density")
         ax.legend(fontsize=8, frameon=False, loc="upper right")
     ax = figure.add_subplot(inner[1])
-    _lines(ax, found.displacement, title="How far its elements came")
+    _lines(ax, found.displacement, title="Displacement of its elements")
     ax.set_xlabel("optimizer step")
 
 
@@ -217,7 +217,7 @@ _PANELS: dict[str, Callable[[Figure, SubplotSpec, Trace], None]] = {
 }
 
 
-# ------------------------------------------------------------------ the parts of one
+# ------------------------------------------------------------------ parts of a panel
 def _lines(ax: Axes, lines: Lines, *, log: bool | None = None, legend: bool = True, title: str = "") -> None:
     _titled(ax, title or lines.title, lines.note)
     if lines.missing and not lines.series:
@@ -242,7 +242,7 @@ def _lines(ax: Axes, lines: Lines, *, log: bool | None = None, legend: bool = Tr
             markersize=3.5,
             gid=curve.kind,
         )
-        handles.append((drawn, _told(curve.name, 40)))
+        handles.append((drawn, _drawable(curve.name, 40)))
         lost = [x for x, y in zip(curve.x, curve.y, strict=True) if y is not None and not abs(y) < FAR]
         if lost:
             (marks,) = ax.plot(
@@ -254,21 +254,21 @@ def _lines(ax: Axes, lines: Lines, *, log: bool | None = None, legend: bool = Tr
                 transform=ax.get_xaxis_transform(),
                 gid="nonfinite",
             )
-            handles.append((marks, f"not finite: {_told(curve.name, 28)}"))
+            handles.append((marks, f"not finite: {_drawable(curve.name, 28)}"))
     positive = any(0 < y < FAR for s in lines.series for _, y in s.finite)
     if log and positive:
         ax.set_yscale("log")
     ax.set_ylabel(lines.y, fontsize=9)
     if legend and handles:
-        made = ax.legend(
+        drawn_legend = ax.legend(
             [h for h, _ in handles],
-            # matplotlib leaves out what begins with an underscore
+            # matplotlib omits names that begin with an underscore
             [" " + name if name.startswith("_") else name for _, name in handles],
             fontsize=8,
             frameon=False,
         )
-        made.set_in_layout(False)  # it lies inside the axes
-        for text in made.get_texts():
+        drawn_legend.set_in_layout(False)  # it is inside the axes
+        for text in drawn_legend.get_texts():
             text.set_parse_math(False)
     if lines.missing:
         ax.text(0.5, 0.02, lines.missing, transform=ax.transAxes, ha="center", va="bottom", fontsize=8, color=GREY)
@@ -281,7 +281,7 @@ def _style(curve: Series, base: Sequence[Series], index: int) -> tuple[Any, Any,
     from matplotlib import colormaps
 
     k = next(i for i, s in enumerate(base) if s is curve)
-    # the ends of the scale are too dark and too pale to be told from the axes
+    # the ends of the scale are too dark and too pale to stand out from the axes
     return colormaps["viridis"](0.1 + 0.7 * k / max(1, len(base) - 1)), DASHES[k % len(DASHES)], 1.3, ""
 
 
@@ -295,13 +295,13 @@ def _spans(lines: Lines) -> bool:
 
 
 def _titled(ax: Axes, title: str, note: str) -> None:
-    lines = textwrap.wrap(_told(note, 110), 58)[:2]
+    lines = textwrap.wrap(_drawable(note, 110), 58)[:2]
     ax.set_title(
-        _told(title, 40), loc="left", fontweight="bold", fontsize=10, pad=6 + 10 * len(lines), parse_math=False
+        _drawable(title, 40), loc="left", fontweight="bold", fontsize=10, pad=6 + 10 * len(lines), parse_math=False
     )
     ax.spines[["top", "right"]].set_visible(False)
     if lines:
-        said = ax.annotate(
+        annotation = ax.annotate(
             "\n".join(lines),
             (0.0, 1.0),
             xycoords="axes fraction",
@@ -312,14 +312,14 @@ def _titled(ax: Axes, title: str, note: str) -> None:
             parse_math=False,
             gid="note",
         )
-        said.set_in_layout(False)  # words do not push panels aside
+        annotation.set_in_layout(False)  # text must not shrink the panels
 
 
-def _empty(ax: Axes, why: str) -> None:
+def _empty(ax: Axes, reason: str) -> None:
     ax.text(
         0.5,
         0.5,
-        _told(why, 60),
+        _drawable(reason, 60),
         transform=ax.transAxes,
         ha="center",
         va="center",
@@ -331,8 +331,8 @@ def _empty(ax: Axes, why: str) -> None:
     ax.set_yticks([])
 
 
-def _told(text: str, width: int) -> str:
-    """A name that the font can draw: matplotlib warns of every other character."""
+def _drawable(text: str, width: int) -> str:
+    """Text that the font can draw: matplotlib warns of every other character."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
@@ -340,6 +340,6 @@ def _told(text: str, width: int) -> str:
 
 
 def _png(figure: Figure) -> bytes:
-    made = io.BytesIO()
-    figure.savefig(made, format="png", dpi=100)
-    return made.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=100)
+    return image.getvalue()

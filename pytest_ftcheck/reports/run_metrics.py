@@ -1,4 +1,4 @@
-"""A run in a few numbers, by name: what reports carry, JUnit shows and ``ftcheck compare`` lays side by side."""
+"""A run in a few numbers, by name: for reports, JUnit properties and ``ftcheck compare``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .weight_motion import explain_weight_motion
 if TYPE_CHECKING:
     from ..core.trace import Trace
 
-#: Figures that are another each time.
+#: Metrics that differ each time.
 CLOCK = ("seconds", "seconds.step")
 
 
 def run_metrics(trace: Trace) -> dict[str, float]:
-    """The numbers that say most about a run; what it did not measure is left out.
+    """The most informative numbers of a run; those that it did not measure are left out.
 
     ``steps``; ``seconds`` (whole call) and ``seconds.step`` (training alone, a step); ``loss.initial`` and ``loss.final`` (training
     loss, nats for cross-entropies); ``probe.initial`` and ``probe.final`` (fixed rows, dropout off); ``metric.NAME.initial``,
@@ -32,7 +32,7 @@ def run_metrics(trace: Trace) -> dict[str, float]:
     >>> numbers["loss.initial"], numbers["loss.final"], numbers["motion.head"]
     (0.7, 0.32, 0.25)
     """
-    from statistics import median  # it takes longer to import than all of the plugin
+    from statistics import median  # slow to import
 
     found: dict[str, float] = {"steps": float(len(trace.steps)), "seconds": trace.seconds}
     if trace.steps and trace.training_seconds > 0:
@@ -62,7 +62,7 @@ def run_metrics(trace: Trace) -> dict[str, float]:
 
 
 def head_stands_still(trace: Trace) -> bool:
-    """Whether there is a head, and nothing of it moved.
+    """Whether there is a head of which nothing moved.
 
     >>> from pytest_ftcheck import example_trace
     >>> head_stands_still(example_trace())
@@ -73,7 +73,7 @@ def head_stands_still(trace: Trace) -> bool:
 
 
 def _largest(values: Iterable[float]) -> float:
-    """A NaN counts as the largest, so that it is seen."""
+    """A NaN counts as the largest, so that it is shown."""
     return max(values, key=lambda v: math.inf if math.isnan(v) else v)
 
 

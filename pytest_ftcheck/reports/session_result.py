@@ -1,6 +1,6 @@
-"""What a test session concluded: the one noun that every report is written from, as plain data.
+"""What a test session concluded, as plain data: every report is written from it.
 
-The plugin fills a `SessionResult` from what the tests' reports carry; ``--ftcheck-json`` writes it, ``ftcheck compare`` reads it.
+The plugin fills a `SessionResult` from the tests' reports; ``--ftcheck-json`` writes it, ``ftcheck compare`` reads it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..core.serialization import decode, encode
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 2
-#: Tells the file from a trace's.
+#: Distinguishes the file from that of a trace.
 KIND = "ftcheck-session"
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-#: Statuses from the worst to the plainest.
+#: Statuses, the worst first.
 WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
 
 
@@ -46,7 +46,7 @@ class ReportedVerdict:
     headline: str
     #: The headline; of a check that was called repeatedly, after how often it gave which status.
     summary: str
-    #: The whole message; empty where nothing is amiss.
+    #: The whole message; empty where the check neither failed nor was inconclusive.
     message: str
     fault: str
     limit: str
@@ -54,7 +54,7 @@ class ReportedVerdict:
     remedy: str
     #: How far the decisive number is from its limit (above 0: on the good side); None: no single number decides.
     margin: float | None
-    #: Verdicts by status, repeats counted.
+    #: Verdicts by status, repeated ones counted.
     counts: dict[str, int]
     #: Whether the assertion raised.
     blocking: bool
@@ -103,7 +103,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a reviewer should see."""
+    """One verdict that a reviewer should see."""
 
     #: ``error``: it made a test fail; ``warning``: tolerated, though inconclusive; ``note``: advice.
     level: Level
@@ -119,14 +119,14 @@ class Finding:
 
     @property
     def fingerprint(self) -> str:
-        """The same as long as test and check have the same names, whatever the numbers and lines: 32 hexadecimal digits."""
+        """Depends on the names of test and check only, not on numbers and lines: 32 hexadecimal digits."""
         named = (self.verdict.check, self.case.nodeid, self.case.worker, self.verdict.when)
         return hashlib.sha256("\0".join(named).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class SessionResult:
-    """All tests of a session that judged a fine-tune, or should have.
+    """All tests of a session that judged a fine-tune, or failed before they could.
 
     >>> SessionResult.from_json(SessionResult().to_json()) == SessionResult()
     True
@@ -148,7 +148,7 @@ class SessionResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Verdicts by status, repeats counted, the worst status first.
+        """Verdicts by status, repeated ones counted, the worst status first.
 
         >>> SessionResult().counts
         {}
@@ -162,9 +162,9 @@ class SessionResult:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What a reviewer should see, the worst first, else by node id.
+        """The findings for a reviewer, the worst first, else by node id.
 
-        What a test expected (``pytest.raises``, ``xfail``) is none.
+        Expected failures (``pytest.raises``, ``xfail``) are none.
 
         >>> SessionResult().findings
         ()
@@ -186,11 +186,11 @@ class SessionResult:
 
     @property
     def broken(self) -> tuple[CaseResult, ...]:
-        """Tests that are red, and not because of a verdict: nothing could be judged, or something else was wrong."""
+        """Tests that failed without a failed check: they raised before it, or for another reason."""
         return tuple(case for case in self.tests if case.red and not any(v.blocking for v in case.verdicts))
 
     def to_json(self) -> str:
-        """As JSON, one field a line, in an order that depends on nothing but the tests' names.
+        """As JSON, one field a line, sorted by the tests' names.
 
         NaN and infinities are strings; every character is ASCII.
         """
@@ -198,7 +198,7 @@ class SessionResult:
 
     @classmethod
     def from_json(cls, text: str) -> SessionResult:
-        """The inverse of :meth:`to_json`. ``ValueError`` says what does not fit, and where."""
+        """The inverse of :meth:`to_json`. ``ValueError`` names the field that does not fit."""
         try:
             raw = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:

@@ -22,11 +22,11 @@ WIDTH = 80
 #: Columns of a label, and of a sparkline.
 LABEL = 13
 SPARK = 14
-#: Head tensors shown one by one; a head of more is folded into blocks, as the base is.
+#: Head tensors shown one by one; a larger head is shown by block, as the base is.
 HEAD_ROWS = 16
 #: Blocks shown; of more, the first and the last.
 BLOCKS = 40
-#: Characters of a remark of the user's or of an exception that are shown.
+#: Characters shown of a note or an exception.
 LONGEST = 600
 
 #: A table's column: the header's two rows, and whether the cells stand to the right.
@@ -109,14 +109,14 @@ Row = tuple[str, str, str, str, str]
 
 
 def _course(trace: Trace) -> list[str]:
-    """What went on over the steps: losses, learning rates, metrics; one aligned row each."""
+    """Losses, learning rates and metrics over the steps; one aligned row each."""
     losses = trace.losses
-    odd = sum(not math.isfinite(v) for v in losses)
-    remark = plural(len(losses), "iteration") + (f", {odd:,} not finite" if odd else "")
-    rows: list[Row] = [("training loss", _span(losses), sparkline(losses), remark if losses else "never told", "")]
+    nonfinite = sum(not math.isfinite(v) for v in losses)
+    remark = plural(len(losses), "iteration") + (f", {nonfinite:,} not finite" if nonfinite else "")
+    rows: list[Row] = [("training loss", _span(losses), sparkline(losses), remark if losses else "not reported", "")]
     rows += _probe(trace.probe) if trace.probe is not None else ()
     rows += _rates(trace)
-    knows = "mean alone" if trace.reading.task == "regression" else "majority class"
+    baseline = "mean alone" if trace.reading.task == "regression" else "majority class"
     for metric in trace.metrics:
         source = metric.source if metric.source.endswith(" rows") else f"rows ({metric.source})"
         remarks = [f"{metric.rows:,} {source}" if metric.rows else metric.source]
@@ -124,11 +124,11 @@ def _course(trace: Trace) -> list[str]:
             remarks.append(f"p {metric.p_value:.2g}")
         if len(metric.predicted) > 1 and sum(n > 0 for n in metric.predicted) == 1:
             remarks.append("all predicted as one class")
-        beside = f"{knows} {number(metric.baseline)}" if metric.baseline is not None else ""
+        beside = f"{baseline} {number(metric.baseline)}" if metric.baseline is not None else ""
         rows.append((metric.name, _span((metric.first, metric.last)), "", beside, ", ".join(remarks)))
 
     label = min(LABEL + 3, max(LABEL, *(len(r[0]) for r in rows)))
-    # a row with nothing beside it is one running text
+    # a row without a curve and a remark is running text
     values = max((len(r[1]) for r in rows if r[2] or r[3]), default=0)
     curve = max(len(r[2]) for r in rows)
     lines = [f"  {'':<{label}}  first -> last"]
@@ -286,14 +286,14 @@ def _remarks(trace: Trace) -> list[str]:
     changed = [b for b in trace.buffers if not b.unchanged]
     if changed:
         names = [f"{_name(b.name, 60)}{' (of a frozen module)' if b.frozen else ''}" for b in changed]
-        told = f"buffers changed: {len(changed):,} of {len(trace.buffers):,}: {_names(names, 6)}"
-        lines += _wrap(told, indent="  ", hang="    ")
+        text = f"buffers changed: {len(changed):,} of {len(trace.buffers):,}: {_names(names, 6)}"
+        lines += _wrap(text, indent="  ", hang="    ")
     for note in trace.notes:
         lines += _wrap(f"note: {note}", indent="  ", hang="    ")
     return lines
 
 
-# ------------------------------------------------------------------ what is remarkable
+# ------------------------------------------------------------------ peculiarities
 def _remark(t: Tensor) -> str:
     found = list(kinds(t))
     if t.aliases:
@@ -303,7 +303,7 @@ def _remark(t: Tensor) -> str:
 
 # ------------------------------------------------------------------ drawing
 def sparkline(values: Sequence[float], width: int = SPARK) -> str:
-    """The course of a series in a few characters, ``x`` where it was not finite.
+    """A series in a few characters, ``x`` where it was not finite.
 
     >>> sparkline([3.0, 2.0, 1.0, float("nan")])
     '█▅▁x'
@@ -390,8 +390,8 @@ def _name(name: str, width: int) -> str:
 
 
 def _names(names: Sequence[str], most: int) -> str:
-    told = ", ".join(_name(n, 60) for n in names[:most])
-    return f"{told} and {len(names) - most:,} more" if len(names) > most else told or "none"
+    listed = ", ".join(_name(n, 60) for n in names[:most])
+    return f"{listed} and {len(names) - most:,} more" if len(names) > most else listed or "none"
 
 
 def _span(values: Sequence[float]) -> str:
@@ -407,5 +407,5 @@ def _nan_first(value: float) -> float:
 
 
 def _ends(values: Sequence[float]) -> tuple[Any, Any]:
-    """Smallest and largest; a NaN counts as the largest, so that it is seen."""
+    """Smallest and largest; a NaN counts as the largest, so that it is shown."""
     return (min(values, key=_nan_first), max(values, key=_nan_first)) if values else (None, None)

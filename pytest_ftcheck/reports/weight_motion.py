@@ -1,4 +1,4 @@
-"""The answer to the founding question: ought the weights to have moved more, as their histogram suggests?"""
+"""The founding question: should the weights have moved more, as their histogram suggests?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..core.observations import Tensor
     from ..core.trace import Trace
 
-#: Wasserstein distance, in initial standard deviations, below which the eye sees no change in a histogram.
+#: Wasserstein distance, in initial standard deviations, below which a histogram shows no visible change.
 VISIBLE = 0.05
 #: Displacement (rms, in initial standard deviations) from which on the initial values no longer dominate.
 LARGE = 0.5
@@ -41,7 +41,7 @@ def explain_weight_motion(trace: Trace | Runs, tensor: str | None = None) -> str
         ("Schedule:", _schedule(trace, t)),
         ("Meaning:", _meaning(trace, t)),
     )
-    # names may hold line breaks; this is four lines all the same
+    # names may hold line breaks; there are four lines nevertheless
     return "\n".join(f"{label:<10} {' '.join(text.split())}" for label, text in lines)
 
 
@@ -68,18 +68,18 @@ def _histogram(t: Tensor) -> str:
 
 def _elements(t: Tensor) -> str:
     m = t.motion
-    seen = f"{m.elements:,}" if m.elements >= t.numel else f"{m.elements:,} sampled elements (of {t.numel:,})"
+    elements = f"{m.elements:,}" if m.elements >= t.numel else f"{m.elements:,} sampled elements (of {t.numel:,})"
     relative = f"relative L2 {percent(m.relative)}, " if m.relative is not None else ""
     far = f"{relative}rms {number(m.rms)}, largest {number(m.largest)}"
-    return f"{percent(m.share_changed)} of {seen} moved; displacement: {far}"
+    return f"{percent(m.share_changed)} of {elements} moved; displacement: {far}"
 
 
 def _schedule(trace: Trace, t: Tensor) -> str:
     steps = plural(len(trace.steps), "step")
     if t.group is None:
-        return f"in no parameter group of the optimizer: none of the {steps} was meant to move it."
+        return "in no parameter group of the optimizer: no step could move it."
     if not t.lr_sum > 0:
-        return f"the learning rates of {steps} sum to {number(t.lr_sum)}: nothing was allowed to move."
+        return f"the learning rates of {steps} sum to {number(t.lr_sum)}: nothing could move."
     of_std = f" = {percent(t.lr_sum / t.first.std)} of the initial std" if t.first.std > 0 else ""
     text = f"the learning rates of {steps} sum to {number(t.lr_sum)}{of_std}"
     used = f"{percent(t.budget_used)} (rms, by gradients), {percent(t.motion.largest / t.lr_sum)} (largest)"
@@ -92,7 +92,7 @@ def _schedule(trace: Trace, t: Tensor) -> str:
     )
     if family == "sgd":
         return f"{text}; SGD steps by lr * |gradient|, so the sum is no bound: {measured}."
-    return f"{text}; how far {trace.optimizer.name} steps for a learning rate is not known here: {measured}."
+    return f"{text}; the step size of {trace.optimizer.name} for a learning rate is not known: {measured}."
 
 
 # ------------------------------------------------------------------ what it means
@@ -102,14 +102,14 @@ def _meaning(trace: Trace, t: Tensor) -> str:
     if nonfinite or not all(map(math.isfinite, (m.share_changed, m.rms, m.by_gradient, m.by_decay, std, t.last.std))):
         return (
             f"NaN or infinite values ({t.first.nonfinite:,} before, {t.last.nonfinite:,} after): the numbers "
-            "above say nothing about learning; assert_all_finite finds where they began."
+            "above say nothing about learning; assert_all_finite finds the first ones."
         )
     if t.replaced:
-        return "the layer was replaced during the run: these are the numbers of the tensor it began with."
+        return "the layer was replaced during the run: these numbers are those of the original tensor."
     if not trace.steps:
         return "no optimizer step was taken, so nothing could move."
     if m.share_changed == 0:
-        return _stood(trace, t)
+        return _did_not_move(trace, t)
     if m.between_steps > 0.5 * m.rms:
         return (
             f"it changed mostly outside the optimizer (rms {number(m.between_steps)} between steps): "
@@ -117,23 +117,23 @@ def _meaning(trace: Trace, t: Tensor) -> str:
         )
     never = t.gradients.first_nonzero is None
     if m.by_decay > 0 and (never or m.by_gradient <= DECAY_ONLY * m.by_decay):
-        why = "no gradient but zero reached it" if never else f"gradients account for rms {number(m.by_gradient)}"
+        reason = "its gradient was zero or None" if never else f"gradients account for rms {number(m.by_gradient)}"
         return (
-            f"only weight decay moved it (rms {number(m.by_decay)}; {why}): it shrinks, it does not learn; "
-            "assert_grads_nonzero looks for the cause."
+            f"only weight decay moved it (rms {number(m.by_decay)}; {reason}): it shrinks and does not learn; "
+            "assert_grads_nonzero finds the cause."
         )
     if std == 0:
         value = "zero" if t.first.rms == 0 else number(t.first.mean)
         return (
-            f"every element began at {value}, so there is no std to compare with and any motion shows in the "
+            f"every element started at {value}, so there is no std to compare with and any motion shows in the "
             f"histogram (std now {number(t.last.std)}); {_used(trace, t)[0]}."
         )
     ratio, shift = m.rms / std, m.wasserstein / std
     if ratio >= LARGE:
         gone = ", its initial values are gone" if ratio > 3 else ""
         return (
-            f"it moved a lot: rms {percent(ratio)} of the initial std{gone}; that can be a healthy training "
-            f"from scratch or a learning rate too high. {_learned(trace, False)}."
+            f"it moved a lot: rms {percent(ratio)} of the initial std{gone}; that can be healthy training "
+            f"from scratch or too high a learning rate. {_learned(trace, False)}."
         )
     used, sound = _used(trace, t)
     sound = sound and all(o.motion.share_changed > 0 for o in trace.tensors if o.part == "head" and o.trainable)
@@ -147,35 +147,35 @@ def _meaning(trace: Trace, t: Tensor) -> str:
     )
 
 
-def _stood(trace: Trace, t: Tensor) -> str:
+def _did_not_move(trace: Trace, t: Tensor) -> str:
     if not t.trainable:
         if trace.intent is not None and trace.intent.wants_trained(t.name):
-            return "it is frozen (requires_grad is False) and did not move, though it is meant to learn."
-        return "it is frozen (requires_grad is False) and did not move, as it should."
+            return "it is frozen (requires_grad is False) and did not move, though it is declared to train."
+        return "it is frozen (requires_grad is False) and did not move, as expected."
     if t.unchanged is False:
-        return "no sampled element moved, yet its checksum changed: some other element did, a rare row perhaps."
+        return "no sampled element moved, but its checksum changed: other elements did, perhaps rare rows."
     g = t.gradients
     if t.group is None:
-        why = "the optimizer does not hold it"
+        reason = "the optimizer does not hold it"
     elif not t.lr_sum > 0:
-        why = "its learning rate is zero"
+        reason = "its learning rate is zero"
     elif g.steps and g.none == g.steps:
-        why = "no gradient ever reached it"
+        reason = "no gradient reached it"
     elif g.first_nonzero is None:
-        why = "its gradient was zero at every step"
+        reason = "its gradient was zero at every step"
     elif t.dtype in ("bfloat16", "float16"):
-        why = f"it got gradients, but {t.dtype} may be too coarse for steps this small"
+        reason = f"it got gradients, but {t.dtype} may be too coarse for steps this small"
     else:
-        why = "although it got gradients"
-    return f"it did not move ({why}): no illusion of the histogram; assert_weights_move names the cause."
+        reason = "although it got gradients"
+    return f"it did not move ({reason}): the histogram does not mislead; assert_weights_move finds the cause."
 
 
 def _used(trace: Trace, t: Tensor) -> tuple[str, bool]:
     """Whether the motion is what the schedule leads to, in words and as a truth value."""
     used, m = t.budget_used, t.motion
     if t.dtype in ("bfloat16", "float16") and m.share_changed < 0.5 * m.share_with_gradient:
-        stood = f"{percent(1 - m.share_changed)} of the elements stood still"
-        return f"{stood}: {t.dtype} may be too coarse for steps this small", False
+        unmoved = f"{percent(1 - m.share_changed)} of the elements did not move"
+        return f"{unmoved}: {t.dtype} may be too coarse for steps this small", False
     if trace.optimizer.family != "adam" or used is None:
         return "the elements did move", True
     if used > 1.5:
@@ -183,31 +183,31 @@ def _used(trace: Trace, t: Tensor) -> tuple[str, bool]:
     if used >= LITTLE:
         return f"the elements did move, by {percent(used)} of what the schedule allows", True
     usual = t.role == "embedding"
-    why = (
+    reason = (
         "usual where most rows are never looked up"
         if usual
         else f"healthy dense tensors: {100 * HEALTHY[0]:.0f}-{100 * HEALTHY[1]:.0f} %"
     )
-    return f"the elements moved, but by {percent(used)} of what the schedule allows ({why})", usual
+    return f"the elements moved, but by {percent(used)} of what the schedule allows ({reason})", usual
 
 
 def _learned(trace: Trace, sound: bool) -> str:
-    """Whether the run went well, as far as its losses tell; ``sound``: the motion was as it should be."""
+    """Whether the run learned, by its losses; ``sound``: the motion was as expected."""
     points = [p.loss for p in trace.probe.points] if trace.probe is not None else []
     if len(points) > 1:
         first, last, which = points[0], points[-1], "probe loss"
     elif len(trace.losses) >= 10:
-        # single batches are coin flips; tenths of a run are what there is
+        # single batches are noisy: means over tenths of the run
         k = max(5, len(trace.losses) // 10)
         first, last, which = _mean(trace.losses[:k]), _mean(trace.losses[-k:]), "training loss"
     else:
-        return "Whether it learns, the loss must tell (not measured here)"
+        return "Whether it learns is not measured: there is no loss"
     went = f"{which} {number(first)} -> {number(last)}"
-    # a tenth: what noise rarely does, and what a run that learns soon does
+    # noise rarely lowers the loss by a tenth; a run that learns soon does
     if last < 0.9 * first and first > 0:
-        return f"{'Nothing is broken' if sound else 'The loss fell all the same'}: {went}"
+        return f"{'Nothing is broken' if sound else 'The loss fell nevertheless'}: {went}"
     if last < first:
-        return f"Whether it learns is open: {went}; see assert_loss_decreases"
+        return f"Whether it learns is undecided: {went}; see assert_loss_decreases"
     return f"The loss did not fall ({went}): see assert_loss_decreases"
 
 

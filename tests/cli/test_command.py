@@ -83,7 +83,7 @@ class TestCompareTraces:
     def test_the_same_is_no_worse(self, command, saved):
         status, out, _ = command("compare", saved / "good.json", saved / "good.json")
         assert status == 0
-        assert "1 run with the very same metrics" in out
+        assert "1 run with identical metrics" in out
         assert out.endswith(f"{len(CHECKS)} verdicts compared: none worse, none better\n")
 
     def test_a_verdict_that_got_worse(self, command, saved):
@@ -131,9 +131,9 @@ class TestCompareSessions:
             ("skipped", "inconclusive", "worse"),
             ("fail", "pass", "better"),
             ("inconclusive", "advice", "better"),
-            ("fail", "skipped", "no longer judged"),
-            ("pass", "skipped", "no longer judged"),
-            ("skipped", "pass", "now judged"),
+            ("fail", "skipped", "no longer run"),
+            ("pass", "skipped", "no longer run"),
+            ("skipped", "pass", "now run"),
             ("pass", "advice", "other"),
         ],
     )
@@ -148,12 +148,12 @@ class TestCompareSessions:
 
     def test_tests_that_one_lacks(self):
         found = compare_sessions(session(a=("passed", judged("pass"))), session(b=("passed", judged("pass"))))
-        assert [(c.kind, c.test) for c in found.changes] == [("no longer judged", "a"), ("now judged", "b")]
+        assert [(c.kind, c.test) for c in found.changes] == [("no longer run", "a"), ("now run", "b")]
         assert not found.worse
 
     def test_a_test_that_fails_without_a_verdict_is_worse(self):
         found = compare_sessions(session(a=("passed", judged("pass"))), session(a=("error",)))
-        assert [(c.kind, c.what) for c in found.changes] == [("no longer judged", "weights_move"), ("worse", "test")]
+        assert [(c.kind, c.what) for c in found.changes] == [("no longer run", "weights_move"), ("worse", "test")]
 
     def test_a_new_check_that_fails_is_worse(self):
         found = compare_sessions(session(a=("passed",)), session(a=("failed", judged("fail"))))

@@ -52,13 +52,13 @@ def test_iterations_that_know_of_no_step_are_counted():
 
 def test_what_was_not_measured_is_said():
     empty = example_trace(steps=(), iterations=(), recorded=(), probe=None, tensors=())
-    assert chart_data.loss(empty).missing == "no loss was told"
+    assert chart_data.loss(empty).missing == "no loss was reported"
     assert chart_data.rates(empty).missing == "no optimizer step was taken"
     assert chart_data.gradients(empty).missing == "no optimizer step was taken"
     assert chart_data.motion(empty).missing == "the trace has no tensors"
     assert chart_data.weights(empty).missing == "the trace has no tensors"
     assert chart_data.course(empty).missing
-    assert "not put back" in chart_data.criticality(empty).missing
+    assert "no part was reset" in chart_data.criticality(empty).missing
     unprobed = example_trace(probe=ProbeRows(0, "", (), skipped="the loader is endless"))
     assert chart_data.loss(unprobed).note == "no probe loss: the loader is endless"
 

@@ -52,7 +52,7 @@ def test_all_panels():
         "Gradient norms",
         "Motion against the LR budget",
         "Histogram: classifier.weight",
-        "How far its elements came",
+        "Displacement of its elements",
     ]
 
 

@@ -276,7 +276,7 @@ class TestAnnotations:
         advised = case("c", verdict("advice"), outcome="passed")
         lines = workflow_commands(session(through, advised, case("a", verdict()), fail_on="fail"))
         assert [line.split()[0] for line in lines] == ["::error", "::warning", "::notice"]
-        assert "Let through (--ftcheck-fail-on=fail)" in lines[1]
+        assert "Tolerated (--ftcheck-fail-on=fail)" in lines[1]
 
     @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
     def test_no_name_breaks_out(self, name):
@@ -313,7 +313,7 @@ class TestJobSummary:
         )
         assert text.startswith("## ftcheck: 2 verdicts in 3 tests: 1 fail, 1 pass\n")
         assert "| fail | <code>t.py::test_a</code> | <code>weights_move</code> | 1 of 4 moved. Do: Do it. |" in text
-        assert "1 test failed for another reason:" in text
+        assert "1 test failed without a failed check:" in text
         assert "| failed | <code>t.py::test_b</code> | ValueError: no |" in text
         assert "| <code>t.py::test_a</code> | 20 | 0.700 → 0.300 |  | accuracy 0.500 → 0.900 | 1.00 s |" in text
         assert "```text\nweights_move: fail. 1 of 4 moved.\n  cause: X\n```" in text

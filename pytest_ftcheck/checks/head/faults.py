@@ -286,14 +286,14 @@ LINEAR_AFTER_LINEAR = Fault(
 )
 HEAD_REDUNDANT = Fault(
     "head_redundant",
-    Rank.ADVICE + 10,
+    Rank.ADVICE + 11,
     "a simpler head is as good",
     cause="the base is expressive enough for a linear head",
     remedy="try {code}",
 )
 HEAD_WASTES_FEATURES = Fault(
     "head_wastes_features",
-    Rank.ADVICE + 10,
+    Rank.ADVICE + 12,
     "a linear layer on the same features is better than the head",
     cause="the head is undertrained, or something in it is wrong: a linear layer separates the classes",
     remedy="try {code}",

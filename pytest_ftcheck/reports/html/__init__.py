@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: What the page needs beside the package itself: module -> package.
+#: Packages that the page needs: module -> package.
 NEEDED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 
 

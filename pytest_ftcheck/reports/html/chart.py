@@ -1,4 +1,4 @@
-"""What a chart is: its numbers, the table that says the same, the legend."""
+"""A chart: its data, the same data as a table, the legend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.serialization import encode
 
-#: Pixels of the charts whose height does not depend on the numbers, axes included (see `drawing`).
+#: Pixels of the charts whose height does not depend on the numbers, axes included (see `vega_specs`).
 HEIGHTS = {"loss": 331, "lines": 237, "log": 257, "histogram": 237, "time": 237, "metric": 82}
 
 
@@ -25,7 +25,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table that says the same as the chart."""
+    """One column of the chart's table."""
 
     field: str
     title: str
@@ -41,23 +41,23 @@ class Chart:
 
     id: str
     title: str
-    #: Which specification draws it.
+    #: The specification that draws it.
     kind: str
-    #: What is to be seen, in one sentence with numbers: for those who do not see it.
+    #: The chart in one sentence with numbers, for screen readers.
     description: str = ""
-    #: Dataset -> blocks of rows; a block has what its rows have in common, and the columns in which they differ.
+    #: Dataset -> blocks of rows; a block has the values that its rows share, and the columns in which they differ.
     data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    #: The table beside it. For curves (``pivot``) one column a curve.
+    #: Columns of its table. For curves (``pivot``) one column a curve.
     columns: tuple[Column, ...] = ()
     pivot: bool = False
     legend: tuple[Key, ...] = ()
-    #: A remark under it, and the sentence that stands in its place where there is nothing to draw.
+    #: A remark below it, and the sentence that replaces it where there is nothing to draw.
     note: str = ""
     missing: str = ""
 
     @property
     def height(self) -> int:
-        """Pixels that it will take, about: kept free, so that nothing jumps when it is drawn."""
+        """Approximate height in pixels, reserved so that nothing jumps when it is drawn."""
         if self.kind in HEIGHTS:
             return HEIGHTS[self.kind]
         (bars,) = self.data.get("bars", [{"columns": {"": []}}])

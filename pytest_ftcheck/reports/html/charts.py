@@ -1,7 +1,4 @@
-"""A trace as charts: the numbers, the table that says the same, the legend. Plain data; `drawing` says how each kind is drawn.
-
-What the trace lacks is said in a sentence.
-"""
+"""A trace as charts: data, table and legend, as plain data; `vega_specs` draws each kind. A missing chart has a sentence instead."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ if TYPE_CHECKING:
     from ...core.trace import Trace
     from ..chart_data import Lines, Series
 
-#: Points of one curve: more than a chart has columns of pixels for would only make the page large.
+#: Points of one curve: a chart has no more columns of pixels.
 LOSS_POINTS = 400
 TENSOR_POINTS = 150
 #: Histograms of one tensor in the picture over time.
 HISTOGRAMS = 24
-#: Curves of the base get these strokes in turn, so that they can be told apart without colour.
+#: Curves of the base get these strokes in turn, so that they can be distinguished without colour.
 DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (8, 3, 2, 3))
 #: Kind of curve -> colour (a variable of the page's style), width, dash.
 STYLES: dict[str, tuple[str, float, tuple[int, ...]]] = {
@@ -50,7 +47,7 @@ def charts(trace: Trace) -> dict[str, Chart]:
     >>> list(charts(example_trace()))
     ['loss', 'motion', 'gradients', 'histogram', 'time', 'displacement', 'rewound', 'metric-0']
     """
-    made = [
+    found = [
         _loss(trace),
         _motion(trace),
         _lines("gradients", chart_data.gradients(trace), TENSOR_POINTS),
@@ -58,7 +55,7 @@ def charts(trace: Trace) -> dict[str, Chart]:
         _rewound(trace),
         *(_metric(i, metric) for i, metric in enumerate(trace.metrics)),
     ]
-    return {chart.id: chart for chart in made}
+    return {chart.id: chart for chart in found}
 
 
 # ------------------------------------------------------------------ curves
@@ -102,7 +99,7 @@ def _lines(name: str, lines: Lines, most: int) -> Chart:
                     "ink": ink,
                     "wide": wide,
                     "dash": list(dash),
-                    # single points that no line leads to would not be seen
+                    # a single point without a line would be invisible
                     "dots": len(thin.x) <= 24 and curve.kind not in ("prior", "std", "budget", "lr"),
                 },
                 "columns": {"x": list(thin.x), "y": list(thin.y)},
@@ -114,13 +111,13 @@ def _lines(name: str, lines: Lines, most: int) -> Chart:
         id=name,
         title=lines.title,
         kind="log" if lines.log else "lines",
-        description=f"{lines.title} over the steps: " + "; ".join(map(_told, lines.series)) + ".",
+        description=f"{lines.title} over the steps: " + "; ".join(map(_described, lines.series)) + ".",
         data={"lines": blocks},
         columns=(Column("x", "step"), Column("y", lines.y)),
         pivot=True,
         legend=tuple(keys),
         note=_joined(
-            lines.note, f"of long curves about {most:,} points are drawn, every peak among them" if left_out else ""
+            lines.note, f"long curves are thinned to about {most:,} points; every peak is kept" if left_out else ""
         ),
     )
 
@@ -131,15 +128,15 @@ def _style(curve: Series, bases: int) -> tuple[str, float, tuple[int, ...]]:
     return STYLES.get(curve.kind, STYLES["total"])
 
 
-def _told(curve: Series) -> str:
+def _described(curve: Series) -> str:
     points = [y for y in curve.y if y is not None]
     if not points:
         return f"{curve.name}: nothing"
     bad = curve.nonfinite
-    odd = f", not finite at {plural(len(bad), 'point')} from step {number(bad[0])} on" if bad else ""
+    nonfinite = f", not finite at {plural(len(bad), 'point')} from step {number(bad[0])} on" if bad else ""
     if len(set(points)) == 1:
-        return f"{curve.name} {number(points[0])} throughout{odd}"
-    return f"{curve.name} from {number(points[0])} to {number(points[-1])}{odd}"
+        return f"{curve.name} {number(points[0])} throughout{nonfinite}"
+    return f"{curve.name} from {number(points[0])} to {number(points[-1])}{nonfinite}"
 
 
 # ------------------------------------------------------------------ bars
@@ -149,7 +146,7 @@ def _motion(trace: Trace) -> Chart:
     if bars.missing:
         return Chart("motion", title, "motion", missing=_sentence(bars.missing))
     layers = bars.layers
-    told = []
+    descriptions = []
     rows: dict[str, list[Any]] = {k: [] for k in ("layer", "part", "used", "low", "high", "tensors", "state", "label")}
     for layer in layers:
         name = f"head: {layer.name}" if layer.part == "head" else layer.name
@@ -166,8 +163,8 @@ def _motion(trace: Trace) -> Chart:
             ("label", one_line(shown, 60)),
         ):
             rows[key].append(value)
-        told.append(f"{name} {shown}")
-    description = f"{bars.x}, median of each layer's tensors: {'; '.join(told)}."
+        descriptions.append(f"{name} {shown}")
+    description = f"{bars.x}, median of each layer's tensors: {'; '.join(descriptions)}."
     band: list[dict[str, Any]] = []
     healthy: tuple[Key, ...] = ()
     if bars.healthy is not None:
@@ -201,29 +198,29 @@ def _motion(trace: Trace) -> Chart:
 
 
 def _rewound(trace: Trace) -> Chart:
-    """By loss, which tells apart what accuracy on few rows does not."""
+    """By loss, which distinguishes parts that accuracy on few rows does not."""
     found = chart_data.criticality(trace)
-    title = "What if a part were put back?"
+    title = "What if a part were reset?"
     if found.missing:
         return Chart("rewound", title, "rewound", missing=_sentence(found.missing))
     rows: dict[str, list[Any]] = {k: [] for k in ("part", "how", "loss", "accuracy", "ink", "label")}
-    told, hows = [], {"initial values": "var(--head)", "initial values, shuffled": "var(--base-0)"}
+    descriptions, hows = [], {"initial values": "var(--head)", "initial values, shuffled": "var(--base-0)"}
     for part in found.parts:
         for (how, ink), outcome in zip(hows.items(), (part.rewound, part.shuffled), strict=True):
             if outcome is None:
                 continue
-            label = f"{number(outcome[0])}" + (f", {percent(outcome[1])} right" if outcome[1] is not None else "")
+            label = f"{number(outcome[0])}" + (f", {percent(outcome[1])} accuracy" if outcome[1] is not None else "")
             entries = (part.part, how, outcome[0], outcome[1], ink, label)
             for column, entry in zip(rows.values(), entries, strict=True):
                 column.append(entry)
-            told.append(f"{part.part} with {how}: loss {label}")
+            descriptions.append(f"{part.part} with {how}: loss {label}")
     loss, accuracy = found.trained
     if not any(math.isfinite(v) for v in (*rows["loss"], loss)):
         return Chart(
-            "rewound", title, "rewound", missing="The loss is not finite, as trained and whatever part is put back."
+            "rewound", title, "rewound", missing="The loss is not finite, as trained and whichever part is reset."
         )
-    trained = number(loss) + (f", {percent(accuracy)} right" if accuracy is not None else "")
-    majority = f"; the majority class is {percent(found.baseline)} of them" if found.baseline is not None else ""
+    trained = number(loss) + (f", {percent(accuracy)} accuracy" if accuracy is not None else "")
+    majority = f"; majority baseline {percent(found.baseline)}" if found.baseline is not None else ""
     rules = [
         {
             "same": {"what": f"as trained: {trained}", "ink": "var(--ink)", "dash": []},
@@ -235,30 +232,30 @@ def _rewound(trace: Trace) -> Chart:
         id="rewound",
         title=title,
         kind="rewound",
-        description=f"Loss of {plural(found.rows, 'row')} as trained {trained}; {'; '.join(told)}{majority}.",
+        description=f"Loss of {plural(found.rows, 'row')} as trained {trained}; {'; '.join(descriptions)}{majority}.",
         data={"bars": [{"same": {}, "columns": rows}], "rules": rules},
         columns=(
             Column("part", "part"),
-            Column("how", "put back to"),
+            Column("how", "reset to"),
             Column("loss", "loss"),
-            Column("accuracy", "right predictions"),
+            Column("accuracy", "accuracy"),
         ),
         legend=(*legend, Key(f"as trained: {trained}", "var(--ink)", shape="tick")),
-        note=f"{plural(found.rows, 'row')}, dropout off, all else as trained{majority}. A part that costs nothing to put back has learnt "
-        "nothing of use.",
+        note=f"{plural(found.rows, 'row')}, dropout off, everything else as trained{majority}. A part that can be reset without a higher "
+        "loss has learnt nothing useful.",
     )
 
 
 def _metric(place: int, metric: Metric) -> Chart:
     rows = {"when": ["before", "after"], "value": [metric.first, metric.last], "ink": ["var(--base-0)", "var(--head)"]}
-    knowing = "majority class" if metric.actual else "knowing nothing"
+    baseline = "majority class" if metric.actual else "baseline"
     rules = []
     if metric.baseline is not None:
         rules = [
-            {"same": {"what": knowing, "ink": "var(--prior)", "dash": [5, 4]}, "columns": {"at": [metric.baseline]}}
+            {"same": {"what": baseline, "ink": "var(--prior)", "dash": [5, 4]}, "columns": {"at": [metric.baseline]}}
         ]
     name = one_line(metric.name, 60)
-    against = f", {knowing} {number(metric.baseline)}" if metric.baseline is not None else ""
+    against = f", {baseline} {number(metric.baseline)}" if metric.baseline is not None else ""
     luck = f"; {percent(metric.p_value)} of label permutations score as well" if metric.p_value is not None else ""
     return Chart(
         id=f"metric-{place}",
@@ -270,10 +267,10 @@ def _metric(place: int, metric: Metric) -> Chart:
         legend=(
             Key("before", "var(--base-0)", shape="box"),
             Key("after", "var(--head)", shape="box"),
-            *((Key(knowing, "var(--prior)", dash=(5, 4), shape="tick"),) if rules else ()),
+            *((Key(baseline, "var(--prior)", dash=(5, 4), shape="tick"),) if rules else ()),
         ),
         note=f"{plural(metric.rows, 'row')}, {one_line(metric.source, 80)}{luck}"
-        + ("" if rules else "; what knowing nothing scores is not known"),
+        + ("" if rules else "; the baseline is not known"),
     )
 
 
@@ -281,22 +278,29 @@ def _metric(place: int, metric: Metric) -> Chart:
 def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
     found = chart_data.weights(trace)
     of = f" of {found.tensor}" if found.tensor else ""
-    beside = _lines("displacement", found.displacement, TENSOR_POINTS)
+    displacement = _lines("displacement", found.displacement, TENSOR_POINTS)
     if not any(y and y > 0 for s in found.displacement.series if s.kind == "displacement" for y in s.y):
-        # on a logarithmic axis there would be nothing but the budget
-        beside = Chart(
-            "displacement", "", "log", missing=beside.missing or _sentence(beside.note) or "It did not move."
+        # a logarithmic axis would show the budget only
+        displacement = Chart(
+            "displacement",
+            "",
+            "log",
+            missing=displacement.missing or _sentence(displacement.note) or "It did not move.",
         )
-    beside = replace(beside, title=f"How far the elements{of} came")
+    displacement = replace(displacement, title=f"Displacement of the elements{of}")
     first, over = f"Histogram{of}, before and after", "The same histogram over time"
     if found.missing or not found.histograms:
-        why = _sentence(found.missing or "the trace holds no histogram of it")
-        return Chart("histogram", first, "histogram", missing=why), Chart("time", over, "time", missing=why), beside
+        reason = _sentence(found.missing or "the trace holds no histogram of it")
+        return (
+            Chart("histogram", first, "histogram", missing=reason),
+            Chart("time", over, "time", missing=reason),
+            displacement,
+        )
 
     def block(place: int, name: str, ink: str, wide: float, dash: Sequence[int]) -> dict[str, Any]:
         h = found.histograms[place]
         return {
-            # borders and densities follow from these, and would be most of a page
+            # edges and densities follow from these, and would be most of a page
             "same": {
                 "series": name,
                 "step": h.step,
@@ -341,10 +345,10 @@ def _weights(trace: Trace) -> tuple[Chart, Chart, Chart]:
         note="each row is one histogram, the darker the denser",
         missing="" if len(time) > 1 else _sentence("the trace holds one histogram only"),
     )
-    return histogram, over_time, beside
+    return histogram, over_time, displacement
 
 
-# ------------------------------------------------------------------ small things
+# ------------------------------------------------------------------ helpers
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 

@@ -1,4 +1,4 @@
-"""Traces as short texts: how they cross processes, and how they lie in a page."""
+"""Traces as short texts: for sending between processes, and for embedding in a page."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 
 from ...core.trace import Trace
 
-#: Characters of one packed trace that a worker sends, and of all that a page holds. A page of 50 fine-tunes is to stay below
-#: 10 MB: one goes to the drawing library, the rest to verdicts and curves.
+#: Characters of one packed trace that a worker sends, and of all in a page. A page of 50 fine-tunes must stay below
+#: 10 MB: one is the drawing library, the rest verdicts and curves.
 CARRIED = 8_000_000
 EMBEDDED = 3_500_000
 #: Recorded steps that stay when series are thinned.
@@ -28,7 +28,7 @@ LEAST = 16
 class Packed:
     """A trace as a text."""
 
-    #: Empty: it cannot be made short enough.
+    #: Empty: it is too long, however thinned.
     text: str
     #: Its tensors' series hold one in so many recorded steps.
     every: int = 1
@@ -45,7 +45,7 @@ def pack(trace: Trace, most: int | None = None) -> Packed:
     """
     found, every = _packed(trace.to_json()), 1
     while most is not None and len(found) > most:
-        # nearly all of a long trace are its series: as often as they must be halved, at once
+        # a long trace consists mostly of its series: all halvings at once
         for _ in range(max(1, math.ceil(math.log2(len(found) / max(1, most))))):
             if len(trace.recorded) < 2 * LEAST:
                 return Packed("")
@@ -91,9 +91,9 @@ def thinned(trace: Trace) -> Trace:
 
 
 def pack_all(traces: Sequence[Trace], known: Sequence[str] = (), most: int = EMBEDDED) -> list[Packed]:
-    """All of them within ``most`` characters: what the small ones leave goes to the large ones.
+    """All of them within ``most`` characters: large traces may use what small ones leave.
 
-    :param known: what `pack` made of each before; empty: not known.
+    :param known: the packed text of each, where known; else empty.
     """
     before = known or [""] * len(traces)
     found = [Packed(text) if text else pack(trace) for trace, text in zip(traces, before, strict=True)]

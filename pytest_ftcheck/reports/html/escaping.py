@@ -1,4 +1,4 @@
-"""Somebody else's text on its way into a page."""
+"""Makes foreign text safe for a page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from ...core.formatting import shorten
 
-#: Characters of one text: a message has a few hundred, a hostile name may have millions.
+#: Characters of one text: a message has hundreds, a hostile name may have millions.
 LONGEST = 1_500
 
 
 def clean(value: Any) -> Any:
-    """What a template writes: texts without control characters, of bounded length; escaping is the template's.
+    """Text without control characters, of bounded length; the template escapes it.
 
-    Characters that are not to be seen, or that turn the direction of what follows, are spelled out; line breaks stay.
+    Invisible characters, and those that change the writing direction, are spelled out; line breaks stay.
 
     >>> clean("a\\x00b \\u202e c"), clean(3)
     ('a\\\\x00b \\\\u202e c', 3)

@@ -1,7 +1,7 @@
 """The page: a session's tests and fine-tunes as one HTML file that needs nothing else.
 
-No request leaves the machine: style, scripts and numbers are in the file, and its content security policy forbids all else. The policy
-names the scripts by their digests, so that a script which came with somebody's test id would not run even if it got in.
+No request leaves the machine: style, scripts and numbers are in the file, and its content security policy forbids everything else. The
+policy names the scripts by their digests, so that a script in somebody's test id would not run even if it got into the page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...core.trace import Trace
 from . import missing
 from .compressed_trace import pack_all
 from .escaping import clean, script_safe
-from .views import FineTune, Section, overview, reported, rows, sections_of
+from .views import FineTune, Section, overview, rows, sections_of, sorted_verdicts
 
 if TYPE_CHECKING:
     from ..session_result import SessionResult
@@ -31,8 +31,8 @@ MOST = 200
 def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, title: str = "") -> str:
     """The whole page as HTML.
 
-    :param fine_tunes: what is shown with charts.  :param session: the tests; None: there are none, as for a saved trace.
-    :param title: of the browser's window; empty: one is made.
+    :param fine_tunes: the runs to show.  :param session: the tests; None: there are none, for example for a saved trace.
+    :param title: of the browser's window; empty: the headline.
     :raises ImportError: a package of the extra ``html`` is missing.
     """
     if absent := missing():
@@ -45,7 +45,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
     for section, packed in zip(
         shown, pack_all([s.trace for s in shown], [s.fine_tune.packed for s in shown]), strict=True
     ):
-        section.packed = Markup(packed.text)  # base64 needs no escaping, and must not be cut
+        section.packed = Markup(packed.text)  # base64 needs no escaping, and must not be shortened
         section.every = packed.every
     library, script = _library(), (FOLDER / "page.js").read_text(encoding="utf-8")
     environment = Environment(
@@ -56,7 +56,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else clean(value),
     )
-    environment.globals |= {"rows": rows, "reported": reported}
+    environment.globals |= {"rows": rows, "sorted_verdicts": sorted_verdicts}
     summary = overview(sections, session)
     text: str = environment.get_template("page.html").render(
         title=title or summary.headline,
@@ -90,17 +90,17 @@ def _specifications() -> dict[str, Any]:
 
 @cache
 def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed, closed in so that none of their names is one of the page's."""
+    """Vega, Vega-Lite and Vega-Embed, enclosed, so that their names do not become the page's."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
     if "</script" in bundle.lower() or "<!--" in bundle:
-        raise ValueError("the drawing library cannot be put into a page: it holds the end of a script")
+        raise ValueError("the drawing library cannot be embedded: it contains the end of a script")
     return "(function(){" + bundle + "})();"
 
 
 def _policy(*scripts: str) -> str:
-    """The content security policy: our own scripts by their digests, our own style, pictures from the file, and nothing else."""
+    """The content security policy: our own scripts by their digests, our own style, images from the file, and nothing else."""
     digests = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode()}'" for s in scripts
     )

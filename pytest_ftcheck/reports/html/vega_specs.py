@@ -72,7 +72,7 @@ def _curves(alt: Any, data: str, height: int, *, log: bool = False, hide_x: bool
         "detail": alt.Detail("series:N"),
         "color": alt.Color("ink:N", scale=None),
     }
-    tips = _number_tips(alt, ("series", "curve|N"), ("x", "step|Q"), ("told", "value|N"))
+    tips = _number_tips(alt, ("series", "curve|N"), ("x", "step|Q"), ("text", "value|N"))
     base = alt.Chart(source).encode(x=x)
     line = base.mark_line(clip=False, interpolate="linear").encode(
         y=y,
@@ -81,7 +81,7 @@ def _curves(alt: Any, data: str, height: int, *, log: bool = False, hide_x: bool
         **style,
     )
     dots = base.mark_point(filled=True, size=28, opacity=1).encode(y=y, **style).transform_filter("datum.dots")
-    # what the pointer meets: larger than what is seen
+    # the pointer's target: larger than the visible point
     hover = base.mark_point(filled=True, size=160, opacity=0).encode(y=y, tooltip=tips, **style)
     bad = (
         base.mark_point(shape="cross", angle=45, size=60, filled=True, opacity=1)
@@ -98,7 +98,7 @@ def _bars_of_motion(alt: Any) -> Any:
     tips = _number_tips(
         alt,
         ("full-layer", "layer|N"),
-        ("told", "share of the LR budget|N"),
+        ("text", "share of the LR budget|N"),
         ("range", "its tensors|N"),
         ("state", "remarks|N"),
     )
@@ -133,7 +133,7 @@ def _bars_of_parts(alt: Any) -> Any:
     y = alt.Y("part:N", sort=None, axis=alt.Axis(title=None, labelLimit=400))
     offset = alt.YOffset("how:N", sort=None)
     tips = _number_tips(
-        alt, ("full-part", "part|N"), ("how", "put back to|N"), ("loss", "loss|Q"), ("accuracy", "right predictions|Q")
+        alt, ("full-part", "part|N"), ("how", "reset to|N"), ("loss", "loss|Q"), ("accuracy", "accuracy|Q")
     )
     data = alt.NamedData(name="bars")
     bars = (

@@ -1,4 +1,4 @@
-"""What the page says, before it is HTML: the overview, and a section for each fine-tune."""
+"""The page's content before it is HTML: the overview, and a section for each fine-tune."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...core.trace import Trace
     from ..session_result import CaseResult, ReportedVerdict, SessionResult
 
-#: Health -> mark, and the word beside it: colour is never all there is.
+#: Health -> mark: it is never shown by colour alone.
 MARKS = {"unhealthy": "✕", "undecided": "?", "healthy": "✓"}
 STATUS_MARKS = {"fail": "✕", "inconclusive": "?", "advice": "i", "pass": "✓", "skipped": "–"}
 STATUS_TITLES = {
@@ -37,7 +37,7 @@ STATUS_TITLES = {
 WORST_FIRST = ("unhealthy", "undecided", "healthy")
 #: Characters of a name.
 NAME = 300
-#: Rows of evidence shown; width, height and points of the curve beside a name.
+#: Rows of evidence shown; width, height and points of the curve in the overview.
 ROWS = 12
 SPARK = (96, 26)
 POINTS = 60
@@ -48,7 +48,7 @@ class FineTune:
     """One run, and the tests that measured or judged it."""
 
     trace: Trace
-    #: Empty: made of the tests.
+    #: Empty: named after its tests.
     name: str = ""
     tests: tuple[CaseResult, ...] = ()
     #: The trace as `compressed_trace.pack` gives it; empty: not packed yet.
@@ -81,7 +81,7 @@ class Section:
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """All checks over it."""
+        """Its verdicts and causes."""
         return self.fine_tune.diagnosis
 
     @property
@@ -121,12 +121,12 @@ class Section:
 
     @cached_property
     def explanation(self) -> tuple[tuple[str, str], ...]:
-        """The four lines on how far the head came."""
+        """The four lines of `explain_weight_motion`."""
         return chart_data.weights(self.trace).explanation if self.trace.tensors else ()
 
     @cached_property
     def verdicts(self) -> tuple[tuple[str, str, str, tuple[Verdict, ...]], ...]:
-        """Status, its sign and title, and the verdicts that have it; the worst first."""
+        """Status, mark, title and verdicts of each status; the worst first."""
         groups = ((s, mark, STATUS_TITLES[s], self.diagnosis.having(s)) for s, mark in STATUS_MARKS.items())  # type: ignore[arg-type]
         return tuple(g for g in groups if g[3])
 
@@ -138,18 +138,18 @@ class Section:
 
     @cached_property
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """What the overview says of it: label and numbers."""
+        """Its facts in the overview: label and numbers."""
         numbers = run_metrics(self.trace)
         found = []
         steps = f"in {plural(len(self.trace.steps), 'step')}"
         if "loss.initial" in numbers:
             found.append(("loss", f"{number(numbers['loss.initial'])} → {number(numbers['loss.final'])} {steps}"))
         else:
-            found.append(("loss", f"never told, {steps}"))
-        if still := self.head_still:
-            found.append(("head", still))
+            found.append(("loss", f"not reported, {steps}"))
+        if state := self.head_still:
+            found.append(("head", state))
         elif "motion.head" in numbers:
-            found.append(("head", f"moved {percent(numbers['motion.head'])} of its budget"))
+            found.append(("head", f"moved {percent(numbers['motion.head'])} of its LR budget"))
         for metric in self.trace.metrics[:1]:
             against = f" (majority {number(metric.baseline)})" if metric.baseline is not None else ""
             found.append(
@@ -159,8 +159,8 @@ class Section:
 
     @property
     def head_still(self) -> str:
-        """Why the head stands still, in a word or two; empty: it does not, or there is none."""
-        return still(self.trace)
+        """``frozen`` or ``did not move``; empty: it moved, or there is none."""
+        return head_state(self.trace)
 
     @property
     def open_question(self) -> str:
@@ -215,14 +215,14 @@ class Section:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader should know of the run."""
+        """Remarks on the run."""
         stopped = (f"The run ended early: {self.trace.stopped}",) if self.trace.stopped else ()
-        skipped = tuple(f"Not measured: {name} ({why})" for name, why in self.trace.skipped.items())
+        skipped = tuple(f"Not measured: {name} ({reason})" for name, reason in self.trace.skipped.items())
         return tuple(one_line(text, 500) for text in (*stopped, *self.trace.notes, *skipped))
 
     @property
     def file(self) -> str:
-        """Name of the file that the trace is saved under."""
+        """File name of the saved trace."""
         plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in self.name)[-60:].strip("-")
         return f"trace-{plain or self.id}.json"
 
@@ -237,23 +237,23 @@ class Overview:
     counts: tuple[tuple[str, str, int], ...]
     #: Tests by outcome; empty: no session.
     tests: str = ""
-    #: Tests that made no fine-tune, though they should have, or judged none that is shown.
+    #: Tests without a fine-tune in the page.
     others: tuple[CaseResult, ...] = ()
     #: Label and value.
     facts: tuple[tuple[str, str], ...] = field(default=())
 
 
-def still(trace: Trace) -> str:
-    """``frozen`` or ``did not move``, if all of the head stands still."""
+def head_state(trace: Trace) -> str:
+    """``frozen`` or ``did not move``, if nothing of the head moved."""
     if not head_stands_still(trace):
         return ""
     return "did not move" if any(t.trainable for t in trace.tensors if t.part == "head") else "frozen"
 
 
-def undeclared(trace: Trace, word: str) -> bool:
-    """Whether the head is frozen and nothing says that it should be, or should not."""
+def undeclared(trace: Trace, state: str) -> bool:
+    """Whether the head is frozen, and no intent is declared for it."""
     intent = trace.intent
-    return word == "frozen" and not (intent is not None and (intent.trained or intent.frozen))
+    return state == "frozen" and not (intent is not None and (intent.trained or intent.frozen))
 
 
 def overview(sections: Sequence[Section], session: SessionResult | None) -> Overview:
@@ -311,7 +311,7 @@ def sections_of(fine_tunes: Sequence[FineTune]) -> list[Section]:
 
 
 def names(fine_tunes: Sequence[FineTune]) -> list[str]:
-    """A name for each, no two alike: its own, else that of the first test that used it."""
+    """Distinct names: a fine-tune's own, else that of the first test that used it."""
     wanted = []
     for place, f in enumerate(fine_tunes, 1):
         if f.name or not f.tests:
@@ -321,16 +321,16 @@ def names(fine_tunes: Sequence[FineTune]) -> list[str]:
         worker = f" [{first.worker}]" if first.worker else ""
         more = f" and {plural(len(f.tests) - 1, 'more test')}" if len(f.tests) > 1 else ""
         wanted.append(f"{one_line(first.nodeid, NAME)}{worker}{more}")
-    total, seen = Counter(wanted), Counter[str]()
+    total, used = Counter(wanted), Counter[str]()
     found = []
     for name in wanted:
-        seen[name] += 1
-        found.append(f"{name} (run {seen[name]} of {total[name]})" if total[name] > 1 else name)
+        used[name] += 1
+        found.append(f"{name} (run {used[name]} of {total[name]})" if total[name] > 1 else name)
     return found
 
 
 def code(recipe: Recipe) -> str:
-    """The recipe as code: what differs from the defaults, so that it can be pasted.
+    """The recipe as code to paste: the fields that differ from the defaults.
 
     >>> print(code(Recipe(lr=0.001, steps=50)))
     from pytest_ftcheck import Recipe, finetune
@@ -347,18 +347,18 @@ def code(recipe: Recipe) -> str:
         for f in fields(recipe)
         if getattr(recipe, f.name) != getattr(default, f.name)
     ]
-    made = "Recipe(\n" + "".join(changed) + ")" if changed else "Recipe()  # all as by default"
-    return f"from pytest_ftcheck import Recipe, finetune\n\nrecipe = {made}\ntrace = finetune(model, batches, recipe)"
+    recipe_code = "Recipe(\n" + "".join(changed) + ")" if changed else "Recipe()  # all defaults"
+    return f"from pytest_ftcheck import Recipe, finetune\n\nrecipe = {recipe_code}\ntrace = finetune(model, batches, recipe)"
 
 
 def rows(evidence: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], int]:
-    """The evidence as a table: columns, cells, and how many rows are left out."""
+    """The evidence as a table: columns, cells, and the number of rows left out."""
     columns = tuple(dict.fromkeys(k for row in evidence for k in row if any(r.get(k) is not None for r in evidence)))
     shown = evidence[:ROWS]
     return columns, [tuple(cell(row.get(c)) for c in columns) for row in shown], len(evidence) - len(shown)
 
 
-def reported(case: CaseResult) -> tuple[ReportedVerdict, ...]:
-    """What the test asked, the worst first."""
+def sorted_verdicts(case: CaseResult) -> tuple[ReportedVerdict, ...]:
+    """The test's verdicts, the worst first."""
     order = list(STATUS_MARKS)
     return tuple(sorted(case.verdicts, key=lambda v: order.index(v.status) if v.status in order else len(order)))

@@ -1,7 +1,7 @@
-"""Weights & Biases, MLflow and trackio as `TraceWriter`s; each package is imported when its writer is made.
+"""Weights & Biases, MLflow and trackio as `TraceWriter`s; each package is imported when its writer is created.
 
-A run of the user's that is active is used, under names that begin with the prefix, and is left as it was: neither finished nor renamed, its
-own step counter where it stood. Else a run is made, and finished at the end.
+An active run of the user is used, under names that begin with the prefix, and is otherwise unchanged: neither finished nor renamed, with
+its step counter as before. Otherwise a new run is created, and finished at the end.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def _named(prefix: str) -> str:
 class WandbWriter:
     """Logs to Weights & Biases: the active run, else a new one in the project ``WANDB_PROJECT`` or ``ftcheck``.
 
-    A new run has every curve as a metric over ``ftcheck/step``. In your own run the curves are drawn as charts that travel with your next
-    ``log``: W&B drops rows behind its step counter, so rows of ours would cost you yours.
+    A new run has every curve as a metric over ``ftcheck/step``. In your own run the curves become charts, sent with your next
+    ``log``: W&B drops rows behind its step counter, so rows of ours would cost you rows of yours.
 
     :param prefix: what all names begin with.
-    :param run: log to this run, and leave it open.  :param options: of ``wandb.init``, where a run is made (``project``, ``name``, ...).
+    :param run: log to this run, and leave it open.  :param options: of ``wandb.init``, for a new run (``project``, ``name``, ...).
     :raises ImportError: the package ``wandb`` is missing.
     """
 
@@ -57,7 +57,7 @@ class WandbWriter:
         active = self._wandb.run if run is None else run
         if active is not None and options:
             raise ValueError(
-                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, and is not made anew"
+                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, so this option has no effect"
             )
         self._own = active is None
         if self._own:
@@ -66,18 +66,18 @@ class WandbWriter:
             active.define_metric(f"{prefix}/step")
             active.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
         self._run: Any = active
-        #: For a run of the user's: tag -> steps and values; and all that goes into the row of his next ``log``.
+        #: For a run of the user: tag -> steps and values; and the content of the row of the next ``log``.
         self._curves: dict[str, tuple[list[int], list[float]]] = {}
         self._row: dict[str, Any] = {}
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
         """As the run's configuration; the results into its summary."""
-        told: dict[str, Any] = dict(settings) if self._own else {self._prefix: dict(settings)}
-        self._run.config.update(told, allow_val_change=True)
+        config: dict[str, Any] = dict(settings) if self._own else {self._prefix: dict(settings)}
+        self._run.config.update(config, allow_val_change=True)
         self._run.summary.update({f"{self._prefix}/{tag}": value for tag, value in results.items()})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row; in a run of the user's, points of charts."""
+        """One row; in a run of the user, points of charts."""
         if self._own:
             self._run.log({f"{self._prefix}/step": step, **{f"{self._prefix}/{tag}": v for tag, v in values.items()}})
             return
@@ -89,26 +89,26 @@ class WandbWriter:
     def histogram(self, tag: str, step: int, histogram: Histogram) -> None:
         """As W&B's own histogram."""
         found = density(histogram)
-        if found is None:  # all values are one
+        if found is None:  # all values are equal
             return
-        made = self._wandb.Histogram(np_histogram=(list(found.counts), list(found.edges)))
+        logged = self._wandb.Histogram(np_histogram=(list(found.counts), list(found.edges)))
         if self._own:
-            self._run.log({f"{self._prefix}/step": step, f"{self._prefix}/{tag}": made})
-        else:  # one row has place for one histogram a name: the first stays, the last is replaced until it is the last
+            self._run.log({f"{self._prefix}/step": step, f"{self._prefix}/{tag}": logged})
+        else:  # a row holds one histogram a name: the first stays, the last is overwritten
             first = f"{self._prefix}/{tag}/first"
-            self._row[f"{self._prefix}/{tag}/last" if first in self._row else first] = made
+            self._row[f"{self._prefix}/{tag}/last" if first in self._row else first] = logged
 
     def text(self, name: str, text: str) -> None:
-        """As HTML, for the columns' sake."""
-        made = self._wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False)
+        """As HTML, which keeps the columns."""
+        logged = self._wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False)
         key = f"{self._prefix}/{name}"
         if self._own:
-            self._run.log({key: made})
+            self._run.log({key: logged})
         else:
-            self._row[key] = made
+            self._row[key] = logged
 
     def close(self, failed: bool) -> None:
-        """Finish the run, if it is ours."""
+        """Finish a run of our own."""
         if self._own:
             self._run.finish(exit_code=int(failed))
         elif not failed:
@@ -133,14 +133,14 @@ class WandbWriter:
 
 
 class MlflowWriter:
-    """Logs to MLflow: the active run, else a new one in the experiment in force, wherever ``mlflow.set_tracking_uri`` or
+    """Logs to MLflow: the active run, else a new one in the current experiment, wherever ``mlflow.set_tracking_uri`` or
     ``MLFLOW_TRACKING_URI`` points.
 
-    In your own run names begin with the prefix, and settings are tags, for parameters could not be written twice. Histograms and texts are
+    In your own run names begin with the prefix, and settings are tags, for parameters cannot be written twice. Histograms and texts are
     artifacts in the folder of the prefix.
 
     :param prefix: what names begin with, and the artifacts' folder.
-    :param options: of ``mlflow.start_run``, where a run is made (``run_name``, ``experiment_id``, ...).
+    :param options: of ``mlflow.start_run``, for a new run (``run_name``, ``experiment_id``, ...).
     :raises ImportError: the package ``mlflow`` is missing.
     """
 
@@ -153,19 +153,19 @@ class MlflowWriter:
         active = self._mlflow.active_run()
         if active is not None and options:
             raise ValueError(
-                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, and is not made anew"
+                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, so this option has no effect"
             )
         self._own = active is None
         if self._own:
             active = self._mlflow.start_run(**options)
         self._run: str = active.info.run_id
-        # a client writes to the run that it is told, and knows nothing of which one is active
+        # a client writes to the given run, whichever is active
         self._client: Any = self._mlflow.MlflowClient()
         self._metrics: list[Any] = []
         self._histograms: dict[str, list[dict[str, Any]]] = {}
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:  # noqa: ARG002 - as metrics
-        """As parameters; in a run of the user's as tags."""
+        """As parameters; in a run of the user as tags."""
         from mlflow.entities import Param, RunTag
 
         if self._own:
@@ -196,7 +196,7 @@ class MlflowWriter:
         self._client.log_text(self._run, text + "\n", f"{self._prefix}/{name}.txt")
 
     def close(self, failed: bool) -> None:
-        """Write what is left; end the run, if it is ours."""
+        """Write the rest; end a run of our own."""
         try:
             while self._metrics and not failed:
                 self._flush()
@@ -218,7 +218,7 @@ class TrackioWriter:
     """Logs to trackio: the active run, else a new one in the project ``ftcheck``, kept where ``TRACKIO_DIR`` points.
 
     :param prefix: what names begin with in a run of your own.
-    :param options: of ``trackio.init``, where a run is made (``project``, ``name``, ...).
+    :param options: of ``trackio.init``, for a new run (``project``, ``name``, ...).
     :raises ImportError: the package ``trackio`` is missing.
     """
 
@@ -230,14 +230,14 @@ class TrackioWriter:
         self._run: Any = context_vars.current_run.get()
         if self._run is not None and options:
             raise ValueError(
-                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, and is not made anew"
+                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, so this option has no effect"
             )
         self._own = self._run is None
         self._options = {"project": PROJECT, "embed": False, "auto_log_gpu": False, "auto_log_cpu": False, **options}
         self._last = 0
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:  # noqa: ARG002 - as scalars
-        """As the run's configuration, which trackio takes when a run is made; in a run of the user's as a table in words."""
+        """As the configuration of a new run, which trackio takes at its start; in a run of the user as a text."""
         if self._own:
             config = {**settings, **(self._options.pop("config", None) or {})}
             self._run = self._trackio.init(config=config, **self._options)
@@ -253,21 +253,21 @@ class TrackioWriter:
         """As trackio's own histogram."""
         found = density(histogram)
         if found is not None:
-            made = self._trackio.Histogram(np_histogram=(list(found.counts), list(found.edges)))
-            self._log({tag: made}, step)
+            logged = self._trackio.Histogram(np_histogram=(list(found.counts), list(found.edges)))
+            self._log({tag: logged}, step)
 
     def text(self, name: str, text: str) -> None:
         """As Markdown, in a block that keeps the columns."""
         self._log({name: self._trackio.Markdown(f"```\n{text}\n```")}, self._last)
 
     def close(self, failed: bool) -> None:  # noqa: ARG002 - trackio's runs do not fail
-        """Finish the run, if it is ours."""
+        """Finish a run of our own."""
         if self._own and self._run is not None:
             self._trackio.finish()
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         before = "" if self._own else f"{self._prefix}/"
-        # a row of ours may lie ahead of the user's counter, and would move it; the attribute is trackio's own affair
+        # our rows may be ahead of the user's counter, and would move it; the attribute is private to trackio
         counter = None if self._own else getattr(self._run, "_next_step", None)
         self._run.log({before + key: value for key, value in values.items()}, step=step)
         if counter is not None:

@@ -119,7 +119,7 @@ class TestNumbers:
 
     def test_recipe_environment_and_the_four_lines(self, whole):
         page, trace = whole[0], whole_trace()
-        assert "Recipe()  # all as by default" in page
+        assert "Recipe()  # all defaults" in page
         for line in explain_weight_motion(trace).splitlines():
             assert line.partition(":")[2].strip().replace("->", "-&gt;").replace("|", "|")[:60] in page
         for value in trace.environment.values():
@@ -165,14 +165,14 @@ class TestWords:
         made = page_of(empty_trace())
         assert embedded(made)["run-1-data"] == {}
         for sentence in (
-            "No loss was told",
+            "No loss was reported",
             "The trace has no tensors.",
             "No metric was measured",
             "there is no recipe",
         ):
             assert sentence in made
 
-    def test_parts_put_back_in_vain_are_a_sentence(self):
+    def test_parts_whose_loss_is_not_finite_are_a_sentence(self):
         nan = float("nan")
         trace = whole_trace()
         parts = tuple(
@@ -181,7 +181,7 @@ class TestWords:
         )
         made = dataclasses.replace(trace.measured(Counterfactuals), trained=Outcome(nan, 0.5), parts=parts)
         assert (
-            "whatever part is put back"
+            "whichever part is reset"
             in charts(dataclasses.replace(trace, measurements={"counterfactuals": made}))["rewound"].missing
         )
 

@@ -1,6 +1,6 @@
 (function () {
 "use strict";
-// Draws charts when they come into view, and makes the tables that say the same. What comes from a trace is only ever set as text.
+// Draws charts when they come into view, and builds their tables. Texts from a trace are only ever set as text content.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const specifications = read("specifications");
 const known = new Map();
@@ -36,14 +36,14 @@ function rowsOf(blocks) {
   }
   return rows;
 }
-function told(value) {
+function shown(value) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
   if (Number.isInteger(value)) return String(value);
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(3) : String(+value.toPrecision(5));
 }
-const percent = (value) => (typeof value === "number" ? told(100 * value) + " %" : told(value));
+const percent = (value) => (typeof value === "number" ? shown(100 * value) + " %" : shown(value));
 const finite = (value) => (typeof value === "number" ? value : null);
 function shortened(name, width) {
   if (name.length <= width) return name;
@@ -64,20 +64,20 @@ function axisNames(rows, field, width) {
     row[field] = names.get(name);
   }
 }
-// what a chart needs beside the trace's own numbers; these stay as they are
+// what a chart needs besides the trace's own numbers, which stay unchanged
 const PREPARED = {
   curves(rows, log) {
     for (const row of rows) {
       const y = finite(row.y);
       row.bad = NUMBERS.has(row.y);
-      row.told = told(row.y);
+      row.text = shown(row.y);
       row.drawn = y === null || (log && y <= 0) ? null : y;
     }
     return rows;
   },
   motion(rows, room) {
     for (const row of rows) {
-      row.told = percent(row.used);
+      row.text = percent(row.used);
       row.range = row.low === null ? "" : percent(row.low) + " to " + percent(row.high);
       row.ink = row.part === "head" ? "var(--head)" : "var(--base-0)";
       for (const name of ["used", "low", "high"]) row[name] = row[name] === "Infinity" ? 1e9 : finite(row[name]);
@@ -88,7 +88,7 @@ const PREPARED = {
   },
 };
 function datasets(chart, width) {
-  const made = {};
+  const prepared = {};
   for (const [name, blocks] of Object.entries(chart.data)) {
     const rows = rowsOf(blocks);
     if (name === "lines" || name === "below") PREPARED.curves(rows, chart.kind === "log");
@@ -98,9 +98,9 @@ function datasets(chart, width) {
         for (const key of Object.keys(row)) if (NUMBERS.has(row[key]) && !TEXTS.has(key)) row[key] = null;
       if (chart.kind === "rewound" && name === "bars") axisNames(rows, "part", width < 420 ? 16 : 28);
     }
-    made[name] = rows;
+    prepared[name] = rows;
   }
-  return made;
+  return prepared;
 }
 
 // ---------------------------------------------------------------- drawing
@@ -214,24 +214,24 @@ function table(chart) {
       row[(columns.find(([field]) => field === "value" || field === "accuracy") || columns[columns.length - 1])[0]] = row.at;
     }
   }
-  const made = document.createElement("table");
-  const head = made.createTHead().insertRow();
+  const table = document.createElement("table");
+  const head = table.createTHead().insertRow();
   for (const [, title] of columns) {
     const cell = document.createElement("th");
     cell.scope = "col";
     cell.textContent = title;
     head.append(cell);
   }
-  const body = made.createTBody();
+  const body = table.createTBody();
   for (const row of rows) {
     const line = body.insertRow();
     for (const [field] of columns) {
       const value = row[field], cell = line.insertCell();
-      cell.textContent = told(value);
+      cell.textContent = shown(value);
       if (typeof value === "number") cell.title = String(value);
     }
   }
-  return made;
+  return table;
 }
 for (const details of document.querySelectorAll(".numbers"))
   details.addEventListener("toggle", () => {
