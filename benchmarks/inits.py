@@ -23,9 +23,9 @@ from torch.nn.functional import cross_entropy
 
 from pytest_ftcheck import Features, InitScheme, Recipe, sweep
 from pytest_ftcheck.initialization import engine
-from pytest_ftcheck.initialization.batched_heads import read_stack
 from pytest_ftcheck.initialization.engine import train_heads
 from pytest_ftcheck.initialization.jobs import Job, Plan, order_of
+from pytest_ftcheck.initialization.layers import read_layers
 
 THREADS, WIDTH, CLASSES, STEPS, BATCH, HEADS = 2, 384, 2, 30, 32, 256
 ROUNDS, BLOCK = 5, 32
@@ -227,7 +227,7 @@ def groups() -> bool:
     for size in sizes:
         each = 1e6 * statistics.median(times[size]) / HEADS / STEPS
         print(f"  {size:3d} heads, {size * 16 * (WIDTH + 3) * WIDTH / 2**20:5.1f} MB: {each:.0f} us a step of a head")
-    print(f"  chosen: {engine._heads_in_a_group(read_stack(head()))}")
+    print(f"  chosen: {engine._heads_in_a_group(read_layers(head()))}")
     return True
 
 

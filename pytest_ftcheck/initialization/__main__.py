@@ -1,4 +1,4 @@
-"""``python -m pytest_ftcheck.initialization``: the trainability map of a model's head, without writing any code."""
+"""``python -m pytest_ftcheck.initialization``: the trainability map of a model's head, without code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..core.recipe import OPTIMIZERS
 from .head_module import head_of
 from .sweep import SEEDS, sweep
 
-#: Of the toy model: random weights this wide carry the inputs into its features; at DistilBERT's own 0.02 all rows look the same.
+#: Initial std of the toy model: its features then depend on the inputs; at DistilBERT's own 0.02 all rows are nearly the same.
 TOY_RANGE = 0.1
 GRID = {"std": "1e-3:1:12", "lr": "1e-6:1:13"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; bad arguments leave with status 2 and one line that says what is accepted.
+    """Run the command; bad arguments exit with status 2 and one line that says what is accepted.
 
     :param arguments: as on the command line; None: those of the process.
     """
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ftcheck map",
-        description="Which initial standard deviation of a head learns at which learning rate? Trains many heads on the features of a "
-        "frozen base and draws the map. Without --model and --batches: a tiny DistilBERT with random weights, and toy texts.",
+        description="Map which initial standard deviations of a head learn at which learning rates: train many heads on the features of a "
+        "frozen base. Without --model and --batches: a tiny DistilBERT with random weights, and toy texts.",
     )
     add = parser.add_argument
     add("--model", metavar="PATH:NAME", help="a model, or a function that makes one: import.path:name")

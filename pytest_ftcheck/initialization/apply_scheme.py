@@ -1,4 +1,4 @@
-"""Schemes on real tensors: which layers are meant, and how they are filled."""
+"""Applies a scheme to tensors: which layers it initialises, and with which values."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def head_layers(module: nn.Module, only: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Name -> linear layer that a scheme is about, in the order of the module.
+    """Name -> linear layer that a scheme initialises, in the order of the module.
 
-    Of a whole model those of its head; of anything else all. Adapters (``lora_``) and the original that PEFT keeps beside its trained
+    Of a whole model those of its head, of any other module all. Adapters (``lora_``) and the original that PEFT keeps beside its trained
     copy are left out.
 
     :raises ValueError: there is none, or ``only`` names nothing.
@@ -43,7 +43,7 @@ def head_layers(module: nn.Module, only: str | Sequence[str] | None = None) -> d
         where = f" under {', '.join(prefixes)}" if prefixes else ""
         raise ValueError(
             f"module: no linear layer{where} in {type(module).__name__} (it has {_contents(module)}); an initialisation that matches "
-            "nothing would leave everything as it is, silently"
+            "nothing would silently change nothing"
         )
     for name, layer in found.items():
         if getattr(layer.weight, "is_meta", False):
@@ -90,16 +90,16 @@ def apply(scheme: InitScheme, module: M, seed: int, only: str | Sequence[str] | 
     _check_prior(scheme, layers[-1])
     # on the CPU, in float32: the same values on every device and in every dtype
     generator = torch.Generator("cpu").manual_seed(seed)
-    seen: set[int] = set()
-    made: list[tuple[nn.Module, str, torch.Tensor]] = []
+    tied: set[int] = set()
+    drawn: list[tuple[nn.Module, str, torch.Tensor]] = []
     with torch.no_grad(), torch.device("cpu"):  # whatever torch.set_default_device says
         for i, (_, layer) in enumerate(layers):
-            if id(layer.weight) in seen:
+            if id(layer.weight) in tied:
                 continue  # a tied layer is initialised once
-            seen.add(id(layer.weight))
+            tied.add(id(layer.weight))
             for name, values in _drawn(scheme.at(i, len(layers)), layer, generator, last=i == len(layers) - 1):
-                made.append((layer, name, _cast(values, getattr(layer, name))))
-        for layer, name, values in made:  # nothing is written unless all of it can be
+                drawn.append((layer, name, _cast(values, getattr(layer, name))))
+        for layer, name, values in drawn:  # all or nothing
             _put(layer, name, values)
     return module
 

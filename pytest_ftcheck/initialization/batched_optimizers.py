@@ -1,4 +1,4 @@
-"""Optimizers for stacked weights: one learning rate for each head, and otherwise what ``torch.optim`` does."""
+"""Optimizers for stacked weights: as in ``torch.optim``, with one learning rate for each head."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .batched_heads import Pool
+from .batched_heads import BufferPool
 
-#: What torch's own AdamW, Adam and SGD start with.
+#: Defaults of torch's own AdamW and Adam.
 BETAS, EPS = (0.9, 0.999), 1e-8
 #: torch's whole-step kernel for the CPU: one pass over memory instead of nine.
 FUSED = hasattr(torch, "_fused_adamw_") and hasattr(torch, "_fused_adam_")
@@ -22,7 +22,7 @@ class Adam:
     """Adam (Kingma and Ba 2015) or, with ``decoupled``, AdamW (Loshchilov and Hutter 2019).
 
     :param pairs: ``(values, gradients)``, each ``[heads, ...]``.  :param lrs: learning rate of each head.
-    :param pool: memory for the moments; None: memory of its own.
+    :param pool: buffers for the moments; None: new ones.
     :param fused: use torch's fused kernel where neighbours share a learning rate; None: on the CPU.
     """
 
@@ -34,22 +34,22 @@ class Adam:
         *,
         decoupled: bool = True,
         fused: bool | None = None,
-        pool: Pool | None = None,
+        pool: BufferPool | None = None,
     ) -> None:
         self.pairs, self.lrs, self.weight_decay, self.decoupled = pairs, list(lrs), weight_decay, decoupled
-        pool = pool or Pool()
+        pool = pool or BufferPool()
         self.first = [pool.take(("first", i), v).zero_() for i, (v, _) in enumerate(pairs)]
         self.second = [pool.take(("second", i), v).zero_() for i, (v, _) in enumerate(pairs)]
         self.steps = 0
         on_cpu = all(v.device.type == "cpu" for v, _ in pairs)
         self.fused = FUSED and on_cpu if fused is None else fused
         self._count = torch.zeros(())
-        # the same views at every step: made once, for making them costs as much as a step of a small head
-        self._runs: list[tuple[float, _Views]] = []
+        # the same views at every step: making them costs as much as a step of a small head
+        self._equal_lrs: list[tuple[float, _Views]] = []
         if self.fused:
-            self._runs = [(self.lrs[low], self._views(low, high)) for low, high in _runs(self.lrs)]
+            self._equal_lrs = [(self.lrs[low], self._views(low, high)) for low, high in _stretches(self.lrs)]
         self._rate = [_column(self.lrs, v) for v, _ in pairs]
-        self._room = [] if self.fused else [torch.empty_like(v) for v, _ in pairs]
+        self._scratch = [] if self.fused else [torch.empty_like(v) for v, _ in pairs]
 
     def step(self, factor: float = 1.0) -> None:
         """One step at ``factor`` times each head's learning rate."""
@@ -67,7 +67,7 @@ class Adam:
     def _step_fused(self, factor: float) -> None:
         self._count.fill_(self.steps)
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-        for lr, (values, grads, first, second) in self._runs:
+        for lr, (values, grads, first, second) in self._equal_lrs:
             kernel(
                 values,
                 grads,
@@ -86,7 +86,9 @@ class Adam:
 
     def _step_in_passes(self, factor: float) -> None:
         one, two = (1 - b**self.steps for b in BETAS)
-        for (v, g), m, s, rate, room in zip(self.pairs, self.first, self.second, self._rate, self._room, strict=True):
+        for (v, g), m, s, rate, scratch in zip(
+            self.pairs, self.first, self.second, self._rate, self._scratch, strict=True
+        ):
             lr = rate * factor
             if self.weight_decay:
                 if self.decoupled:
@@ -95,8 +97,8 @@ class Adam:
                     g = g.add(v, alpha=self.weight_decay)
             m.lerp_(g, 1 - BETAS[0])
             s.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
-            torch.sqrt(s, out=room).div_(two**0.5).add_(EPS)
-            v.sub_(torch.div(m, room, out=room).mul_(lr / one))
+            torch.sqrt(s, out=scratch).div_(two**0.5).add_(EPS)
+            v.sub_(torch.div(m, scratch, out=scratch).mul_(lr / one))
 
 
 class Sgd:
@@ -134,10 +136,10 @@ def _column(lrs: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(list(lrs), dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.dim() - 1))
 
 
-def _runs(lrs: Sequence[float]) -> list[tuple[int, int]]:
+def _stretches(lrs: Sequence[float]) -> list[tuple[int, int]]:
     """Stretches of equal learning rates.
 
-    >>> _runs([1e-3, 1e-3, 1e-2])
+    >>> _stretches([1e-3, 1e-3, 1e-2])
     [(0, 2), (2, 3)]
     """
     out, at = [], 0

@@ -1,7 +1,7 @@
 """Train many copies of a head at once, each with its own initial weights, learning rate and seed.
 
-Heads are computed in groups small enough to stay in the cache, all steps of one group before the next: that, and not the number of
-heads in one product, is what makes it fast. Groups go to as many threads as torch is set to use, each computing with one.
+Heads are computed in groups that fit into the cache, all steps of one group before the next. That makes it fast, more than the number of
+heads in one product does. Groups are spread over as many threads as torch is set to use, each computing with one.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ import torch
 from torch import nn
 
 from ..instruments.environment import thread_share
-from .batched_heads import Layer, Pool, StackedHeads, Unstackable, losses_of, parameters_of, read_stack, template_of
+from .batched_heads import BufferPool, StackedHeads, losses_of, parameters_of
 from .batched_optimizers import Adam, Sgd, clip
 from .features import Features
-from .jobs import Job, Plan, Run, judged_rows, order_of, schemes_first, spread
-from .one_by_one import facing, train_singly
+from .jobs import Job, Plan, Run, judged_rows, order_of, schemes_first, std
+from .layers import Layer, Unstackable, read_layers, template_of
+from .one_by_one import labels_by_output, train_one_by_one
 
 #: Bytes of one group of heads (weights, gradients, two moments). Measured with benchmarks/inits.py on heads of 148,000 weights: from
-#: 8 to 40 MB a step of a head takes the same time; from 60 MB on it takes 1.5 times as long, for the caches are left behind.
+#: 8 to 40 MB a step of a head takes the same time; from 60 MB on it takes 1.5 times as long: they no longer fit into the caches.
 GROUP_BYTES = 24 * 2**20
-#: Heads in a group, at most: beyond that, what one call costs no longer matters, and activations grow.
+#: Heads in a group, at most: beyond that, the overhead of a call no longer matters, and activations grow.
 GROUP_HEADS = 256
 #: Bytes of initial weights that are kept for other learning rates with the same scheme and seed.
 KEPT_BYTES = 128 * 2**20
-#: Optimizers that are written for stacked weights.
-STACKED = ("adamw", "adam", "sgd")
+#: Optimizers that `batched_optimizers` has.
+BATCHED_OPTIMIZERS = ("adamw", "adam", "sgd")
 VECTORISED = "vectorised"
 
 
@@ -61,38 +62,38 @@ def _train_heads(
     head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan, vectorise: bool, group: int | None
 ) -> tuple[list[Run], str]:
     layers: tuple[Layer, ...] = ()
-    reason = "" if vectorise else "asked for"
+    reason = "" if vectorise else "vectorise=False"
     template = template_of(head)
     if vectorise:
         try:
-            layers = read_stack(template)
-            _fits(layers, features)
-            if plan.recipe.optimizer not in STACKED:
+            layers = read_layers(template)
+            _check_shapes(layers, features)
+            if plan.recipe.optimizer not in BATCHED_OPTIMIZERS:
                 raise Unstackable(
-                    f"{plan.recipe.optimizer!r} is not written for stacked weights ({', '.join(STACKED)} are)"
+                    f"{plan.recipe.optimizer!r} has no batched version ({', '.join(BATCHED_OPTIMIZERS)} have)"
                 )
         except Unstackable as why:
             reason = str(why)
     if reason:
-        return list(train_singly(head, features, jobs, plan)), f"one by one: {reason}"
+        return list(train_one_by_one(head, features, jobs, plan)), f"one by one: {reason}"
     groups = _groups(jobs, group or _heads_in_a_group(layers))
-    context = _Bench(template, layers, features, plan)
+    trainer = _GroupTrainer(template, layers, features, plan)
     found: dict[int, Run] = {}
-    # a GPU has one queue: further threads would only wait for it
+    # a GPU has one queue: further threads would wait for it
     workers = min(thread_share(), len(groups)) if features.x.device.type == "cpu" else 1
-    with _one_thread_each(), ThreadPoolExecutor(workers, "ftcheck", initializer=_flush) as pool:
+    with _one_thread_each(), ThreadPoolExecutor(workers, "ftcheck", initializer=_flush_denormals) as pool:
         try:
             for numbers, runs in zip(
-                groups, pool.map(lambda g: context.train([jobs[i] for i in g]), groups), strict=True
+                groups, pool.map(lambda g: trainer.train([jobs[i] for i in g]), groups), strict=True
             ):
                 found.update(zip(numbers, runs, strict=True))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C: not all the groups that are left
+            pool.shutdown(cancel_futures=True)  # Ctrl-C: skip the groups that are left
             raise
     return [found[i] for i in range(len(jobs))], VECTORISED
 
 
-def _fits(layers: Sequence[Layer], features: Features) -> None:
+def _check_shapes(layers: Sequence[Layer], features: Features) -> None:
     """:raises ValueError: the first layer takes another width, or the last gives another number of outputs."""
     matrices = [parameters_of([layer])[0] for layer in layers if layer.kind == "linear"]
     takes, outputs, classes = matrices[0].shape[1], matrices[-1].shape[0], features.classes
@@ -111,19 +112,19 @@ def _heads_in_a_group(layers: Sequence[Layer]) -> int:
 
 
 def _groups(jobs: Sequence[Job], most: int) -> list[list[int]]:
-    """Numbers of the jobs that are computed together: of one seed where it has jobs enough, for then all heads see the same rows."""
+    """Numbers of the jobs that are computed together: of one seed where it has enough jobs, so that all heads share their rows."""
     ordered = schemes_first(jobs)
     by_seed: dict[int, list[int]] = {}
     for i in ordered:
         by_seed.setdefault(jobs[i].seed, []).append(i)
-    out, few = [], []
+    out, rest = [], []
     for mine in by_seed.values():
         if len(mine) >= min(4, most):
             parts = -(-len(mine) // most)
             out += [mine[round(k * len(mine) / parts) : round((k + 1) * len(mine) / parts)] for k in range(parts)]
         else:
-            few += mine
-    return out + [few[i : i + most] for i in range(0, len(few), most)]
+            rest += mine
+    return out + [rest[i : i + most] for i in range(0, len(rest), most)]
 
 
 # ---------------------------------------------------------------------- threads
@@ -131,15 +132,15 @@ _LOCK = threading.Lock()
 _INSIDE: list[int] = []
 
 
-def _flush() -> None:
-    """Numbers below 1e-38 become zero, in this thread of ours alone: the squares of the tiny gradients of a head that is sure of
-    itself are such numbers, and a processor takes ten times as long for each of them."""
+def _flush_denormals() -> None:
+    """Numbers below 1e-38 become zero, in this thread alone: the squared gradients of a confident head are such numbers, and a
+    processor takes ten times as long for each of them."""
     torch.set_flush_denormal(True)
 
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """torch computes with one thread while ours run; the last of several callers puts it back."""
+    """torch computes with one thread while ours run; the last of several callers restores it."""
     with _LOCK:
         if not _INSIDE:
             _INSIDE.append(torch.get_num_threads())
@@ -157,7 +158,7 @@ def _one_thread_each() -> Iterator[None]:
 # ---------------------------------------------------------------------- one group
 @dataclass
 class _Start:
-    """Initial weights under one scheme and seed, and what they say before any training."""
+    """Initial weights under one scheme and seed, and their loss and logits before training."""
 
     tensors: list[torch.Tensor]
     loss: float
@@ -165,8 +166,8 @@ class _Start:
     stds: tuple[float, float]
 
 
-class _Bench:
-    """Everything that the groups share; used by several threads at once."""
+class _GroupTrainer:
+    """Trains groups of heads, and holds what they share; used by several threads at once."""
 
     def __init__(self, template: nn.Module, layers: Sequence[Layer], features: Features, plan: Plan) -> None:
         self.template, self.layers, self.features, self.plan = template, layers, features, plan
@@ -174,22 +175,22 @@ class _Bench:
         self.dtype = next(p.dtype for layer in layers if layer.kind == "linear" for p in layer.tensors())
         self.x, self.y = features.x.to(self.dtype), features.y
         self.columns = self.x.t().contiguous()
-        self.judged_x, self.judged_y = x.to(self.dtype).t().contiguous(), facing(y)
+        self.judged_x, self.judged_y = x.to(self.dtype).t().contiguous(), labels_by_output(y)
         self._lock = threading.Lock()
         self._pools = threading.local()
         self._starts: OrderedDict[tuple[object, int], _Start] = OrderedDict()
         self.own = parameters_of(layers)
-        matrices = [i for i, t in enumerate(self._owners()) if t == "linear"]
+        matrices = [i for i, t in enumerate(self._kinds()) if t == "linear"]
         self.ends = matrices[0], matrices[-1]
 
-    def _owners(self) -> list[str]:
-        """For every parameter: ``linear`` for a matrix of a linear layer, else what it is not."""
+    def _kinds(self) -> list[str]:
+        """For every parameter ``bias``, or the kind of the layer whose weight it is."""
         return [
             layer.kind if number == 0 else "bias" for layer in self.layers for number, _ in enumerate(layer.tensors())
         ]
 
     def start(self, job: Job) -> _Start:
-        """Initial weights of a job; made once for all learning rates."""
+        """Initial weights of a job; drawn once for all learning rates."""
         key = (job.scheme, job.seed if job.scheme is not None else 0)
         with self._lock:  # the template is written to
             if key in self._starts:
@@ -200,40 +201,40 @@ class _Bench:
             else:
                 job.scheme.apply(self.template, seed=job.seed)
                 tensors = parameters_of(self.layers)
-            made = self._looked_at(tensors)
-            self._starts[key] = made
+            start = self._measure_start(tensors)
+            self._starts[key] = start
             each = sum(t.numel() * t.element_size() for t in tensors)
             while len(self._starts) > max(1, KEPT_BYTES // each):
                 self._starts.popitem(last=False)
-            return made
+            return start
 
-    def _looked_at(self, tensors: list[torch.Tensor]) -> _Start:
+    def _measure_start(self, tensors: list[torch.Tensor]) -> _Start:
         with torch.no_grad():
             logits = StackedHeads(self.layers, [tensors]).forward(self.judged_x)
             loss = float(losses_of(self.features.task, logits, self.judged_y)[0])
-            stds = tuple(spread(tensors[i]) for i in self.ends)
+            stds = tuple(std(tensors[i]) for i in self.ends)
         return _Start(tensors, loss, logits[0].t().cpu(), (stds[0], stds[1]))
 
     def train(self, jobs: Sequence[Job]) -> list[Run]:
         """All steps of one group of heads."""
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.x.device.type, enabled=False):
             starts = [self.start(job) for job in jobs]
-            pool: Pool = self._pools.__dict__.setdefault("mine", Pool())
+            pool: BufferPool = self._pools.__dict__.setdefault("pool", BufferPool())
             heads = StackedHeads(self.layers, [s.tensors for s in starts], pool)
             return self._train(jobs, starts, heads, pool)
 
-    def _optimizer(self, heads: StackedHeads, lrs: Sequence[float], pool: Pool) -> Adam | Sgd:
+    def _optimizer(self, heads: StackedHeads, lrs: Sequence[float], pool: BufferPool) -> Adam | Sgd:
         recipe = self.plan.recipe
         if recipe.optimizer == "sgd":
             return Sgd(heads.trained, lrs, recipe.weight_decay, momentum=self.plan.momentum)
         return Adam(heads.trained, lrs, recipe.weight_decay, decoupled=recipe.optimizer == "adamw", pool=pool)
 
-    def _train(self, jobs: Sequence[Job], starts: Sequence[_Start], heads: StackedHeads, pool: Pool) -> list[Run]:
+    def _train(self, jobs: Sequence[Job], starts: Sequence[_Start], heads: StackedHeads, pool: BufferPool) -> list[Run]:
         recipe, task = self.plan.recipe, self.features.task
         batches = _Batches(self.x, self.columns, self.y, [j.seed for j in jobs], self.plan)
         optimizer = self._optimizer(heads, [j.lr for j in jobs], pool)
         masks = _Masks(self.layers, batches, self.x.device) if heads.drops else None
-        looked = set(self.plan.looked_at)
+        evaluated = set(self.plan.evaluated_steps)
         losses, descents, norms = [], [], torch.zeros(len(jobs))
         for step in range(recipe.steps):
             x, y = batches.take(step)
@@ -242,7 +243,7 @@ class _Bench:
             done = heads.prefix if masks is not None else 0
             each = losses_of(task, heads.forward(middle, masks, first=done), y)
             before = each.detach()
-            if step in looked and masks is not None:
+            if step in evaluated and masks is not None:
                 with torch.no_grad():
                     before = losses_of(task, heads.forward(middle.detach(), first=done), y)
             each.sum().backward()  # type: ignore[no-untyped-call]
@@ -252,12 +253,12 @@ class _Bench:
                     norms = total if step == 0 else norms
                 optimizer.step(recipe.lr_factor(step))
                 losses.append(each.detach())
-                if step in looked:
+                if step in evaluated:
                     descents.append((step, before, losses_of(task, heads.forward(x), y)))
         with torch.no_grad():
-            return self._measured(starts, heads, losses, descents, norms)
+            return self._measure(starts, heads, losses, descents, norms)
 
-    def _measured(
+    def _measure(
         self,
         starts: Sequence[_Start],
         heads: StackedHeads,
@@ -270,10 +271,10 @@ class _Bench:
         last = losses_of(self.features.task, logits, self.judged_y).tolist()
         share = torch.cat(dead, dim=1).double().mean(1).tolist() if dead else [None] * heads.heads
         curves = torch.stack(losses).t().tolist()
-        sound = torch.stack([torch.isfinite(torch.linalg.vector_norm(v.flatten(1), dim=1)) for v in heads.values]).all(
+        finite = torch.stack([torch.isfinite(torch.linalg.vector_norm(v.flatten(1), dim=1)) for v in heads.values]).all(
             0
         )
-        sound &= torch.isfinite(logits).flatten(1).all(1)
+        finite &= torch.isfinite(logits).flatten(1).all(1)
         befores = torch.stack([b for _, b, _ in descents]).t().tolist()
         afters = torch.stack([a for _, _, a in descents]).t().tolist()
         steps = [s for s, _, _ in descents]
@@ -294,7 +295,7 @@ class _Bench:
                 moved_first=moved[0][k],
                 moved_last=moved[1][k],
                 dead=share[k],
-                finite=bool(sound[k]) and all(map(math.isfinite, curves[k])),
+                finite=bool(finite[k]) and all(map(math.isfinite, curves[k])),
                 logits_first=starts[k].logits,
                 logits_last=rows[k],
             )
@@ -319,7 +320,7 @@ class _Batches:
         """``[width, rows]`` and labels, or with the heads in front."""
         rows = self.orders[:, step]
         if len(self.seeds) == 1:
-            return self.columns.index_select(1, rows[0]), facing(self.y[rows[0]])
+            return self.columns.index_select(1, rows[0]), labels_by_output(self.y[rows[0]])
         x, y = self.x[rows].transpose(1, 2)[self.of_head], self.y[rows][self.of_head]
         return x.contiguous(), y.transpose(1, 2) if y.dim() == 3 else y
 
@@ -336,8 +337,8 @@ class _Masks:
         rate = self.layers[number].rate
         if rate >= 1:
             return torch.zeros_like(values)
-        made = [
+        masks = [
             torch.rand(values.shape[-2:], generator=g, device=self.device, dtype=values.dtype).ge_(rate).div_(1 - rate)
             for g in self.generators
         ]
-        return made[0] if len(made) == 1 else torch.stack(made)[self.batches.of_head]
+        return masks[0] if len(masks) == 1 else torch.stack(masks)[self.batches.of_head]

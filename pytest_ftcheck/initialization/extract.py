@@ -1,4 +1,4 @@
-"""`extract_features`: what enters a model's head, taken once, so that hundreds of heads can be trained on it."""
+"""`extract_features`: the input of a model's head, computed once, to train hundreds of heads on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..instruments.snapshots import preserved_globals, quiet, seed_everything
 from ..instruments.tasks import IGNORED
 from .features import Features, share_of
 
-#: Rows taken from the batches, at most: a head of a few hundred thousand weights learns nothing more from further ones in the
-#: few dozen steps of a sweep, and the features stay within a few megabytes.
+#: Rows taken from the batches, at most: a head of a few hundred thousand weights learns no more from others in the few dozen
+#: steps of a sweep, and the features stay within a few megabytes.
 MOST_ROWS = 8192
 
 
@@ -30,17 +30,17 @@ def extract_features(
     rows: int | None = None,
     forward: Callable[[Any, Any], Any] | None = None,
 ) -> Features:
-    """What enters a model's head: one pass over the batches, dropout off, without gradients; the model is as before afterwards.
+    """The input of a model's head: one pass over the batches, dropout off, without gradients; the model is restored afterwards.
 
-    Taken where the head begins, so that ``head(features.x)`` are the logits; where a head takes all tokens and picks or pools them
-    itself, in front of its first linear layer. One label a token: every token is a row, -100 left out. A linear head over all tokens
+    Taken where the head begins, so that ``head(features.x)`` are the logits; if a head takes all tokens and selects or pools them itself,
+    before its first linear layer. One label a token: every token is a row, -100 left out. A linear head over all tokens
     whose logits are those of one token (causal decoders): that token is the row.
 
     :param model: any model that :func:`finetune` can read, or a function that makes one.
     :param batches: batches with labels.  :param held_out: other batches, or a share of the rows, drawn at random; None: none.
     :param head: prefix of the head's parameter names, or several; None: found by name.
     :param rows: rows to take, at most; None: 8,192.
-    :param forward: ``(model, batch) -> logits``, where the batches fit no usual way of calling a model.
+    :param forward: ``(model, batch) -> logits``, where the model cannot be called with the batches in a usual way.
     :raises ValueError: no head or no linear layer in it; a head that never runs; no labels; NaN; one class only.
     :raises TypeError: no model, no batches.
 
@@ -67,7 +67,7 @@ def extract_features(
             reader = Reader(model, source.take(0), forward=forward)
             if reader.task is None:
                 raise ValueError(
-                    "batches: what the labels ask of the logits cannot be told (classes, tags or numbers); "
+                    "batches: the task cannot be read from the labels (classes, tags or numbers); "
                     "make the features yourself with Features.of(x, y)"
                 )
             tap = _Tap(model, prefixes)
@@ -94,7 +94,7 @@ def _most(rows: Any) -> int:
 
 
 class _Tap:
-    """Catches what enters the head, and its first linear layer, of one batch after the other."""
+    """Records the input of the head, and of its first linear layer, batch by batch."""
 
     def __init__(self, model: nn.Module, prefixes: tuple[str, ...]) -> None:
         self.model = model
@@ -120,7 +120,7 @@ class _Tap:
                 raise ValueError(
                     f"{source.argument}[{number}]: no labels, a tensor: expected one label a row or a token"
                 )
-            x, y = self._rows(*self._look(reader, moved), labels, f"{source.argument}[{number}]")
+            x, y = self._rows(*self._record(reader, moved), labels, f"{source.argument}[{number}]")
             if reader.task == "single_label":
                 keep = y != IGNORED
                 x, y = x[keep], y[keep]
@@ -133,11 +133,11 @@ class _Tap:
             raise ValueError(f"{source.argument}: the features of its batches have different widths")
         return torch.cat(xs)[:most], torch.cat(ys)[:most]
 
-    def _look(self, reader: Reader, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, str]:
-        """What entered the first linear layer and the head as a whole, and what the last layer gave, of one batch."""
+    def _record(self, reader: Reader, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, str]:
+        """Inputs of the first linear layer and of the whole head, and the logits, of one batch."""
         seen: list[tuple[str, Any, Any]] = []
         entered: list[Any] = []
-        handles = [m.register_forward_hook(_catch(seen, n)) for n, m in self.layers.items()]
+        handles = [m.register_forward_hook(_remember_calls(seen, n)) for n, m in self.layers.items()]
         if self.whole is not None:
             handles.append(self.whole[1].register_forward_pre_hook(lambda _, given: entered.append(given)))
         try:
@@ -158,17 +158,17 @@ class _Tap:
         whole = entered[0][0] if len(entered) == 1 and len(entered[0]) == 1 else None
         if logits is None:
             raise ValueError("the model gives no logits that could be read; pass forward=(model, batch) -> logits")
-        picked = self._picked(given, out, logits) if len(seen) == 1 else None
-        if picked is not None:
-            given = picked
-        # the head's own entry, unless it picks or pools tokens behind it
+        selected = self._selected(given, out, logits) if len(seen) == 1 else None
+        if selected is not None:
+            given = selected
+        # the head's own input, unless it selects or pools tokens behind it
         fits = isinstance(whole, torch.Tensor) and whole.dim() == given.dim() and whole.shape[:-1] == given.shape[:-1]
         self.where = self.whole[0] if self.whole is not None and fits else name
         return given, whole if fits else None, logits, name
 
     @staticmethod
-    def _picked(given: torch.Tensor, out: Any, logits: torch.Tensor) -> torch.Tensor | None:
-        """Of a linear layer over all tokens, the token whose outputs are the logits; None: the layer sees no more than that."""
+    def _selected(given: torch.Tensor, out: Any, logits: torch.Tensor) -> torch.Tensor | None:
+        """The input of the token whose outputs are the logits, of a linear layer over all tokens; None: the layer gets one token only."""
         if given.dim() != 3 or not isinstance(out, torch.Tensor) or logits.dim() != 2 or len(logits) != len(given):
             return None
         if out.shape[-1] != logits.shape[-1]:
@@ -194,12 +194,12 @@ class _Tap:
         if x.dim() == 2 and len(x) == len(labels):
             return x, labels.squeeze(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
         raise ValueError(
-            f"{at}: {name} takes {in_words(x)} for labels {in_words(labels)} and logits {in_words(logits)}: what a row's features are "
-            "cannot be told; make them yourself with Features.of(x, y)"
+            f"{at}: {name} takes {in_words(x)} for labels {in_words(labels)} and logits {in_words(logits)}: the features of a row are "
+            "ambiguous; make them yourself with Features.of(x, y)"
         )
 
 
-def _catch(seen: list[tuple[str, Any, Any]], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def _remember_calls(seen: list[tuple[str, Any, Any]], name: str) -> Callable[[nn.Module, Any, Any], None]:
     def remember(_: nn.Module, given: Any, out: Any) -> None:
         seen.append((name, given[0] if isinstance(given, tuple) and given else None, out))
 

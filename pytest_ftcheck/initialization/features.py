@@ -1,4 +1,4 @@
-"""What a head is fed, and the labels: plain tensors, checked."""
+"""The input of a head, and the labels: plain tensors, checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASKS = ("single_label", "multi_label", "regression")
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What enters a head, ``x`` of shape ``[rows, width]``, and the labels ``y``: of the rows to train on, and of held-out ones.
+    """The input of a head, ``x`` of shape ``[rows, width]``, and labels ``y``: training rows, and held-out ones.
 
     Made by :func:`extract_features` from a model and batches, or by :meth:`of` from tensors of your own. Floating-point tensors, on the
     CPU unless they were given elsewhere. Labels: whole numbers (``single_label``), floats of 0 and 1 ``[rows, tags]`` (``multi_label``), or
@@ -34,7 +34,7 @@ class Features:
     task: str = "single_label"
     #: Classes, or tags; None for a regression.
     classes: int | None = None
-    #: Where they come from, in words.
+    #: Their origin, in words.
     source: str = "given by hand"
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class Features:
 
     @property
     def judged(self) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """The rows to judge by, and what they are: the held-out ones, else those trained on.
+        """The rows to judge by, and which they are: the held-out ones, else the training rows.
 
         >>> Features.of(torch.eye(4), torch.tensor([0, 1, 0, 1])).judged[2]
         'training rows'
@@ -143,7 +143,7 @@ class Features:
         return f"<Features of {len(self.x):,} rows x {self.width}{held}: {self.task}{classes}, {self.source}>"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For hypothesis, which would print all of the tensors, and IPython."""
+        """For IPython, and for hypothesis, which would print all tensors."""
         printer.text(repr(self))
 
 
@@ -166,7 +166,7 @@ def share_of(value: Any) -> float:
 
 
 def _kept(x: torch.Tensor, y: torch.Tensor, task: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Own copies in the types that heads are trained in; rows labelled -100 left out."""
+    """Copies in the types that heads are trained in; rows labelled -100 left out."""
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     if task == "single_label":
         keep = y != IGNORED
@@ -201,7 +201,7 @@ def _check_rows(at_x: str, at_y: str, x: torch.Tensor, y: torch.Tensor, task: st
 
 
 def _check_labels(features: Features) -> None:
-    """What a head can learn something from."""
+    """Labels that a head can learn from."""
     y = features.y
     if features.task == "single_label":
         for name, labels in (("y", y), ("held_y", features.held_y)):
@@ -218,5 +218,5 @@ def _check_labels(features: Features) -> None:
             else f"the label {[round(v, 4) for v in y[:1].reshape(-1).tolist()]}"
         )
         raise ValueError(
-            f"y: all {len(y)} rows have {what}: a head can learn nothing but a constant from them; take rows of several classes"
+            f"y: all {len(y)} rows have {what}: a head can only learn a constant from them; take rows of several classes"
         )

@@ -1,4 +1,4 @@
-"""Is a tensor what a scheme draws? Goodness of fit, and the scheme that fits best."""
+"""Goodness of fit of a tensor to a scheme, and the scheme that fits best."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ VALUES = 500_000
 ALPHA = 1e-6
 #: Relative rounding of values that are not drawn, and of low-precision dtypes.
 EXACT = 1e-4
-#: A probability that needs no second test.
-HOPELESS = 1e-12
-#: Probability of rows alike by chance that is taken for none.
+#: A probability so small that the second test is not needed.
+DECISIVE = 1e-12
+#: Probability of equal rows by chance below which chance is excluded.
 CHANCE = 1e-9
 #: Values of a layer that `identify` compares with each scheme.
-LOOKED_AT = 20_000
+COMPARED = 20_000
 #: Probability above which `identify` takes a scheme for the one that drew the values.
 PLAUSIBLE = 1e-3
 
@@ -76,16 +76,16 @@ def fit_weight(draw: Draw, weight: torch.Tensor, *, last: bool, values: int = VA
     if not len(flat):
         return 1.0, found
     size = _size(flat, rms, expected, slack)
-    if size < HOPELESS:  # the costlier comparison could only say the same
+    if size < DECISIVE:  # the costlier test would not change the result
         return 2 * size, found
     return min(1.0, 2 * min(_shape(draw, thinned(flat, values), expected, fan_in, fan_out, slack), size)), found
 
 
 def undrawn_rows(draw: Draw, weight: torch.Tensor) -> str:
-    """Rows that a continuous distribution does not give, in words: of one value all over, or equal to another row; "": there is none.
+    """Rows that a continuous distribution does not draw, in words: with one value, or equal to another row; "": there are none.
 
-    One such row among hundreds is nothing to a test of the whole distribution. Two values of a dtype agree by chance with a probability
-    below four times its spacing at 1; rows too short for that to exclude chance are not looked at.
+    A test of the whole distribution cannot detect one such row among hundreds. Two values of a dtype agree by chance with a probability
+    below four times its spacing at 1; rows that are too short to exclude chance are not compared.
     """
     if draw.family not in ("normal", "uniform", "truncated_normal") or not weight.dtype.is_floating_point:
         return ""
@@ -95,13 +95,13 @@ def undrawn_rows(draw: Draw, weight: torch.Tensor) -> str:
         return ""
     flat = int((w == w[:, :1]).all(1).sum())
     if flat:
-        return f"{plural(flat, 'row')} of {fan_out} with one value all over"
+        return f"{plural(flat, 'row')} of {fan_out} with one value"
     alike = repeated(w)
     return f"{round(alike * fan_out)} of {fan_out} rows that are another one's copy" if alike else ""
 
 
 def thinned(values: torch.Tensor, most: int) -> torch.Tensor:
-    """At most so many of them, evenly spread."""
+    """At most so many of them, evenly spaced."""
     return values if len(values) <= most else values[:: -(-len(values) // most)]
 
 
@@ -118,7 +118,7 @@ def _shape(draw: Draw, values: torch.Tensor, std: float, fan_in: int, fan_out: i
     result = stats.kstest(values.numpy(), cdf)
     if slack <= EXACT:
         return float(result.pvalue)
-    # in bf16 neighbouring values fall together, which moves the distribution by up to half a spacing
+    # in bf16 neighbouring values coincide, which moves the distribution by up to half a spacing
     return float(stats.kstwo.sf(max(0.0, float(result.statistic) - slack), len(values)))
 
 
@@ -126,7 +126,7 @@ def _size(values: torch.Tensor, rms: float, std: float, slack: float) -> float:
     from scipy import stats
 
     n, ratio = len(values), (rms / std) ** 2
-    ratio += max(-2 * slack, min(2 * slack, 1 - ratio))  # rounding is no difference
+    ratio += max(-2 * slack, min(2 * slack, 1 - ratio))  # a difference within rounding is none
     return 2 * float(min(stats.chi2.cdf(ratio * n, n), stats.chi2.sf(ratio * n, n)))
 
 
@@ -177,13 +177,14 @@ def fit(
 
 # ---------------------------------------------------------------------- recognising
 def identify(module: nn.Module, only: str | Sequence[str] | None = None) -> InitScheme | None:
-    """The scheme that the linear layers of a module look drawn from; None: none known here.
+    """The scheme that the weights of a module's linear layers match; None: no known one.
 
     Schemes without a scale of their own (torch's default, xavier, kaiming) come first, then those whose scale is estimated; a last layer
-    that differs is named. Where shapes make two schemes one (square matrices: kaiming with fan-in and fan-out), the first is given.
+    that differs is named. Where two schemes are the same for these shapes (square matrices: kaiming with fan-in and fan-out), the first
+    is returned.
 
     :param module: a head, or a whole model: of that only the head.
-    :param only: prefix or prefixes of the parameter names that are meant, instead.
+    :param only: prefix or prefixes of the parameter names, instead.
     :raises ValueError: no linear layer matches.
 
     >>> from torch import nn
@@ -195,7 +196,7 @@ def identify(module: nn.Module, only: str | Sequence[str] | None = None) -> Init
     layers = head_layers(module, only)
     names = list(layers)
     shares = _class_prior(layers[names[-1]])
-    # a bias that is a class prior says nothing about how the others were made
+    # a bias that is a class prior says nothing about the initialisation of the others
     given = [n for n in names if shares is None or n != names[-1]]
     found = _best(layers, given)
     if found is None and len(names) > 1:
@@ -221,13 +222,13 @@ def _best(layers: dict[str, nn.Module], with_bias: Sequence[str]) -> InitScheme 
     if bias is None:
         return None
     for scheme in _candidates([matrix_of(m) for m in layers.values()]):
-        if min(f.p for f in fit(scheme, layers, LOOKED_AT, rows=False) if f.tensor.endswith("weight")) >= PLAUSIBLE:
+        if min(f.p for f in fit(scheme, layers, COMPARED, rows=False) if f.tensor.endswith("weight")) >= PLAUSIBLE:
             return scheme.with_bias(bias)
     return None
 
 
 def _bias(layers: Sequence[nn.Module]) -> float | str | None:
-    """What all biases start at; None: nothing known here."""
+    """What all biases start at; None: no known value."""
     given = [
         (m.bias.detach().double().cpu(), matrix_of(m).shape[1]) for m in layers if isinstance(m.bias, torch.Tensor)
     ]
@@ -235,18 +236,18 @@ def _bias(layers: Sequence[nn.Module]) -> float | str | None:
         return 0.0
     values = torch.cat([b for b, _ in given])
     if float(values.max()) == float(values.min()):
-        return _plain(float(values[0]))
+        return _as_written(float(values[0]))
     inside = all(float(b.abs().max()) <= 1.0001 / math.sqrt(fan_in) for b, fan_in in given)
     return TORCH_BIAS if inside else None
 
 
 def _candidates(matrices: Sequence[torch.Tensor]) -> Iterator[InitScheme]:
-    """What might have drawn these, the most telling first: exact structure, scales that follow from the shape, estimated ones."""
+    """Schemes that might have drawn these, the most specific first: exact structure, scales that follow from the shape, estimated ones."""
     flat = torch.cat([m.detach().double().cpu().reshape(-1) for m in matrices])
     if not bool(torch.isfinite(flat).all()):
         return
     if float(flat.max()) == float(flat.min()):
-        value = _plain(float(flat[0]))
+        value = _as_written(float(flat[0]))
         yield InitScheme.zeros() if value == 0 else InitScheme.constant(value)
         return
     rms, largest = float((flat**2).mean()) ** 0.5, float(flat.abs().max())
@@ -269,15 +270,15 @@ def _candidates(matrices: Sequence[torch.Tensor]) -> Iterator[InitScheme]:
     yield InitScheme.xavier_uniform()
     # of 300 values of a normal distribution all lie within 2 / 0.8796 standard deviations once in a thousand times
     cut = len(flat) >= 300 and largest < 2.0 / truncated_std(2.0) * rms * 1.03
-    for digits in (1, 2, 3, 4, 6):  # as a person would have written it, and only then more exactly
+    for digits in (1, 2, 3, 4, 6):  # round numbers, as a person writes them, come first
         if cut:
             yield InitScheme.truncated_normal(_round(rms / truncated_std(2.0), digits))
         yield InitScheme.uniform(_round(largest, digits, up=True))
         yield InitScheme.normal(_round(rms, digits))
 
 
-def _plain(value: float) -> float:
-    """A number that was float32, as it was written: 0.1 and not 0.10000000149."""
+def _as_written(value: float) -> float:
+    """A float32 number as it was written: 0.1 and not 0.10000000149."""
     return float(f"{value:.7g}")
 
 

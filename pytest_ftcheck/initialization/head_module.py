@@ -1,4 +1,4 @@
-"""A model's head as a module of its own, beside the features that enter it."""
+"""A model's head as a separate module, with its input features."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def head_of(model: Any, batches: Any, held_out: Any = None, *, head: Any = None)
     """A copy of a model's head, and its features: what :func:`sweep` takes.
 
     A head that is one module is copied as it is. Where it is several, called by the model's own ``forward`` (DistilBERT's
-    ``pre_classifier`` and ``classifier``), the linear layers are put in a row, in the order in which they run, with the activation that is
-    found between them by its values; dropout between them is left out.
+    ``pre_classifier`` and ``classifier``), the linear layers are chained in the order in which they run, with the activation between them
+    recognised by its values; dropout between them is left out.
 
     :param model: arguments as in :func:`extract_features`.
-    :raises ValueError: what lies between two layers is no known activation.
+    :raises ValueError: an unknown operation lies between two layers.
 
     >>> from pytest_ftcheck import tiny_distilbert, toy_batches
     >>> made, features = head_of(tiny_distilbert(seed=0), toy_batches(2))
@@ -49,10 +49,10 @@ def head_of(model: Any, batches: Any, held_out: Any = None, *, head: Any = None)
     modules = dict(made.named_modules())
     if len(prefixes) == 1 and prefixes[0] in modules:
         return copy.deepcopy(modules[prefixes[0]]), features
-    return _in_a_row(made, source.take(0), linear_layers(made, prefixes)), features
+    return _chain(made, source.take(0), linear_layers(made, prefixes)), features
 
 
-def _in_a_row(model: nn.Module, batch: Any, layers: dict[str, nn.Module]) -> nn.Module:
+def _chain(model: nn.Module, batch: Any, layers: dict[str, nn.Module]) -> nn.Module:
     with quiet(model), torch.no_grad():
         reader = Reader(model, batch)
     seen = flow(model, reader, [batch], layers)
@@ -63,7 +63,7 @@ def _in_a_row(model: nn.Module, batch: Any, layers: dict[str, nn.Module]) -> nn.
             kind = activation(out, entered) if out.shape == entered.shape else None
             if kind is None:
                 raise ValueError(
-                    f"head: what lies between {before} and {after} is no activation that is known; build the head as a module of its own"
+                    f"head: the operation between {before} and {after} is not a known activation; make the head a separate module"
                 )
             parts.append(_MODULES[kind]())
         parts.append(copy.deepcopy(layers[after]))

@@ -1,4 +1,4 @@
-"""A classification head that is told in one line: what the strategies draw, and what a counterexample prints."""
+"""A classification head in one line of code: strategies draw it, and counterexamples print it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Head(nn.Sequential):
     """A classification head ``[rows, in_features] -> [rows, classes]``: linear layers with activations between them.
 
     Each hidden layer is ``Linear``, then ``LayerNorm`` if asked for, the activation, and ``Dropout`` if above 0. It is a plain
-    ``nn.Sequential`` in all but its ``repr``, which is the code that makes it anew. Weights are torch's own default for
+    ``nn.Sequential`` in all but its ``repr``, which is the code that makes it. Weights are torch's own default for
     ``nn.Linear``, drawn under ``seed``; torch's random state is neither used nor changed.
 
     :param in_features: width of the features, >= 1.  :param classes: outputs, >= 1.
@@ -86,7 +86,7 @@ class Head(nn.Sequential):
             "seed": seed,
         }
         plain = {"widths": (), "activation": "relu", "dropout": 0.0, "layer_norm": False, "bias": True, "seed": 0}
-        if not hidden:  # of what there is none, nothing needs to be said
+        if not hidden:  # settings of hidden layers that do not exist are left out
             given |= {name: plain[name] for name in ("activation", "dropout", "layer_norm")}
         self._made = (
             len(self),
@@ -94,7 +94,7 @@ class Head(nn.Sequential):
         )
 
     def __repr__(self) -> str:
-        # once somebody has added or taken away layers, the code no longer tells what this is
+        # once layers were added or removed, the code no longer describes it
         layers, code = self._made
         return f"{code})" if len(self) == layers else super().__repr__()
 
@@ -109,7 +109,7 @@ class Head(nn.Sequential):
 
 
 def _linear(fan_in: int, fan_out: int, bias: bool, generator: torch.Generator) -> nn.Linear:
-    """As ``nn.Linear`` makes it, from a generator of its own."""
+    """Initialised as ``nn.Linear`` does it, from the given generator."""
     layer = nn.Linear(fan_in, fan_out, bias=bias, device="meta").to_empty(device="cpu")  # draws nothing
     with torch.no_grad():
         nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)

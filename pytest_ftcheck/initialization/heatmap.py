@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Where the loss ends above that of knowing nothing, and where a run was not finite: light greys, which are no colour of the scale
+#: Where the loss ends above that of a class-prior prediction, and where a run was not finite: light greys, which are not on the scale
 #: (cividis, made for colour-blind eyes).
-ROSE, BROKEN = "#c9c9c9", "#8f8f8f"
+WORSE, NOT_FINITE = "#c9c9c9", "#8f8f8f"
 #: A displacement of this many standard deviations, independent of the weights it is added to, makes their histogram 1 % wider
 #: (sqrt(1 + r^2) = 1.01): less than a pixel to either side in a picture of 200 pixels.
-UNSEEN = math.sqrt(1.01**2 - 1)
+INVISIBLE = math.sqrt(1.01**2 - 1)
 
 DASHED = (0, (2.2, 2.2))
 
@@ -56,7 +56,7 @@ def draw(result: SweepResult, mark: Any = None) -> Figure:
     xs = _edges(result.lrs)
     known = [v for line in motion for v in line if not math.isnan(v)]
     low, high = (min(known), max(known)) if known else (0.1, 1.0)
-    gone = f"share of the uninformed loss that is gone after {plural(result.recipe.steps, 'step')}"
+    gone = f"share of the class-prior loss that is gone after {plural(result.recipe.steps, 'step')}"
     moved = "rms displacement / std of the initial weights"
     panels = (
         (left, learnt, "cividis", Normalize(0, 1), "Loss drop", gone),
@@ -76,8 +76,8 @@ def draw(result: SweepResult, mark: Any = None) -> Figure:
     else:
         left.set_yticks(range(rows), [shorten(result.names[i], 40) for i in order])
         left.invert_yaxis()
-    _unseen(right, xs, ys, motion)
-    _words(figure, result)
+    _invisible_motion(right, xs, ys, motion)
+    _captions(figure, result)
     return figure
 
 
@@ -114,7 +114,7 @@ def _panel(
     from matplotlib.ticker import PercentFormatter
 
     share = norm.vmin == 0
-    scale = colormaps[colours].with_extremes(bad=BROKEN, under=ROSE)
+    scale = colormaps[colours].with_extremes(bad=NOT_FINITE, under=WORSE)
     cells = np.ma.masked_invalid(np.asarray(values, dtype=float))
     mesh = ax.pcolormesh(np.asarray(xs), np.asarray(ys), cells, cmap=scale, norm=norm, shading="flat", rasterized=True)
     bar = figure.colorbar(mesh, ax=ax, extend="min" if share else "neither", label=what, pad=0.02)
@@ -124,7 +124,7 @@ def _panel(
 
 
 def _border(ax: Axes, xs: Sequence[float], ys: Sequence[float], share: Sequence[Sequence[float]]) -> None:
-    """A line around the cells in which most seeds learn; where the region ends at the edge of what was tried, there is none."""
+    """A line around the cells in which most seeds learn, open at the edge of the grid."""
     from matplotlib.collections import LineCollection
 
     inside = [[v > MAJORITY for v in line] for line in share]
@@ -135,7 +135,7 @@ def _border(ax: Axes, xs: Sequence[float], ys: Sequence[float], share: Sequence[
                 lines.append([(xs[j], ys[i]), (xs[j], ys[i + 1])])
             if i and here != inside[i - 1][j]:
                 lines.append([(xs[j], ys[i]), (xs[j + 1], ys[i])])
-    # the halo of all segments under all segments: else each would cut into its neighbour
+    # the halos of all segments lie under all segments: else each would cover its neighbour
     for colour, width, name in (("black", 4.4, "halo"), ("white", 2.2, "border")):
         if lines:
             made = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting", gid=name)
@@ -179,18 +179,18 @@ def _mark(ax: Axes, mark: tuple[float, float], xs: Sequence[float], ys: Sequence
     )  # fmt: skip
 
 
-def _unseen(ax: Axes, xs: Sequence[float], ys: Sequence[float], motion: Sequence[Sequence[float]]) -> None:
-    """A dashed line between cells whose motion a histogram cannot show and the others."""
+def _invisible_motion(ax: Axes, xs: Sequence[float], ys: Sequence[float], motion: Sequence[Sequence[float]]) -> None:
+    """A dashed line around the cells whose motion is too small to show in a histogram."""
     from matplotlib.collections import LineCollection
 
     lines = []
     for i, row in enumerate(motion):
         for j in range(1, len(row)):
-            if (row[j - 1] < UNSEEN) != (row[j] < UNSEEN):
+            if (row[j - 1] < INVISIBLE) != (row[j] < INVISIBLE):
                 lines.append([(xs[j], ys[i]), (xs[j], ys[i + 1])])
         if i:
             for j, (a, b) in enumerate(zip(motion[i - 1], row, strict=True)):
-                if (a < UNSEEN) != (b < UNSEEN):
+                if (a < INVISIBLE) != (b < INVISIBLE):
                     lines.append([(xs[j], ys[i]), (xs[j + 1], ys[i])])
     if lines:
         made = LineCollection(lines, colors="white", linewidths=1.8, linestyles=[DASHED], gid="unseen")
@@ -198,7 +198,7 @@ def _unseen(ax: Axes, xs: Sequence[float], ys: Sequence[float], motion: Sequence
         ax.add_collection(made, autolim=False)
 
 
-def _words(figure: Figure, result: SweepResult) -> None:
+def _captions(figure: Figure, result: SweepResult) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -208,14 +208,14 @@ def _words(figure: Figure, result: SweepResult) -> None:
         f"{plural(result.recipe.steps, 'step')} of {result.batch_size}; judged on {result.judged:,} {result.judged_by}",
         fontsize=10,
     )
-    unseen = f"motion of {UNSEEN:.2f} std: with less, the histogram stands still"
+    invisible = f"motion of {INVISIBLE:.2f} std: with less, the histogram looks the same"
     handles: list[Any] = [
         Line2D([], [], color="white", linewidth=2.2, label="most seeds learn inside this line", path_effects=_halo()),
-        Line2D([], [], color="white", linewidth=1.8, linestyle=DASHED, path_effects=_halo(3.2), label=unseen),
-        Patch(facecolor=ROSE, label="worse than knowing nothing"),
+        Line2D([], [], color="white", linewidth=1.8, linestyle=DASHED, path_effects=_halo(3.2), label=invisible),
+        Patch(facecolor=WORSE, label="worse than a class-prior prediction"),
     ]  # fmt: skip
     if any(not c.finite for c in result.cells):
-        handles.append(Patch(facecolor=BROKEN, label="not finite"))
+        handles.append(Patch(facecolor=NOT_FINITE, label="not finite"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
 
 

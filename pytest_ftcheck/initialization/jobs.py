@@ -1,4 +1,4 @@
-"""What is to be trained, in what order the rows come, and what is measured of each head: plain values."""
+"""Which heads are trained, in what order the rows come, and what is measured of each head: plain values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DESCENTS = 12
 class Job:
     """One head to train."""
 
-    #: How it is initialised; None: as the head that was handed over is.
+    #: How it is initialised; None: with the weights of the given head.
     scheme: InitScheme | None
     lr: float
     #: Seeds the initial weights, the order of the rows and the dropout masks.
@@ -35,14 +35,14 @@ class Job:
 class Plan:
     """What all heads have in common."""
 
-    #: Optimizer, schedule, steps, weight decay, clipping; its ``lr`` and ``seed`` are the jobs' affair.
+    #: Optimizer, schedule, steps, weight decay, clipping; each job has its own ``lr`` and ``seed``.
     recipe: Recipe
     batch_size: int = 32
-    #: Of ``sgd``.
+    #: Momentum of ``sgd``.
     momentum: float = 0.0
 
     @property
-    def looked_at(self) -> tuple[int, ...]:
+    def evaluated_steps(self) -> tuple[int, ...]:
         """Steps whose own batch is evaluated before and after."""
         steps = self.recipe.steps
         if steps <= DESCENTS:
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one head did. Losses are means over rows, dropout off unless said otherwise."""
+    """The training of one head. Losses are means over rows, dropout off unless said otherwise."""
 
     #: Training loss of each step, dropout on.
     losses: tuple[float, ...]
@@ -68,10 +68,9 @@ class Run:
     std_last: float
     moved_first: float
     moved_last: float
-    #: Share of the hidden units that are dead on all judged rows at the end (of what enters each linear layer but the first); None: there
-    #: is no hidden unit.
+    #: Share of the hidden units that are dead on all judged rows at the end; None: there is no hidden unit.
     dead: float | None
-    #: Losses and weights are finite to the end.
+    #: All losses and weights are finite.
     finite: bool
     #: Logits on the judged rows before and after, ``[rows, outputs]``.
     logits_first: torch.Tensor
@@ -79,7 +78,7 @@ class Run:
 
 
 def order_of(rows: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
-    """Row numbers of every step, ``[steps, rows in a batch]``: one random order of all rows after the other, cut into batches.
+    """Row numbers of every step, ``[steps, rows in a batch]``: random orders of all rows in turn, cut into batches.
 
     >>> order_of(4, 2, 4, seed=0).shape
     torch.Size([4, 2])
@@ -103,15 +102,15 @@ def judged_rows(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return x[chosen], y[chosen]
 
 
-def spread(values: torch.Tensor) -> float:
-    """Standard deviation of a matrix; 0 where all values are one and the same.
+def std(values: torch.Tensor) -> float:
+    """Standard deviation of a matrix; exactly 0 where all values are the same.
 
     >>> import torch
-    >>> spread(torch.full((8, 8), 0.01))
+    >>> std(torch.full((8, 8), 0.01))
     0.0
     """
     if not values.numel() or bool((values == values.reshape(-1)[0]).all()):
-        return 0.0  # not what rounding of the mean makes of it
+        return 0.0  # and not the rounding error of the mean
     return float(values.double().std(correction=0))
 
 

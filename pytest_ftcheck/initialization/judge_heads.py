@@ -1,4 +1,4 @@
-"""Does a head of a sweep learn? Its numbers become a `Trace`, and the checks that judge every other run judge it, too."""
+"""Judges each head of a sweep: its numbers become a `Trace`, for the checks that judge every other run."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def traces(runs: Sequence[Run], jobs: Sequence[Job], features: Features, plan: P
 
 
 def judge(trace: Trace) -> tuple[str, Verdict, Verdict]:
-    """``yes``, ``no`` or ``unclear``, and what the two checks say.
+    """``yes``, ``no`` or ``unclear``, and the verdicts of the two checks.
 
     Yes: `loss_decreases` and `metric_improves` pass. No: one of them fails. Unclear: the rest, as where a small rate lowers the loss
-    step by step, but does not come far enough in these steps for anything to be predicted.
+    step by step, but is too small for predictions to improve in these steps.
     """
     loss, metric = check_loss_decreases(trace), check_metric_improves(trace)
     if "fail" in (loss.status, metric.status):
@@ -75,9 +75,9 @@ def judge(trace: Trace) -> tuple[str, Verdict, Verdict]:
 
 
 def metrics_of(runs: Sequence[Run], features: Features) -> list[Metric]:
-    """Accuracy (R squared for numbers) of every run before and after, with what luck would score: label permutations, as in `finetune`.
+    """Accuracy (R squared for numbers) of every run before and after, and under label permutations, as in `finetune`.
 
-    All runs share the rows, so that all permutations of all runs are one matrix product.
+    All runs share the rows: all permutations of all runs are one matrix product.
     """
     _, y, source = features.judged
     y = judged_rows(y, y)[1].cpu()
@@ -88,18 +88,18 @@ def metrics_of(runs: Sequence[Run], features: Features) -> list[Metric]:
     orders = torch.stack([torch.from_numpy(rng.permutation(len(y))) for _ in range(PERMUTATIONS)])
     before, after = _guesses(features.task, first), _guesses(features.task, last)
     name = "r_squared" if features.task == "regression" else "accuracy"
-    begun = _scores(features.task, before, truth[None])[:, 0].tolist()
+    started = _scores(features.task, before, truth[None])[:, 0].tolist()
     ended = _scores(features.task, after, truth[None])[:, 0]
-    luck = _scores(features.task, after, truth[orders])
-    p = ((luck >= ended[:, None] - 1e-12).sum(1) + 1).double() / (PERMUTATIONS + 1)
-    middle, spread = luck.mean(1), luck.std(1, correction=0)
-    baseline = _blind(features.task, y)
+    permuted = _scores(features.task, after, truth[orders])
+    p = ((permuted >= ended[:, None] - 1e-12).sum(1) + 1).double() / (PERMUTATIONS + 1)
+    middle, spread = permuted.mean(1), permuted.std(1, correction=0)
+    baseline = _majority_score(features.task, y)
     classes = max(features.classes or 2, last.shape[-1]) if features.task == "single_label" else 0
     actual = tuple(torch.bincount(y, minlength=classes).tolist()) if classes else ()
     return [
         Metric(
             name=name,
-            first=begun[k],
+            first=started[k],
             last=float(ended[k]),
             rows=len(y),
             source=source,
@@ -114,7 +114,7 @@ def metrics_of(runs: Sequence[Run], features: Features) -> list[Metric]:
 
 
 def _shares(task: str, y: torch.Tensor, classes: int | None = None) -> torch.Tensor:
-    """Labels as ``[rows, numbers]``, so that a row's score is a product with the guess of the same form."""
+    """Labels as ``[rows, numbers]``, so that a row's score is a product with its guess in this form."""
     if task == "regression":
         return y.reshape(len(y), -1).double()
     if task == "multi_label":
@@ -148,8 +148,8 @@ def _scores(task: str, guesses: torch.Tensor, truths: torch.Tensor) -> torch.Ten
     return products / (rows if task == "single_label" else rows * width / 2)
 
 
-def _blind(task: str, y: torch.Tensor) -> float:
-    """What the best guess that looks at no input scores."""
+def _majority_score(task: str, y: torch.Tensor) -> float:
+    """The score of the majority baseline; of the mean for numbers."""
     if task == "regression":
         return 0.0
     if task == "multi_label":
@@ -158,7 +158,7 @@ def _blind(task: str, y: torch.Tensor) -> float:
     return int(torch.bincount(y).max()) / len(y)
 
 
-def in_words(verdicts: tuple[str, Verdict, Verdict]) -> str:
+def deciding_headline(verdicts: tuple[str, Verdict, Verdict]) -> str:
     """The headline of the check that decides."""
     answer, loss, metric = verdicts
     return metric.headline if loss.status == "pass" and answer != "yes" else loss.headline

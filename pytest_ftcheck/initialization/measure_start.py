@@ -45,7 +45,7 @@ def measure(
     reader = Reader(model, batches[0])
     rows = [to_device(b, device) for b in first_rows(batches, ROWS)]
     if not any(rows_of(b) for b in rows):
-        raise ValueError("batches: those looked at have no rows")
+        raise ValueError("batches: those read have no rows")
     for number, batch in enumerate(rows):
         reader.check_labels(batch, number)
     seen = flow(model, reader, rows, layers)

@@ -1,4 +1,4 @@
-"""Heads trained one after the other by torch's own modules and optimizers: the reference, and what is left where none can be stacked."""
+"""Heads trained one after the other by torch's own modules and optimizers: the reference, and the way for heads that cannot be batched."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import nn
 
 from ..core.recipe import OPTIMIZERS
 from ..instruments.snapshots import preserved_globals, seed_everything
-from .batched_heads import NOTHING, losses_of, template_of
+from .batched_heads import DEAD_BELOW, losses_of
 from .features import Features
-from .jobs import Job, Plan, Run, judged_rows, order_of, rms, spread
+from .jobs import Job, Plan, Run, judged_rows, order_of, rms, std
+from .layers import template_of
 
 Call = Callable[[nn.Module, torch.Tensor], Any]
 
 
-def train_singly(head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan) -> Iterator[Run]:
+def train_one_by_one(head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan) -> Iterator[Run]:
     """The runs of the jobs, in their order; global random states and switches as before after each."""
     call = _call_of(head, features)
     for job in jobs:
@@ -71,10 +72,10 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
     extra = {"momentum": plan.momentum} if plan.momentum else {}
     optimizer = kind(parameters, lr=job.lr, weight_decay=recipe.weight_decay, **extra)
     matrices: list[torch.Tensor] = [m.weight for m in _in_order(head, call, judged_x[:2])]  # type: ignore[misc]
-    begun = [m.detach().clone() for m in matrices]
+    started = [m.detach().clone() for m in matrices]
 
     def loss_of(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return losses_of(features.task, columns(call(head, rows)), facing(labels))[0]
+        return losses_of(features.task, logits_by_output(call(head, rows)), labels_by_output(labels))[0]
 
     def quiet_loss(rows: torch.Tensor, labels: torch.Tensor) -> float:
         modes = [(m, m.training) for m in head.modules()]
@@ -95,11 +96,11 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
     first_logits = logits()
     first = quiet_loss(judged_x, judged_y)
     losses, descents, norm = [], [], float("nan")
-    looked = set(plan.looked_at)
+    evaluated = set(plan.evaluated_steps)
     for step, rows in enumerate(order_of(len(x), plan.batch_size, recipe.steps, job.seed)):
         rows = rows.to(x.device)
         bx, by = x[rows], y[rows]
-        before = quiet_loss(bx, by) if step in looked else 0.0
+        before = quiet_loss(bx, by) if step in evaluated else 0.0
         for group in optimizer.param_groups:
             group["lr"] = job.lr * recipe.lr_factor(step)
         optimizer.zero_grad()
@@ -115,7 +116,7 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
             norm = float(total)
         optimizer.step()
         losses.append(float(loss.detach()))
-        if step in looked:
+        if step in evaluated:
             descents.append((step, before, quiet_loss(bx, by)))
     last_logits, last = logits(), quiet_loss(judged_x, judged_y)
     finite = all(torch.isfinite(torch.tensor(losses))) and all(bool(torch.isfinite(p).all()) for p in head.parameters())
@@ -125,10 +126,10 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
         last=last,
         descents=tuple(descents),
         grad_norm=norm,
-        std_first=spread(begun[0]) if begun else 0.0,
-        std_last=spread(begun[-1]) if begun else 0.0,
-        moved_first=rms(matrices[0].detach() - begun[0]) if begun else 0.0,
-        moved_last=rms(matrices[-1].detach() - begun[-1]) if begun else 0.0,
+        std_first=std(started[0]) if started else 0.0,
+        std_last=std(started[-1]) if started else 0.0,
+        moved_first=rms(matrices[0].detach() - started[0]) if started else 0.0,
+        moved_last=rms(matrices[-1].detach() - started[-1]) if started else 0.0,
         dead=_dead(head, call, judged_x),
         finite=bool(finite and torch.isfinite(last_logits).all()),
         logits_first=first_logits.cpu(),
@@ -136,24 +137,24 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
     )
 
 
-def columns(logits: torch.Tensor) -> torch.Tensor:
+def logits_by_output(logits: torch.Tensor) -> torch.Tensor:
     """``[rows, outputs]`` as one head's ``[1, outputs, rows]``."""
     return logits.reshape(len(logits), -1).t()[None]
 
 
-def facing(labels: torch.Tensor) -> torch.Tensor:
-    """Labels beside logits of shape ``[outputs, rows]``."""
+def labels_by_output(labels: torch.Tensor) -> torch.Tensor:
+    """Labels in the layout of logits of shape ``[outputs, rows]``."""
     return labels.t() if labels.dim() == 2 else labels
 
 
 def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
-    """Share of the hidden units that no row excites: of what enters each linear layer but the first."""
-    seen: list[torch.Tensor] = []
+    """Share of the hidden units that are dead on all rows, where they enter each linear layer but the first."""
+    dead: list[torch.Tensor] = []
 
-    def look(_: nn.Module, given: Any) -> None:
-        seen.append(given[0].reshape(-1, given[0].shape[-1]).abs().amax(0) <= NOTHING)
+    def note_dead(_: nn.Module, given: Any) -> None:
+        dead.append(given[0].reshape(-1, given[0].shape[-1]).abs().amax(0) <= DEAD_BELOW)
 
-    handles = [m.register_forward_pre_hook(look) for m in _linear(head)]
+    handles = [m.register_forward_pre_hook(note_dead) for m in _linear(head)]
     try:
         head.eval()
         with torch.no_grad():
@@ -161,7 +162,7 @@ def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
     finally:
         for handle in handles:
             handle.remove()
-    return float(torch.cat(seen[1:]).double().mean()) if len(seen) > 1 else None
+    return float(torch.cat(dead[1:]).double().mean()) if len(dead) > 1 else None
 
 
 def _in_order(head: nn.Module, call: Call, x: torch.Tensor) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""What a sweep found: plain data, one cell a head."""
+"""The result of a sweep: plain data, one cell a head."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Cell:
     loss_last: float
     #: Relative drop of the loss: 1 is all of it, below 0 it rose.
     drop: float
-    #: Share of the loss of knowing nothing (the labels' entropy; their variance for numbers) that is gone: 1 is all, 0 none, below 0
-    #: the head is worse than knowing nothing. A head that starts at ten times that loss and comes back to it has learnt nothing yet.
+    #: Share of the class-prior loss (the labels' entropy; their variance for numbers) that is gone: 1 is all, 0 none, below 0 the head
+    #: is worse than a class-prior prediction. A head that starts at ten times that loss and falls back to it has learnt nothing yet.
     learnt: float
     #: Accuracy (R squared for numbers) before and after, and the share of label permutations that do as well as the latter.
     metric_first: float
@@ -54,8 +54,7 @@ class Cell:
     #: rms displacement of their weights.
     moved_first: float
     moved_last: float
-    #: Share of the hidden units that are dead at the end (what enters a later linear layer is nothing, whatever the row); None: there is
-    #: no hidden unit.
+    #: Share of the hidden units that are dead on all judged rows at the end; None: there is no hidden unit.
     dead: float | None
     #: All losses and weights are finite.
     finite: bool
@@ -83,7 +82,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Many heads, each with its own initial weights, learning rate and seed: which learn, how far they came, and the map of it.
+    """Many heads, each with its own initial weights, learning rate and seed: which learn, how far, and a map of them.
 
     Made by :func:`sweep`. ``print(result)`` shows it, ``pandas.DataFrame(result.frame())`` is a table of it, ``result.plot()`` the map.
 
@@ -112,7 +111,7 @@ class SweepResult:
     judged: int
     judged_by: str
     metric: str
-    #: What the best guess that looks at no input scores, and its loss: the entropy of the judged labels (numbers: their variance).
+    #: Score of the majority baseline, and loss of a class-prior prediction: the entropy of the judged labels (numbers: their variance).
     baseline: float | None
     blind_loss: float
     recipe: Recipe
@@ -121,7 +120,7 @@ class SweepResult:
     #: ``vectorised``, or ``one by one: ...`` with the reason.
     engine: str
     seconds: float
-    #: The user's own ``(std, learning rate)``, drawn on the map; None: none was named.
+    #: The user's own ``(std, learning rate)``, marked on the map; None: none was given.
     mark: tuple[float, float] | None = None
     schema: int = SCHEMA
 
@@ -151,7 +150,7 @@ class SweepResult:
     def border(self) -> list[dict[str, Any]]:
         """For each scheme the lowest and the highest learning rate at which most seeds learn; None where none does.
 
-        A ``lowest_lr`` that is the lowest of all that were tried is no border: the region goes on below it; so for the highest.
+        Where ``lowest_lr`` is the lowest that was tried, the region may go on below it; likewise for the highest.
         """
         out = []
         for name, std, line in zip(self.names, self.stds, self.trainable, strict=True):
@@ -181,7 +180,7 @@ class SweepResult:
     def from_json(cls, text: str) -> SweepResult:
         """The inverse of :meth:`to_json`.
 
-        :raises ValueError: no sweep, or one of another version; says what does not fit, and where.
+        :raises ValueError: not a sweep, or one of another version; names the field that does not fit.
         """
         try:
             raw = json.loads(text)
@@ -208,11 +207,11 @@ class SweepResult:
     def plot(self, mark: tuple[float, float] | Recipe | None = None) -> Figure:
         """The trainability map as a matplotlib figure: ``result.plot().savefig("map.png")``.
 
-        Left how much of the loss of knowing nothing is gone, right the rms displacement over the initial std, both as medians over the
+        Left the share of the class-prior loss that is gone, right the rms displacement over the initial std, both as medians over the
         seeds; a line around the combinations at which most seeds learn.
 
-        :param mark: your own ``(std, lr)``, or a `Recipe` (its learning rate, at std 0.02); None: the one that the sweep was told.
-        :raises ValueError: a mark that is no pair of positive numbers.  :raises ImportError: matplotlib is not installed.
+        :param mark: your own ``(std, lr)``, or a `Recipe` (its learning rate, at std 0.02); None: the one given to the sweep.
+        :raises ValueError: a mark that is not a pair of positive numbers.  :raises ImportError: matplotlib is not installed.
         """
         figure: Figure = provided("heatmap")(self, mark)
         return figure
@@ -228,8 +227,8 @@ class SweepResult:
     def __str__(self) -> str:
         lines = [
             repr(self)[1:-1] + ".",
-            f"{self.head} on {self.source}; {self.recipe.steps} steps of {self.batch_size} of {self.rows:,} rows, judged on "
-            f"{self.judged:,} {self.judged_by} (knowing nothing: {self.metric} {number(self.baseline)}, loss {number(self.blind_loss)}).",
+            f"{self.head} on {self.source}; {self.recipe.steps} steps of {self.batch_size} of {self.rows:,} rows, judged on {self.judged:,} "
+            f"{self.judged_by} (class-prior baseline: {self.metric} {number(self.baseline)}, loss {number(self.blind_loss)}).",
         ]
         if self.engine.startswith("one by one"):
             lines.append(f"The heads were trained {self.engine}.")
@@ -259,7 +258,7 @@ def _median(values: Sequence[float | None]) -> float:
 
 
 def mark_of(mark: Any) -> tuple[float, float] | None:
-    """``(std, lr)`` of a mark; a recipe's stands at std 0.02, the default of transformers and of the founding question.
+    """``(std, lr)`` of a mark; a recipe's std is 0.02, the default of transformers and of the founding question.
 
     >>> mark_of(Recipe(lr=5e-5))
     (0.02, 5e-05)

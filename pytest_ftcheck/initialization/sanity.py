@@ -1,4 +1,4 @@
-"""`check_init` and `assert_init_sane`: is the start sane, before any training?"""
+"""`check_init` and `assert_init_sane`: does the head start sanely, before any training?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..core.verdict import Verdict
     from .features import Features
 
-#: Batches looked at, at most; of these `start.ROWS` rows.
+#: Batches read, at most; of these `measure_start.ROWS` rows.
 BATCHES = 8
 
 
@@ -26,17 +26,17 @@ def check_init(
     head: str | Sequence[str] | None = None,
     pretrained: Mapping[str, Any] | None = None,
 ) -> Verdict:
-    """The head starts sanely: as declared, if declared; units distinct and alive; signal, gradient and first loss as they should be.
+    """The head starts sanely: as declared, if declared; with distinct, live units, and a healthy signal, gradient and first loss.
 
-    Fails for: weights never written; a base that was initialised along with the head; tensors unlike the declared scheme (goodness of
-    fit, one healthy head in a million fails; biases exactly); hidden units alike; zeros before the last layer; more dead ReLU units than
-    symmetric weights can give; logits certain of a class before anything was learned, a signal that grows a hundredfold; gradients below
-    ten times Adam's eps; a first loss farther from the class-prior entropy, on either side, than the logits' spread allows. A last layer of
-    zeros alone is sound.
+    Fails for: weights never written; a base that was initialised along with the head; tensors that do not fit the declared scheme
+    (goodness of fit, one healthy head in a million fails; biases exactly); identical hidden units; zeros before the last layer; more
+    dead ReLU units than symmetric weights can give; logits certain of a class before any training, a signal that grows a hundredfold;
+    gradients below ten times Adam's eps; a first loss farther from the class-prior entropy, on either side, than the logits' spread
+    allows. A last layer of zeros is healthy.
 
     :param model: a head, or a whole model of which only the head is judged.
-    :param batches: as for `finetune`; of a bare head ``(features [rows, d], labels [rows])``, or `Features`. Up to 64 rows are looked at.
-    :param expected: what the weights and biases are meant to be drawn from; None: not judged, but recognised if known.
+    :param batches: as for `finetune`; of a bare head ``(features [rows, d], labels [rows])``, or `Features`. Up to 64 rows are measured.
+    :param expected: the declared scheme of weights and biases; None: not judged, but recognised if known.
     :param head: prefix or prefixes of the head's parameter names, where they are not found.
     :param pretrained: name -> tensor of the base as it was loaded, compared bit for bit.
     :raises ValueError, TypeError: no linear layer, no batch, labels of one class only, features that do not fit the head.
@@ -78,7 +78,7 @@ def check_init(
             with undisturbed(model):
                 return judge(measure(model, rows, expected, head, pretrained))
         except (ValueError, TypeError) as error:
-            if str(error).startswith("only="):  # what is `only` there is `head` here
+            if str(error).startswith("only="):  # `only` there is `head` here
                 raise type(error)(f"head={str(error).removeprefix('only=')}") from None
             raise
         finally:
@@ -112,11 +112,11 @@ def _check(model: nn.Module, rows: Sequence[Any]) -> None:
         found = found[found != -100]
         if given and not len(found):
             raise ValueError(
-                "batches: every label looked at is -100, which leaves its row out: expected some that are classes"
+                "batches: every label read is -100, which leaves its row out: expected some that are classes"
             )
         if len(found) > 1 and bool((found == found[0]).all()):
             raise ValueError(
-                f"batches: all {len(found)} labels looked at are {int(found[0])}: expected more than one class (shuffle sorted data)"
+                f"batches: all {len(found)} labels read are {int(found[0])}: expected more than one class (shuffle sorted data)"
             )
 
 

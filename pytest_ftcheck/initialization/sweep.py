@@ -18,7 +18,7 @@ from .apply_scheme import MOST_SEED
 from .engine import train_heads
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows
-from .judge_heads import in_words, judge, traces
+from .judge_heads import deciding_headline, judge, traces
 from .result import Cell, SweepResult, mark_of
 
 #: Standard deviations and learning rates of a sweep that names none: three decades around the founding question's 0.02, and from
@@ -45,21 +45,21 @@ def sweep(
     """Train a copy of the head for every scheme, learning rate and seed, all at once, and judge each: does it learn?
 
     A head that is a stack of linear layers, activations, Dropout and LayerNorm is trained in groups whose weights are stacked; any other
-    one by one, and ``result.engine`` says why. The results are the same but for rounding (and but for the dropout masks, which are
-    drawn from generators of their own). The head, its weights, and torch's random states and switches stay as they are.
+    one by one, and ``result.engine`` says why. The results are the same up to rounding and up to dropout masks, which are drawn
+    from separate generators. The head, its weights, and torch's random states and switches stay as they are.
 
     A cell is trainable in these steps (``yes``) if `loss_decreases` and `metric_improves` pass on its numbers; ``no`` if one of them
-    fails; ``unclear`` otherwise: the very same functions judge, with the limits and reasons documented there.
+    fails; ``unclear`` otherwise. Their limits are documented there.
 
     :param head: the head, ``[rows, width] -> [rows, outputs]``, or a function that makes one; never changed.
     :param features: what enters it, by :func:`extract_features` or ``Features.of``; or ``(x [rows, width], y [rows])``.
     :param schemes: initialisations; a number stands for ``InitScheme.normal(std=number)``. None: twelve stds from 0.001 to 1.
     :param lrs: peak learning rates. None: thirteen from 1e-6 to 1.
-    :param seeds: how many, or which; each decides initial weights, order of rows, and dropout.
+    :param seeds: how many, or which; each seeds initial weights, order of rows, and dropout.
     :param recipe: optimizer, steps (30 if there is no recipe), schedule, weight decay, clipping.
     :param recipe_fields: single fields of it.
     :param batch_size: rows a step.  :param momentum: of ``sgd``.
-    :param mark: your own ``(std, lr)``, or recipe, to be drawn on the map.
+    :param mark: your own ``(std, lr)``, or recipe, to be marked on the map.
     :param vectorise: False: one by one, by torch's own modules and optimizers.
     :raises TypeError, ValueError: an argument that is none of these, or a head that does not take the features; before any training.
 
@@ -88,7 +88,7 @@ def sweep(
     marked = mark_of(mark)
     jobs = [Job(s, lr, seed) for s in chosen for lr in rates for seed in numbers]
     runs, engine = train_heads(made, features, jobs, plan, vectorise=vectorise)
-    cells, metric, baseline = _judged(runs, jobs, features, plan)
+    cells, metric, baseline = _judge_cells(runs, jobs, features, plan)
     _, y, source = features.judged
     y = judged_rows(y, y)[1]
     return SweepResult(
@@ -98,7 +98,7 @@ def sweep(
         stds=stds,
         lrs=rates,
         seeds=numbers,
-        head=_in_a_line(made),
+        head=_describe(made),
         source=features.source,
         rows=len(features.x),
         judged=len(y),
@@ -115,11 +115,11 @@ def sweep(
     )
 
 
-def _judged(
+def _judge_cells(
     runs: Sequence[Run], jobs: Sequence[Job], features: Features, plan: Plan
 ) -> tuple[tuple[Cell, ...], str, float | None]:
     cells: list[Cell] = []
-    blind = blind_loss(features)
+    baseline_loss = blind_loss(features)
     found = traces(runs, jobs, features, plan)
     for run, job, trace in zip(runs, jobs, found, strict=True):
         verdicts = judge(trace)
@@ -130,7 +130,7 @@ def _judged(
                 scheme=repr(job.scheme),
                 lr=job.lr,
                 seed=job.seed,
-                learnt=(blind - run.last) / blind if math.isfinite(run.last) else math.nan,
+                learnt=(baseline_loss - run.last) / baseline_loss if math.isfinite(run.last) else math.nan,
                 loss_first=run.first,
                 loss_last=run.last,
                 drop=(run.first - run.last) / scale if scale > 0 and math.isfinite(run.last) else math.nan,
@@ -145,24 +145,24 @@ def _judged(
                 dead=run.dead,
                 finite=run.finite,
                 trainable=verdicts[0] if run.finite else "no",
-                why=in_words(verdicts),
+                why=deciding_headline(verdicts),
             )
         )
     return tuple(cells), found[0].metrics[0].name, found[0].metrics[0].baseline
 
 
 def blind_loss(features: Features) -> float:
-    """The loss, on the judged rows, of the best guess that looks at no input: the labels' entropy, or variance.
+    """The loss of a class-prior prediction on the judged rows: the labels' entropy; for numbers, their variance.
 
     >>> round(blind_loss(Features.of([[1.0], [2.0]], [0, 1])), 4)
     0.6931
     """
     _, y, _ = features.judged
     y = judged_rows(y, y)[1]
-    known = prior_entropy(features.task, [y])
-    if known is None:
-        known = float(y.double().var(0, correction=0).mean())
-    return max(known, 1e-12)  # all judged rows alike: then any loss is above it
+    entropy = prior_entropy(features.task, [y])
+    if entropy is None:
+        entropy = float(y.double().var(0, correction=0).mean())
+    return max(entropy, 1e-12)  # all judged rows the same: any loss is above it
 
 
 # ---------------------------------------------------------------------- arguments
@@ -240,7 +240,7 @@ def _plan(recipe: Recipe | None, recipe_fields: dict[str, Any], batch_size: Any,
     return Plan(made, batch_size, float(momentum))
 
 
-def _in_a_line(head: nn.Module) -> str:
+def _describe(head: nn.Module) -> str:
     """``Linear(384, 384) - ReLU - Dropout(0.2) - Linear(384, 2)``."""
     parts = []
     for module in head.modules():

@@ -1,4 +1,4 @@
-"""Features to try heads on: made in a millisecond, shaped like those of a pretrained base."""
+"""Synthetic features to try heads on: made in a millisecond, shaped like those of a pretrained base."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def toy_features(
 ) -> Features:
     """Features of a small task that a healthy head learns within a few steps.
 
-    As behind the last LayerNorm of a pretrained base, every row has mean 0 and variance 1, and rows share a good part of what they are:
-    a direction common to all, one for each class, and noise, all in random directions of the feature space. Classes take turns.
+    As behind the last LayerNorm of a pretrained base, every row has mean 0 and variance 1, and is the sum of a direction common to all
+    rows, one of its class, and noise; the directions are random. Classes take turns.
 
     :param rows: rows to train on.  :param held_out: further rows to judge by; 0: none.  :param width: features a row.
     :param classes: classes, in equal shares.  :param seed: of rows and directions.

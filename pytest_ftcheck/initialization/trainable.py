@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 NAME = "trainable"
 #: Short enough for a hundred examples in seconds, long enough for the sign test on every step's own batch.
 STEPS, BATCH = 30, 32
-#: What is measured beside the training: all that `loss_decreases` and `metric_improves` judge.
+#: Probes of the training: what `loss_decreases` and `metric_improves` judge.
 PROBES = ("loss", "descent", "metrics")
-#: Standard deviations above the mean that one in a hundred of a normal distribution reaches.
+#: Standard deviations above the mean that one value in a hundred of a normal distribution exceeds.
 ONE_IN_A_HUNDRED = 2.33
 
 
@@ -32,12 +32,12 @@ def check_trainable(
     seed: int = 0,
     **recipe: Any,
 ) -> Verdict:
-    """A head learns from the features of a frozen base: judged as `check_loss_decreases` and `check_metric_improves` judge a fine-tune.
+    """A head learns from the features of a frozen base, as judged by `check_loss_decreases` and `check_metric_improves`.
 
-    The head is trained for ``steps`` steps on the training rows and put back bit for bit; loss and metrics are measured with dropout off,
+    The head is trained for ``steps`` steps on the training rows and restored bit for bit; loss and metrics are measured with dropout off,
     metrics on the held-out rows if there are any. Fails if either check fails, is inconclusive if either is (and neither fails). The
-    verdict's margin says how far, in standard errors, the metric rose beyond what it must, and leads a search under ``@given`` to the
-    border. Where the untrained head is nearly right by luck, so that no metric can rise, the loss alone decides.
+    verdict's margin says by how many standard errors the metric rose above its limit; a search under ``@given`` follows it to the border.
+    Where the untrained head is nearly perfect by chance, so that no metric can rise, the loss alone decides.
 
     :param head: takes ``[rows, width]`` and gives logits.
     :param features: `Features`, or ``(x [rows, width], y [rows])``.
@@ -52,10 +52,10 @@ def check_trainable(
     >>> head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> check_trainable(InitScheme.kaiming_normal().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).status
     'pass'
-    >>> check_trainable(InitScheme.zeros().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).ok  # but for the last bias nothing moves
+    >>> check_trainable(InitScheme.zeros().apply(head), (x, (x[:, 0] > 0).long()), lr=1e-2).ok  # only the last bias moves
     False
     """
-    return _judged(train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe))
+    return _judge(train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe))
 
 
 def assert_trainable(
@@ -83,20 +83,20 @@ def assert_trainable(
     from ..core.hypothesis_target import toward_border
 
     trace = train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe)
-    verdict = _judged(trace)
-    if verdict.margin is not None and _large(trace):
-        # two borders, too small and too large: each is climbed to by itself, or the nearer one would hide the other
-        toward_border(verdict.margin, label=f"{NAME}, from a loss above knowing nothing")
+    verdict = _judge(trace)
+    if verdict.margin is not None and _starts_above_prior(trace):
+        # two borders, initial weights too small and too large: each is searched by itself, or the nearer one would hide the other
+        toward_border(verdict.margin, label=f"{NAME}, from a loss above the class-prior baseline")
     return settle(verdict, trace)
 
 
-def _large(trace: Trace) -> bool:
-    """The head starts worse than knowing nothing, by more than the least drop that counts."""
+def _starts_above_prior(trace: Trace) -> bool:
+    """The head starts above the class-prior loss, by more than the least drop that counts."""
     from ..checks.loss.loss_decreases import LEAST_DROP
 
     probe = trace.probe
-    known = None if probe is None else probe.prior_entropy
-    return probe is not None and known is not None and probe.points[0].loss > (1 + LEAST_DROP) * known
+    entropy = None if probe is None else probe.prior_entropy
+    return probe is not None and entropy is not None and probe.points[0].loss > (1 + LEAST_DROP) * entropy
 
 
 def train(
@@ -121,8 +121,8 @@ def train(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
     if given := sorted({"eval_batches", "head", "batches", "model"} & set(recipe)):
-        raise TypeError(f"{given[0]}: not an argument of this check; the features are what it trains on, and judges by")
-    Recipe(lr=lr, steps=steps, seed=seed)  # says what is wrong with them, before rows are drawn by them
+        raise TypeError(f"{given[0]}: not an argument of this check; it trains on the features, and judges by them")
+    Recipe(lr=lr, steps=steps, seed=seed)  # refuses bad values before rows are drawn
     if not isinstance(features, Features):
         if not isinstance(features, (tuple, list)) or len(features) != 2:
             raise TypeError(f"features is a {type(features).__name__}: expected Features, or (x, y)")
@@ -159,28 +159,28 @@ def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, A
     return [(x[i], y[i]) for i in torch.split(order[: max(1, steps) * size], size)]
 
 
-def _judged(trace: Trace) -> Verdict:
+def _judge(trace: Trace) -> Verdict:
     from ..checks.data.metric_improves import check_metric_improves
     from ..checks.loss.loss_decreases import check_loss_decreases
 
     loss, metric = check_loss_decreases(trace), check_metric_improves(trace)
     notes: tuple[str, ...] = ()
     judges = [loss, metric]
-    if metric.status == "inconclusive" and loss.status == "pass" and _no_room(trace):
+    if metric.status == "inconclusive" and loss.status == "pass" and _cannot_improve(trace):
         judges = [loss]
-        notes = ("by luck the untrained head is nearly right already: the loss alone decides",)
-    worst = next((v for status in ("fail", "inconclusive") for v in judges if v.status == status), loss)
-    other = metric if worst is loss else loss
+        notes = ("the untrained head is nearly perfect by chance: the loss alone decides",)
+    deciding = next((v for status in ("fail", "inconclusive") for v in judges if v.status == status), loss)
+    other = metric if deciding is loss else loss
     return replace(
-        worst,
+        deciding,
         check=NAME,
-        margin=_margin(trace, loss, worst),
-        notes=(*worst.notes, *notes, f"{other.check} ({other.status}): {other.headline}"),
+        margin=_margin(trace, loss, deciding),
+        notes=(*deciding.notes, *notes, f"{other.check} ({other.status}): {other.headline}"),
     )
 
 
-def _no_room(trace: Trace) -> bool:
-    """Before the run the metric is within two standard errors of 1, the best there is: no run could improve it measurably."""
+def _cannot_improve(trace: Trace) -> bool:
+    """Whether the metric starts within two standard errors of 1: no run could improve it measurably."""
     metric = trace.metrics[0] if trace.metrics else None
     return metric is not None and 1 - metric.first <= 2 * _error(metric.rows)
 
@@ -190,11 +190,11 @@ def _error(rows: int) -> float:
     return 0.5 / math.sqrt(max(1, rows))
 
 
-def _margin(trace: Trace, loss: Verdict, worst: Verdict) -> float | None:
+def _margin(trace: Trace, loss: Verdict, deciding: Verdict) -> float | None:
     """Distance from the border; 0 is on it.
 
-    Of the metric, in standard errors: how far it rose above where it began and above the best blind guess, and above what one in a hundred
-    label permutations reaches; the least of the three. Where the loss does not pass: what it lacks of the least drop, as a share.
+    Of the metric, in standard errors: how far it rose above its start and above the majority baseline, and above what one in a hundred
+    label permutations reaches; the smallest of the three. Where the loss does not pass: what it lacks of the least drop, as a share.
     """
     from ..checks.loss.loss_decreases import LEAST_DROP
 
@@ -211,8 +211,8 @@ def _margin(trace: Trace, loss: Verdict, worst: Verdict) -> float | None:
     known = [part for part in parts if math.isfinite(part)]
     if not known:
         return None
-    # the checks know more than these numbers: theirs is the sign
-    return max(0.0, min(known)) if worst.ok else min(0.0, *known)
+    # the checks know more than these numbers: they decide the sign
+    return max(0.0, min(known)) if deciding.ok else min(0.0, *known)
 
 
 def _drop(trace: Trace) -> float | None:

@@ -10,10 +10,10 @@ from torch import nn
 
 from pytest_ftcheck import Features, InitScheme, Recipe
 from pytest_ftcheck.initialization import batched_optimizers, engine
-from pytest_ftcheck.initialization.batched_heads import Unstackable, read_stack
 from pytest_ftcheck.initialization.batched_optimizers import Adam, Sgd
 from pytest_ftcheck.initialization.engine import VECTORISED, train_heads
 from pytest_ftcheck.initialization.jobs import Job, Plan, order_of
+from pytest_ftcheck.initialization.layers import Unstackable, read_layers
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(120, 12, generator=G)
@@ -38,7 +38,7 @@ def both(head, features=CLASSES, todo=None, *, momentum=0.0, group=None, **recip
     fast, how = train_heads(head, features, todo, plan, group=group)
     slow, other = train_heads(head, features, todo, plan, vectorise=False)
     assert how == VECTORISED
-    assert other == "one by one: asked for"
+    assert other == "one by one: vectorise=False"
     return fast, slow
 
 
@@ -219,7 +219,7 @@ def test_an_error_in_a_group_comes_out_and_the_threads_are_put_back(monkeypatch)
     def broken(self, jobs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine._Bench, "train", broken)
+    monkeypatch.setattr(engine._GroupTrainer, "train", broken)
     torch.set_num_threads(2)
     with pytest.raises(KeyboardInterrupt):
         train_heads(two_layers(), CLASSES, jobs(), Plan(Recipe(steps=2), 16), group=1)
@@ -255,7 +255,7 @@ def hooked():
 FALLBACKS = {
     "a branch": (Residual, "has a branch at"),
     "cannot be traced": (Branching, "cannot be traced"),
-    "batch norm": (lambda: nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)), "BatchNorm1d is no Linear"),
+    "batch norm": (lambda: nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)), "BatchNorm1d is not a Linear"),
     "weights used twice": (twice, "used twice"),
     "hooks": (hooked, "has hooks"),
     "parametrized": (lambda: nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(12, 2))), "parametrized"),
@@ -266,7 +266,7 @@ FALLBACKS = {
 def test_what_cannot_be_stacked_is_trained_one_by_one_and_says_why(name):
     make, reason = FALLBACKS[name]
     with pytest.raises(Unstackable, match=reason):
-        read_stack(make())
+        read_layers(make())
     if name == "parametrized":
         return  # the scheme cannot fill such weights either: its affair
     runs, how = train_heads(make(), CLASSES, jobs(seeds=(0,), lrs=(3e-2,)), Plan(Recipe(steps=40), 16))
@@ -277,7 +277,7 @@ def test_what_cannot_be_stacked_is_trained_one_by_one_and_says_why(name):
 
 def test_optimizers_that_are_not_stacked():
     _, how = train_heads(two_layers(), CLASSES, jobs()[:1], Plan(Recipe(steps=3, optimizer="rmsprop"), 16))
-    assert how == "one by one: 'rmsprop' is not written for stacked weights (adamw, adam, sgd are)"
+    assert how == "one by one: 'rmsprop' has no batched version (adamw, adam, sgd have)"
 
 
 @pytest.mark.parametrize(

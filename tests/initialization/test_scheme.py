@@ -222,7 +222,7 @@ def test_a_scheme_as_intent_travels_with_the_trace():
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: S.normal(0.0), ValueError, r"std=0\.0: expected a finite number above 0"),
+        (lambda: S.normal(0.0), ValueError, r"std=0\.0: expected a finite number > 0"),
         (lambda: S.normal(-1), ValueError, "std=-1"),
         (lambda: S.normal(10**400), ValueError, "std=1000.*: expected a finite number"),
         (lambda: S.normal(1e300).scaled(1e300), ValueError, "factor=1e.300: std=1e.300 times that is inf"),

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from pytest_ftcheck import Features, InitScheme, Recipe, SweepResult, finetune, sweep
-from pytest_ftcheck.checks.catalogue import check_loss_decreases, check_metric_improves
+from pytest_ftcheck.checks.data.metric_improves import check_metric_improves
+from pytest_ftcheck.checks.loss.loss_decreases import check_loss_decreases
 from pytest_ftcheck.initialization.heads import Head
 from pytest_ftcheck.initialization.jobs import Job, Plan
 from pytest_ftcheck.initialization.judge_heads import judge, metrics_of, traces
-from pytest_ftcheck.initialization.one_by_one import train_singly
+from pytest_ftcheck.initialization.one_by_one import train_one_by_one
 from pytest_ftcheck.instruments.metrics import measure
 
 G = torch.Generator().manual_seed(0)
@@ -61,7 +62,7 @@ def test_a_cell_is_what_its_numbers_say(result):
 def test_judged_by_the_checks_themselves():
     plan = Plan(Recipe(steps=30))
     jobs = [Job(InitScheme.normal(std), lr, 0) for std in (0.02, 0.3) for lr in (1e-5, 1e-2, 100.0)]
-    runs = list(train_singly(HEAD, FEATURES, jobs, plan))
+    runs = list(train_one_by_one(HEAD, FEATURES, jobs, plan))
     for trace, run in zip(traces(runs, jobs, FEATURES, plan), runs, strict=True):
         answer, loss, metric = judge(trace)
         assert loss == check_loss_decreases(trace)
@@ -96,7 +97,7 @@ def test_agrees_with_finetune_on_the_same_head_and_rows(lr):
 )
 def test_metrics_are_those_of_finetune(features, outputs):
     jobs = [Job(InitScheme.normal(0.3), lr, 1) for lr in (1e-4, 1e-2)]
-    runs = list(train_singly(Head(12, outputs, widths=[8]), features, jobs, Plan(Recipe(steps=20))))
+    runs = list(train_one_by_one(Head(12, outputs, widths=[8]), features, jobs, Plan(Recipe(steps=20))))
     for run, mine in zip(runs, metrics_of(runs, features), strict=True):
         theirs = measure(features.task, run.logits_first, run.logits_last, features.held_y, "held-out rows")[0]
         for field in dataclasses.fields(mine):
@@ -106,8 +107,8 @@ def test_metrics_are_those_of_finetune(features, outputs):
 
 def test_one_by_one_agrees_and_says_so(result):
     slow = sweep(HEAD, FEATURES, schemes=[0.02, 0.2], lrs=[1e-6, 1e-2], seeds=3, vectorise=False)
-    assert slow.engine == "one by one: asked for"
-    assert "one by one: asked for" in str(slow)
+    assert slow.engine == "one by one: vectorise=False"
+    assert "one by one: vectorise=False" in str(slow)
     fast = {(c.scheme, c.lr, c.seed): c for c in result.cells}
     for c in slow.cells:
         other = fast[c.scheme, c.lr, c.seed]

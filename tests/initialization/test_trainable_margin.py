@@ -74,7 +74,7 @@ def test_each_side_of_the_border_is_climbed_by_itself(std, side):
     @given(st.just(std))
     def test(value):
         assert_trainable(InitScheme.normal(value).apply(Head(64, 2, widths=[64])), FEATURES, lr=1e-2)
-        for label in ("trainable", "trainable, from a loss above knowing nothing"):
+        for label in ("trainable", "trainable, from a loss above the class-prior baseline"):
             try:
                 target(0.0, label=label)
             except InvalidArgument:
