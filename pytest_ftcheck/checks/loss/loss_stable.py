@@ -136,7 +136,7 @@ def _find_explosion(trace: Trace) -> Verdict | None:
         faults.DIVERGED.with_details(learning_rate=_learning_rate(trace) + summed),
         f"The training loss rose to {number(peak)} at iteration {at}, {number(ratio)} times where it began ({number(start)}), "
         f"and ended at {number(trace.losses[-1])}.",
-        f"no peak of {EXPLOSION:g} times the start, and of {SPIKE:g} times only if the run learns in the end; healthy runs stay below 2",
+        f"a peak below {SPIKE:g} times the start, or below {EXPLOSION:g} times if the run learns in the end; healthy runs stay below 2",
         _curve(trace),
     )
 

@@ -197,6 +197,21 @@ def test_steps_that_raise_the_loss(down, up, expected):
         assert "the sign is flipped" in verdict.causes[0]
 
 
+def test_wording():
+    assert str(check_loss_decreases(run(-0.01, down=2, up=6))) == (
+        "loss_decreases: FAIL. The steps raise the loss: only 2 of 8 lowered the loss of their own batch; on the probe it rose "
+        "by 1.0 %, 0.7000 -> 0.7070.\n"
+        "  after steps  probe loss  textbook loss\n"
+        "            0  0.70000     0.70000\n"
+        "           10  0.70700     0.70700\n"
+        "  cause: the sign is flipped (loss negated, maximize=True, gradient ascent), or the learning rate is far too high\n"
+        "  do: check the sign of the loss; try a tenth of the learning rate\n"
+        "  limit: probe loss down by 5.0 %, or down at all with significantly many steps lowering their own batch's loss (sign "
+        "test, p < 0.01)\n"
+        "  measured: dropout off, on 32 rows (the first 2 training batches), and on the own batch of 8 steps"
+    )
+
+
 @pytest.mark.parametrize(("up", "expected"), [(7, "inconclusive"), (8, "fail")])
 def test_only_steps_beyond_rounding_raise_the_loss(up, expected):
     assert status(-0.01, up=up, still=12) == expected

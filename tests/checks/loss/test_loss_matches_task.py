@@ -111,6 +111,23 @@ def test_the_record_survives_json():
 
 
 # ------------------------------------------------------------------ every fault by its name
+def test_wording():
+    assert str(judged(known="double_softmax", curve=curve(lambda m: 1.5 - 1 / (1 + math.exp(-m))))) == (
+        "loss_matches_task: FAIL. Softmax is applied twice: the right answer's loss is 0.500 at best (1.00 for a uniform "
+        "prediction).\n"
+        "  answer             loss\n"
+        "  uniform            1.000\n"
+        "  right, logits +-2  0.6192\n"
+        "  wrong, logits +-2  1.381\n"
+        "  right, logits +-8  0.5003\n"
+        "  wrong, logits +-8  1.500\n"
+        "  cause: the loss is cross-entropy of softmax(logits): cross_entropy applies a softmax of its own\n"
+        "  do: give cross_entropy the raw logits (remove the softmax from the model or the loss)\n"
+        "  limit: the gradient has the direction of a sound loss of the task; this one has exactly that of the faulty loss\n"
+        "  measured: the loss at chosen logits in place of the model's, before the first step, dropout off, on 16 rows"
+    )
+
+
 @pytest.mark.parametrize("name", sorted(WRONG_LOSSES))
 def test_a_known_wrong_loss_is_named(name):
     floor = 1.5 if name in WRONG_WITH_A_FLOOR else 0.0  # of a softmax or sigmoid; the others are below zero
