@@ -23,8 +23,8 @@ from pytest_ftcheck import finetune
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.tensor_state import NOISE
 from pytest_ftcheck.instruments.tiny_architectures import architectures
-from pytest_ftcheck.pytest_plugin.build_subject import made
-from pytest_ftcheck.pytest_plugin.model_spec import named
+from pytest_ftcheck.pytest_plugin.build_subject import build
+from pytest_ftcheck.pytest_plugin.model_spec import subject_named
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
             continue
         began = time.perf_counter()
         try:
-            subject = made(named(f"tiny:{kind}", {} if args.steps is None else {"steps": args.steps}), seed=0)
+            subject = build(subject_named(f"tiny:{kind}", {} if args.steps is None else {"steps": args.steps}), seed=0)
             with torch.no_grad():
                 subject.model()(**subject.batches[0])
         except Exception as error:

@@ -1,6 +1,6 @@
-"""What an assertion raises: what failed and what could not be decided, unless the session says otherwise.
+"""The statuses at which an assertion raises: ``fail`` and ``inconclusive``, unless the session sets another level.
 
-One value for the whole process, not for a context: threads and old event loops must not gate otherwise than the test they belong to.
+One value for the whole process, not one a context: threads and old event loops must behave like the test that they belong to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _level = DEFAULT
 
 
 def level() -> str:
-    """The level in force.
+    """The current level.
 
     >>> level()
     'inconclusive'
@@ -32,7 +32,7 @@ def level() -> str:
 
 
 def fail_on(wanted: str) -> Callable[[], None]:
-    """Set the level; gives the function that puts the one before back. ``ValueError``: no such level.
+    """Set the level; returns a function that restores the previous one. ``ValueError``: no such level.
 
     >>> from pytest_ftcheck import Verdict
     >>> undo = fail_on("fail")
@@ -53,7 +53,7 @@ def fail_on(wanted: str) -> Callable[[], None]:
 
 
 def raises(verdict: Verdict) -> bool:
-    """Whether an assertion that comes to this verdict raises.
+    """Whether an assertion with this verdict raises.
 
     >>> from pytest_ftcheck import Verdict
     >>> [raises(Verdict("loss_decreases", s, "")) for s in ("pass", "skipped", "advice", "inconclusive", "fail")]
@@ -63,8 +63,8 @@ def raises(verdict: Verdict) -> bool:
 
 
 def error(verdict: Verdict, message: str | None = None) -> CheckFailed:
-    """The error of a verdict that raises; ``message``: in place of the verdict's own."""
-    from .verdict import CheckFailed  # pytest's start pays for every import
+    """The error of a verdict that raises; ``message`` replaces the verdict's own."""
+    from .verdict import CheckFailed  # lazily: every start of pytest pays for imports
 
     text = str(verdict) if message is None else message
     if verdict.ok:

@@ -1,4 +1,4 @@
-"""Leads hypothesis' search towards the border between what passes and what fails; imports nothing heavy, does nothing elsewhere."""
+"""Guides hypothesis' search toward the border between passing and failing examples. Without hypothesis it does nothing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .verdict import Verdict
 
-#: A margin further out than this is as good as infinite: hypothesis takes finite numbers only.
-_FURTHEST = 1e6
-#: Calls with one label within an example that are followed; hypothesis follows each by itself, so more would only scatter the search.
-_FOLLOWED = 3
+#: Margins are clipped to this, because hypothesis takes finite numbers only.
+_LARGEST_MARGIN = 1e6
+#: Calls with one label that are used in an example; hypothesis optimizes each separately, so more would scatter the search.
+_CALLS_USED = 3
 
 
 def toward_border(margin: float | Verdict, *, label: str = "margin") -> None:
-    """Tell hypothesis how far this example is from failing, so that it looks on where the distance shrinks.
+    """Report to hypothesis how far this example is from failing, so that it searches where the distance shrinks.
 
-    Within a test under ``@given`` this calls ``hypothesis.target(-margin)``; anywhere else it does nothing, so a helper may call it
-    always. Assertions call it themselves for verdicts with a margin.
+    In a test under ``@given`` this calls ``hypothesis.target(-margin)``. Elsewhere it does nothing, so helpers may always call it.
+    Assertions call it for every verdict with a margin.
 
-    :param margin: above 0 on the good side, below 0 beyond the limit, in any unit; NaN counts as far beyond it, as a diverged loss
-        is. Or a `Verdict`: its ``margin``, under the name of its check; one without a margin leads nowhere.
-    :param label: keeps margins of different things apart.
+    :param margin: above 0 on the good side, below 0 beyond the limit, in any unit; NaN (a diverged loss) counts as far beyond it. Or a
+        `Verdict`: its ``margin`` is used under the name of its check; without a margin nothing is reported.
+    :param label: distinguishes margins of different quantities.
     :raises TypeError: neither a number nor a verdict.
 
-    >>> toward_border(0.3)  # no property test runs: nothing happens
+    >>> toward_border(0.3)  # no property test is running: nothing happens
     """
-    from .verdict import Verdict  # every start of pytest loads this module, few call this
+    from .verdict import Verdict  # lazily: every start of pytest loads this module
 
     if isinstance(margin, Verdict):
         label = margin.check
@@ -44,8 +44,8 @@ def toward_border(margin: float | Verdict, *, label: str = "margin") -> None:
     from hypothesis import target  # loaded already, or no example could run
     from hypothesis.errors import InvalidArgument
 
-    score = -_FURTHEST if math.isnan(margin) else min(max(float(margin), -_FURTHEST), _FURTHEST)
-    for nth in range(1, _FOLLOWED + 1):
+    score = -_LARGEST_MARGIN if math.isnan(margin) else min(max(float(margin), -_LARGEST_MARGIN), _LARGEST_MARGIN)
+    for nth in range(1, _CALLS_USED + 1):
         try:
             target(-score, label=label if nth == 1 else f"{label} ({nth})")
         except InvalidArgument:  # this label was used in this example already
@@ -54,6 +54,6 @@ def toward_border(margin: float | Verdict, *, label: str = "margin") -> None:
 
 
 def in_example() -> bool:
-    """Whether hypothesis runs an example right now; never imports it."""
-    asked = getattr(sys.modules.get("hypothesis"), "currently_in_test_context", None)
-    return asked is not None and bool(asked())
+    """Whether hypothesis is running an example; never imports it."""
+    in_context = getattr(sys.modules.get("hypothesis"), "currently_in_test_context", None)
+    return in_context is not None and bool(in_context())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-#: Name -> ``module:function`` below the package; filled by ``pytest_ftcheck/__init__.py``, before anything can be called.
+#: Name -> ``module:function``; filled by ``pytest_ftcheck/__init__.py``, before anything can be called.
 PROVIDERS: dict[str, str] = {}
 
 
 def provided(name: str) -> Any:
-    """The function of that name, imported now."""
+    """The function with this name, imported on first use."""
     module, _, function = PROVIDERS[name].partition(":")
     return getattr(importlib.import_module(module), function)

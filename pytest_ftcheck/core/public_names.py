@@ -1,8 +1,8 @@
-"""The public names that are no check's, and the modules they are imported from when first used."""
+"""The public names, except those of checks, and the modules that they are imported from on first use."""
 
 from __future__ import annotations
 
-#: Module -> the public names it has.
+#: Module -> its public names.
 HOMES = {
     "checks.diagnosis": ("Cause", "Diagnosis", "assert_healthy", "diagnose"),
     "core.example_trace": ("example_trace",),

@@ -1,6 +1,6 @@
-"""Seeding torch where it is loaded. pytest-randomly's reseeding reaches torch by it: entry point ``pytest_randomly.random_seeder``.
+"""Seeds torch, if it is loaded. pytest-randomly calls it through the entry point ``pytest_randomly.random_seeder``.
 
-Our own runs do not hang on that: they seed themselves, by the same function, and put every random state back.
+Our own runs seed themselves with the same function, and restore every random state.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import sys
 
 
 def reseed(seed: int) -> None:
-    """Seed torch on every device; nothing is imported for it.
+    """Seed torch on every device; imports nothing.
 
-    :param seed: of any size, as pytest-randomly makes it.
+    :param seed: a whole number of any size.
 
     >>> reseed(1)
     """
@@ -21,6 +21,6 @@ def reseed(seed: int) -> None:
         return
     accelerator = getattr(torch, "accelerator", None)  # torch 2.6
     if accelerator is not None and not accelerator.is_available():
-        # without the rest of it, which writes down the stack for each kind of device that is not there
+        # the CPU's generator alone: torch.manual_seed records a stack trace for each kind of device that is missing
         manual_seed = torch.default_generator.manual_seed  # type: ignore[union-attr]
     manual_seed(seed % 2**64)

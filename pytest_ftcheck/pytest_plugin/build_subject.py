@@ -1,4 +1,4 @@
-"""From a `Subject` to what `finetune` takes: whatever is left to a function is made, under the seed."""
+"""Builds what `finetune` takes from a `Subject`: calls its functions under the seed, and makes missing batches."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .subject import Subject
 _EXPECTED = "expected a model, (model, batches) or a Subject"
 
 
-def made(subject: Subject, seed: int) -> Subject:
+def build(subject: Subject, seed: int) -> Subject:
     """The same subject with batches, and a model that ``finetune`` takes.
 
-    :param seed: what functions of the subject's are called under. Under another seed the model is made anew, the batches stay.
-    :raises TypeError, ValueError: a function gave something else, or no batches can be made for the model.
+    :param seed: the seed under which the subject's functions are called. Under another seed the model is made again, the batches are not.
+    :raises TypeError, ValueError: a function returned something else, or no batches can be made for the model.
 
-    >>> from .architectures import tiny
-    >>> subject = made(Subject("tiny", lambda: tiny("distilbert")), seed=0)
+    >>> from pytest_ftcheck.instruments.tiny_architectures import tiny
+    >>> subject = build(Subject("tiny", lambda: tiny("distilbert")), seed=0)
     >>> len(subject.batches), type(subject.model()).__name__
     (6, 'DistilBertForSequenceClassification')
     """
     with preserved_globals():
-        return _made(subject, seed)
+        return _build(subject, seed)
 
 
-def _made(subject: Subject, seed: int) -> Subject:
+def _build(subject: Subject, seed: int) -> Subject:
     def call(function: Callable[[], Any]) -> Any:
-        seed_everything(seed)  # each begins anew: what one draws must not depend on another
+        seed_everything(seed)  # for each function, so that what one draws does not depend on another
         return function()
 
     arguments = dict(subject.arguments)
@@ -45,24 +45,24 @@ def _made(subject: Subject, seed: int) -> Subject:
         batches = call(subject.batches) if _is_function(subject.batches) else subject.batches
         return _with(subject, subject.model, batches, arguments)
     if isinstance(subject.model, nn.Module):
-        return _with(subject, subject.model, _for_model(subject.name, subject.model), arguments)
-    given = call(subject.model)
-    if isinstance(given, (Subject, Mapping)):
-        inner = given if isinstance(given, Subject) else Subject(**{"name": subject.name, **given})
+        return _with(subject, subject.model, _batches_for(subject.name, subject.model), arguments)
+    returned = call(subject.model)
+    if isinstance(returned, (Subject, Mapping)):
+        inner = returned if isinstance(returned, Subject) else Subject(**{"name": subject.name, **returned})
         if inner.model is subject.model:
-            raise ValueError(f"{subject.name}: its function gives itself")
-        whole = _made(inner, seed)
-        reasons = {**whole.expected_failures, **subject.expected_failures}
-        return _with(subject, whole.model, whole.batches, {**whole.arguments, **arguments}, reasons)
-    model, batches = _pair(subject.name, given)
-    again = _Again(model, subject.name, subject.model)
+            raise ValueError(f"{subject.name}: its function returns a subject with the same function")
+        built = _build(inner, seed)
+        reasons = {**built.expected_failures, **subject.expected_failures}
+        return _with(subject, built.model, built.batches, {**built.arguments, **arguments}, reasons)
+    model, batches = _model_and_batches(subject.name, returned)
+    factory = _ModelFactory(model, subject.name, subject.model)
     if batches is None:
-        batches = _for_model(subject.name, model)
-    return _with(subject, again, batches, arguments)
+        batches = _batches_for(subject.name, model)
+    return _with(subject, factory, batches, arguments)
 
 
 def _is_function(thing: Any) -> bool:
-    """Not what is iterated over, and can be called besides."""
+    """Whether it is a function, and not a callable iterable or sequence."""
     return callable(thing) and not isinstance(thing, Iterable) and not hasattr(thing, "__getitem__")
 
 
@@ -74,10 +74,10 @@ def _with(
     return Subject(subject.name, model, batches, expected_failures=reasons, **arguments)
 
 
-class _Again:
-    """The model that was made along with the batches, at the first call under the same seed; else another.
+class _ModelFactory:
+    """Returns the model that was made along with the batches at the first call under the same seed, else a new one.
 
-    Either way it is as if the function had been called now: what is drawn next, dropout's masks, does not depend on which it was.
+    Random states are afterwards as if the function had been called, so dropout masks do not depend on which model it was.
     """
 
     def __init__(self, first: nn.Module, name: str, make: Callable[[], Any]) -> None:
@@ -91,7 +91,7 @@ class _Again:
     def __call__(self) -> nn.Module:
         first, self._first = self._first, None
         if first is None or torch.initial_seed() != self._seed:
-            return _pair(self._name, self._make())[0]
+            return _model_and_batches(self._name, self._make())[0]
         python, numpy_state, state = self._states
         random.setstate(python)
         if numpy_state is not None:
@@ -100,19 +100,19 @@ class _Again:
         return first
 
 
-def _pair(name: str, given: Any) -> tuple[nn.Module, Any]:
-    model, batches = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+def _model_and_batches(name: str, returned: Any) -> tuple[nn.Module, Any]:
+    model, batches = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(model, nn.Module):
-        what = describe_type(given) if model is given else f"a pair that begins with {describe_type(model)}"
-        raise TypeError(f"{name}: its function gave {what}: {_EXPECTED}")
+        what = describe_type(returned) if model is returned else f"a pair that begins with {describe_type(model)}"
+        raise TypeError(f"{name}: its function returned {what}: {_EXPECTED}")
     return model, batches
 
 
-def _for_model(name: str, model: nn.Module) -> Any:
+def _batches_for(name: str, model: nn.Module) -> Any:
     config = getattr(model, "config", None)
     try:
         if config is None:
             raise ValueError(f"{type(model).__name__} has no config to make batches from")
         return keyword_batches(config)
     except ValueError as error:
-        raise ValueError(f"{name}: no batches were given, and none can be made: {error}; {_EXPECTED}") from None
+        raise ValueError(f"{name}: it has no batches, and none can be made: {error}; {_EXPECTED}") from None

@@ -1,4 +1,4 @@
-"""Where in the user's code an assertion was called: the line that a reviewer is shown."""
+"""The file and line of the user's code that called an assertion."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MODEL_ITEMS = os.path.join(_PACKAGE, "pytest_plugin", "model_items.py")  # noqa
 
 
 @functools.cache
-def _foreign() -> tuple[str, ...]:
-    """Folders whose code is nobody's test: the standard library and what is installed."""
+def _library_folders() -> tuple[str, ...]:
+    """Folders of code that is no test: this package, the standard library and installed packages."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     return (_PACKAGE, *sorted({sysconfig.get_path(kind) + os.sep for kind in kinds}))
 
 
 def called_from(test: str | None, root: str) -> tuple[str, int] | None:
-    """File (relative to ``root``, with ``/``) and line (from 1) from which the assertion was called that is running now.
+    """File (relative to ``root``, with ``/``) and line (from 1) that called the running assertion.
 
-    The innermost line of the file ``test``; where that file is not among the callers (a fixture, a helper run by another process),
-    the innermost line that is neither ours nor a library's. None: there is none.
+    It is the innermost line of the file ``test``. Where that file is not among the callers (a fixture, a helper in another process), it is
+    the innermost line outside this package and libraries. None: there is none.
     """
     fallback: tuple[str, int] | None = None
     frame: FrameType | None = sys._getframe(1)
@@ -32,10 +32,10 @@ def called_from(test: str | None, root: str) -> tuple[str, int] | None:
         file = frame.f_code.co_filename
         if file == _MODEL_ITEMS:
             break
-        hidden = "__tracebackhide__" in frame.f_code.co_varnames  # a helper that pytest's tracebacks leave out, too
+        hidden = "__tracebackhide__" in frame.f_code.co_varnames  # a helper that pytest's tracebacks hide, too
         if file == test and not hidden:
             return _relative(file, root), frame.f_lineno
-        if fallback is None and not hidden and os.path.isabs(file) and not file.startswith(_foreign()):  # noqa: PTH117
+        if fallback is None and not hidden and os.path.isabs(file) and not file.startswith(_library_folders()):  # noqa: PTH117
             fallback = file, frame.f_lineno
         frame = frame.f_back
     return (_relative(fallback[0], root), fallback[1]) if fallback else None

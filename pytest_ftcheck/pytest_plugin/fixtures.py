@@ -1,4 +1,4 @@
-"""The fixtures: session-scoped ones that hand out plain functions, so they work under ``@given`` too."""
+"""The fixtures. They are session-scoped and return plain functions, so they work under ``@given``, too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .session_finetune import session_finetune
-from .suite import serving
+from .suite import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace | Runs]:
     """Run a short fine-tune and return its trace; ``--ftcheck-*`` options set steps, seed, device and so on.
 
     The function takes what :func:`pytest_ftcheck.finetune` takes: a model, batches, and fields of the recipe.
-    A field is taken from the call, else from the command line (``--ftcheck-steps=50``), else from the
+    Each field is taken from the call, else from the command line (``--ftcheck-steps=50``), else from the
     configuration file (``ftcheck_steps = 50``), else from :class:`pytest_ftcheck.Recipe`. A whole ``recipe=``
-    counts as given in the call: the options change none of its fields.
+    counts as an argument of the call: the options change none of its fields.
 
-    With ``--ftcheck-seeds`` it returns :class:`pytest_ftcheck.Runs`, which assertions and checks take as they take a trace; ``seeds=``
-    in the call goes before it, ``seeds=None`` for one run.
+    With ``--ftcheck-seeds`` it returns :class:`pytest_ftcheck.Runs`, which assertions and checks accept in place of a trace. ``seeds=``
+    in the call takes precedence; ``seeds=None`` means one run.
 
     Wrap it in a module-scoped fixture of your own to fine-tune once and assert many times.
 
@@ -57,7 +57,7 @@ def tiny_distilbert() -> Callable[..., Any]:
     """Make a tiny DistilBERT with a two-layer head and random weights: no download, milliseconds a step.
 
     The function is :func:`pytest_ftcheck.tiny_distilbert`; its arguments set the sizes. Every call makes a
-    new model, so no test trains the model of another.
+    new model.
 
     Example::
 
@@ -91,7 +91,7 @@ def toy_batches() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def toy_features() -> Features:
-    """Features of a small task, to try heads and initialisation schemes on: what `pytest_ftcheck.toy_features` makes by default.
+    """Features of a small task to try heads and initialization schemes on: the default of `pytest_ftcheck.toy_features`.
 
     Example::
 
@@ -110,5 +110,5 @@ def toy_features() -> Features:
 @pytest.fixture
 def _ftcheck_suite(request: pytest.FixtureRequest) -> Iterator[None]:
     """The checks of `parametrize_with_checks` belong to this test."""
-    with serving(request.node):
+    with running(request.node):
         yield

@@ -1,22 +1,22 @@
 """The hypothesis profile ``ftcheck``: settings that suit tests which train.
 
 Hypothesis calls :func:`register` itself when it is imported (entry point group ``hypothesis``), so ``--hypothesis-profile=ftcheck``
-and ``settings.load_profile("ftcheck")`` work everywhere, and whoever does not use hypothesis pays nothing.
+and ``settings.load_profile("ftcheck")`` work everywhere. Without hypothesis nothing is loaded.
 """
 
 from __future__ import annotations
 
 NAME = "ftcheck"
-#: An example trains for 10 to 500 ms: 25 of them are seconds, hypothesis' own 100 can be a minute.
+#: An example trains for 10 to 500 ms: 25 of them take seconds, hypothesis' default of 100 up to a minute.
 EXAMPLES = 25
 
 
 def register() -> None:
-    """Register the profile; on top of the profile in force, so that in CI runs stay reproducible (hypothesis' profile ``ci``).
+    """Register the profile. It extends the active profile, so that runs in CI stay reproducible (hypothesis' profile ``ci``).
 
-    * ``deadline=None``: hypothesis' 200 ms an example are for functions, not for trainings, and the first example warms torch up.
+    * ``deadline=None``: hypothesis' limit of 200 ms an example is too short for training.
     * ``max_examples=25``.
-    * no ``explain`` phase: it repeats the smallest failure with other values, a training each, to tell which of *our* lines ran.
+    * no ``explain`` phase: it repeats the smallest failure with other values, a training each, to find which of *our* lines ran.
     * ``print_blob=True``: a failure in CI prints the line that reproduces it.
 
     No health check is suppressed.

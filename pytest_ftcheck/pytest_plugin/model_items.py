@@ -1,4 +1,4 @@
-"""``--ftcheck-model``: the checks of a model as test items, with no test file."""
+"""``--ftcheck-model``: the checks of a model as test items, without a test file."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import pytest
 from ..checks.catalogue import CHECKS
 from ..core.verdict import CheckFailed
 from . import options
-from .model_spec import named, place
+from .model_spec import definition_of, subject_named
 
 if TYPE_CHECKING:
     from .subject import Subject
 
-#: Begins the node ids: ``ftcheck::tiny:distilbert::check_weights_move``.
+#: Start of the node ids: ``ftcheck::tiny:distilbert::check_weights_move``.
 ROOT = "ftcheck"
-#: How an argument looks that is such a node id, and no path.
+#: Start of an argument that is such a node id, and no path.
 ADDRESS = f"{ROOT}::"
 
 
-def wanted(config: pytest.Config) -> Models | None:
-    """The collector of what the session names; None: nothing. Node ids of ours are taken out of pytest's arguments.
+def models_of(config: pytest.Config) -> Models | None:
+    """The collector of the models that the session names; None: none. Our node ids are removed from pytest's arguments.
 
-    :raises pytest.UsageError: a node id that can be none.
+    :raises pytest.UsageError: an invalid node id.
     """
     addresses = [argument for argument in config.args if argument.startswith(ADDRESS)]
     given = config.args_source is pytest.Config.ArgsSource.ARGS
     models, ini = options.models(config)
-    if ini and given:  # what is always to be judged is not, where somebody asks for a part of the tests
+    if ini and given:  # models of the configuration file are ignored where paths are given
         models = []
     if not models and not addresses:
         return None
@@ -42,12 +42,12 @@ def wanted(config: pytest.Config) -> Models | None:
     if addresses:
         config.args[:] = [argument for argument in config.args if not argument.startswith(ADDRESS)]
     elif not given and not ini:
-        config.args[:] = []  # a model and no path: the model alone
+        config.args[:] = []  # a model and no path: only the model is tested
     return Models(config, list(dict.fromkeys([*models, *selected])), selected)
 
 
 def _parsed(address: str) -> tuple[str, str | None]:
-    """Model and check; the address of a check may end in ``@GROUP``, as xdist writes it."""
+    """Model and check of a node id; that of a check may end in ``@GROUP``, as xdist writes it."""
     model, *rest = address.removeprefix(ADDRESS).split("::")
     if not model or len(rest) > 1:
         raise pytest.UsageError(f"{address}: expected {ADDRESS}MODEL or {ADDRESS}MODEL::check_NAME")
@@ -60,10 +60,10 @@ def _parsed(address: str) -> tuple[str, str | None]:
 
 
 class Models:
-    """Adds the models' items to what a session collects.
+    """Adds the models' items to those that a session collects.
 
     :param names: as on the command line.
-    :param selected: model -> names of the checks that alone are to run; what is not in it runs all.
+    :param selected: model -> the checks to run; a model that is not in it runs all.
     """
 
     def __init__(self, config: pytest.Config, names: Sequence[str], selected: dict[str, set[str]]) -> None:
@@ -73,20 +73,20 @@ class Models:
         self._subjects: list[Subject] | None = None
 
     def subjects(self) -> list[Subject]:
-        """Those named.  :raises pytest.UsageError: a name that does not resolve."""
+        """The models' subjects.  :raises pytest.UsageError: a name that does not resolve."""
         if self._subjects is None:
-            self._reach(str(self._config.invocation_params.dir))
+            self._make_importable(str(self._config.invocation_params.dir))
             settings = self._config.stash[options.FIELDS]
             self._subjects = []
             for name in self._names:
                 try:
-                    self._subjects.append(named(name, settings))
+                    self._subjects.append(subject_named(name, settings))
                 except (ValueError, TypeError) as error:
                     raise pytest.UsageError(f"--ftcheck-model={name}: {error}") from None
         return self._subjects
 
-    def _reach(self, folder: str) -> None:
-        """Modules in the folder where pytest was started can be imported, as with ``python -m pytest``; until the session ends."""
+    def _make_importable(self, folder: str) -> None:
+        """Until the session ends, modules in the folder where pytest was started can be imported, as with ``python -m pytest``."""
         if folder in sys.path or "" in sys.path:
             return
         sys.path.insert(0, folder)
@@ -99,14 +99,14 @@ class Models:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
-        """Before anything is collected, and under xdist by the controller: a wrong name ends the session."""
+        """A wrong name ends the session before anything is collected, under xdist in the controller."""
         self.subjects()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """The models stand beside what the session's paths hold."""
+        """The models are collected beside the session's paths."""
         report = yield
         if isinstance(collector, pytest.Session) and report.passed:
             root = _Root.from_parent(collector, name=ROOT, nodeid=ROOT)
@@ -123,7 +123,7 @@ class Models:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Where a check was skipped is told in the model's name."""
+        """A skipped check is reported under the model's name."""
         report = yield
         if isinstance(item, Check) and report.skipped and isinstance(report.longrepr, tuple):
             report.longrepr = (item.nodeid.rpartition("::")[0], None, report.longrepr[2])  # type: ignore[assignment]
@@ -146,7 +146,7 @@ class Model(pytest.Collector):
     checks: set[str]
 
     def collect(self) -> Iterable[pytest.Item]:
-        """An item a check, in the order in which a run goes."""
+        """An item a check, in the order of the checks."""
         for name in CHECKS:
             if name in self.checks:
                 check = Check.from_parent(self, name=f"check_{name}")
@@ -163,37 +163,37 @@ class Check(pytest.Item):
     subject: Subject
 
     def runtest(self) -> None:
-        """Judge; the first check fine-tunes the model."""
+        """Run the check; the first one fine-tunes the model."""
         __tracebackhide__ = True
-        from .suite import judge, subject_runs
+        from .suite import run_check, subject_runs
 
-        judge(self.check, self.subject, subject_runs(self.config), self)
+        run_check(self.check, self.subject, subject_runs(self.config), self)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """A verdict is its message; of an error the frames that are yours."""
-        judged = isinstance(excinfo.value, CheckFailed)
-        if judged:
+        """Of a verdict the message; of an error the frames of the user's code."""
+        is_verdict = isinstance(excinfo.value, CheckFailed)
+        if is_verdict:
             style = "value"
         else:
-            ours = (str(Path(__file__).parents[1]), str(Path(pytest.__file__).parent.parent))
-            cut = excinfo.traceback.filter(lambda entry: not str(entry.path).startswith(ours))
-            if cut:
-                excinfo.traceback = cut
+            libraries = (str(Path(__file__).parents[1]), str(Path(pytest.__file__).parent.parent))
+            users = excinfo.traceback.filter(lambda entry: not str(entry.path).startswith(libraries))
+            if users:
+                excinfo.traceback = users
         shown: Any = super().repr_failure(excinfo, style)
-        if judged and (crash := getattr(shown, "reprcrash", None)) is not None:
+        if is_verdict and (crash := getattr(shown, "reprcrash", None)) is not None:
             path, line, _ = self.location  # not where pytest called us
             crash.path, crash.lineno = path, (line or 0) + 1
         return shown
 
     def reportinfo(self) -> tuple[Path | str, int | None, str]:
-        """The function that makes the model, where it is known."""
+        """Place of the function that makes the model, where it is known."""
         name = f"{self.subject.name}::{self.name}"
-        if found := place(self.subject, self.config.rootpath):
+        if found := definition_of(self.subject, self.config.rootpath):
             return self.config.rootpath / found[0], found[1] - 1, name
         return self.config.rootpath / ROOT, None, name
 
 
 def group(item: pytest.Item, subject: Subject) -> None:
-    """Items of one subject stay on one worker (``--dist loadgroup``), unless somebody has grouped them."""
+    """Items of one subject go to one worker (``--dist loadgroup``), unless they have a group already."""
     if item.config.pluginmanager.hasplugin("xdist") and item.get_closest_marker("xdist_group") is None:
         item.add_marker(pytest.mark.xdist_group(subject.name))

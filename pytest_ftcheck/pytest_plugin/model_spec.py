@@ -1,4 +1,4 @@
-"""What ``--ftcheck-model`` names, as a `Subject`: ``pkg.module:make_model``, ``hf:NAME``, ``tiny:ARCHITECTURE``."""
+"""Names of models for ``--ftcheck-model``: ``pkg.module:make_model``, ``hf:NAME``, ``tiny:ARCHITECTURE``."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 ACCEPTED = "expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"
-#: How models of ours are trained where the session says nothing else: enough steps for every check to decide, at the learning rate
-#: that random weights of width 64 need (benchmarks/architectures.py).
+#: Defaults for tiny models: enough steps for every check to decide, at the learning rate that random weights of width 64 need
+#: (benchmarks/architectures.py).
 TINY: dict[str, Any] = {"lr": 1e-3, "steps": 60}
 
 
-def named(name: str, settings: Mapping[str, Any]) -> Subject:
-    """The subject of that name. A module is imported and an architecture looked up; no model is made and nothing is loaded.
+def subject_named(name: str, settings: Mapping[str, Any]) -> Subject:
+    """The subject of that name. A module is imported, an architecture is looked up; no model is made or loaded.
 
     :param name: as on the command line.
-    :param settings: fields of the recipe that the session sets; they go before what we choose for a tiny model.
-    :raises ValueError: the part that does not resolve is named.
+    :param settings: fields of the recipe that the session sets; they take precedence over the defaults of a tiny model.
+    :raises ValueError: names the part that does not resolve.
 
-    >>> named("tiny:distilbert", {"steps": 60})
+    >>> subject_named("tiny:distilbert", {"steps": 60})
     Subject('tiny:distilbert', lr=0.001)
-    >>> named("tiny:unheard-of", {})
+    >>> subject_named("tiny:unheard-of", {})
     Traceback (most recent call last):
-    ValueError: transformers has no sequence classifier 'unheard-of'; such as distilbert, bert, gpt2 are known
+    ValueError: transformers has no sequence classifier 'unheard-of'; distilbert, bert and gpt2 are some that it has
     """
     check_name(name)
     kind, colon, rest = name.partition(":")
@@ -45,10 +45,10 @@ def named(name: str, settings: Mapping[str, Any]) -> Subject:
     return _imported(name, kind, rest)
 
 
-def place(subject: Subject, root: Path) -> tuple[str, int] | None:
-    """File (relative to ``root``) and line (from 1) of the user's function that makes the model; None: it is not below ``root``.
+def definition_of(subject: Subject, root: Path) -> tuple[str, int] | None:
+    """File (relative to ``root``) and line (from 1) of the user's function that makes the model; None: it is not in ``root``.
 
-    >>> place(Subject("x", named), Path(__file__).parent)[0]
+    >>> definition_of(Subject("x", subject_named), Path(__file__).parent)[0]
     'model_spec.py'
     """
     if subject.name.startswith(("tiny:", "hf:")):
@@ -56,26 +56,26 @@ def place(subject: Subject, root: Path) -> tuple[str, int] | None:
     try:
         file = Path(inspect.getsourcefile(subject.model) or "").resolve().relative_to(root.resolve())
         return file.as_posix(), inspect.getsourcelines(subject.model)[1]
-    except (TypeError, ValueError, OSError):  # no source, or somewhere else
+    except (TypeError, ValueError, OSError):  # no source, or not in root
         return None
 
 
 # ---------------------------------------------------------------------- tiny:
 def _tiny(name: str, kind: str, settings: Mapping[str, Any]) -> Subject:
-    from ..instruments.tiny_architectures import TOLD, architectures, tiny
+    from ..instruments.tiny_architectures import ARGUMENTS, architectures, tiny
 
     known = architectures()
     if kind not in known:
         near = difflib.get_close_matches(kind, known, 3)
-        told = f"near: {', '.join(near)}" if near else "such as distilbert, bert, gpt2 are known"
-        raise ValueError(f"transformers has no sequence classifier {kind!r}; {told}")
-    ours = {field: value for field, value in {**TINY, **TOLD.get(kind, {})}.items() if field not in settings}
-    return Subject(name, lambda: tiny(kind), **ours)
+        hint = f"did you mean {', '.join(near)}?" if near else "distilbert, bert and gpt2 are some that it has"
+        raise ValueError(f"transformers has no sequence classifier {kind!r}; {hint}")
+    defaults = {field: value for field, value in {**TINY, **ARGUMENTS.get(kind, {})}.items() if field not in settings}
+    return Subject(name, lambda: tiny(kind), **defaults)
 
 
 # ---------------------------------------------------------------------- hf:
 def _pretrained(name: str) -> nn.Module:
-    """A checkpoint's sequence classifier: from a folder, else from the cache, else from the hub. No pickle, no remote code."""
+    """A checkpoint's sequence classifier: from a folder, else from the cache, else from the hub. Safetensors only, no remote code."""
     from transformers import AutoModelForSequenceClassification
 
     def load(**where: bool) -> nn.Module:
@@ -88,16 +88,18 @@ def _pretrained(name: str) -> nn.Module:
         model = load(local_files_only=True)
     except (OSError, ValueError) as missing:
         if Path(name).is_dir():
-            raise ValueError(f"hf:{name}: the folder has no such model: {one_line(str(missing), 300)}") from None
+            raise ValueError(
+                f"hf:{name}: the folder has no sequence classifier: {one_line(str(missing), 300)}"
+            ) from None
         try:
             model = load()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"hf:{name} is no folder, is not in the cache, and cannot be loaded from the hub: {one_line(str(error), 300)}. "
-                "Offline? Load it once where there is a network, or name the folder of a checkpoint"
+                f"hf:{name} is not a folder, is not in the cache, and cannot be loaded from the hub: {one_line(str(error), 300)}. "
+                "Without a network, name the folder of a checkpoint, or load it once while online"
             ) from None
     config: Any = model.config
-    if config.pad_token_id is None:  # GPT-2 and others refuse batches of more than one row
+    if config.pad_token_id is None:  # without it GPT-2 and others refuse batches of more than one row
         config.pad_token_id = config.eos_token_id
     return model
 
@@ -109,7 +111,7 @@ def _imported(name: str, module: str, path: str) -> Subject:
     for part in path.split("."):
         if not _has(thing, part, f"{reached}.{part}"):
             near = difflib.get_close_matches(part, [n for n in dir(thing) if not n.startswith("_")], 3)
-            raise ValueError(f"{reached} has no {part!r}{'; near: ' + ', '.join(near) if near else ''}")
+            raise ValueError(f"{reached} has no {part!r}{'; did you mean ' + ', '.join(near) + '?' if near else ''}")
         thing, reached = getattr(thing, part), f"{reached}.{part}"
     if isinstance(thing, Subject):
         return Subject(name, thing.model, thing.batches, expected_failures=thing.expected_failures, **thing.arguments)
@@ -129,14 +131,14 @@ def _has(thing: Any, part: str, name: str) -> bool:
     try:
         return hasattr(thing, part)
     except Exception as error:  # a property, or a __getattr__ of the user's
-        told = one_line(str(error), 300) or "no message"
-        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {told}") from error
+        message = one_line(str(error), 300) or "no message"
+        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {message}") from error
 
 
 def _module(name: str) -> Any:
-    """The module; ``ValueError`` says how far the path leads, or what went wrong inside."""
+    """The module. ``ValueError`` names the first part that does not exist, or the error in the module."""
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"{name!r} is no name of a module: {ACCEPTED}")
+        raise ValueError(f"{name!r} is not a module name: {ACCEPTED}")
     found = ""
     for part in name.split("."):
         wanted = f"{found}.{part}" if found else part
@@ -149,8 +151,8 @@ def _module(name: str) -> Any:
             raise ValueError(f"{wanted} cannot be imported: {error}") from error
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # the user's module may do anything; pytest's skip is no Exception
-            told = one_line(str(error), 300) or "no message"
-            raise ValueError(f"{wanted} cannot be imported: {type(error).__name__}: {told}") from error
+        except BaseException as error:  # the user's module may raise anything; pytest's skip is no Exception
+            message = one_line(str(error), 300) or "no message"
+            raise ValueError(f"{wanted} cannot be imported: {type(error).__name__}: {message}") from error
         found = wanted
     return module

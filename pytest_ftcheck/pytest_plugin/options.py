@@ -26,13 +26,15 @@ class Setting(NamedTuple):
     text: str
     #: The values it takes.
     accepts: str
-    #: What a recipe spells None is spelled 0 here, because neither a flag nor an ini file has a None.
+    #: The default in words, where the recipe's is None.
+    default: str = ""
+    #: None in a recipe is written 0 here, because neither a flag nor an ini file has a None.
     zero_is_none: bool = False
 
     @property
     def flag(self) -> str:
         """``--ftcheck-max-seconds``."""
-        return "--" + self.ini.replace("_", "-")
+        return _flag(self.ini)
 
     @property
     def ini(self) -> str:
@@ -41,41 +43,46 @@ class Setting(NamedTuple):
 
     @property
     def help(self) -> str:
-        """Text, values, and the default that holds when nobody says anything."""
-        default = getattr(Recipe, self.field)
-        spelled = ("0" if self.zero_is_none else "what the model has") if default is None else default
-        return f"{self.text}: {self.accepts} (default: {spelled})"
+        """Text, accepted values, and the default."""
+        return f"{self.text}: {self.accepts} (default: {self.default or getattr(Recipe, self.field)})"
 
 
 SETTINGS = (
-    Setting("steps", int, "batches in a fine-tune", "a whole number >= 1"),
-    Setting("lr", float, "peak learning rate", "a finite number >= 0"),
-    Setting("optimizer", str, "optimizer", f"one of {', '.join(OPTIMIZERS)}"),
-    Setting("schedule", str, "learning rate after the warm-up", f"one of {', '.join(SCHEDULES)}"),
-    Setting("warmup", float, "length of the warm-up", "a share of the steps below 1, or a whole number of steps"),
-    Setting("weight_decay", float, "weight decay", "a finite number >= 0"),
+    Setting("steps", int, "Batches in a fine-tune", "a whole number >= 1"),
+    Setting("lr", float, "Peak learning rate", "a finite number >= 0"),
+    Setting("optimizer", str, "Optimizer", f"one of {', '.join(OPTIMIZERS)}"),
+    Setting("schedule", str, "Learning-rate schedule after the warm-up", f"one of {', '.join(SCHEDULES)}"),
+    Setting("warmup", float, "Length of the warm-up", "a share of the steps below 1, or a whole number of steps"),
+    Setting("weight_decay", float, "Weight decay", "a finite number >= 0"),
     Setting(
         "max_grad_norm",
         float,
-        "L2 norm to clip gradients to",
+        "L2 norm that gradients are clipped to",
         "a finite number > 0, or 0 for no clipping",
-        True,
+        zero_is_none=True,
     ),
-    Setting("seed", int, "seed of data order and dropout", "a whole number >= 0"),
-    Setting("device", str, "where to train", "a device such as cpu, cuda or cuda:1"),
-    Setting("threads", int, "threads torch computes with", "a whole number >= 1"),
-    Setting("dtype", str, "dtype to convert parameters to", f"one of {', '.join(DTYPES)}"),
-    Setting("autocast", str, "dtype for torch.autocast", f"one of {', '.join(AUTOCASTS)}"),
+    Setting("seed", int, "Random seed", "a whole number >= 0"),
+    Setting("device", str, "Device to train on", "a device such as cpu, cuda or cuda:1", "the model's"),
+    Setting(
+        "threads",
+        int,
+        "CPU threads of torch",
+        "a whole number >= 1",
+        "1 below a million parameters, else torch's own setting",
+    ),
+    Setting("dtype", str, "Dtype that parameters are converted to", f"one of {', '.join(DTYPES)}", "the model's"),
+    Setting("autocast", str, "Dtype of torch.autocast", f"one of {', '.join(AUTOCASTS)}", "no autocast"),
     Setting(
         "max_seconds",
         float,
-        "seconds after which a fine-tune ends early",
+        "Seconds after which a fine-tune ends early",
         "a number > 0, or 0 for no limit",
-        True,
+        "0",
+        zero_is_none=True,
     ),
 )
 
-#: Shown by ``pytest --help``.
+#: Heading in ``pytest --help``.
 GROUP = "fine-tuning checks (ftcheck)"
 NO_PROGRESS = "ftcheck_no_progress"
 NO_GITHUB = "ftcheck_no_github"
@@ -87,88 +94,88 @@ BASELINE = "ftcheck_baseline"
 _BASELINE_UPDATE = "ftcheck_baseline_update"
 _BASELINE_NEW = "ftcheck_baseline_new_only"
 MODEL = "ftcheck_model"
-#: Format -> what ``--ftcheck-FORMAT=FILE`` writes at the end of the session.
+#: Format -> help of ``--ftcheck-FORMAT=FILE``.
 REPORTS = {
-    "json": "every verdict, and the metrics of every run",
-    "sarif": "what was found, as SARIF 2.1.0 for code scanning",
-    "gitlab": "what was found, as a GitLab code quality report",
-    "html": "one page with every fine-tune: causes, charts, numbers; needs the extra html",
+    "json": "Write every verdict, and the metrics of every run, to this JSON file",
+    "sarif": "Write the findings to this SARIF 2.1.0 file, for code scanning",
+    "gitlab": "Write the findings to this GitLab code quality report",
+    "html": "Write an HTML page with every fine-tune to this file: causes, charts, numbers. Needs the extra html",
 }
 
-#: Any of them: a CI machine. GitHub, GitLab and most others set the first; Jenkins and TeamCity the second, Azure Pipelines the third.
+#: Environment variables of CI machines. GitHub, GitLab and most others set the first; Jenkins and TeamCity the second, Azure Pipelines
+#: the third.
 CI = ("CI", "BUILD_NUMBER", "TF_BUILD")
 
-#: What the session sets: recipe field -> value; only what somebody did set.
+#: Recipe field -> value, of the fields that the session sets.
 FIELDS: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
-#: Over how many seeds the fixture ``finetune`` runs; None: one.
+#: Number of seeds of the fixture ``finetune``; None: one.
 SEEDS: pytest.StashKey[Seeds | None] = pytest.StashKey()
 
 
 def add(parser: pytest.Parser) -> None:
-    """Register every setting twice: as a flag and as an ini key."""
+    """Register the options, most of them as a flag and as an ini key."""
     group = parser.getgroup("ftcheck", GROUP)
     for setting in SETTINGS:
-        # no argparse type: a bad value is refused in one place and in one wording, wherever it comes from
-        group.addoption(setting.flag, dest=setting.ini, default=None, metavar=setting.kind.__name__, help=setting.help)
+        # no argparse type: a bad value is refused in one place and with one message, wherever it comes from
+        metavar = {int: "N", float: "NUMBER", str: "NAME"}[setting.kind]
+        group.addoption(setting.flag, dest=setting.ini, default=None, metavar=metavar, help=setting.help)
         # a typed key takes text from ini files and numbers from native TOML, which a "string" key refuses
         kinds = {int: "int", float: "float", str: "string"}
         parser.addini(setting.ini, setting.help, type=kinds[setting.kind], default=None)  # type: ignore[arg-type]
-    text = "no live line while a fine-tune takes more than two seconds (default: a line, on a terminal)"
-    group.addoption("--ftcheck-no-progress", dest=NO_PROGRESS, action="store_true", default=None, help=text)
-    parser.addini(NO_PROGRESS, text, type="bool", default=False)
-    text = (
-        "seeds of each fine-tune, from its own on: a whole number >= 3, auto for as many as it takes to decide, or 1 (default: 1); "
-        "--ftcheck-max-seconds is then the limit of all together"
+    _add_text(
+        parser,
+        group,
+        _SEEDS,
+        "N",
+        "Run each fine-tune under several seeds: a whole number >= 3, auto for as many as the verdict needs, or 1 (default: 1). "
+        "--ftcheck-max-seconds then limits all seeds together",
     )
-    group.addoption("--ftcheck-seeds", dest=_SEEDS, default=None, metavar="n|auto", help=text)
-    parser.addini(_SEEDS, text, type="string", default=None)
     text = (
-        "judge nothing: run each fine-tune, taken to be healthy, under so many seeds (a whole number >= 3) and print what its "
-        "statistics come to beside their limits (default: judge)"
+        "Calibrate: run each fine-tune, assumed to be healthy, under N seeds (a whole number >= 3) and print every statistic next to "
+        "its threshold. Nothing fails"
     )
-    group.addoption("--ftcheck-calibrate", dest=_CALIBRATE, default=None, metavar="n", help=text)
+    group.addoption(_flag(_CALIBRATE), dest=_CALIBRATE, default=None, metavar="N", help=text)
     text = (
-        "run every check on this model, each a test: pkg.module:make_model, hf:NAME (a folder, or a name on the Hugging Face hub), or "
-        "tiny:ARCHITECTURE (tiny:distilbert); may be given more than once (default: none)"
+        "Run every check on this model, one test per check: pkg.module:make_model, hf:NAME (a folder, or a name on the Hugging Face "
+        "hub) or tiny:ARCHITECTURE (such as tiny:distilbert). May be given more than once"
     )
-    group.addoption("--ftcheck-model", dest=MODEL, action="append", default=None, metavar="model", help=text)
-    parser.addini(MODEL, f"{text}; left out where pytest is started with paths", type="linelist", default=[])
-    _add_baseline(parser, group)
-    _add_reports(parser, group)
-
-
-def _add_baseline(parser: pytest.Parser, group: Any) -> None:
-    text = "compare every fine-tune with what this file, written earlier and committed, says of it (default: none)"
-    group.addoption("--ftcheck-baseline", dest=BASELINE, default=None, metavar="file", help=text)
-    parser.addini(BASELINE, text, type="string", default=None)
+    group.addoption(_flag(MODEL), dest=MODEL, action="append", default=None, metavar="MODEL", help=text)
+    parser.addini(MODEL, f"{text}. Ignored where pytest is started with paths", type="linelist", default=[])
+    _add_text(parser, group, BASELINE, "FILE", "Compare every fine-tune with the runs in this baseline file")
     for name, text in (
         (
             _BASELINE_UPDATE,
-            "write the baseline instead: each fine-tune under five seeds, or as many as --ftcheck-seeds says",
+            "Write the baseline file instead: each fine-tune under five seeds, or under more if --ftcheck-seeds says so",
         ),
-        (_BASELINE_NEW, "write what the baseline has not yet, and compare the rest"),
+        (_BASELINE_NEW, "Add runs that are missing from the baseline file; compare the others"),
     ):
-        group.addoption(f"--{name.replace('_', '-')}", dest=name, action="store_true", default=False, help=text)
-
-
-def _add_reports(parser: pytest.Parser, group: Any) -> None:
-    text = f"the least that makes an assertion raise: one of {', '.join(fail_level.LEVELS)} (default: {fail_level.DEFAULT})"
-    group.addoption("--ftcheck-fail-on", dest=FAIL_ON, default=None, metavar="level", help=text)
-    parser.addini(FAIL_ON, text, type="string", default=None)
-    for name, what in REPORTS.items():
-        text = f"write to this file: {what} (default: none)"
-        group.addoption(f"--ftcheck-{name}", dest=f"ftcheck_{name}", default=None, metavar="file", help=text)
-        parser.addini(f"ftcheck_{name}", text, type="string", default=None)
+        group.addoption(_flag(name), dest=name, action="store_true", default=False, help=text)
+    levels = ", ".join(fail_level.LEVELS)
+    text = f"Lowest status that fails an assertion: one of {levels} (default: {fail_level.DEFAULT})"
+    _add_text(parser, group, FAIL_ON, "STATUS", text)
+    for name, text in REPORTS.items():
+        _add_text(parser, group, f"ftcheck_{name}", "FILE", text)
     for name, text in (
-        (NO_GITHUB, "no annotations and no job summary on GitHub Actions (default: both)"),
-        (NO_PROPERTIES, "no properties in JUnit files (default: each verdict, and the metrics of each run)"),
+        (NO_GITHUB, "Write no annotations and no job summary on GitHub Actions"),
+        (NO_PROPERTIES, "Write no verdicts and metrics as properties into JUnit files"),
+        (NO_PROGRESS, "Show no progress line for fine-tunes of more than two seconds (default: shown on a terminal)"),
     ):
-        group.addoption(f"--{name.replace('_', '-')}", dest=name, action="store_true", default=None, help=text)
+        group.addoption(_flag(name), dest=name, action="store_true", default=None, help=text)
         parser.addini(name, text, type="bool", default=False)
 
 
+def _add_text(parser: pytest.Parser, group: Any, name: str, metavar: str, text: str) -> None:
+    """Register an option that takes a text, as a flag and as an ini key."""
+    group.addoption(_flag(name), dest=name, default=None, metavar=metavar, help=text)
+    parser.addini(name, text, type="string", default=None)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def read(config: pytest.Config) -> dict[str, Any]:
-    """The recipe fields that this session sets; the command line goes before the file.
+    """The recipe fields that this session sets; the command line takes precedence over the configuration file.
 
     :raises pytest.UsageError: a value that a `Recipe` would refuse.
     """
@@ -178,29 +185,29 @@ def read(config: pytest.Config) -> dict[str, Any]:
         given = f"{setting.flag}={raw}"
         try:
             if raw is None:
-                given = setting.ini  # pytest may refuse the value itself, and then says which it was
+                given = setting.ini  # pytest may refuse the value itself, and its message has the value
                 raw = config.getini(setting.ini)
                 given = f"{setting.ini} = {raw}"
             if raw is not None:
                 fields[setting.field] = _value(setting, raw)
-        except (TypeError, ValueError, pytest.UsageError) as error:  # pytest 9.2 raises the last itself
-            why = f" ({error})" if given == setting.ini else ""
-            raise pytest.UsageError(f"{given}: expected {setting.accepts}{why}") from None
+        except (TypeError, ValueError, pytest.UsageError) as error:  # pytest 9.2 raises UsageError
+            details = f" ({error})" if given == setting.ini else ""
+            raise pytest.UsageError(f"{given}: expected {setting.accepts}{details}") from None
     return fields
 
 
 def progress_wanted(config: pytest.Config) -> bool:
-    """Whether a live line may be shown, as far as settings go."""
+    """Whether the options allow a progress line."""
     return not _switched(config, NO_PROGRESS)
 
 
 def github_wanted(config: pytest.Config) -> bool:
-    """Whether GitHub Actions may be told, as far as settings go."""
+    """Whether the options allow annotations and a job summary on GitHub Actions."""
     return not _switched(config, NO_GITHUB)
 
 
 def seeds(config: pytest.Config) -> Seeds | None:
-    """Over how many seeds each fine-tune goes; None: one.  :raises pytest.UsageError: a number that decides nothing."""
+    """Number of seeds of each fine-tune; None: one.  :raises pytest.UsageError: too few seeds for a verdict."""
     if (calibrated := calibrate(config)) is not None:
         return calibrated
     raw, given, _ = _text(config, _SEEDS)
@@ -210,7 +217,7 @@ def seeds(config: pytest.Config) -> Seeds | None:
 
 
 def calibrate(config: pytest.Config) -> int | None:
-    """Over how many seeds to calibrate; None: judge.  :raises pytest.UsageError: no such number."""
+    """Number of seeds to calibrate with; None: no calibration.  :raises pytest.UsageError: an invalid number."""
     raw = config.getoption(_CALIBRATE)
     if raw is None:
         return None
@@ -220,7 +227,7 @@ def calibrate(config: pytest.Config) -> int | None:
 
 
 def models(config: pytest.Config) -> tuple[list[str], bool]:
-    """The models to run every check on, and whether they come from the configuration file; the command line goes before it."""
+    """The models to run every check on, and whether they come from the configuration file; the command line takes precedence."""
     given: list[str] | None = config.getoption(MODEL)
     if given is not None:
         return list(given), False
@@ -231,7 +238,7 @@ def models(config: pytest.Config) -> tuple[list[str], bool]:
 
 
 def _seeds(raw: str, given: str, accepted: str) -> Seeds:
-    from ..seeds.sprt import check_seeds  # only where it is asked for: every start of pytest pays for imports
+    from ..seeds.sprt import check_seeds  # lazily: every start of pytest pays for imports
 
     try:
         return check_seeds(raw if raw == "auto" else int(raw))
@@ -240,12 +247,12 @@ def _seeds(raw: str, given: str, accepted: str) -> Seeds:
 
 
 def properties_wanted(config: pytest.Config) -> bool:
-    """Whether tests get properties, as far as settings go."""
+    """Whether the options allow JUnit properties."""
     return not _switched(config, NO_PROPERTIES)
 
 
 def fail_on(config: pytest.Config) -> str:
-    """The level at which assertions raise.  :raises pytest.UsageError: there is no such level."""
+    """The lowest status that fails an assertion.  :raises pytest.UsageError: an unknown status."""
     level, given, _ = _text(config, FAIL_ON)
     if level is None:
         return fail_level.DEFAULT
@@ -255,36 +262,36 @@ def fail_on(config: pytest.Config) -> str:
 
 
 def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
-    """The baseline's file, and whether it is compared with (``compare``), written (``update``) or added to (``new``); None: there is none.
+    """The baseline file, and whether to compare with it (``compare``), write it (``update``) or add to it (``new``); None: no baseline.
 
-    :raises pytest.UsageError: no name of a file; writing without one, on a CI machine, or while calibrating.
+    :raises pytest.UsageError: an invalid file name; writing without one, on a CI machine, or while calibrating.
     """
     update, new = config.getoption(_BASELINE_UPDATE), config.getoption(_BASELINE_NEW)
-    flag = f"--{(_BASELINE_NEW if new else _BASELINE_UPDATE).replace('_', '-')}"
+    flag = _flag(_BASELINE_NEW if new else _BASELINE_UPDATE)
     raw, given, base = _text(config, BASELINE)
     if raw is None:
         if update or new:
-            raise pytest.UsageError(f"{flag}: expected --ftcheck-baseline=FILE beside it")
+            raise pytest.UsageError(f"{flag}: needs --ftcheck-baseline=FILE")
         return None
     path = base / Path(raw).expanduser()
     if not raw.strip() or "\0" in raw or path.is_dir():
-        raise pytest.UsageError(f"{given}: expected the name of a file")
+        raise pytest.UsageError(f"{given}: expected a file name")
     if not (update or new):
         return None if calibrate(config) is not None else (path, "compare")
     if calibrate(config) is not None:
-        raise pytest.UsageError(f"{flag}: not together with --ftcheck-calibrate, which judges nothing")
+        raise pytest.UsageError(f"{flag}: cannot be combined with --ftcheck-calibrate")
     for name in CI:
         if os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no"):
             raise pytest.UsageError(
-                f"{flag}: refused on a CI machine ({name}={os.environ[name]}), where runs are judged; write it at home, and commit it"
+                f"{flag}: refused on a CI machine ({name}={os.environ[name]}); write the baseline locally and commit it"
             )
     return path, "new" if new else "update"
 
 
 def reports(config: pytest.Config) -> dict[str, Path]:
-    """The files to write: format -> path. From the command line relative to where pytest was started, from a file to the root.
+    """The files to write: format -> path. A flag is relative to the folder where pytest was started, an ini key to pytest's root.
 
-    :raises pytest.UsageError: an empty name, a folder, one file for two reports, or a page without the packages that make it.
+    :raises pytest.UsageError: an empty name, a folder, one file for two reports, or a missing package of the extra ``html``.
     """
     found: dict[str, Path] = {}
     for name in REPORTS:
@@ -297,7 +304,7 @@ def reports(config: pytest.Config) -> dict[str, Path]:
         if other := next((n for n, p in found.items() if p.resolve() == path.resolve()), None):
             raise pytest.UsageError(f"{given}: expected another file than that of --ftcheck-{other}")
         if name == "html":
-            from ..reports.html import missing  # only where it is asked for: every start of pytest pays for imports
+            from ..reports.html import missing  # lazily: every start of pytest pays for imports
 
             if absent := missing():
                 raise pytest.UsageError(f"{given}: needs {', '.join(absent)}: pip install 'pytest-ftcheck[html]'")
@@ -306,10 +313,10 @@ def reports(config: pytest.Config) -> dict[str, Path]:
 
 
 def _text(config: pytest.Config, name: str) -> tuple[str | None, str, Path]:
-    """A setting that is a text (None: not set), how it was given, and the folder it is relative to."""
+    """A setting that is a text (None: not set), how it was given, and the folder that paths are relative to."""
     raw = config.getoption(name)
     if raw is not None:
-        return raw, f"--{name.replace('_', '-')}={raw}", config.invocation_params.dir
+        return raw, f"{_flag(name)}={raw}", config.invocation_params.dir
     try:
         raw = config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as error:
@@ -326,12 +333,12 @@ def _switched(config: pytest.Config, name: str) -> bool:
 
 
 def _value(setting: Setting, raw: Any) -> Any:
-    """``raw`` as the recipe's field; ``ValueError`` or ``TypeError`` if it cannot be one."""
+    """``raw`` as the recipe's field. ``ValueError``, ``TypeError``: it is not a valid value."""
     value = setting.kind(raw) if isinstance(raw, str) else raw
     if value == "":  # as in --ftcheck-device=$DEVICE with nothing in it
         raise ValueError("empty")
     if setting.zero_is_none and value == 0:
         return None
     field: dict[str, Any] = {setting.field: value}
-    Recipe(**field)  # the recipe knows what it takes
+    Recipe(**field)  # the recipe validates it
     return value

@@ -132,7 +132,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.models(config)[0] or any(argument.startswith("ftcheck::") for argument in config.args):
         from . import model_items
 
-        if models := model_items.wanted(config):
+        if models := model_items.models_of(config):
             config.pluginmanager.register(models, "ftcheck-models")
 
 

@@ -1,4 +1,4 @@
-"""A live line for long fine-tunes: written behind what stands on the terminal's line, and taken back."""
+"""A progress line for long fine-tunes: written after the text on the terminal's line, and erased."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Stream(Protocol):
 class ProgressLine:
     """Shows ``12/200 steps, loss 0.693, 3 s`` once a fine-tune has lasted ``patience`` seconds.
 
-    The line begins where the cursor stands, because pytest's own unfinished line (``test_head.py ..``) is to
-    its left. It is taken back with backspaces and blanks, which every terminal knows; so it must never wrap:
-    ``room`` says how many columns are free.
+    The line begins at the cursor, because pytest's own unfinished line (``test_head.py ..``) is to its left. It is
+    erased with backspaces and blanks, which every terminal supports, so it must never wrap: ``room`` returns how many
+    columns are free.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ProgressLine:
         self._width = 0
 
     def update(self, done: int, total: int, loss: float | None) -> None:
-        """``done`` of ``total`` are over; all of them: the line goes away."""
+        """``done`` of ``total`` iterations are complete; when all are, the line is erased."""
         now = self._clock()
         self._done, before = done, self._done
         if done >= total:
@@ -63,7 +63,7 @@ class ProgressLine:
             self._drawn = now
 
     def erase(self) -> None:
-        """Take the line back; whatever comes next is a new fine-tune."""
+        """Erase the line; the next update is of a new fine-tune."""
         self._started = None
         if self._width:
             self._draw("")
@@ -73,9 +73,9 @@ class ProgressLine:
         text = text[: max(0, self._room() - 1)]
         shown = text.ljust(self._width)
         try:
-            # the blanks are stepped back over at once, so that the cursor never rests among them
+            # the cursor returns to the start of the line at once
             self._stream.write(shown + "\b" * len(shown))
             self._stream.flush()
-        except (OSError, ValueError):  # the terminal went away: a fine-tune must not fail for that
+        except (OSError, ValueError):  # the terminal is gone: that must not fail a fine-tune
             pass
         self._width = len(text)

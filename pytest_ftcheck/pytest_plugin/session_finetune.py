@@ -1,4 +1,4 @@
-"""``finetune`` as the session's options have it: steps, seeds, device, and whether to calibrate."""
+"""``finetune`` with the session's options applied: steps, seeds, device, calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
     """``finetune`` with the session's options."""
-    # as a recipe, not as arguments: with an optimizer of the caller's own, an lr beside it would be refused
+    # as a recipe, not as arguments: an lr beside the caller's own optimizer would be refused
     session, seeds = Recipe(**config.stash[FIELDS]), config.stash[SEEDS]
     calibrating = calibrate(config) is not None
 

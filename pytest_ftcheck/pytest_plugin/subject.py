@@ -1,4 +1,4 @@
-"""What a suite of checks is run on: a model with its batches and how to fine-tune it, under a name."""
+"""The subject of a suite of checks: a named model, its batches and how to fine-tune it."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, init=False)
 class Subject:
-    """A fine-tune to be judged by every check, each a test item of its own: for `parametrize_with_checks` and ``--ftcheck-model``.
+    """A fine-tune that is judged by every check, each a test item of its own: for `parametrize_with_checks` and ``--ftcheck-model``.
 
-    Nothing is made and nothing is trained before a check asks for it; then it is trained once a session (and process), for all checks.
+    The model is made and trained when the first check runs, once a session (and process) for all checks.
 
-    :param name: stands in the ids of the tests; unique among those that are judged together.
+    :param name: part of the tests' ids; unique within a suite.
     :param model: a module, or a function without arguments that makes one (called under the recipe's seed). Without ``batches`` the
-        function may also give ``(model, batches)``, or another `Subject`.
-    :param batches: as :func:`pytest_ftcheck.finetune` takes them, or a function without arguments that gives them (so that nothing
-        is loaded while tests are collected). Left out, and none given by the model's function: batches made from the model's
-        config, as `pytest_ftcheck.instruments.tiny_architectures.keyword_batches` says.
-    :param expected_failures: check -> why it fails as yet. That test is a strict ``xfail``: it turns red when the check passes.
-    :param arguments: everything else that ``finetune`` takes: fields of the recipe, ``intent``, ``eval_batches``, ``step``, ``probes``
-        ... They go before the session's options.
-    :raises ValueError, TypeError: bad values, at once.
+        function may also return ``(model, batches)``, or another `Subject`.
+    :param batches: as :func:`pytest_ftcheck.finetune` takes them, or a function without arguments that returns them (so that nothing
+        is loaded while tests are collected). None, where the model's function returns none either: batches are made from the model's
+        config by `pytest_ftcheck.instruments.tiny_architectures.keyword_batches`.
+    :param expected_failures: check -> reason why it is expected to fail. That test is a strict ``xfail``: it fails when the check passes.
+    :param arguments: all other arguments of ``finetune``: fields of the recipe, ``intent``, ``eval_batches``, ``step``, ``probes``
+        ... They take precedence over the session's options.
+    :raises ValueError, TypeError: invalid values.
 
     >>> subject = Subject("mine", lambda: None, lr=1e-3, steps=40, expected_failures={"head_needed": "one layer would do"})
     >>> subject
     Subject('mine', lr=0.001, steps=40)
     >>> Subject("mine", lambda: None, stepz=40)
     Traceback (most recent call last):
-    TypeError: Subject('mine') has no argument 'stepz'; near: step, steps
+    TypeError: Subject('mine') has no argument 'stepz'; did you mean step, steps?
     """
 
     name: str
-    #: A module, or what makes one.
+    #: A module, or a function that makes one.
     model: nn.Module | Callable[[], Any]
-    #: Batches, what gives them, or None: the model's function gives them too, or they are made.
+    #: Batches, or a function that returns them; None: the model's function returns them, too, or they are made.
     batches: Any = None
-    #: Check (``weights_move``) -> why it fails as yet.
+    #: Check (``weights_move``) -> reason why it is expected to fail.
     expected_failures: Mapping[str, str] = field(default_factory=dict)
-    #: What else ``finetune`` is called with.
+    #: Other arguments of ``finetune``.
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __init__(
@@ -70,7 +70,7 @@ class Subject:
             callable(batches) or isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
         ):
             raise TypeError(
-                f"{who}: batches is {describe_type(batches)}: expected batches, or a function that gives them"
+                f"{who}: batches is {describe_type(batches)}: expected batches, or a function that returns them"
             )
         set_(self, "batches", batches)
         set_(self, "expected_failures", check_reasons(f"{who}: expected_failures", expected_failures))
@@ -78,8 +78,8 @@ class Subject:
         for argument in arguments:
             if argument not in known:
                 near = difflib.get_close_matches(argument, known, 3)
-                told = f"; near: {', '.join(near)}" if near else f": expected some of {', '.join(known)}"
-                raise TypeError(f"{who} has no argument {argument!r}{told}")
+                hint = f"; did you mean {', '.join(near)}?" if near else f": expected some of {', '.join(known)}"
+                raise TypeError(f"{who} has no argument {argument!r}{hint}")
         fields = {n: v for n, v in arguments.items() if n in Recipe.field_names() and n != "optimizer"}
         try:
             Recipe(**fields)
@@ -88,15 +88,17 @@ class Subject:
         set_(self, "arguments", dict(arguments))
 
     def __repr__(self) -> str:
-        told = "".join(f", {name}={value!r}" for name, value in self.arguments.items() if name in Recipe.field_names())
-        return f"Subject({self.name!r}{told})"
+        fields = "".join(
+            f", {name}={value!r}" for name, value in self.arguments.items() if name in Recipe.field_names()
+        )
+        return f"Subject({self.name!r}{fields})"
 
 
 def as_subject(thing: Any) -> Subject:
-    """What stands for a subject, as one.
+    """Convert to a `Subject`.
 
-    :param thing: a `Subject`; a mapping of its arguments; or a function that makes a model, ``(model, batches)`` or a `Subject`, named as
-        the function is and called when the first check asks.
+    :param thing: a `Subject`; a mapping of its arguments; or a function that makes a model, ``(model, batches)`` or a `Subject`. The
+        subject then has the function's name, and the function is called when the first check runs.
     :raises ValueError, TypeError: it is none of them, or has no name.
 
     >>> def make_mine(): ...
@@ -109,7 +111,7 @@ def as_subject(thing: Any) -> Subject:
         missing = [name for name in ("name", "model") if name not in thing]
         if missing or not all(isinstance(key, str) for key in thing):
             raise TypeError(
-                f"subject with the keys {list(thing)}: expected the arguments of Subject, name and model among them"
+                f"subject with the keys {list(thing)}: expected the arguments of Subject, including name and model"
             )
         return Subject(**thing)
     if not callable(thing):
@@ -123,23 +125,23 @@ def as_subject(thing: Any) -> Subject:
 
 
 def check_name(name: Any) -> str:
-    """The name, if node ids can bear it; else ``TypeError`` or ``ValueError``.
+    """The name, if it is valid in a node id; else ``TypeError`` or ``ValueError``.
 
     >>> check_name("a::b")
     Traceback (most recent call last):
-    ValueError: name='a::b': expected a text without '::', line breaks and blanks at its ends
+    ValueError: name='a::b': expected a text without '::', line breaks, and leading or trailing blanks
     """
     if not isinstance(name, str):
         raise TypeError(f"name={name!r}: expected a text")
     if not name or name != name.strip() or "::" in name or not name.isprintable():
-        raise ValueError(f"name={name!r}: expected a text without '::', line breaks and blanks at its ends")
+        raise ValueError(f"name={name!r}: expected a text without '::', line breaks, and leading or trailing blanks")
     return name
 
 
 def check_names(argument: str, names: Iterable[Any]) -> tuple[str, ...]:
-    """Names of checks without their prefix, in the order in which a run goes.
+    """Names of checks without their prefix, in the order of the checks.
 
-    :raises ValueError, TypeError: a name is no check's.
+    :raises ValueError, TypeError: an unknown check.
 
     >>> check_names("checks", ["check_weights_move", "head_init"])
     ('head_init', 'weights_move')
@@ -151,17 +153,16 @@ def check_names(argument: str, names: Iterable[Any]) -> tuple[str, ...]:
         plain = str(name).removeprefix("check_").removeprefix("assert_")
         if plain not in CHECKS:
             near = difflib.get_close_matches(plain, CHECKS, 3)
-            raise ValueError(
-                f"{argument}: {name!r} is no check; {'near' if near else 'the checks are'}: {', '.join(near or CHECKS)}"
-            )
+            hint = f"did you mean {', '.join(near)}?" if near else f"the checks are {', '.join(CHECKS)}"
+            raise ValueError(f"{argument}: there is no check {name!r}; {hint}")
         found.add(plain)
     return tuple(name for name in CHECKS if name in found)
 
 
 def check_reasons(argument: str, reasons: Any) -> dict[str, str]:
-    """Check -> why it fails as yet, without prefixes.
+    """Check, without prefix -> reason why it is expected to fail.
 
-    :raises ValueError, TypeError: a name is no check's, or there is no reason.
+    :raises ValueError, TypeError: an unknown check, or no reason.
 
     >>> check_reasons("expected_failures", {"check_head_needed": "one layer would do"})
     {'head_needed': 'one layer would do'}

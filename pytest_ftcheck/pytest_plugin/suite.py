@@ -1,4 +1,4 @@
-"""Every check a test item of its own, one fine-tune a subject: scikit-learn's convention for suites."""
+"""Suites: every check is a test item of its own, each subject is fine-tuned once; the convention is scikit-learn's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ..core.trace import Trace
     from ..seeds.runs import Runs
 
-#: Fixture that tests under `parametrize_with_checks` use.
+#: Fixture of tests under `parametrize_with_checks`.
 SUITE = "_ftcheck_suite"
 Test = TypeVar("Test", bound=Callable[..., Any])
-#: What a test is called with: ``check(subject)``.
+#: The test's argument ``check``: ``check(subject)``.
 Check = Callable[[Subject], None]
 
 
@@ -38,14 +38,14 @@ def parametrize_with_checks(
 
     The items' ids are ``SUBJECT-check_NAME``, the same in every run: ``pytest -k check_weights_move`` selects them. A subject is
     fine-tuned once a session, when the first of its items runs (under pytest-xdist once a worker; with ``--dist loadgroup`` all its
-    items are on one). An item fails as the assertion does: on ``fail`` and ``inconclusive``, unless ``--ftcheck-fail-on`` says
-    otherwise. What does not apply is skipped with the reason, advice passes.
+    items go to one worker). An item fails as the assertion does: on ``fail`` and ``inconclusive``, unless ``--ftcheck-fail-on`` says
+    otherwise. A check that does not apply is skipped with the reason; advice passes.
 
     :param subjects: each a :class:`Subject`, a mapping of its arguments, or a function that makes a model, ``(model, batches)`` or a
         `Subject` (its name is then the function's); names are unique.
     :param checks: names of the checks to run (``weights_move`` or ``check_weights_move``); None: all.
-    :param expected_failures: check -> why it fails as yet, or a function ``subject -> mapping``; beside what a subject says itself. Such an
-        item is a strict ``xfail``: the check's own failure is expected, nothing else is, and a pass is red.
+    :param expected_failures: check -> reason why it is expected to fail, or a function ``subject -> mapping``; in addition to those of each
+        subject. Such an item is a strict ``xfail``: only the check's own failure is expected, and a pass fails the test.
     :raises ValueError, TypeError: no subjects, two of one name, an unknown check.
 
     >>> from pytest_ftcheck import Subject, tiny_distilbert, toy_batches
@@ -55,21 +55,22 @@ def parametrize_with_checks(
     """
     if isinstance(subjects, (Subject, Mapping, str)) or not isinstance(subjects, Iterable):
         raise TypeError(f"subjects={subjects!r}: expected a list of subjects")
-    judged = [as_subject(thing) for thing in subjects]
-    names = [subject.name for subject in judged]
+    converted = [as_subject(thing) for thing in subjects]
+    names = [subject.name for subject in converted]
     if not names:
         raise ValueError("subjects is empty: expected at least one")
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
-        raise ValueError(f"subjects: two are named {twice!r}; expected names of their own, for they are the tests' ids")
-    asked = tuple(CHECKS) if checks is None else check_names("checks", checks)
-    if not asked:
+    if duplicate := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise ValueError(f"subjects: two are named {duplicate!r}; expected unique names, because test ids contain them")
+    selected = tuple(CHECKS) if checks is None else check_names("checks", checks)
+    if not selected:
         raise ValueError("checks is empty: expected at least one, or None for all")
     values = []
-    for subject in judged:
+    for subject in converted:
         reasons = expected_failures(subject) if callable(expected_failures) else expected_failures
         reasons = check_reasons("expected_failures", reasons)
         values += [
-            pytest.param(subject, _check(name, reasons.get(name)), id=f"{subject.name}-check_{name}") for name in asked
+            pytest.param(subject, _check(name, reasons.get(name)), id=f"{subject.name}-check_{name}")
+            for name in selected
         ]
 
     def decorate(test: Test) -> Test:
@@ -83,17 +84,17 @@ def _check(name: str, reason: str | None) -> Check:
     def check(subject: Subject) -> None:
         __tracebackhide__ = True
         if not isinstance(subject, Subject):
-            raise TypeError(f"subject={subject!r}: expected the subject that the test was given")
-        runs, item = _serving or (SubjectRuns(_plainly, 0), None)
-        judge(name, subject, runs, item, reason)
+            raise TypeError(f"subject={subject!r}: expected the test's argument subject")
+        runs, item = _current_test or (SubjectRuns(_finetune, 0), None)
+        run_check(name, subject, runs, item, reason)
 
     check.__name__ = check.__qualname__ = f"check_{name}"
     check.__doc__ = f"Raise unless ``{name}`` passes for the subject."
     return check
 
 
-def _plainly(model: Any, batches: Any, **arguments: Any) -> Any:
-    """Outside of a session there are no options."""
+def _finetune(model: Any, batches: Any, **arguments: Any) -> Any:
+    """Outside of a session: ``finetune`` without options."""
     from ..training.finetune import finetune
 
     return finetune(model, batches, **arguments)
@@ -101,19 +102,19 @@ def _plainly(model: Any, batches: Any, **arguments: Any) -> Any:
 
 # ---------------------------------------------------------------------- one fine-tune for all checks
 class _Failed(NamedTuple):
-    """An error in words: itself it would keep alive all that its frames hold, the model among it."""
+    """An error as text: the exception itself would keep its frames alive, and the model in them."""
 
-    told: str
-    skips: bool
-    #: Of the item that met it.
+    message: str
+    is_skip: bool
+    #: Of the item that raised it.
     nodeid: str
 
 
 class SubjectRuns:
-    """Fine-tunes each subject once, for all items of a session that ask.
+    """Fine-tunes each subject once, for all items of a session.
 
     :param train: ``finetune``, with the session's options.
-    :param seed: what functions of subjects are called under, where a subject says nothing else.
+    :param seed: the seed under which a subject's functions are called, unless the subject sets one.
     """
 
     def __init__(self, train: Callable[..., Any], seed: int) -> None:
@@ -123,33 +124,36 @@ class SubjectRuns:
         self._failed: dict[Subject, _Failed] = {}
 
     def trained(self, subject: Subject, nodeid: str) -> tuple[Trace | Runs, Subject]:
-        """The subject's run, and the subject with all that its functions gave. What they raised is raised once in full, then in a line.
+        """The subject's run, and the subject as built. An error is raised in full for the first item, in one line for the others.
 
-        :param nodeid: of the item that asks; the one that met an error tries again when it is run again.
+        :param nodeid: of the requesting item; the item that raised an error tries again when it is run again.
         """
         __tracebackhide__ = True
         failed = self._failed.get(subject)
         if failed is not None and failed.nodeid != nodeid:
-            if failed.skips:
-                pytest.skip(failed.told)
-            pytest.fail(f"{subject.name} was not fine-tuned: {failed.told} (in full: {failed.nodeid})", pytrace=False)
+            if failed.is_skip:
+                pytest.skip(failed.message)
+            message = f"{subject.name} was not fine-tuned: {failed.message} (full error: {failed.nodeid})"
+            pytest.fail(message, pytrace=False)
         if subject not in self._done:
             self._failed.pop(subject, None)
             try:
                 self._done[subject] = self._run(subject)
-            # fail and skip, also those of a timeout, are no Exception
+            # pytest's fail and skip, also those of a timeout, do not derive from Exception
             except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
-                told, skips = one_line(str(error), 200), isinstance(error, pytest.skip.Exception)
-                self._failed[subject] = _Failed(told if skips else f"{type(error).__name__}: {told}", skips, nodeid)
+                message, is_skip = one_line(str(error), 200), isinstance(error, pytest.skip.Exception)
+                if not is_skip:
+                    message = f"{type(error).__name__}: {message}"
+                self._failed[subject] = _Failed(message, is_skip, nodeid)
                 raise
         return self._done[subject]
 
     def _run(self, subject: Subject) -> tuple[Trace | Runs, Subject]:
-        from .build_subject import made
+        from .build_subject import build
 
         recipe = subject.arguments.get("recipe")
-        whole = made(subject, subject.arguments.get("seed", self._seed if recipe is None else recipe.seed))
-        return self._train(whole.model, whole.batches, **whole.arguments), whole
+        built = build(subject, subject.arguments.get("seed", self._seed if recipe is None else recipe.seed))
+        return self._train(built.model, built.batches, **built.arguments), built
 
 
 _RUNS: pytest.StashKey[SubjectRuns] = pytest.StashKey()
@@ -163,15 +167,17 @@ def subject_runs(config: pytest.Config) -> SubjectRuns:
     return config.stash[_RUNS]
 
 
-def judge(name: str, subject: Subject, runs: SubjectRuns, item: pytest.Item | None, reason: str | None = None) -> None:
-    """Raise unless the check passes; skip what does not apply.
+def run_check(
+    name: str, subject: Subject, runs: SubjectRuns, item: pytest.Item | None, reason: str | None = None
+) -> None:
+    """Raise unless the check passes; skip the test if the check does not apply.
 
-    :param item: the test item that asks, if there is one.
-    :param reason: why the check fails as yet; None: the subject may know.
+    :param item: the running test item, if there is one.
+    :param reason: why the check is expected to fail; None: look in the subject's expected failures.
     """
     __tracebackhide__ = True
-    run, whole = runs.trained(subject, "" if item is None else item.nodeid)
-    reason = whole.expected_failures.get(name) if reason is None else reason
+    run, built = runs.trained(subject, "" if item is None else item.nodeid)
+    reason = built.expected_failures.get(name) if reason is None else reason
     if reason is not None and item is not None:
         item.add_marker(pytest.mark.xfail(reason=reason, raises=CheckFailed, strict=True))
     verdict = settle(CHECKS[name](run), run)
@@ -179,16 +185,16 @@ def judge(name: str, subject: Subject, runs: SubjectRuns, item: pytest.Item | No
         pytest.skip(verdict.headline)
 
 
-#: Runs and item of the test that runs now. One value for the process: threads and event loops of the test's own must see it, too.
-_serving: tuple[SubjectRuns, pytest.Item] | None = None
+#: Runs and item of the running test. One value for the process, because the test's own threads and event loops must see it, too.
+_current_test: tuple[SubjectRuns, pytest.Item] | None = None
 
 
 @contextlib.contextmanager
-def serving(item: pytest.Item) -> Iterator[None]:
-    """Checks that are called in here belong to this test item."""
-    global _serving
-    before, _serving = _serving, (subject_runs(item.config), item)
+def running(item: pytest.Item) -> Iterator[None]:
+    """Checks that are called inside the block belong to this test item."""
+    global _current_test
+    before, _current_test = _current_test, (subject_runs(item.config), item)
     try:
         yield
     finally:
-        _serving = before
+        _current_test = before

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.files import write_whole
+from ..core.files import write_atomically
 from ..core.formatting import one_line, plural
 from ..reports.session_result import SessionResult
 
@@ -52,7 +52,7 @@ def write_reports(
     for form, path in files.items():
 
         def write(form: str = form, path: Path = path) -> str:
-            write_whole(path, _content(form, result, prefix, traces))
+            write_atomically(path, _content(form, result, prefix, traces))
             return f"{form} report of {plural(len(result.tests), 'test')} in {path}"
 
         _try(written, f"--ftcheck-{form}: {path}", write)

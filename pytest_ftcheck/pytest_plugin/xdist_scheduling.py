@@ -1,7 +1,7 @@
-"""``--dist loadgroup`` of pytest-xdist: the items of one subject go to one worker, where it is fine-tuned once.
+"""``--dist loadgroup`` of pytest-xdist: the items of one subject go to one worker, which fine-tunes it once.
 
-The items have xdist's own mark ``xdist_group``. Its controller learns of groups from node ids alone, and pytest 9.2 no longer takes what
-xdist 3.8 adds to them; but ours tell the subject.
+The items have xdist's own mark ``xdist_group``. Its controller reads groups from node ids alone, and pytest 9.2 no longer accepts what
+xdist 3.8 appends to them. Our node ids contain the subject, so the group is read from them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CHECK = re.compile(rf"(::|-)check_(?:{'|'.join(CHECKS)})(?=[\]@-]|$)")
 
 
 def scope_of(nodeid: str) -> str | None:
-    """What the node ids of one subject have in common; None: it is none of a suite.
+    """The part of a node id that all checks of one subject share; None: the test is not of a suite.
 
     >>> scope_of("test_models.py::test_it[mine-check_weights_move]")
     'test_models.py::test_it[mine]'
@@ -31,7 +31,7 @@ def scope_of(nodeid: str) -> str | None:
 
 
 def scheduler(config: Any, log: Any) -> Any:
-    """xdist's scheduler of groups, which knows our subjects."""
+    """xdist's group scheduler, with a group for each of our subjects."""
     from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
     class SubjectScheduling(LoadGroupScheduling):  # type: ignore[misc]

@@ -466,13 +466,13 @@ def test_all(subject, check):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([UPDATE], "--ftcheck-baseline-update: expected --ftcheck-baseline=FILE beside it"),
-        ([NEW], "--ftcheck-baseline-new-only: expected --ftcheck-baseline=FILE beside it"),
-        (["--ftcheck-baseline="], "--ftcheck-baseline=: expected the name of a file"),
-        (["--ftcheck-baseline=."], "--ftcheck-baseline=.: expected the name of a file"),
+        ([UPDATE], "--ftcheck-baseline-update: needs --ftcheck-baseline=FILE"),
+        ([NEW], "--ftcheck-baseline-new-only: needs --ftcheck-baseline=FILE"),
+        (["--ftcheck-baseline="], "--ftcheck-baseline=: expected a file name"),
+        (["--ftcheck-baseline=."], "--ftcheck-baseline=.: expected a file name"),
         (
             [BASELINE, UPDATE, "--ftcheck-calibrate=3"],
-            "--ftcheck-baseline-update: not together with --ftcheck-calibrate*",
+            "--ftcheck-baseline-update: cannot be combined with --ftcheck-calibrate*",
         ),
     ],
 )
@@ -530,7 +530,7 @@ def test_a_full_disk_is_a_warning_and_the_verdicts_stand(suite, run, pytester):
         "import errno, os\n"
         "import pytest_ftcheck.pytest_plugin.baseline.file as file\n"
         "def full(path, text):\n    raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "def pytest_configure():\n    file.write_whole = full\n"
+        "def pytest_configure():\n    file.write_atomically = full\n"
     )
     result = run(BASELINE, UPDATE, "-k", "test_a", subprocess=True)
     assert result.ret == 0

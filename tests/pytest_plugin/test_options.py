@@ -70,8 +70,8 @@ def test_the_header_says_what_is_set(run):
 
 def test_help_lists_flag_unit_default_and_key(run):
     text = re.sub(r"\s+", " ", run("--help").stdout.str())
-    assert "--ftcheck-steps=int batches in a fine-tune: a whole number >= 1 (default: 20)" in text
-    assert "--ftcheck-lr=float peak learning rate: a finite number >= 0 (default: 5e-05)" in text
+    assert "--ftcheck-steps=N Batches in a fine-tune: a whole number >= 1 (default: 20)" in text
+    assert "--ftcheck-lr=NUMBER Peak learning rate: a finite number >= 0 (default: 5e-05)" in text
     assert "ftcheck_max_seconds (float)" in text
 
 

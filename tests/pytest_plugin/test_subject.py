@@ -12,8 +12,8 @@ from pytest_ftcheck import Recipe, Subject, finetune, tiny_distilbert, toy_batch
 from pytest_ftcheck.instruments import tiny_architectures
 from pytest_ftcheck.instruments.environment import WORKERS, thread_share
 from pytest_ftcheck.instruments.parameter_roles import roles
-from pytest_ftcheck.pytest_plugin.build_subject import made
-from pytest_ftcheck.pytest_plugin.model_spec import named, place
+from pytest_ftcheck.pytest_plugin.build_subject import build
+from pytest_ftcheck.pytest_plugin.model_spec import definition_of, subject_named
 from pytest_ftcheck.pytest_plugin.subject import as_subject
 from pytest_ftcheck.training.finetune_arguments import ARGUMENTS, OwnArguments
 
@@ -45,9 +45,13 @@ def test_what_can_be_no_subject(arguments, error, message):
     ("arguments", "error", "message"),
     [
         ({"steps": 0}, ValueError, r"Subject\('x'\): steps=0: expected a whole number >= 1"),
-        ({"stepz": 3}, TypeError, "has no argument 'stepz'; near: step"),
+        ({"stepz": 3}, TypeError, "has no argument 'stepz'; did you mean step"),
         ({"zzz": 3}, TypeError, "has no argument 'zzz': expected some of recipe, optimizer"),
-        ({"expected_failures": {"weights_mov": "?"}}, ValueError, "'weights_mov' is no check; near: weights_move"),
+        (
+            {"expected_failures": {"weights_mov": "?"}},
+            ValueError,
+            "there is no check 'weights_mov'; did you mean weights_move",
+        ),
         ({"expected_failures": {"weights_move": ""}}, TypeError, "expected the reason, a text"),
         ({"expected_failures": ["weights_move"]}, TypeError, "is a list: expected a mapping check -> reason"),
     ],
@@ -90,7 +94,7 @@ def weight(subject, seed=0):
 def test_a_pair_becomes_a_model_and_batches_under_the_seed():
     torch.manual_seed(7)
     before, python = torch.get_rng_state(), random.getstate()
-    one, two, other = (made(Subject("x", pair), seed) for seed in (0, 0, 1))
+    one, two, other = (build(Subject("x", pair), seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == python
     weights = [weight(one), weight(two), weight(other, 1)]
@@ -100,7 +104,7 @@ def test_a_pair_becomes_a_model_and_batches_under_the_seed():
 
 
 def test_another_seed_gets_another_model_of_a_pair():
-    subject = made(Subject("x", pair), 0)
+    subject = build(Subject("x", pair), 0)
     first, second = subject.model(), subject.model()
     assert first is not second
 
@@ -112,8 +116,8 @@ def tiny():
 @pytest.mark.parametrize("make", [pair, tiny])
 def test_the_same_seed_is_the_same_run_whichever_model_it_gets(make):
     """The first call gets the model that was made along with the batches, later ones another."""
-    subject = made(Subject("x", make), 3)
-    other = made(Subject("x", make), 0)  # its first model was made under another seed
+    subject = build(Subject("x", make), 3)
+    other = build(Subject("x", make), 0)  # its first model was made under another seed
     runs = [finetune(s.model, s.batches, seed=3, steps=4, probes=()) for s in (subject, subject, other)]
     assert runs[0].losses == runs[1].losses == runs[2].losses
 
@@ -123,45 +127,45 @@ def test_what_one_function_draws_does_not_depend_on_another():
         torch.rand(9)
         return toy_batches(1, 4, seed=1)
 
-    alone, beside = (weight(made(Subject("x", pair, **more), 0)) for more in ({}, {"eval_batches": held_out}))
+    alone, beside = (weight(build(Subject("x", pair, **more), 0)) for more in ({}, {"eval_batches": held_out}))
     assert alone.equal(beside)
 
 
 def test_the_outer_subject_goes_before_the_inner_one():
     inner = Subject("inner", tiny_distilbert, toy_batches, lr=1e-3, steps=9, expected_failures={"head_init": "inner"})
     subject = Subject("outer", lambda: inner, steps=5, expected_failures={"head_needed": "outer"})
-    found = made(subject, 0)
+    found = build(subject, 0)
     assert (found.name, dict(found.arguments)) == ("outer", {"lr": 1e-3, "steps": 5})
     assert found.expected_failures == {"head_init": "inner", "head_needed": "outer"}
     assert len(found.batches) == 16
 
 
 def test_a_mapping_is_as_good():
-    found = made(Subject("outer", lambda: {"model": tiny_distilbert, "batches": toy_batches(2, 4), "steps": 5}), 0)
+    found = build(Subject("outer", lambda: {"model": tiny_distilbert, "batches": toy_batches(2, 4), "steps": 5}), 0)
     assert (len(found.batches), found.arguments) == (2, {"steps": 5})
 
 
 def test_held_out_batches_may_come_from_a_function():
-    found = made(Subject("x", tiny_distilbert, toy_batches, eval_batches=lambda: toy_batches(1, 4, seed=1)), 0)
+    found = build(Subject("x", tiny_distilbert, toy_batches, eval_batches=lambda: toy_batches(1, 4, seed=1)), 0)
     assert len(found.arguments["eval_batches"]) == 1
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: 3, "x: its function gave an int: expected a model"),
+        (lambda: 3, "x: its function returned an int: expected a model"),
         (lambda: (3, 4), "a pair that begins with an int"),
-        (lambda: None, "gave a NoneType"),
+        (lambda: None, "returned a NoneType"),
     ],
 )
 def test_a_function_that_gives_something_else(make, message):
     with pytest.raises(TypeError, match=message):
-        made(Subject("x", make), 0)
+        build(Subject("x", make), 0)
 
 
 def test_a_model_that_no_batches_can_be_made_for():
-    with pytest.raises(ValueError, match=r"x: no batches were given, and none can be made: Linear has no config"):
-        made(Subject("x", lambda: torch.nn.Linear(2, 2)), 0)
+    with pytest.raises(ValueError, match=r"x: it has no batches, and none can be made: Linear has no config"):
+        build(Subject("x", lambda: torch.nn.Linear(2, 2)), 0)
 
 
 def test_a_config_tells_what_batches_must_be():
@@ -171,7 +175,7 @@ def test_a_config_tells_what_batches_must_be():
 
     def batches(**config):
         model = DistilBertForSequenceClassification(DistilBertConfig(**sizes, **config))
-        return made(Subject("x", model), 0).batches
+        return build(Subject("x", model), 0).batches
 
     assert {int(y) for b in batches(num_labels=3) for y in b["labels"]} == {0, 1, 2}
     assert batches(num_labels=1)[0]["labels"].dtype == torch.float32
@@ -188,21 +192,21 @@ def test_a_config_tells_what_batches_must_be():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tiny:distlbert", "has no sequence classifier 'distlbert'; near: distilbert"),
+        ("tiny:distlbert", "has no sequence classifier 'distlbert'; did you mean distilbert"),
         ("tiny:", "expected pkg.module:make_model"),
         ("json", "expected pkg.module:make_model"),
         ("nowhere:make", "there is no module 'nowhere'"),
         ("xml.nowhere:make", "the package 'xml' has no module 'nowhere'"),
         ("xml.etree.Nope.deeper:make", r"the package 'xml.etree' has no module 'Nope'"),
-        ("json:dumpz", "json has no 'dumpz'; near: dump, dumps"),
+        ("json:dumpz", "json has no 'dumpz'; did you mean dump, dumps"),
         ("json:decoder.nope", r"json.decoder has no 'nope'"),
         ("json:__name__", r"json.__name__ is a str: expected a function"),
-        ("a b:c", "is no name of a module"),
+        ("a b:c", "is not a module name"),
     ],
 )
 def test_a_name_that_does_not_resolve_says_which_part(name, message):
     with pytest.raises(ValueError, match=message):
-        named(name, {})
+        subject_named(name, {})
 
 
 def test_a_module_that_fails_says_why(tmp_path, monkeypatch):
@@ -218,35 +222,35 @@ def test_a_module_that_fails_says_why(tmp_path, monkeypatch):
         ("skips_it", "skips_it cannot be imported: Skipped: no GPU"),
     ):
         with pytest.raises(ValueError, match=message):
-            named(f"{name}:make", {})
+            subject_named(f"{name}:make", {})
 
 
 def test_an_attribute_that_cannot_be_read_says_why(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "lazily.py").write_text("def __getattr__(name):\n    raise RuntimeError('no weights')\n")
     with pytest.raises(ValueError, match=r"^lazily.make cannot be read: RuntimeError: no weights$"):
-        named("lazily:make", {})
+        subject_named("lazily:make", {})
 
 
 def test_ctrl_c_while_a_module_is_imported_is_no_bad_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "stopped_here.py").write_text("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
-        named("stopped_here:make", {})
+        subject_named("stopped_here:make", {})
 
 
 def test_the_session_goes_before_what_we_choose_for_tiny_models():
-    assert named("tiny:bert", {}).arguments == {"lr": 1e-3, "steps": 60}
-    assert named("tiny:bert", {"lr": 0.1}).arguments == {"steps": 60}
+    assert subject_named("tiny:bert", {}).arguments == {"lr": 1e-3, "steps": 60}
+    assert subject_named("tiny:bert", {"lr": 0.1}).arguments == {"steps": 60}
 
 
 def test_the_place_of_a_model_is_its_function(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "placed_here.py").write_text("\n\ndef make():\n    return None\n")
-    subject = named("placed_here:make", {})
-    assert place(subject, tmp_path) == ("placed_here.py", 3)
-    assert place(subject, tmp_path / "elsewhere") is None
-    assert place(named("tiny:bert", {}), tmp_path) is None
+    subject = subject_named("placed_here:make", {})
+    assert definition_of(subject, tmp_path) == ("placed_here.py", 3)
+    assert definition_of(subject, tmp_path / "elsewhere") is None
+    assert definition_of(subject_named("tiny:bert", {}), tmp_path) is None
 
 
 def test_a_checkpoint_comes_from_a_folder_without_pickle(tmp_path):
@@ -255,21 +259,21 @@ def test_a_checkpoint_comes_from_a_folder_without_pickle(tmp_path):
     config = GPT2Config(vocab_size=60, n_embd=8, n_head=2, n_layer=1, n_positions=32, num_labels=2, eos_token_id=1)
     model = GPT2ForSequenceClassification(config)
     model.save_pretrained(tmp_path / "saved")
-    loaded = named(f"hf:{tmp_path / 'saved'}", {}).model()
+    loaded = subject_named(f"hf:{tmp_path / 'saved'}", {}).model()
     assert loaded.score.weight.equal(model.score.weight)
     assert loaded.config.pad_token_id == 1  # it has none, and would refuse batches
     torch.save(model.state_dict(), tmp_path / "saved" / "pytorch_model.bin")
     (tmp_path / "saved" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="the folder has no such model"):
-        named(f"hf:{tmp_path / 'saved'}", {}).model()
+    with pytest.raises(ValueError, match="the folder has no sequence classifier"):
+        subject_named(f"hf:{tmp_path / 'saved'}", {}).model()
 
 
 def test_a_checkpoint_that_cannot_be_had_offline(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"hf:nobody/nothing is no folder, is not in the cache.*Offline\?"):
-        named("hf:nobody/nothing", {}).model()
+    with pytest.raises(ValueError, match=r"hf:nobody/nothing is not a folder, is not in the cache.*Without a network"):
+        subject_named("hf:nobody/nothing", {}).model()
 
 
 @pytest.mark.parametrize("kind", ["xlnet", "roc_bert", "canine", "t5", "deepseek_v3", "zamba2", "gemma3"])

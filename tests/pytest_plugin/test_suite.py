@@ -134,7 +134,7 @@ class TestDecorator:
         result.assert_outcomes(failed=3)
         text = result.stdout.str()
         assert text.count('    raise RuntimeError("the checkpoint is not there")') == 1
-        told = "make_broken was not fine-tuned: RuntimeError: the checkpoint is not there (in full: test_inner.py::"
+        told = "make_broken was not fine-tuned: RuntimeError: the checkpoint is not there (full error: test_inner.py::"
         assert text.count("\n" + told) == 2
 
     def test_what_skips_while_it_is_made_skips_all(self, pytester, run):
@@ -261,8 +261,8 @@ def test_bad_subjects(arguments, error, message):
     [
         ({"checks": []}, ValueError, "checks is empty"),
         ({"checks": "weights_move"}, TypeError, "checks is a str"),
-        ({"checks": ["weight_moves"]}, ValueError, "'weight_moves' is no check; near: weights_move"),
-        ({"expected_failures": {"nope": "?"}}, ValueError, "'nope' is no check; the checks are"),
+        ({"checks": ["weight_moves"]}, ValueError, "there is no check 'weight_moves'; did you mean weights_move"),
+        ({"expected_failures": {"nope": "?"}}, ValueError, "there is no check 'nope'; the checks are"),
         ({"expected_failures": lambda s: {"weights_move": None}}, TypeError, "expected the reason, a text"),
     ],
 )
@@ -329,7 +329,9 @@ class TestModel:
         text = result.stdout.str()
         assert text.count('raise RuntimeError("the checkpoint is not there")') == 1
         assert "model_items.py" not in text
-        assert text.count("make_broken was not fine-tuned: RuntimeError: the checkpoint is not there (in full: ") >= 2
+        assert (
+            text.count("make_broken was not fine-tuned: RuntimeError: the checkpoint is not there (full error: ") >= 2
+        )
 
     @pytest.mark.parametrize("style", ["auto", "short", "line", "native", "no"])
     def test_a_failure_is_its_message_once(self, run, style):
@@ -374,7 +376,7 @@ class TestModel:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("subjects:GOD", "--ftcheck-model=subjects:GOD: subjects has no 'GOD'; near: GOOD"),
+            ("subjects:GOD", "--ftcheck-model=subjects:GOD: subjects has no 'GOD'; did you mean GOOD?"),
             ("subject:GOOD", "--ftcheck-model=subject:GOOD: there is no module 'subject'"),
             ("tiny:distlbert", "--ftcheck-model=tiny:distlbert: transformers has no sequence classifier 'distlbert'*"),
             ("nonsense", "--ftcheck-model=nonsense: expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"),
@@ -390,7 +392,7 @@ class TestModel:
         pytest.importorskip("xdist")
         result = run("--ftcheck-model=subjects:GOD", "-n2", subprocess=True)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines(["ERROR: --ftcheck-model=subjects:GOD: subjects has no 'GOD'; near: GOOD"])
+        result.stderr.fnmatch_lines(["ERROR: --ftcheck-model=subjects:GOD: subjects has no 'GOD'; did you mean GOOD?"])
         assert "INTERNALERROR" not in result.stdout.str()
 
     def test_a_node_id_of_no_check(self, run):

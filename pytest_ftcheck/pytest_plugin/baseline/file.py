@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...core.files import write_whole
+from ...core.files import write_atomically
 from ...core.formatting import one_line
 from ...core.serialization import decode, encode
 from .entry import Entry
@@ -178,7 +178,7 @@ def change(
         replaced = sorted(k for k in entries.keys() & runs.keys() if not only_new and not same(runs[k], entries[k]))
         runs |= {key: entries[key] for key in (*added, *replaced)}
         if added or replaced or dropped:
-            write_whole(path, Baseline(runs).to_json())
+            write_atomically(path, Baseline(runs).to_json())
     return added, replaced, dropped
 
 
