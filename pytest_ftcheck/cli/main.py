@@ -143,7 +143,7 @@ def _show(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def _html(options: argparse.Namespace) -> tuple[str, int]:
-    from ..core.files import write_whole
+    from ..core.files import write_atomically
     from ..reports.html.page import page
     from ..reports.html.views import FineTune
 
@@ -153,7 +153,7 @@ def _html(options: argparse.Namespace) -> tuple[str, int]:
         raise ValueError(f"{', '.join(options.files)}: expected one session's results at most, found {len(sessions)}")
     runs = [FineTune(found, name=Path(path).stem) for path, found in given if not isinstance(found, SessionResult)]
     try:
-        write_whole(options.output, page(runs, sessions[0] if sessions else None))
+        write_atomically(options.output, page(runs, sessions[0] if sessions else None))
     except ImportError as error:
         raise ValueError(str(error)) from None
     except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import arguments
-from .files import write_whole
+from .files import write_atomically
 from .intent import Intent
 from .late_binding import provided
 from .measurement import M, Measurement, kind_of
@@ -218,7 +218,7 @@ class Trace:
 
         :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is left unchanged.
         """
-        write_whole(path, provided("page")([self]))
+        write_atomically(path, provided("page")([self]))
 
     def log_to(self, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
         """Log to an experiment tracker: settings, curves, histograms of the head, the diagnosis.
