@@ -1,4 +1,4 @@
-"""Checks of arguments: each raises one error that names the argument, its value and what is accepted."""
+"""Validators of arguments: each raises one error that names the argument, its value and what is accepted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def number(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    most: float | None = None,
     optional: bool = False,
     accepted: str = "",
 ) -> None:
@@ -30,8 +31,13 @@ def number(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}={value!r}: expected {accepted or ('a number or None' if optional else 'a number')}")
     finite = value == value and abs(value) <= sys.float_info.max  # also a whole number that no float can hold
-    bounds = [(">=", least), (">", above), ("<", below)]
-    inside = (least is None or value >= least) and (above is None or value > above) and (below is None or value < below)
+    bounds = [(">=", least), (">", above), ("<", below), ("<=", most)]
+    inside = (
+        (least is None or value >= least)
+        and (above is None or value > above)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
     if not finite or not inside:
         limits = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
         raise ValueError(f"{name}={value!r}: expected a finite number{f' {limits}' if limits else ''}")
@@ -50,14 +56,15 @@ def as_positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def whole(name: str, value: Any, *, least: int | None = None, optional: bool = False) -> None:
-    """``TypeError`` or ``ValueError`` for what is no whole number, or one below ``least``."""
+def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None, optional: bool = False) -> None:
+    """``TypeError`` or ``ValueError`` for what is no whole number in these bounds."""
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}={value!r}: expected a whole number{' or None' if optional else ''}")
-    if least is not None and value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        limits = " and ".join(f"{sign} {bound}" for sign, bound in ((">=", least), ("<=", most)) if bound is not None)
+        raise ValueError(f"{name}={value!r}: expected a whole number {limits}")
 
 
 def one_of(name: str, value: Any, accepted: Sequence[str], *, optional: bool = False) -> None:

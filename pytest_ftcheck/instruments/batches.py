@@ -1,4 +1,4 @@
-"""The user's batches: asked for one after another, split into inputs and labels, moved, copied, and some of their rows taken."""
+"""The user's batches: taken one after another, split into inputs and labels, moved, copied, indexed by rows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from torch import nn
 
 from ..core.formatting import describe_type
 
+#: Keys of the labels in a batch.
 LABELS = ("labels", "label")
 #: Held-out batches that are read, at most: a stream without an end must not fill the memory.
 MOST = 1000
 
 
 class Batches:
-    """The user's batches as something that can be asked for the i-th one; cycles when it comes to an end.
+    """The user's batches by number, in order; they start again at the end.
 
     A list is indexed; a DataLoader or other re-iterable is iterated again and again; of a one-shot iterator the first ``steps``
-    are kept, and too few of them are an error (``steps=None``: all of them are kept).
+    are kept, and too few of them are an error (``steps=None``: all are kept).
 
     :raises TypeError: not an iterable of batches.  :raises ValueError: empty, or a one-shot iterator that is too short.
     """
@@ -35,7 +36,7 @@ class Batches:
             kept = []
             for batch in source:
                 kept.append(batch)
-                if len(kept) == (steps or MOST + 1):  # one more than may be: the caller refuses
+                if len(kept) == (steps or MOST + 1):  # one more than is accepted: the caller raises
                     break
             if steps is not None and 0 < len(kept) < steps:
                 raise ValueError(
@@ -52,13 +53,13 @@ class Batches:
             self.known = []
             for batch in source:
                 self.known.append(batch)
-                if len(self.known) == 2:  # as many as the probe uses
+                if len(self.known) == 2:  # as many as are evaluated on fixed rows
                     break
         if not self.known:
             raise ValueError(f"{argument} is empty: expected at least one batch")
 
     def take(self, i: int) -> Any:
-        """Batch ``i``; ask in order."""
+        """Batch ``i``; to be taken in order."""
         if self.list is not None:
             return self.list[i % len(self.list)]
         if self._iterator is None:
@@ -75,14 +76,14 @@ class Batches:
 
 
 def spent(source: Any) -> bool:
-    """Whether iterating it again goes on where the first time ended: then it is a one-shot iterator in disguise."""
+    """Whether a second iteration would continue the first: then it is a one-shot iterator, whatever its type."""
     if hasattr(source, "__len__"):
         return False
     return iter(source) is iter(source)
 
 
 def split(batch: Any) -> tuple[Any, Any]:
-    """``(inputs, labels)`` of a batch; labels are None where there are none.
+    """``(inputs, labels)`` of a batch; labels are None where it has none.
 
     >>> split({"input_ids": 1, "labels": 2})
     ({'input_ids': 1}, 2)
@@ -116,7 +117,7 @@ def rows_of(batch: Any) -> int:
 
 
 def take_rows(batch: Any, rows: Sequence[int]) -> Any:
-    """Some rows of a batch: every tensor, and every list of texts or numbers, of the batch's row count is indexed, all else kept.
+    """Some rows of a batch: tensors, and lists of texts or numbers, of its row count are indexed; all else stays the same.
 
     >>> take_rows({"input_ids": torch.arange(6).reshape(3, 2), "labels": torch.tensor([7, 8, 9])}, [2, 0])["labels"]
     tensor([9, 7])
@@ -145,7 +146,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors moved to ``device``, containers kept; the value itself where nothing has to move."""
+    """Tensors moved to ``device``, in the same containers; the value itself where nothing has to move."""
     if isinstance(value, torch.Tensor):
         if value.is_inference() and not torch.is_inference_mode_enabled():
             value = value.clone()  # made under the caller's inference_mode: autograd refuses the original
@@ -154,17 +155,17 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def own_copy(value: Any) -> Any:
-    """A batch that may be changed in place: containers and tensors are new, all else is the same."""
+    """A batch that may be changed in place: its containers and tensors are copies."""
     if isinstance(value, torch.Tensor):
         return value if value.requires_grad or value.layout is not torch.strided else value.clone()
-    return _mapped(value, own_copy, anew=True)
+    return _mapped(value, own_copy, copied=True)
 
 
-def _mapped(value: Any, change: Callable[[Any], Any], *, anew: bool = False) -> Any:
-    """A container of the same kind with its items changed; the value itself if it is none, or (unless ``anew``) no item changes."""
+def _mapped(value: Any, change: Callable[[Any], Any], *, copied: bool = False) -> Any:
+    """The container with changed items; the value itself if it is no container, or (unless ``copied``) no item changes."""
     if isinstance(value, Mapping):
         inner = {k: change(v) for k, v in value.items()}
-        if not anew and all(inner[k] is value[k] for k in inner):
+        if not copied and all(inner[k] is value[k] for k in inner):
             return value
         if type(value) is dict:
             return inner
@@ -177,7 +178,7 @@ def _mapped(value: Any, change: Callable[[Any], Any], *, anew: bool = False) -> 
         return other
     if isinstance(value, (tuple, list)):
         items = [change(v) for v in value]
-        if not anew and all(a is b for a, b in zip(items, value, strict=True)):
+        if not copied and all(a is b for a, b in zip(items, value, strict=True)):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
@@ -189,7 +190,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def in_words(value: Any) -> str:
-    """A batch, or a part of it, in a few words for a message."""
+    """A batch, or a part of it, in a few words, for messages."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Metrics, what knowing nothing scores, and how likely that score is by luck."""
+"""Metrics before and after a run, with their majority-class baseline and permutation p-values."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from ..core.observations import Metric
 from .tasks import reference_loss
 
 MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
-#: Label permutations for a metric of ours, and seconds that a user's metric may take for its own.
+#: Label permutations for the default metrics, and seconds that those of a user's metric may take.
 PERMUTATIONS = 499
 SECONDS = 0.3
-#: Numbers that are worked on at once: 16 MB.
+#: Numbers that are processed at once: 16 MB.
 CELLS = 2_000_000
-LEAST = 99  # fewer cannot reach p = 0.01
+#: Permutations of a user's metric, at least: fewer cannot reach p = 0.01.
+LEAST = 99
 
 
 def predictions(task: str | None, logits: torch.Tensor, cut: float = 0.0) -> torch.Tensor:
     """Predicted class of each row (``single_label``), tags on or off (``multi_label``), or values (``regression``).
 
-    :param cut: where one output means yes: 0 of logits, see `cut_of`.
+    :param cut: an output above it means yes: 0 for logits, see `cut_of`.
     """
     if task == "multi_label":
         return (logits > cut).long()
@@ -33,22 +34,22 @@ def predictions(task: str | None, logits: torch.Tensor, cut: float = 0.0) -> tor
     return (logits.reshape(-1) > cut).long() if logits.shape[-1] == 1 or logits.dim() == 1 else logits.argmax(-1)
 
 
-def cut_of(*looks: torch.Tensor) -> float:
-    """Where one output means yes: 0.5 of probabilities (a model that ends in a sigmoid, for ``BCELoss``), 0 of logits.
+def cut_of(*outputs: torch.Tensor) -> float:
+    """The output above which a single one means yes: 0.5 for probabilities (a model with a sigmoid, for ``BCELoss``), 0 for logits.
 
-    Probabilities are those that lie between 0 and 1 at every look, and on either side of 0.5 at the last: logits that are no
-    less than 0 and no more than 1 over the whole run would say yes to every row, before and after.
+    Outputs count as probabilities if they are between 0 and 1 every time, and the last ones are on both sides of 0.5. Logits
+    between 0 and 1 over the whole run would predict yes for every row, before and after.
 
     >>> cut_of(torch.tensor([0.45, 0.55]), torch.tensor([0.1, 0.9])), cut_of(torch.tensor([0.1, 0.2]), torch.tensor([-3.0, 2.0]))
     (0.5, 0.0)
     """
-    if not looks or not all(x.numel() and bool(((x >= 0) & (x <= 1)).all()) for x in looks):
+    if not outputs or not all(x.numel() and bool(((x >= 0) & (x <= 1)).all()) for x in outputs):
         return 0.0
-    return 0.5 if bool((looks[-1] < 0.5).any() and (looks[-1] > 0.5).any()) else 0.0
+    return 0.5 if bool((outputs[-1] < 0.5).any() and (outputs[-1] > 0.5).any()) else 0.0
 
 
 def accuracy(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Share of right predictions (of rows, or of tags)."""
+    """Share of correct predictions (of rows, or of tags)."""
     return float((guess == truth).mean())
 
 
@@ -58,12 +59,12 @@ def _confusion(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def macro_precision(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of rows predicted as the class that belong to it (0 for none)."""
+    """Mean precision of the classes that occur; 0 for a class that is never predicted."""
     return _macro(guess, truth, axis=0)
 
 
 def macro_recall(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of their rows that are found."""
+    """Mean recall of the classes that occur."""
     return _macro(guess, truth, axis=1)
 
 
@@ -83,13 +84,13 @@ def _share(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
 
 
 def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the variance explained; 0 for always predicting the mean."""
+    """Share of the variance explained; 0 for predicting the mean."""
     spread = float(((truth - truth.mean()) ** 2).sum())
     return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
 def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float = 0.0) -> dict[str, float]:
-    """Metrics in common use, for comparison with one of unknown making. Rows labelled -100 are left out.
+    """Common metrics, for comparison with one whose formula is unknown. Rows labelled -100 are left out.
 
     :param cut: as for `predictions`.
     """
@@ -129,15 +130,15 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float
 def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Macro, weighted and micro F1; of two classes also that of class 1."""
     if truth.ndim == 2:
-        hits, told, real = (guess & truth).sum(0), guess.sum(0), truth.sum(0)
+        hits, predicted, actual = (guess & truth).sum(0), guess.sum(0), truth.sum(0)
     else:
         table = _confusion(guess, truth)
-        hits, told, real = np.diag(table), table.sum(0), table.sum(1)
-    total = told + real
+        hits, predicted, actual = np.diag(table), table.sum(0), table.sum(1)
+    total = predicted + actual
     each = np.divide(2 * hits, total, out=np.zeros(len(hits)), where=total > 0)
     out = {"macro F1": float(each[total > 0].mean()) if (total > 0).any() else 0.0}
-    if real.sum():
-        out["weighted F1"] = float((each * real).sum() / real.sum())
+    if actual.sum():
+        out["weighted F1"] = float((each * actual).sum() / actual.sum())
     if truth.ndim == 2:
         out["micro F1"] = float(2 * hits.sum() / max(1, total.sum()))
     elif len(hits) == 2:
@@ -149,8 +150,8 @@ _CLASSIFICATION = {"accuracy": accuracy, "precision": macro_precision, "recall":
 _REGRESSION = {"r_squared": r_squared}
 
 
-def _fns(task: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
-    """The metrics of ours for a task."""
+def _default_metrics(task: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
+    """The default metrics of a task."""
     return _REGRESSION if task == "regression" else _CLASSIFICATION
 
 
@@ -165,7 +166,7 @@ def measure(
     """Metrics of the logits before and after the run on the same rows.
 
     :param first: logits before, ``(rows, ...)``.  :param last: logits after.  :param labels: as in the batches.
-    :param custom: the user's metrics, ``(logits, labels) -> float``, greater is better; without them ours.
+    :param custom: the user's metrics, ``(logits, labels) -> float``, greater is better; None: the default ones.
     """
     keep = labels != -100 if task == "single_label" else torch.ones(labels.shape[:1], dtype=torch.bool)
     if task == "single_label" and labels.dim() > 1 and first.dim() > labels.dim():  # one label a token
@@ -178,21 +179,23 @@ def measure(
         )
     if not len(labels):
         return ()
-    out = [_custom(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]
+    out = [_user_metric(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]
     if task is not None and custom is None:
-        out += _ours(task, first, last, labels, source)
+        out += _standard_metrics(task, first, last, labels, source)
     return tuple(out)
 
 
-def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, source: str) -> list[Metric]:
+def _standard_metrics(
+    task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, source: str
+) -> list[Metric]:
     truth = (labels.long() if task != "regression" else labels.reshape(len(labels), -1).squeeze(-1).double()).numpy()
     cut = cut_of(first, last)
     before, after = predictions(task, first, cut).numpy(), predictions(task, last, cut).numpy()
-    blind = _blind(task, truth)
-    luck = _by_luck(task, after, truth)
+    majority = _majority(task, truth)
+    permuted = _permuted_scores(task, after, truth)
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
     out = []
-    for name, fn in _fns(task).items():
+    for name, fn in _default_metrics(task).items():
         score = fn(after, truth)
         out.append(
             Metric(
@@ -201,28 +204,28 @@ def _ours(task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tens
                 last=score,
                 rows=len(truth),
                 source=source,
-                baseline=fn(blind, truth),
-                p_value=_p_value(score, luck[name]),
+                baseline=fn(majority, truth),
+                p_value=_p_value(score, permuted[name]),
                 predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
                 actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
-                deviations=_deviations(score, luck[name]),
+                deviations=_deviations(score, permuted[name]),
             )
         )
     return out
 
 
-def _by_luck(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
-    """What each metric of ours says of `PERMUTATIONS` permutations of the labels."""
+def _permuted_scores(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
+    """The scores of each default metric for `PERMUTATIONS` permutations of the labels."""
     rng = np.random.default_rng(0)
-    out: dict[str, list[float]] = {name: [] for name in _fns(task)}
+    out: dict[str, list[float]] = {name: [] for name in _default_metrics(task)}
     if task != "single_label":
         for _ in range(PERMUTATIONS):
             shuffled = rng.permutation(truth)
-            for name, fn in _fns(task).items():
+            for name, fn in _default_metrics(task).items():
                 out[name].append(fn(guess, shuffled))
         return out
     classes = int(max(guess.max(), truth.max())) + 1
-    told, real = (np.bincount(x, minlength=classes) for x in (guess, truth))  # a permutation changes neither
+    predicted, actual = (np.bincount(x, minlength=classes) for x in (guess, truth))  # the same for all permutations
     at_once = max(1, CELLS // max(len(truth), classes))
     for begin in range(0, PERMUTATIONS, at_once):
         count = min(at_once, PERMUTATIONS - begin)
@@ -230,14 +233,14 @@ def _by_luck(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[
         cells = (np.arange(count)[:, None] * classes + guess)[right]
         hits = np.bincount(cells, minlength=count * classes).reshape(count, classes)
         out["accuracy"] += (hits.sum(1) / len(truth)).tolist()
-        for name, totals in (("precision", told), ("recall", real)):
+        for name, totals in (("precision", predicted), ("recall", actual)):
             shares = hits / np.maximum(totals, 1)
-            out[name] += shares[:, real > 0].mean(1).tolist()
+            out[name] += shares[:, actual > 0].mean(1).tolist()
     return out
 
 
-def _blind(task: str, truth: np.ndarray) -> np.ndarray:
-    """The best prediction that looks at no input: the majority class, each tag's majority, or the mean."""
+def _majority(task: str, truth: np.ndarray) -> np.ndarray:
+    """The best constant prediction: the majority class, each tag's majority, or the mean."""
     if task == "regression":
         return np.full_like(truth, truth.mean())
     if task == "multi_label":
@@ -245,7 +248,7 @@ def _blind(task: str, truth: np.ndarray) -> np.ndarray:
     return np.full_like(truth, np.bincount(truth).argmax())
 
 
-def _custom(
+def _user_metric(
     name: str,
     fn: MetricFn,
     task: str | None,
@@ -259,23 +262,25 @@ def _custom(
     each = max(time.perf_counter() - began, 1e-6)
     baseline = None
     if task in ("single_label", "multi_label", "regression"):
-        baseline = _value(name, fn, _blind_logits(task, last, labels), labels)
+        baseline = _value(name, fn, _majority_logits(task, last, labels), labels)
     p = deviations = None
     if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
         generator = torch.Generator().manual_seed(0)
         orders = [torch.randperm(len(labels), generator=generator) for _ in range(count)]
-        by_luck = [_value(name, fn, last, labels[order]) for order in orders]
-        p, deviations = _p_value(after, by_luck), _deviations(after, by_luck)
+        permuted = [_value(name, fn, last, labels[order]) for order in orders]
+        p, deviations = _p_value(after, permuted), _deviations(after, permuted)
     return Metric(name, before, after, len(labels), source, baseline, p, deviations=deviations)
 
 
-def _blind_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    blind = torch.as_tensor(_blind(task, (labels.double() if task == "regression" else labels.long()).numpy().copy()))
+def _majority_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    majority = torch.as_tensor(
+        _majority(task, (labels.double() if task == "regression" else labels.long()).numpy().copy())
+    )
     if task == "regression":
-        return blind.to(logits.dtype).reshape(logits.shape)
+        return majority.to(logits.dtype).reshape(logits.shape)
     if task == "multi_label" or logits.shape[-1] == 1 or logits.dim() == 1:
-        return (2.0 * blind - 1).to(logits.dtype).reshape(logits.shape)
-    return torch.nn.functional.one_hot(blind, logits.shape[-1]).to(logits.dtype)
+        return (2.0 * majority - 1).to(logits.dtype).reshape(logits.shape)
+    return torch.nn.functional.one_hot(majority, logits.shape[-1]).to(logits.dtype)
 
 
 def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -287,13 +292,13 @@ def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) 
         ) from error
 
 
-def _deviations(score: float, by_luck: list[float]) -> float | None:
-    """Score less the permutations' mean, over their standard deviation; None where they are all the same, or no numbers."""
-    spread = float(np.std(by_luck))
-    value = (score - float(np.mean(by_luck))) / spread if spread > 1e-12 else math.nan
+def _deviations(score: float, permuted: list[float]) -> float | None:
+    """Score minus the permutations' mean, over their standard deviation; None where they are all equal, or not finite."""
+    spread = float(np.std(permuted))
+    value = (score - float(np.mean(permuted))) / spread if spread > 1e-12 else math.nan
     return value if math.isfinite(value) else None
 
 
-def _p_value(score: float, by_luck: list[float]) -> float:
-    """Share of the permutations that do at least as well, the observed one counted in (Phipson and Smyth 2010)."""
-    return (1 + sum(value >= score - 1e-12 for value in by_luck)) / (1 + len(by_luck))
+def _p_value(score: float, permuted: list[float]) -> float:
+    """Share of the permutations that score at least as high, the observed one included (Phipson and Smyth 2010)."""
+    return (1 + sum(value >= score - 1e-12 for value in permuted)) / (1 + len(permuted))

@@ -1,4 +1,4 @@
-"""Which parameters are the head, and what each parameter is."""
+"""Which parameters belong to the head, and the role of each parameter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-#: Names that heads go by in transformers and torchvision, and in most people's own code.
+#: Usual names of heads: in transformers, in torchvision, and in most people's own code.
 KNOWN_HEADS = (
     "classifier",
     "pre_classifier",
@@ -23,9 +23,9 @@ KNOWN_HEADS = (
 
 
 def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Prefixes of the head's parameter names: those given, else found by name, else what lies behind the base model.
+    """Prefixes of the head's parameter names: those given, else found by name, else what comes after the base model.
 
-    :raises ValueError: a prefix matches no parameter, or nothing was given and nothing is clear; lists the candidates.
+    :raises ValueError: a prefix matches no parameter, or no head is given and none is found; lists the candidates.
     """
     names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
     if head is not None:
@@ -64,7 +64,7 @@ def _given(head: str | Sequence[str], names: list[str], model: nn.Module) -> tup
 
 def _candidates(model: nn.Module) -> str:
     tops = dict.fromkeys(n.split(".")[0] for n, _ in model.named_parameters())
-    return ", ".join(list(tops)[:12]) or "none, for the model has no parameters"
+    return ", ".join(list(tops)[:12]) or "none: the model has no parameters"
 
 
 def _base_prefix(model: nn.Module) -> str | None:
@@ -72,7 +72,7 @@ def _base_prefix(model: nn.Module) -> str | None:
     if isinstance(prefix, str) and prefix and isinstance(getattr(model, prefix, None), nn.Module):
         return prefix
     for name, child in model.named_children():
-        # by class name, so that transformers need not be imported for a model that has none of it
+        # by class name, so that transformers is not imported for other models
         if any(c.__name__ == "PreTrainedModel" for c in type(child).__mro__):
             return name
     return None

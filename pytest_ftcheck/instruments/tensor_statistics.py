@@ -1,4 +1,4 @@
-"""From tensors to the plain numbers that a trace keeps."""
+"""From tensors to the plain numbers of a trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BINS = 48
 
 
 def digest(tensor: torch.Tensor) -> int | None:
-    """Checksum of every byte: tells whether anything changed, without a copy."""
+    """Checksum of every byte: shows whether anything changed, without a copy."""
     if tensor.device.type == "meta" or tensor.is_sparse:
         return None
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -24,7 +24,7 @@ def nonfinite(buffer: torch.Tensor) -> int:
     """NaN and +inf values of a buffer."""
     if not buffer.is_floating_point() or buffer.device.type == "meta" or buffer.is_sparse:
         return 0
-    # -inf is how attention masks are kept; a running statistic is never that
+    # attention masks contain -inf; a running statistic never does
     return int((torch.isnan(buffer) | (buffer == math.inf)).sum())
 
 
@@ -38,7 +38,7 @@ def rms(x: torch.Tensor) -> float:
 
 
 def statistics(p: torch.Tensor) -> Statistics:
-    """Exact for tensors of up to a million elements, else of every k-th row; non-finite values are always counted in all."""
+    """Moments, exact for tensors of up to a million elements, else of every k-th row; non-finite values are counted in all rows."""
     if p.device.type == "meta" or p.numel() == 0 or not p.is_floating_point():
         return Statistics(0.0, 0.0, 0.0, 0.0, 0.0, 0)
     with torch.no_grad():
@@ -71,18 +71,17 @@ def histogram_of(step: int, values: torch.Tensor) -> Histogram | None:
 
 
 def series(values: torch.Tensor) -> tuple[float, ...]:
-    """A row of numbers, four significant digits each."""
-    # four significant digits: a picture needs no more, and a trace of many steps stays small
+    """Numbers with four significant digits each."""
     return tuple(short(v) for v in values.tolist())
 
 
 def short(value: float) -> float:
-    """Four significant digits: a picture needs no more, and a long trace stays small."""
+    """Four significant digits: enough for a chart, and a long trace stays small."""
     return float(f"{value:.4g}")
 
 
 def plain(value: float | torch.Tensor | None) -> float | None:
-    """A number, if there is one."""
+    """The number as a float; None stays None."""
     return None if value is None else float(value)
 
 

@@ -1,4 +1,4 @@
-"""Every sequence classifier of transformers made tiny from its config, and batches that a model with a vocabulary can learn from."""
+"""Tiny versions of all sequence classifiers of transformers, and batches that any model with a vocabulary can learn."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..core.intent import Intent
 
 #: Classes of a tiny model.
 CLASSES = 3
-#: A config with more parameters than this was not made small by `SIZES`.
+#: A model with more parameters than this was not made small by `SIZES`.
 LARGEST = 30_000_000
 _VOCABULARY, _WIDTH, _HEADS, _LAYERS = 128, 64, 4, 2
-#: Names that configs use for the same few sizes.
+#: Names of sizes in the configs, and their small values.
 SIZES: dict[str, Any] = {
     "vocab_size": _VOCABULARY, "hidden_size": _WIDTH, "d_model": _WIDTH, "n_embd": _WIDTH, "dim": _WIDTH, "emb_dim": _WIDTH,
     "embedding_size": _WIDTH, "num_hidden_layers": _LAYERS, "num_layers": _LAYERS, "n_layer": _LAYERS, "n_layers": _LAYERS,
@@ -40,11 +40,11 @@ SIZES: dict[str, Any] = {
     "linear_num_value_heads": _HEADS,
 }  # fmt: skip
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
-#: What single architectures need besides: theirs are constants in the code that other sizes do not fit.
+#: Other settings of single architectures, whose code has constants that do not fit these sizes.
 PECULIAR: dict[str, dict[str, Any]] = {
     "big_bird": {
         "attention_type": "original_full"
-    },  # rows of 16 are too short for blocks: it would exchange modules in mid-run
+    },  # rows of 16 are too short for blocks: it would replace modules during the run
     "esmc": {"num_key_value_heads": _HEADS},
     "lilt": {"hidden_size": 48},  # a multiple of 6
     "mpnet": {"relative_attention_num_buckets": 32},
@@ -62,23 +62,23 @@ PECULIAR: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _ROPE)},
 }
 _LAST = f"lilt.encoder.layer.{_LAYERS - 1}"
-#: What `finetune` must be told of single architectures.
-TOLD: dict[str, dict[str, Any]] = {
-    # of its last layer only the text's half is read
+#: Arguments of `finetune` that single architectures need.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    # only the text half of its last layer is used
     "lilt": {
         "intent": Intent(
             unused=(f"{_LAST}.attention.self.layout_value", f"{_LAST}.attention.layout_output", f"{_LAST}.layout_")
         )
     },
-    "reformer": {"lr": 3e-3, "steps": 120},  # its hashing is a noise of its own
-    "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others'
+    "reformer": {"lr": 3e-3, "steps": 120},  # its hashing is noisy
+    "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others are
 }
-#: Batches that `keyword_batches` makes, rows in each, longest row; words that tell a class, as many in every row.
-_BATCHES, _ROWS, _LENGTH, _TELLING = 6, 8, 16, 5
+#: Batches of `keyword_batches`, rows in each, longest row, keywords in every row.
+_BATCHES, _ROWS, _LENGTH, _KEYWORDS = 6, 8, 16, 5
 _CHARACTERS = 128
-#: Words of a class, if the vocabulary has room for them.
+#: Different keywords of a class, if the vocabulary is large enough.
 _WORDS = 8
-#: Classes that labels are drawn from, of a model that has more.
+#: Classes in the labels, at most.
 _MOST_CLASSES = 8
 
 
@@ -94,7 +94,7 @@ def architectures() -> dict[str, str]:
 
 
 def tiny(kind: str) -> nn.Module:
-    """The architecture with every size that its config knows made small; weights from torch's current random state.
+    """The architecture with every known size of its config made small; weights from torch's current random state.
 
     :param kind: a key of :func:`architectures`.
     :raises ValueError: no such architecture, or these sizes do not make it small.
@@ -113,13 +113,13 @@ def tiny(kind: str) -> nn.Module:
         with torch.device("meta"):
             size = sum(p.numel() for p in model_class(config).parameters())
     except Exception as error:
-        told = str(error).strip().splitlines() or [""]
-        raise ValueError(f"{kind} cannot be made tiny: {type(error).__name__}: {told[0][:200]}") from error
+        lines = str(error).strip().splitlines() or [""]
+        raise ValueError(f"{kind} cannot be made tiny: {type(error).__name__}: {lines[0][:200]}") from error
     if size > LARGEST:
         raise ValueError(f"{kind} cannot be made tiny: {size / 1e6:,.0f} M parameters with all its known sizes small")
     model: nn.Module = model_class(config)
     for part, parameter in model.named_parameters():
-        if "vision" in part or "visual" in part:  # it is shown no pictures
+        if "vision" in part or "visual" in part:  # the batches have no images
             parameter.requires_grad_(False)
     return model
 
@@ -127,7 +127,7 @@ def tiny(kind: str) -> nn.Module:
 def _small(config_class: Any, peculiar: dict[str, Any]) -> Any:
     settings = {**_settings(config_class), **peculiar}
     if parts := getattr(config_class, "sub_configs", None):
-        whole = config_class()  # which classes its parts have is seen in one, for it may say no more than AutoConfig
+        whole = config_class()  # an instance has the classes of its parts, where the class may only name AutoConfig
         for name in parts:
             if (part := getattr(whole, name, None)) is not None:
                 settings[name] = _small(type(part), peculiar)
@@ -147,13 +147,13 @@ def _settings(config_class: Any) -> dict[str, Any]:
 
 
 def keyword_batches(config: Any) -> list[dict[str, torch.Tensor]]:
-    """Six batches of eight rows for a model with this config: 9 to 16 tokens, padded on the right, five of them tell the class.
+    """Six batches of eight rows for a model with this config: 9 to 16 tokens, padded on the right, five of them indicate the class.
 
     The words are drawn from the config's vocabulary, the labels fit its ``num_labels`` and ``problem_type``. The same config gives
     the same batches.
 
-    :param config: of a transformers model: ``vocab_size`` is needed, ``pad_token_id`` and ``eos_token_id`` are heeded.
-    :raises ValueError: the vocabulary is unknown or has no room for the task.
+    :param config: of a transformers model; needs ``vocab_size``, uses ``pad_token_id`` and ``eos_token_id``.
+    :raises ValueError: the vocabulary is unknown or too small for the task.
 
     >>> from transformers import DistilBertConfig
     >>> batch = keyword_batches(DistilBertConfig(vocab_size=100))[0]
@@ -167,20 +167,20 @@ def keyword_batches(config: Any) -> list[dict[str, torch.Tensor]]:
         raise ValueError("the model's config has no vocab_size: pass batches")
     outputs = int(getattr(config, "num_labels", 2))
     classes = min(max(outputs, 2), _MOST_CLASSES)
-    first = 10  # special tokens are below, as a rule
+    first = 10  # special tokens usually come before
     words = min(_WORDS, (size - first) // (2 * classes))
     if words < 1:
-        raise ValueError(f"the model's vocabulary of {size} words has no room for {classes} classes: pass batches")
+        raise ValueError(f"the model's vocabulary of {size} words is too small for {classes} classes: pass batches")
     filler = first + words * classes
     pad, eos = (_token(text, name, size) for name in ("pad_token_id", "eos_token_id"))
     g = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(_BATCHES):
-        # classes take turns in random order: no batch is without one, as long as it has room
+        # all classes in random order: each batch with enough rows has every class
         labels = (torch.arange(_ROWS) % classes)[torch.randperm(_ROWS, generator=g)]
         ids = torch.randint(filler, size, (_ROWS, _LENGTH), generator=g)
-        telling = torch.randint(words, (_ROWS, _TELLING), generator=g)
-        ids[:, 1 : 1 + _TELLING] = first + words * labels[:, None] + telling
+        keywords = torch.randint(words, (_ROWS, _KEYWORDS), generator=g)
+        ids[:, 1 : 1 + _KEYWORDS] = first + words * labels[:, None] + keywords
         length = torch.randint(_LENGTH // 2 + 1, _LENGTH + 1, (_ROWS,), generator=g)
         length[0] = _LENGTH
         ids[torch.arange(_ROWS), length - 1] = 2 if eos is None else eos
@@ -188,12 +188,12 @@ def keyword_batches(config: Any) -> list[dict[str, torch.Tensor]]:
         ids = torch.where(mask.bool(), ids, torch.tensor(0 if pad is None else pad))
         kind = getattr(config, "problem_type", None)
         batch = {"input_ids": ids, "attention_mask": mask, "labels": _labels(labels, outputs, kind)}
-        for part in ("shape", "pronunciation"):  # RoCBERT's further views of a word
+        for part in ("shape", "pronunciation"):  # further inputs of RoCBERT
             if isinstance(views := getattr(text, f"{part}_vocab_size", None), int):
                 batch[f"input_{part}_ids"] = torch.randint(views, ids.shape, generator=g) * mask
         if isinstance(
             places := getattr(text, "max_2d_position_embeddings", None), int
-        ):  # where a word stands on its page
+        ):  # the place of a word on its page
             corners = torch.randint(places // 2, (2, *ids.shape, 2), generator=g)
             batch["bbox"] = torch.cat([corners[0], corners[0] + corners[1]], dim=-1) * mask[..., None]
         batches.append(batch)
@@ -203,7 +203,7 @@ def keyword_batches(config: Any) -> list[dict[str, torch.Tensor]]:
 def _labels(classes: torch.Tensor, outputs: int, kind: str | None) -> torch.Tensor:
     if kind == "multi_label_classification":
         return nn.functional.one_hot(classes, outputs).float()
-    if outputs == 1:  # transformers takes it for a regression
+    if outputs == 1:  # transformers then computes a regression
         return classes.float() * 2 - 1
     return classes
 

@@ -1,4 +1,4 @@
-"""Token batches that are told in one line: uneven lengths, padding on either side, uneven classes."""
+"""`TokenBatches`: token batches described in one line, with uneven lengths, padding on either side, imbalanced classes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, Literal, SupportsIndex, overload
 
 import torch
 
+from ..core import arguments
 from .toys import CLS, PAD, SEP, VOCABULARY
 
-#: Tokens that speak for a class: eight each, from this one on; fillers begin behind those of the last class.
+#: First keyword of class 0, and keywords of each class; filler words come after those of the last class.
 _FIRST_WORD, _WORDS = 10, 8
 
 
@@ -33,21 +34,21 @@ class _Spec:
 
 
 class TokenBatches(tuple[Any, ...]):
-    """Batches of a small text-like classification task, as awkward as wanted; ``repr`` is the code that makes them anew.
+    """Batches of a small text-like classification task; ``repr`` is the code that creates them again.
 
-    A tuple of batches, so ``finetune(model, TokenBatches(...))`` takes it as it is. A row is ``[CLS] word ... [SEP]``; a share
-    ``keywords`` of its words, one at least, speak for its class, the others say nothing: a healthy model learns it within a few steps.
+    A tuple of batches, which ``finetune(model, TokenBatches(...))`` takes as it is. A row is ``[CLS] word ... [SEP]``. A share
+    ``keywords`` of its words, at least one, indicate its class, the others are noise: a healthy model learns it within a few steps.
 
     :param batches: number of batches.  :param rows: rows in each.  :param last: rows of the last one, if fewer.
     :param classes: labels are 0 to ``classes - 1``.
     :param shortest: words in the shortest row, >= 1.  :param longest: words in the longest; both occur, if there are two rows.
-    :param majority: share of all rows that are of class 0; None: classes are as even as can be.
-    :param empty_classes: how many classes, the last ones, have no row at all. Every other class has one at least.
+    :param majority: share of all rows that are of class 0; None: classes are as balanced as possible.
+    :param empty_classes: how many classes, the last ones, have no row. Every other class has at least one.
     :param padding: side of the padding, up to the longest row of a batch.  :param pad: token id that pads.
     :param layout: ``mapping`` (``input_ids``, ``attention_mask``, ``labels``) or ``tuple`` (``((ids, length, mask), labels)``).
-    :param vocabulary: token ids are below this.  :param keywords: share of the words that tell the class, above 0 and up to 1.
-    :param seed: other seeds, other rows of the same language; torch's random state is neither used nor changed.
-    :raises ValueError, TypeError: an argument is none of these.
+    :param vocabulary: token ids are below this.  :param keywords: share of the words that indicate the class, above 0 and at most 1.
+    :param seed: another seed gives other rows of the same task; torch's random state is neither used nor changed.
+    :raises ValueError, TypeError: an invalid argument.
 
     >>> batch = TokenBatches(batches=1, rows=3, shortest=1, longest=4)[0]
     >>> batch["attention_mask"].sum(1).sort().values.tolist()[::2], batch["labels"].sort().values.tolist()
@@ -62,22 +63,22 @@ class TokenBatches(tuple[Any, ...]):
         known = [f.name for f in dataclasses.fields(_Spec)]
         if unknown := sorted(set(spec) - set(known)):
             raise TypeError(f"{unknown[0]}: TokenBatches has no such argument; it has {', '.join(known)}")
-        made = _Spec(**spec)
-        _check(made)
-        new = super().__new__(cls, _make(made))
-        new._spec = made
+        checked = _Spec(**spec)
+        _check(checked)
+        new = super().__new__(cls, _batches(checked))
+        new._spec = checked
         return new
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self._spec)
-        told = [f"{f.name}={v!r}" for f in fields if (v := getattr(self._spec, f.name)) != f.default]
-        return f"TokenBatches({', '.join(told)})"
+        given = [f"{f.name}={v!r}" for f in fields if (v := getattr(self._spec, f.name)) != f.default]
+        return f"TokenBatches({', '.join(given)})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
         """For hypothesis and IPython."""
         printer.text(repr(self))
 
-    def __eq__(self, other: object) -> bool:  # tensors have no single truth value: two are equal if they are made alike
+    def __eq__(self, other: object) -> bool:  # tensors have no single truth value: equal arguments make equal batches
         return self._spec == other._spec if isinstance(other, TokenBatches) else NotImplemented
 
     def __ne__(self, other: object) -> bool:
@@ -104,12 +105,12 @@ TokenBatches.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 
 
 def _check(spec: _Spec) -> None:
-    fillers = _FIRST_WORD + _WORDS * spec.classes if isinstance(spec.classes, int) else 0
+    arguments.whole("classes", spec.classes, least=2)
+    fillers = _FIRST_WORD + _WORDS * spec.classes
     for name, least in (
         ("batches", 1),
         ("rows", 1),
         ("last", 1),
-        ("classes", 2),
         ("shortest", 1),
         ("longest", 1),
         ("empty_classes", 0),
@@ -117,11 +118,7 @@ def _check(spec: _Spec) -> None:
         ("vocabulary", fillers + _WORDS),
         ("seed", 0),
     ):
-        value = getattr(spec, name)
-        if name == "last" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+        arguments.whole(name, getattr(spec, name), least=least, optional=name == "last")
     if spec.last is not None and spec.last > spec.rows:
         raise ValueError(f"last={spec.last}: expected at most rows={spec.rows}")
     if spec.longest < spec.shortest:
@@ -130,17 +127,13 @@ def _check(spec: _Spec) -> None:
         raise ValueError(f"empty_classes={spec.empty_classes}: expected fewer than classes={spec.classes}")
     there = spec.classes - spec.empty_classes
     if total(spec) < there:
-        raise ValueError(f"rows={spec.rows}: {total(spec)} rows in all are too few for one of each of {there} classes")
-    for name, low in (("majority", 1 / spec.classes), ("keywords", 0.0)):
-        share = getattr(spec, name)
-        if name == "majority" and share is None:
-            continue
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not low <= share <= 1 or share == 0:
-            raise ValueError(f"{name}={share!r}: expected a share from {low:.3g} to 1")
-    if spec.padding not in ("right", "left"):
-        raise ValueError(f"padding={spec.padding!r}: expected 'right' or 'left'")
-    if spec.layout not in ("mapping", "tuple"):
-        raise ValueError(f"layout={spec.layout!r}: expected 'mapping' or 'tuple'")
+        raise ValueError(
+            f"rows={spec.rows}: {total(spec)} rows in all are too few for one row of each of {there} classes"
+        )
+    arguments.number("majority", spec.majority, least=1 / spec.classes, most=1, optional=True)
+    arguments.number("keywords", spec.keywords, above=0, most=1)
+    arguments.one_of("padding", spec.padding, ("right", "left"))
+    arguments.one_of("layout", spec.layout, ("mapping", "tuple"))
     if spec.pad in (CLS, SEP) or spec.pad >= _FIRST_WORD:
         raise ValueError(f"pad={spec.pad}: expected a token id below {_FIRST_WORD} that is not {CLS} or {SEP}")
 
@@ -150,12 +143,12 @@ def total(spec: _Spec) -> int:
     return spec.rows * spec.batches - (0 if spec.last is None else spec.rows - spec.last)
 
 
-def _make(spec: _Spec) -> list[Any]:
+def _batches(spec: _Spec) -> list[Any]:
     g = torch.Generator().manual_seed(spec.seed)
     rows = total(spec)
     labels = _labels(spec, rows)[torch.randperm(rows, generator=g)]
     words = torch.randint(spec.shortest, spec.longest + 1, (rows,), generator=g)
-    # the two ends occur, wherever they fall
+    # the shortest and the longest length occur, in any row
     words[torch.randperm(rows, generator=g)[:2]] = torch.tensor([spec.shortest, spec.longest])[-min(rows, 2) :]
     texts = [_text(int(y), int(n), spec, g) for y, n in zip(labels, words, strict=True)]
     return [_batch(texts[i : i + spec.rows], labels[i : i + spec.rows], spec) for i in range(0, len(texts), spec.rows)]
@@ -165,15 +158,15 @@ def _labels(spec: _Spec, rows: int) -> torch.Tensor:
     there = spec.classes - spec.empty_classes
     if spec.majority is None or there == 1:
         return torch.arange(rows) % there
-    first = min(max(round(spec.majority * rows), 1), rows - (there - 1))  # one at least for each of the others
+    first = min(max(round(spec.majority * rows), 1), rows - (there - 1))  # at least one for each of the others
     return torch.cat([torch.zeros(first, dtype=torch.long), 1 + torch.arange(rows - first) % (there - 1)])
 
 
 def _text(label: int, count: int, spec: _Spec, g: torch.Generator) -> list[int]:
     words = torch.randint(_FIRST_WORD + _WORDS * spec.classes, spec.vocabulary, (count,), generator=g)
-    telling = max(1, round(count * spec.keywords))
-    where = torch.randperm(count, generator=g)[:telling]
-    words[where] = _FIRST_WORD + _WORDS * label + torch.randint(_WORDS, (telling,), generator=g)
+    keywords = max(1, round(count * spec.keywords))
+    where = torch.randperm(count, generator=g)[:keywords]
+    words[where] = _FIRST_WORD + _WORDS * label + torch.randint(_WORDS, (keywords,), generator=g)
     return [CLS, *words.tolist(), SEP]
 
 

@@ -1,4 +1,4 @@
-"""A small DistilBERT with the founding question's head, and a task it can truly learn: a default that needs no download."""
+"""A tiny DistilBERT with a two-layer head, and a task that it can learn: no download needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from ..core import arguments
 
 if TYPE_CHECKING:
     from transformers import DistilBertConfig
@@ -17,9 +19,9 @@ _WORDS = (5, 13)
 
 
 class TinyClassifier(nn.Module):
-    """The classifier of the founding question: ``DistilBertModel``, first token, two-layer head.
+    """``DistilBertModel`` and a two-layer head on its first token.
 
-    ``forward`` takes ONE TUPLE ``(ids, length, attention_mask)`` and returns bare logits ``(rows, classes)``.
+    ``forward`` takes one tuple ``(ids, length, attention_mask)`` and returns bare logits ``(rows, classes)``.
     """
 
     def __init__(self, config: DistilBertConfig, classes: int, std: float = 0.02) -> None:
@@ -43,10 +45,10 @@ class TinyClassifier(nn.Module):
 
 
 def tiny_distilbert(classes: int = 2, *, seed: int | None = None, **config: Any) -> TinyClassifier:
-    """The founding question's classifier on a DistilBERT made from a config: 2 layers, width 64, 83,000 parameters.
+    """A classifier on a DistilBERT with random weights: 2 layers, width 64, 83,000 parameters, a two-layer head.
 
     :param classes: number of classes, >= 2.
-    :param seed: seed of the weights; None: torch's current random state, as any model (:func:`finetune` seeds a factory).
+    :param seed: seed of the weights; None: torch's current random state (:func:`finetune` seeds a factory).
     :param config: fields of ``transformers.DistilBertConfig`` to change, e.g. ``n_layers=1``.
 
     >>> sum(p.numel() for p in tiny_distilbert().classifier.parameters())
@@ -54,8 +56,7 @@ def tiny_distilbert(classes: int = 2, *, seed: int | None = None, **config: Any)
     """
     from transformers import DistilBertConfig
 
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
-        raise ValueError(f"classes={classes!r}: expected a whole number >= 2")
+    arguments.whole("classes", classes, least=2)
     settings = {
         "vocab_size": VOCABULARY,
         "dim": 64,
@@ -78,28 +79,21 @@ def toy_batches(
     """Batches of a text-like classification task: ``((ids, length, attention_mask), labels)``.
 
     A row is ``[CLS] word ... [SEP]``, 5 to 12 words, padded to the longest row of its batch. A share ``keywords`` of its words
-    belong to its class, the others say nothing. Other seeds make other rows of the same language: use one for held-out batches.
+    indicate its class, the others are noise. Another seed gives other rows of the same task: use one for held-out batches.
 
     :param batches: number of batches.  :param size: rows in each.  :param classes: 2 to 8.
-    :param keywords: share of the words that tell the class, above 0 and up to 1.
+    :param keywords: share of the words that indicate the class, above 0 and at most 1.
 
     >>> (ids, length, mask), labels = toy_batches(1, 4)[0]
     >>> bool((mask.sum(1) == length).all()), sorted(set(labels.tolist()))
     (True, [0, 1])
     """
-    for name, value, low, high in (
-        ("batches", batches, 1, None),
-        ("size", size, 1, None),
-        ("classes", classes, 2, 8),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high and value > high):
-            raise ValueError(
-                f"{name}={value!r}: expected a whole number >= {low}" + (f" and <= {high}" if high else "")
-            )
-    if not 0 < keywords <= 1:
-        raise ValueError(f"keywords={keywords!r}: expected a share above 0 and up to 1")
+    arguments.whole("batches", batches, least=1)
+    arguments.whole("size", size, least=1)
+    arguments.whole("classes", classes, least=2, most=8)
+    arguments.number("keywords", keywords, above=0, most=1)
     g = torch.Generator().manual_seed(seed)
-    # classes take turns in random order: no batch is without one, as long as it has room
+    # all classes in random order: each batch with enough rows has every class
     out = []
     for _ in range(batches):
         labels = (torch.arange(size) % classes)[torch.randperm(size, generator=g)]
