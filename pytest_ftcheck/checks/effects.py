@@ -1,4 +1,4 @@
-"""When a change of the outputs matters: more than rounding, and a good part of what tells rows apart."""
+"""When a change of the outputs matters: more than rounding, and a good share of the spread between rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ROUNDINGS = 64
 
 
 def matters(effect: Effect) -> bool:
-    """Whether it is more than rounding, and a good part of the spread between rows."""
+    """Whether it is more than rounding, and more than `LIMIT` of the spread between rows."""
     return effect.ulps > ROUNDINGS and effect.relative > LIMIT
 
 
 def share(effect: Effect) -> str:
-    """The change over the spread, for a message."""
+    """The change as a share of the spread, for a message."""
     if effect.spread == 0 and effect.change > 0:
         return f"{number(effect.change)} beside a spread of 0"
     return percent(effect.relative)

@@ -1,4 +1,4 @@
-"""How far outputs went when something was changed, beside how far apart different rows are."""
+"""How far outputs change when something else is changed, beside the differences between rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Effect:
-    """How far an output went when something in the input was changed."""
+    """The change of outputs when something in the input or the model was changed."""
 
     #: Largest absolute change of an output.
     change: float
-    #: rms of the outputs about their mean over the rows: how far apart different rows are.
+    #: rms of the outputs about their mean over the rows: the spread between rows.
     spread: float
     #: Largest absolute output.
     scale: float

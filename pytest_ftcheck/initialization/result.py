@@ -227,8 +227,9 @@ class SweepResult:
     def __str__(self) -> str:
         lines = [
             repr(self)[1:-1] + ".",
-            f"{self.head} on {self.source}; {self.recipe.steps} steps of {self.batch_size} of {self.rows:,} rows, judged on {self.judged:,} "
-            f"{self.judged_by} (class-prior baseline: {self.metric} {number(self.baseline)}, loss {number(self.blind_loss)}).",
+            f"{self.head} on {self.source}; {self.recipe.steps} steps of {self.batch_size} of {self.rows:,} rows, judged on "
+            f"{self.judged:,} {self.judged_by} (class-prior baseline: {self.metric} {number(self.baseline)}, "
+            f"loss {number(self.blind_loss)}).",
         ]
         if self.engine.startswith("one by one"):
             lines.append(f"The heads were trained {self.engine}.")

@@ -1,4 +1,4 @@
-"""What would have been: parts put back to where they began, and simpler heads."""
+"""Ablations of a trained model: parts reset to their initial values, and simpler heads."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from ...core.measurement import Measurement
 
 @dataclass(frozen=True)
 class Outcome:
-    """Loss and metric of a changed model on the rows looked at, dropout off."""
+    """Loss and accuracy of a changed model on the measured rows, dropout off."""
 
     loss: float
-    #: Share of right predictions; None: the task has none (regression, or it is not known).
+    #: Share of correct predictions; None: the task has none (regression), or is not known.
     accuracy: float | None
 
 
 @dataclass(frozen=True)
 class Rewound:
-    """One part put back to its initial values, all else as trained."""
+    """One part reset to its initial values, all else as trained."""
 
     #: Prefix of parameter names, ``head`` or ``base``.
     part: str
     parameters: int
     rewound: Outcome
-    #: The part's initial values in random order: as good a draw as the initial one, but not the one trained with.
+    #: With the part's initial values in random order: an equally good initialisation, but not the one that was trained.
     shuffled: Outcome | None = None
 
 
 @dataclass(frozen=True)
 class SimplerHead:
-    """One linear layer in place of the head: ridge regression on what enters the head after training."""
+    """One linear layer in place of the head: ridge regression on the head's input after training."""
 
     features: int
     outputs: int
     #: Rows it was fitted on, and linear layers it would replace.
     rows: int
     layers: int
-    #: Share of right predictions, and of rows for which it predicts what the trained head predicts.
+    #: Share of correct predictions, and of rows with the same prediction as the trained head's.
     accuracy: float
     agreement: float
 
 
 @dataclass(frozen=True)
 class Counterfactuals(Measurement, probe="counterfactuals"):
-    """What would have been: parts put back to where they began, and simpler heads."""
+    """Ablations of a trained model: parts reset to their initial values, and simpler heads."""
 
-    #: Rows looked at, and where they come from.
+    #: Rows measured, and their source.
     rows: int
     source: str
     trained: Outcome
-    #: Share of right predictions of a model that always says the same.
+    #: Accuracy of the majority baseline.
     baseline: float | None
     parts: tuple[Rewound, ...] = ()
     simpler: SimplerHead | None = None

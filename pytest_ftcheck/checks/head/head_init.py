@@ -15,7 +15,7 @@ from .record import Head, Layer
 from .start_values import explain_huge, explain_symmetric, find_uninitialised, gain, is_zero, layer_rows
 
 NAME = "head_init"
-#: Standard errors that a sample variance may be off: one healthy layer in two million is further off by luck ...
+#: Standard errors that a sample variance may be off: one healthy layer in two million is further off by chance ...
 SIGMAS = 5.0
 #: ... and the factor by which the standard deviation must be off as well: less changes no training.
 FACTOR = 1.25

@@ -1,4 +1,4 @@
-"""The head from inside: how it starts, which units live, whether it survives saving."""
+"""The head: its initial weights, its live units, and whether saving keeps it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Layer:
     #: It is the last one on the way to the logits.
     last: bool
     trainable: bool
-    #: Share of units with the same incoming weights, and the same outgoing ones, as another unit: nothing tells them apart.
+    #: Share of units with the same incoming weights, and the same outgoing ones, as another unit.
     twins: float = 0.0
 
 
 @dataclass(frozen=True)
 class UnitState:
-    """The units of one hidden layer over the rows looked at, dropout off."""
+    """The units of one hidden layer over the measured rows, dropout off."""
 
     #: Share of units that are zero for every row.
     dead: float
@@ -65,7 +65,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Outside:
-    """A tensor that wants a gradient, on which the logits depend, and that is no parameter of the model."""
+    """A tensor that requires a gradient, that the logits depend on, and that is not a parameter of the model."""
 
     shape: tuple[int, ...]
     in_optimizer: bool
@@ -73,7 +73,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Reload:
-    """What is left of the model after writing its ``state_dict`` as safetensors and reading it back."""
+    """The model after writing its ``state_dict`` as safetensors and reading it back."""
 
     #: ``model``, or ``head`` where the whole model is large.
     scope: str
@@ -83,12 +83,12 @@ class Reload:
     size: float
     #: Trainable parameters that the ``state_dict`` (or what the library saves) leaves out.
     missing: tuple[str, ...] = ()
-    #: What loading complained about, if it did.
+    #: The error of loading, if there was one.
     error: str | None = None
     outside: tuple[Outside, ...] = ()
-    #: Buffers that changed, matter, and are not in the ``state_dict``.
+    #: Buffers that changed, that the logits depend on, and that are not in the ``state_dict``.
     buffers: tuple[str, ...] = ()
-    #: Tensors that did not change, matter, are not in the ``state_dict`` and look drawn at random: another model draws others.
+    #: The same for tensors that did not change and look random: a new model draws others.
     drawn: tuple[str, ...] = ()
 
 
@@ -110,7 +110,7 @@ class Differing:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The parameters before the run against those they were declared to start from."""
+    """The parameters before the run, compared with the declared pretrained ones."""
 
     compared: int
     equal: int
@@ -122,15 +122,15 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Head(Measurement, probe="head_state"):
-    """The head from inside: how it starts, which units live, whether it survives saving."""
+    """The head: its initial weights, its live units, and whether saving keeps it."""
 
-    #: Rows looked at.
+    #: Rows measured.
     rows: int = 0
     layers: tuple[Layer, ...] = ()
     hidden: tuple[Hidden, ...] = ()
-    #: Variation over rows of what enters the head (as `UnitState.variation`), before and after.
+    #: Variation over rows of the head's input (as `UnitState.variation`), before and after.
     features: tuple[float, float | None] | None = None
-    #: rms of the logits about each row's mean before the run, and the textbook loss on these rows over that of knowing nothing.
+    #: rms of the logits about each row's mean before the run, and the textbook loss on these rows over the class-prior entropy.
     logit_spread: float | None = None
     loss_over_chance: float | None = None
     #: ``config.initializer_range`` of the model, where it has one.

@@ -1,4 +1,4 @@
-"""Put parts back to where they began, or one linear layer in place of the head: what is the training worth?
+"""Reset parts to their initial values, or replace the head by one linear layer: how much does the training of a part matter?
 
 Rewinding and shuffling one part at a time is the method of Zhang, Bengio and Singer, "Are All Layers Created Equal?", JMLR 23 (2022).
 """
@@ -22,12 +22,12 @@ from .head import first_rows, rows_of
 from .layers import linear_layers
 from .unit_flow import compiled, flow
 
-#: Rows looked at, rows that the linear head is fitted on, blocks of the base put back: of a small model, and of a large one.
+#: Rows measured, rows that the linear head is fitted on, and blocks of the base that are reset, of a small model; rows of a large one.
 ROWS, FITTED, BLOCKS = 64, 128, 6
 FEW_ROWS = 16
-#: Parts of the head put back one by one, at most.
+#: Parts of the head that are reset one by one, at most.
 HEAD_PARTS = 4
-#: Parameters of the base above which it is not copied, and so not put back.
+#: Parameters of the base above which it is not copied, and so not reset.
 COPIED = 100_000_000
 #: Share of the operations that are free to all probes, and of the training, that these may take on a small model.
 SHARE_FREE, SHARE_TRAINING = 0.25, 0.05
@@ -36,7 +36,7 @@ WIDEST = 2048
 
 
 class AblationProbe(Probe):
-    """Put parts back to where they began, or a linear layer in place of the head: what is the training worth?"""
+    """Reset parts to their initial values, or replace the head by a linear layer, and measure loss and accuracy."""
 
     name = "counterfactuals"
     order = 70
@@ -58,7 +58,7 @@ class AblationProbe(Probe):
         self.found: Counterfactuals | None = None
 
     def cost(self) -> float:
-        """One pass for the trained model, one for each part put back, and one for the head shuffled."""
+        """One pass for the trained model, one for each reset part, and one for the shuffled head."""
         passes = 1 + len(self.parts) + ("head" in self.parts)
         fitted = (
             2 * min(FITTED, sum(rows_of(b) for b in self.context.batches.known)) + 2 * self.rows if self.rich else 0
@@ -66,14 +66,14 @@ class AblationProbe(Probe):
         return passes * self.rows + fitted
 
     def before(self) -> None:
-        """Keep the initial values of what may learn."""
+        """Keep the initial values of trainable parts."""
         wanted = {n for names in self.parts.values() for n in names}
         self.initial = {
             n: p.detach().clone() for n, p in self.context.model.named_parameters() if p.requires_grad and n in wanted
         }
 
     def after(self) -> None:
-        """Put parts back, one at a time."""
+        """Reset parts, one at a time."""
         model, now = self.context.model, dict(self.context.model.named_parameters())
         trained = self._outcome()
         rewound = []
@@ -83,9 +83,9 @@ class AblationProbe(Probe):
             }
             if not chosen or all(torch.equal(p, self.initial[n]) for n, p in chosen.items()):
                 continue
-            back = self._with(chosen, shuffled=False)
+            reset = self._with(chosen, shuffled=False)
             other = self._with(chosen, shuffled=True) if part == "head" else None
-            rewound.append(Rewound(part, sum(p.numel() for p in chosen.values()), back, other))
+            rewound.append(Rewound(part, sum(p.numel() for p in chosen.values()), reset, other))
         self.initial = {}
         self.found = Counterfactuals(
             rows=self.rows,
@@ -108,7 +108,7 @@ class AblationProbe(Probe):
             return self._outcome()
 
     def _outcome(self) -> Outcome:
-        """Loss and share of right predictions on the rows, dropout off."""
+        """Loss and accuracy on the rows, dropout off."""
         reader, total, right, count, rows = self.context.reader, 0.0, 0, 0, 0
         with quiet(self.context.model):
             for batch in self.batches:
@@ -136,7 +136,7 @@ class AblationProbe(Probe):
 
     # ------------------------------------------------------------------ a simpler head
     def _simpler(self) -> SimplerHead | None:
-        """One linear layer on what enters the head, in closed form."""
+        """One linear layer on the head's input, in closed form."""
         context = self.context
         layers = linear_layers(context.model, context.head)
         if context.reader.task != "single_label" or len(layers) < 2:
@@ -201,13 +201,13 @@ def _grouped(names: Sequence[str], key: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _block(name: str) -> str:
-    """As `block_of`, but what is in no numbered block is taken together: all embeddings are one."""
+    """As `block_of`, but parameters outside numbered blocks are grouped: all embeddings are one block."""
     parts = name.split(".")
     return block_of(name) if any(p.isdigit() for p in parts) else ".".join(parts[:2] if len(parts) > 2 else parts[:1])
 
 
 def correct(task: str | None, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
-    """Which predictions are right; None for tasks without right and wrong."""
+    """Which predictions are correct; None for tasks without correct and wrong."""
     if task == "multi_label":
         return (logits > 0) == (labels > 0.5)
     if task != "single_label":

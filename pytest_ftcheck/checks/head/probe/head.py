@@ -1,4 +1,4 @@
-"""Look into the head: how it starts, which units live, whether it survives saving."""
+"""The probe on the head: its initial weights, its live units, and whether saving keeps it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .unit_flow import Flow, activation, compiled, flow, unit_state, variation
 
 T = TypeVar("T")
 
-#: Rows whose units are looked at, and rows whose logits are compared after reloading ...
+#: Rows whose units are measured, and rows whose logits are compared after reloading ...
 ROWS, RELOADED = 64, 8
 #: ... and the same for a model whose row costs more floating-point operations than this.
 COSTLY, FEW_ROWS, FEW_RELOADED = 1e9, 16, 2
 
 
 class HeadProbe(Probe):
-    """Look into the head: how it starts, which units live, whether it survives saving."""
+    """Measure the head: its initial weights, its live units, and whether saving keeps it."""
 
     name = "head_state"
     order = 60
@@ -44,9 +44,9 @@ class HeadProbe(Probe):
         self.layers: tuple[Layer, ...] = ()
         self.first: Flow | None = None
         self.hidden: tuple[Hidden, ...] = ()
-        self.spread: float | None = None
-        self.loss: float | None = None
-        self.entering: tuple[float, float | None] | None = None
+        self.logit_spread: float | None = None
+        self.loss_over_chance: float | None = None
+        self.features: tuple[float, float | None] | None = None
         self.reload: Reload | None = None
         self.pretrained: Pretrained | None = None
         self.buffers: dict[str, torch.Tensor] = {}
@@ -71,29 +71,29 @@ class HeadProbe(Probe):
         self.first = self._try("units", self._flow)
         self.layers = self._try("layers", self._layers) or ()
         if self.first is not None and self.first.logits is not None:
-            self._logits(self.first.logits)
+            self._measure_logits(self.first.logits)
 
     def _flow(self) -> Flow:
         model = self.context.model
         if compiled(model):
-            raise ValueError("a compiled model would be compiled anew")
+            raise ValueError("a compiled model would be compiled again")
         return flow(model, self.context.reader, self.batches, linear_layers(model, self.context.head))
 
     def _layers(self) -> tuple[Layer, ...]:
         modules = linear_layers(self.context.model, self.context.head)
-        # a layer that takes no part is not judged (the original that PEFT keeps beside its copy)
+        # a layer that is not called is not judged (the original that PEFT keeps beside its copy)
         order = list(self.first.order if self.first else ()) or list(modules)
         feeds = dict(self.first.pairs()) if self.first else {}
         return tuple(describe_layer(n, modules[n], modules.get(feeds.get(n, "")), last=n == order[-1]) for n in order)
 
-    def _logits(self, logits: torch.Tensor) -> None:
+    def _measure_logits(self, logits: torch.Tensor) -> None:
         if self.context.reader.task != "single_label" or logits.shape[-1] < 2 or logits.dim() != 2:
             return
-        self.spread = float(((logits - logits.mean(1, keepdim=True)) ** 2).mean()) ** 0.5
+        self.logit_spread = float(((logits - logits.mean(1, keepdim=True)) ** 2).mean()) ** 0.5
         labels = [split(b)[1] for b in self.batches]
         chance = prior_entropy("single_label", labels)
         if chance and all(isinstance(y, torch.Tensor) for y in labels):
-            self.loss = float(self.context.reader.reference(logits, torch.cat(labels))) / chance
+            self.loss_over_chance = float(self.context.reader.reference(logits, torch.cat(labels))) / chance
 
     # ------------------------------------------------------------------ after
     def after(self) -> None:
@@ -114,7 +114,7 @@ class HeadProbe(Probe):
         if not first.order:
             return ()
         name = first.order[0]
-        self.entering = (
+        self.features = (
             variation(first.inputs[name]),
             variation(last.inputs[name]) if name in last.inputs else None,
         )
@@ -122,7 +122,7 @@ class HeadProbe(Probe):
         for a, b in first.pairs():
             before, after = first.outputs[a], first.inputs[b]
             later = (a, b) in last.pairs()
-            # after the run the values are further from zero, where all activations look alike
+            # after the run the values are further from zero, where all activations are similar
             kind = activation(last.outputs[a], last.inputs[b]) if later else activation(before, after)
             found.append(
                 Hidden(
@@ -137,7 +137,7 @@ class HeadProbe(Probe):
         return tuple(found)
 
     def _try(self, what: str, call: Callable[[], T]) -> T | None:
-        """One look must not cost the others."""
+        """One measurement that fails does not prevent the others."""
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - the reason goes into the record
@@ -156,9 +156,9 @@ class HeadProbe(Probe):
             rows=self.rows,
             layers=self.layers,
             hidden=self.hidden,
-            features=self.entering,
-            logit_spread=_plain(self.spread),
-            loss_over_chance=_plain(self.loss),
+            features=self.features,
+            logit_spread=_finite(self.logit_spread),
+            loss_over_chance=_finite(self.loss_over_chance),
             initializer_range=float(initial) if isinstance(initial, (int, float)) else None,
             reload=self.reload,
             pretrained=self.pretrained,
@@ -166,7 +166,7 @@ class HeadProbe(Probe):
         )
 
 
-def _plain(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     return value if value is None or math.isfinite(value) else None
 
 

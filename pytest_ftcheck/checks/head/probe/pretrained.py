@@ -1,4 +1,4 @@
-"""Do the parameters start from the values they are declared to start from?"""
+"""Compares the initial parameters with the declared pretrained values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..record import Differing, Pretrained
 ROUNDED = 0.004
 #: ... and up to which the values are another state of the same checkpoint rather than other values.
 CLOSE = 0.05
-#: Correlation above which two tensors are one times a factor; above and below which they have something to do with each other.
-SAME, RELATED = 0.9999, 0.2
+#: Correlation above which two tensors are one times a factor; beyond which (in either direction) they are related.
+SCALED, RELATED = 0.9999, 0.2
 
 
 def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) -> Pretrained:
@@ -25,9 +25,9 @@ def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) 
     now = {**dict(model.named_buffers(remove_duplicate=False)), **dict(model.named_parameters(remove_duplicate=False))}
     known = {n: v for n, v in declared.items() if n in now and isinstance(v, torch.Tensor)}
     differing, equal = [], 0
-    for name, given in known.items():
+    for name, expected in known.items():
         part = "head" if in_part(name, head) else "base"
-        found = _difference(name, part, now[name].detach(), given.detach())
+        found = _difference(name, part, now[name].detach(), expected.detach())
         if found is None:
             equal += 1
         else:
@@ -45,21 +45,21 @@ def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) 
 
 
 def _belongs_elsewhere(name: str, value: torch.Tensor, declared: Mapping[str, torch.Tensor]) -> bool:
-    """Whether these are the declared values of another matrix; vectors are too often all zeros or all ones."""
+    """Whether these are the declared values of another matrix; vectors are often all zeros or all ones."""
     others = (v for n, v in declared.items() if n != name and v.shape == value.shape)
     return value.dim() > 1 and any(torch.equal(value, v.detach().to(value.device, value.dtype)) for v in others)
 
 
-def _difference(name: str, part: str, value: torch.Tensor, given: torch.Tensor) -> Differing | None:
-    if not value.is_floating_point() or not given.is_floating_point():
-        return None  # counters, positions, quantised codes: not what a fine-tune starts from
-    given = given.to(value.device)
-    if value.shape == given.shape and bool(torch.equal(value, given.to(value.dtype))):
+def _difference(name: str, part: str, value: torch.Tensor, expected: torch.Tensor) -> Differing | None:
+    if not value.is_floating_point() or not expected.is_floating_point():
+        return None  # counters, positions, quantised codes: not pretrained weights
+    expected = expected.to(value.device)
+    if value.shape == expected.shape and bool(torch.equal(value, expected.to(value.dtype))):
         return None
-    a, b = value.double(), given.double()
+    a, b = value.double(), expected.double()
     stds = float(a.std(correction=0)), float(b.std(correction=0))
-    shapes = tuple(value.shape), tuple(given.shape)
-    if value.shape != given.shape:
+    shapes = tuple(value.shape), tuple(expected.shape)
+    if value.shape != expected.shape:
         rows = min(len(a), len(b)) if a.dim() and b.dim() else 0
         same = a.shape[1:] == b.shape[1:] and rows > 0 and bool(torch.equal(a[:rows].to(b.dtype), b[:rows]))
         return Differing(name, "resized" if same else "shape", part, None, None, *stds, *shapes)
@@ -78,7 +78,7 @@ def _kind(a: torch.Tensor, b: torch.Tensor, relative: float | None, correlation:
         if a.numel() > 1 and float(a.std(correction=0)) == 0:
             return "constant"
         return "changed" if relative is not None and relative < 0.5 else "unrelated"
-    if correlation > SAME:
+    if correlation > SCALED:
         return "scaled"
     if bool(torch.equal(a.reshape(-1).sort().values, b.reshape(-1).sort().values)):
         return "shuffled"

@@ -1,4 +1,4 @@
-"""Does what was trained survive saving? Written as safetensors, overwritten, read back, compared."""
+"""Writes the model as safetensors, overwrites it, reads it back and compares the logits; finds what is not saved."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..record import Outside, Reload
 
 #: Parameters of a model above which only its head is written and read.
 LARGE = 5_000_000
-#: What every value is overwritten with before reading back: far from any trained weight, and harmless to norms and roots.
+#: Every value is overwritten with this before reading back: unlike trained weights, and safe for norms and roots.
 GARBAGE = 0.1
-#: Numbers from which on it can be told whether they look drawn at random.
+#: Fewer numbers cannot be recognised as random.
 LEAST_NUMBERS = 32
-#: Libraries that build what they do not save anew from their settings.
+#: Libraries that rebuild what they do not save from their settings.
 LIBRARIES = ("torch", "transformers", "peft", "timm", "torchvision", "sentence_transformers")
 
 
@@ -33,9 +33,9 @@ def reload(
     optimizer: torch.optim.Optimizer,
     buffers: Mapping[str, torch.Tensor],
 ) -> Reload:
-    """Write and read the model (or, of a large one, its head), and look for what that leaves out.
+    """Write and read the model (or, of a large one, its head), and find what that leaves out.
 
-    :param buffers: what the buffers, and the other tensors that are not saved, were before the run.
+    :param buffers: values before the run of the buffers and of the other tensors that are not saved.
     :raises ValueError: no logits, or logits that differ from one pass to the next.
     """
     logits = _logits(model, reader, batch)
@@ -46,15 +46,15 @@ def reload(
     whole = sum(p.numel() for p in model.parameters()) <= LARGE
     everything = model.state_dict()
     state = {k: v for k, v in everything.items() if isinstance(v, torch.Tensor)}
-    extra = {k: v for k, v in everything.items() if k not in state}  # get_extra_state() may give anything
+    extra = {k: v for k, v in everything.items() if k not in state}  # get_extra_state() may return anything
     chosen = {k: v for k, v in state.items() if whole or in_part(k, head)}
     error, after = None, logits
     if any(not p.is_floating_point() for p in model.parameters()):
         raise ValueError("quantised parameters")
     data = _write(chosen)
     floats = [v for v in chosen.values() if v.is_floating_point()]
-    touched = [*model.parameters(), *floats] if whole else floats
-    with _same_objects(model), perturbed(touched):
+    overwritten = [*model.parameters(), *floats] if whole else floats
+    with _same_objects(model), perturbed(overwritten):
         with torch.no_grad():
             for value in floats:
                 value.fill_(GARBAGE)
@@ -90,7 +90,7 @@ def _logits(model: nn.Module, reader: Reader, batch: Any) -> torch.Tensor:
 def _write(state: Mapping[str, torch.Tensor]) -> bytes:
     from safetensors.torch import save
 
-    # tied weights are written twice: sharing memory is a matter of the file format, not of the training
+    # tied weights are written twice: shared memory is a matter of the file format, not of the training
     return save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
 
 
@@ -102,7 +102,7 @@ def _read(data: bytes) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def _same_objects(model: nn.Module) -> Iterator[None]:
-    """A load_state_dict of the user's may put new tensors in: the optimizer would hold the old ones."""
+    """Restore parameters that a custom load_state_dict() replaces: the optimizer holds the old ones."""
     kept = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     try:
         yield
@@ -130,7 +130,7 @@ def _tied(model: nn.Module, name: str, p: nn.Parameter) -> bool:
 
 
 def _saved(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """What the library itself would save, if it saves less than everything (PEFT: adapters and modules_to_save)."""
+    """The state that the library saves, if not all of it (PEFT: adapters and modules_to_save)."""
     if getattr(model, "peft_config", None):
         with contextlib.suppress(Exception):
             from peft import get_peft_model_state_dict  # type: ignore[import-not-found, unused-ignore]
@@ -141,12 +141,12 @@ def _saved(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, 
 
 
 def _outside(model: nn.Module, reader: Reader, batch: Any, optimizer: torch.optim.Optimizer) -> tuple[Outside, ...]:
-    """Leaves of the graph of the logits that live on between passes and are no parameters of the model."""
+    """Leaves of the logits' graph that persist between passes and are not parameters of the model."""
     own = {id(p) for p in model.parameters()} | {id(b) for b in model.buffers()} | set(_tensors(batch))
     first = {id(v): v for v in _leaves(model, reader, batch) if id(v) not in own}
     if not first:
         return ()
-    # an activation that was told to want a gradient is another tensor each time
+    # an activation with requires_grad_() is another tensor each time
     second = {id(v) for v in _leaves(model, reader, batch)}
     held = {id(p) for g in optimizer.param_groups for p in g["params"]}
     return tuple(Outside(tuple(v.shape), i in held) for i, v in first.items() if i in second)
@@ -182,9 +182,9 @@ def _tensors(value: Any) -> Iterator[int]:
 
 
 def unsaved(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors of floats that modules keep and `state_dict` does not name: buffers with ``persistent=False`` and plain attributes.
+    """Floating-point tensors that modules keep and `state_dict` lacks: buffers with ``persistent=False`` and plain attributes.
 
-    Those of modules that come with a library are left out: it builds them anew from its settings.
+    Those of library modules are left out: the library rebuilds them from its settings.
     """
     found: dict[str, torch.Tensor] = {}
     seen = {id(p) for p in model.parameters()}
@@ -208,7 +208,7 @@ def _lost(
     state: Mapping[str, torch.Tensor],
     before: Mapping[str, torch.Tensor],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tensors outside the ``state_dict`` without which the logits are others: those that the run changed; those drawn at random."""
+    """Tensors outside the ``state_dict`` that the logits depend on: those that the run changed; those drawn at random."""
     now = {n: b for n, b in model.named_buffers() if n not in state and b.is_floating_point()} | unsaved(model)
     changed, drawn = [], []
     for name, value in now.items():
@@ -219,19 +219,19 @@ def _lost(
         elif name in unsaved(model) and looks_random(value):
             drawn.append((name, value, value.flatten().roll(1).reshape(value.shape)))
     return (
-        tuple(n for n, _, _ in changed) if _matter(model, reader, batch, logits, changed) else (),
-        tuple(n for n, value, other in drawn if _matter(model, reader, batch, logits, [(n, value, other)])),
+        tuple(n for n, _, _ in changed) if _change_logits(model, reader, batch, logits, changed) else (),
+        tuple(n for n, value, other in drawn if _change_logits(model, reader, batch, logits, [(n, value, other)])),
     )
 
 
-def _matter(
+def _change_logits(
     model: nn.Module,
     reader: Reader,
     batch: Any,
     logits: torch.Tensor,
     swaps: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
 ) -> bool:
-    """Whether the logits are others with other values in these tensors."""
+    """Whether the logits change with other values in these tensors."""
     if not swaps:
         return False
     with perturbed(value for _, value, _ in swaps), torch.no_grad():
@@ -243,7 +243,7 @@ def _matter(
 
 
 def looks_random(values: torch.Tensor) -> bool:
-    """Whether the numbers could be drawn one by one: all different, and neighbours, along every dimension, have nothing in common.
+    """Whether the numbers look independent: all different, and neighbours uncorrelated along every dimension.
 
     Tables of positions, frequencies and masks are smooth or repeat themselves. The bound is four standard errors of a correlation.
 
@@ -258,7 +258,7 @@ def looks_random(values: torch.Tensor) -> bool:
     for dim in range(v.dim()):
         if v.shape[dim] < 2:
             continue
-        for lag in (1, 2):  # sine and cosine take turns in a table of positions
+        for lag in (1, 2):  # sine and cosine alternate in a table of positions
             if v.shape[dim] <= lag:
                 continue
             first, second = v.narrow(dim, 0, v.shape[dim] - lag), v.narrow(dim, lag, v.shape[dim] - lag)

@@ -1,4 +1,4 @@
-"""The units of a head over some rows: what enters each linear layer, and what leaves it."""
+"""The units of a head over some rows: the input and the output of each linear layer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ....instruments.snapshots import quiet, seed_everything
 from ..record import UnitState
 from .layers import repeated
 
-#: Values of one layer that are looked at (tokens count as rows), at most.
+#: Rows of one layer that are kept (tokens count as rows), at most.
 MOST_ROWS = 4096
 #: A unit that never exceeds this is dead.
-NOTHING = 1e-7
+DEAD_BELOW = 1e-7
 #: Size from which on every activation differs from the identity by more than rounding (tanh: by 0.3 %).
 CURVED = 0.1
 
@@ -36,7 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Flow:
-    """What went through some layers in one pass: for each its input and its output, in the order of their first calls."""
+    """Inputs and outputs of some layers in one pass, in the order of their first calls."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, torch.Tensor] = {}
@@ -49,7 +49,7 @@ class Flow:
         return tuple(self.inputs)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Layers whose units the next layer takes, one input a unit."""
+        """Pairs of layers in which each unit of the first is an input of the second."""
         return [
             (a, b)
             for a, b in zip(self.order, self.order[1:], strict=False)
@@ -58,7 +58,7 @@ class Flow:
 
 
 def compiled(model: nn.Module) -> bool:
-    """A hook would make a compiled model compile anew."""
+    """Whether the model is compiled: a hook would make it compile again."""
     return any(
         type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
         for m in model.modules()
@@ -67,7 +67,7 @@ def compiled(model: nn.Module) -> bool:
 
 def flow(model: nn.Module, reader: Reader, batches: Sequence[Any], layers: Mapping[str, nn.Module]) -> Flow:
     """One pass over the batches, dropout off."""
-    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    pairs_of: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     now: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -91,12 +91,12 @@ def flow(model: nn.Module, reader: Reader, batches: Sequence[Any], layers: Mappi
                 else:
                     logits.append(out.detach().float())
                 for name, pair in now.items():
-                    seen.setdefault(name, []).append(pair)
+                    pairs_of.setdefault(name, []).append(pair)
     finally:
         for handle in handles:
             handle.remove()
-    for name, pairs in seen.items():
-        if len(pairs) == len(batches):  # not a layer that takes part now and then
+    for name, pairs in pairs_of.items():
+        if len(pairs) == len(batches):  # not a layer that is called only for some batches
             found.inputs[name] = torch.cat([a for a, _ in pairs])
             found.outputs[name] = torch.cat([b for _, b in pairs])
     if logits and len({v.shape[1:] for v in logits}) == 1:
@@ -112,14 +112,14 @@ def _flat(values: torch.Tensor) -> torch.Tensor:
 
 
 def activation(before: torch.Tensor, after: torch.Tensor) -> str | None:
-    """Which of the usual activations lies between, if one does."""
+    """Which of the usual activations was applied, if one was."""
     if not before.numel() or not bool(torch.isfinite(before).all()):
         return None
     size = max(float(after.abs().max()), 1e-6)
     # near zero tanh is the identity, above zero ReLU is
-    told_apart = float(before.min()) < -CURVED and float(before.abs().max()) > CURVED
+    distinguishable = float(before.min()) < -CURVED and float(before.abs().max()) > CURVED
     for name, function in _ACTIVATIONS.items():
-        if name == "identity" and not told_apart:
+        if name == "identity" and not distinguishable:
             continue
         if bool(((function(before) - after).abs() <= 1e-3 * after.abs() + 1e-5 * size).all()):
             return name
@@ -139,7 +139,7 @@ def variation(values: torch.Tensor) -> float:
 
 def unit_state(before: torch.Tensor, after: torch.Tensor, kind: str | None) -> UnitState:
     """The units of one layer: ``before`` and ``after`` the activation, ``[rows, units]``."""
-    dead = after.abs().amax(0) <= NOTHING
+    dead = after.abs().amax(0) <= DEAD_BELOW
     saturated = None
     if kind == "tanh":
         saturated = float(((1 - after.double() ** 2) < 1e-3).double().mean())
@@ -147,7 +147,7 @@ def unit_state(before: torch.Tensor, after: torch.Tensor, kind: str | None) -> U
         saturated = float(((after.double() * (1 - after.double())) < 0.25e-3).double().mean())
     return UnitState(
         dead=float(dead.double().mean()),
-        # before the activation: saturated units agree without being one
+        # before the activation: saturated units have equal values without being identical
         twins=repeated(before[:, ~dead].t(), 1e-6),
         saturated=saturated,
         variation=variation(after),
