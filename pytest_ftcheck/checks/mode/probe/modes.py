@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ....core.effect import Effect
-from ....instruments.base_model import Inner, effect, find_inner, hidden_of, precision_of
+from ....instruments.base_model import BaseModel, effect, find_base_models, hidden_of, precision_of
 from ....instruments.batches import row_count, split, take_rows
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
@@ -160,16 +160,16 @@ class ModesProbe(Probe):
             tokens = find_tokens(batch, self.context.intent.pad_token_id)
             if tokens is None:
                 return
-            for inner in find_inner(self.context.model):
-                if (difference := self._base_twice(inner, batch, tokens.ids)) is not None:
-                    self.fields["base"], self.fields["base_library"] = inner.name, inner.library
+            for base in find_base_models(self.context.model):
+                if (difference := self._base_twice(base, batch, tokens.ids)) is not None:
+                    self.fields["base"], self.fields["base_library"] = base.name, base.library
                     self.fields["base_evaluation"] = difference
                     return
 
-    def _base_twice(self, inner: Inner, batch: Any, ids: torch.Tensor) -> Effect | None:
-        """The base called twice with the very inputs that the model hands it: what comes before it may be random as well."""
+    def _base_twice(self, base: BaseModel, batch: Any, ids: torch.Tensor) -> Effect | None:
+        """The base called twice with the very inputs that the model passes to it: what comes before it may be random, too."""
         calls: list[tuple[Any, dict[str, Any]]] = []
-        hook = inner.module.register_forward_pre_hook(lambda _m, a, k: calls.append((a, k)), with_kwargs=True)
+        hook = base.module.register_forward_pre_hook(lambda _m, a, k: calls.append((a, k)), with_kwargs=True)
         try:
             self.context.reader.logits(batch)
         finally:
@@ -177,7 +177,7 @@ class ModesProbe(Probe):
         if not calls:
             return None
         args, kwargs = calls[0]
-        one, two = (hidden_of(inner.module(*args, **kwargs), ids) for _ in range(2))
+        one, two = (hidden_of(base.module(*args, **kwargs), ids) for _ in range(2))
         return None if one is None or two is None else effect(one, two, None, precision_of(self.context.model))
 
     def _training(self, batch: Any) -> None:
