@@ -1,4 +1,4 @@
-"""The same fine-tune under several seeds: each is trained when it is first asked for, and kept."""
+"""The same fine-tune under several seeds, each trained on first access and kept."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LONGER = 2
 class Runs(Sequence[Trace]):
     """The same fine-tune under the seeds ``s, s + 1, ...``: what ``finetune(..., seeds=)`` returns.
 
-    A sequence of traces, each trained when first asked for: ``runs[0]`` is the recipe's own seed. Every ``check_x`` and ``assert_x``,
-    ``diagnose`` and ``assert_healthy`` take it in place of a trace, and judge over seeds; how many they need is Wald's test's business.
-    What else reads a trace (``runs.losses``, ``print(runs)``) gets that of the first seed.
+    A sequence of traces, each trained on first access: ``runs[0]`` has the recipe's own seed. Every ``check_x`` and ``assert_x``,
+    ``diagnose`` and ``assert_healthy`` accept it in place of a trace, and judge over seeds; Wald's sequential test decides how many are
+    needed. Everything else (``runs.losses``, ``print(runs)``) reads the trace of the first seed.
 
     :param train: ``(seed, steps) -> Trace``.  :param recipe: of the first seed.  :param seeds: a number >= 3, or ``"auto"``.
-    :param varies: what differs from seed to seed, in words.  :param no_longer: why no run can have more steps, if so.
-    :param same_start: all seeds must start from the same weights.  :param calibrating: statistics are gathered, nothing is judged.
-    :raises ValueError, TypeError: no number of seeds that can decide something.
+    :param varies: what differs from seed to seed, in words.  :param no_longer: why no run can have more steps; None: it can.
+    :param same_start: all seeds must start from the same weights.  :param calibrating: only statistics are collected.
+    :raises ValueError, TypeError: too few seeds for a verdict.
 
     >>> from pytest_ftcheck import Recipe, example_trace
     >>> runs = Runs(lambda seed, steps: example_trace(), Recipe(), 3)
@@ -49,15 +49,15 @@ class Runs(Sequence[Trace]):
         same_start: bool = False,
         calibrating: bool = False,
     ) -> None:
-        #: How many, or ``"auto"``: as many as it takes.
+        #: Number of seeds, or ``"auto"``: as many as the test needs.
         self.seeds: Seeds = check_seeds(seeds)
         #: The recipe of the first seed.
         self.recipe = recipe
         #: What differs from seed to seed.
         self.varies = tuple(varies)
-        #: Nothing is judged: the checks' statistics are gathered (``--ftcheck-calibrate``).
+        #: Only the checks' statistics are collected (``--ftcheck-calibrate``).
         self.calibrating = calibrating
-        #: Why no seed can be run longer, if so.
+        #: Why no seed can be run longer; None: it can.
         self.no_longer = no_longer
         self._train = train
         self._same_start = same_start
@@ -67,7 +67,7 @@ class Runs(Sequence[Trace]):
 
     # ------------------------------------------------------------------ a sequence
     def __len__(self) -> int:
-        """The most seeds there can be."""
+        """The largest number of seeds."""
         return SeedTest().most if self.seeds == "auto" else self.seeds
 
     @overload
@@ -75,7 +75,7 @@ class Runs(Sequence[Trace]):
     @overload
     def __getitem__(self, i: slice) -> list[Trace]: ...
     def __getitem__(self, i: int | slice) -> Trace | list[Trace]:
-        """The trace of the i-th seed, trained now if it was not yet."""
+        """The trace of the i-th seed, trained now unless it was before."""
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         k = i + len(self) if i < 0 else i
@@ -91,7 +91,7 @@ class Runs(Sequence[Trace]):
         return (self[i] for i in range(len(self)))
 
     def __getattr__(self, name: str) -> Any:
-        # only what is not found here: the first seed's trace answers, so that a test written for one run reads several
+        # called for names that are not found here: a test written for one run reads the first seed's trace
         if name.startswith("_") or not (hasattr(Trace, name) or name in Trace.__dataclass_fields__):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self[0], name)
@@ -101,14 +101,14 @@ class Runs(Sequence[Trace]):
         return f"<Runs: {trained}; seed {self.recipe.seed}: {self[0]!r}>"
 
     def __str__(self) -> str:
-        """The first seed's trace, and a line for each of the others."""
+        """The first seed's trace, and a line for each other seed."""
         rest = [f"seed {self.seed(i)}: {self._traces[i]!r}" for i in sorted(self._traces) if i]
         return "\n".join([str(self[0]), *rest])
 
-    # ------------------------------------------------------------------ for those who judge
+    # ------------------------------------------------------------------ for the judge
     @property
     def traces(self) -> tuple[Trace, ...]:
-        """Those trained so far, in the order of their seeds; without the longer ones."""
+        """Traces so far, in the order of their seeds, without the longer runs."""
         return tuple(self._traces[i] for i in sorted(self._traces))
 
     def seed(self, i: int) -> int:
@@ -117,23 +117,23 @@ class Runs(Sequence[Trace]):
 
     @property
     def all_traces(self) -> tuple[Trace, ...]:
-        """Those trained so far, and the longer ones behind them."""
+        """Traces so far, followed by those of the longer runs."""
         return (*self.traces, *(t for t in self._longer.values() if t is not None))
 
     @property
     def spent(self) -> float:
-        """Seconds that all runs took so far, the longer ones with them."""
+        """Seconds that all runs took so far, including the longer ones."""
         return sum(t.seconds for t in self.all_traces)
 
     def affords(self, i: int, times: float = 1) -> bool:
-        """Whether the i-th seed is there, or would fit into ``max_seconds``, going by the slowest run so far."""
+        """Whether the i-th seed is trained, or fits into ``max_seconds`` if it takes as long as the slowest run so far."""
         limit = self.recipe.max_seconds
         if limit is None or self.calibrating or (times == 1 and i in self._traces) or not self._traces:
             return True
         return self.spent + times * max(t.seconds for t in self._traces.values()) <= limit
 
     def longer(self, i: int) -> Trace | None:
-        """The i-th seed with twice the steps, for what could not be told; None where that cannot be had."""
+        """The i-th seed with twice the steps, for an inconclusive one; None where that is not possible."""
         if i not in self._longer:
             if self.calibrating or self.no_longer is not None or self[i].stopped is not None:
                 return None
@@ -141,14 +141,14 @@ class Runs(Sequence[Trace]):
                 return None
             try:
                 self._longer[i] = self._train(self.seed(i), LONGER * self.recipe.steps)
-            except Exception as error:  # noqa: BLE001 - the longer run is our idea: your code need not be made for it
+            except Exception as error:  # noqa: BLE001 - the user's code need not support a longer run
                 self.no_longer = f"a run of {LONGER * self.recipe.steps:,} steps raised {type(error).__name__}"
                 self._longer[i] = None
         return self._longer[i]
 
     @property
     def identical(self) -> bool:
-        """Whether the first two seeds gave the very same measurements: then the seed changes nothing."""
+        """Whether the first two seeds gave identical measurements, so that the seed has no influence."""
         if not {0, 1} <= set(self._traces):
             return False
         for i in (0, 1):
@@ -166,16 +166,16 @@ class Runs(Sequence[Trace]):
         changed = [t.name for t in trace.tensors if repr(before.get(t.name)) != repr(t.first)]
         if changed or len(trace.tensors) != len(first.tensors):
             raise ValueError(
-                f"model: its weights are no longer what they were for seed {self.seed(0)} "
-                f"({plural(len(changed), 'tensor')} changed, {', '.join(changed[:1])}), and seed {self.seed(k)} must start from the same: "
-                "leave the module alone while its runs are judged, or pass a function that makes one"
+                f"model: its weights have changed since seed {self.seed(0)} "
+                f"({plural(len(changed), 'tensor')}, {', '.join(changed[:1])}), and seed {self.seed(k)} must start from the same weights: "
+                "do not change the module while its runs are judged, or pass a function that makes one"
             )
 
 
 def digest(trace: Trace, *, seed: bool = True) -> str:
-    """Fingerprint of everything measured: equal for two runs that are the same bit for bit; clocks are left out.
+    """Fingerprint of everything measured: equal for two runs that are identical bit for bit, seconds excluded.
 
-    :param seed: the recipe's seed counts, too.
+    :param seed: include the recipe's seed.
 
     >>> from pytest_ftcheck import example_trace
     >>> digest(example_trace()) == digest(example_trace(seconds=9.0))
@@ -188,10 +188,10 @@ def digest(trace: Trace, *, seed: bool = True) -> str:
 
 
 def repeatable(measured: Trace | Runs) -> str:
-    """Why re-running is of no use, as one line; empty where it might change something.
+    """Why a rerun gives the same result, as one line; empty where it may differ.
 
-    True of runs that we trained ourselves, on a CPU, to the end: all random states are seeded, and the probes' budget is counted
-    in work, not in seconds. Not claimed of a loop of your own, of a GPU, or where a clock may have cut something short.
+    It holds for complete runs of ``finetune`` on a CPU: all random states are seeded, and the probes' budget is counted in work, not in
+    seconds. It is not claimed for the user's own loop, for a GPU, or where a time limit may have left something out.
 
     >>> from pytest_ftcheck import example_trace
     >>> repeatable(example_trace(environment={"device": "cpu"})).partition(";")[0]
@@ -205,7 +205,7 @@ def repeatable(measured: Trace | Runs) -> str:
         return ""
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"the seeds {seeds[0]} to {seeds[-1]}"
     return (
-        f"deterministic: do not re-run; all random states start from {which}: the same model and batches give this verdict again, "
+        f"deterministic: do not re-run; all random states start from {which}, so the same model and batches give this verdict again, "
         "bit for bit, on this machine"
     )
 

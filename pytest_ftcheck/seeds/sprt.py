@@ -1,4 +1,4 @@
-"""How many seeds decide: Wald's sequential probability ratio test on passes and failures, and what can be claimed after it.
+"""Wald's sequential probability ratio test (SPRT) on passes and failures of seeds, and confidence bounds after it.
 
 Plain arithmetic, no scipy: it runs inside assertions. Abraham Wald, "Sequential tests of statistical hypotheses", Annals of
 Mathematical Statistics 16 (1945), 117-186. The intervals after stopping order outcomes by when they were reached (stagewise ordering;
@@ -14,42 +14,42 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 Decision = Literal["pass", "fail"]
-#: How many seeds; ``auto``: as many as it takes.
+#: Number of seeds; ``auto``: as many as the test needs.
 Seeds = int | Literal["auto"]
 #: Confidence of every bound that a message states.
 CONFIDENCE = 0.95
 
 
 class Rates(NamedTuple):
-    """What becomes of a set-up that passes on some share of seeds."""
+    """How often a setup with a given pass rate passes, fails and stays undecided."""
 
     passed: float
     failed: float
     undecided: float
-    #: Mean number of seeds that it takes.
+    #: Mean number of seeds until the test ends.
     seeds: float
 
 
 @dataclass(frozen=True)
 class SeedTest:
-    """Which of two kinds of set-up the seeds speak for: one that passes on a share ``healthy`` of all seeds, or on ``faulty`` of them.
+    """Test between two hypotheses: the setup passes on a share ``healthy`` of all seeds, or on a share ``faulty``.
 
-    Each pass adds ``ln(healthy / faulty)`` to the evidence, each failure ``ln((1 - healthy) / (1 - faulty))``; beyond either bound
-    the test ends. With the default numbers that is three passes, or two failures, in a row.
+    Each pass adds ``ln(healthy / faulty)`` to the evidence, each failure ``ln((1 - healthy) / (1 - faulty))``; the test ends beyond
+    either bound. With the defaults, three passes or two failures in a row end it.
 
     >>> SeedTest().decide([True, True, True]), SeedTest().decide([False, False]), SeedTest().decide([True, False])
     ('pass', 'fail', None)
     """
 
-    #: Share of seeds on which a sound set-up passes at least; no check fails more than 1.2 % of healthy runs (upper 95 % bound over
-    #: the 315 of docs/explanation/error-rates.md), so this leaves room for harder tasks.
+    #: Least share of seeds on which a healthy setup passes; no check fails more than 1.2 % of healthy runs (upper 95 % bound over
+    #: the 315 of docs/explanation/error-rates.md), which leaves room for harder tasks.
     healthy: float = 0.95
-    #: Share of seeds on which a broken one passes at most.
+    #: Largest share of seeds on which a faulty one passes.
     faulty: float = 0.20
-    #: Largest probability that a healthy set-up is failed; that a faulty one is passed.
+    #: Largest probability that a healthy setup fails; that a faulty one passes.
     alpha: float = 0.01
     beta: float = 0.01
-    #: Seeds after which the test gives up: fewer than 1 in 1,000 of either kind come so far undecided.
+    #: Seeds after which the test gives up: fewer than 1 in 1,000 of either kind are then undecided.
     most: int = 12
 
     def __post_init__(self) -> None:
@@ -64,27 +64,27 @@ class SeedTest:
     # ------------------------------------------------------------------ deciding
     @property
     def upper(self) -> float:
-        """Evidence from which on the set-up passes, in nats."""
+        """Evidence at which the setup passes, in nats."""
         return math.log((1 - self.alpha) / self.beta)
 
     @property
     def lower(self) -> float:
-        """Evidence from which on it fails, in nats."""
+        """Evidence at which it fails, in nats."""
         return math.log(self.alpha / (1 - self.beta))
 
     def evidence(self, passes: int, failures: int) -> float:
-        """Log-likelihood ratio in favour of the healthy kind, in nats."""
+        """Log-likelihood ratio in favour of a healthy setup, in nats."""
         return passes * math.log(self.healthy / self.faulty) + failures * math.log(
             (1 - self.healthy) / (1 - self.faulty)
         )
 
     def after(self, passes: int, failures: int) -> Decision | None:
-        """What so many of each say together; None: not enough. For a number of seeds that was fixed beforehand."""
+        """The decision after all seeds of a number that was fixed beforehand; None: undecided."""
         value = self.evidence(passes, failures)
         return "pass" if value >= self.upper else "fail" if value <= self.lower else None
 
     def decide(self, outcomes: Iterable[bool]) -> Decision | None:
-        """The first bound that is crossed, one seed after the other; None: none yet."""
+        """The decision at the first bound that is crossed, one seed after the other; None: none yet."""
         passes = failures = 0
         for outcome in outcomes:
             passes, failures = passes + outcome, failures + (not outcome)
@@ -99,7 +99,7 @@ class SeedTest:
 
     # ------------------------------------------------------------------ error rates
     def rates(self, share: float, most: int | None = None) -> Rates:
-        """Exactly what becomes of a set-up that passes on ``share`` of seeds, by going through all paths.
+        """Exact rates of a setup that passes on ``share`` of seeds, summed over all paths.
 
         >>> tuple(round(r, 4) for r in SeedTest().rates(0.95))
         (0.9959, 0.0034, 0.0007, 3.4981)
@@ -115,7 +115,7 @@ class SeedTest:
         )
 
     def fixed(self, share: float, seeds: int) -> Rates:
-        """The same of a number of seeds that was fixed beforehand, all of them looked at together.
+        """The same for a number of seeds that was fixed beforehand, all evaluated together.
 
         >>> round(SeedTest().fixed(0.2, 3).passed, 6)
         0.008
@@ -148,23 +148,23 @@ class SeedTest:
     def interval(
         self, outcomes: Iterable[bool], *, sequential: bool, tail: float = 1 - CONFIDENCE
     ) -> tuple[float, float]:
-        """The least and the largest share of seeds on which such a set-up may pass; each bound is wrong with probability ``tail`` at most.
+        """Confidence bounds of the share of seeds on which the setup passes; each is wrong with probability ``tail`` at most.
 
-        :param sequential: the number of seeds was decided on by this test; else it was fixed beforehand.
+        :param sequential: this test decided the number of seeds; else it was fixed beforehand.
 
         >>> [round(b, 3) for b in SeedTest().interval([True] * 3, sequential=True)]
         [0.368, 1.0]
         """
-        seen = list(outcomes)
-        n, failures = len(seen), seen.count(False)
+        listed = list(outcomes)
+        n, failures = len(listed), listed.count(False)
         if not n:
             return 0.0, 1.0
         if not sequential:
             return (
-                _where(lambda p: _tail(n, n - failures, p), tail) if failures < n else 0.0,
-                _where(lambda p: -_tail(n, failures, 1 - p), -tail) if failures else 1.0,
+                _solve(lambda p: _tail(n, n - failures, p), tail) if failures < n else 0.0,
+                _solve(lambda p: -_tail(n, failures, 1 - p), -tail) if failures else 1.0,
             )
-        decision = self.decide(seen)
+        decision = self.decide(listed)
 
         def as_good(share: float) -> float:
             """Probability of an outcome at least as good as this one."""
@@ -187,29 +187,29 @@ class SeedTest:
                 w for f, w in stages[-1].open.items() if f >= failures
             )
 
-        return _where(as_good, tail), _where(lambda p: -as_bad(p), -tail)
+        return _solve(as_good, tail), _solve(lambda p: -as_bad(p), -tail)
 
 
 class _Stage(NamedTuple):
     passed: float
     failed: float
-    #: Failures so far -> probability of being there, undecided.
+    #: Failures so far -> probability of being undecided with them.
     open: dict[int, float]
 
 
-#: Fewer seeds than this can never pass at the stated error rates.
+#: Fewer seeds can never pass at the stated error rates.
 LEAST = SeedTest().least
 
 
 def check_seeds(value: Any) -> Seeds:
-    """``value`` if it is ``"auto"`` or a number of seeds that can decide something.
+    """``value``, if it is ``"auto"`` or a number of seeds that allows a decision.
 
     >>> check_seeds("auto"), check_seeds(3)
     ('auto', 3)
     """
     accepted = (
-        f"'auto' or a whole number >= {LEAST}: fewer passes leave a set-up that mostly fails too likely "
-        "(one run of one seed: leave seeds out)"
+        f"'auto' or a whole number >= {LEAST}, because fewer passes do not rule out a setup that mostly fails "
+        "(for a single run omit seeds=)"
     )
     if value == "auto":
         return "auto"
@@ -221,7 +221,7 @@ def check_seeds(value: Any) -> Seeds:
 
 
 def seeds_to_claim(share: float, confidence: float = CONFIDENCE) -> int:
-    """Seeds that must all pass before one may say that ``share`` of all seeds pass.
+    """Seeds that must all pass for the claim that ``share`` of all seeds pass.
 
     >>> seeds_to_claim(0.80), seeds_to_claim(0.95), seeds_to_claim(0.99)
     (14, 59, 299)
@@ -230,18 +230,18 @@ def seeds_to_claim(share: float, confidence: float = CONFIDENCE) -> int:
 
 
 def _tail(n: int, least: int, share: float) -> float:
-    """Probability of at least so many passes among n."""
+    """Probability of at least ``least`` passes among n."""
     return math.fsum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(least, n + 1))
 
 
-def _where(rising: Callable[[float], float], value: float) -> float:
-    """The share at which a function that never falls reaches a value; the nearer end where it never does."""
+def _solve(increasing: Callable[[float], float], value: float) -> float:
+    """The share in [0, 1] at which an increasing function reaches a value; 0 or 1 where it does not."""
     low, high = 0.0, 1.0
-    if rising(low) >= value:
+    if increasing(low) >= value:
         return low
-    if rising(high) < value:
+    if increasing(high) < value:
         return high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if rising(middle) >= value else (middle, high)
+        low, high = (low, middle) if increasing(middle) >= value else (middle, high)
     return (low + high) / 2

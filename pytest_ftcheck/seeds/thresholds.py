@@ -1,6 +1,6 @@
-"""Where a check's numeric limit would have to be for its verdict to flip: the run's statistic, in the limit's own unit.
+"""Thresholds of checks, and the value at which a threshold would just pass a run: the run's statistic, in the threshold's unit.
 
-Found by moving the argument, not by repeating the check's arithmetic: what is told is exactly what a user can set.
+That value is found by moving the argument, not by repeating the check's arithmetic, so it is exactly what a user can set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..core.verdict import Verdict
 
-#: Halvings: from 1e-12 to 1e12 this leaves a part in a million.
+#: Bisection steps: from 1e-12 to 1e12 they leave a relative error of 1e-6.
 _HALVINGS = 26
 
 
@@ -21,19 +21,19 @@ class Threshold(NamedTuple):
     """One numeric argument of a check."""
 
     argument: str
-    #: ``at least``: a greater limit is stricter. ``at most``: a smaller one is.
+    #: ``at least``: a larger value is stricter. ``at most``: a smaller one is.
     sense: str
     #: What the statistic is.
     text: str
-    #: Where to look for it.
+    #: Range in which it is searched.
     low: float
     high: float
-    #: Other arguments held at values at which they decide nothing, so that this one does.
+    #: Values of other arguments at which they have no influence.
     held: Mapping[str, Any] = MappingProxyType({})
 
 
 def value_of(threshold: Threshold, check: Callable[..., Verdict], options: Mapping[str, Any]) -> float:
-    """The limit in force: what the call says, else the check's own default."""
+    """The value in force: the call's argument, else the check's default."""
     given = options.get(threshold.argument)
     return float(inspect.signature(check).parameters[threshold.argument].default if given is None else given)
 
@@ -45,7 +45,7 @@ def breaking_point(
     arguments: Sequence[Any],
     options: Mapping[str, Any],
 ) -> float | None:
-    """The strictest value at which the check still passes this trace; None: this limit does not decide it.
+    """The strictest value at which the check still passes this trace; None: the threshold does not decide it.
 
     >>> from pytest_ftcheck import check_weights_move, example_trace
     >>> from pytest_ftcheck.checks.catalogue import SPECS
@@ -64,14 +64,14 @@ def breaking_point(
     )
     if passes(strict) or not passes(lenient):
         return None
-    good, bad = math.log(lenient), math.log(strict)
+    passing, failing = math.log(lenient), math.log(strict)
     for _ in range(_HALVINGS):
-        middle = (good + bad) / 2
-        good, bad = (middle, bad) if passes(math.exp(middle)) else (good, middle)
-    return math.exp(good)
+        middle = (passing + failing) / 2
+        passing, failing = (middle, failing) if passes(math.exp(middle)) else (passing, middle)
+    return math.exp(passing)
 
 
-def reserve(threshold: Threshold, value: float, bound: float) -> float:
-    """How far a statistic is from its limit, as the logarithm of their ratio: above 0 on the good side."""
-    distance = math.log(value) - math.log(bound)
+def reserve(threshold: Threshold, value: float, in_force: float) -> float:
+    """Logarithm of the ratio of a statistic to its threshold: above 0 on the good side."""
+    distance = math.log(value) - math.log(in_force)
     return distance if threshold.sense == "at least" else -distance

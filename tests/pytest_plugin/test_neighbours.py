@@ -283,14 +283,14 @@ def test_the_next_is_as_if_nothing_had_been(finetune):
 """
 
 
-def test_a_timeout_tells_how_far_the_run_had_come(pytester, run):
+def test_a_timeout_says_how_far_the_run_got(pytester, run):
     pytest.importorskip("pytest_timeout")
     pytester.makepyfile(test_slow=SLOW)
     result = run("-pno:randomly", subprocess=True)
     result.assert_outcomes(passed=1, failed=3)
     text = result.stdout.str()
     # the second check of the suite does not wait for another timeout
-    assert text.count("the fine-tune had made ") == 2
+    assert text.count("the fine-tune stopped after ") == 2
     result.stdout.fnmatch_lines(
         ["*- ftcheck -*", "the fine-tune stopped after [1-9]*/100,000 steps (* s): Failed: Timeout (>5.0s)*",
          "last step: loss 0.* (first step: 0.*), learning rate *, gradient norm *"]

@@ -97,7 +97,7 @@ def test_a_failure_says_how_many_and_not_to_run_again(suite, run):
     result.stdout.fnmatch_lines(
         [
             "E*weights_move: FAIL. 3 of 3 seeds fail; seed 0: 4 of 4 tensors did not move*",
-            "E*what 3 seeds can claim, with 95 % confidence: this passes on 63 % of all seeds at most*",
+            "E*with 95 % confidence from 3 seeds: this passes on at most 63 % of all seeds*",
             "E*deterministic: do not re-run; all random states start from the seeds 0 to 2*",
         ]
     )
@@ -107,7 +107,7 @@ def test_a_budget_ends_undecided_and_red(suite, run):
     suite()
     result = run("--ftcheck-seeds=auto", "--ftcheck-max-seconds=0.001")
     result.assert_outcomes(passed=1, failed=3)
-    result.stdout.fnmatch_lines(["E*weights_move: INCONCLUSIVE. 1 of 1 seed passes, which decides nothing*"])
+    result.stdout.fnmatch_lines(["E*weights_move: INCONCLUSIVE. 1 of 1 seed passes, which is inconclusive*"])
 
 
 @pytest.mark.parametrize(

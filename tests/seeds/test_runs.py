@@ -49,15 +49,17 @@ def runs_of(statuses, seeds="auto", *, longer=None, max_seconds=None, took=1.0, 
     return Runs(train, Recipe(steps=20, max_seconds=max_seconds), seeds, **options), trained
 
 
-def told(trace, *, fault=""):
+def read_off(trace, *, fault=""):
     """A check that reads its verdict off the trace."""
     status, seed = trace.notes
-    return Verdict("told", status, f"seed {seed} says {status}.", remedy="THE-REMEDY", limit="THE-LIMIT", fault=fault)
+    return Verdict(
+        "read_off", status, f"seed {seed} says {status}.", remedy="THE-REMEDY", limit="THE-LIMIT", fault=fault
+    )
 
 
 def verdict_of(statuses, seeds="auto", **options):
     runs, trained = runs_of(statuses, seeds, **options)
-    return judge(told, runs, (), {}), trained
+    return judge(read_off, runs, (), {}), trained
 
 
 # ---------------------------------------------------------------------- what is concluded
@@ -66,7 +68,7 @@ def test_three_passes_end_the_test():
     assert verdict.status == "pass"
     assert verdict.headline == "3 of 3 seeds pass; seed 0: seed 0 says pass."
     assert [seed for seed, _ in trained] == [0, 1, 2]
-    assert "this passes on 37 % of all seeds or more; to say 95 % takes 59 seeds" in str(verdict)
+    assert "this passes on at least 37 % of all seeds; a claim of 95 % needs 59 seeds" in str(verdict)
 
 
 def test_two_failures_end_the_test():
@@ -74,38 +76,38 @@ def test_two_failures_end_the_test():
     assert verdict.status == "fail"
     assert verdict.headline.startswith("2 of 2 seeds fail; seed 0: seed 0 says fail")
     assert len(trained) == 2
-    assert "this passes on 78 % of all seeds at most" in str(verdict)
-    assert "failed 0.34 % of the time" in verdict.limit
-    assert "passed 0.89 % of the time" in verdict.limit
+    assert "this passes on at most 78 % of all seeds" in str(verdict)
+    assert "fails 0.34 % of the time" in verdict.limit
+    assert "passes 0.89 % of the time" in verdict.limit
 
 
-def test_one_bad_seed_asks_for_more():
+def test_one_failure_needs_more_seeds():
     verdict, trained = verdict_of(["pass", "fail"] + ["pass"] * 10)
     assert verdict.status == "pass"
     assert len(trained) == 6
     assert verdict.headline.startswith("5 of 6 seeds pass, 1 fails; seed 1: seed 1 says fail")
 
 
-def test_what_hangs_on_the_seed_is_never_a_pass():
+def test_a_result_that_depends_on_the_seed_is_never_a_pass():
     verdict, trained = verdict_of((["pass", "pass", "fail"] * 4)[:12])
     assert verdict.status == "inconclusive"
     assert len(trained) == 12
-    assert "8 of 12 seeds pass, 4 fail, which decides nothing" in verdict.headline
-    assert "hangs on the seed" in verdict.causes[0]
+    assert "8 of 12 seeds pass, 4 fail, which is inconclusive" in verdict.headline
+    assert "depends on the seed" in verdict.causes[0]
     assert not verdict.fault
-    assert "between " in str(verdict)
+    assert "with 95 % confidence from 12 seeds: this passes on " in str(verdict)
 
 
 @pytest.mark.parametrize(
     ("statuses", "status"),
     [("ppp", "pass"), ("fff", "fail"), ("ppf", "inconclusive"), ("pff", "inconclusive"), ("ffppppppppp", "pass")],
 )
-def test_a_fixed_number_is_looked_at_together(statuses, status):
+def test_a_fixed_number_is_evaluated_together(statuses, status):
     names = ["pass" if s == "p" else "fail" for s in statuses]
     verdict, trained = verdict_of(names, len(names))
     assert verdict.status == status
     assert len(trained) == len(names)
-    assert (f"{len(names)} seeds were asked for" in verdict.remedy) == (status == "inconclusive")
+    assert (f"in place of {len(names)} seeds" in verdict.remedy) == (status == "inconclusive")
 
 
 def test_what_was_not_measured_is_not_tried_again():
@@ -119,25 +121,25 @@ def test_advice_passes_and_stays_advice():
     assert verdict_of(["pass", "advice", "pass"])[0].status == "pass"
 
 
-def test_a_seed_that_cannot_tell_runs_longer_once():
+def test_an_inconclusive_seed_runs_longer_once():
     verdict, trained = verdict_of(["pass", "inconclusive", "pass"], longer=["fail", "pass", "fail"])
     assert verdict.status == "pass"
     assert trained == [(0, 20), (1, 20), (1, 40), (2, 20)]
-    assert "seed 1 could not tell after 20 steps and ran 40 instead" in str(verdict)
+    assert "seed 1 was inconclusive after 20 steps and ran 40 instead" in str(verdict)
 
 
-def test_seeds_that_cannot_tell_count_for_neither_side():
+def test_inconclusive_seeds_count_for_neither_side():
     statuses = ["pass", "inconclusive", "pass", "inconclusive", "pass"]
     verdict, _ = verdict_of(statuses, longer=["inconclusive"] * 5)
     assert verdict.status == "pass"
-    assert verdict.headline.startswith("3 of 5 seeds pass, 2 cannot tell; seed 1: ")
+    assert verdict.headline.startswith("3 of 5 seeds pass, 2 are inconclusive; seed 1: ")
 
 
-def test_when_three_cannot_tell_no_more_are_asked():
+def test_after_three_inconclusive_seeds_no_more_are_trained():
     verdict, trained = verdict_of(["inconclusive"] * 12, longer=["inconclusive"] * 12)
     assert verdict.status == "inconclusive"
     assert len(trained) == 6
-    assert "3 seeds cannot tell, so more will not" in verdict.headline
+    assert "3 seeds are inconclusive, and more will not help" in verdict.headline
     assert verdict.remedy == "THE-REMEDY"
 
 
@@ -153,7 +155,7 @@ def test_a_longer_run_that_raises_is_given_up():
             raise RuntimeError("stepped once too often")
         return example_trace(notes=("inconclusive", str(seed)), recipe=Recipe(seed=seed))
 
-    verdict = judge(told, Runs(train, Recipe(), "auto"), (), {})
+    verdict = judge(read_off, Runs(train, Recipe(), "auto"), (), {})
     assert verdict.status == "inconclusive"
     assert "a run of 40 steps raised RuntimeError" in str(verdict)
 
@@ -184,7 +186,7 @@ def test_time_goes_to_a_longer_run_only_if_it_fits():
 def test_seeds_that_are_there_cost_nothing():
     runs, trained = runs_of(["pass"] * 3, 3, max_seconds=25.0, took=10.0)
     assert len(list(runs)) == 3
-    assert judge(told, runs, (), {}).status == "pass"
+    assert judge(read_off, runs, (), {}).status == "pass"
     assert len(trained) == 3
 
 
@@ -193,16 +195,16 @@ def test_checks_share_the_seeds():
     runs, trained = runs_of(["pass"] * 12)
     assert not trained
     for _ in range(3):
-        judge(told, runs, (), {})
+        judge(read_off, runs, (), {})
     assert len(trained) == 3
     assert len(runs.traces) == 3
 
 
-def test_the_verdict_hangs_on_no_other_check():
+def test_the_verdict_does_not_depend_on_other_checks():
     """A failure further on, trained for another check, is not looked at."""
     runs, _ = runs_of(["pass"] * 3 + ["fail"] * 9)
     assert len([runs[i] for i in range(12)]) == 12
-    assert judge(told, runs, (), {}).headline.startswith("3 of 3 seeds pass")
+    assert judge(read_off, runs, (), {}).headline.startswith("3 of 3 seeds pass")
 
 
 def test_runs_are_a_sequence():
@@ -234,8 +236,8 @@ def test_seeds_that_change_nothing_are_one_run():
     assert verdict.ok
     assert "4 of 4 tensors moved" in verdict.headline
     assert len(runs.traces) == 2
-    assert "the seed changes nothing here" in str(verdict)
-    assert "can claim" not in str(verdict)
+    assert "the seed has no influence" in str(verdict)
+    assert "confidence" not in str(verdict)
 
 
 # ---------------------------------------------------------------------- every check, diagnose, assertions
@@ -290,21 +292,21 @@ def test_diagnose_and_the_gate_go_over_seeds():
 
 
 # ---------------------------------------------------------------------- breaking points
-@pytest.mark.parametrize(("name", "limit"), [(n, limit) for n, s in SPECS.items() for limit in s.thresholds])
-def test_every_limit_is_an_argument_with_a_default(name, limit):
+@pytest.mark.parametrize(("name", "threshold"), [(n, t) for n, s in SPECS.items() for t in s.thresholds])
+def test_every_threshold_is_an_argument_with_a_default(name, threshold):
     check = CHECKS[name]
-    assert 0 < limit.low < value_of(limit, check, {}) < limit.high
-    assert value_of(limit, check, {limit.argument: 0.5}) == 0.5
-    assert limit.sense in ("at least", "at most")
-    for end in (limit.low, limit.high):
-        assert check(example_trace(), **limit.held, **{limit.argument: end}).status
+    assert 0 < threshold.low < value_of(threshold, check, {}) < threshold.high
+    assert value_of(threshold, check, {threshold.argument: 0.5}) == 0.5
+    assert threshold.sense in ("at least", "at most")
+    for end in (threshold.low, threshold.high):
+        assert check(example_trace(), **threshold.held, **{threshold.argument: end}).status
 
 
 def test_the_breaking_point_is_where_the_verdict_flips():
-    limit = SPECS["loss_decreases"].thresholds[0]
-    point = breaking_point(limit, check_loss_decreases, example_trace(), (), {})
+    threshold = SPECS["loss_decreases"].thresholds[0]
+    point = breaking_point(threshold, check_loss_decreases, example_trace(), (), {})
     assert point == pytest.approx(0.39 / 0.70, rel=1e-4)
-    assert breaking_point(limit, check_loss_decreases, example_trace(probe=None, iterations=()), (), {}) is None
+    assert breaking_point(threshold, check_loss_decreases, example_trace(probe=None, iterations=()), (), {}) is None
 
 
 # ---------------------------------------------------------------------- real fine-tunes
@@ -376,18 +378,18 @@ def test_a_module_starts_from_the_same_weights_and_a_factory_does_not():
     assert same.varies[0].startswith("order of")
 
 
-def test_a_module_changed_in_between_is_told():
+def test_a_module_changed_in_between_is_an_error():
     model = Plain()
     runs = finetune(model, rows(), **SHORT, seeds=3)
     with torch.no_grad():
         model.classifier.bias += 1
-    with pytest.raises(ValueError, match=r"model: its weights are no longer .*classifier\.bias"):
+    with pytest.raises(ValueError, match=r"model: its weights have changed .*classifier\.bias"):
         check_weights_move(runs)
 
 
 def test_one_batch_and_no_dropout_leave_the_seed_nothing():
     verdict = check_weights_move(finetune(Plain(), rows(1), **SHORT, seeds=4))
-    assert "the seed changes nothing here" in str(verdict)
+    assert "the seed has no influence" in str(verdict)
 
 
 def test_what_is_the_users_stays_the_users():
@@ -406,7 +408,7 @@ def test_what_can_be_read_only_once_is_refused(name):
         finetune(Plain, **{"batches": rows(), **once}, **SHORT, seeds=3)
 
 
-def test_bad_input_is_told_before_any_training():
+def test_bad_input_is_an_error_before_any_training():
     with pytest.raises(ValueError, match="seeds=2: expected"):
         finetune(Plain, rows(), **SHORT, seeds=2)
     with pytest.raises(TypeError, match="batches is an int"):
@@ -415,8 +417,8 @@ def test_bad_input_is_told_before_any_training():
         finetune(Plain, rows(), seeds="all")
 
 
-def test_the_listener_hears_of_every_run_and_of_one_verdict():
-    class Ears:
+def test_the_listener_is_notified_of_every_run_and_of_one_verdict():
+    class Recorder:
         def __init__(self):
             self.traces, self.verdicts = [], []
 
@@ -429,12 +431,12 @@ def test_the_listener_hears_of_every_run_and_of_one_verdict():
         def judged(self, verdict, trace):
             self.verdicts.append((verdict.check, trace))
 
-    ears = Ears()
-    with listening(ears):
+    recorder = Recorder()
+    with listening(recorder):
         runs = finetune(Plain, rows(), **SHORT, seeds="auto")
         assert_weights_move(runs)
-    assert len(ears.traces) == 3
-    assert ears.verdicts == [("weights_move", runs[0])]
+    assert len(recorder.traces) == 3
+    assert recorder.verdicts == [("weights_move", runs[0])]
 
 
 SCRIPT = """
