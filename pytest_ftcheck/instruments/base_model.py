@@ -1,4 +1,4 @@
-"""The module inside a classifier that takes token ids and their mask itself (the base): found, called, listened to."""
+"""The base of a classifier, the module inside that takes token ids and their mask: found, called, and its calls recorded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Call:
     """One call of the base, as the classifier made it."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
-    #: Keywords that no parameter of its forward has: swallowed by ``**kwargs``.
+    #: Keywords that are no parameters of its forward, and disappear in ``**kwargs``.
     unknown: tuple[str, ...] = ()
     hidden: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Inner:
+class BaseModel:
     """The base of one model."""
 
     name: str
@@ -35,11 +35,11 @@ class Inner:
 
     @property
     def library(self) -> bool:
-        """Its class is the library's, not the user's."""
+        """Whether its class comes with transformers."""
         return is_library(self.module)
 
     def direct(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Its hidden vectors for these ids and this mask: ``(rows, columns, width)``."""
+        """Its hidden states for these ids and this mask: ``(rows, columns, width)``."""
         out = hidden_of(self.module(input_ids=ids, attention_mask=mask), ids)
         if out is None:
             raise ValueError(f"{self.name} gives no vector for each token")
@@ -47,13 +47,13 @@ class Inner:
 
 
 def is_library(module: nn.Module) -> bool:
-    """Its class comes with transformers: what it does is its design, not the training script's."""
+    """Whether the class comes with transformers: then its behaviour is by design, and no fault of the training script."""
     # code of a model on the Hub is loaded as transformers_modules
     return type(module).__module__.startswith(("transformers.", "transformers_modules."))
 
 
-def find_inner(model: nn.Module) -> list[Inner]:
-    """Modules inside whose ``forward`` takes ``input_ids`` and ``attention_mask``, the outermost first."""
+def find_base_models(model: nn.Module) -> list[BaseModel]:
+    """The modules inside whose ``forward`` takes ``input_ids`` and ``attention_mask``, the outermost first."""
     found = []
     for name, module in model.named_modules():
         if module is model:
@@ -61,12 +61,12 @@ def find_inner(model: nn.Module) -> list[Inner]:
         with contextlib.suppress(TypeError, ValueError):
             names = tuple(inspect.signature(module.forward).parameters)
             if "input_ids" in names and "attention_mask" in names:
-                found.append(Inner(name, module, names))
+                found.append(BaseModel(name, module, names))
     return found
 
 
 def hidden_of(out: Any, ids: torch.Tensor) -> torch.Tensor | None:
-    """The vectors, one a token, in what a base returned; None: there are none."""
+    """The hidden states, one vector a token, in a base's output; None: there are none."""
     if not isinstance(out, torch.Tensor):
         out = getattr(out, "last_hidden_state", None) if hasattr(out, "last_hidden_state") else _first(out)
     fits = isinstance(out, torch.Tensor) and out.dim() == 3 and out.shape[:2] == ids.shape
@@ -78,8 +78,8 @@ def _first(out: Any) -> Any:
 
 
 @contextlib.contextmanager
-def listening(inner: Inner | None, ids: torch.Tensor | None = None) -> Iterator[list[Call]]:
-    """Calls of the base inside the ``with``; the hook is gone afterwards."""
+def recorded_calls(inner: BaseModel | None, ids: torch.Tensor | None = None) -> Iterator[list[Call]]:
+    """The calls of the base inside the ``with``; the hook is removed afterwards."""
     calls: list[Call] = []
     if inner is None:
         yield calls
@@ -103,8 +103,8 @@ def listening(inner: Inner | None, ids: torch.Tensor | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def entering(module: nn.Module | None) -> Iterator[list[torch.Tensor]]:
-    """First tensors that a module is called with inside the ``with``; the hook is gone afterwards."""
+def recorded_inputs(module: nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """The first tensor of each call of a module inside the ``with``; the hook is removed afterwards."""
     seen: list[torch.Tensor] = []
     if module is None:
         yield seen
@@ -125,9 +125,9 @@ def entering(module: nn.Module | None) -> Iterator[list[torch.Tensor]]:
 def effect(
     first: torch.Tensor, second: torch.Tensor, reference: torch.Tensor | None = None, precision: float | None = None
 ) -> Effect | None:
-    """How far ``second`` is from ``first``, item by item; beside the spread of ``reference`` (``first``) over its rows.
+    """The largest difference between ``first`` and ``second``, with the spread of ``reference`` (by default ``first``) over its rows.
 
-    None where a number is not finite, or shapes differ.
+    None where a number is not finite, or the shapes differ.
     """
     if first.shape != second.shape or not first.numel():
         return None
@@ -145,7 +145,7 @@ def effect(
 
 
 def precision_of(model: nn.Module) -> float:
-    """Relative spacing of numbers in the coarsest floating-point type among the weights, or in matrix products on a GPU."""
+    """Relative spacing of numbers in the coarsest dtype of the weights, or of matrix products on a GPU."""
     coarsest = max((_eps(p) for p in model.parameters()), default=0.0)
     fast = torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32
     on_gpu = any(p.device.type == "cuda" for p in model.parameters())
@@ -154,7 +154,7 @@ def precision_of(model: nn.Module) -> float:
 
 @contextlib.contextmanager
 def rounded(model: nn.Module, precision: float) -> Iterator[None]:
-    """Inside, every weight is one rounding larger or smaller, the same ones each time; afterwards every bit is as before."""
+    """Inside, every weight is one rounding error larger or smaller, the same way each time; afterwards every bit is as before."""
     weights = [p for p in model.parameters() if p.is_floating_point()]
     generator = torch.Generator("cpu").manual_seed(0)
     with perturbed(weights):
@@ -166,7 +166,7 @@ def rounded(model: nn.Module, precision: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_types(model: nn.Module) -> Iterator[set[torch.dtype]]:
-    """Floating-point types that modules inside give out in a pass: under autocast they are coarser than the weights."""
+    """Floating-point dtypes of the outputs of all modules inside: under autocast they are coarser than the weights."""
     types: set[torch.dtype] = set()
 
     def hook(_module: nn.Module, _args: Any, out: Any) -> None:

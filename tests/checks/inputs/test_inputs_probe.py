@@ -22,7 +22,7 @@ from pytest_ftcheck import (
 )
 from pytest_ftcheck.checks.inputs.probe.inputs import NOISE
 from pytest_ftcheck.checks.inputs.record import Inputs
-from pytest_ftcheck.instruments.base_model import effect, find_inner, listening, output_types, rounded
+from pytest_ftcheck.instruments.base_model import effect, find_base_models, output_types, recorded_calls, rounded
 from pytest_ftcheck.instruments.tokens import (
     find_tokens,
     other_padding,
@@ -459,15 +459,15 @@ def test_columns_are_cut_everywhere_and_the_batch_stays():
 # ---------------------------------------------------------------------------------- the base
 def test_the_base_is_the_outermost_that_takes_ids_and_mask():
     model = Wrapped()
-    assert [i.name for i in find_inner(model)] == ["base_model"]
-    assert find_inner(model)[0].library
-    assert find_inner(nn.Linear(2, 2)) == []
+    assert [i.name for i in find_base_models(model)] == ["base_model"]
+    assert find_base_models(model)[0].library
+    assert find_base_models(nn.Linear(2, 2)) == []
 
 
 def test_listening_ends_with_an_exception():
     model = Wrapped()
-    inner = find_inner(model)[0]
-    with pytest.raises(IndexError), listening(inner, IDS) as calls, output_types(model) as types:
+    inner = find_base_models(model)[0]
+    with pytest.raises(IndexError), recorded_calls(inner, IDS) as calls, output_types(model) as types:
         model.classifier(model.base_model(IDS, attention_mask=MASK)[0][:, 9])
     assert calls[0].hidden.shape == (3, 4, 64)
     assert types == {torch.float32}

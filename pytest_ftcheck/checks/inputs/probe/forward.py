@@ -12,14 +12,14 @@ from torch import nn
 
 from ....core.effect import Effect
 from ....instruments.base_model import (
+    BaseModel,
     Call,
-    Inner,
     effect,
-    entering,
-    find_inner,
-    listening,
+    find_base_models,
     output_types,
     precision_of,
+    recorded_calls,
+    recorded_inputs,
 )
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import ProbeContext
@@ -56,18 +56,18 @@ class Forward:
     def __init__(self, context: ProbeContext) -> None:
         self.model, self.reader = context.model, context.reader
         #: The base, as `first_pass` found it; None: there is none.
-        self.base: Inner | None = None
+        self.base: BaseModel | None = None
         #: Relative spacing of numbers in the coarsest floating-point type that is involved.
         self.precision = 0.0
         self._head_entry = _first_module(context.model, context.head)
 
     def first_pass(self, batch: Any, tokens: Tokens | None) -> Pass:
         """A pass that finds the base: the outermost of the modules that could be it, and is called."""
-        candidates = find_inner(self.model) if tokens is not None else []
+        candidates = find_base_models(self.model) if tokens is not None else []
         with contextlib.ExitStack() as stack:
             types = stack.enter_context(output_types(self.model))
             ids = None if tokens is None else tokens.ids
-            calls_of = [(c, stack.enter_context(listening(c, ids))) for c in candidates]
+            calls_of = [(c, stack.enter_context(recorded_calls(c, ids))) for c in candidates]
             found = self.run(batch, tokens)
         self.precision = max(precision_of(self.model), *(torch.finfo(t).eps for t in types), 0.0)
         for candidate, calls in calls_of:
@@ -79,7 +79,7 @@ class Forward:
     def run(self, batch: Any, tokens: Tokens | None, keep: torch.Tensor | None = None) -> Pass:
         """A pass of this batch; ``keep`` are the columns of ``tokens`` that it still has."""
         ids = None if tokens is None else tokens.ids
-        with listening(self.base, ids) as calls, entering(self._head_entry) as entered:
+        with recorded_calls(self.base, ids) as calls, recorded_inputs(self._head_entry) as entered:
             logits = self.reader.logits(batch)
         if logits is None:
             raise ValueError("this model gives no logits")

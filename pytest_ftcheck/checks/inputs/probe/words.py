@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ....instruments.base_model import Call, Inner
+from ....instruments.base_model import BaseModel, Call
 from ....instruments.tokens import Tokens, later_words, other_words, shuffled_words, tensors_of, with_values
 from ..record import WordsMeasurement
 from .forward import ROUNDINGS, Forward, Pass
@@ -83,7 +83,7 @@ def _hidden_vectors(
     }
 
 
-def _positions_and_types(call: Call, base: Inner | None, batch: Any, tokens: Tokens) -> dict[str, bool]:
+def _positions_and_types(call: Call, base: BaseModel | None, batch: Any, tokens: Tokens) -> dict[str, bool]:
     """Whether the base received positions that are all the same, and whether type ids of the batch did not reach it."""
     found: dict[str, bool] = {}
     positions, shape = call.arguments.get("position_ids"), tokens.ids.shape
