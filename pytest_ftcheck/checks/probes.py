@@ -1,4 +1,4 @@
-"""The probes of all rooms, found by their files: measured here, judged elsewhere."""
+"""The probes of all rooms, found by their files."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from .room_modules import room_modules
 
 
 def _load() -> tuple[type[Probe], ...]:
-    found: set[type[Probe]] = set()
-    for name in room_modules(probes=True):
-        module = importlib.import_module(name)
-        found |= {
-            kind
-            for kind in vars(module).values()
-            if isinstance(kind, type) and issubclass(kind, Probe) and kind.__module__ == name and hasattr(kind, "name")
-        }
-    return tuple(sorted(found, key=lambda kind: kind.order))
+    probes: set[type[Probe]] = set()
+    for module in room_modules(probes=True):
+        for kind in vars(importlib.import_module(module)).values():
+            # a class with a name, where it is defined
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, Probe)
+                and kind.__module__ == module
+                and hasattr(kind, "name")
+            ):
+                probes.add(kind)
+    return tuple(sorted(probes, key=lambda kind: kind.order))
 
 
-#: The probes, the cheapest and most telling first: those at the end are the first to be left out of a long run.
+#: All probes, the cheapest and most informative first: the last ones are left out first where the budget is short.
 PROBE_CLASSES: tuple[type[Probe], ...] = _load()
-#: Names that ``probes=`` accepts.
+#: Names that ``probes=`` accepts; the first four are measured by the run itself.
 PROBES = ("loss", "descent", "noise", "metrics", *(p.name for p in PROBE_CLASSES))
 
 
 def chosen_probes(probes: Sequence[str] | None) -> tuple[str, ...]:
-    """The probes to run; ``ValueError`` for a name that is none."""
+    """Names of the probes to run, by default all that need not be named; ``ValueError`` for a name that is no probe's."""
     if probes is None:
-        return tuple(p for p in PROBES if all(kind.default for kind in PROBE_CLASSES if kind.name == p))
+        on_request = {kind.name for kind in PROBE_CLASSES if not kind.default}
+        return tuple(p for p in PROBES if p not in on_request)
     names = tuple(probes) if isinstance(probes, Iterable) and not isinstance(probes, str) else None
     if names is None or not all(isinstance(p, str) for p in names):
         raise TypeError(f"probes={probes!r}: expected a sequence of names, any of {', '.join(PROBES)}")

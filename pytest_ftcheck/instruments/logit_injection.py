@@ -1,4 +1,4 @@
-"""Chosen values in place of a module's output, so that a loss can be asked about logits that the model never gave."""
+"""Evaluates the loss function on synthetic logits: a hook puts them in place of a module's output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .reader import Reader
 
 
 def with_labels(batch: Any, labels: torch.Tensor) -> Any:
-    """The same batch with other labels; the batch itself is not touched.
+    """The same batch with other labels; the batch itself is not changed.
 
     >>> with_labels({"x": 1, "labels": 2}, torch.tensor([3]))["labels"]
     tensor([3])
@@ -35,7 +35,7 @@ def with_labels(batch: Any, labels: torch.Tensor) -> Any:
 
 
 def put_logits(output: Any, logits: torch.Tensor) -> Any:
-    """A module's output with other logits in it: a tensor, a mapping or an object with ``logits``, or a tuple; None: it has none."""
+    """A module's output with other logits: a tensor, a mapping or an object with ``logits``, or a tuple; None: it has no logits."""
     if isinstance(output, torch.Tensor):
         return _fit(logits, output)
     if isinstance(output, Mapping):
@@ -65,7 +65,7 @@ def put_logits(output: Any, logits: torch.Tensor) -> Any:
 
 
 def _fit(logits: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
-    """The logits in the shape and type of what they replace; a row's logits at every position, where those are pooled later."""
+    """The logits in shape and dtype of what they replace; repeated at every position where positions are pooled later."""
     z = logits.to(like.dtype) if like.is_floating_point() else logits
     if z.shape == like.shape:
         return z
@@ -75,9 +75,9 @@ def _fit(logits: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
 
 
 class Injector:
-    """Calls the loss of one batch with the output of one module replaced; everything in front of that module is computed once.
+    """Computes the loss of one batch with the output of one module replaced; all modules before it are computed once.
 
-    :param site: the module whose output is replaced (the model itself, where it returns logits).
+    :param site: the module whose output is replaced (the model itself where it returns logits).
     """
 
     def __init__(self, model: nn.Module, reader: Reader, batch: Any, site: nn.Module) -> None:
@@ -89,16 +89,18 @@ class Injector:
         self._cpu, self._python = torch.get_rng_state(), random.getstate()
 
     def through(self, form: Callable[[torch.Tensor, int], torch.Tensor]) -> Injector:
-        """The same, with what is put in brought into a form first (``torch.softmax``, where probabilities stand there)."""
+        """The same with synthetic values transformed first (``torch.softmax``, where the module returns probabilities)."""
         self._form = form
         return self
 
-    # ------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------ evaluating
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor | None = None, *, seed: int | None = None
     ) -> torch.Tensor:
         """The loss for these logits (and labels)."""
-        value: torch.Tensor = self._ask(logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed)
+        value: torch.Tensor = self._evaluate(
+            logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed
+        )
         return value
 
     def gradient(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, torch.Tensor | None]:
@@ -112,17 +114,17 @@ class Injector:
         return float(value.detach()), None if g is None else g.detach().float()
 
     def logits(self, values: torch.Tensor) -> torch.Tensor | None:
-        """What the reader takes for logits when the site gives these values."""
-        found: torch.Tensor | None = self._ask(values, self.reader.logits, None, None)
+        """The logits that the reader finds when the site returns these values."""
+        found: torch.Tensor | None = self._evaluate(values, self.reader.logits, None, None)
         return None if found is None else found.detach().float()
 
     @property
     def fired(self) -> bool:
-        """The site was reached in the last call."""
+        """Whether the site was reached in the last call."""
         return self._fired > 0
 
-    # ------------------------------------------------------------------ how
-    def _ask(
+    # ------------------------------------------------------------------ the call
+    def _evaluate(
         self,
         logits: torch.Tensor,
         call: Callable[[Any], Any],
@@ -142,10 +144,10 @@ class Injector:
 
             def replace(_: Any, __: Any, output: Any) -> Any:
                 self._fired += 1
-                put = put_logits(output, logits if self._form is None else self._form(logits, -1))
-                if put is None:
-                    raise ValueError("the output that was to be replaced has another shape now")
-                return put
+                replaced = put_logits(output, logits if self._form is None else self._form(logits, -1))
+                if replaced is None:
+                    raise ValueError("the output to be replaced has changed its shape")
+                return replaced
 
             handle = self.site.register_forward_hook(replace)
             stack.callback(handle.remove)
@@ -154,7 +156,7 @@ class Injector:
 
     @contextmanager
     def _remembered(self) -> Iterator[None]:
-        """What runs before the site gives what it gave the first time: its inputs are the same."""
+        """Modules before the site return what they returned the first time, because their inputs are the same."""
         kept: list[tuple[nn.Module, Any]] = []
         try:
             for module in self._early:
@@ -177,7 +179,7 @@ class Injector:
 
         def recalled(*args: Any, **kwargs: Any) -> Any:
             nonlocal at
-            if self._fired:  # behind the site: depends on what was put there
+            if self._fired:  # after the site: depends on the synthetic logits
                 return forward(*args, **kwargs)
             memory = self._memory.setdefault(module, [])
             if at == len(memory):
@@ -189,7 +191,7 @@ class Injector:
         return recalled
 
     def _before_site(self) -> list[nn.Module]:
-        """The largest modules that neither are nor hold the site (for the model itself: its children)."""
+        """The largest modules that neither are nor contain the site (for the model itself: its children)."""
         found: list[nn.Module] = []
 
         def walk(module: nn.Module) -> None:
@@ -211,9 +213,9 @@ class Injector:
 def sites(
     model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor
 ) -> tuple[list[nn.Module], nn.Module | None]:
-    """Modules whose output is the logits, last in execution order first; and the last matrix layer that gives as many outputs.
+    """Modules whose output is the logits, the last in execution order first; and the last matrix layer with as many outputs.
 
-    Looked for during one call of the loss, so that what is found takes part in it.
+    Found during one call of the loss, so that they take part in it.
     """
     equal: list[nn.Module] = []
     last: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Batches read as rows: token ids without padding, numbers, labels. No model is called."""
+"""Batches as rows: token ids without padding, numbers, labels; and a hash of each row. No model is called."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import nn
 
 from .batches import row_count, split
 
-#: Rows, and numbers of a row of floats, that are looked at, at most.
+#: Rows that are read, and numbers of each row, at most.
 MOST_ROWS = 4096
 MOST_NUMBERS = 512
 
 
 @dataclass
 class Rows:
-    """Rows of several batches, in the order in which they come."""
+    """Rows of several batches, in their order."""
 
     #: Real token ids of each row; empty where the inputs have no tokens.
     ids: list[np.ndarray] = field(default_factory=list)
-    #: Rows of floats, ``(n, d)`` each batch; rows of one number, by name.
+    #: Rows of floats, ``(n, d)`` a batch; rows of one number, by name.
     floats: list[np.ndarray] = field(default_factory=list)
     single: dict[str, list[np.ndarray]] = field(default_factory=dict)
     labels: list[np.ndarray] = field(default_factory=list)
-    #: Batch of each row.
+    #: Index of the batch of each row.
     batch: list[int] = field(default_factory=list)
     batches: int = 0
     masked_out: int = 0
@@ -41,7 +41,7 @@ class Rows:
         return len(self.batch)
 
     def keys(self) -> list[bytes]:
-        """What tells one row of inputs from another."""
+        """A key of each row's inputs: equal for equal inputs."""
         parts: list[list[bytes]] = []
         if self.ids:
             parts.append([row.tobytes() for row in self.ids])
@@ -66,7 +66,7 @@ class Rows:
 
 
 def named(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    """All tensors in the inputs of a batch, by key or place."""
+    """All tensors in the inputs of a batch, by key or position."""
     if isinstance(value, torch.Tensor):
         return {prefix or "input": value}
     items: list[tuple[str, Any]] = []
@@ -81,7 +81,7 @@ def named(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 class RowReader:
-    """Turns batches into `Rows`; which tensor holds the token ids is found on the first batch."""
+    """Turns batches into `Rows`; the tensor of token ids is found in the first batch."""
 
     def __init__(self, model: nn.Module, pad: int | None) -> None:
         self.vocabulary = vocabulary_of(model)
@@ -89,7 +89,7 @@ class RowReader:
         own = getattr(config, "pad_token_id", None)
         self.pad = pad if pad is not None else own if isinstance(own, int) and not isinstance(own, bool) else None
         self._ids: str | None = None
-        self._looked = False
+        self._searched = False
 
     def read(self, batch: Any, into: Rows) -> None:
         """Add the rows of a batch."""
@@ -100,18 +100,18 @@ class RowReader:
         if not count or not tensors or not isinstance(labels, torch.Tensor) or not labels.dim():
             into.unread += 1
             return
-        if not self._looked:
-            self._ids, self._looked = self._find_ids(tensors), True
+        if not self._searched:
+            self._ids, self._searched = self._find_ids(tensors), True
         plain = {k: _numpy(v) for k, v in tensors.items()}
-        odd = np.zeros(count, dtype=bool)
+        bad_rows = np.zeros(count, dtype=bool)
         for name, value in plain.items():
             if (
                 value.dtype.kind == "f"
                 and (bad := (np.isnan(value) | np.isposinf(value)).reshape(count, -1).any(1)).any()
             ):
                 into.nonfinite_where = into.nonfinite_where or name
-                odd |= bad
-        into.nonfinite += int(odd.sum())
+                bad_rows |= bad
+        into.nonfinite += int(bad_rows.sum())
         if self._ids is not None and self._ids in plain and plain[self._ids].ndim == 2:
             ids = plain[self._ids]
             mask, empty = self._mask(self._ids, ids, plain)
@@ -120,7 +120,7 @@ class RowReader:
         blocks = [
             v.reshape(count, -1) for k, v in plain.items() if v.ndim >= 2 and v.dtype.kind == "f" and not _is_mask(v)
         ]
-        if self._ids is None:  # whole numbers that are no tokens
+        if self._ids is None:  # integers that are no token ids
             blocks += [
                 v.reshape(count, -1).astype(np.float32)
                 for v in plain.values()
@@ -154,7 +154,7 @@ class RowReader:
         return best if spread[best] > 2 and low >= 0 and high < self.vocabulary else None
 
     def _mask(self, name: str, ids: np.ndarray, plain: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:
-        """Which places are real, and how many rows have none by their own mask."""
+        """Which tokens are real, and how many rows have none by their own mask."""
         keep, empty = np.ones(ids.shape, dtype=bool), 0
         for other, value in plain.items():
             if other == name or value.shape != ids.shape or not _is_mask(value):
@@ -163,7 +163,7 @@ class RowReader:
             if other.rsplit(".", 1)[-1] != "attention_mask" and not (_one_id(ids, ~on) or _one_id(ids, on)):
                 continue
             if _one_id(ids, on) and not _one_id(ids, ~on) and not on.all() and on.any():
-                on = ~on  # one id stands where the mask is on: it marks the padding
+                on = ~on  # one id everywhere that the mask is on: the mask marks the padding
             empty = int((~on).all(1).sum())
             if empty < len(on):
                 keep = on
@@ -176,7 +176,7 @@ class RowReader:
 
 
 def _one_id(ids: np.ndarray, where: np.ndarray) -> bool:
-    """One and the same id stands at all these places (there are some)."""
+    """Whether all these places, of which there are some, have the same id."""
     values = ids[where]
     return bool(len(values)) and bool((values == values[0]).all())
 
@@ -186,7 +186,7 @@ def _is_mask(value: np.ndarray) -> bool:
 
 
 def _strip(ids: np.ndarray, keep: np.ndarray, pad: int | None) -> np.ndarray:
-    """Without the run of padding at either end; ``pad=None``: without a run of two equal ids or more."""
+    """Without the padding at either end; ``pad=None``: without runs of two or more equal ids."""
     width = ids.shape[1]
     if not width:
         return keep

@@ -21,7 +21,7 @@ from ..core.seeding import reseed
 
 @contextlib.contextmanager
 def preserved_globals() -> Iterator[None]:
-    """Random states (python, numpy if loaded, torch on every device) and torch's global switches, kept."""
+    """Restores random states (python, numpy if loaded, torch on every device) and torch's global switches."""
     python = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy else None
@@ -75,18 +75,18 @@ def seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
-    """Whatever happens inside, random states, global switches, each module's own mode, every buffer, which tensors have which gradient,
-    and what modules keep in plain attributes are as before.
+    """Restores random states, global switches, the mode of each module, all buffers, ``.grad`` and ``requires_grad`` of each
+    parameter, and the plain attributes of modules.
 
-    :param weights: look whether the weights are, too: some models write into their own in a forward pass (an embedding with
-        ``max_norm``, a head that normalises itself). Of a model that was seen to do so, they are kept from then on.
+    :param weights: restore the weights, too: some models write into them in a forward pass (an embedding with ``max_norm``, a head
+        that normalises itself). Once a weight was found changed, it is always restored.
     """
     modules = _modules(model)
     modes = [(m, m.training) for m in modules]
-    kept = [_Plain(m) for m in modules]
+    kept = [_PlainAttributes(m) for m in modules]
     flags = [(p, p.requires_grad, p.grad) for p in _distinct(m._parameters for m in modules)]
     buffers = [(b, b.detach().clone()) for b in _distinct(m._buffers for m in modules)]
-    own = _Weights(model, look=weights)
+    own = _Weights(model, all_of_them=weights)
     with preserved_globals(), torch.inference_mode(False), torch.no_grad():
         try:
             yield
@@ -94,7 +94,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
             for plain in kept:
                 plain.restore()
             _switch(modes)
-            _wake_new(model, {id(m) for m, _ in modes})
+            _set_mode_of_new(model, {id(m) for m, _ in modes})
             for p, flag, grad in flags:
                 if p.requires_grad != flag:
                     p.requires_grad_(flag)
@@ -107,7 +107,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
 
 
 def _modules(model: nn.Module) -> list[nn.Module]:
-    """What ``model.modules()`` has, sooner: this is asked many times at every step of a run."""
+    """The same as ``model.modules()``, but faster: it is needed many times at every step of a run."""
     found = {id(model): model}
     left = [model]
     while left:
@@ -119,28 +119,28 @@ def _modules(model: nn.Module) -> list[nn.Module]:
 
 
 def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """The tensors in these tables, one that several modules share only once."""
+    """The tensors in these tables; one that several modules share comes once."""
     return list({id(t): t for table in tables if table for t in table.values() if t is not None}.values())
 
 
 def _switch(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
-        if module.training is not mode:  # to set an attribute of a module is slow: torch looks through its tables
+        if module.training is not mode:  # setting an attribute of a module is slow: torch searches its tables
             module.training = mode
 
 
-def _wake_new(module: nn.Module, known: set[int]) -> None:
-    """A module that was made inside (a forward pass may exchange parts of its model, as BigBird's does) is in the mode of what holds it."""
+def _set_mode_of_new(module: nn.Module, known: set[int]) -> None:
+    """Modules created inside (a forward pass may replace parts of its model, as BigBird's does) get the mode of their parent."""
     for child in module._modules.values():
         if child is not None:
             if id(child) not in known:
                 child.training = module.training
-            _wake_new(child, known)
+            _set_mode_of_new(child, known)
 
 
 @contextlib.contextmanager
 def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Iterator[None]:
-    """Dropout off, no gradients (unless asked for), all else :func:`undisturbed`: how every probe looks at a model."""
+    """Dropout off, no gradients (unless ``grad``), everything restored as by :func:`undisturbed`: for every measurement on a model."""
     with undisturbed(model, weights=weights), torch.set_grad_enabled(grad):
         # not .eval(): an overridden train() may do more than switch the mode
         _switch((m, False) for m in _modules(model))
@@ -149,7 +149,7 @@ def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Ite
 
 @contextlib.contextmanager
 def perturbed(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
-    """The values of these parameters may be changed in place inside; afterwards every bit is as before."""
+    """The values of these parameters may be changed in place inside; every bit is restored afterwards."""
     kept = [(p, p.detach().clone()) for p in parameters]
     try:
         yield
@@ -172,17 +172,17 @@ def _put_back_if_changed(tensor: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal shape and values, NaN equal to NaN."""
+    """Whether shape and values are equal, NaN equal to NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.is_floating_point() and a.dtype.itemsize == 1:
-        a, b = a.view(torch.uint8), b.view(torch.uint8)  # torch cannot compare numbers of eight bits
+        a, b = a.view(torch.uint8), b.view(torch.uint8)  # torch cannot compare 8-bit floats
     return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
 
 
-class _Plain:
-    """What a forward pass may keep book in: the plain values, short containers, tensors and generators among the attributes of a module,
-    and which tensor each of its buffers is."""
+class _PlainAttributes:
+    """What a forward pass may write into: plain values, containers, small tensors and generators among a module's attributes, and its
+    table of buffers."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -224,7 +224,7 @@ class _Plain:
 
 
 def _small(value: Any) -> bool:
-    """Few enough values to keep a copy of, and none that belong to a graph."""
+    """A tensor small enough to copy, and no part of a graph."""
     return (
         isinstance(value, torch.Tensor) and value.is_leaf and value.device.type != "meta" and value.numel() <= 100_000
     )
@@ -260,16 +260,16 @@ def _kind_of(of: type) -> _Kind:
     return "other"
 
 
-# remembered, for a model has hundreds of attributes of the same few types
+# cached: a model has hundreds of attributes of the same few types
 _kind: Callable[[type], _Kind] = functools.lru_cache(maxsize=1024)(_kind_of)
 
 
 class _Generator:
-    """A random generator of the user's own, of whichever library, as it is now."""
+    """A random generator of the user's, of python, numpy or torch, as it is now."""
 
     def __init__(self, generator: Any) -> None:
         self.generator = generator
-        # numpy's, new and old, have the state in a part of theirs
+        # numpy's generators, new and old, keep the state in a part of theirs
         self.bits = getattr(generator, "bit_generator", None) or getattr(generator, "_bit_generator", None)
         if isinstance(generator, random.Random):
             self.state: Any = generator.getstate()
@@ -289,17 +289,17 @@ class _Generator:
 
 
 class _Weights:
-    """The weights that a forward pass may write into: those it was seen to write into; with ``look`` all, unless the model is large."""
+    """The weights that a forward pass may write into: those found changed before; all, if wanted and the model is small."""
 
-    def __init__(self, model: nn.Module, *, look: bool) -> None:
+    def __init__(self, model: nn.Module, *, all_of_them: bool) -> None:
         self.model = model
         known = _WRITTEN.get(model, set())
         chosen: list[tuple[str, nn.Parameter]] = []
-        if look or known:
+        if all_of_them or known:
             chosen = [(n, p) for n, p in model.named_parameters() if p.device.type != "meta"]
-            if not look or sum(p.numel() for _, p in chosen) > COPIED:
+            if not all_of_them or sum(p.numel() for _, p in chosen) > COPIED:
                 capped = {id(m.weight) for m in model.modules() if getattr(m, "max_norm", None) is not None}
-                chosen = [(n, p) for n, p in chosen if n in known or (look and id(p) in capped)]
+                chosen = [(n, p) for n, p in chosen if n in known or (all_of_them and id(p) in capped)]
         self.kept = [(n, p, p.data, p.detach().clone()) for n, p in chosen]
 
     def restore(self) -> None:
@@ -314,11 +314,11 @@ class _Weights:
             _WRITTEN.setdefault(self.model, set()).add(name)
 
 
-#: Parameters of a model above which its weights are not copied on suspicion.
+#: The weights of a model with more parameters are not copied as a precaution.
 COPIED = 20_000_000
-#: Model -> names of weights that its own forward pass was seen to write into.
+#: Model -> names of weights that its forward pass was found to change.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
-#: What every module has of itself: its mode and its tables of parameters, parts and hooks.
+#: Attributes of every module: its mode and its tables of parameters, children and hooks.
 _OWN = frozenset(vars(nn.Module())) - {"_is_full_backward_hook"}
 _PLAIN = (int, float, bool, str, tuple, type(None), torch.Tensor)
 _CONTAINERS = (

@@ -1,4 +1,4 @@
-"""Where the tokens of a batch are, which of them are padding, and batches with other tokens or less padding."""
+"""The tokens of a batch: where they are, which are padding; and batches with other tokens or other padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from .batches import LABELS
 
 Path = tuple[Any, ...]
-#: Names that token ids and masks go by.
+#: Usual names of token ids and of masks.
 IDS = ("input_ids", "ids", "tokens", "token_ids", "x")
 MASK = ("attention_mask", "mask", "padding_mask", "src_key_padding_mask", "key_padding_mask")
 
@@ -31,7 +31,7 @@ class Tokens:
     real: torch.Tensor
     #: Id found in the padding; None: there is no padding, or more than one id in it.
     pad_id: int | None
-    #: They go by a usual name for token ids, or come with a mask: not any whole numbers.
+    #: They have a usual name, or a mask: they are token ids, and not just any integers.
     certain: bool
 
     @property
@@ -47,7 +47,7 @@ class Tokens:
 
     @property
     def side(self) -> str | None:
-        """``right`` or ``left``: where the padding is; None: nowhere, or here and there."""
+        """``right`` or ``left``: the side of the padding; None: there is none, or it is on no one side."""
         if bool(self.real.all()) or not bool(self.real.any(1).all()):
             return None
         steps = self.real[:, 1:].int() - self.real[:, :-1].int()
@@ -63,10 +63,10 @@ class Tokens:
 
 
 def find_tokens(batch: Any, pad_id: int | None = None, likely_pad: int | None = None) -> Tokens | None:
-    """The token ids of a batch and their mask; None: there are none, or nothing tells which of several they are.
+    """The token ids of a batch and their mask; None: none were found, or it is unclear which tensor holds them.
 
-    :param pad_id: id of the padding, as declared.  :param likely_pad: the same as the model's config has it, believed only where a
-        row ends in several of them.
+    :param pad_id: id of the padding, as declared.  :param likely_pad: that of the model's config, used only where a row ends in
+        several of them.
     """
     tensors = list(_tensors(batch))
     whole = [
@@ -99,12 +99,12 @@ def find_tokens(batch: Any, pad_id: int | None = None, likely_pad: int | None = 
 
 
 def _real(ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None) -> tuple[torch.Tensor | None, int | None]:
-    """Which tokens are real by this mask, whichever way round it is; None where it does not look like one."""
+    """Which tokens are real by this mask, whatever its sign, and the padding id; None where it is no padding mask."""
     if pad_id is not None and bool((ids == pad_id).any()):
         for real in (mask, ~mask):
             if bool((ids[~real] == pad_id).all()) and bool((~real).any()) and not bool((~real).all()):
                 return real, pad_id
-        # a mask that hides one other id and none of the padding was made with another tokenizer's padding id
+        # a mask that hides one other id and no padding was made with the padding id of another tokenizer
         other = ids[~mask]
         if len(other) and bool(mask[ids == pad_id].all()) and bool((other == other[0]).all()):
             real = ids != pad_id
@@ -119,14 +119,14 @@ def _real(ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None) -> tuple[to
 
 
 def with_values(batch: Any, changes: Mapping[Path, torch.Tensor]) -> Any:
-    """The batch with other tensors at these places; containers on the way are copied, the batch itself stays as it is."""
+    """The batch with other tensors at these places; containers on the path are copied, the batch itself is not changed."""
     for path, value in changes.items():
         batch = _with(batch, path, value)
     return batch
 
 
 def without_columns(batch: Any, keep: torch.Tensor, rows: int, width: int) -> Any:
-    """The batch with some columns only, in every tensor of ``rows`` rows and ``width`` columns (masks over pairs: both ways)."""
+    """The batch with some columns only, in every tensor of ``rows`` rows and ``width`` columns (in masks over pairs, both axes)."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -148,17 +148,17 @@ def without_columns(batch: Any, keep: torch.Tensor, rows: int, width: int) -> An
 
 
 def with_padding(batch: Any, tokens: Tokens, keep: torch.Tensor, columns: int) -> Any:
-    """A batch cut to the columns ``keep`` of ``tokens``, with so many more of padding on the right: its id, and 0 in all else."""
+    """A batch cut to the columns ``keep`` of ``tokens``, then padded by ``columns`` on the right: the padding id, elsewhere 0."""
     rows, width = len(tokens.ids), int(keep.sum())
     pad = tokens.pad_id
     if pad is None:
-        raise ValueError("no id of the padding is known")
+        raise ValueError("the padding id is not known")
 
     def put(value: Any, path: Path) -> Any:
         if isinstance(value, torch.Tensor):
             if value.dim() != 2 or value.shape != (rows, width):
                 if value.dim() > 2 and width in value.shape[1:]:
-                    raise ValueError("a tensor over pairs or vectors of tokens cannot be made longer")
+                    raise ValueError("a tensor over pairs of tokens, or of their vectors, cannot be padded")
                 return value
             fill = pad if path == tokens.path else 0
             if path == tokens.mask_path and tokens.mask is not None and bool((tokens.mask == 0)[tokens.real].all()):
@@ -175,7 +175,7 @@ def with_padding(batch: Any, tokens: Tokens, keep: torch.Tensor, columns: int) -
 
 
 def with_words_at_the_end(batch: Any, tokens: Tokens, columns: int) -> Any:
-    """A batch of `with_padding` with real words in the last columns; the mask stays."""
+    """A batch of `with_padding` with real words in the last columns; the mask is not changed."""
     ids = next(t for p, t in _tensors(batch) if p == tokens.path).clone()
     words = tokens.ids[tokens.interior if bool(tokens.interior.any()) else tokens.real]
     count = len(ids) * columns
@@ -184,9 +184,9 @@ def with_words_at_the_end(batch: Any, tokens: Tokens, columns: int) -> Any:
 
 
 def other_words(tokens: Tokens) -> torch.Tensor | None:
-    """The ids with each row's words taken from another row, column by column; first and last token, padding and mask stay.
+    """The ids with each row's words taken from another row, column by column; first and last token, padding and mask stay the same.
 
-    None where that changes the words of no row. Values stay in their column, so that it is safe for any table of ids.
+    None where that changes nothing. Values stay in their column, so that they stay valid ids.
     """
     return _other(tokens, tokens.interior)
 
@@ -205,7 +205,7 @@ def _other(tokens: Tokens, inside: torch.Tensor) -> torch.Tensor | None:
         rows = torch.nonzero(inside[:, column]).flatten()
         if len(rows) > 1:
             values = ids[rows, column]
-            # the rotation that changes the most words: neighbours may hold the same one
+            # the rotation that changes most words: neighbouring rows may have the same word
             shifts = range(1, min(len(rows), 4))
             best = max(shifts, key=lambda s: int((values.roll(s) != values).sum()))
             out[rows, column] = values.roll(best)
@@ -213,7 +213,7 @@ def _other(tokens: Tokens, inside: torch.Tensor) -> torch.Tensor | None:
 
 
 def shuffled_words(tokens: Tokens) -> torch.Tensor | None:
-    """The ids with the words of each row in the opposite order; None where that changes nothing."""
+    """The ids with the words of each row in reverse order; None where that changes nothing."""
     ids, inside = tokens.ids, tokens.interior
     out = ids.clone()
     for row in range(len(ids)):
@@ -240,7 +240,7 @@ def tensors_of(batch: Any) -> list[torch.Tensor]:
 
 
 def _tensors(batch: Any) -> Iterator[tuple[Path, torch.Tensor]]:
-    """Tensors of the inputs and where they are, labels left out."""
+    """The tensors of the inputs and their places, without labels."""
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         for i, value in enumerate(batch[:-1]):
             yield from _inside(value, (i,))
