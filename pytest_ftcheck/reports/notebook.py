@@ -76,8 +76,8 @@ def of_trace(trace: Trace) -> str:
         body.append(_table(_bar(layer) for layer in bars.layers))
     if trace.tensors:
         body.append("<div style='margin-top:8px'><b>Should the weights move more?</b></div>")
-        lines = chart_data.weights(trace).explanation
-        body.append(_table((f"<i>{_escaped(label)}</i>", _escaped(text, SENTENCE)) for label, text in lines))
+        explanation = chart_data.weights(trace).explanation
+        body.append(_table((f"<i>{_escaped(label)}</i>", _escaped(text, SENTENCE)) for label, text in explanation))
     body.append(_folded("the whole trace as a table", describe(trace, unicode=True)))
     return _whole(body)
 
