@@ -1,4 +1,4 @@
-"""What permuted labels score: all at once, and the same as one after another."""
+"""Scores of permuted labels: computed all at once, and equal to those computed one by one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_permutations_are_scored_as_one_by_one(rows, classes, cells, monkeypatch
     truth, guess = rng.integers(0, classes, (2, rows))
     orders = np.random.default_rng(0)
     shuffled = [truth[orders.permutation(rows)] for _ in range(metrics.PERMUTATIONS)]
-    found = metrics._by_luck("single_label", guess, truth)
+    found = metrics._permuted_scores("single_label", guess, truth)
     for name, fn in metrics._CLASSIFICATION.items():
         assert found[name] == pytest.approx([fn(guess, t) for t in shuffled], abs=1e-14)
 
@@ -24,7 +24,7 @@ def test_permutations_are_scored_as_one_by_one(rows, classes, cells, monkeypatch
 def test_tags_and_numbers_too():
     rng = np.random.default_rng(1)
     tags, values = rng.integers(0, 2, (12, 3)), rng.normal(size=12)
-    assert {len(v) for v in metrics._by_luck("multi_label", tags[::-1], tags).values()} == {metrics.PERMUTATIONS}
-    luck = metrics._by_luck("regression", values, values)["r_squared"]
-    assert max(luck) < 1
-    assert np.mean(luck) == pytest.approx(-1, abs=0.1)  # twice the variance away
+    assert {len(v) for v in metrics._permuted_scores("multi_label", tags[::-1], tags).values()} == {metrics.PERMUTATIONS}
+    scores = metrics._permuted_scores("regression", values, values)["r_squared"]
+    assert max(scores) < 1
+    assert np.mean(scores) == pytest.approx(-1, abs=0.1)  # twice the variance away
