@@ -19,7 +19,7 @@ from .severed import explain_severed
 
 #: Nobody clips to so little on purpose: shared by a million weights it is an rms of 1e-6.
 TINY_NORM = 1e-3
-#: Clipping that leaves less than this share of a gradient, or a loss below this share of the textbook loss, explains a negligible gradient.
+#: Clipping that leaves less than this share of a gradient, or a loss below this share of the standard loss, explains a negligible gradient.
 NEARLY_NOTHING = 1e-3
 
 #: What it can find where a gradient is missing, zero or negligible.
@@ -162,7 +162,7 @@ def _negligible(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if scaled := _scaled_down(trace):
         return faults.GRADIENT_NEGLIGIBLE.because(
             f"{scaled} (gradients of rms {number(largest)} at most)",
-            "undo the scaling of the loss: it should start near the textbook loss",
+            "undo the scaling of the loss: it should start near the standard loss",
         )
     if not small:  # Adam would make full steps of these
         return faults.GRADIENT_NEGLIGIBLE.because(
@@ -197,13 +197,13 @@ def _clipped(trace: Trace) -> str | None:
 
 
 def _scaled_down(trace: Trace) -> str | None:
-    """The loss beside the textbook loss of the same logits, if it is a thousandth of it or less."""
+    """The loss beside the standard loss of the same logits, if it is a thousandth of it or less."""
     point = trace.probe.points[0] if trace.probe is not None and trace.probe.points else None
     if point is None or not point.reference or not math.isfinite(point.loss):
         return None
     if abs(point.loss) > NEARLY_NOTHING * point.reference:
         return None
     return (
-        f"the loss is scaled down: it starts at {number(point.loss)}, where the textbook loss of the same logits is "
+        f"the loss is scaled down: it starts at {number(point.loss)}, where the standard loss of the same logits is "
         f"{number(point.reference)}"
     )
