@@ -34,7 +34,7 @@ LOSS_IGNORES_LOGITS = Fault(
 WRONG_TASK = Fault(
     "wrong_task",
     Rank.LOSS + 10,
-    "the loss is not the one of the declared task",
+    "the loss does not fit the declared task",
     cause="the labels or the outputs do not have the form of the declared task",
     remedy="use {loss_of_task}",
     explains=(Symptom.LOSS_WRONG, "logits_unbounded"),
@@ -269,7 +269,7 @@ SUM_REDUCTION = Fault(
     "sum_reduction",
     Rank.LOSS + 270,
     "the loss is a sum over the rows, not their mean",
-    cause="reduction='sum': the steps of {optimizer} grow with the number of rows in the batch",
+    cause="reduction='sum': with this optimizer the steps grow with the number of rows in the batch",
     remedy="reduction='mean', or divide the learning rate by the batch size",
     explains=(Symptom.LOSS_WRONG, Symptom.BLOWS_UP),
     confidence="certain",
@@ -338,7 +338,7 @@ BATCHNORM_TINY_BATCH = Fault(
     "batchnorm_tiny_batch",
     Rank.INPUTS + 320,
     "batch normalisation over too few rows",
-    cause="BatchNorm sees batches of {rows} rows: the model computes another function in training than in evaluation",
+    cause="the batches are too small for BatchNorm: the model computes another function in training than in evaluation",
     remedy="use LayerNorm or GroupNorm, larger batches, or put the BatchNorm into eval mode",
     explains=("output_depends_on_input",),
 )
@@ -346,7 +346,7 @@ DIVERGED = Fault(
     "diverged",
     Rank.OUTCOME + 50,
     "the training diverges",
-    cause="the learning rate is too high: {learning_rate}",
+    cause="the learning rate is too high ({learning_rate})",
     remedy="try a tenth of the learning rate, a warm-up, or gradient clipping (max_norm=1)",
     explains=(Symptom.BLOWS_UP,),
 )
@@ -362,7 +362,7 @@ INITIAL_LOSS_TOO_HIGH = Fault(
     "initial_loss_too_high",
     Rank.OUTCOME + 120,
     "the first loss is far above that of a uniform prediction",
-    cause="the head starts with large logits{size}: its weights are initialised far too large, the features are not normalised, "
+    cause="the head starts with large logits: its weights are initialised far too large, the features are not normalised, "
     "or the head was trained for other labels",
     remedy="initialise the head's last layer with std 0.02 (or zeros), biases 0; look at the scale of the features",
 )

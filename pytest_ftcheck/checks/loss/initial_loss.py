@@ -37,7 +37,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
 
     Judged is the textbook loss of the first logits on the probe, dropout off, so the scale of the user's own loss does not matter. Far
     above ln(classes) the head starts with large logits, which training has to unlearn first (``advice`` only, where a temperature is
-    built in). Far below it, the model can already tell the rows apart (a warm start, or labels in the inputs). That is a note, not a
+    built in). Far below it, the model already distinguishes the rows (a warm start, or labels in the inputs). That is a note, not a
     failure, because a low cross-entropy cannot be reached by chance.
 
     The first training loss takes precedence over the one in evaluation mode, where a BatchNorm still has its initial running statistics.
@@ -87,10 +87,11 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             and not shape.scale_free
         )
         size = shape.size_first if shape is not None else None
-        fault = faults.INITIAL_LOSS_TOO_HIGH.with_details(size=f" (rms {number(size)})" if size is not None else "")
+        logits = f", with logits of rms {number(size)}" if size is not None else ""
+        fault = faults.INITIAL_LOSS_TOO_HIGH
         return fault.verdict(
             "initial_loss",
-            f"{first_loss}; a uniform prediction has {number(uniform, 4)}.",
+            f"{first_loss}{logits}; a uniform prediction has {number(uniform, 4)}.",
             "fail" if large_weights else "advice",
             limit=f"at most {highest:g} times {name}: a head near zero starts at {name}, and the healthy runs measured stay below it",
             measured=measured,

@@ -16,7 +16,7 @@ from .record import LossShape
 #: Peak of the training losses over the first one (or over the loss of a uniform prediction) that is a fault if the run learns nothing in
 #: the end. The healthy runs measured stay below 2, single batches of 4 included.
 SPIKE = 5.0
-#: A peak after which the pretrained weights are lost, whatever the loss does later.
+#: A peak after which the weights are far from the initial ones, whatever the loss does later.
 EXPLOSION = 50.0
 #: The final loss over the first that is a divergence.
 RISE = 1.5
@@ -203,7 +203,7 @@ def _find_tiny_batch(trace: Trace) -> Verdict | None:
     if shape is None or shape.norm_values is None or shape.norm_values > PAIR:
         return None
     return _fail(
-        faults.BATCHNORM_TINY_BATCH.with_details(rows=shape.norm_values),
+        faults.BATCHNORM_TINY_BATCH,
         f"{shape.norm_name} (BatchNorm, training mode) normalises over {plural(shape.norm_values, 'value')} a channel: its output is +-1, "
         "and says only which of the two was larger.",
         "more than two values a channel: (a, b) is normalised to (+1, -1) or (-1, +1) whatever a and b are",

@@ -98,7 +98,7 @@ def find_harmful_scale(trace: Trace, shape: LossShape) -> Verdict | None:
         headline += ", and the textbook loss of the logits does not fall."
         return failure(faults.LOSS_SCALED_TO_NOTHING, headline, shape, limit)
     if shape.rows >= 4 and abs(scale / shape.rows - 1) < 0.05 and trace.optimizer.family != "adam":
-        fault = faults.SUM_REDUCTION.with_details(optimizer=trace.optimizer.name)
+        fault = faults.SUM_REDUCTION
         headline = f"The loss is the sum over the {shape.rows} rows, not their mean"
         limit = "a sum is a fault only where the run diverges or does not learn"
         if learned or not _broke(trace):

@@ -36,8 +36,8 @@ def test_far_above_a_uniform_prediction(times, status):
 def test_wording():
     shape = LossShape(rows=16, size_first=196.0, last_layer="classifier", high_logits=(1.0, 100.0))
     assert str(check_initial_loss(run(286.0, measurements={"loss_shape": shape}))) == (
-        "initial_loss: FAIL. The first loss is 286.0, 260 times ln 3; a uniform prediction has 1.099.\n"
-        "  cause: the head starts with large logits (rms 196): its weights are initialised far too large, the features are not "
+        "initial_loss: FAIL. The first loss is 286.0, 260 times ln 3, with logits of rms 196; a uniform prediction has 1.099.\n"
+        "  cause: the head starts with large logits: its weights are initialised far too large, the features are not "
         "normalised, or the head was trained for other labels\n"
         "  do: initialise the head's last layer with std 0.02 (or zeros), biases 0; look at the scale of the features\n"
         "  limit: at most 3 times ln 3: a head near zero starts at ln 3, and the healthy runs measured stay below it\n"

@@ -51,7 +51,7 @@ def test_wording():
         "          0  0.7000\n"
         "         10  700.0\n"
         "         19  0.7000\n"
-        "  cause: the learning rate is too high: AdamW at 5.00e-05\n"
+        "  cause: the learning rate is too high (AdamW at 5.00e-05)\n"
         "  do: try a tenth of the learning rate, a warm-up, or gradient clipping (max_norm=1)\n"
         "  limit: a peak below 5 times the start, or below 50 times if the run learns in the end; healthy runs stay below 2\n"
         "  measured: training losses; losses and logits of the probe rows before and after, dropout off"

@@ -49,7 +49,7 @@ class LossQueries:
 
     # ------------------------------------------------------------------ the loss as a function of its logits
     def describe(self, shape: LossShape, injector: Injector) -> LossShape:
-        """The record with all that the loss says."""
+        """The record with everything measured of the loss."""
         z = self.chosen.random(1.5)
         one, two = float(injector.loss(z)), float(injector.loss(z, seed=1))
         random = abs(one - two) > 1e-5 * max(abs(one), 1e-3)
@@ -200,8 +200,8 @@ def reach_of(injector: Injector, logits: torch.Tensor) -> float | None:
     z[..., ::2] = 100.0
     try:
         if several:
-            found = injector.logits(z)
-            return None if found is None else float((found.amax(-1) - found.amin(-1)).max())
+            wide = injector.logits(z)
+            return None if wide is None else float((wide.amax(-1) - wide.amin(-1)).max())
         high, low = injector.logits(z.abs()), injector.logits(-z.abs())
         return None if high is None or low is None else float((high - low).abs().max())
     except Exception:  # noqa: BLE001 - numbers that the rest of the model cannot take

@@ -63,7 +63,7 @@ class LossShapeProbe(Probe):
                 self.batch = self.whole
                 logits, order, last = self._find_sites()
             try:
-                shape = _measured(context, self.batch, logits, order, last)
+                shape = _measure(context, self.batch, logits, order, last)
             except Exception as error:  # noqa: BLE001 - the other measurements do not depend on it
                 shape = LossShape(
                     rows=self.rows,
@@ -180,8 +180,7 @@ class LossShapeProbe(Probe):
         return self.shape
 
 
-# ------------------------------------------------------------------ measuring
-def _measured(
+def _measure(
     context: ProbeContext, batch: Any, logits: torch.Tensor | None, order: Sequence[nn.Module], last: nn.Module | None
 ) -> LossShape:
     rows = row_count(split(batch)[0]) or 0
@@ -192,7 +191,6 @@ def _measured(
         return LossShape(rows=rows, reason=target)
     names = {m: n for n, m in context.model.named_modules()}
     shape = LossShape(rows=rows, kind=target.kind, outputs=target.outputs, by_row=logits.dim() < 3)
-    own = context.reader.uses_own_loss
     queries = LossQueries(batch, target, logits)
     at_last = None if last is None or last is context.model else Injector(context.model, context.reader, batch, last)
     if last is not None and at_last is not None:
@@ -201,18 +199,7 @@ def _measured(
     shape = dataclasses.replace(shape, form=form)
     if form == "ones":
         return dataclasses.replace(shape, depends=False, differentiable=True)
-    candidates = [Injector(context.model, context.reader, batch, m) for m in order if not (m is context.model and own)]
-    if at_last is not None and shape.last_layer and form is not None:
-        candidates = [at_last]  # its output may be any number, a probability may not
-    elif form == "over_batch":
-        candidates = []
-    elif form is not None:
-        candidates = [
-            c.through(torch.log_softmax if form == "log_probabilities" else torch.softmax) for c in candidates
-        ]
-    elif at_last is not None and all(c.site is not last for c in candidates):
-        candidates.append(at_last)  # the logits are pooled after it, or the loss is computed inside the model
-    for injector in candidates:
+    for injector in _injectors(context, batch, order, shape, at_last):
         responds = queries.responds(injector)
         if responds is None:
             continue
@@ -223,7 +210,7 @@ def _measured(
         # the model itself returns plain logits, and the loss called it: its output is not used in the loss
         plain = (
             form is None
-            and not own
+            and not context.reader.uses_own_loss
             and context.model in order
             and context.reader.loss_fn is not None
             and _returns_tensors(context, batch)
@@ -238,6 +225,24 @@ def _measured(
     if at_last is not None and shape.last_layer and shape.site != shape.last_layer and target.kind != "regression":
         shape = queries.last_layer_curve(shape, at_last)
     return shape
+
+
+def _injectors(
+    context: ProbeContext, batch: Any, order: Sequence[nn.Module], shape: LossShape, at_last: Injector | None
+) -> list[Injector]:
+    """Where chosen logits may be put before the loss, the most likely place first."""
+    if at_last is not None and shape.last_layer and shape.form is not None:
+        return [at_last]  # its output may be any number, a probability may not
+    if shape.form == "over_batch":
+        return []
+    modules = [m for m in order if not (m is context.model and context.reader.uses_own_loss)]
+    injectors = [Injector(context.model, context.reader, batch, m) for m in modules]
+    if shape.form is not None:
+        softmax = torch.log_softmax if shape.form == "log_probabilities" else torch.softmax
+        return [injector.through(softmax) for injector in injectors]
+    if at_last is not None and all(injector.site is not at_last.site for injector in injectors):
+        injectors.append(at_last)  # the logits are pooled after it, or the loss is computed inside the model
+    return injectors
 
 
 def _form(logits: torch.Tensor) -> str | None:
@@ -302,10 +307,10 @@ def _labels(context: ProbeContext) -> dict[str, Any]:
         return {"label_range": (low, high), "labels_seen": sum(int(y.numel()) for y in ys)}
     if context.reader.task != "single_label":
         return {}
-    found = [
+    labels = [
         y for b in context.batches.known if isinstance(y := split(b)[1], torch.Tensor) and not y.is_floating_point()
     ]
-    counted = [y[y != IGNORED] for y in found]
+    counted = [y[y != IGNORED] for y in labels]
     counted = [y for y in counted if y.numel()]
     if not counted:
         return {}

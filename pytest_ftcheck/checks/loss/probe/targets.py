@@ -88,7 +88,7 @@ def _one_hot_everywhere(context: ProbeContext) -> bool:
 
 def zero_weight_rows(batch: Any, rows: int) -> torch.Tensor:
     """Rows for which a vector in the batch (sample weights, a mask) is zero."""
-    found = torch.zeros(rows, dtype=torch.bool)
+    zero = torch.zeros(rows, dtype=torch.bool)
     inputs, _ = split(batch)
     values = (
         inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
@@ -97,5 +97,5 @@ def zero_weight_rows(batch: Any, rows: int) -> torch.Tensor:
         if isinstance(v, torch.Tensor) and v.numel() == rows:
             v = v.reshape(-1).cpu()
             if v.is_floating_point() or bool(((v == 0) | (v == 1)).all()):
-                found |= v == 0
-    return found
+                zero |= v == 0
+    return zero
