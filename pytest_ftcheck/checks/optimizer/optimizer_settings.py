@@ -13,7 +13,7 @@ from ...core.observations import Group, Tensor
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..expected_roles import should_learn
-from ..gradients import faults as gradients_faults
+from ..gradients import faults as gradient_faults
 from ..spec import Stage, check, combine
 from ..tensor_state import EPS_SHARE
 from . import faults
@@ -47,7 +47,7 @@ _PREFIXES = re.compile(r"^(paged|fused|foreach|deepspeed|cpu|scheduled|torch)+|(
     stage=Stage.OPTIMIZER,
     position=2,
     faults=(
-        gradients_faults.CLIPPED_TO_NOTHING,
+        gradient_faults.CLIPPED_TO_NOTHING,
         faults.OPTIMIZER_REBUILT,
         faults.STATE_CLEARED,
         faults.MAXIMIZES,
@@ -484,7 +484,7 @@ def _clipped_too_far(trace: Trace) -> Verdict | None:
         return None
     fault = faults.CLIPPED_TOO_FAR.with_details(norm=number(high), max_norm=f"{declared:g}")
     if high < 1e-3 * declared:
-        fault = gradients_faults.CLIPPED_TO_NOTHING.because(fault.cause, fault.remedy)
+        fault = gradient_faults.CLIPPED_TO_NOTHING.because(fault.cause, fault.remedy)
     return fault.verdict(
         NAME,
         f"Declared: gradients clipped to a norm of {number(float(declared))}; the norm is {number(high)} at each of {len(norms)} steps.",

@@ -159,7 +159,7 @@ def test_the_module_whose_input_is_zero_is_named():
         assert verdict.status == "fail"
         assert f"3 of 6 tensors {verb}: " in verdict.headline
         assert verdict.causes[0].startswith("the input of classifier.3 is zero for every row")
-        assert "what goes into classifier.3" in verdict.remedy
+        assert "the input of classifier.3" in verdict.remedy
     # a bias that gets none either: nothing is known of its input
     both = changed((*names, bias.name), trace, motion=STILL, gradients=ZERO)
     assert not any("the input of" in c for c in check_weights_move(both).causes)
