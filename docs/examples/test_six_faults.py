@@ -16,25 +16,24 @@ WORDS = {
     ),
     broken.features_detached: (
         "grads_nonzero: FAIL. 100 of 104 tensors: no gradient at any step, while the head gets some",
-        "the graph is cut between the base and the head",
-        ".detach()",
+        "cause: the features reach the head through .detach()",
     ),
     broken.learning_rate_zero: (
         "weights_move: FAIL. 4 of 4 head tensors did not move: their learning rate was 0",
-        "the run was asked for with lr=0",
-        "do: give it a learning rate",
+        "the run was requested with lr=0",
+        "do: set a learning rate",
     ),
     broken.learning_rate_of_the_head_a_billionth: (
         "weights_move: FAIL. 4 of 4 head tensors did not learn",
         "their steps are negligible beside their size (peak LR 1.00e-09)",
         "parameter group 1 peaks at LR 1.00e-09 (other groups: up to 5.00e-05), too small for weights of rms 0.02",
-        "raise that learning rate",
+        "raise the learning rate",
         "limit: at most 10,000 steps for a matrix to change its output by its own size",
     ),
     broken.loss_scaled_to_nothing: (
         "grads_nonzero: FAIL. 4 of 4 head tensors",
-        "cause: the loss is scaled down: it begins at 1.60e-12, where the textbook loss of the same logits is 1.60",
-        "small beside the eps of AdamW (1.00e-08)",
+        "cause: the loss is scaled down: it starts at 1.60e-12, where the standard loss of the same logits is 1.60",
+        "gradients of rms 1.85e-13 at most",
         "undo the scaling of the loss",
     ),
     broken.moved_by_weight_decay_alone: (
