@@ -1,10 +1,10 @@
-"""Hypothesis strategies for initialisation schemes, heads, recipes, token batches and seeds.
+"""Hypothesis strategies for initialization schemes, heads, recipes, token batches and seeds.
 
-What they draw shrinks towards the plain case (normal, small round numbers, one layer, seed 0), and a counterexample is printed as code
-that makes it anew. Ranges are ``(lowest, highest)``, both included; a single number stands for itself.
+Examples shrink toward the simplest case (normal, small round numbers, one layer, seed 0), and a counterexample is printed as code
+that makes it again. Ranges are ``(lowest, highest)``, both included; a single number is a range of one value.
 
-While this module is imported, hypothesis also manages torch's global random state, as it does with ``random`` and numpy: each example
-starts from the same state, and afterwards it is as before. Draw `seeds` to vary what a test draws itself.
+While this module is imported, hypothesis also manages torch's global random state, as it does those of ``random`` and numpy: each example
+starts from the same state, and it is restored afterwards. Draw `seeds` to vary what a test draws itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 #: ``(lowest, highest)``, or one number for both.
 Range = float | tuple[float, float]
 
-#: Random schemes that tell hidden units apart: what `init_schemes` draws unless told otherwise, the plainest first.
+#: Default schemes of `init_schemes`, the simplest first: random ones, which give hidden units different weights.
 KINDS = (
     "normal",
     "truncated_normal",
@@ -55,10 +55,10 @@ KINDS = (
     "torch_default",
     "mup",
 )
-#: Schemes that make a whole head hard or impossible to train, drawn only if named.
+#: Schemes with which a head is hard or impossible to train; drawn only if named.
 SPECIAL = ("zeros", "constant", "eye")
 _NONLINEARITIES = ("relu", "leaky_relu", "tanh", "linear")
-#: Round numbers a third of a decade apart, and steps from one to the next: 20 make neighbours at most 7.5 % apart.
+#: Round numbers a third of a decade apart, and steps between two of them: with 20, neighbours differ by at most 7.5 %.
 _ROUND, _FINE = (1, 2, 5), 20
 
 
@@ -72,20 +72,20 @@ def init_schemes(
     positions: bool = True,
     bias: Sequence[float | str] = (0.0,),
 ) -> st.SearchStrategy[InitScheme]:
-    """Initialisation schemes.
+    """Initialization schemes.
 
-    Shrinks towards ``InitScheme.normal`` with the smallest and roundest ``std`` that will do, all layers alike.
+    Shrinks toward ``InitScheme.normal`` with the smallest and roundest ``std`` that still fails, all layers alike.
 
-    :param std: range of the weights' standard deviation, > 0, for kinds that have one (of a ``uniform``: ``bound / sqrt(3)``); spread
-        evenly over the orders of magnitude.
-    :param kinds: names of `InitScheme` constructors to draw from, the plainest first. Default: all random ones. ``zeros``, ``constant``
-        (its value drawn as a std) and ``eye`` only if named: under them no head, or only a lucky one, can learn.
+    :param std: range of the weights' standard deviation, > 0, for kinds that have one (of a ``uniform``: ``bound / sqrt(3)``);
+        distributed evenly over the orders of magnitude.
+    :param kinds: names of `InitScheme` constructors to draw from, the simplest first. Default: all random ones. ``zeros``, ``constant``
+        (its value is drawn as a std) and ``eye`` only if named, because with them heads rarely or never learn.
     :param gain: range of the gain of ``xavier_*`` and ``orthogonal`` (and ``eye``), > 0.
-    :param fans: of ``kaiming_*``: ``fan_in``, ``fan_out``. The latter, meant for the backward pass, makes the output layer of a
-        classifier huge: N(0, 1) for two classes.
-    :param positions: some schemes treat the last layer, or the first, by another one (zeros; half the size).
-    :param bias: what the biases may start at, the plainest first: numbers, or ``"torch"``.
-    :raises ValueError, TypeError: an argument is none of these.
+    :param fans: of ``kaiming_*``: ``fan_in``, ``fan_out``. The latter, made for the backward pass, gives the output layer of a classifier
+        very large weights: N(0, 1) for two classes.
+    :param positions: some schemes initialize the last or first layer differently (zeros; half the size).
+    :param bias: initial biases, the simplest first: numbers, or ``"torch"``.
+    :raises ValueError, TypeError: an invalid argument.
 
     >>> from hypothesis import find, settings
     >>> find(init_schemes(std=(1e-3, 0.1)), lambda scheme: True, settings=settings(database=None))
@@ -125,12 +125,12 @@ def _of_kind(
         return st.sampled_from(shapes).map(lambda shape: make(*shape))
     if name in ("xavier_normal", "xavier_uniform", "orthogonal", "eye"):
         return gains.map(make)
-    # the value of fewest choices is the simplest to hypothesis: one for nothing keeps ``normal`` before these
+    # hypothesis prefers the alternative with the fewest choices: a dummy choice keeps ``normal`` before these
     return st.integers(0, 0).map(lambda _: make())
 
 
 def _refined(scheme: InitScheme, bias: float | str, layers: str) -> InitScheme:
-    # torch's default has biases of its own: the first choice leaves them alone
+    # torch's default has biases of its own: the first choice keeps them
     if bias != 0.0:
         scheme = scheme.with_bias(bias)
     if layers == "last zero":
@@ -139,7 +139,7 @@ def _refined(scheme: InitScheme, bias: float | str, layers: str) -> InitScheme:
         return scheme
     try:
         half = scheme.scaled(0.5)
-    except ValueError:  # a size that follows from the shape alone
+    except ValueError:  # the scheme's size depends on the shape alone
         return scheme
     return scheme.with_last(half) if layers == "last half" else scheme.with_first(half)
 
@@ -155,23 +155,23 @@ def heads(
     dropout: Range = (0.0, 0.5),
     layer_norm: bool | None = None,
 ) -> st.SearchStrategy[Head]:
-    """Classification heads, `nn.Sequential` that print as code, with torch's default weights under a seed that is drawn, too.
+    """Classification heads: `nn.Sequential` that print as code, with torch's default weights under a drawn seed.
 
-    Shrinks towards a single linear layer, then towards narrow layers without dropout and normalisation.
+    Shrinks toward a single linear layer, then toward narrow layers without dropout and normalization.
 
     :param in_features: width of the features.  :param classes: number of outputs.
     :param depth: range of the number of linear layers.
     :param widths: range of the hidden layers' widths; default: from 8 (or ``in_features``, if less) to ``in_features``.
-    :param activations: names of `ACTIVATIONS <pytest_ftcheck.initialization.heads.ACTIVATIONS>` to draw from, the plainest first.
-    :param dropout: range of the share dropped, within [0, 1), in steps of 0.1.
+    :param activations: names of `ACTIVATIONS <pytest_ftcheck.initialization.heads.ACTIVATIONS>` to draw from, the simplest first.
+    :param dropout: range of the dropout rate, within [0, 1), in steps of 0.1.
     :param layer_norm: with, without, or (None) either.
-    :raises ValueError, TypeError: an argument is none of these.
+    :raises ValueError, TypeError: an invalid argument.
 
     >>> from hypothesis import find, settings
     >>> find(heads(384, 2), lambda head: len(head) > 1, settings=settings(database=None))
     Head(384, 2, widths=(8,))
     """
-    Head(in_features, classes)  # says what is wrong with them
+    Head(in_features, classes)  # validates them
     depths = _whole("depth", depth, least=1)
     low, high = _whole("widths", (min(8, in_features), in_features) if widths is None else widths, least=1)
     names = _choice("activations", activations, tuple(ACTIVATIONS))
@@ -208,16 +208,16 @@ def recipes(
     warmup: Range = (0.0, 0.5),
     weight_decay: Range = 0.01,
 ) -> st.SearchStrategy[Recipe]:
-    """Recipes to fine-tune by.
+    """Recipes for fine-tuning.
 
-    Shrinks towards few steps, a small round learning rate, and the first optimizer and schedule named.
+    Shrinks toward few steps, a small round learning rate, and the first optimizer and schedule named.
 
-    :param steps: range of the number of steps.  :param lr: range of the peak learning rate, > 0, spread evenly over the orders of
+    :param steps: range of the number of steps.  :param lr: range of the peak learning rate, > 0, distributed evenly over the orders of
         magnitude.
-    :param optimizers: names of those `Recipe` knows, the plainest first.  :param schedules: ``linear``, ``constant``.
+    :param optimizers: names of optimizers of `Recipe`, the simplest first.  :param schedules: ``linear``, ``constant``.
     :param warmup: range of the warm-up as a share of the steps, within [0, 1), in steps of 0.1.
     :param weight_decay: range, >= 0, in twenty steps.
-    :raises ValueError, TypeError: an argument is none of these.
+    :raises ValueError, TypeError: an invalid argument.
 
     >>> from hypothesis import find, settings
     >>> find(recipes(), lambda recipe: recipe.lr >= 1e-3, settings=settings(database=None)).lr
@@ -252,16 +252,16 @@ def batches(
 ) -> st.SearchStrategy[TokenBatches]:
     """Token batches for a classifier: uneven lengths, padding, a small last batch, uneven classes. Healthy models can learn them.
 
-    Shrinks towards one batch of few rows, all equally short and classes even.
+    Shrinks toward one batch of few rows, all equally short, with even classes.
 
     :param classes: number of classes.  :param count: range of the number of batches.  :param rows: range of the rows in a batch (the
         last may have fewer).  :param words: range of the number of words in a row, two special tokens not counted.
     :param majority: range of the share of rows of class 0 where classes are uneven; None: classes are always even.
-    :param every_class: every class has a row somewhere; False: some may have none.
+    :param every_class: every class has at least one row; False: some may have none.
     :param padding: sides to draw from.
     :param layout: ``mapping`` (``input_ids``, ``attention_mask``, ``labels``) or ``tuple`` (as `toy_batches`).
     :param task: ``vocabulary``, ``pad`` and ``keywords`` of `TokenBatches`.
-    :raises ValueError, TypeError: an argument is none of these.
+    :raises ValueError, TypeError: an invalid argument.
 
     >>> from hypothesis import find, settings
     >>> find(batches(), lambda drawn: len(drawn[0]["labels"]) >= 4, settings=settings(database=None))
@@ -277,7 +277,7 @@ def batches(
         raise TypeError(f"every_class={every_class!r}: expected True or False")
     fixed = {"classes": classes, "layout": layout, **task}
     most = {"batches": counts[1], "rows": sizes[1], "empty_classes": 0 if every_class else classes - 1}
-    TokenBatches(**most, **fixed)  # says what is wrong with them, or that there is no room for all classes
+    TokenBatches(**most, **fixed)  # validates them, and that there is room for all classes
     shares = None if majority is None else _pair("majority", majority)
     if shares and not 1 / classes <= shares[0] <= shares[1] <= 1:
         raise ValueError(f"majority={majority!r}: expected shares from {1 / classes:.3g} to 1")
@@ -285,11 +285,11 @@ def batches(
     @st.composite
     def strategy(draw: st.DrawFn) -> TokenBatches:
         empty = 0 if every_class else draw(st.integers(0, classes - 1))
-        there = classes - empty
+        present = classes - empty
         # as many as leave room for a row of each class
-        number = draw(st.integers(max(counts[0], math.ceil(there / sizes[1])), counts[1]))
-        size = draw(st.integers(max(sizes[0], math.ceil(there / number)), sizes[1]))
-        fewest = max(1, there - size * (number - 1))
+        number = draw(st.integers(max(counts[0], math.ceil(present / sizes[1])), counts[1]))
+        size = draw(st.integers(max(sizes[0], math.ceil(present / number)), sizes[1]))
+        fewest = max(1, present - size * (number - 1))
         left_out = draw(st.integers(0, size - fewest))
         shortest = draw(st.integers(*lengths))
         uneven = shares is not None and draw(st.booleans())
@@ -311,7 +311,7 @@ def batches(
 
 # ---------------------------------------------------------------------- seeds
 def seeds(*, max_value: int = 2**32 - 1) -> st.SearchStrategy[int]:
-    """Seeds that python's ``random``, numpy and torch all take; shrinks towards 0.
+    """Seeds that python's ``random``, numpy and torch all accept; shrinks toward 0.
 
     :param max_value: the largest, >= 0.
 
@@ -323,7 +323,7 @@ def seeds(*, max_value: int = 2**32 - 1) -> st.SearchStrategy[int]:
 
 
 class _TorchRandom:
-    """torch's global random state as hypothesis wants to see it; torch is not loaded for it."""
+    """torch's global random state with hypothesis' interface; does not import torch."""
 
     def seed(self, seed: int) -> None:
         reseed(seed)
@@ -385,17 +385,17 @@ def _shares(name: str, value: Any) -> st.SearchStrategy[float]:
 
 
 def _between(low: float, high: float) -> st.SearchStrategy[float]:
-    """Evenly, in twenty steps."""
+    """Distributed evenly, in twenty steps."""
     if low == high:
         return st.just(low)
     return st.integers(0, _FINE).map(lambda k: min(high, float(f"{low + (high - low) * k / _FINE:.6g}")))
 
 
 def _logarithmic(name: str, value: Any) -> st.SearchStrategy[float]:
-    """Evenly over the orders of magnitude: round numbers (1, 2, 5, 10, ...), and twenty steps from each to the next.
+    """Distributed evenly over the orders of magnitude: round numbers (1, 2, 5, 10, ...), and twenty steps between neighbours.
 
-    One whole number chooses, from the lowest up: so shrinking finds the smallest value that fails by bisection, and `toward_border` is
-    followed step by step (hypothesis steps floats by whole numbers, too, which here would be far out of range).
+    A single whole number chooses, from the lowest up, so shrinking finds the smallest failing value by bisection, and `toward_border` is
+    followed step by step (hypothesis would step floats by whole numbers, which is far out of range here).
     """
     low, high = _pair(name, value)
     if low <= 0:
@@ -412,5 +412,5 @@ def _logarithmic(name: str, value: Any) -> st.SearchStrategy[float]:
         # three digits, unless the range is so narrow that they would all be the same
         return max(start, min(end, float(f"{exact:.3g}") if end > 1.1 * start else exact))
 
-    # hypothesis begins with the lowest; a twentieth of the draws are the highest
+    # hypothesis starts with the lowest; a twentieth of the draws are the highest
     return st.integers(0, last + last // 20).map(at)

@@ -71,7 +71,7 @@ def test_prefixes_of_checks_do_not_matter():
     [
         (lambda: None, "without a name of its own"),
         (3, "is an int: expected a Subject"),
-        ({"name": "x"}, "name and model among them"),
+        ({"name": "x"}, "including name and model"),
     ],
 )
 def test_what_does_not_stand_for_a_subject(thing, message):
@@ -184,7 +184,7 @@ def test_a_config_tells_what_batches_must_be():
     padded = batches(pad_token_id=4)[0]
     assert set(padded["input_ids"][padded["attention_mask"] == 0].tolist()) == {4}
     sizes["vocab_size"] = 20
-    with pytest.raises(ValueError, match="vocabulary of 20 words has no room for 8 classes"):
+    with pytest.raises(ValueError, match="vocabulary of 20 words is too small for 8 classes"):
         batches(num_labels=9)
 
 
