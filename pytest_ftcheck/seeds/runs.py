@@ -205,7 +205,7 @@ def repeatable(measured: Trace | Runs) -> str:
         return ""
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"the seeds {seeds[0]} to {seeds[-1]}"
     return (
-        f"deterministic: do not re-run; all random states start from {which}, so the same model and batches give this verdict again, "
+        f"deterministic: do not re-run; all random states start from {which}: the same model and batches give this verdict again, "
         "bit for bit, on this machine"
     )
 
