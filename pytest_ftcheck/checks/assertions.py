@@ -29,7 +29,7 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
         trace: Any = arguments[0] if arguments else options.get("trace")
         if not isinstance(trace, (Trace, Runs)):
             raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
-        return settle(check(*arguments, **options), trace)
+        return enforce(check(*arguments, **options), trace)
 
     assertion.__name__ = assertion.__qualname__ = f"assert_{name}"
     assertion.__module__ = __name__
@@ -44,7 +44,7 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
     return assertion
 
 
-def settle(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:
+def enforce(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:
     """Notify the listener, and hypothesis where it searches; raise if the verdict is blocking."""
     __tracebackhide__ = True
     if trace is not None and fail_level.raises(verdict) and (again := repeatable(trace)):

@@ -135,6 +135,6 @@ def assert_init_sane(
     True
     """
     __tracebackhide__ = True
-    from ..checks.assertions import settle
+    from ..checks.assertions import enforce
 
-    return settle(check_init(model, batches, expected, head=head, pretrained=pretrained))
+    return enforce(check_init(model, batches, expected, head=head, pretrained=pretrained))

@@ -79,7 +79,7 @@ def assert_trainable(
     True
     """
     __tracebackhide__ = True
-    from ..checks.assertions import settle
+    from ..checks.assertions import enforce
     from ..core.hypothesis_target import toward_border
 
     trace = train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe)
@@ -87,7 +87,7 @@ def assert_trainable(
     if verdict.margin is not None and _starts_above_prior(trace):
         # two borders, initial weights too small and too large: each is searched by itself, or the nearer one would hide the other
         toward_border(verdict.margin, label=f"{NAME}, from a loss above the class-prior baseline")
-    return settle(verdict, trace)
+    return enforce(verdict, trace)
 
 
 def _starts_above_prior(trace: Trace) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pytest
 
-from ..checks.assertions import settle
+from ..checks.assertions import enforce
 from ..checks.catalogue import CHECKS
 from ..core.formatting import one_line
 from ..core.recipe import Recipe
@@ -180,7 +180,7 @@ def run_check(
     reason = built.expected_failures.get(name) if reason is None else reason
     if reason is not None and item is not None:
         item.add_marker(pytest.mark.xfail(reason=reason, raises=CheckFailed, strict=True))
-    verdict = settle(CHECKS[name](run), run)
+    verdict = enforce(CHECKS[name](run), run)
     if verdict.status == "skipped":
         pytest.skip(verdict.headline)
 

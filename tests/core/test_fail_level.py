@@ -8,7 +8,7 @@ import pytest
 
 from pytest_ftcheck import CheckFailed, Verdict, assert_healthy, example_trace
 from pytest_ftcheck.checks import diagnosis
-from pytest_ftcheck.checks.assertions import settle
+from pytest_ftcheck.checks.assertions import enforce
 from pytest_ftcheck.core import fail_level
 from pytest_ftcheck.core.events import listening
 
@@ -29,7 +29,7 @@ def level():
 def raised(status):
     try:
         with listening(None):  # else this very test were one that could not be decided
-            settle(Verdict("loss_decreases", status, "it is so"))
+            enforce(Verdict("loss_decreases", status, "it is so"))
     except CheckFailed:
         return True
     return False
@@ -62,7 +62,7 @@ def test_a_thread_gates_like_the_test_it_belongs_to(level):
 def test_advice_that_raises_says_why(level):
     level("advice")
     with pytest.raises(CheckFailed, match=r"--ftcheck-fail-on=advice") as caught:
-        settle(Verdict("head_needed", "advice", "the head could go"))
+        enforce(Verdict("head_needed", "advice", "the head could go"))
     assert caught.value.verdict.status == "advice"
 
 
