@@ -1,4 +1,4 @@
-"""loss_shape on real small models: sound losses of all kinds, wrong ones by name, nothing of the user's changed."""
+"""loss_shape on real small models: sound losses of all kinds pass, wrong ones are named, nothing of the user's changed."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")
 
 
 @pytest.mark.parametrize("name", sorted(SOUND))
-def test_a_sound_loss_is_silent(name):
+def test_a_sound_loss_passes(name):
     kind, loss, end = SOUND[name]
     trace = run(kind, loss, end=end)
     assert trace.measured(LossShape) is not None
@@ -198,7 +198,7 @@ def test_a_sound_loss_is_silent(name):
 
 
 @pytest.mark.parametrize("name", sorted(ILL))
-def test_an_ill_loss_is_named(name):
+def test_a_wrong_loss_is_named(name):
     kind, loss, end = ILL[name]
     verdict = check_loss_matches_task(run(kind, loss, end=end))
     assert (verdict.status, verdict.fault) == ("fail", name.strip()), str(verdict)
@@ -270,7 +270,7 @@ def test_the_loss_inside_a_model_is_reached_through_its_last_layer(name, site):
     assert check_loss_matches_task(trace).status == "pass"
 
 
-def test_num_labels_1_with_classes_is_another_task_than_was_meant():
+def test_num_labels_1_with_classes_is_another_task_than_declared():
     torch.manual_seed(0)
     labels = torch.tensor([0.0, 1, 2, 0, 1, 2, 0, 1])
     model = huggingface("DistilBert")
@@ -292,7 +292,7 @@ def test_a_sigmoid_and_a_loss_inside_a_model():
     assert check_logits_unbounded(trace).fault == "logits_bounded"
 
 
-# ------------------------------------------------------------------ what cannot be asked
+# ------------------------------------------------------------------ what cannot be measured
 def test_a_loss_that_does_not_go_through_the_model_is_not_judged():
     def around(m, b):
         return F.cross_entropy(F.linear(torch.relu(m.base(b[0])), m.classifier.weight, m.classifier.bias), b[1])
@@ -360,7 +360,7 @@ class Directions(nn.Module):
 
 
 @pytest.mark.parametrize("cosine", [True, False])
-def test_large_logits_are_told_from_large_weights(cosine):
+def test_large_logits_by_design_and_by_large_weights(cosine):
     torch.manual_seed(0)
     model = Small()
     model.base, model.classifier = nn.Linear(8, 16), Directions(cosine)
@@ -373,7 +373,7 @@ def test_large_logits_are_told_from_large_weights(cosine):
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
-def test_logits_that_are_small_are_not_asked():
+def test_small_logits_are_not_tested_for_their_scale():
     trace = run("single", lambda m, b: F.cross_entropy(m(b[0]), b[1]), steps=1)
     assert trace.measured(LossShape).size_first < 1
     assert trace.measured(LossShape).scale_free is None
