@@ -1,4 +1,4 @@
-"""The probe on inputs: what it finds out about small real models, and that it leaves nothing behind."""
+"""The probe on inputs: its measurements of small real models, and that it restores everything."""
 
 from __future__ import annotations
 
@@ -22,15 +22,6 @@ from pytest_ftcheck import (
 )
 from pytest_ftcheck.checks.inputs.probe.inputs import NOISE
 from pytest_ftcheck.checks.inputs.record import Inputs
-from pytest_ftcheck.instruments.base_model import effect, find_base_models, output_types, recorded_calls, rounded
-from pytest_ftcheck.instruments.tokens import (
-    find_tokens,
-    other_padding,
-    other_words,
-    shuffled_words,
-    with_values,
-    without_columns,
-)
 
 BATCHES = toy_batches(4, 12, seed=3)
 KEYWORDS = [{"input_ids": ids, "attention_mask": mask, "labels": y} for (ids, _, mask), y in BATCHES]
@@ -109,7 +100,7 @@ def test_a_masked_mean_is_healthy():
     assert statuses(trace) == ["pass"] * 3
 
 
-def test_left_padding_is_looked_at_through_its_content():
+def test_left_padding_is_measured_with_other_ids():
     left = []
     for batch in KEYWORDS:
         order = batch["attention_mask"].argsort(stable=True)
@@ -193,7 +184,7 @@ def test_the_first_token_of_a_causal_model():
     assert statuses(traced(model)) == ["pass"] * 3
 
 
-def test_a_last_layer_at_zero_is_looked_at_again_afterwards():
+def test_a_last_layer_at_zero_is_measured_again_afterwards():
     model = Wrapped()
     nn.init.zeros_(model.classifier[3].weight)
     trace = traced(model, steps=4)
@@ -217,7 +208,7 @@ def test_a_base_that_is_kept_from_mixing_tokens_is_no_librarys_fault():
     assert check_output_depends_on_input(trace).status == "fail"
 
 
-def test_a_dead_head_is_told_from_blind_features():
+def test_a_dead_head_is_not_taken_for_blind_features():
     model = Wrapped()
     nn.init.constant_(model.classifier[0].bias, -100.0)
     assert check_output_depends_on_input(traced(model)).fault == "head_constant"
@@ -238,7 +229,7 @@ class NothingButRounding(Wrapped):
 
 
 @pytest.mark.parametrize(("noise", "expected"), [(0, "fail"), (NOISE, "skipped")])
-def test_outputs_that_are_rounding_say_nothing_of_the_padding(noise, expected, monkeypatch):
+def test_outputs_that_are_rounding_skip_the_padding(noise, expected, monkeypatch):
     monkeypatch.setattr("pytest_ftcheck.checks.inputs.probe.inputs.NOISE", noise)
     model = NothingButRounding()
     before = {n: p.clone() for n, p in model.state_dict().items()}
@@ -262,7 +253,7 @@ def test_a_constant_head_is_not_blamed_on_the_padding(seed, value):
 
 
 def test_weights_that_cannot_be_rounded_are_left_alone(monkeypatch):
-    """Not every type of number can be multiplied: then what is seen counts as it did."""
+    """Not every dtype can be multiplied: then effects count as they are."""
 
     @contextlib.contextmanager
     def refused(_model, _precision):
@@ -275,31 +266,7 @@ def test_weights_that_cannot_be_rounded_are_left_alone(monkeypatch):
     assert check_padding_ignored(trace).fault == "padding_pooled"
 
 
-def test_rounded_moves_every_weight_by_one_rounding_and_puts_it_back():
-    model = tiny_distilbert(seed=0)
-    model.register_parameter("coarse", nn.Parameter(torch.ones(8, dtype=torch.float16)))
-    before = [p.clone() for p in model.parameters()]
-    state = torch.get_rng_state()
-    again = []
-
-    def interrupted():
-        with rounded(model, 2.0**-23):
-            again.extend(p.detach().clone() for p in model.parameters())
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert torch.equal(again.pop(0), model.coarse)  # one rounding of a float32 is nothing there
-    for now, was in zip(again, before[1:], strict=True):
-        step = ((now - was).abs() / was.abs())[was != 0]
-        assert ((step > 2.0**-24) & (step < 2.0**-22)).all()
-    assert all(torch.equal(p, was) for p, was in zip(model.parameters(), before, strict=True))
-    assert torch.equal(torch.get_rng_state(), state)
-    with rounded(model, 2.0**-23):
-        assert all(torch.equal(p, was) for p, was in zip(list(model.parameters())[1:], again, strict=True))
-
-
-def test_an_output_that_is_random_is_left_to_another_check():
+def test_a_random_output_is_left_to_another_check():
     trace = traced(Wrapped(pool=lambda h, m: nn.functional.dropout(h[:, 0], 0.5)))
     assert statuses(trace) == ["skipped"] * 3
     assert trace.measured(Inputs).repeat.relative > 0.05
@@ -333,7 +300,7 @@ def test_a_model_that_refuses_is_skipped():
     assert "not like this" in check_rows_independent(trace).headline
 
 
-def test_a_model_of_one_width_is_not_asked_about_padding():
+def test_a_model_of_one_width_skips_the_padding():
     class Fixed(Wrapped):
         def forward(self, input_ids, attention_mask):
             assert len({*self.widths, input_ids.shape[1]}) == 1
@@ -381,109 +348,8 @@ def test_nothing_is_left_behind():
         assert all(torch.equal(a, b) for a, b in zip(one[5], two[5], strict=True))
 
 
-# ---------------------------------------------------------------------------------- tokens
-IDS = torch.tensor([[2, 50, 51, 3], [2, 60, 3, 0], [2, 70, 71, 3]])
-MASK = (IDS != 0).long()
-
-
-def test_tokens_are_found_by_name_and_by_shape():
-    for batch, path in (
-        ({"input_ids": IDS, "attention_mask": MASK, "token_type_ids": IDS * 0, "labels": MASK}, ("input_ids",)),
-        (((IDS, torch.tensor([4, 3, 4]), MASK), torch.tensor([0, 1, 0])), (0, 0)),
-        ((IDS, MASK, torch.tensor([0, 1, 0])), (0,)),
-    ):
-        found = find_tokens(batch)
-        assert found.path == path
-        assert torch.equal(found.real, MASK.bool())
-        assert (found.pad_id, found.side, found.certain) == (0, "right", True)
-
-
-def test_a_mask_that_is_true_at_padding():
-    found = find_tokens({"input_ids": IDS, "padding_mask": MASK == 0})
-    assert torch.equal(found.real, MASK.bool())
-
-
-def test_without_a_mask_only_a_known_id_is_padding():
-    assert find_tokens({"input_ids": IDS}).side is None
-    assert find_tokens({"input_ids": IDS}, pad_id=0).side == "right"
-    # what the config says is believed only where a row ends in several of them
-    assert find_tokens({"input_ids": IDS}, likely_pad=0).side is None
-    assert find_tokens({"input_ids": torch.cat([IDS, IDS * 0], 1)}, likely_pad=0).side == "right"
-
-
-def test_what_are_no_tokens():
-    assert find_tokens((torch.rand(3, 4), torch.tensor([0, 1, 0]))) is None
-    assert find_tokens({"attention_mask": MASK}) is None
-    assert find_tokens((torch.tensor([1, 2, 3]), torch.tensor([0, 1, 0]))) is None
-
-
-def test_other_words_keep_the_ends_and_the_columns():
-    found = find_tokens({"input_ids": IDS, "attention_mask": MASK})
-    changed = other_words(found)
-    assert changed[:, 0].tolist() == [2, 2, 2]
-    assert changed[1, 2:].tolist() == [3, 0]
-    assert sorted(changed[:, 1].tolist()) == [50, 60, 70]
-    assert (changed[:, 1] != IDS[:, 1]).all()
-    same = IDS[:1].repeat(3, 1)
-    assert other_words(find_tokens({"input_ids": same})) is None
-
-
-def test_shuffled_words_and_other_padding():
-    found = find_tokens({"input_ids": IDS, "attention_mask": MASK})
-    assert shuffled_words(found)[0].tolist() == [2, 51, 50, 3]
-    assert shuffled_words(found.of([1])) is None
-    assert other_padding(found)[1, 3] != 0
-    assert torch.equal(other_padding(found)[found.real], IDS[found.real])
-    assert other_padding(find_tokens({"input_ids": IDS[[0, 2]]})) is None
-
-
-def test_columns_are_cut_everywhere_and_the_batch_stays():
-    batch = {
-        "input_ids": IDS,
-        "pairs": torch.ones(3, 1, 4, 4),
-        "boxes": torch.ones(3, 4, 5),
-        "labels": torch.tensor([0, 1, 0]),
-    }
-    cut = without_columns(batch, torch.tensor([True, True, True, False]), 3, 4)
-    assert {k: tuple(v.shape) for k, v in cut.items()} == {
-        "input_ids": (3, 3),
-        "pairs": (3, 1, 3, 3),
-        "boxes": (3, 3, 5),
-        "labels": (3,),
-    }
-    changed = with_values(((IDS, MASK), MASK), {(0, 1): IDS})
-    assert changed[0][1] is IDS
-    assert batch["input_ids"].shape == (3, 4)
-
-
-# ---------------------------------------------------------------------------------- the base
-def test_the_base_is_the_outermost_that_takes_ids_and_mask():
-    model = Wrapped()
-    assert [i.name for i in find_base_models(model)] == ["base_model"]
-    assert find_base_models(model)[0].library
-    assert find_base_models(nn.Linear(2, 2)) == []
-
-
-def test_listening_ends_with_an_exception():
-    model = Wrapped()
-    inner = find_base_models(model)[0]
-    with pytest.raises(IndexError), recorded_calls(inner, IDS) as calls, output_types(model) as types:
-        model.classifier(model.base_model(IDS, attention_mask=MASK)[0][:, 9])
-    assert calls[0].hidden.shape == (3, 4, 64)
-    assert types == {torch.float32}
-    assert not any(m._forward_hooks for m in model.modules())
-
-
-def test_effect():
-    found = effect(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [5.0]]))
-    assert (found.change, found.spread, found.scale) == (3.0, 1.0, 5.0)
-    assert found.relative == 3.0
-    assert effect(torch.tensor([[float("nan")]]), torch.tensor([[1.0]])) is None
-    assert effect(torch.zeros(2, 1), torch.zeros(3, 1)) is None
-
-
-class Reads(nn.Module):
-    """Word vectors, then what is given, all one's own."""
+class UserModel(nn.Module):
+    """Word vectors, then the given kind of layer: no library class."""
 
     def __init__(self, kind, mask="right", pool="masked"):
         super().__init__()
@@ -554,7 +420,7 @@ def _wider(columns=3):
     ],
 )
 def test_padding_in_a_model_of_ones_own(how, fault):
-    verdict = check_padding_ignored(traced(Reads(*how), _wider(), intent=Intent(pad_token_id=0)))
+    verdict = check_padding_ignored(traced(UserModel(*how), _wider(), intent=Intent(pad_token_id=0)))
     assert (verdict.status, verdict.fault) == ("fail", fault), verdict
 
 
@@ -564,7 +430,7 @@ def test_a_mask_that_hides_all_of_a_row_without_padding(pool):
     for b in batches:  # no padding in the longest row
         cut = int(b["attention_mask"].sum(1).max())
         b["input_ids"], b["attention_mask"] = b["input_ids"][:, :cut], b["attention_mask"][:, :cut]
-    trace = finetune(Reads("scores", "inverted", pool), batches, steps=2, lr=1e-3, probes=("inputs",))
+    trace = finetune(UserModel("scores", "inverted", pool), batches, steps=2, lr=1e-3, probes=("inputs",))
     verdict = check_padding_ignored(trace)
     assert (verdict.status, verdict.fault) == ("fail", "mask_inverted")
     assert verdict.headline == "The outputs are not finite in exactly those rows that have no padding."
@@ -581,8 +447,8 @@ def test_a_mask_that_hides_all_of_a_row_without_padding(pool):
         ("attention", "right", "first"),
     ],
 )
-def test_a_model_of_ones_own_that_is_well(how):
-    assert check_padding_ignored(traced(Reads(*how), _wider(), intent=Intent(pad_token_id=0))).status == "pass"
+def test_a_healthy_model_of_ones_own(how):
+    assert check_padding_ignored(traced(UserModel(*how), _wider(), intent=Intent(pad_token_id=0))).status == "pass"
 
 
 @pytest.mark.parametrize(
@@ -642,17 +508,12 @@ def test_positions_and_types_that_reach_the_base(how, fault):
     assert verdict.fault == fault, verdict
 
 
-def test_types_of_one_text_need_not_be_handed_on():
+def test_types_of_one_text_need_not_be_passed_on():
     batches = [{**b, "token_type_ids": torch.zeros_like(b["input_ids"])} for b in KEYWORDS]
     assert check_output_depends_on_input(traced(PositionsAndTypes(types=False), batches)).status == "pass"
 
 
 def test_a_mask_made_with_another_padding_id():
-    ids = torch.tensor([[1, 7, 8, 3, 0, 0], [1, 6, 5, 9, 8, 3]])
-    found = find_tokens({"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": ids[:, 0]}, 0)
-    assert found.pad_id == 0
-    assert found.side == "right"
-    assert torch.equal(found.real, ids != 0)
     batches = [{**b, "attention_mask": (b["input_ids"] != 2).long()} for b in _wider()]
     verdict = check_padding_ignored(traced(Wrapped(), batches, intent=Intent(pad_token_id=0)))
     assert (verdict.status, verdict.fault) == ("fail", "mask_wrong"), verdict
