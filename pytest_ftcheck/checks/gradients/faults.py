@@ -48,7 +48,7 @@ LOSS_IS_FLAT = Fault(
     "the loss does not change with any weight",
     cause="the loss has a graph but is constant: softmax over a single output, clamp or round before the loss, a factor of zero, or every "
     "label ignored",
-    remedy="look at what lies between the logits and the loss: a small change of one logit should change the loss",
+    remedy="check what lies between the logits and the loss: a small change of one logit should change the loss",
     explains=(
         Symptom.STANDS_STILL,
         Symptom.LOSS_WRONG,
@@ -205,7 +205,7 @@ GRADS_REMOVED = Fault(
     "gradients are removed between backward() and the optimizer step",
     cause="something sets these gradients to zero or None: a mask, manual freezing, a hook, or a loss of the loop's own that leaves these "
     "tensors out",
-    remedy="look at what the loop does with .grad, and at what its own loss depends on",
+    remedy="check what the loop does with .grad, and what its own loss depends on",
     explains=(Symptom.STANDS_STILL,),
 )
 GRADS_ONE_STEP_LATE = Fault(
@@ -221,7 +221,7 @@ GRADS_OF_ANOTHER = Fault(
     Rank.GRADIENTS + 170,
     "some tensors get the gradient of something else",
     cause="gradients are assigned in another order than the parameters, come from another batch or model, or some have the wrong sign",
-    remedy="look at what the loop writes into .grad: zip(parameters, gradients) must pair each parameter with its own gradient",
+    remedy="check what the loop writes into .grad: zip(parameters, gradients) must pair each parameter with its own gradient",
 )
 ADAPTERS_SILENT = Fault(
     "adapters_silent",
@@ -245,7 +245,7 @@ GRADIENT_BLOCKED = Fault(
     Rank.GRADIENTS + 200,
     "gradients are set to zero on the way: by a hook, a mask or a step function",
     cause="{reason} sets the gradient of {tensors} to exactly zero, although {effect}",
-    remedy="remove the hook or mask, or look at what multiplies this gradient",
+    remedy="remove the hook or mask, or find what multiplies this gradient",
     explains=(
         Symptom.STANDS_STILL,
         "units_alive",
@@ -347,7 +347,7 @@ NONFINITE_UPDATE = Fault(
     Rank.OUTCOME + 30,
     "the optimizer's step gives NaN or infinity",
     cause="the gradients were finite, so the optimizer's step or a write to the weights is the origin",
-    remedy="lower the learning rate, keep parameters in float32, and look at what writes to the weights outside optimizer.step()",
+    remedy="lower the learning rate, keep parameters in float32, and find what writes to the weights outside optimizer.step()",
     explains=(Symptom.BLOWS_UP,),
 )
 NONFINITE_BUFFER = Fault(
@@ -380,13 +380,13 @@ GRADIENT_ZERO = Fault(
     "gradients are exactly zero",
     cause="they are part of the graph, but something multiplies their gradient by zero: dead ReLUs (a large negative bias, a large step), "
     "zero weights above them, a saturated or constant output, or a mask or weight of zero",
-    remedy="look at the activations above them: how many are exactly zero for every input?",
+    remedy="check the activations above them: how many are exactly zero for every input?",
     explains=(Symptom.STANDS_STILL,),
 )
 GRADIENT_NEGLIGIBLE = Fault(
     "gradient_negligible",
     Rank.OUTCOME + 100,
     "gradients are negligible",
-    remedy="look at the gradient norms layer by layer: where do they fall?",
+    remedy="compare the gradient norms layer by layer: where do they fall?",
     explains=(Symptom.STANDS_STILL,),
 )

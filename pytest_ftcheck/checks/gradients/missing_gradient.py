@@ -119,7 +119,7 @@ def _zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
         return head_faults.UNITS_DEAD.because(
             f"the input of {module} is zero for every row (its bias gets a gradient, its weight exactly none): the units before it are "
             "dead, such as ReLUs that never fire (a large negative bias, a large step)",
-            f"look at what goes into {module}: initialize or normalize the layer before it so that its units fire",
+            f"check the input of {module}: initialize or normalize the layer before it so that its units fire",
         )
     zeroed = [t for t in trace.tensors if t.part == "head" and len(t.shape) > 1 and t.last.rms == 0]
     if zeroed:
@@ -167,7 +167,7 @@ def _negligible(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if not small:  # Adam would make full steps of these
         return faults.GRADIENT_NEGLIGIBLE.because(
             f"the gradients cancel from step to step, occur at few steps, or one burst of them shrinks the steps after it: {size}",
-            "look at the gradient norms step by step: is there a burst, followed by almost nothing?",
+            "check the gradient norms step by step: is there a burst, followed by almost nothing?",
         )
     clipped_away = "" if _norm_before_clipping_known(trace) else ", or they are clipped to nothing"
     return faults.GRADIENT_NEGLIGIBLE.because(

@@ -190,8 +190,8 @@ def test_removed_gradients_are_a_fault_only_where_training_was_declared():
 
 
 def test_the_gradient_of_another_tensor():
-    worst = (GradientMatch("classifier.weight", 1.0, 1.0, -0.02),)
-    wrong = [step(i, wrong_direction=("classifier.weight",), least_aligned=worst) for i in range(2)]
+    least_aligned = (GradientMatch("classifier.weight", 1.0, 1.0, -0.02),)
+    wrong = [step(i, wrong_direction=("classifier.weight",), least_aligned=least_aligned) for i in range(2)]
     verdict = judged(*wrong)
     assert outcome(verdict) == ("fail", "grads_of_another")
     assert "cosine -0.0200" in verdict.headline
@@ -236,7 +236,7 @@ def test_a_norm_above_the_declared_one():
     apart = step(0, names=("head",), actual=0.5)
     assert judged(apart, trace=clipped(0.5 * 1.42), intent=intent).status == "pass"
     assert judged(apart, trace=clipped(0.5 * 1.51), intent=intent).status == "fail"
-    # seen without any probe
+    # known without any probe
     assert outcome(check_grads_match_reference(replace(clipped(5.0), intent=intent))) == (
         "fail",
         "clipping_without_effect",

@@ -101,7 +101,7 @@ def test_the_module_whose_input_is_zero_is_named():
     assert verdict.headline.startswith("3 of 4 head tensors")
     assert verdict.fault == "units_dead"
     assert "the input of classifier.3" in verdict.causes[0]
-    assert "what goes into classifier.3" in verdict.remedy
+    assert "the input of classifier.3" in verdict.remedy
     # its bias gets none either: nothing is known of its input
     assert "the input of" not in check_grads_nonzero(with_gradients(names, trace, **ZERO), "head").causes[0]
 

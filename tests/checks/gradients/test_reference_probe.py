@@ -1,4 +1,4 @@
-"""The reference gradient on small real loops: what is found is named, what is healthy passes, nothing is touched."""
+"""The reference gradient on small real loops: faults are named, healthy loops pass, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def mixed_up(model, batch):
     ids=["noise", "smoothing", "augmented", "mix-up", "clipped", "clipped by value", "signs"],
 )
 @pytest.mark.parametrize("optimizer", [adam, sgd])
-def test_what_people_rightly_do_to_gradients_passes(rows, step, optimizer):
+def test_legitimate_changes_of_gradients_pass(rows, step, optimizer):
     assert verdict(step, rows, optimizer=optimizer).status == "pass"
 
 
@@ -226,7 +226,7 @@ def test_two_optimizers_on_one_model_pass(rows):
     assert check_grads_match_reference(trace).status == "pass"
 
 
-# ---------------------------------------------------------------------- ill
+# ---------------------------------------------------------------------- faulty loops
 def turn_one(model):
     model.body[4].weight.grad.neg_()
 
@@ -432,11 +432,11 @@ def test_a_run_with_the_probe_is_the_run_without_it(rows):
     for probes in (["reference"], ["data"]):
         torch.manual_seed(0)
         model = Net().train()
-        seen = []
+        records = []
 
-        def step(model, batch, optimizer, scheduler, seen=seen):
+        def step(model, batch, optimizer, scheduler, records=records):
             value = loop()(model, batch, optimizer, scheduler)
-            seen.append((float(value.detach()), random.random(), torch.rand(1).item(), state_of(model)))
+            records.append((float(value.detach()), random.random(), torch.rand(1).item(), state_of(model)))
             return value
 
         before = state_of(model)
@@ -445,7 +445,7 @@ def test_a_run_with_the_probe_is_the_run_without_it(rows):
         assert model.training
         assert all(p.grad is None for p in model.parameters())
         assert (trace.measured(ReferenceGradient) is None) == (probes == ["data"])
-        results.append(seen)
+        results.append(records)
     for (loss, a, b, weights), (other, c, d, others) in zip(*results, strict=True):
         assert (loss, a, b) == (other, c, d)
         assert all(torch.equal(x, y) for (_, x), (_, y) in zip(weights, others, strict=True))
@@ -509,13 +509,13 @@ def test_a_closure_that_the_optimizer_could_do_without_is_compared_after_the_ste
     assert check_grads_match_reference(trace).status == "pass"
 
 
-def test_too_many_batches_for_a_step_end_it(rows):
+def test_too_many_batches_for_a_step_stop_the_probe(rows):
     trace = run(accumulating(20), rows, steps=40)
     assert trace.measured(ReferenceGradient).steps == ()
     assert "more than 16 batches" in trace.measured(ReferenceGradient).reason
 
 
-def test_a_wrapper_that_cannot_be_asked_is_left_out(rows):
+def test_a_model_in_a_wrapper_is_not_measured(rows):
     class DistributedDataParallel(nn.Module):
         def __init__(self, module):
             super().__init__()
@@ -528,7 +528,7 @@ def test_a_wrapper_that_cannot_be_asked_is_left_out(rows):
     assert "DistributedDataParallel" in trace.skipped["reference"]
 
 
-def test_watch_takes_the_slopes(rows):
+def test_watch_measures_the_slopes(rows):
     torch.manual_seed(0)
     model = Net().train()
     optimizer = adam(model)
@@ -542,7 +542,7 @@ def test_watch_takes_the_slopes(rows):
     assert check_grads_match_reference(w.trace).status == "pass"
 
 
-def test_a_part_below_a_zero_layer_has_its_slope_taken_after_the_run(rows):
+def test_the_slope_of_a_part_below_a_zero_layer_is_measured_after_the_run(rows):
     model = Net()
     nn.init.zeros_(model.classifier[1].weight)
     trace = run(loop(), rows, model=model)
@@ -564,7 +564,7 @@ def test_nan_travels_as_json(rows):
     assert check_grads_match_reference(back).fault == "nan_gradients_replaced"
 
 
-def test_slopes_leave_every_bit_and_say_nothing_of_low_precision(rows):
+def test_slopes_change_no_bit_and_are_not_measured_in_low_precision(rows):
     from pytest_ftcheck.instruments.reader import Reader
 
     torch.manual_seed(0)

@@ -143,7 +143,7 @@ def test_what_learns_or_does_not_matter_is_no_fault(model):
     assert check_grads_nonzero(trace).status == "pass"
 
 
-def test_a_hook_that_sets_the_gradient_to_zero_is_seen():
+def test_a_hook_that_sets_the_gradient_to_zero_is_named():
     model = Net()
     model.classifier.weight.register_hook(torch.zeros_like)
     verdict = check_grads_nonzero(run(model))
@@ -187,7 +187,7 @@ def test_a_saturated_softmax_is_distinguished_from_a_learning_one():
 
 
 @pytest.mark.parametrize("model", [Detached, Buffered, Numbered, FrozenGate, Rounded])
-def test_everything_is_as_before(model):
+def test_everything_is_restored(model):
     from pytest_ftcheck.checks.gradients.probe.severed import MissingGradients
     from pytest_ftcheck.instruments.reader import Reader
 

@@ -40,7 +40,7 @@ WRONG_DIRECTION = 0.1
 #: ... and is neither this many times longer than those of the others are, nor this many times shorter, has that of something else.
 LONGER = 5.0
 SHORTER = 100.0
-#: Wrappers whose own backward cannot be asked for gradients beside it.
+#: Wrappers under which gradients cannot be computed a second time.
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
 
 
