@@ -137,7 +137,7 @@ SOUND = {
     "correlation": ("numbers", simple(lambda z, y: 1 - torch.corrcoef(torch.stack([z[:, 0], y]))[0, 1]), None),
 }  # fmt: skip
 
-ILL = {
+WRONG = {
     "double_softmax": ("single", simple(lambda z, y: F.cross_entropy(z.softmax(-1), y)), None),
     "double_softmax ": ("single", simple(F.cross_entropy), lambda z: z.softmax(-1)),
     "double_softmax  ": (
@@ -197,9 +197,9 @@ def test_a_sound_loss_passes(name):
         assert check(trace).status in ("pass", "skipped"), str(check(trace))
 
 
-@pytest.mark.parametrize("name", sorted(ILL))
+@pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_wrong_loss_is_named(name):
-    kind, loss, end = ILL[name]
+    kind, loss, end = WRONG[name]
     verdict = check_loss_matches_task(run(kind, loss, end=end))
     assert (verdict.status, verdict.fault) == ("fail", name.strip()), str(verdict)
 
