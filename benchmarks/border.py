@@ -19,7 +19,8 @@ from hypothesis import Phase, given, seed, settings
 
 from pytest_ftcheck import Recipe
 from pytest_ftcheck.initialization.engine import train_heads
-from pytest_ftcheck.initialization.features import Features, extract_features
+from pytest_ftcheck.initialization.extract import extract_features
+from pytest_ftcheck.initialization.features import Features
 from pytest_ftcheck.initialization.jobs import Job, Plan
 from pytest_ftcheck.strategies import Head, InitScheme, init_schemes, recipes, toward_border
 

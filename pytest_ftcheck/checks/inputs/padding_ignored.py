@@ -111,17 +111,22 @@ def check_padding_ignored(trace: Trace) -> Verdict:
         "healthy float32 model shows rounding only (below 0.01 %)",
         "measured": f"evaluation mode, {which_weights(padding)}, shortest rows of the batch with the most padding among the first",
     }
-    changed = (
-        f"Without {plural(padding.columns, 'column')} of padding"
-        if padding.side == "right"
-        else "With other ids in the padding"
-    )
-    headline = f"{changed}, the outputs of the same {plural(padding.rows, 'row')} change by {share(effect)} of the spread between rows"
+    headline = _headline(padding, effect)
     if not matters(effect) and not _is_due_to_wrong_mask(inputs, padding, effect):
         return Verdict(NAME, "pass", f"{headline}.", **details)
     if reason := random_output(inputs) or mixed_rows(inputs):
         return Verdict(NAME, "skipped", reason)
-    finding = user_model or _judge_way_to_base(padding)
+    return _report(user_model or _judge_way_to_base(padding), padding, headline, details)
+
+
+def _headline(padding: PaddingMeasurement, effect: Effect) -> str:
+    columns, rows = plural(padding.columns, "column"), plural(padding.rows, "row")
+    changed = f"Without {columns} of padding" if padding.side == "right" else "With other ids in the padding"
+    return f"{changed}, the outputs of the same {rows} change by {share(effect)} of the spread between rows"
+
+
+def _report(finding: Fault | Exemption, padding: PaddingMeasurement, headline: str, details: dict[str, Any]) -> Verdict:
+    """The verdict on an effect of padding, the texts of its explanation filled in."""
     fields = {
         "base": padding.base,
         "names": ", ".join((*padding.misplaced_mask, *padding.unknown_keywords)),
@@ -141,12 +146,9 @@ def _judge_user_model(padding: PaddingMeasurement) -> Fault | Exemption | None:
     if padding.inversion or _is_inverted_inside(padding):
         return faults.MASK_INVERTED_INSIDE
     less, more = padding.less_padding, padding.more_padding
-    if (
-        not padding.user_model
-        or less is None
-        or more is None
-        or not (matters(less) and less.relative > USER_MODEL_LIMIT)
-    ):
+    if not padding.user_model or less is None or more is None:
+        return None
+    if not matters(less) or less.relative <= USER_MODEL_LIMIT:
         return None
     text_lost = padding.more_padding_spread is not None and padding.more_padding_spread < SPREAD_LEFT * more.spread
     mask_used = padding.mask_of_ones is not None and matters(padding.mask_of_ones)
