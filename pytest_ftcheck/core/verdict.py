@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from . import arguments
 from .formatting import block_of, table
 from .late_binding import provided
 
@@ -52,8 +53,7 @@ class Verdict:
     margin: float | None = None
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ValueError(f"status={self.status!r}: expected one of {', '.join(STATUSES)}")
+        arguments.one_of("status", self.status, STATUSES)
         if self.margin is not None and not math.isfinite(self.margin):
             raise ValueError(f"margin={self.margin!r}: expected a finite number, or None")
         if "\n" in self.headline:  # a layer's name may have one

@@ -45,26 +45,26 @@ def resolve_recipe(recipe: Recipe | None, fields: Mapping[str, Any], optimizer: 
 
 
 def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.Module:
-    """The module to train, on its device; a module that was passed in is snapshotted first.
+    """The module to train, on its device; a module that the user passed is snapshotted first.
 
     :raises TypeError: neither a module nor a factory of one.  :raises ValueError: nothing can be trained.
     """
-    made = not isinstance(model, nn.Module)
-    if made:
+    from_factory = not isinstance(model, nn.Module)
+    if from_factory:
         if not callable(model):
             raise TypeError(
                 f"model is {describe_type(model)}: expected a torch.nn.Module or a function without arguments that makes one"
             )
         if isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(
-                "optimizer is an instance, but model is a factory: the optimizer cannot hold parameters that are not made yet; "
+                "optimizer is an instance, but model is a factory: the optimizer cannot hold parameters that do not exist yet; "
                 "pass optimizer=callable(model) -> optimizer, or the module itself"
             )
         model = model()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model factory returned {describe_type(model)}: expected a torch.nn.Module")
     check_parameters(model)
-    if not made:
+    if not from_factory:
         undo.keep(ModelSnapshot(model))
     if recipe.device is not None or recipe.dtype is not None:
         try:
@@ -81,15 +81,15 @@ def check_parameters(model: nn.Module) -> None:
     for name, p in model.named_parameters():
         if p.device.type == "meta":
             raise ValueError(
-                f"model: parameter {name!r} is on the meta device and has no values; load it first (model.to_empty, from_pretrained)"
+                f"model: parameter {name!r} is on the meta device and has no values: load it first (model.to_empty, from_pretrained)"
             )
         if isinstance(p, nn.parameter.UninitializedParameter):
             raise ValueError(
-                f"model: parameter {name!r} is not initialised yet; run one forward pass first (lazy module)"
+                f"model: parameter {name!r} is not initialised yet (a lazy module): run one forward pass first"
             )
         if p.is_inference():
             raise ValueError(
-                f"model: parameter {name!r} was made under torch.inference_mode() and cannot be trained; make the model outside it"
+                f"model: parameter {name!r} was created under torch.inference_mode() and cannot be trained: create the model outside it"
             )
         if p.is_complex():
             raise ValueError(
@@ -97,14 +97,14 @@ def check_parameters(model: nn.Module) -> None:
             )
         if not p.is_floating_point():
             raise ValueError(
-                f"model: parameter {name!r} is quantized ({p.dtype}); expected floating-point parameters: judge the model before "
+                f"model: parameter {name!r} is quantized ({p.dtype}); expected floating-point parameters: check the model before "
                 "quantization, or its floating-point adapters on an unquantized base"
             )
         trainable += p.requires_grad
     if not trainable:
         raise ValueError(
             "model: no trainable parameter: every parameter has requires_grad=False, or there is none; "
-            "un-freeze what is meant to learn"
+            "unfreeze what should learn"
         )
 
 
@@ -135,7 +135,7 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
 def resolve_scheduler(
     optimizer: torch.optim.Optimizer, scheduler: Any, recipe: Recipe, *, own_optimizer: bool, undo: Undo
 ) -> Any:
-    """The user's scheduler; the recipe's for the recipe's optimizer; else none, for the user's optimizer is judged as it is."""
+    """The user's scheduler; else the recipe's, with the recipe's optimizer only; else none."""
     if scheduler is None:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.lr_factor) if own_optimizer else None
     if callable(getattr(scheduler, "step", None)):
