@@ -34,7 +34,7 @@ def how_far(trace: Trace) -> str:
 
     >>> from pytest_ftcheck import example_trace
     >>> print(how_far(example_trace(stopped="Failed: Timeout (>9.0s)")))
-    the fine-tune stopped after 20/20 steps (1.0 s): Failed: Timeout (>9.0s)
+    the fine-tune stopped after 20/20 steps (1.00 s): Failed: Timeout (>9.0s)
     last step: loss 0.320 (first step: 0.700), learning rate 2.78e-06, gradient norm 0.900
     """
     total = "" if trace.recipe is None else f"/{trace.recipe.steps:,}"

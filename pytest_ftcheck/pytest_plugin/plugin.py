@@ -128,7 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
         except ValueError as error:
             raise pytest.UsageError(f"--ftcheck-baseline: {compared[0]}: {error}") from None
     config.add_cleanup(fail_level.fail_on(options.fail_on(config)))
-    config.pluginmanager.register(SessionSummary(config), "ftcheck-summary")
+    config.pluginmanager.register(_SessionSummary(config), "ftcheck-summary")
     if options.models(config)[0] or any(argument.startswith("ftcheck::") for argument in config.args):
         from . import model_items
 
@@ -288,7 +288,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     )
 
 
-class SessionSummary:
+class _SessionSummary:
     """Collects the tests' reports, of this process or of pytest-xdist's workers; at the end writes files and prints the summary."""
 
     def __init__(self, config: pytest.Config) -> None:
