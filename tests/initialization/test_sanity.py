@@ -212,3 +212,19 @@ def test_weights_too_small_are_no_dead_units():
         head, [(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2)]
     )
     assert verdict.fault == "init_signal_vanishes"
+
+
+def test_wording():
+    head = S.zeros().apply(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert str(check_init(head, [(X, Y)])) == (
+        "init_sane: FAIL. layer 0 starts at zero and so does layer 2: no signal passes.\n"
+        "  layer    shape  std  torch's default  mean  largest  bias up to  identical units\n"
+        "  layer 0  4 x 8    0            0.204     0        0           0            100 %\n"
+        "  layer 2  2 x 4    0            0.289     0        0           0                -\n"
+        "  cause: zero weights in a hidden layer: no signal passes, and no gradient comes back\n"
+        "  do: only the last layer may start at zero: InitScheme.normal(std=0.02).with_last(InitScheme.zeros())\n"
+        "  limit: only the last layer may start at zero\n"
+        "  measured: weights, one pass and one gradient, dropout off, 16 rows, before any training\n"
+        "  note: also: 100 % of the 4 ReLU units of layer 0 are zero for all 16 rows.\n"
+        "  note: also: The gradient of layer 2 has an rms of 0, where Adam's eps is 1e-08: it will hardly move."
+    )
