@@ -139,7 +139,7 @@ def _table_of_runs(terminal: Any, phases: Phases) -> None:
         for name, run in zip(names, runs, strict=True)
     ]
     left_out = [phase.runs_left_out for _, phase in phases if phase.runs_left_out]
-    rows += [("", f"... and {plural(count, 'trace')} more ...", "", "", "", "") for count in left_out]
+    rows += [("", f"... and {plural(count, 'more run')}", "", "", "", "") for count in left_out]
     if not rows:
         return
     titles = ("", "fine-tune", "steps", "loss", "", "head")

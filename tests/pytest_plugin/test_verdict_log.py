@@ -134,7 +134,7 @@ def test_a_loop_is_one_line(pytester, run):
         "fail test_it.py::test_loop - weights_move: 501 times, 1 fail, 500 pass; the last: row 500"
     ]
     assert sum("0.700 -> 0.320" in line and "█" in line for line in lines) == 1  # 500 times the same
-    assert any(line.strip() == f"... and {500 - 2 * TRACES_KEPT} traces more ..." for line in lines)
+    assert any(line.strip() == f"... and {500 - 2 * TRACES_KEPT} more runs" for line in lines)
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["one process", "xdist"])
