@@ -1,4 +1,4 @@
-"""What the author declares: checked when it is made, and against the model's names before any training."""
+"""What is declared: validated at once, and against the model's parameter names before any training."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_names_may_be_given_as_one_string():
         (Intent(trained="", unused="a"), "a.weight", False, False),
     ],
 )
-def test_what_is_wanted_of_a_tensor(intent, name, trained, frozen):
+def test_what_is_declared_of_a_tensor(intent, name, trained, frozen):
     assert intent.wants_trained(name) is trained
     assert intent.wants_frozen(name) is frozen
 
@@ -78,12 +78,12 @@ def test_the_declared_learning_rate():
     assert Intent(peak_lr=1.0, schedule="linear").lr_at(3) is None  # of unknown length
 
 
-def test_declared_says_which_fields_speak():
+def test_declared_lists_the_fields_that_are_set():
     assert Intent().declared == ()
     assert Intent(peak_lr=0.0, no_decay=False, trained="").declared == ("trained", "peak_lr", "no_decay")
 
 
-def test_the_recipe_fills_what_is_open_and_overrides_nothing():
+def test_the_recipe_fills_in_what_is_not_declared():
     filled = Intent(peak_lr=1.0).filled(Recipe(lr=1e-3, steps=50, warmup=0.1))
     assert (filled.peak_lr, filled.total_steps, filled.warmup_steps) == (1.0, 50, 5)
     assert (filled.optimizer, filled.schedule, filled.max_grad_norm) == ("AdamW", "linear", 1.0)
@@ -98,7 +98,7 @@ def test_the_recipe_fills_what_is_open_and_overrides_nothing():
         (Intent(pretrained={"x": torch.zeros(1)}), ["intent.pretrained"]),
     ],
 )
-def test_names_that_fit_nothing_are_refused_before_training(intent, words):
+def test_names_that_match_nothing_are_refused_before_training(intent, words):
     model, batches = tiny_distilbert(), toy_batches()[:2]
     optimizer = torch.optim.AdamW(model.parameters())
     for call in (
@@ -122,7 +122,7 @@ def test_the_trace_keeps_the_intent_without_its_tensors():
     assert Trace.from_json(trace.to_json()) == trace
 
 
-def test_of_the_users_own_optimizer_nothing_is_filled_in():
+def test_with_the_users_optimizer_nothing_is_filled_in():
     trace = finetune(
         tiny_distilbert, toy_batches()[:2], steps=2, optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1)
     )

@@ -1,4 +1,4 @@
-"""A recipe refuses what it cannot mean, and its schedule has the numbers it should."""
+"""A recipe refuses invalid values, and its schedule has the right numbers."""
 
 from __future__ import annotations
 

@@ -8,10 +8,12 @@ import math
 
 import pytest
 
+from pytest_ftcheck.checks.mode.record import Modes
+from pytest_ftcheck.checks.retraining.record import Overfit
 from pytest_ftcheck.core.example_trace import example_trace, tensor
 from pytest_ftcheck.core.observations import Buffer, Group, Histogram, Iteration, Metric
 from pytest_ftcheck.core.serialization import decode, encode
-from pytest_ftcheck.core.trace import SCHEMA, Trace
+from pytest_ftcheck.core.trace import NOT_NAMED, SCHEMA, Trace
 
 
 def raw(**changes):
@@ -147,7 +149,7 @@ def test_wrong_recipe_values_are_refused_as_they_are_elsewhere():
         Trace.from_json(json.dumps(made))
 
 
-def test_long_findings_are_cut():
+def test_long_values_in_errors_are_cut():
     with pytest.raises(ValueError, match=r"expected a list") as caught:
         Trace.from_json(json.dumps(raw(tensors="x" * 10_000)))
     assert len(str(caught.value)) < 150
@@ -249,7 +251,7 @@ def test_tensor_properties():
     assert dataclasses.replace(t, shape=()).numel == 1
 
 
-def test_losses_and_broken():
+def test_losses_and_backward_error():
     made = example_trace(
         iterations=(
             Iteration(1.0, 0, 1, True),
@@ -294,3 +296,20 @@ def test_metrics_survive():
     (back,) = Trace.from_json(made.to_json()).metrics
     assert math.isnan(back.first)
     assert back.baseline is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "skipped", "part", "reason"),
+    [
+        (Modes, {}, None, "Not measured."),
+        (Modes, {"modes": "the run ended early"}, None, "Not measured: the run ended early."),
+        (Modes, {"all": "no batches."}, None, "Not measured: no batches."),
+        (Modes, {"modes": "the run ended early"}, "there is no dropout", "Not measured: there is no dropout."),
+        (Overfit, {"overfit": NOT_NAMED}, None, "runs only with probes=['overfit']"),
+        (Overfit, {}, None, "runs only with probes=['overfit']"),
+        (Overfit, {"overfit": "the loop is your own"}, None, "Not measured: the loop is your own."),
+    ],
+)
+def test_why_nothing_was_measured(kind, skipped, part, reason):
+    text = example_trace(skipped=skipped).why_not_measured(kind, part)
+    assert text.endswith(reason) if kind is Modes else reason in text

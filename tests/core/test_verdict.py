@@ -1,4 +1,4 @@
-"""What a verdict says, and that it travels."""
+"""The message of a verdict, and its way between processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_inconclusive_says_what_would_settle_it():
 
 
 @pytest.mark.parametrize("status", ["pass", "skipped"])
-def test_what_is_well_is_short(status):
+def test_a_passed_verdict_is_short(status):
     text = str(Verdict(status=status, **FULL))
     assert text.startswith(f"weights_move: {status}. ")
     assert "cause" not in text

@@ -444,7 +444,7 @@ def test_a_scheduler_instance_goes_on_from_where_it_is(rows):
     assert [s.lrs[0] for s in trace.steps] == [0.5, 0.25]
 
 
-def test_reduce_on_plateau_is_told_the_loss(rows):
+def test_reduce_on_plateau_gets_the_loss(rows):
     trace = finetune(
         Net(),
         rows,
@@ -563,12 +563,12 @@ def test_a_gradient_scaler_in_ones_own_step(rows):
     assert scaled.tensor("body.weight").grad_norms == pytest.approx(plain.tensor("body.weight").grad_norms, rel=1e-3)
 
 
-@pytest.mark.parametrize("told", [None, "a string"])
-def test_a_step_may_tell_no_loss(rows, told):
+@pytest.mark.parametrize("returned", [None, "a string"])
+def test_a_step_may_return_no_loss(rows, returned):
     def step(model, batch, optimizer, scheduler):
         F.cross_entropy(model(batch[0]), batch[1]).backward()
         optimizer.step()
-        return told
+        return returned
 
     trace = finetune(Net(), rows, step=step, **FAST)
     assert trace.losses == ()
@@ -761,7 +761,7 @@ def test_only_the_probes_that_are_asked_for(rows, wanted):
     assert bool(trace.metrics) == ("metrics" in wanted)
 
 
-def test_key_biases_are_told_from_real_gradients():
+def test_key_biases_are_distinguished_from_real_gradients():
     """softmax does not see a constant added to all keys' scores: the true gradient of a key bias is zero."""
     trace = finetune(tiny_distilbert, toy_batches(4), steps=5, lr=1e-3)
     keys = [t for t in trace.tensors if t.name.endswith("k_lin.bias")]

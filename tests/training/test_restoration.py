@@ -433,7 +433,7 @@ def test_one_that_cannot_be_restored_does_not_keep_the_others_from_it():
     assert len(restored) == 4
 
 
-def test_of_two_that_cannot_be_restored_both_are_told():
+def test_of_two_that_cannot_be_restored_both_are_reported():
     restored, undo = [], Undo()
     for name, error in (("model", None), ("optimizer", Boom("second")), ("scheduler", KeyboardInterrupt("first"))):
         undo.keep(Kept(name, restored, error))

@@ -486,7 +486,7 @@ def test_a_loss_without_a_graph_is_named_in_the_trace_of_its_exception(model, ro
     assert "no graph" in check_weights_move(w.trace).headline
 
 
-def test_a_loss_told_as_a_number_or_detached_is_no_fault(model, rows):
+def test_a_loss_given_as_a_number_or_detached_is_no_fault(model, rows):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer) as w:
         for x, y in rows[:3]:
@@ -625,7 +625,7 @@ def test_decay_of_sgd_with_momentum(rows, dampening, nesterov):
     )
 
 
-def test_decay_of_adam_joins_the_gradient_and_is_not_told_apart(rows):
+def test_decay_of_adam_joins_the_gradient_and_is_not_separated(rows):
     decay_by_hand(
         lambda ps: torch.optim.Adam(ps, lr=1e-3, weight_decay=0.5), rows, lambda w, g, s: (torch.zeros_like(w), s)
     )
@@ -943,7 +943,7 @@ def looped(model, optimizer, zero, *, clip=False, micro=1, steps=8, **given):
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("micro", [1, 3])
 @pytest.mark.parametrize("make", [sgd, adam])
-def test_gradients_that_are_never_zeroed_are_told(model, make, micro, clip):
+def test_gradients_that_are_never_zeroed_are_found(model, make, micro, clip):
     verdict = looped(model, make(model), lambda _: None, clip=clip, micro=micro)
     assert (verdict.status, verdict.fault) == ("fail", "grads_never_zeroed"), str(verdict)
     assert not any(p._backward_hooks for p in model.parameters())
