@@ -24,7 +24,9 @@ def test_permutations_are_scored_as_one_by_one(rows, classes, cells, monkeypatch
 def test_tags_and_numbers_too():
     rng = np.random.default_rng(1)
     tags, values = rng.integers(0, 2, (12, 3)), rng.normal(size=12)
-    assert {len(v) for v in metrics._permuted_scores("multi_label", tags[::-1], tags).values()} == {metrics.PERMUTATIONS}
+    assert {len(v) for v in metrics._permuted_scores("multi_label", tags[::-1], tags).values()} == {
+        metrics.PERMUTATIONS
+    }
     scores = metrics._permuted_scores("regression", values, values)["r_squared"]
     assert max(scores) < 1
     assert np.mean(scores) == pytest.approx(-1, abs=0.1)  # twice the variance away
