@@ -94,6 +94,15 @@ class Probe:
     def iteration(self, number: int, batch: Any) -> None:
         """Right before iteration ``number``, with its batch."""
 
+    def iterated(self, number: int) -> None:
+        """Right after iteration ``number``, before anything else is looked at."""
+
+    def loop_begins(self) -> None:
+        """A watched loop begins: its iterations are not announced."""
+
+    def loop_ends(self) -> None:
+        """The watched loop is over."""
+
     def stepped(self, number: int) -> None:
         """Right after the iteration in which optimizer step ``number`` was taken."""
 
@@ -145,6 +154,18 @@ class ProbeRunner:
     def iteration(self, number: int, batch: Any) -> None:
         """Call every probe's `Probe.iteration`."""
         self._all(lambda e: e.iteration(number, batch), "iteration")
+
+    def iterated(self, number: int) -> None:
+        """Call every probe's `Probe.iterated`."""
+        self._all(lambda e: e.iterated(number), "iterated")
+
+    def loop_begins(self) -> None:
+        """Call every probe's `Probe.loop_begins`."""
+        self._all(lambda e: e.loop_begins(), "loop_begins")
+
+    def loop_ends(self) -> None:
+        """Call every probe's `Probe.loop_ends`."""
+        self._all(lambda e: e.loop_ends(), "loop_ends")
 
     def stepped(self, number: int) -> None:
         """Call every probe's `Probe.stepped`."""

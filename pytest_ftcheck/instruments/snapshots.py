@@ -73,6 +73,15 @@ def seed_everything(seed: int) -> None:
     reseed(seed)
 
 
+#: How many `undisturbed` blocks are open in this process.
+_probing = 0
+
+
+def is_probing() -> bool:
+    """Whether what happens now is a probe's doing (inside `undisturbed`), and not the loop's."""
+    return _probing > 0
+
+
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     """Restores random states, global switches, the mode of each module, all buffers, ``.grad`` and ``requires_grad`` of each
@@ -81,6 +90,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     :param weights: restore the weights, too: some models write into them in a forward pass (an embedding with ``max_norm``, a head
         that normalises itself). Once a weight was found changed, it is always restored.
     """
+    global _probing
     modules = _modules(model)
     modes = [(m, m.training) for m in modules]
     kept = [_PlainAttributes(m) for m in modules]
@@ -88,9 +98,11 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     buffers = [(b, b.detach().clone()) for b in _distinct(m._buffers for m in modules)]
     own = _Weights(model, all_of_them=weights)
     with preserved_globals(), torch.inference_mode(False), torch.no_grad():
+        _probing += 1
         try:
             yield
         finally:
+            _probing -= 1
             for plain in kept:
                 plain.restore()
             _switch(modes)

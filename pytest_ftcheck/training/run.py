@@ -229,6 +229,8 @@ class FinetuneRun:
             loss, backward_error = self._step.run(batch)
             recorder.end_iteration(loss, backward_error)
             self._training_seconds += time.perf_counter() - began
+            if self._probe_runner is not None:
+                self._probe_runner.iterated(i)
             if len(recorder.steps) > done:
                 self._loss_after(before, since_step, len(recorder.steps) - 1)
                 if self._probe_runner is not None:

@@ -127,6 +127,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             self._probe_runner = self._make_probe_runner(self._reader)
         self._recorder = Recorder(self._model, self._optimizer, self._head, self._scheduler)
         self._recorder.attach()
+        if self._probe_runner is not None:
+            self._probe_runner.loop_begins()
         return self
 
     def _make_probe_runner(self, reader: Reader) -> ProbeRunner:
@@ -159,6 +161,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._recorder is not None
+        if self._probe_runner is not None:
+            self._probe_runner.loop_ends()
         self._recorder.detach()
         try:
             self._end(error)

@@ -1,0 +1,1 @@
+"""The loop's own calls: what the model, its base and the loss function are really given."""

@@ -1,0 +1,379 @@
+"""Observe a few iterations of the loop itself: hooks on the model and its base, and a mode that sees calls of loss functions.
+
+Nothing is called that the loop does not call, and nothing is changed: hooks note what passes, and a `TorchFunctionMode` notes the
+arguments of the losses in ``torch.nn.functional`` and of ``backward()`` and hands them on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from ...core.effect import Effect
+from ...instruments.base_model import Call, Inner, effect, find_inner, handed, precision_of
+from ...instruments.batches import split
+from ...instruments.probe import Probe, ProbeContext
+from ...instruments.snapshots import is_probing, quiet
+from ...instruments.tokens import find_tokens
+from .record import BaseCall, LoopCalls, LossCall
+
+#: Iterations that are observed: the first ones, and then those at powers of two.
+FIRST = 3
+#: Calls that are kept of each kind; rows that are kept for the comparison of masks.
+MOST = 64
+ROWS = 8
+#: Autograd nodes that are looked at behind a loss, the nearest first.
+NODES = 2000
+#: Labels are compared from so many rows on: of two classes, fewer agree or disagree by luck.
+LEAST_ROWS = 8
+#: Loss functions whose first argument stands for the outputs, and whose second for the labels.
+LOSSES = {
+    F.cross_entropy: "cross_entropy",
+    F.nll_loss: "nll_loss",
+    F.binary_cross_entropy: "binary_cross_entropy",
+    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
+    F.mse_loss: "mse_loss",
+    F.l1_loss: "l1_loss",
+    F.smooth_l1_loss: "smooth_l1_loss",
+    F.huber_loss: "huber_loss",
+    F.multi_margin_loss: "multi_margin_loss",
+}
+#: Autograd nodes that only hand numbers on, by the beginning of their names.
+_PLAIN: tuple[str, ...] = (
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "ToCopy",
+    "Clone",
+    "Alias",
+    "Expand",
+    "Permute",
+    "Transpose",
+    "TBackward",
+)
+_PLAIN += ("Slice", "Select", "Index", "AsStrided", "Split", "Chunk", "Unbind")
+_FORMS = {"SoftmaxBackward": "softmax", "LogSoftmaxBackward": "log_softmax", "SigmoidBackward": "sigmoid"}
+
+
+class LoopProbe(Probe):
+    """What the loop's own calls give the model, its base and the loss function."""
+
+    name = "loop"
+    order = 1000  # its hooks go on last, right before the loop's own iteration
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.observer = LoopObserver(context)
+        self.observed: list[int] = []
+        self.mask_effect: Effect | None = None
+
+    def iteration(self, number: int, batch: Any) -> None:
+        """Observe this iteration, if it is one of those."""
+        if is_due(number):
+            self.observed.append(number)
+            self.observer.start(number, batch)
+
+    def iterated(self, number: int) -> None:  # noqa: ARG002
+        """The loop's own calls of this iteration are over."""
+        self.observer.stop()
+
+    def loop_begins(self) -> None:
+        """A watched loop begins, whose iterations nobody announces: each call of ``backward()`` ends one."""
+        self.observer.start(0, None, whole=True)
+
+    def loop_ends(self) -> None:
+        """The watched loop is over."""
+        self.observer.stop()
+        self.observed = [i for i in range(self.observer.iteration) if is_due(i)]
+
+    def after(self) -> None:
+        """What the mask that the loop gave does, beside the right one."""
+        if self.observer.example is not None:
+            with contextlib.suppress(Exception), quiet(self.context.model):
+                self.mask_effect = self._mask_effect(*self.observer.example)
+
+    def close(self) -> None:
+        """No hook and no mode of ours is left."""
+        self.observer.stop()
+
+    def record(self) -> LoopCalls | None:
+        """What was observed; None: no iteration was."""
+        seen = self.observer
+        if not self.observed:
+            return None
+        return LoopCalls(
+            iterations=tuple(self.observed[:MOST]),
+            base=seen.base.name if seen.base is not None else None,
+            base_library=seen.base is not None and seen.base.library,
+            calls=tuple(seen.calls),
+            losses=tuple(seen.losses),
+            backwards=seen.backwards,
+            reached=seen.reached,
+            mask_effect=self.mask_effect,
+        )
+
+    def _mask_effect(
+        self, base: Inner, ids: torch.Tensor, given: torch.Tensor | None, real: torch.Tensor
+    ) -> Effect | None:
+        weight = real.float()[..., None]
+
+        def rows(mask: torch.Tensor) -> torch.Tensor:
+            return (base.direct(ids, mask).float() * weight).sum(1) / weight.sum(1)
+
+        given = torch.ones_like(real, dtype=torch.long) if given is None else given
+        return effect(rows(real.long()), rows(given), precision=precision_of(self.context.model))
+
+
+def is_due(iteration: int) -> bool:
+    """Whether this iteration is observed.
+
+    >>> [i for i in range(20) if is_due(i)]
+    [0, 1, 2, 4, 8, 16]
+    """
+    return iteration < FIRST or iteration & (iteration - 1) == 0
+
+
+class LoopObserver(TorchFunctionMode):
+    """Notes the loop's calls while it is started. Calls that probes make are not the loop's."""
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__()
+        self.model = context.model
+        self.bases = find_inner(context.model)
+        self.base: Inner | None = None
+        self.pad_id = _pad_id(context)
+        self.labels_of_probe = _labels_of_rows(context.probe)
+        self.calls: list[BaseCall] = []
+        self.losses: list[LossCall] = []
+        self.backwards = self.reached = self.iteration = 0
+        #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
+        self.example: tuple[Inner, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
+        self._batch: Any = None
+        self._whole = self._on = False
+        self._handles: list[RemovableHandle] = []
+        self._outputs: set[Any] = set()  # autograd nodes of the model's outputs
+        self._rows: list[bytes] = []  # the rows that the model was called with last
+        self._pending: list[tuple[Any, LossCall]] = []  # losses whose backward() was not called as yet, by their node
+
+    # ------------------------------------------------------------------ on and off
+    def start(self, iteration: int, batch: Any, *, whole: bool = False) -> None:
+        """From now on the loop's calls are noted; ``whole``: each call of ``backward()`` ends an iteration."""
+        self.stop()
+        self.iteration, self._batch, self._whole = iteration, batch, whole
+        self._handles.append(self.model.register_forward_hook(self._called, with_kwargs=True))
+        self._handles += [b.module.register_forward_hook(self._hook_of(b), with_kwargs=True) for b in self.bases]
+        self.__enter__()  # type: ignore[no-untyped-call]
+        self._on = True
+
+    def stop(self) -> None:
+        """Nothing is noted any more; may be called at any time."""
+        if self._on:
+            self._on = False
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        while self._handles:
+            self._handles.pop().remove()
+        self._forget()
+        self._batch = None
+
+    def _forget(self) -> None:
+        self._outputs.clear()
+        self._pending.clear()
+        self._rows = []
+
+    @property
+    def _listening(self) -> bool:
+        return self._on and not is_probing() and (not self._whole or is_due(self.iteration))
+
+    # ------------------------------------------------------------------ the model and its base
+    def _called(self, _module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        if not self._listening:
+            return
+        with contextlib.suppress(Exception):
+            self._outputs |= {t.grad_fn for t in _tensors(out) if t.grad_fn is not None}
+            self._rows = _row_keys((args, kwargs))
+
+    def _hook_of(self, base: Inner) -> Any:
+        signature = inspect.signature(base.module.forward)
+        rest = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
+
+        def hook(_module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
+            # without gradients it is an evaluation of the loop's
+            if not self._listening or not torch.is_grad_enabled() or self.base not in (None, base):
+                return
+            with contextlib.suppress(Exception):
+                call = Call(dict(signature.bind_partial(*args, **kwargs).arguments))
+                call.unknown = tuple(call.arguments.pop(rest, {})) if rest is not None else ()
+                self._note_base(base, call)
+
+        return hook
+
+    def _note_base(self, base: Inner, call: Call) -> None:
+        ids = call.arguments.get("input_ids")
+        if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
+            return
+        self.base = base
+        real = self._real(ids)
+        if real is None or bool(real.all()) or not bool(real.any(1).all()) or len(self.calls) >= MOST:
+            return
+        got = handed(call, real)
+        padded = int((~real).any(1).sum())
+        self.calls.append(
+            BaseCall(self.iteration, len(ids), padded, got["handed"], tuple(got["unknown"]), tuple(got["misplaced"]))
+        )
+        if self.example is None and got["handed"] in ("none", "all ones", "inverted"):
+            short = real.sum(1).argsort(stable=True)[:ROWS]
+            mask = call.arguments.get("attention_mask")
+            given = mask.detach()[short].clone() if isinstance(mask, torch.Tensor) else None
+            self.example = base, ids.detach()[short].clone(), given, real[short].clone()
+
+    def _real(self, ids: torch.Tensor) -> torch.Tensor | None:
+        """Which tokens are real: as the batch says; else all but the padding id at either end of a row. None: not known."""
+        if self._batch is not None:
+            found = find_tokens(self._batch, self.pad_id, None)
+            if found is not None and found.ids.shape == ids.shape and bool((found.ids.to(ids.device) == ids).all()):
+                return found.real.to(ids.device)
+        if self.pad_id is None:
+            return None
+        padding = (ids == self.pad_id).int()
+        return ~(padding.cumprod(1).bool() | padding.flip(1).cumprod(1).flip(1).bool())
+
+    # ------------------------------------------------------------------ the loss
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hands every call on; notes losses, and calls of ``backward()``."""
+        kwargs = kwargs or {}
+        if func is torch.Tensor.backward and self._on and not is_probing():
+            self._backward(args[0])
+        out = func(*args, **kwargs)
+        if func in LOSSES and self._listening and torch.is_grad_enabled():
+            with contextlib.suppress(Exception):
+                self._note_loss(LOSSES[func], out, *_two(args, kwargs))
+        return out
+
+    def _note_loss(self, function: str, loss: torch.Tensor, given: torch.Tensor, labels: torch.Tensor) -> None:
+        if loss.grad_fn is None or len(self._pending) >= MOST:
+            return
+        form = _form(given, self._outputs)
+        rows = len(labels) if labels.dim() else 1
+        own, reordered = self._compare(labels)
+        self._pending.append((loss.grad_fn, LossCall(self.iteration, function, form, rows, own, reordered)))
+
+    def _compare(self, labels: torch.Tensor) -> tuple[float | None, bool]:
+        """Share of the rows that the model was called with last whose label is their own, and whether these are their labels in
+        another order."""
+        known = self.labels_of_probe if self._batch is None else _labels_of_rows([self._batch])
+        own = [known.get(key) for key in self._rows]
+        if len(own) != labels.numel() or len(own) < LEAST_ROWS or None in own:
+            return None, False
+        a, b = torch.tensor(own, dtype=torch.double), labels.detach().reshape(-1).double().cpu()
+        same = float((a == b).double().mean())
+        reordered = same < 1 and bool((a.sort().values == b.sort().values).all()) and not _renumbered(a, b)
+        return same, reordered
+
+    def _backward(self, loss: Any) -> None:
+        if self._listening:
+            with contextlib.suppress(Exception):
+                nodes = _behind(loss.grad_fn, self._outputs)
+                self.backwards += 1
+                self.reached += bool(nodes & self._outputs)
+                self.losses += [call for node, call in self._pending if node in nodes][: MOST - len(self.losses)]
+            self._forget()
+        if self._whole:
+            self.iteration += 1
+
+
+# ------------------------------------------------------------------ reading tensors and graphs
+def _form(given: torch.Tensor, outputs: set[Any]) -> str:
+    """How an input of a loss comes from the model's output: what was done to it last, but for views and casts."""
+    node, steps = given.grad_fn, 0
+    while node is not None and node not in outputs and steps < 16:
+        name = node.name()
+        for begin, form in _FORMS.items():
+            if name.startswith(begin):
+                return form
+        if not name.startswith(_PLAIN) or not node.next_functions:
+            return "other"
+        node, steps = node.next_functions[0][0], steps + 1
+    if node is None:
+        return "other"
+    return _own_form(node)
+
+
+def _own_form(node: Any) -> str:
+    """The same of an output of the model's that is the loss's input as it is."""
+    return next((form for begin, form in _FORMS.items() if node.name().startswith(begin)), "output")
+
+
+def _behind(node: Any, outputs: set[Any]) -> set[Any]:
+    """The autograd nodes behind a loss, the nearest first, as far as the model's outputs and not into the model."""
+    if node is None:
+        return set()
+    seen, queue = {node}, deque([node])
+    while queue and len(seen) < NODES:
+        current = queue.popleft()
+        if current in outputs:
+            continue
+        for following, _ in current.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                queue.append(following)
+    return seen
+
+
+def _renumbered(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether one label always became the same other one: classes with other numbers."""
+    pairs = {(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)}
+    return len(pairs) == len({x for x, _ in pairs}) == len({y for _, y in pairs})
+
+
+def _two(args: Any, kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    given = args[0] if args else kwargs["input"]
+    labels = args[1] if len(args) > 1 else kwargs["target"]
+    return given, labels
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what a model was given or gave, however they are nested."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _row_keys(arguments: Any) -> list[bytes]:
+    """What tells rows apart: the first two-dimensional tensor that a model was called with."""
+    first = next((t for t in _tensors(arguments) if t.dim() == 2), None)
+    return [] if first is None else [row.numpy().tobytes() for row in first.detach().cpu().contiguous()]
+
+
+def _labels_of_rows(batches: Sequence[Any]) -> dict[bytes, float | None]:
+    """Row -> its label; None: the same row has several."""
+    found: dict[bytes, float | None] = {}
+    for batch in batches:
+        inputs, labels = split(batch)
+        keys = _row_keys(inputs)
+        if isinstance(labels, torch.Tensor) and labels.dim() and labels.numel() == len(keys):
+            for key, label in zip(keys, labels.detach().reshape(-1).double().tolist(), strict=True):
+                found[key] = label if found.setdefault(key, label) == label else None
+    return found
+
+
+def _pad_id(context: ProbeContext) -> int | None:
+    if context.intent.pad_token_id is not None:
+        return context.intent.pad_token_id
+    found = (find_tokens(batch, None, None) for batch in context.probe)
+    return next((tokens.pad_id for tokens in found if tokens is not None and tokens.pad_id is not None), None)

@@ -1,0 +1,61 @@
+"""What the loop itself gave the model, its base and the loss function; not what our own calls give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...core.effect import Effect
+from ...core.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class BaseCall:
+    """One call of the base on rows with padding, as the loop made it."""
+
+    iteration: int
+    #: Rows, and those that have padding.
+    rows: int
+    padded: int
+    #: What it got as its attention mask: ``right``, ``none``, ``inverted``, ``all ones`` or ``other``.
+    mask: str
+    #: Keywords that no parameter of its forward has, swallowed by ``**kwargs``.
+    unknown: tuple[str, ...] = ()
+    #: Arguments other than ``attention_mask`` that hold the mask.
+    misplaced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """One call of a loss function of ``torch.nn.functional`` that the loop's loss was computed from."""
+
+    iteration: int
+    #: ``cross_entropy``, ``nll_loss``, ``binary_cross_entropy_with_logits``, ...
+    function: str
+    #: How its input comes from the model's output: ``output`` (as it is), ``softmax``, ``log_softmax``, ``sigmoid`` or ``other``.
+    input: str
+    rows: int
+    #: Share of rows whose label is that of the batch; None: the batch's labels are not known, or have another shape.
+    own_labels: float | None = None
+    #: The labels are the batch's in another order, and no renumbering of classes explains them.
+    reordered: bool = False
+
+
+@dataclass(frozen=True)
+class LoopCalls(Measurement, probe="loop"):
+    """What the loop's own calls were, in a few iterations."""
+
+    #: Iterations that were observed.
+    iterations: tuple[int, ...] = ()
+    #: The base inside the model; None: there is none, or it was never called.
+    base: str | None = None
+    base_library: bool = False
+    #: Its calls on rows with padding.
+    calls: tuple[BaseCall, ...] = ()
+    #: Losses that ``backward()`` was called on, or on something made from them.
+    losses: tuple[LossCall, ...] = ()
+    #: Calls of ``backward()``, and those whose graph holds the model's output.
+    backwards: int = 0
+    reached: int = 0
+    #: What the base gives for the loop's rows (mean over the real tokens of each) with the mask that the loop gave it, beside the
+    #: right mask; None: the mask was right, or it could not be measured.
+    mask_effect: Effect | None = None

@@ -1,0 +1,155 @@
+"""What a loop really gives the model, its base and the loss: seen in the loop's own calls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck.checks.loop.record import LoopCalls
+from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
+
+BATCHES = toy_batches()
+
+
+def loop(*, mask=lambda m: m, form=lambda z: z, labels=lambda y: y, loss=F.cross_entropy, used=lambda z: z):
+    def step(model, batch, optimizer, scheduler):
+        (ids, length, real), y = batch
+        optimizer.zero_grad()
+        value = loss(form(used(model((ids, length, mask(real))))), labels(y))
+        if value.requires_grad:
+            value.backward()
+        optimizer.step()
+        return value
+
+    return step
+
+
+def in_finetune(step, steps=6, **more):
+    model = tiny_distilbert(seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    trace = finetune(model, BATCHES, optimizer=optimizer, step=step, steps=steps, probes=["loop"], **more)
+    return trace.measured(LoopCalls)
+
+
+def in_watch(step, steps=6):
+    model = tiny_distilbert(seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with watch(model, optimizer, probe_batch=BATCHES[0], probes=["loop"]) as w:
+        for i in range(steps):
+            step(model, BATCHES[i % len(BATCHES)], optimizer, None)
+    return w.trace.measured(LoopCalls)
+
+
+RUNS = pytest.mark.parametrize("run", [in_finetune, in_watch])
+
+
+@RUNS
+def test_a_healthy_loop(run):
+    found = run(loop())
+    assert found.iterations == (0, 1, 2, 4)
+    assert found.base == "base_model"
+    assert found.base_library
+    assert {c.mask for c in found.calls} == {"right"}
+    assert {(c.function, c.input, c.reordered) for c in found.losses} == {("cross_entropy", "output", False)}
+    assert found.losses[0].own_labels == 1
+    assert (found.backwards, found.reached) == (4, 4)
+    assert found.mask_effect is None
+
+
+@RUNS
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [(torch.ones_like, "all ones"), (lambda m: 1 - m, "inverted"), (lambda m: m * 0 + torch.rand(m.shape), "other")],
+)
+def test_masks_are_compared_with_the_padding(run, mask, kind):
+    found = run(loop(mask=mask))
+    assert {c.mask for c in found.calls} == {kind}
+    assert (found.mask_effect is not None) == (kind != "other")
+
+
+@RUNS
+@pytest.mark.parametrize(
+    ("form", "loss", "told"),
+    [
+        (lambda z: z.softmax(-1), F.cross_entropy, ("cross_entropy", "softmax")),
+        (lambda z: torch.nn.Softmax(1)(z).float(), torch.nn.CrossEntropyLoss(), ("cross_entropy", "softmax")),
+        (lambda z: z.sigmoid(), F.cross_entropy, ("cross_entropy", "sigmoid")),
+        (lambda z: z.log_softmax(-1), F.nll_loss, ("nll_loss", "log_softmax")),
+        (lambda z: z.softmax(-1).log(), F.nll_loss, ("nll_loss", "other")),
+        (lambda z: 2 * z, F.cross_entropy, ("cross_entropy", "other")),
+        (lambda z: z.view(-1, 2)[:, None].squeeze(1), F.cross_entropy, ("cross_entropy", "output")),
+    ],
+)
+def test_what_enters_the_loss(run, form, loss, told):
+    assert {(c.function, c.input) for c in run(loop(form=form, loss=loss)).losses} == {told}
+
+
+def test_labels_in_another_order_are_told_from_classes_with_other_numbers():
+    shifted = in_finetune(loop(labels=lambda y: y.roll(1)))
+    assert all(c.reordered for c in shifted.losses)
+    assert max(c.own_labels for c in shifted.losses) < 0.8
+    assert not any(c.reordered for c in in_finetune(loop(labels=lambda y: 1 - y)).losses)
+    assert in_watch(loop(labels=lambda y: y.roll(1))).losses[0].reordered
+
+
+def test_rows_and_labels_that_are_shuffled_together_are_as_they_were():
+    def step(model, batch, optimizer, scheduler):
+        (ids, length, real), y = batch
+        order = torch.randperm(len(y))
+        optimizer.zero_grad()
+        value = F.cross_entropy(model((ids[order], length[order], real[order])), y[order])
+        value.backward()
+        optimizer.step()
+        return value
+
+    assert {c.own_labels for c in in_finetune(step).losses} == {1.0}
+
+
+def test_a_loss_that_is_not_backpropagated_is_not_the_loops():
+    def both(z, y):
+        F.mse_loss(z.softmax(-1), z.detach())  # computed, and thrown away
+        return F.cross_entropy(z, y)
+
+    assert {c.function for c in in_finetune(loop(loss=both)).losses} == {"cross_entropy"}
+
+
+def test_a_detached_output_is_not_reached():
+    found = in_finetune(loop(used=lambda z: z.detach().requires_grad_()))
+    assert found.backwards == 4
+    assert found.reached == 0
+
+
+@RUNS
+def test_nothing_of_ours_is_left(run):
+    model = tiny_distilbert(seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = len(_get_current_function_mode_stack())
+
+    def step(*_):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        finetune(model, BATCHES, optimizer=optimizer, step=step, steps=3)
+    with pytest.raises(KeyError), watch(model, optimizer, probe_batch=BATCHES[0]):
+        step()
+    assert len(_get_current_function_mode_stack()) == before
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_training_is_the_same_bit_for_bit():
+    def weights(probes):
+        model = tiny_distilbert(seed=0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        kept = {}
+
+        def step(model, batch, optimizer, scheduler):
+            value = loop()(model, batch, optimizer, scheduler)
+            kept.update({n: p.detach().clone() for n, p in model.named_parameters()})
+            return value
+
+        finetune(model, BATCHES, optimizer=optimizer, step=step, steps=5, probes=probes)
+        return kept
+
+    one, two = weights([]), weights(["loop"])
+    assert all(torch.equal(one[n], two[n]) for n in one)
