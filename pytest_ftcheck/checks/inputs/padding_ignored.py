@@ -12,6 +12,7 @@ from ...core.verdict import Status, Verdict
 from ..effects import LIMIT, ROUNDINGS, matters, share
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
+from .mask_in_loop import judge_mask_in_loop
 from .other_causes import mixed_rows, random_output, which_weights
 from .record import Inputs, PaddingMeasurement
 
@@ -88,10 +89,14 @@ def check_padding_ignored(trace: Trace) -> Verdict:
     with the right mask: if padding still has an effect there, that is its design, and no fault of the training script. A model without a
     library's base is judged by more padding: at its edge a convolution reads some, but 16 further columns of it change nothing then.
 
+    Before that, the loop's own calls of the base are judged: a mask that our call passes and the loop forgets is the loop's fault.
+
     >>> from pytest_ftcheck import example_trace
     >>> check_padding_ignored(example_trace()).status
     'skipped'
     """
+    if wrong := judge_mask_in_loop(trace, NAME):
+        return wrong
     inputs = trace.measured(Inputs)
     if inputs is None:
         return not_measured(NAME, trace, Inputs)

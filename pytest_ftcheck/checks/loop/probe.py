@@ -19,11 +19,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ...core.effect import Effect
-from ...instruments.base_model import Call, Inner, effect, find_inner, handed, precision_of
+from ...instruments.base_model import Call, Inner, effect, find_inner, precision_of
 from ...instruments.batches import split
 from ...instruments.probe import Probe, ProbeContext
 from ...instruments.snapshots import is_probing, quiet
 from ...instruments.tokens import find_tokens
+from ..inputs.probe.padding import received_mask
 from .record import BaseCall, LoopCalls, LossCall
 
 #: Iterations that are observed: the first ones, and then those at powers of two.
@@ -226,12 +227,19 @@ class LoopObserver(TorchFunctionMode):
         real = self._real(ids)
         if real is None or bool(real.all()) or not bool(real.any(1).all()) or len(self.calls) >= MOST:
             return
-        got = handed(call, real)
+        received = received_mask(call, real)
         padded = int((~real).any(1).sum())
         self.calls.append(
-            BaseCall(self.iteration, len(ids), padded, got["handed"], tuple(got["unknown"]), tuple(got["misplaced"]))
+            BaseCall(
+                self.iteration,
+                len(ids),
+                padded,
+                received["mask_received"],
+                tuple(received["unknown_keywords"]),
+                tuple(received["misplaced_mask"]),
+            )
         )
-        if self.example is None and got["handed"] in ("none", "all ones", "inverted"):
+        if self.example is None and received["mask_received"] in ("none", "all ones", "inverted"):
             short = real.sum(1).argsort(stable=True)[:ROWS]
             mask = call.arguments.get("attention_mask")
             given = mask.detach()[short].clone() if isinstance(mask, torch.Tensor) else None

@@ -153,7 +153,7 @@ def _way_to_base(forward: Forward, tokens: Tokens, short: _ShortestRows, whole: 
     around = forward.model.get_submodule(base.name.rpartition(".")[0])
     fields |= {"base": base.name, "library_pooling": is_library(around), "config_pad_id": config_pad_id(around)}
     if whole.call is not None:
-        fields |= _received_mask(whole.call, tokens.real)
+        fields |= received_mask(whole.call, tokens.real)
     mask, keep = held.real.long(), short.keep
     with contextlib.suppress(Exception):
         full = by_row(base.direct(held.ids, mask), held)
@@ -165,7 +165,7 @@ def _way_to_base(forward: Forward, tokens: Tokens, short: _ShortestRows, whole: 
     return fields
 
 
-def _received_mask(call: Call, real: torch.Tensor) -> dict[str, Any]:
+def received_mask(call: Call, real: torch.Tensor) -> dict[str, Any]:
     """What the base received as its mask, and where else it received one."""
 
     def same(value: Any, mask: torch.Tensor) -> bool:
