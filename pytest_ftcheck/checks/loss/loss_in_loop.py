@@ -1,0 +1,89 @@
+"""Which loss the loop itself computes, from what and with which labels; whatever loss our own call computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.formatting import percent, plural
+from ...core.trace import Trace
+from ...core.verdict import Verdict
+from ..loop.record import LoopCalls, LossCall
+from ..spec import Fault
+from . import faults
+
+#: Share of rows whose label must be their own, where the labels are those of the rows in another order; healthy: all.
+LEAST_OWN_LABELS = 0.9
+#: Loss function and what it was given -> the fault. A loss on log(softmax(x)) or on scaled logits is none of these.
+_FAULTS: dict[tuple[str, str], Fault] = {
+    ("cross_entropy", "softmax"): faults.DOUBLE_SOFTMAX,
+    ("cross_entropy", "sigmoid"): faults.SIGMOID_BEFORE_CROSS_ENTROPY,
+    ("nll_loss", "softmax"): faults.NLL_ON_PROBABILITIES,
+    ("nll_loss", "sigmoid"): faults.NLL_ON_SIGMOID,
+    ("binary_cross_entropy_with_logits", "sigmoid"): faults.SIGMOID_BEFORE_BCE,
+    ("binary_cross_entropy_with_logits", "softmax"): faults.SOFTMAX_BEFORE_BCE,
+}
+#: Losses of one label a row, whose labels can be compared with the rows'.
+_LABELLED = ("cross_entropy", "nll_loss")
+
+
+def judge_loss_in_loop(trace: Trace, name: str) -> Verdict | None:
+    """The verdict where every observed loss of the loop has one fault; None: none was observed, or they have none.
+
+    Judged are calls of the losses in ``torch.nn.functional`` (the modules of ``torch.nn`` call them) that ``backward()`` was called on, or
+    on something made from them.
+    """
+    loop = trace.measured(LoopCalls)
+    if loop is None or not loop.losses:
+        return None
+    return _wrong_input(loop, name) or _labels_of_other_rows(loop, name)
+
+
+def _wrong_input(loop: LoopCalls, name: str) -> Verdict | None:
+    found = {_FAULTS.get((call.function, call.input)) for call in loop.losses}
+    fault = found.pop()
+    if fault is None or found:
+        return None
+    call = loop.losses[0]
+    headline = (
+        f"The loop computes {call.function}({call.input}(logits), labels) in {_all(len(loop.losses))}: "
+        f"the {call.input} is applied before a loss that expects {_EXPECTED[call.function]}."
+    )
+    return fault.verdict(name, headline, **_details(loop))
+
+
+_EXPECTED = {
+    "cross_entropy": "logits",
+    "nll_loss": "log-probabilities",
+    "binary_cross_entropy_with_logits": "logits",
+}
+
+
+def _labels_of_other_rows(loop: LoopCalls, name: str) -> Verdict | None:
+    """Every loss was given the labels of its batch in another order than the rows; mixup gives one loss the rows' own labels."""
+    known = [call for call in loop.losses if call.function in _LABELLED and call.own_labels is not None]
+    if not known or not all(call.reordered for call in known):
+        return None
+    own = sum(call.own_labels or 0.0 for call in known) / len(known)
+    if own >= LEAST_OWN_LABELS:
+        return None
+    headline = (
+        f"In the loop {known[0].function} is given the labels of the batch in another order than its rows, in {_all(len(known))}: "
+        f"{percent(own)} of the rows have their own label."
+    )
+    return faults.LABELS_OF_OTHER_ROWS.verdict(name, headline, **_details(loop))
+
+
+def _details(loop: LoopCalls) -> dict[str, Any]:
+    return {
+        "evidence": tuple(_row(call) for call in loop.losses[:3]),
+        "measured": f"the loop's own calls in {plural(len(loop.iterations), 'iteration')}",
+    }
+
+
+def _row(call: LossCall) -> dict[str, Any]:
+    row = {"iteration": call.iteration, "loss": call.function, "computed from": call.input, "rows": call.rows}
+    return row if call.own_labels is None else {**row, "own labels": percent(call.own_labels)}
+
+
+def _all(times: int) -> str:
+    return "its one observed call" if times == 1 else f"all {times} observed calls"
