@@ -16,7 +16,7 @@ from ..core.trace import Trace
 from ..core.verdict import Status, Verdict
 from ..seeds.runs import Runs, repeatable
 from .assertions import notify
-from .catalogue import CHECKS, FAULTS, explained_by, rank_of
+from .catalogue import CHECKS, FAULTS, SPECS, explained_by, rank_of
 from .spec import Fault
 
 Health = Literal["healthy", "unhealthy", "undecided"]
@@ -160,7 +160,7 @@ def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
     if not isinstance(trace, (Trace, Runs)):
         raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
     left_out = _validated("ignore", ignore, CHECKS)
-    verdicts = tuple(check(trace) for name, check in CHECKS.items() if name not in left_out)
+    verdicts = tuple(spec.judge(trace) for name, spec in SPECS.items() if name not in left_out)
     return conclude(verdicts)
 
 

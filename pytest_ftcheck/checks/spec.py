@@ -134,8 +134,10 @@ class CheckSpec:
 
     #: ``weights_move`` for ``check_weights_move`` and ``assert_weights_move``.
     name: str
-    #: Judges one trace or several seeds.
+    #: ``check_x``: judges one trace or several seeds, and measures what the check needs if it was not measured.
     check: Callable[..., Verdict]
+    #: The same of what was measured, and of nothing else.
+    judge: Callable[..., Verdict]
     stage: Stage
     position: int
     faults: tuple[Fault, ...]
@@ -173,25 +175,99 @@ def check(
     ) -> Callable[Concatenate[Trace | Runs, P], Verdict]:
         name = function.__name__.removeprefix("check_")
 
-        @functools.wraps(function)
-        def judge(*arguments: Any, **options: Any) -> Verdict:
-            trace = arguments[0] if arguments else options.get("trace")
-            if isinstance(trace, Runs):
-                rest = {name: value for name, value in options.items() if name != "trace"}
-                return judge_seeds(function, trace, arguments[1:], rest, thresholds)
-            if (arguments or "trace" in options) and not isinstance(trace, Trace):
-                raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
-            return function(*arguments, **options)
+        measured = measure_if_missing(function)
 
-        REGISTERED[name] = CheckSpec(name, judge, stage, position, faults, thresholds, measurements, frozenset(shows))
-        return judge
+        def over_seeds(
+            one: Callable[Concatenate[Trace, P], Verdict],
+        ) -> Callable[Concatenate[Trace | Runs, P], Verdict]:
+            @functools.wraps(function)
+            def judge(*arguments: Any, **options: Any) -> Verdict:
+                trace = arguments[0] if arguments else options.get("trace")
+                if isinstance(trace, Runs):
+                    rest = {name: value for name, value in options.items() if name != "trace"}
+                    return judge_seeds(one, trace, arguments[1:], rest, thresholds)
+                if (arguments or "trace" in options) and not isinstance(trace, Trace):
+                    raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
+                return one(*arguments, **options)
+
+            return judge
+
+        checked = over_seeds(measured)
+        REGISTERED[name] = CheckSpec(
+            name, checked, over_seeds(function), stage, position, faults, thresholds, measurements, frozenset(shows)
+        )
+        return checked
 
     return register
 
 
+def measure_if_missing(
+    function: Callable[Concatenate[Trace, P], Verdict],
+) -> Callable[Concatenate[Trace, P], Verdict]:
+    """The check of whoever asks for it by name: what was left out is measured now, and what cannot be measured is no pass.
+
+    While the model and the batches are at hand, the fine-tune runs again with the probe that is missing. Where it cannot (a trace from a
+    file, a watched loop), the verdict is ``inconclusive`` and names the argument that would have it measured.
+    """
+
+    @functools.wraps(function)
+    def judge(trace: Trace, *arguments: P.args, **options: P.kwargs) -> Verdict:
+        verdict = function(trace, *arguments, **options)
+        tried: set[str] = set()
+        while verdict.unmeasured and verdict.unmeasured not in tried:
+            tried.add(verdict.unmeasured)
+            trace = remeasured(trace, verdict.unmeasured)
+            verdict = function(trace, *arguments, **options)
+        if not verdict.unmeasured:
+            return verdict
+        return dataclasses.replace(
+            verdict, status="inconclusive", remedy=verdict.remedy or _how_to_measure(trace, verdict)
+        )
+
+    return judge
+
+
+def remeasured(trace: Trace, probe: str) -> Trace:
+    """The trace with what one more probe measured, if the fine-tune can run again; else the trace as it is.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> trace = example_trace(remeasure=lambda probe: example_trace(skipped={probe: "there is no base"}, not_applicable=(probe,)))
+    >>> remeasured(trace, "inputs").skipped
+    {'inputs': 'there is no base'}
+    """
+    if trace.remeasure is None:
+        return trace
+    try:
+        again = trace.remeasure(probe)
+    except Exception as error:  # noqa: BLE001 - the user's code, run once more, may raise anything
+        return dataclasses.replace(
+            trace, skipped={**trace.skipped, probe: f"running again raised {type(error).__name__}"}
+        )
+    skipped = {name: why for name, why in trace.skipped.items() if name != probe}
+    if probe in again.skipped:
+        skipped[probe] = again.skipped[probe]
+    return dataclasses.replace(
+        trace,
+        measurements={**trace.measurements, **{n: m for n, m in again.measurements.items() if n == probe}},
+        skipped=skipped,
+        not_applicable=tuple({*trace.not_applicable, *(n for n in again.not_applicable if n == probe)}),
+    )
+
+
+def _how_to_measure(trace: Trace, verdict: Verdict) -> str:
+    probe = verdict.unmeasured
+    if trace.source == "watch":
+        return f"watch(model, optimizer, probe_batch=batch, probes=[{probe!r}])"
+    return f"finetune(..., probes=[{probe!r}]), or without probes=, measures it"
+
+
 def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:
-    """The verdict of a check whose measurement, or a part of it, was not made: skipped, with the reason."""
-    return Verdict(name, "skipped", trace.why_not_measured(kind, part))
+    """The verdict of a check whose measurement is missing, or does not have what the check needs: skipped, with the reason.
+
+    :param part: why the measurement does not have it: then the check does not apply.
+    """
+    unmeasured = "" if part or kind.probe in trace.not_applicable else kind.probe
+    return Verdict(name, "skipped", trace.why_not_measured(kind, part), unmeasured=unmeasured)
 
 
 def combine(found: Iterable[Verdict | None], **fields: Any) -> Verdict | None:

@@ -12,13 +12,17 @@ import types
 import typing
 from typing import Any, Union
 
+#: ``metadata`` of a field that is left out: no plain data.
+NOT_SAVED = {"saved": False}
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode(value: Any) -> Any:
     """``value`` as standard JSON can hold it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("saved", True)
+        }
     if isinstance(value, float):
         if math.isfinite(value):
             return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from .late_binding import provided
 from .measurement import M, Measurement, kind_of
 from .observations import Buffer, Iteration, Metric, Optimizer, ProbeRows, Reading, Step, Tensor
 from .recipe import Recipe
-from .serialization import decode, encode
+from .serialization import NOT_SAVED, decode, encode
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -65,6 +65,8 @@ class Trace:
     measurements: dict[str, Measurement] = field(default_factory=dict)
     #: Probe -> why it measured nothing.
     skipped: dict[str, str] = field(default_factory=dict)
+    #: Those of them that do not apply to this run: running them again would measure nothing, either.
+    not_applicable: tuple[str, ...] = ()
     #: Versions, device, dtype, threads.
     environment: dict[str, str] = field(default_factory=dict)
     #: Wall-clock seconds of the whole call, and of the training iterations alone.
@@ -75,6 +77,8 @@ class Trace:
     #: Remarks on the run (a warm-up longer than the run, ignored batch keys, ...).
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
+    #: Runs the same fine-tune again with one probe, by its name, while model and batches are at hand; None: they are not. Not saved.
+    remeasure: Callable[[str], Trace] | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
 
     # ------------------------------------------------------------------ reading
     @property

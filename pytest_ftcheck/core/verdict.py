@@ -51,6 +51,8 @@ class Verdict:
     #: How far the decisive number is from its threshold: above 0 it passes, below 0 it fails; comparable between verdicts of one
     #: check. None where no single number decides. Repeated verdicts are ranked by it, and hypothesis is guided by it.
     margin: float | None = None
+    #: Of a ``skipped`` verdict: the probe whose measurement is missing; empty where the check does not apply.
+    unmeasured: str = ""
 
     def __post_init__(self) -> None:
         arguments.one_of("status", self.status, STATUSES)

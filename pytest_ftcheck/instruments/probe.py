@@ -61,6 +61,10 @@ class ProbeContext:
     notes: list[str] = field(default_factory=list)
 
 
+#: How the reason begins where a probe would apply, but was too expensive.
+OUT_OF_BUDGET = "left out:"
+
+
 class LeftOut(Exception):
     """Raised by a probe that does not apply; its text is the reason in ``Trace.skipped``."""
 
@@ -127,6 +131,8 @@ class ProbeRunner:
         self.context = context
         #: Probe -> why it did not run, or did not finish.
         self.skipped: dict[str, str] = {}
+        #: Those of them that do not apply.
+        self.not_applicable: list[str] = []
         self.running: list[Probe] = []
         self._weights_checked: set[tuple[str, str]] = set()
         left = allowance
@@ -216,6 +222,8 @@ class ProbeRunner:
                 return call()
             except LeftOut as reason:
                 self.skipped[name] = str(reason)
+                if not str(reason).startswith(OUT_OF_BUDGET):
+                    self.not_applicable.append(name)
                 return None
             except Exception as error:  # noqa: BLE001 - no probe is worth breaking the run for
                 text = str(error).strip().splitlines()

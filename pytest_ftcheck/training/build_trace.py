@@ -10,6 +10,9 @@ from ..checks.probes import PROBE_CLASSES
 from ..core.trace import NOT_NAMED, Trace
 from ..instruments.probe import ProbeRunner
 
+#: In `Trace.skipped`: the probe ran and found nothing that it could measure.
+NOTHING = "there was nothing to measure"
+
 
 def build_trace(source: str, fields: dict[str, Any], *, noise: dict[str, float | None], **rest: Any) -> Trace:
     """A trace from the recorder's fields, the rounding noise of single gradients, and all other fields."""
@@ -25,7 +28,7 @@ def build_trace(source: str, fields: dict[str, Any], *, noise: dict[str, float |
 def measured_fields(
     runner: ProbeRunner | None, probes: Sequence[str], without_runner: str, *, partial: bool = False
 ) -> dict[str, Any]:
-    """The fields ``measurements`` and ``skipped`` of a `Trace`: what the probes measured, and why others measured nothing.
+    """The fields ``measurements``, ``skipped`` and ``not_applicable`` of a `Trace`.
 
     :param probes: names of those that were to run.  :param without_runner: why none ran, where there is no runner.
     """
@@ -39,5 +42,8 @@ def measured_fields(
         elif runner is None:
             skipped[kind.name] = without_runner
         else:
-            skipped[kind.name] = "the run ended early" if partial else "there was nothing to measure"
-    return {"measurements": measurements, "skipped": skipped}
+            skipped[kind.name] = "the run ended early" if partial else NOTHING
+    not_applicable = (
+        () if runner is None else (*runner.not_applicable, *(n for n, why in skipped.items() if why == NOTHING))
+    )
+    return {"measurements": measurements, "skipped": skipped, "not_applicable": not_applicable}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -116,7 +118,34 @@ def finetune(
             seeds=lambda count: finetune_seeds(finetune, count, model, batches, recipe, own),
         ),
     )
+    measured: dict[str, Trace] = {}
+
+    def remeasure(probe: str) -> Trace:
+        if probe not in measured:
+            with events.listening(None), events.repeating():
+                again = cast("OwnArguments", {**own, "probes": (probe,)})
+                measured[probe] = finetune(model, batches, recipe, **again)
+        return measured[probe]
+
+    _keep_measurable(trace, remeasure, holds_model=isinstance(model, nn.Module))
     return trace
+
+
+#: Runs of a module that was passed in whose model is kept alive by their trace, so that a probe can be run later; of older ones it is not.
+KEPT_MODELS = 4
+_holding_models: deque[weakref.ref[Trace]] = deque()
+
+
+def _keep_measurable(trace: Trace, remeasure: Callable[[str], Trace], *, holds_model: bool) -> None:
+    """Set ``trace.remeasure``. Not a copy with it: the listener knows this trace."""
+    object.__setattr__(trace, "remeasure", remeasure)
+    if not holds_model:
+        return
+    _holding_models.append(weakref.ref(trace))
+    while len(_holding_models) > KEPT_MODELS:
+        oldest = _holding_models.popleft()()
+        if oldest is not None:
+            object.__setattr__(oldest, "remeasure", None)
 
 
 def _separated(arguments: FinetuneArguments) -> tuple[OwnArguments, dict[str, Any]]:

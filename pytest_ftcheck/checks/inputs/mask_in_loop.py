@@ -31,8 +31,8 @@ def judge_mask_in_loop(trace: Trace, name: str) -> Verdict | None:
     fault = _fault(first)
     rows = sum(call.padded for call in loop.calls)
     headline = (
-        f"In the loop {loop.base} received {_IN_WORDS[first.mask]} in {_all(times)} on {plural(rows, 'row')} with padding: with the right one "
-        f"its vectors at real tokens change by {share(loop.mask_effect)} of the spread between rows."
+        f"In the loop {loop.base} received {_IN_WORDS[first.mask]} in {_all(times)} on {plural(rows, 'row')} with padding: "
+        f"with the right one its vectors at real tokens change by {share(loop.mask_effect)} of the spread between rows."
     )
     details: dict[str, Any] = {
         "evidence": tuple(
@@ -40,7 +40,7 @@ def judge_mask_in_loop(trace: Trace, name: str) -> Verdict | None:
             for call in loop.calls[:3]
         ),
         "limit": f"at most {percent(LIMIT)} of the spread",
-        "measured": f"the loop's own calls in {plural(len(loop.iterations), 'iteration')}; the effect in evaluation mode, with the last weights",
+        "measured": f"the loop's own calls in {plural(len(loop.iterations), 'iteration')}; the effect in evaluation mode, last weights",
     }
     names = ", ".join((*first.misplaced, *first.unknown))
     return fault.with_details(base=loop.base, names=names).verdict(name, headline, **details)
