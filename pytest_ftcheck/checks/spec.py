@@ -211,7 +211,7 @@ def measure_if_missing(
     """
 
     @functools.wraps(function)
-    def judge(trace: Trace, *arguments: P.args, **options: P.kwargs) -> Verdict:
+    def judge(trace: Trace, /, *arguments: P.args, **options: P.kwargs) -> Verdict:
         verdict = function(trace, *arguments, **options)
         tried: set[str] = set()
         while verdict.unmeasured and verdict.unmeasured not in tried:

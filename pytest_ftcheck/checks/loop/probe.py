@@ -154,7 +154,7 @@ class LoopObserver(TorchFunctionMode):
         self.bases = find_inner(context.model)
         self.base: Inner | None = None
         self.pad_id = _pad_id(context)
-        self.labels_of_probe = _labels_of_rows(context.probe)
+        self.labels_of_probe = _labels_of_rows(context.fixed_batches)
         self.calls: list[BaseCall] = []
         self.losses: list[LossCall] = []
         self.backwards = self.reached = self.iteration = 0
@@ -383,5 +383,5 @@ def _labels_of_rows(batches: Sequence[Any]) -> dict[bytes, float | None]:
 def _pad_id(context: ProbeContext) -> int | None:
     if context.intent.pad_token_id is not None:
         return context.intent.pad_token_id
-    found = (find_tokens(batch, None, None) for batch in context.probe)
+    found = (find_tokens(batch, None, None) for batch in context.fixed_batches)
     return next((tokens.pad_id for tokens in found if tokens is not None and tokens.pad_id is not None), None)

@@ -9,6 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults, label_use, logit_response, loss_terms
+from .loss_in_loop import judge_loss_in_loop
 from .record import LossShape
 
 #: What can be wrong with the loss function itself, the first to be reported first.
@@ -88,10 +89,14 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     direction of its gradient in each row, are judged. A loss whose gradient is that of a known one is named. Its scale alone is no fault,
     unless the run diverges or does not learn; nor are label smoothing, class weights, focal, margin and robust losses.
 
+    Before that, the loop's own calls of torch's losses are judged: what they are computed from, and whose labels they are given.
+
     >>> from pytest_ftcheck import example_trace
     >>> check_loss_matches_task(example_trace()).status
     'skipped'
     """
+    if wrong := judge_loss_in_loop(trace, "loss_matches_task"):
+        return wrong
     shape = trace.measured(LossShape)
     if shape is None:
         return not_measured("loss_matches_task", trace, LossShape)

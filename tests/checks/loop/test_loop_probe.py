@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
-from pytest_ftcheck.checks.loop.record import LoopCalls
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
+
+from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck.checks.loop.record import LoopCalls
 
 BATCHES = toy_batches()
 
