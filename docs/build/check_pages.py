@@ -1,6 +1,6 @@
 """What a check's page does not say in its author's words: its faults, as they are declared, and how often it was wrong, as it was measured.
 
-``python docs/build/check_pages.py --write`` after a fault was declared or reworded, or a benchmark has rewritten ``docs/explanation/detection.md``
+``python docs/build/check_pages.py --write`` after a fault was reworded, or a benchmark has rewritten ``docs/explanation/detection.md``
 or ``error-rates.md``.
 """
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import textwrap
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, ParamSpec
 
 from ..core import events, fail_level
+from ..core.example_trace import example_trace
 from ..core.formatting import describe_type
 from ..core.hypothesis_target import toward_border
 from ..core.trace import Trace
@@ -37,11 +39,26 @@ def _asserting(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
 
     {(check.__doc__ or "").strip().splitlines()[0]}
 
-    >>> from pytest_ftcheck import example_trace
-    >>> assert_{name}(example_trace()).ok
-    True
+{_example(check, name)}
     """
     return assertion
+
+
+def _example(check: Callable[..., Verdict], name: str) -> str:
+    """The example of an assertion's docstring: it passes, or raises for want of a measurement."""
+    lines = [">>> from pytest_ftcheck import example_trace"]
+    if check(example_trace()).ok:
+        lines += [f">>> assert_{name}(example_trace()).ok", "True"]
+    else:
+        lines = [
+            "The example has no measurement of it, and no model to measure:",
+            "",
+            *lines,
+            f">>> assert_{name}(example_trace())  # doctest: +IGNORE_EXCEPTION_DETAIL",
+            "Traceback (most recent call last):",
+            f"pytest_ftcheck.CheckFailed: {name}: INCONCLUSIVE. Not measured.",
+        ]
+    return textwrap.indent("\n".join(lines), "    ")
 
 
 def enforce(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,7 +79,7 @@ class TestTheOneLineGate:
 
         def one(status):
             verdict = Verdict("head_needed", status, "it is so")
-            monkeypatch.setattr(diagnosis, "CHECKS", {"head_needed": lambda trace: verdict})
+            monkeypatch.setattr(diagnosis, "SPECS", {"head_needed": SimpleNamespace(judge=lambda trace: verdict)})
 
         return one
 

@@ -40,7 +40,7 @@ def check_labels_learnable(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_labels_learnable(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     data = trace.measured(Data)
     if data is None:

@@ -36,7 +36,7 @@ def check_no_leak(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_no_leak(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     data = trace.measured(Data)
     if data is None:

@@ -57,7 +57,7 @@ def check_head_init(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_head_init(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     head = trace.measured(Head)
     if head is None:

@@ -41,7 +41,7 @@ def check_head_needed(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_head_needed(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     found = trace.measured(Counterfactuals)
     if found is None:

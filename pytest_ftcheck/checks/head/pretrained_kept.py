@@ -64,7 +64,7 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_pretrained_kept(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     head = trace.measured(Head)
     if head is None:

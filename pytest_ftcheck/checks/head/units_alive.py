@@ -53,7 +53,7 @@ def check_units_alive(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_units_alive(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     head = trace.measured(Head)
     if head is None:

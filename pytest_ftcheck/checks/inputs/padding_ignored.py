@@ -93,7 +93,7 @@ def check_padding_ignored(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_padding_ignored(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     if wrong := judge_mask_in_loop(trace, NAME):
         return wrong

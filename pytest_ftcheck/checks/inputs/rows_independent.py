@@ -31,7 +31,7 @@ def check_rows_independent(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_rows_independent(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     name, inputs = "rows_independent", trace.measured(Inputs)
     if inputs is None:

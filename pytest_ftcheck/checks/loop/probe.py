@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ...core.effect import Effect
-from ...instruments.base_model import Call, Inner, effect, find_inner, precision_of
+from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
 from ...instruments.batches import split
 from ...instruments.probe import Probe, ProbeContext
 from ...instruments.snapshots import is_probing, quiet
@@ -125,7 +125,7 @@ class LoopProbe(Probe):
         )
 
     def _mask_effect(
-        self, base: Inner, ids: torch.Tensor, given: torch.Tensor | None, real: torch.Tensor
+        self, base: BaseModel, ids: torch.Tensor, given: torch.Tensor | None, real: torch.Tensor
     ) -> Effect | None:
         weight = real.float()[..., None]
 
@@ -151,15 +151,15 @@ class LoopObserver(TorchFunctionMode):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__()
         self.model = context.model
-        self.bases = find_inner(context.model)
-        self.base: Inner | None = None
+        self.bases = find_base_models(context.model)
+        self.base: BaseModel | None = None
         self.pad_id = _pad_id(context)
         self.labels_of_probe = _labels_of_rows(context.fixed_batches)
         self.calls: list[BaseCall] = []
         self.losses: list[LossCall] = []
         self.backwards = self.reached = self.iteration = 0
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
-        self.example: tuple[Inner, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
+        self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
         self._batch: Any = None
         self._whole = self._on = False
         self._handles: list[RemovableHandle] = []
@@ -204,7 +204,7 @@ class LoopObserver(TorchFunctionMode):
             self._outputs |= {t.grad_fn for t in _tensors(out) if t.grad_fn is not None}
             self._rows = _row_keys((args, kwargs))
 
-    def _hook_of(self, base: Inner) -> Any:
+    def _hook_of(self, base: BaseModel) -> Any:
         signature = inspect.signature(base.module.forward)
         rest = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
 
@@ -219,7 +219,7 @@ class LoopObserver(TorchFunctionMode):
 
         return hook
 
-    def _note_base(self, base: Inner, call: Call) -> None:
+    def _note_base(self, base: BaseModel, call: Call) -> None:
         ids = call.arguments.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
             return

@@ -93,7 +93,7 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_loss_matches_task(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     if wrong := judge_loss_in_loop(trace, "loss_matches_task"):
         return wrong

@@ -47,7 +47,7 @@ def check_dropout_active(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_dropout_active(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     modes = trace.measured(Modes)
     if modes is None:

@@ -37,7 +37,7 @@ def check_eval_deterministic(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_eval_deterministic(example_trace()).status
-    'skipped'
+    'inconclusive'
     """
     modes = trace.measured(Modes)
     if modes is None:

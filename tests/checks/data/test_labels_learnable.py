@@ -81,7 +81,7 @@ def test_nothing_to_test():
 
 
 def test_not_measured():
-    assert check_labels_learnable(example_trace()).status == "skipped"
+    assert check_labels_learnable(example_trace()).status == "inconclusive"
     verdict = check_labels_learnable(replace(example_trace(), skipped={"data": "it raised ValueError: odd"}))
     assert "it raised ValueError: odd" in verdict.headline
 

@@ -83,7 +83,7 @@ def test_regression_has_a_loss_only():
 
 
 def test_not_measured_and_nothing_trained():
-    assert check_head_needed(example_trace()).status == "skipped"
+    assert check_head_needed(example_trace()).status == "inconclusive"
     v = check_head_needed(replace(example_trace(), skipped={"counterfactuals": "left out"}))
     assert v.headline == "Not measured: left out."
     assert verdict(parts=()).status == "skipped"

@@ -31,7 +31,7 @@ def test_alive():
 
 
 def test_not_measured():
-    assert check_units_alive(example_trace()).status == "skipped"
+    assert check_units_alive(example_trace()).status == "inconclusive"
     v = check_units_alive(replace(example_trace(), measurements={"head_state": Head()}))
     assert "no hidden layer" in v.headline
     v = check_units_alive(replace(example_trace(), measurements={"head_state": Head(skipped={"units": "it raised"})}))

@@ -43,7 +43,7 @@ def judged(*words, trace=None, **fields):
 
 
 def test_not_measured():
-    assert check_output_depends_on_input(example_trace()).status == "skipped"
+    assert check_output_depends_on_input(example_trace()).status == "inconclusive"
     verdict = judged(unmeasured={"words": "the outputs are not finite"})
     assert (verdict.status, verdict.headline) == ("skipped", "Not measured: the outputs are not finite.")
     verdict = judged(replace(BLIND, distinct=1), after(replace(BLIND, distinct=1)))

@@ -20,7 +20,7 @@ def judge(modes):
 
 
 def test_not_measured():
-    assert check_eval_deterministic(replace(example_trace(), skipped={"modes": "left out"})).status == "skipped"
+    assert check_eval_deterministic(replace(example_trace(), skipped={"modes": "left out"})).status == "inconclusive"
     verdict = judge(replace(GOOD, evaluation=None, unmeasured={"evaluation": "RuntimeError: no"}))
     assert (verdict.status, verdict.headline) == ("skipped", "Not measured: RuntimeError: no.")
 

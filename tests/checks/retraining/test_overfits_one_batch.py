@@ -134,7 +134,7 @@ def test_equal_inputs_are_said():
 
 def test_not_asked_for():
     v = check_overfits_one_batch(example_trace())
-    assert v.status == "skipped"
+    assert v.status == "inconclusive"
     assert "probes=['overfit']" in v.headline
     v = check_overfits_one_batch(replace(example_trace(), skipped={"overfit": "it raised ValueError: no"}))
     assert v.headline == "Not measured: it raised ValueError: no."
