@@ -91,7 +91,7 @@ def explain(name: str, width: int) -> str:
     if docstring := check_docs.docstring(f"assert_{plain}"):
         return f"assert_{plain}\n\n{docstring}"
     near = difflib.get_close_matches(plain, [*CHECKS, *FAULTS, *INIT_FAULTS], 3)
-    hint = f"near: {', '.join(near)}" if near else f"the checks are: {', '.join(CHECKS)}"
+    hint = f"did you mean {', '.join(near)}?" if near else f"the checks are: {', '.join(CHECKS)}"
     raise ValueError(f"{name!r} is no check and no fault; {hint}")
 
 

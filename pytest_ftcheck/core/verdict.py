@@ -13,6 +13,8 @@ from .late_binding import provided
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
 STATUSES: tuple[str, ...] = get_args(Status)
+#: The same, the worst first.
+WORST_FIRST: tuple[str, ...] = ("fail", "inconclusive", "advice", "pass", "skipped")
 
 #: Rows of evidence shown in a message; the verdict itself keeps all of them.
 ROWS_SHOWN = 8

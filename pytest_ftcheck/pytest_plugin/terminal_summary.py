@@ -15,8 +15,9 @@ from typing import Any
 
 from ..core import fail_level
 from ..core.formatting import columns, fit, padded, plural, printable
+from ..core.verdict import WORST_FIRST
 from ..reports.run_metrics import SummaryRow
-from ..reports.session_result import WORST_FIRST, ReportedVerdict
+from ..reports.session_result import ReportedVerdict
 from .phase_report import PhaseReport
 
 #: Colour of each status.

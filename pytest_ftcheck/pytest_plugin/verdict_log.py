@@ -18,7 +18,7 @@ from ..reports.run_metrics import run_metrics
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
-    from ..core.verdict import Verdict
+    from ..core.verdict import WORST_FIRST, Verdict
     from ..reports.session_result import ReportedVerdict
     from ..seeds.calibration import CheckCalibration
     from .baseline.run_outcome import RunOutcome
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 ATTRIBUTE = "ftcheck"
 #: Traces kept of a test's phase: this many of the first and of the last (under ``@given`` the last is the simplest failure's).
 TRACES_KEPT = 2
-
-#: Statuses from the worst to the most harmless.
-_WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
 
 
 class RepeatedVerdict:
@@ -66,7 +63,7 @@ class RepeatedVerdict:
     def _replaces(self, new: Verdict, old: Verdict) -> bool:
         if self.by_hypothesis and not new.ok and not old.ok:
             return True
-        worse = _WORST_FIRST.index(old.status) - _WORST_FIRST.index(new.status)
+        worse = WORST_FIRST.index(old.status) - WORST_FIRST.index(new.status)
         if worse:
             return worse > 0
         if new.margin is not None and old.margin is not None:
@@ -118,7 +115,7 @@ def summary(verdict: Verdict, counts: Counter[str], *, shrunk: bool = False) -> 
     if len(counts) == 1:
         outcome = f"all {verdict.status}"
     else:
-        outcome = ", ".join(f"{counts[status]:,} {status}" for status in _WORST_FIRST if counts[status])
+        outcome = ", ".join(f"{counts[status]:,} {status}" for status in WORST_FIRST if counts[status])
     if shrunk and not verdict.ok:
         which = "the simplest"
     elif verdict.margin is not None:
@@ -139,7 +136,7 @@ class KeptRun:
         """Keep these verdicts, where none is worse."""
         for verdict in verdicts:
             known = self.verdicts.get(verdict.check)
-            if known is None or _WORST_FIRST.index(verdict.status) <= _WORST_FIRST.index(known.status):
+            if known is None or WORST_FIRST.index(verdict.status) <= WORST_FIRST.index(known.status):
                 self.verdicts[verdict.check] = verdict
 
 
@@ -284,7 +281,7 @@ class Record:
         found: dict[str, str | float] = {}
         for verdict in self.verdicts:
             name = f"ftcheck.{verdict.check}"
-            found[name] = min(str(verdict.status), str(found.get(name, verdict.status)), key=_WORST_FIRST.index)
+            found[name] = min(str(verdict.status), str(found.get(name, verdict.status)), key=WORST_FIRST.index)
         runs: list[Trace] = []
         for trace in (run.trace for phase in self.phases for run in phase.runs):
             if not any(trace is known for known in runs):

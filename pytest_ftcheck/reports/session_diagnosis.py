@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..core.verdict import Verdict
-from .session_result import WORST_FIRST
+from ..core.verdict import WORST_FIRST, Verdict
 
 if TYPE_CHECKING:
     from ..checks.diagnosis import Diagnosis

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.serialization import decode, encode
+from ..core.verdict import WORST_FIRST
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 2
@@ -21,8 +22,6 @@ KIND = "ftcheck-session"
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-#: Statuses, the worst first.
-WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,13 @@ from typing import Any
 
 from ..core import events
 from ..core.formatting import number, percent, plural, table
-from ..core.verdict import Verdict
+from ..core.verdict import WORST_FIRST, Verdict
 from .runs import Runs, digest
 from .sprt import CONFIDENCE
 from .thresholds import Threshold, breaking_point, value_of
 
 #: Percentiles shown beside the extreme value.
 PERCENTILES = (0.05, 0.50, 0.95)
-#: Statuses from the worst to the most harmless.
-_WORST_FIRST = ("fail", "inconclusive", "advice", "pass", "skipped")
 #: Statuses with a column of their own, in its order.
 _COLUMNS = ("fail", "inconclusive", "advice")
 
@@ -147,7 +145,7 @@ def report(calibrations: Iterable[CheckCalibration]) -> list[str]:
 def _worst_of_each_seed(calibrations: Iterable[CheckCalibration], run: str) -> tuple[str, ...]:
     """The worst status of each seed over all checks with their default arguments: the result of the suite as a whole."""
     statuses = [c.statuses for c in calibrations if c.run == run and "(" not in c.check]
-    return tuple(min(seed, key=_WORST_FIRST.index) for seed in zip(*statuses, strict=True))
+    return tuple(min(seed, key=WORST_FIRST.index) for seed in zip(*statuses, strict=True))
 
 
 def _failure_rates(check: str, statuses: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -296,7 +296,7 @@ class TestExplain:
     def test_an_unknown_name(self, command):
         status, _, err = command("explain", "wieghts_move")
         assert status == 2
-        assert err.startswith("ftcheck explain: 'wieghts_move' is no check and no fault; near: weights_move")
+        assert err.startswith("ftcheck explain: 'wieghts_move' is no check and no fault; did you mean weights_move?")
         assert "the checks are: optimizer_covers_model" in command("explain", "\u202eqqq\n")[2]
 
 

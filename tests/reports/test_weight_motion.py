@@ -72,7 +72,7 @@ def test_the_default_is_the_heads_largest_trainable_matrix():
 
 def test_a_tensor_can_be_named():
     assert "base_model.layer.0.lin.bias" in explain_weight_motion(example_trace(), "base_model.layer.0.lin.bias")
-    with pytest.raises(ValueError, match=r"no such tensor; near: classifier\.weight"):
+    with pytest.raises(ValueError, match=r"no such tensor; did you mean classifier\.weight"):
         explain_weight_motion(example_trace(), "classifier.wieght")
     with pytest.raises(ValueError, match="no tensors"):
         explain_weight_motion(example_trace(tensors=()))
