@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from ..core import fail_level
 from ..core.formatting import plural
 from ..core.hypothesis_target import in_example
+from ..core.verdict import WORST_FIRST
 from ..reports.run_metrics import run_metrics
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
-    from ..core.verdict import WORST_FIRST, Verdict
+    from ..core.verdict import Verdict
     from ..reports.session_result import ReportedVerdict
     from ..seeds.calibration import CheckCalibration
     from .baseline.run_outcome import RunOutcome
