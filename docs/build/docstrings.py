@@ -1,15 +1,12 @@
 """Griffe extension: our docstrings as the site shows them. Examples become code blocks, ``#:`` comments the fields' descriptions.
 
-Griffe reads sources and imports nothing. Checks and assertions are wrapped at run time; they alone are inspected.
+Griffe reads sources and imports nothing. Checks and assertions, which are registered at run time, are read from the type stub.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
-import inspect
 import re
-from collections.abc import Callable
 from typing import Any
 
 import griffe
@@ -111,41 +108,26 @@ class Docstrings(griffe.Extension):
             cls.docstring.value = re.sub(r"^:param (\w+): ", r"* `\1`: ", cls.docstring.value, flags=re.MULTILINE)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Checks and assertions, which are wrapped at run time."""
-        if pkg.name != "pytest_ftcheck":
-            return
-        for home in ("checks", "asserts"):
-            module = importlib.import_module(f"pytest_ftcheck.{home}")
-            for name, member in list(pkg[home].members.items()):
-                if name.startswith(("check_", "assert_")) and isinstance(member, griffe.Attribute):
-                    pkg[home].set_member(name, _function(name, getattr(module, name), member))
+        """``**arguments: Unpack[...]`` as the keyword arguments that it stands for."""
+        if pkg.name == "pytest_ftcheck":
+            _unpack(pkg["training.finetune.finetune"], pkg["training.finetune_arguments"], "FinetuneArguments")
 
 
-def _function(name: str, found: Callable[..., Any], attribute: griffe.Attribute) -> griffe.Function:
-    """What griffe would have read, had it been written down."""
-    signature = inspect.signature(found)
-    kinds = {k: griffe.ParameterKind(k.description) for k in {p.kind for p in signature.parameters.values()}}
-    parameters = griffe.Parameters(
-        *(
+def _unpack(function: griffe.Function, home: griffe.Module, dictionary: str) -> None:
+    """The fields of a TypedDict, and of the one that it extends, in place of the function's ``**arguments``."""
+    found: list[griffe.Class] = []
+    name = dictionary
+    while isinstance(home.members.get(name), griffe.Class):
+        found.insert(0, home[name])
+        name = str(home[name].bases[0])
+    gathered = next(p for p in function.parameters if p.kind is griffe.ParameterKind.var_keyword)
+    del function.parameters[gathered.name]
+    if function.docstring:
+        about_all = rf"^:param {gathered.name}: .*\n"
+        function.docstring.value = re.sub(about_all, "", function.docstring.value, flags=re.MULTILINE)
+    for field in (f for kind in found for f in kind.members.values() if isinstance(f, griffe.Attribute)):
+        function.parameters.add(
             griffe.Parameter(
-                p.name,
-                kind=kinds[p.kind],
-                annotation=None
-                if p.annotation is p.empty
-                else "Trace | Runs"
-                if p.name == "trace"
-                else str(p.annotation),
-                default=None if p.default is p.empty else repr(p.default),
+                field.name, annotation=field.annotation, kind=griffe.ParameterKind.keyword_only, default="..."
             )
-            for p in signature.parameters.values()
         )
-    )
-    function = griffe.Function(
-        name,
-        lineno=attribute.lineno,
-        endlineno=attribute.endlineno,
-        parameters=parameters,
-        returns=str(signature.return_annotation),
-    )
-    function.docstring = griffe.Docstring(ours(inspect.getdoc(found) or ""), parent=function, parser="sphinx")
-    return function

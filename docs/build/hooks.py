@@ -1,6 +1,7 @@
 """MkDocs hooks: pages that are made while the site is built.
 
-* one page for each public name of the package, from its docstring; those of a check stand on the check's own page;
+* one page for each public name of the package, from its docstring; those of a check stand on the check's own page. The type stub, from which
+  they are read, is written first;
 * a page for each source file that a page links to;
 * the tutorial with the output and the pictures of a run made now; `build/docs-cache` keeps them until code or versions change.
 
@@ -28,6 +29,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 import outputs  # noqa: E402
+import type_stub  # noqa: E402
 
 import pytest_ftcheck  # noqa: E402  (imports nothing heavy)
 
@@ -64,6 +66,12 @@ def strategies() -> list[str]:
 def is_built(file: File) -> bool:
     """Whether the page's code is run for the site; with ``DOCS_COMMITTED`` set the committed copies are shown, which takes seconds."""
     return not file.generated_by and outputs.BUILT in file.content_string and not os.environ.get("DOCS_COMMITTED")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Writes the type stub, where the functions of the registered checks are found."""
+    type_stub.write()
+    return config
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -167,7 +167,7 @@ def test_a_name_that_is_not_described_ends_the_build(site, hooks, tmp_path):
         hooks.on_post_build(config=SimpleNamespace(site_dir=str(copy)))
 
 
-@pytest.mark.parametrize("name", ["outputs", "rates", "docstrings", "hooks"])
+@pytest.mark.parametrize("name", ["outputs", "check_pages", "architecture", "docstrings", "hooks"])
 def test_the_examples_of_the_build_run(name, monkeypatch):
     needs = {"docstrings": "griffe", "hooks": "mkdocs"}.get(name)
     if needs:
