@@ -22,7 +22,11 @@ from .spec import Fault
 Health = Literal["healthy", "unhealthy", "undecided"]
 #: Begins the last note of a verdict that ``allow=`` turned into advice; the reason follows it.
 _ALLOWED = "allowed"
+#: The last note of a required check that could not be judged.
+_REQUIRED = "named in require="
 _ORDER = {name: place for place, name in enumerate(CHECKS)}
+#: Names of checks that were not run which the last line of a diagnosis lists; of more it has the number.
+_NAMES_SHOWN = 4
 #: Columns of a printed diagnosis.
 WIDTH = 100
 
@@ -80,6 +84,67 @@ class Diagnosis:
         return tuple(v for v in self.verdicts if v.status in statuses)
 
     @property
+    def judged(self) -> tuple[Verdict, ...]:
+        """The verdicts that rest on a measurement, whatever they say.
+
+        >>> from pytest_ftcheck import example_trace
+        >>> [v.status for v in diagnose(example_trace()).judged if v.status != "pass"]
+        []
+        """
+        left_out = (*self.not_measured, *self.not_applicable)
+        return tuple(v for v in self.verdicts if v not in left_out)
+
+    @property
+    def not_applicable(self) -> tuple[Verdict, ...]:
+        """The verdicts of checks that have nothing to judge in this run, such as ``frozen_stay_frozen`` where nothing is frozen.
+
+        >>> from pytest_ftcheck import example_trace
+        >>> [v.check for v in diagnose(example_trace()).not_applicable]
+        ['frozen_stay_frozen', 'metric_matches_reference']
+        """
+        skipped = (v for v in self.verdicts if v.status == "skipped" and not v.unmeasured)
+        return (*skipped, *(v for v in self.having("inconclusive") if _is_required(v) and not v.unmeasured))
+
+    @property
+    def not_measured(self) -> tuple[Verdict, ...]:
+        """The verdicts of checks whose measurement was left out: nothing is known of them. `assert_healthy` measures those in ``require=``.
+
+        >>> from pytest_ftcheck import diagnose, example_trace
+        >>> "overfits_one_batch" in [v.check for v in diagnose(example_trace()).not_measured]
+        True
+        """
+        return tuple(v for v in self.having("skipped", "inconclusive") if v.unmeasured)
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """Checks that are not in it: left out by ``ignore=``, or called by no test.
+
+        >>> from pytest_ftcheck import diagnose, example_trace
+        >>> diagnose(example_trace(), ignore="head_needed").not_run
+        ('head_needed',)
+        """
+        run = {v.check for v in self.verdicts}
+        return tuple(name for name in CHECKS if name not in run)
+
+    @property
+    def coverage(self) -> str:
+        """One line: how many checks judged the run, how many do not apply, and which were left out.
+
+        >>> from pytest_ftcheck import Verdict
+        >>> Diagnosis("healthy", (Verdict("weights_move", "pass", "4 of 4 tensors moved."),)).coverage
+        '1 of 33 checks judged; 32 not run'
+        """
+        judged = sum(v.check in CHECKS for v in self.judged)
+        parts = [f"{judged} of {plural(len(CHECKS), 'check')} judged"]
+        if count := len(self.not_applicable):
+            parts.append(f"{count} {'does' if count == 1 else 'do'} not apply")
+        for names, what in (([v.check for v in self.not_measured], "not measured"), (self.not_run, "not run")):
+            if names:
+                listed = f": {', '.join(names)}" if what == "not measured" or len(names) <= _NAMES_SHOWN else ""
+                parts.append(f"{len(names)} {what}{listed}")
+        return "; ".join(parts)
+
+    @property
     def headline(self) -> str:
         """One sentence: the status, and the first cause."""
         failed, passed = self.having("fail"), self.having("pass")
@@ -93,7 +158,7 @@ class Diagnosis:
     def _explained_inconclusive(self) -> tuple[Verdict, ...]:
         """Inconclusive verdicts of checks that one of the causes explains: they need no action of their own."""
         explained = {name for c in self.causes if c.fault in FAULTS for name in explained_by(FAULTS[c.fault])}
-        return tuple(v for v in self.having("inconclusive") if v.check in explained)
+        return tuple(v for v in self.having("inconclusive") if v.check in explained and not _is_required(v))
 
     def _own_advice(self) -> list[Verdict]:
         """Advice of the checks, without the failures that ``allow=`` turned into advice."""
@@ -130,14 +195,9 @@ class Diagnosis:
         if explained:
             names = ", ".join(v.check for v in explained)
             lines += ["", *_wrapped(f"inconclusive because of the above: {names}")]
-        if skipped := self.having("skipped"):
-            lines += ["", "skipped:"]
-            reasons: dict[str, list[str]] = {}
-            for verdict in skipped:
-                reasons.setdefault(verdict.headline.rstrip("."), []).append(verdict.check)
-            for reason, checks in reasons.items():
-                lines += _field(", ".join(checks), reason)
-        return "\n".join(lines)
+        for title, left_out in (("does not apply", self.not_applicable), ("not measured", self.not_measured)):
+            lines += _reasons(title, [v for v in left_out if v.status == "skipped"])
+        return "\n".join([*lines, "", *_wrapped(f"{self.coverage}.")])
 
     def _repr_html_(self) -> str:
         return str(provided("notebook_diagnosis")(self))
@@ -148,6 +208,8 @@ def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
 
     One fault makes many checks fail: if the head is not in the optimizer, it cannot move and the loss cannot fall. Each fault is
     reported once, with the checks that it explains.
+
+    It judges what was measured and measures nothing: the last line says what was left out.
 
     :param ignore: names of checks to leave out.
     :raises TypeError: not a trace.  :raises ValueError: a name that is no check.
@@ -165,16 +227,24 @@ def diagnose(trace: Trace | Runs, *, ignore: Iterable[str] = ()) -> Diagnosis:
 
 
 def assert_healthy(
-    trace: Trace | Runs, *, ignore: Iterable[str] = (), allow: Mapping[str, str] | Iterable[str] = ()
+    trace: Trace | Runs,
+    *,
+    require: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    allow: Mapping[str, str] | Iterable[str] = (),
 ) -> Diagnosis:
     """Raise `CheckFailed` unless every check passes. Returns the diagnosis.
 
-    An ``inconclusive`` check raises too, for it is no pass; the message says what would settle it.
+    An ``inconclusive`` check raises too, for it is no pass; the message says what would settle it. A check that does not apply or was not
+    measured does not raise: the diagnosis counts it, and ``require`` says which checks must be judged.
 
+    :param require: names of checks that must be judged. Those that were not measured are measured now, in the same fine-tune again; one
+        that cannot be measured, or does not apply, is inconclusive.
     :param ignore: names of checks to leave out altogether.
     :param allow: names of checks, or of faults (`Verdict.fault`), whose failures are accepted, best with the reason:
         ``allow={"loss_decreases": "20 steps of warm-up are too few"}``. They are still checked, and reported as advice.
-    :raises TypeError: not a trace.  :raises ValueError: a name that is no check (nor, in ``allow``, a fault).
+    :raises TypeError: not a trace.  :raises ValueError: a name that is no check (nor, in ``allow``, a fault); a check that is both required
+        and ignored.
 
     >>> from pytest_ftcheck import example_trace
     >>> assert_healthy(example_trace(), allow={"head_needed": "we keep it"}).status
@@ -186,8 +256,13 @@ def assert_healthy(
     for name, reason in allowed.items():
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"allow[{name!r}]={reason!r}: expected the reason, a text")
-    diagnosis = diagnose(trace, ignore=ignore)
-    diagnosis = conclude(tuple(_as_allowed(v, allowed) for v in diagnosis.verdicts))
+    required = _validated("require", require, CHECKS)
+    if both := [name for name in required if name in _names("ignore", ignore)]:
+        raise ValueError(f"require= and ignore= both name {', '.join(both)}")
+    judged = (
+        _judged_as_required(v, trace) if v.check in required else v for v in diagnose(trace, ignore=ignore).verdicts
+    )
+    diagnosis = conclude(tuple(_as_allowed(v, allowed) for v in judged))
     status: Status = {"healthy": "pass", "unhealthy": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
     headline, reasons = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
     if status == "pass" and fail_level.level() == "advice" and (advice := diagnosis._own_advice()):
@@ -254,14 +329,36 @@ def _title(verdict: Verdict) -> str:
 
 
 def _as_allowed(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
-    """The verdict; a failure that is allowed becomes advice."""
-    if verdict.ok:
+    """The verdict; a failure that is allowed becomes advice. What a required check could not judge is no failure."""
+    if verdict.ok or _is_required(verdict):
         return verdict
     name = next((n for n in (verdict.check, verdict.fault) if n and n in allowed), None)
     if name is None:
         return verdict
     note = f"{_ALLOWED}: {allowed[name]}" if allowed[name] else _ALLOWED
     return dataclasses.replace(verdict, status="advice", notes=(*verdict.notes, note))
+
+
+def _judged_as_required(verdict: Verdict, trace: Trace | Runs) -> Verdict:
+    """The verdict of a required check, measured now if it was not; ``inconclusive`` where it cannot be judged."""
+    if verdict.unmeasured:
+        verdict = CHECKS[verdict.check](trace)
+    if verdict.status == "inconclusive" and verdict.unmeasured:
+        return dataclasses.replace(verdict, notes=(*verdict.notes, _REQUIRED))
+    if verdict.status != "skipped":
+        return verdict
+    return dataclasses.replace(
+        verdict,
+        status="inconclusive",
+        headline=f"It is required and does not apply: {_reason(verdict)}.",
+        remedy=f"make the run one that {verdict.check} can judge, or take it out of require=",
+        notes=(*verdict.notes, _REQUIRED),
+    )
+
+
+def _is_required(verdict: Verdict) -> bool:
+    """Whether it is the verdict of a required check that could not be judged."""
+    return _REQUIRED in verdict.notes[-1:]
 
 
 def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
@@ -275,14 +372,31 @@ def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
 def _validated(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
     __tracebackhide__ = True
     names, valid = _names(argument, value), list(known)
-    for name in names:
-        if name not in valid:
-            near = difflib.get_close_matches(name.removeprefix("assert_").removeprefix("check_"), valid, 3)
-            also = " and no fault" if len(valid) > len(CHECKS) else ""
-            raise ValueError(
-                f"{argument}={name!r} is no check{also}; {'near' if near else 'the checks are'}: {', '.join(near or CHECKS)}"
-            )
+    also = " and no fault" if len(valid) > len(CHECKS) else ""
+    errors = []
+    for name in dict.fromkeys(n for n in names if n not in valid):
+        near = difflib.get_close_matches(name.removeprefix("assert_").removeprefix("check_"), valid, 3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the checks are {', '.join(CHECKS)}"
+        errors.append(f"{argument}={name!r} is no check{also}; {hint}")
+    if errors:
+        raise ValueError("\n".join(errors))
     return names
+
+
+def _reason(verdict: Verdict) -> str:
+    """Why a check judged nothing, without a full stop."""
+    return verdict.headline.removeprefix("Not measured").lstrip(": ").rstrip(".")
+
+
+def _reasons(title: str, verdicts: list[Verdict]) -> list[str]:
+    """The checks that were left out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        reasons.setdefault(_reason(verdict) or "no reason given", []).append(verdict.check)
+    lines = ["", f"{title}:"] if reasons else []
+    for reason, checks in reasons.items():
+        lines += _field(", ".join(checks), reason)
+    return lines
 
 
 def _capitalized(text: str) -> str:

@@ -13,7 +13,9 @@ from pytest_ftcheck import CheckFailed, Diagnosis, Verdict, assert_healthy, diag
 from pytest_ftcheck.checks import diagnosis as module
 from pytest_ftcheck.checks import spec
 from pytest_ftcheck.checks.catalogue import CHECKS, FAULTS, SPECS, explained_by
+from pytest_ftcheck.checks.diagnosis import conclude
 from pytest_ftcheck.checks.head import faults as head_faults
+from pytest_ftcheck.checks.retraining.record import Attempt, Overfit
 from pytest_ftcheck.checks.spec import Fault, Symptom
 from pytest_ftcheck.core.events import listening
 from pytest_ftcheck.core.example_trace import example_trace, tensor
@@ -150,10 +152,62 @@ def test_what_cannot_be_told_is_undecided(undecided):
     assert "what would settle it" in str(diagnosis)
 
 
-def test_what_was_not_judged_is_listed_with_the_reason():
-    text = str(diagnose(example_trace()))
-    assert "skipped:" in text
-    assert "nothing is frozen" in text
+def test_what_does_not_apply_and_what_was_left_out_are_listed_apart():
+    trace = example_trace(skipped={"inputs": "left out: it costs too much"})
+    diagnosis = diagnose(trace)
+    assert "frozen_stay_frozen" in {v.check for v in diagnosis.not_applicable}
+    assert "padding_ignored" in {v.check for v in diagnosis.not_measured}
+    text = str(diagnosis)
+    applies, _, measured = text.partition("\nnot measured:\n")
+    assert "\ndoes not apply:\n   frozen_stay_frozen: nothing is frozen\n" in applies
+    assert "left out: it costs too much" in measured
+    assert "Not measured:" not in text
+    parts = (diagnosis.judged, diagnosis.not_applicable, diagnosis.not_measured)
+    assert sorted(v.check for part in parts for v in part) == sorted(CHECKS)
+
+
+def test_the_last_line_counts_what_was_judged():
+    verdicts = [
+        Verdict(
+            n,
+            "skipped" if n in ("frozen_stay_frozen", "head_needed") else "pass",
+            "It is so.",
+            unmeasured="ablation" if n == "head_needed" else "",
+        )
+        for n in CHECKS
+        if n != "no_leak"
+    ]
+    total = len(CHECKS)
+    expected = (
+        f"{total - 3} of {total} checks judged; 1 does not apply; 1 not measured: head_needed; 1 not run: no_leak"
+    )
+    diagnosis = conclude(verdicts)
+    assert diagnosis.coverage == expected
+    assert " ".join(str(diagnosis).split()).endswith(f" {expected}.")
+    assert diagnosis.not_run == ("no_leak",)
+
+
+def test_a_verdict_over_seeds_that_passes_was_judged():
+    """One of its seeds may have lacked the measurement."""
+    assert conclude([Verdict("no_leak", "pass", "2 of 3 seeds pass.", unmeasured="data")]).not_measured == ()
+
+
+def test_the_whole_of_a_healthy_diagnosis():
+    trace = example_trace(skipped=dict.fromkeys(("inputs", "data"), "left out"))
+    wanted = ("weights_move", "loss_decreases", "frozen_stay_frozen", "padding_ignored", "overfits_one_batch")
+    assert str(diagnose(trace, ignore=[n for n in CHECKS if n not in wanted])) == (
+        "healthy: 2 checks passed.\n"
+        "\n"
+        "does not apply:\n"
+        "   frozen_stay_frozen: nothing is frozen\n"
+        "\n"
+        "not measured:\n"
+        "   padding_ignored: left out\n"
+        "   overfits_one_batch: it trains the model again, so this probe runs only with probes=['overfit']\n"
+        "\n"
+        f"2 of {len(CHECKS)} checks judged; 1 does not apply; 2 not measured: padding_ignored, overfits_one_batch; {len(CHECKS) - 5} not\n"
+        "   run."
+    )
 
 
 def test_a_diagnosis_fits_its_width(unhealthy):
@@ -173,13 +227,24 @@ def test_ignored_checks_are_not_run(unhealthy):
         (lambda: assert_healthy(example_trace(), ignore="nothing_at_all"), ValueError, ["'nothing_at_all'"]),
         (lambda: diagnose(example_trace(), ignore=3), TypeError, ["ignore=3", "names of checks"]),
         (lambda: diagnose(example_trace(), ignore=None), TypeError, ["ignore=None"]),
-        (lambda: diagnose(example_trace(), ignore="check_head_neded"), ValueError, ["near: head_needed"]),
+        (lambda: diagnose(example_trace(), ignore="check_head_neded"), ValueError, ["did you mean head_needed"]),
+        (
+            lambda: assert_healthy(example_trace(), require=["weights_mov", "loss_decrease"]),
+            ValueError,
+            ["require='weights_mov' is no check; did you mean weights_move", "require='loss_decrease' is no check"],
+        ),
+        (lambda: assert_healthy(example_trace(), require=3), TypeError, ["require=3", "names of checks"]),
+        (
+            lambda: assert_healthy(example_trace(), require="head_needed", ignore=["head_needed"]),
+            ValueError,
+            ["require= and ignore= both name head_needed"],
+        ),
         (lambda: assert_healthy(example_trace(), allow=[3]), TypeError, ["allow=[3]"]),
         (lambda: assert_healthy(example_trace(), allow=True), TypeError, ["allow=True"]),
         (
             lambda: assert_healthy(example_trace(), allow="loss_decrease"),
             ValueError,
-            ["near: loss_decreases", "no fault"],
+            ["did you mean loss_decreases", "no fault"],
         ),
         (lambda: assert_healthy(example_trace(), allow={"lr_zeros": "why"}), ValueError, ["'lr_zeros'", "lr_zero"]),
         (
@@ -251,6 +316,54 @@ def test_the_one_verdict_of_an_undecided_gate_says_what_would_settle_it(undecide
     assert verdict.causes[0].startswith("loss_decreases: 20 steps")
     assert verdict.remedy
     assert f"what would settle it: {verdict.remedy}" in str(verdict)
+
+
+# ---------------------------------------------------------------------- required checks
+def test_a_required_check_that_was_judged_changes_nothing():
+    trace = example_trace()
+    assert assert_healthy(trace, require=["weights_move"]) == diagnose(trace)
+
+
+def test_a_required_check_is_measured_then_and_there():
+    asked = []
+
+    def remeasure(probe):
+        asked.append(probe)
+        attempt = Attempt(lr=1e-3, steps=30, loss=0.01, reference=0.01, accuracy=1.0, row_difference=1.0, fitted=True)
+        fitted = Overfit(8, 8, 0.7, 0.7, 0.69, 0.0, 1.0, (attempt,), trainable=1.0)
+        return example_trace(measurements={probe: fitted})
+
+    trace = example_trace(remeasure=remeasure)
+    assert diagnose(trace).not_measured
+    diagnosis = assert_healthy(trace, require=["overfits_one_batch"])
+    assert asked == ["overfit"]
+    assert "overfits_one_batch" in {v.check for v in diagnosis.judged}
+
+
+def test_a_required_check_that_cannot_be_measured_is_undecided_and_says_what_would_settle_it():
+    with pytest.raises(CheckFailed) as caught:
+        assert_healthy(example_trace(), require=["overfits_one_batch"], allow=["overfits_one_batch"])
+    verdict, text = caught.value.verdict, str(caught.value)
+    assert verdict.status == "inconclusive"
+    assert "overfits_one_batch" in verdict.headline
+    assert "probes=['overfit']" in verdict.remedy
+    assert f"what would settle it: {verdict.remedy}" in " ".join(text.split())
+    assert text.count("overfits_one_batch: ") == 1
+
+
+def test_a_required_check_that_does_not_apply_is_inconclusive():
+    with pytest.raises(CheckFailed) as caught:
+        assert_healthy(example_trace(), require="frozen_stay_frozen")
+    assert caught.value.verdict.status == "inconclusive"
+    assert "frozen_stay_frozen: It is required and does not apply: nothing is frozen." in str(caught.value)
+
+
+def test_a_cause_does_not_excuse_what_was_not_measured(unhealthy):
+    """Training checks are explained by most faults, and a required one is still open."""
+    with pytest.raises(CheckFailed) as caught:
+        assert_healthy(unhealthy, require="overfits_one_batch")
+    assert "because of the above" not in str(caught.value)
+    assert "what would settle it" in str(caught.value)
 
 
 def test_a_fault_can_be_allowed_by_its_name(unhealthy):
