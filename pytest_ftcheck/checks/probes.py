@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from ..instruments.probe import Probe
+from ..instruments.probe import ModelProbe, ProbeBase
 from .room_modules import room_modules
 
 
-def _load() -> tuple[type[Probe], ...]:
-    probes: set[type[Probe]] = set()
+def _load() -> tuple[type[ProbeBase[Any]], ...]:
+    probes: set[type[ProbeBase[Any]]] = set()
     for module in room_modules(probes=True):
         for kind in vars(importlib.import_module(module)).values():
             # a class with a name, where it is defined
             if (
                 isinstance(kind, type)
-                and issubclass(kind, Probe)
+                and issubclass(kind, ProbeBase)
                 and kind.__module__ == module
                 and hasattr(kind, "name")
             ):
@@ -25,7 +26,7 @@ def _load() -> tuple[type[Probe], ...]:
 
 
 #: All probes, the cheapest and most informative first: the last ones are left out first where the budget is short.
-PROBE_CLASSES: tuple[type[Probe], ...] = _load()
+PROBE_CLASSES: tuple[type[ProbeBase[Any]], ...] = _load()
 #: Names that ``probes=`` accepts; the first four are measured by the run itself.
 PROBES = ("loss", "descent", "noise", "metrics", *(p.name for p in PROBE_CLASSES))
 
@@ -41,3 +42,10 @@ def chosen_probes(probes: Sequence[str] | None) -> tuple[str, ...]:
     if unknown := [p for p in names if p not in PROBES]:
         raise ValueError(f"probes={probes!r}: {unknown[0]!r} is none of {', '.join(PROBES)}")
     return names
+
+
+def probes_to_run(chosen: Sequence[str], *, without_batches: bool) -> list[type[ProbeBase[Any]]]:
+    """The probes that are chosen, and those that cost nothing; without batches, the latter alone."""
+    return [
+        kind for kind in PROBE_CLASSES if issubclass(kind, ModelProbe) or (kind.name in chosen and not without_batches)
+    ]

@@ -270,6 +270,11 @@ def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | N
     return Verdict(name, "skipped", trace.why_not_measured(kind, part), unmeasured=unmeasured)
 
 
+def declared_not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:
+    """The verdict of a check that should judge what is declared, and has no measurement of it: inconclusive, for it is no pass."""
+    return dataclasses.replace(not_measured(name, trace, kind, part), status="inconclusive")
+
+
 def combine(found: Iterable[Verdict | None], **fields: Any) -> Verdict | None:
     """The verdict on everything that one check found: the first finding, with the headlines of the others as further causes.
 

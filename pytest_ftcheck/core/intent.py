@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from .init_scheme import InitScheme
 from .recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 TASKS = ("single_label", "multi_label", "regression")
+#: Names of parts, in ``part=`` of the checks and in `Intent`.
+PARTS = ("head", "base", "all")
 
 
 @dataclass(frozen=True)
 class Intent:
     """What you expect of the fine-tune. Fields left out are not checked.
 
-    Names of parameters are given as prefixes (``"classifier"``, ``"distilbert.transformer.layer.5"``; ``""`` is all) or globs
-    (``"*.lora_*"``).
+    Parameters are given as parts (``"head"``, ``"base"``, ``"all"``, as in ``part=`` of the checks, unless a module of the model has
+    that name), prefixes of names (``"classifier"``, ``"distilbert.transformer.layer.5"``; ``""`` is all) or globs (``"*.lora_*"``).
 
     >>> Intent(peak_lr=5e-5, schedule="linear", warmup_steps=10, total_steps=100).lr_at(10)
     5e-05
@@ -154,16 +156,38 @@ class Intent:
         }
         return dataclasses.replace(self, **{k: v for k, v in known.items() if getattr(self, k) is None})
 
-    def check_names(self, names: Iterable[str]) -> None:
-        """``ValueError`` for a declared name that matches no parameter of the model."""
+    def for_model(self, names: Iterable[str], head: Sequence[str]) -> Intent:
+        """The same for one model: parts are replaced with the prefixes of their parameters.
+
+        :param names: of the model's parameters.  :param head: prefixes of the head's.
+        :raises ValueError: a name that matches no parameter.
+
+        >>> names = ["encoder.weight", "pooler.weight", "classifier.weight"]
+        >>> intent = Intent(trained="head", frozen="base").for_model(names, ["classifier"])
+        >>> intent.trained, intent.frozen
+        (('classifier.',), ('encoder.', 'pooler.'))
+        """
         known = list(names)
         shown = ", ".join(known[:3])
+        resolved: dict[str, tuple[str, ...]] = {}
         for field in ("trained", "frozen", "unused"):
+            prefixes: list[str] = []
             for pattern in getattr(self, field):
-                if not any(_fits(pattern, n) for n in known):
+                if pattern in PARTS and not any(_is_under(n, (pattern,)) for n in known):
+                    found = _prefixes_of_part(pattern, known, head)
+                    if not found:
+                        raise ValueError(
+                            f"intent.{field}={pattern!r}: every parameter is in the head ({', '.join(head)})"
+                        )
+                    prefixes += found
+                elif any(_fits(pattern, n) for n in known):
+                    prefixes.append(pattern)
+                else:
                     raise ValueError(
-                        f"intent.{field}={pattern!r} matches none of the {len(known)} parameters ({shown}, ...)"
+                        f"intent.{field}={pattern!r} matches none of the {len(known)} parameters ({shown}, ...), and is no part "
+                        f"({', '.join(PARTS)})"
                     )
+            resolved[field] = tuple(dict.fromkeys(prefixes))
         for pair in self.tied:
             for name in pair:
                 if name not in known:
@@ -172,10 +196,31 @@ class Intent:
             raise ValueError(
                 f"intent.pretrained: none of its {len(self.pretrained)} names is a parameter of the model ({shown}, ...)"
             )
+        return dataclasses.replace(self, **resolved)  # type: ignore[arg-type]
 
 
 def _fits(pattern: str, name: str) -> bool:
     return name.startswith(pattern) or fnmatch.fnmatchcase(name, pattern)
+
+
+def _is_under(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == p or name.startswith(p + ".") for p in prefixes)
+
+
+def _prefixes_of_part(part: str, names: Sequence[str], head: Sequence[str]) -> list[str]:
+    """The shortest prefixes that cover a part and nothing else."""
+    if part == "all":
+        return [""]
+    if part == "head":
+        return [f"{p}." if any(n.startswith(f"{p}.") for n in names) else p for p in head]
+    in_head = [n for n in names if _is_under(n, head)]
+    found: dict[str, None] = {}
+    for name in names:
+        if not _is_under(name, head):
+            modules = name.split(".")
+            shorter = (".".join(modules[:i]) + "." for i in range(1, len(modules)))
+            found[next((p for p in shorter if not any(n.startswith(p) for n in in_head)), name)] = None
+    return list(found)
 
 
 def _any(patterns: Iterable[str], name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import arguments
 from .files import write_atomically
-from .intent import Intent
+from .intent import PARTS, Intent
 from .late_binding import provided
 from .measurement import M, Measurement, kind_of
 from .observations import Buffer, Iteration, Metric, Optimizer, ProbeRows, Reading, Step, Tensor
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 2
-PARTS = ("head", "base", "all")
 #: In `Trace.skipped`: ``probes=`` was given, or its default applied, and this probe was not in it.
 NOT_NAMED = "not among the probes= of this run"
 
@@ -128,7 +127,7 @@ class Trace:
             if t.name == name or name in t.aliases:
                 return t
         near = [t.name for t in self.tensors if name.rsplit(".", 1)[0] in t.name][:5]
-        raise ValueError(f"name={name!r}: no such tensor{'; near: ' + ', '.join(near) if near else ''}")
+        raise ValueError(f"name={name!r}: no such tensor{'; did you mean ' + ', '.join(near) + '?' if near else ''}")
 
     def select(
         self,

@@ -72,10 +72,48 @@ def _base_prefix(model: nn.Module) -> str | None:
     if isinstance(prefix, str) and prefix and isinstance(getattr(model, prefix, None), nn.Module):
         return prefix
     for name, child in model.named_children():
-        # by class name, so that transformers is not imported for other models
-        if any(c.__name__ == "PreTrainedModel" for c in type(child).__mro__):
+        if _is_pretrained_model(child):
             return name
     return None
+
+
+def outside_head(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
+    """Trainable modules with weight matrices that are neither in a pretrained base of transformers nor in the head.
+
+    Embedding tables are left out (they come before the base), and so are adapters. Empty where there is no such base.
+    """
+    names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
+    in_head = [n for n in names if in_part(n, head)]
+    library = [n for n, m in model.named_modules() if _is_pretrained_model(m)]
+    bases = [n for n in library if n and not any(in_part(h, (n,)) for h in in_head)]
+    if not bases:
+        return ()
+    kept = [n for n in names if in_part(n, (*head, *bases))]
+    role = roles(model)
+    found: dict[str, None] = {}
+    for name, p in model.named_parameters():
+        if name in kept or not p.requires_grad or role.get(name) != "matrix" or "." not in name:
+            continue
+        modules = name.split(".")[:-1]
+        prefixes = (".".join(modules[:i]) for i in range(1, len(modules) + 1))
+        found[next((m for m in prefixes if not any(in_part(k, (m,)) for k in kept)), ".".join(modules))] = None
+    return tuple(found)
+
+
+def head_notes(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
+    """Notes for the trace on the head as given or found."""
+    outside = outside_head(model, head)
+    if not outside:
+        return ()
+    verb = "is" if len(outside) == 1 else "are"
+    return (
+        f"{', '.join(outside)} {verb} counted to the base, not to the head ({', '.join(head)}): head= names the head's modules",
+    )
+
+
+def _is_pretrained_model(module: nn.Module) -> bool:
+    # by class name, so that transformers is not imported for other models
+    return any(c.__name__ == "PreTrainedModel" for c in type(module).__mro__)
 
 
 def in_part(name: str, prefixes: Sequence[str]) -> bool:

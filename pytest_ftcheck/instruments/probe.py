@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -28,12 +28,25 @@ SHARE = 0.3
 FREE = 4e10
 
 
-@dataclass
-class ProbeContext:
+@dataclass(kw_only=True)
+class ModelContext:
+    """What is known of every run, also of one whose batches cannot be read."""
+
+    model: nn.Module
+    head: tuple[str, ...]
+    optimizer: torch.optim.Optimizer
+    intent: Intent
+    #: What the recorder measured of every tensor; filled in before `ProbeBase.after`.
+    tensors: tuple[Tensor, ...] = ()
+    #: Notes for the trace.
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class ProbeContext(ModelContext):
     """What a probe may use. What it changes in modes, random states and buffers is restored for it; what it changes in parameters it
     restores itself (see `perturbed`)."""
 
-    model: nn.Module
     reader: Reader
     #: The first training batches, on the model's device: the same rows for every probe.
     fixed_batches: list[Any]
@@ -41,24 +54,20 @@ class ProbeContext:
     batches: Batches
     #: Held-out batches; None: there are none.
     held_out: list[Any] | None
-    head: tuple[str, ...]
-    optimizer: torch.optim.Optimizer
     scheduler: Any
     recipe: Recipe
-    intent: Intent
     #: The user's own metric, ``(model) -> float``; None: none.
     user_metric: Callable[[Any], float] | None
     #: The recipe's loop trains; False: the user's ``step`` does, or a watched loop.
     recipe_loop: bool
     device: torch.device
-    #: What the recorder measured of every tensor; filled in before `Probe.after`.
-    tensors: tuple[Tensor, ...] = ()
     #: Optimizer steps that the run is to take.
     steps: int = 0
     #: What the user's metric was before and after the training; filled in before `Probe.after`.
     user_metric_values: tuple[float, float] | None = None
-    #: Notes for the trace.
-    notes: list[str] = field(default_factory=list)
+
+
+C = TypeVar("C", bound=ModelContext)
 
 
 #: How the reason begins where a probe would apply, but was too expensive.
@@ -69,8 +78,8 @@ class LeftOut(Exception):
     """Raised by a probe that does not apply; its text is the reason in ``Trace.skipped``."""
 
 
-class Probe:
-    """One measurement besides the training; a subclass overrides the moments it needs.
+class ProbeBase(Generic[C]):
+    """One measurement besides the training; a subclass overrides the moments it needs. See `Probe` and `ModelProbe`.
 
     After each moment random states, modes, buffers and all else that `undisturbed` names are restored. Gradients are off unless the
     probe enables them (``torch.enable_grad()``). An exception ends this probe alone: its reason goes into ``Trace.skipped``.
@@ -85,12 +94,16 @@ class Probe:
     #: False: it needs the training loop, so `watch` does not run it.
     watchable: ClassVar[bool] = True
 
-    def __init__(self, context: ProbeContext) -> None:
+    def __init__(self, context: C) -> None:
         self.context = context
 
     def cost(self) -> float:
         """About how many rows pass through the model at all its moments together; forward and backward of a row count as three."""
         return 0.0
+
+    def reduce(self, reason: str) -> bool:  # noqa: ARG002
+        """Leave out what costs rows, for ``reason``, and measure the rest; False: there is no rest, so the probe is left out."""
+        return False
 
     def before(self) -> None:
         """Before the first iteration."""
@@ -121,20 +134,30 @@ class Probe:
         """The run has ended, in whatever way: remove all hooks. May be called twice."""
 
 
+class Probe(ProbeBase[ProbeContext]):
+    """A probe that passes batches through the model, or reads them."""
+
+
+class ModelProbe(ProbeBase[ModelContext]):
+    """A probe that reads structure and stored values alone. It costs nothing, so it runs in every run, whatever ``probes=`` names, and
+    where no batches can be read."""
+
+
 class ProbeRunner:
     """The probes of one run.
 
     :param allowance: rows that all of them together may pass through the model, as from :func:`allowance`.
     """
 
-    def __init__(self, context: ProbeContext, kinds: Sequence[type[Probe]], allowance: float) -> None:
+    def __init__(self, context: ModelContext, kinds: Sequence[type[ProbeBase[Any]]], allowance: float) -> None:
         self.context = context
         #: Probe -> why it did not run, or did not finish.
         self.skipped: dict[str, str] = {}
         #: Those of them that do not apply.
         self.not_applicable: list[str] = []
-        self.running: list[Probe] = []
+        self.running: list[ProbeBase[Any]] = []
         self._weights_checked: set[tuple[str, str]] = set()
+        self._without_passes = {kind.name for kind in kinds if issubclass(kind, ModelProbe)}
         left = allowance
         for kind in kinds:
             probe = self._guard(kind.name, lambda kind=kind: kind(context), "init")  # type: ignore[misc]
@@ -144,11 +167,14 @@ class ProbeRunner:
             if cost is None:
                 continue
             if cost > left:
-                self.skipped[kind.name] = (
+                reason = (
                     f"left out: it costs {cost:,.0f} rows through the model, and {max(0.0, left):,.0f} of the budget are left; "
                     "name it in probes= to run it all the same"
                 )
-                continue
+                if not probe.reduce(reason):
+                    self.skipped[kind.name] = reason
+                    continue
+                cost = 0.0
             left -= cost
             self.running.append(probe)
         self._all_probes = tuple(self.running)
@@ -180,7 +206,7 @@ class ProbeRunner:
     def after(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Call every probe's `Probe.after`; once ``stop()`` is true, the rest is left out."""
         for probe in list(self.running):
-            if stop():
+            if stop() and not isinstance(probe, ModelProbe):
                 self.running.remove(probe)
                 self.skipped[probe.name] = "left out: the time limit (max_seconds) was reached"
             else:
@@ -195,12 +221,12 @@ class ProbeRunner:
                 found[probe.name] = measurement
         return found
 
-    def _all(self, call: Callable[[Probe], None], moment: str) -> None:
+    def _all(self, call: Callable[[ProbeBase[Any]], None], moment: str) -> None:
         for probe in list(self.running):
-            if getattr(type(probe), moment) is not getattr(Probe, moment):
+            if getattr(type(probe), moment) is not getattr(ProbeBase, moment):
                 self._one(probe, call, moment)
 
-    def _one(self, probe: Probe, call: Callable[[Probe], None], moment: str) -> None:
+    def _one(self, probe: ProbeBase[Any], call: Callable[[ProbeBase[Any]], None], moment: str) -> None:
         self._guard(probe.name, lambda: call(probe), moment)
         if probe.name in self.skipped:
             self.running.remove(probe)
@@ -215,6 +241,7 @@ class ProbeRunner:
         """The call's result; None if it raised, with the reason in `skipped`."""
         # a model that writes into its own weights in a forward pass does so the first time
         first = moment in ("before", "iteration", "after") and (name, moment) not in self._weights_checked
+        first = first and name not in self._without_passes
         self._weights_checked.add((name, moment))
         with undisturbed(self.context.model, weights=first), warnings.catch_warnings():
             warnings.simplefilter("ignore")

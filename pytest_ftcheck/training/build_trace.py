@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks.probes import PROBE_CLASSES
 from ..core.trace import NOT_NAMED, Trace
-from ..instruments.probe import ProbeRunner
+from ..instruments.probe import ModelProbe, ProbeRunner
 
 #: In `Trace.skipped`: the probe ran and found nothing that it could measure.
 NOTHING = "there was nothing to measure"
@@ -26,11 +26,11 @@ def build_trace(source: str, fields: dict[str, Any], *, noise: dict[str, float |
 
 
 def measured_fields(
-    runner: ProbeRunner | None, probes: Sequence[str], without_runner: str, *, partial: bool = False
+    runner: ProbeRunner | None, probes: Sequence[str], without_batches: str | None, *, partial: bool = False
 ) -> dict[str, Any]:
     """The fields ``measurements``, ``skipped`` and ``not_applicable`` of a `Trace`.
 
-    :param probes: names of those that were to run.  :param without_runner: why none ran, where there is no runner.
+    :param probes: names of those that were to run.  :param without_batches: why only the probes ran that need no batches; None: all did.
     """
     measurements = {} if runner is None else runner.measurements()
     skipped = {} if runner is None else dict(runner.skipped)
@@ -39,11 +39,10 @@ def measured_fields(
             continue
         if kind.name not in probes:
             skipped[kind.name] = NOT_NAMED
-        elif runner is None:
-            skipped[kind.name] = without_runner
+        elif without_batches is not None and not issubclass(kind, ModelProbe):
+            skipped[kind.name] = without_batches
         else:
             skipped[kind.name] = "the run ended early" if partial else NOTHING
-    not_applicable = (
-        () if runner is None else (*runner.not_applicable, *(n for n, why in skipped.items() if why == NOTHING))
-    )
+    not_applicable = () if runner is None else tuple(runner.not_applicable)
+    not_applicable += tuple(name for name, reason in skipped.items() if reason == NOTHING)
     return {"measurements": measurements, "skipped": skipped, "not_applicable": not_applicable}

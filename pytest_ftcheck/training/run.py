@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks.probes import PROBE_CLASSES
+from ..checks.probes import probes_to_run
 from ..core import events
 from ..core.formatting import describe_type
 from ..core.intent import Intent
@@ -22,8 +22,8 @@ from ..instruments.batches import MOST, Batches, device_of, in_words, row_count,
 from ..instruments.environment import environment, thread_share
 from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
 from ..instruments.metrics import MetricFn
-from ..instruments.parameter_roles import find_head
-from ..instruments.probe import ProbeContext, ProbeRunner, allowance, tokens_of
+from ..instruments.parameter_roles import find_head, head_notes
+from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
 from ..instruments.reader import Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.snapshots import Undo, preserved_globals, quiet
@@ -68,9 +68,12 @@ class FinetuneRun:
         self._large = sum(p.numel() for p in model.parameters()) >= LARGE
         self._device = device_of(model)
         self._head = find_head(model, own.get("head"))
+        self._notes += head_notes(model, self._head)
         self._intent = own.get("intent")
         if self._intent is not None:
-            self._intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
+            self._intent = self._intent.for_model(
+                [n for n, _ in model.named_parameters(remove_duplicate=False)], self._head
+            )
         if by_recipe and self._user_step is None:
             self._intent = (self._intent or Intent()).filled(recipe)
         self._reader = self._make_reader(own)
@@ -139,10 +142,14 @@ class FinetuneRun:
         if self._user_metric is not None:
             self._metric_at_start = self._evaluate_user_metric()
 
-    def _make_probe_runner(self, held_out: list[Any] | None, *, everything: bool) -> ProbeRunner | None:
-        kinds = [kind for kind in PROBE_CLASSES if kind.name in self._probes]
-        if self._reader is None or not kinds:
-            return None
+    def _make_probe_runner(self, held_out: list[Any] | None, *, everything: bool) -> ProbeRunner:
+        kinds = probes_to_run(self._probes, without_batches=self._reader is None)
+        intent = self._intent or Intent()
+        if self._reader is None:
+            plain = ModelContext(model=self._model, head=self._head, optimizer=self._optimizer, intent=intent)
+            runner = ProbeRunner(plain, kinds, math.inf)
+            runner.before()
+            return runner
         first = to_device(self.batches.known[0], self._device)
         context = ProbeContext(
             model=self._model,
@@ -154,7 +161,7 @@ class FinetuneRun:
             optimizer=self._optimizer,
             scheduler=self._scheduler,
             recipe=self._recipe,
-            intent=self._intent or Intent(),
+            intent=intent,
             user_metric=self._user_metric,
             recipe_loop=self._user_step is None,
             device=self._device,
@@ -292,11 +299,11 @@ class FinetuneRun:
                 self._probe_runner.context.tensors = fields["tensors"]
                 self._probe_runner.after(self._out_of_time)
                 self._notes += self._probe_runner.context.notes
-        without_runner = "the batches could not be read" if self._reader is None else "not run"
+        without_batches = "the batches could not be read" if self._reader is None else None
         return build_trace(
             "finetune",
             fields,
-            **measured_fields(self._probe_runner, self._probes, without_runner, partial=partial),
+            **measured_fields(self._probe_runner, self._probes, without_batches, partial=partial),
             intent=self._intent.plain() if self._intent is not None else None,
             recipe=self._recipe,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's step"),
@@ -318,8 +325,9 @@ class FinetuneRun:
         if self._metric_at_start is not None:
             last = self._evaluate_user_metric()
             metrics += (Metric("evaluate", self._metric_at_start, last, 0, "the user's own"),)
-            if self._probe_runner is not None:
-                self._probe_runner.context.user_metric_values = self._metric_at_start, last
+            context = self._probe_runner.context if self._probe_runner is not None else None
+            if isinstance(context, ProbeContext):
+                context.user_metric_values = self._metric_at_start, last
         return metrics
 
     def _gradient_noise(self, reader: Reader, tensors: Sequence[Tensor]) -> dict[str, float | None]:

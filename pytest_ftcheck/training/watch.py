@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..checks.probes import PROBE_CLASSES, chosen_probes
+from ..checks.probes import chosen_probes, probes_to_run
 from ..core import arguments, events
 from ..core.formatting import describe_type
 from ..core.intent import Intent
@@ -22,8 +22,8 @@ from ..core.trace import Trace
 from ..instruments.batches import Batches, device_of, row_count, split, to_device
 from ..instruments.environment import environment
 from ..instruments.fixed_rows import LossTracker, MetricTracker
-from ..instruments.parameter_roles import find_head
-from ..instruments.probe import ProbeContext, ProbeRunner, allowance, tokens_of
+from ..instruments.parameter_roles import find_head, head_notes
+from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
 from ..instruments.reader import LossFn, Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.snapshots import quiet
@@ -91,14 +91,14 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             raise TypeError(f"scheduler is {describe_type(scheduler)}: expected a learning-rate scheduler")
         check_parameters(model)
         arguments.instance("intent", intent, Intent, "a pytest_ftcheck.Intent", optional=True)
+        self._head = find_head(model, head)
         if intent is not None:
-            intent.check_names([n for n, _ in model.named_parameters(remove_duplicate=False)])
+            intent = intent.for_model([n for n, _ in model.named_parameters(remove_duplicate=False)], self._head)
         self._intent, self._scheduler = intent, scheduler
         self._probes, self._everything = chosen, probes is not None
         self._probe_runner: ProbeRunner | None = None
         self._model, self._optimizer = model, optimizer
-        self._head = find_head(model, head)
-        self._notes: list[str] = []
+        self._notes = list(head_notes(model, self._head))
         if scheduler is not None:
             self._notes.append(f"scheduler: {type(scheduler).__name__}")
         self._probe_batch, self._loss_fn = probe_batch, loss_fn
@@ -125,6 +125,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             self._loss_tracker.evaluate(0)
             self._metric_tracker = MetricTracker(self._model, self._reader, batches, "probe rows", None)
             self._probe_runner = self._make_probe_runner(self._reader)
+        else:
+            self._probe_runner = self._make_model_probe_runner()
         self._recorder = Recorder(self._model, self._optimizer, self._head, self._scheduler)
         self._recorder.attach()
         if self._probe_runner is not None:
@@ -149,11 +151,20 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
             recipe_loop=False,
             device=device,
         )
-        kinds = [kind for kind in PROBE_CLASSES if kind.watchable and kind.name in self._probes]
+        kinds = [kind for kind in probes_to_run(self._probes, without_batches=False) if kind.watchable]
         rows = row_count(split(batch)[0]) or 1
         # the length of the loop is not known: the budget is that of a short one
         budget = math.inf if self._everything else allowance(self._model, rows, tokens_of(batch), Recipe().steps)
         runner = ProbeRunner(context, kinds, budget)
+        runner.before()
+        return runner
+
+    def _make_model_probe_runner(self) -> ProbeRunner:
+        """Without a probe batch, structure and stored values are measured all the same."""
+        context = ModelContext(
+            model=self._model, head=self._head, optimizer=self._optimizer, intent=self._intent or Intent()
+        )
+        runner = ProbeRunner(context, probes_to_run((), without_batches=True), math.inf)
         runner.before()
         return runner
 
@@ -224,10 +235,10 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                 metrics = self._metric_tracker.record()
                 self._notes += self._metric_tracker.notes
             noise = noise_of_small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
-            if self._probe_runner is not None:
-                self._probe_runner.context.tensors = fields["tensors"]
-                self._probe_runner.after()
-                self._notes += self._probe_runner.context.notes
+        if stopped is None and self._probe_runner is not None:
+            self._probe_runner.context.tensors = fields["tensors"]
+            self._probe_runner.after()
+            self._notes += self._probe_runner.context.notes
         return build_trace(
             "watch",
             fields,
@@ -247,7 +258,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
 
     def _measured(self, *, partial: bool) -> dict[str, Any]:
         """What the probes measured; not the loss function where the graph shows that the loop uses another one."""
-        measured = measured_fields(self._probe_runner, self._probes, "watch has no probe_batch", partial=partial)
+        without_batches = "watch has no probe_batch" if self._reader is None else None
+        measured = measured_fields(self._probe_runner, self._probes, without_batches, partial=partial)
         other = differs_from(self._reader.reading.loss, self._loss_nodes) if self._reader else None
         if other is not None and measured["measurements"].pop("loss_shape", None) is not None:
             measured["skipped"]["loss_shape"] = other

@@ -276,6 +276,16 @@ DOES_NOT_LOAD = Fault(
     confidence="certain",
 )
 
+# ---------------------------------------------------------------------- what belongs to it
+HEAD_INCOMPLETE = Fault(
+    "head_incomplete",
+    Rank.ADVICE + 5,
+    "modules behind the base are not part of the head",
+    cause="head= names only some of the new modules, or they have no usual name: the others are judged as parts of the base",
+    remedy="name all of them: head={prefixes}",
+    confidence="certain",
+)
+
 # ---------------------------------------------------------------------- whether it is needed
 LINEAR_AFTER_LINEAR = Fault(
     "linear_after_linear",

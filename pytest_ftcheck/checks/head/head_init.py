@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...core.formatting import number, percent, plural
 from ...core.init_scheme import InitScheme
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..spec import Fault, Stage, check, not_measured
+from ..spec import Fault, Stage, check, declared_not_measured, not_measured
 from . import faults
-from .record import Head, Layer
+from .record import Head, HeadWeights, Layer
 from .start_values import explain_huge, explain_symmetric, find_uninitialised, gain, is_zero, layer_rows
 
 NAME = "head_init"
@@ -43,8 +44,9 @@ _MEASURED = "weights of the head's linear layers before the first step"
         faults.HEAD_INIT_TORCH_DEFAULT,
         faults.HEAD_INIT_INITIALIZER_RANGE,
         faults.HEAD_INIT_NOT_DECLARED,
+        faults.HEAD_INCOMPLETE,
     ),
-    measurements=(Head,),
+    measurements=(HeadWeights, Head),
 )
 def check_head_init(trace: Trace) -> Verdict:
     """The linear layers of the head start with finite, distinct weights, and with the declared standard deviation.
@@ -55,22 +57,60 @@ def check_head_init(trace: Trace) -> Verdict:
     failure: memory never written, units with the same weights in and out, weights so large that the first loss is several times that
     of a class-prior prediction. A last layer of zeros, adapters, norms and embeddings are exempt.
 
+    The weights are read as they are stored, at no cost. Which layers are called, and in which order, only a forward pass shows (the
+    probe ``head_state``): without it the order is that in which the model holds them, and the first loss is not known.
+
     >>> from pytest_ftcheck import example_trace
     >>> check_head_init(example_trace()).status
     'inconclusive'
     """
-    head = trace.measured(Head)
-    if head is None:
-        return not_measured(NAME, trace, Head)
-    if not head.layers:
-        return not_measured(NAME, trace, Head, (head.skipped or {}).get("layers", "the head has no linear layers"))
+    weights, passed = trace.measured(HeadWeights), trace.measured(Head)
+    if weights is None and passed is None:
+        is_declared = trace.intent is not None and trace.intent.head_init is not None
+        return (declared_not_measured if is_declared else not_measured)(NAME, trace, HeadWeights)
+    head = _Start.of(weights, passed)
+    found = _judge_layers(head, trace) if head.layers else None
+    if found is not None and found.status != "pass":
+        return found
+    if weights is not None and weights.outside:
+        return _incomplete(weights.outside, trace, () if found is None else found.notes)
+    return found or not_measured(NAME, trace, HeadWeights, "the head has no linear layers")
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The linear layers that are judged: those that are called, where that is known, else those that are stored."""
+
+    layers: tuple[Layer, ...]
+    initializer_range: float | None
+    logit_spread: float | None
+    loss_over_chance: float | None
+    #: The order is known: that of their calls, or each layer has as many inputs as the one before it has units.
+    ordered: bool
+
+    @classmethod
+    def of(cls, weights: HeadWeights | None, passed: Head | None) -> _Start:
+        called = passed.layers if passed is not None else ()
+        stored = weights.layers if weights is not None else ()
+        return cls(
+            called or stored,
+            weights.initializer_range if weights is not None else None,
+            passed.logit_spread if passed is not None else None,
+            passed.loss_over_chance if passed is not None else None,
+            bool(called) or sum(la.last for la in stored) == 1,
+        )
+
+
+def _judge_layers(head: _Start, trace: Trace) -> Verdict:
     intended = trace.intent.head_init if trace.intent is not None else None
     declared = None if intended is None else _Declared(intended, head)
     found = find_uninitialised(NAME, head.layers, _MEASURED) or _find_identical_units(head) or _find_huge(head)
-    if found is None and declared is not None:
+    if found is None and declared is not None and declared.is_decidable(head):
         found = _find_other_weights(head, declared) or _find_hidden_bias(head, declared)
     if found is not None:
         return found
+    if declared is not None and not declared.is_decidable(head):
+        return declared_not_measured(NAME, trace, Head)
     layers = plural(len(head.layers), "linear layer")
     stds = ", ".join(f"{number(la.std)} ({la.name})" for la in head.layers[:3])
     if declared is None:
@@ -82,10 +122,25 @@ def check_head_init(trace: Trace) -> Verdict:
     return Verdict(NAME, "pass", headline, notes=_notes(head, declared), measured=_MEASURED)
 
 
+def _incomplete(outside: Sequence[str], trace: Trace, notes: tuple[str, ...]) -> Verdict:
+    names = ", ".join(outside)
+    verb = "is" if len(outside) == 1 else "are"
+    fault = faults.HEAD_INCOMPLETE.with_details(prefixes=[*outside, *trace.head])
+    return fault.verdict(
+        NAME,
+        f"{names} {verb} not part of the head as declared or found ({', '.join(trace.head)}), but trained, and outside the pretrained "
+        "base.",
+        "advice",
+        limit="every trainable module with weights outside the pretrained base is in the head",
+        measured="names of the model's modules and parameters",
+        notes=notes,
+    )
+
+
 class _Declared:
     """What the author declared, layer by layer."""
 
-    def __init__(self, declared: float | InitScheme, head: Head) -> None:
+    def __init__(self, declared: float | InitScheme, head: _Start) -> None:
         self.scheme = declared if isinstance(declared, InitScheme) else None
         self.single = None if isinstance(declared, InitScheme) else float(declared)
         self.name = declared.name if isinstance(declared, InitScheme) else f"N(0, {declared:g})"
@@ -93,6 +148,10 @@ class _Declared:
         self.code = f"{scheme}.apply(model)"
         names = [la.name for la in head.layers]
         self._at = {n: (i, len(names)) for i, n in enumerate(names)}
+
+    def is_decidable(self, head: _Start) -> bool:
+        """Whether it is known which layer is declared to start how."""
+        return head.ordered or self.scheme is None or (self.scheme.first is None and self.scheme.last is None)
 
     def std(self, la: Layer) -> float:
         """Declared standard deviation of the weights about zero."""
@@ -113,7 +172,7 @@ class _Declared:
         return {la.name: self.std(la) for la in layers}
 
 
-def _find_identical_units(head: Head) -> Verdict | None:
+def _find_identical_units(head: _Start) -> Verdict | None:
     faulty = [la for la in head.layers if la.twins >= TWINS and la.units > 1]
     if not faulty:
         return None
@@ -126,7 +185,7 @@ def _find_identical_units(head: Head) -> Verdict | None:
     return fault.verdict(NAME, headline, evidence=layer_rows(faulty), limit=limit, measured=_MEASURED)
 
 
-def _find_huge(head: Head) -> Verdict | None:
+def _find_huge(head: _Start) -> Verdict | None:
     faulty = [la for la in head.layers if gain(la) > GAIN]
     spread, loss = head.logit_spread, head.loss_over_chance
     if not faulty or spread is None or loss is None or spread <= SPREAD or loss <= LOSS:
@@ -142,7 +201,7 @@ def _find_huge(head: Head) -> Verdict | None:
     )
 
 
-def _find_other_weights(head: Head, declared: _Declared) -> Verdict | None:
+def _find_other_weights(head: _Start, declared: _Declared) -> Verdict | None:
     # a last layer of zeros differs from the declaration, and costs one step: noted
     faulty = [la for la in head.layers if _differs(la, declared.std(la)) and not (la.last and is_zero(la))]
     if not faulty:
@@ -159,7 +218,7 @@ def _find_other_weights(head: Head, declared: _Declared) -> Verdict | None:
     )
 
 
-def _explain_other_weights(layer: Layer, faulty: Sequence[Layer], head: Head, declared: _Declared) -> Fault:
+def _explain_other_weights(layer: Layer, faulty: Sequence[Layer], head: _Start, declared: _Declared) -> Fault:
     std, own_range = declared.std(layer), head.initializer_range
     if all(has_torch_default(la) for la in faulty):
         fault = faults.HEAD_INIT_TORCH_DEFAULT
@@ -180,7 +239,7 @@ def _explain_other_weights(layer: Layer, faulty: Sequence[Layer], head: Head, de
     )
 
 
-def _find_hidden_bias(head: Head, declared: _Declared) -> Verdict | None:
+def _find_hidden_bias(head: _Start, declared: _Declared) -> Verdict | None:
     faulty = [la for la in head.layers if _has_hidden_bias(la) and not declared.has_bias(la)]
     if not faulty:
         return None
@@ -236,7 +295,7 @@ def has_torch_default(la: Layer) -> bool:
     return la.largest <= bound * 1.001 and abs(la.std * math.sqrt(3) / bound - 1) < 0.15
 
 
-def _notes(head: Head, declared: _Declared | None) -> tuple[str, ...]:
+def _notes(head: _Start, declared: _Declared | None) -> tuple[str, ...]:
     notes = []
     for la in head.layers:
         if declared is not None and la.bias and not declared.has_bias(la):

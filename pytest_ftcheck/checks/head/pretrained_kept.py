@@ -9,9 +9,9 @@ from typing import Any
 from ...core.formatting import block_of, number, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..spec import Fault, Stage, check, not_measured
+from ..spec import Fault, Stage, check, declared_not_measured, not_measured
 from . import faults
-from .record import Differing, Head, Pretrained
+from .record import Differing, Pretrained
 
 NAME = "pretrained_kept"
 #: Kinds of difference that a healthy start explains.
@@ -52,7 +52,7 @@ _MEASURED = "every declared tensor against the parameter of that name before the
         faults.PRETRAINED_SHUFFLED,
         faults.PRETRAINED_CHANGED,
     ),
-    measurements=(Head,),
+    measurements=(Pretrained,),
 )
 def check_pretrained_kept(trace: Trace) -> Verdict:
     """Every declared base tensor starts with the declared values (``Intent(pretrained=state_dict)``), up to rounding.
@@ -66,13 +66,11 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
     >>> check_pretrained_kept(example_trace()).status
     'inconclusive'
     """
-    head = trace.measured(Head)
-    if head is None:
-        return not_measured(NAME, trace, Head)
-    found = head.pretrained
+    found = trace.measured(Pretrained)
     if found is None:
-        undeclared = "no pretrained values were declared (Intent(pretrained=...))"
-        return not_measured(NAME, trace, Head, (head.skipped or {}).get("pretrained", undeclared))
+        return not_measured(NAME, trace, Pretrained)
+    if found.error is not None:
+        return declared_not_measured(NAME, trace, Pretrained, found.error)
     faulty = [d for d in found.differing if d.part != "head" and d.kind not in HARMLESS]
     if not faulty:
         kept = found.equal + sum(d.kind in HARMLESS for d in found.differing)
@@ -88,7 +86,7 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
     # norms and biases at a constant, beside unrelated matrices: re-initialised, all of them
     alike = [d for d in faulty if d.kind == kind] + [d for d in faulty if d.kind == "constant" and kind == "unrelated"]
     whole = len(faulty) >= WHOLE * in_base
-    return _explain(kind, alike, trace.head, whole=whole, initializer_range=head.initializer_range).verdict(
+    return _explain(kind, alike, trace.head, whole=whole, initializer_range=found.initializer_range).verdict(
         NAME,
         f"{len(faulty)} of {plural(in_base, 'declared tensor')} do not start from the declared pretrained values: {alike[0].name} is "
         f"{_DIFFERENCES[alike[0].kind]}{_difference(alike[0])}.",

@@ -109,7 +109,7 @@ class Differing:
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class Pretrained(Measurement, probe="pretrained"):
     """The parameters before the run, compared with the declared pretrained ones."""
 
     compared: int
@@ -118,14 +118,31 @@ class Pretrained:
     #: Declared names that the model lacks; base tensors of the model that were not declared.
     unknown: int = 0
     undeclared: int = 0
+    #: ``config.initializer_range`` of the model, where it has one.
+    initializer_range: float | None = None
+    #: Why they could not be compared; None: they could.
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadWeights(Measurement, probe="head_weights"):
+    """The head's initial weights as they are stored, and its place in the model."""
+
+    #: Linear layers in the order in which the model holds them, the trainable ones, if any are: `Head.layers` are those that are called.
+    layers: tuple[Layer, ...] = ()
+    #: ``config.initializer_range`` of the model, where it has one.
+    initializer_range: float | None = None
+    #: Trainable modules outside the pretrained base that are not in the head as given or found.
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Head(Measurement, probe="head_state"):
-    """The head: its initial weights, its live units, and whether saving keeps it."""
+    """What passes through the head show: the layers that are called, the live units, and whether saving keeps them."""
 
     #: Rows measured.
     rows: int = 0
+    #: Linear layers before the run, in the order in which they are called.
     layers: tuple[Layer, ...] = ()
     hidden: tuple[Hidden, ...] = ()
     #: Variation over rows of the head's input (as `UnitState.variation`), before and after.
@@ -133,9 +150,6 @@ class Head(Measurement, probe="head_state"):
     #: rms of the logits about each row's mean before the run, and the textbook loss on these rows over the class-prior entropy.
     logit_spread: float | None = None
     loss_over_chance: float | None = None
-    #: ``config.initializer_range`` of the model, where it has one.
-    initializer_range: float | None = None
     reload: Reload | None = None
-    pretrained: Pretrained | None = None
-    #: Which of ``layers``, ``units``, ``reload``, ``pretrained`` were not measured, and why.
+    #: Which of ``layers``, ``units``, ``reload`` were not measured, and why.
     skipped: dict[str, str] | None = None

@@ -7,23 +7,31 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_ftcheck import Intent, assert_head_init, check_head_init, example_trace
+from pytest_ftcheck import InitScheme, Intent, assert_head_init, check_head_init, diagnose, example_trace
 from pytest_ftcheck.checks.head.head_init import FACTOR, GAIN, LOSS, SIGMAS, SPREAD, _standard_errors
-from pytest_ftcheck.checks.head.record import Head, Layer
+from pytest_ftcheck.checks.head.record import Head, HeadWeights, Layer
 from pytest_ftcheck.core.verdict import CheckFailed
 
 HIDDEN = Layer("classifier.0", 64, 64, 1e-4, 0.02, 0.08, 3.0, 0, False, 0.0, 0.0, False, True)
 LAST = replace(HIDDEN, name="classifier.3", units=2, last=True)
 
 
-def verdict(*layers, declared=None, **head):
+def verdict(*layers, declared=None, initializer_range=None, **head):
     intent = Intent(head_init=declared) if declared is not None else None
+    passed = Head(rows=32, layers=layers or (HIDDEN, LAST), **head)
+    stored = HeadWeights(initializer_range=initializer_range)
     return check_head_init(
-        replace(
-            example_trace(),
-            intent=intent,
-            measurements={"head_state": Head(rows=32, layers=layers or (HIDDEN, LAST), **head)},
-        )
+        replace(example_trace(), intent=intent, measurements={"head_state": passed, "head_weights": stored})
+    )
+
+
+def stored(*layers, declared=None, outside=()):
+    """The verdict without the probe that passes rows through the head."""
+    intent = Intent(head_init=declared) if declared is not None else None
+    weights = HeadWeights(layers or (HIDDEN, LAST), None, outside)
+    over_budget = {"head_state": "left out: over the budget"}
+    return check_head_init(
+        replace(example_trace(), intent=intent, measurements={"head_weights": weights}, skipped=over_budget)
     )
 
 
@@ -42,12 +50,48 @@ def test_nothing_declared_is_nothing_judged():
 
 def test_not_measured():
     assert check_head_init(example_trace()).status == "inconclusive"
-    left_out = replace(example_trace(), skipped={"head_state": "left out: over the budget"})
-    assert check_head_init(left_out).headline == "Not measured: left out: over the budget."
-    v = check_head_init(
-        replace(example_trace(), measurements={"head_state": Head(skipped={"layers": "the head has no linear layers"})})
-    )
+    v = check_head_init(replace(example_trace(), measurements={"head_weights": HeadWeights()}))
     assert (v.status, v.headline) == ("skipped", "Not measured: the head has no linear layers.")
+
+
+def test_a_declared_start_that_could_not_be_measured_is_no_pass():
+    trace = replace(example_trace(), intent=Intent(head_init=0.02), skipped={"head_weights": "it raised KeyError: x"})
+    (v,) = [v for v in diagnose(trace).verdicts if v.check == "head_init"]
+    assert (v.status, v.headline) == ("inconclusive", "Not measured: it raised KeyError: x.")
+
+
+def test_stored_weights_are_judged_without_a_forward_pass():
+    assert stored(declared=0.02).status == "pass"
+    assert stored(replace(HIDDEN, std=0.2, largest=0.8), LAST, declared=0.02).fault == "head_init_not_declared"
+    assert stored(replace(HIDDEN, std=0.2, largest=0.8), LAST).status == "pass"
+    assert stored(replace(HIDDEN, bias=4.6), LAST, declared=0.02).fault == "head_bias_not_zero"
+    assert stored(replace(HIDDEN, nonfinite=1), LAST).fault == "head_uninitialised"
+    assert stored(replace(HIDDEN, twins=1.0, constant=True, mean=0.05, std=0.0), LAST).fault == "head_symmetric"
+
+
+def test_the_layers_that_are_called_come_before_those_that_are_stored():
+    uncalled = replace(HIDDEN, name="classifier.spare", std=0.2, largest=0.8)
+    measurements = {"head_state": Head(layers=(HIDDEN, LAST)), "head_weights": HeadWeights((uncalled, HIDDEN, LAST))}
+    trace = replace(example_trace(), intent=Intent(head_init=0.02), measurements=measurements)
+    assert check_head_init(trace).status == "pass"
+
+
+def test_a_scheme_for_the_last_layer_needs_their_order():
+    scheme = InitScheme.normal(std=0.02).with_last(InitScheme.zeros())
+    zero = replace(LAST, mean=0.0, std=0.0, largest=0.0, constant=True, kurtosis=None)
+    assert stored(HIDDEN, zero, declared=scheme).status == "pass"
+    v = stored(replace(zero, name="out"), replace(HIDDEN, name="hidden", last=True), declared=scheme)
+    assert (v.status, v.unmeasured) == ("inconclusive", "head_state")
+    assert stored(replace(LAST, name="a"), replace(LAST, name="b"), declared=0.02).status == "pass"
+
+
+def test_modules_that_the_head_leaves_out_are_an_advice():
+    v = stored(outside=("pre_classifier",))
+    assert (v.status, v.fault) == ("advice", "head_incomplete")
+    assert "pre_classifier is not part of the head as declared" in v.headline
+    assert "['pre_classifier', 'classifier']" in v.remedy
+    v = stored(replace(HIDDEN, nonfinite=1), LAST, outside=("pre_classifier",))
+    assert v.fault == "head_uninitialised"
 
 
 def test_torchs_default_is_recognised():

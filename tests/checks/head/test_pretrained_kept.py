@@ -7,16 +7,14 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_pretrained_kept, example_trace
-from pytest_ftcheck.checks.head.record import Differing, Head, Pretrained
+from pytest_ftcheck.checks.head.record import Differing, Pretrained
 
 LOST = Differing("base.layer.0.lin.weight", "unrelated", "base", 1.4, 0.01, 0.02, 0.05, (64, 64), (64, 64))
 
 
 def verdict(*differing, compared=10, **changes):
-    head = Head(
-        pretrained=Pretrained(compared, compared - len(differing), differing, **changes), initializer_range=0.02
-    )
-    return check_pretrained_kept(replace(example_trace(), measurements={"head_state": head}))
+    found = Pretrained(compared, compared - len(differing), differing, initializer_range=0.02, **changes)
+    return check_pretrained_kept(replace(example_trace(), measurements={"pretrained": found}))
 
 
 def test_kept():
@@ -27,13 +25,15 @@ def test_kept():
 
 def test_not_measured_or_not_declared():
     assert check_pretrained_kept(example_trace()).status == "inconclusive"
-    v = check_pretrained_kept(replace(example_trace(), measurements={"head_state": Head()}))
+    undeclared = {"pretrained": "no pretrained values were declared (Intent(pretrained=...))"}
+    v = check_pretrained_kept(replace(example_trace(), skipped=undeclared, not_applicable=("pretrained",)))
     assert v.status == "skipped"
     assert "no pretrained values were declared" in v.headline
-    v = check_pretrained_kept(
-        replace(example_trace(), measurements={"head_state": Head(skipped={"pretrained": "it raised KeyError: x"})})
-    )
-    assert v.headline == "Not measured: it raised KeyError: x."
+
+
+def test_declared_values_that_could_not_be_compared_are_no_pass():
+    v = verdict(error="it raised KeyError: x")
+    assert (v.status, v.headline) == ("inconclusive", "Not measured: it raised KeyError: x.")
 
 
 @pytest.mark.parametrize(

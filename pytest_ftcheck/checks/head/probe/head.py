@@ -1,4 +1,4 @@
-"""The probe on the head: its initial weights, its live units, and whether saving keeps it."""
+"""The probe that passes rows through the head: the layers that are called, the live units, and whether saving keeps them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any, TypeVar
 import torch
 
 from ....instruments.batches import split, take_rows
-from ....instruments.model_call import unwrapped
 from ....instruments.probe import Probe, ProbeContext, tokens_of
 from ....instruments.tasks import prior_entropy
-from ..record import Head, Hidden, Layer, Pretrained, Reload
+from ..record import Head, Hidden, Layer, Reload
 from .layers import describe_layer, linear_layers
-from .pretrained import compare
 from .reload import reload, unsaved
 from .unit_flow import Flow, activation, compiled, flow, unit_state, variation
 
@@ -27,7 +25,7 @@ COSTLY, FEW_ROWS, FEW_RELOADED = 1e9, 16, 2
 
 
 class HeadProbe(Probe):
-    """Measure the head: its initial weights, its live units, and whether saving keeps it."""
+    """Pass rows through the head: the layers that are called, the live units, and whether saving keeps them."""
 
     name = "head_state"
     order = 60
@@ -48,7 +46,6 @@ class HeadProbe(Probe):
         self.loss_over_chance: float | None = None
         self.features: tuple[float, float | None] | None = None
         self.reload: Reload | None = None
-        self.pretrained: Pretrained | None = None
         self.buffers: dict[str, torch.Tensor] = {}
 
     def cost(self) -> float:
@@ -57,21 +54,20 @@ class HeadProbe(Probe):
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:
-        """Initial values, the declared checkpoint, and the units."""
+        """The layers that are called, and the units."""
         context = self.context
-        if context.intent.pretrained is not None:
-            declared = context.intent.pretrained
-            self.pretrained = self._try("pretrained", lambda: compare(context.model, declared, context.head))
         kept = {n: b for n, b in context.model.named_buffers() if b.is_floating_point()} | unsaved(context.model)
         self.buffers = {n: b.detach().clone() for n, b in kept.items()}
         modules = linear_layers(context.model, context.head)
         if not modules:
-            self.skipped["layers"] = self.skipped["units"] = "the head has no linear layers"
+            self.skipped["units"] = "the head has no linear layers"
             return
-        self.first = self._try("units", self._flow)
-        self.layers = self._try("layers", self._layers) or ()
-        if self.first is not None and self.first.logits is not None:
-            self._measure_logits(self.first.logits)
+        first = self.first = self._try("units", self._flow)
+        if first is None:
+            return
+        self.layers = self._try("layers", lambda: self._layers(first)) or ()
+        if first.logits is not None:
+            self._measure_logits(first.logits)
 
     def _flow(self) -> Flow:
         model = self.context.model
@@ -79,11 +75,10 @@ class HeadProbe(Probe):
             raise ValueError("a compiled model would be compiled again")
         return flow(model, self.context.reader, self.batches, linear_layers(model, self.context.head))
 
-    def _layers(self) -> tuple[Layer, ...]:
+    def _layers(self, first: Flow) -> tuple[Layer, ...]:
         modules = linear_layers(self.context.model, self.context.head)
         # a layer that is not called is not judged (the original that PEFT keeps beside its copy)
-        order = list(self.first.order if self.first else ()) or list(modules)
-        feeds = dict(self.first.pairs()) if self.first else {}
+        order, feeds = first.order, dict(first.pairs())
         return tuple(describe_layer(n, modules[n], modules.get(feeds.get(n, "")), last=n == order[-1]) for n in order)
 
     def _measure_logits(self, logits: torch.Tensor) -> None:
@@ -148,10 +143,6 @@ class HeadProbe(Probe):
 
     def record(self) -> Head | None:
         """What was measured."""
-        config = getattr(unwrapped(self.context.model), "config", None)
-        if config is None:
-            config = next((m.config for m in self.context.model.children() if hasattr(m, "config")), None)
-        initial = getattr(config, "initializer_range", None)
         return Head(
             rows=self.rows,
             layers=self.layers,
@@ -159,9 +150,7 @@ class HeadProbe(Probe):
             features=self.features,
             logit_spread=_finite(self.logit_spread),
             loss_over_chance=_finite(self.loss_over_chance),
-            initializer_range=float(initial) if isinstance(initial, (int, float)) else None,
             reload=self.reload,
-            pretrained=self.pretrained,
             skipped=self.skipped or None,
         )
 

@@ -20,7 +20,9 @@ CLOSE = 0.05
 SCALED, RELATED = 0.9999, 0.2
 
 
-def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) -> Pretrained:
+def compare(
+    model: nn.Module, declared: Mapping[str, Any], head: Sequence[str], initializer_range: float | None = None
+) -> Pretrained:
     """Every declared tensor against the parameter or buffer of that name, as they are now."""
     now = {**dict(model.named_buffers(remove_duplicate=False)), **dict(model.named_parameters(remove_duplicate=False))}
     known = {n: v for n, v in declared.items() if n in now and isinstance(v, torch.Tensor)}
@@ -41,6 +43,7 @@ def compare(model: nn.Module, declared: Mapping[str, Any], head: Sequence[str]) 
         differing=tuple(differing),
         unknown=sum(n not in now for n in declared),
         undeclared=sum(n not in declared for n in base),
+        initializer_range=initializer_range,
     )
 
 

@@ -1,0 +1,88 @@
+"""The probes of the values that are stored in the model before the run: the head's, and the declared pretrained ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ....instruments.model_call import unwrapped
+from ....instruments.parameter_roles import outside_head
+from ....instruments.probe import LeftOut, ModelContext, ModelProbe
+from ..record import HeadWeights, Layer, Pretrained
+from .layers import describe_layer, linear_layers, matrix_of
+from .pretrained import compare
+
+
+class PretrainedProbe(ModelProbe):
+    """Compare the parameters with the declared pretrained values, before the run."""
+
+    name = "pretrained"
+    order = 1
+
+    def __init__(self, context: ModelContext) -> None:
+        super().__init__(context)
+        if context.intent.pretrained is None:
+            raise LeftOut("no pretrained values were declared (Intent(pretrained=...))")
+        self.found: Pretrained | None = None
+
+    def before(self) -> None:
+        """Compare."""
+        context = self.context
+        assert context.intent.pretrained is not None
+        own_range = initializer_range(context.model)
+        try:
+            self.found = compare(context.model, context.intent.pretrained, context.head, own_range)
+        except Exception as error:  # noqa: BLE001 - values that are declared and cannot be compared are no pass
+            self.found = Pretrained(0, 0, error=f"it raised {type(error).__name__}: {str(error).strip()[:200]}")
+
+    def record(self) -> Pretrained | None:
+        """What was measured."""
+        return self.found
+
+
+class HeadWeightsProbe(ModelProbe):
+    """Read the head's initial weights, and what lies between it and the base."""
+
+    name = "head_weights"
+    order = 2
+
+    def __init__(self, context: ModelContext) -> None:
+        super().__init__(context)
+        self.layers: tuple[Layer, ...] = ()
+        self.outside: tuple[str, ...] = ()
+
+    def before(self) -> None:
+        """Read them."""
+        context = self.context
+        self.layers = stored_layers(linear_layers(context.model, context.head))
+        self.outside = outside_head(context.model, context.head)
+
+    def record(self) -> HeadWeights | None:
+        """What was measured."""
+        return HeadWeights(self.layers, initializer_range(self.context.model), self.outside)
+
+
+def stored_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
+    """The layers as they are stored. Without a pass it is not known which of them are called: those are taken that train, if any do,
+    and each is taken to feed the next if that has as many inputs as it has units.
+    """
+    trained = {n: m for n, m in modules.items() if any(p.requires_grad for p in m.parameters(recurse=False))}
+    used = trained or modules
+    names, found = list(used), []
+    for i, (name, module) in enumerate(used.items()):
+        following = used[names[i + 1]] if i + 1 < len(names) else None
+        if following is not None and matrix_of(following).shape[1] != matrix_of(module).shape[0]:
+            following = None
+        found.append(describe_layer(name, module, following, last=following is None))
+    return tuple(found)
+
+
+def initializer_range(model: nn.Module) -> float | None:
+    """``config.initializer_range`` of the model, or of a module right inside it."""
+    inside: Any = unwrapped(model)
+    config = getattr(inside, "config", None)
+    if config is None:
+        config = next((m.config for m in model.children() if hasattr(m, "config")), None)
+    value = getattr(config, "initializer_range", None)
+    return float(value) if isinstance(value, (int, float)) else None
