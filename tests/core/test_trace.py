@@ -234,7 +234,7 @@ def test_tensor_by_name_and_alias():
     assert made.tensor("decoder.weight") is made.tensors[0]
     with pytest.raises(
         ValueError,
-        match=r"^name='classifier.wieght': no such tensor; near: classifier.weight, classifier.bias$",
+        match=r"^name='classifier.wieght': no such tensor; did you mean classifier.weight, classifier.bias\?$",
     ):
         example_trace().tensor("classifier.wieght")
     with pytest.raises(ValueError, match=r"^name='nothing': no such tensor$"):
