@@ -97,7 +97,8 @@ def faults(check: str) -> str:
     """
 
     def cell(text: str) -> str:
-        return re.sub(r"\{(\w+)[^}]*\}", r"*\1*", text).replace("|", "\\|").replace("<", "&lt;")
+        fields = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", text.replace("}{", "} {"))
+        return fields.replace("**", "\\*\\*").replace("|", "\\|").replace("<", "&lt;") or "see the message"
 
     declared = sorted(SPECS[check].faults, key=lambda fault: fault.rank)
     rows = [f"| `{f.name}` | {cell(f.title)} | {cell(f.cause)} | {f.confidence} |" for f in declared]
