@@ -10,6 +10,7 @@ from ...core.formatting import block_of, number, shorten
 from ...core.observations import Tensor
 from ...core.trace import Trace
 from ..head import faults as head_faults
+from ..loop.record import LoopCalls
 from ..spec import Fault
 from ..tensor_state import epsilon, stack_of
 from . import faults
@@ -74,7 +75,7 @@ def _none(tensors: Sequence[Tensor], trace: Trace) -> Fault:
         shown = found_by_reference(
             trace, faults.LOSS_CUT_OFF, faults.BACKWARD_REACHES_NOTHING, faults.GRADS_GONE_BEFORE_STEP
         )
-        return shown or faults.NO_GRADIENT_AT_ALL
+        return shown or _cut_in_loop(trace) or faults.NO_GRADIENT_AT_ALL
     alive = [t for t in trace.tensors if t.gradients.max_norm > 0]
     names = {t.name for t in tensors}
     if all(t.part != "base" for t in alive) and all(
@@ -87,6 +88,16 @@ def _none(tensors: Sequence[Tensor], trace: Trace) -> Fault:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         return faults.LAYERS_NOT_USED.with_details(layers=f"{shorten(unused[0])}{more}")
     return faults.NOT_IN_GRAPH
+
+
+def _cut_in_loop(trace: Trace) -> Fault | None:
+    loop = trace.measured(LoopCalls)
+    if loop is None or not loop.detached:
+        return None
+    return faults.LOSS_CUT_OFF.because(
+        f"the graph is cut between the model's output and the loss: none of {loop.backwards} observed calls of backward() in the loop reached "
+        "an output of the model (.detach(), .data, .item(), argmax, a tensor made anew)",
+    )
 
 
 def _unused_blocks(tensors: Sequence[Tensor], alive: Sequence[Tensor]) -> list[str]:

@@ -119,6 +119,7 @@ class LoopProbe(Probe):
             base_library=seen.base is not None and seen.base.library,
             calls=tuple(seen.calls),
             losses=tuple(seen.losses),
+            outputs=seen.outputs,
             backwards=seen.backwards,
             reached=seen.reached,
             mask_effect=self.mask_effect,
@@ -157,7 +158,7 @@ class LoopObserver(TorchFunctionMode):
         self.labels_of_probe = _labels_of_rows(context.fixed_batches)
         self.calls: list[BaseCall] = []
         self.losses: list[LossCall] = []
-        self.backwards = self.reached = self.iteration = 0
+        self.outputs = self.backwards = self.reached = self.iteration = 0
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
         self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
         self._batch: Any = None
@@ -201,7 +202,9 @@ class LoopObserver(TorchFunctionMode):
         if not self._listening:
             return
         with contextlib.suppress(Exception):
-            self._outputs |= {t.grad_fn for t in _tensors(out) if t.grad_fn is not None}
+            nodes = {t.grad_fn for t in _tensors(out) if t.grad_fn is not None}
+            self.outputs += bool(nodes)
+            self._outputs |= nodes
             self._rows = _row_keys((args, kwargs))
 
     def _hook_of(self, base: BaseModel) -> Any:

@@ -53,9 +53,16 @@ class LoopCalls(Measurement, probe="loop"):
     calls: tuple[BaseCall, ...] = ()
     #: Losses that ``backward()`` was called on, or on something made from them.
     losses: tuple[LossCall, ...] = ()
-    #: Calls of ``backward()``, and those whose graph holds the model's output.
+    #: Calls of the model whose output had a graph; calls of ``backward()``, and those whose graph holds such an output.
+    outputs: int = 0
     backwards: int = 0
     reached: int = 0
+
+    @property
+    def detached(self) -> bool:
+        """Whether no call of ``backward()`` reached an output of the model, though there were some with a graph."""
+        return self.backwards > 0 and self.outputs > 0 and not self.reached
+
     #: What the base gives for the loop's rows (mean over the real tokens of each) with the mask that the loop gave it, beside the
     #: right mask; None: the mask was right, or it could not be measured.
     mask_effect: Effect | None = None

@@ -117,8 +117,10 @@ def test_a_loss_that_is_not_backpropagated_is_not_the_loops():
 
 def test_a_detached_output_is_not_reached():
     found = in_finetune(loop(used=lambda z: z.detach().requires_grad_()))
-    assert found.backwards == 4
+    assert found.backwards == found.outputs == 4
     assert found.reached == 0
+    assert found.detached
+    assert not in_finetune(loop()).detached
 
 
 @RUNS
