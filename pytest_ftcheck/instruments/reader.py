@@ -102,25 +102,34 @@ class Reader:
     def _first_call(self, inputs: Any, labels: Any) -> tuple[Any, str]:
         try:
             return self._call.first(inputs, labels)
-        except ValueError:
-            self._raise_for_labels(inputs, labels)
-            raise
+        except ValueError as error:
+            wrong_labels = self._error_of_labels(inputs, labels)
+            # without the traceback of torch's own error, which names neither
+            raise (wrong_labels or error) from (None if wrong_labels else error.__cause__)
         finally:
             if self._call.dropped:
                 self.notes.append(
                     f"batch keys that the model does not take were left out: {', '.join(sorted(self._call.dropped))}"
                 )
 
-    def _raise_for_labels(self, inputs: Any, labels: Any) -> None:
-        """Where labels are the reason why a model with a loss of its own raised: our error about them, which names them."""
-        if not self._call.passes_labels or self.loss_fn is not None:
-            return
+    def _error_of_labels(self, inputs: Any, labels: Any, *, of_user_loss: bool = False) -> Exception | None:
+        """Where labels are the reason why a model's own loss, or the user's, raised: our error about them, which names them."""
+        if not of_user_loss and (not self._call.passes_labels or self.loss_fn is not None):
+            return None
+        loss_fn, self.loss_fn = self.loss_fn, None
         try:
-            logits = logits_in(self._call(inputs, None))
+            logits = logits_in(self._call.first(inputs, None)[0] if of_user_loss else self._call(inputs, None))
         except Exception:  # noqa: BLE001 - the labels are not the reason
-            return
-        self._classify(logits, labels, own=False, strict=True)
-        self.check_labels((inputs, labels), 0, self.argument)
+            return None
+        else:
+            try:
+                self._classify(logits, labels, own=False, strict=True)
+                self.check_labels((inputs, labels), 0, self.argument)
+            except (ValueError, TypeError) as error:
+                return error
+            return None
+        finally:
+            self.loss_fn = loss_fn
 
     def _standard_loss(self, logits: torch.Tensor | None, labels: Any) -> str:
         if self.task is None:
@@ -214,10 +223,18 @@ class Reader:
             if low < 0 or high >= self.classes:
                 raise ValueError(
                     f"{where}: label {low if low < 0 else high} is outside the head's {self.classes} classes: "
-                    f"expected 0 to {self.classes - 1}, or {IGNORED} for a row to leave out"
+                    f"expected 0 to {self.classes - 1}, or {IGNORED} for a row to leave out{self._more_classes(low, high)}"
                 )
         elif self.task == "regression" and not bool(torch.isfinite(labels.float()).all()):
             raise ValueError(f"{where}: a label is NaN or infinite")
+
+    def _more_classes(self, low: int, high: int) -> str:
+        """What to change in the model so that it has a class for the highest label; empty where the labels are at fault."""
+        if low < 0:
+            return ""
+        config = getattr(unwrapped(self.model), "config", None)
+        how = f"num_labels={high + 1}" if hasattr(config, "num_labels") else f"{high + 1} outputs"
+        return f". Make the model with {how}, if there are classes 0 to {high}"
 
     def _compare_with_first(self, inputs: Any, labels: torch.Tensor, where: str) -> None:
         """Compare the form of labels with that of the first batch."""
@@ -263,6 +280,9 @@ class Reader:
         """The user's loss of the first batch; the error for a ``loss_fn`` of logits and labels says what it is called with."""
         try:
             return self._user_loss(batch)
+        except IndexError as error:
+            wrong_labels = self._error_of_labels(*split(batch), of_user_loss=True)
+            raise (wrong_labels or error) from (None if wrong_labels else error.__cause__)
         except (TypeError, AttributeError) as error:
             name = getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
             called = "it" if name == "<lambda>" else name

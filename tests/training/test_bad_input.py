@@ -643,3 +643,16 @@ def test_a_generator_over_a_stream_that_is_spent(rows):
 
     with pytest.raises(ValueError, match="can be read only once, and ended before batch 6"):
         finetune(Net(), Spent(rows), steps=9)
+
+
+def test_more_labels_than_classes_names_num_labels_and_no_traceback_of_torch():
+    from pytest_ftcheck.instruments.tiny_architectures import keyword_batches, tiny
+
+    model = tiny("distilbert")
+    batches = [{**b, "labels": torch.arange(len(b["labels"])) % 5} for b in keyword_batches(model.config)]
+    message = r"batches\[0\]: label 4 is outside the head's 3 classes: .* Make the model with num_labels=5"
+    for loss_fn in (None, lambda model, batch: model(**batch).loss):
+        with pytest.raises(ValueError, match=message) as caught:
+            finetune(model, batches, steps=2, loss_fn=loss_fn)
+        assert caught.value.__suppress_context__
+        assert caught.value.__cause__ is None
