@@ -36,14 +36,17 @@ def models_of(config: pytest.Config) -> Models | None:
     if not models and not addresses:
         return None
     selected: dict[str, set[str]] = {}
+    by_name: set[tuple[str, str]] = set()
     for address in addresses:
         model, check = _parsed(address)
         selected.setdefault(model, set()).update(CHECKS if check is None else [check])
+        if check is not None:
+            by_name.add((model, check))
     if addresses:
         config.args[:] = [argument for argument in config.args if not argument.startswith(ADDRESS)]
     elif not given and not ini:
         config.args[:] = []  # a model and no path: only the model is tested
-    return Models(config, list(dict.fromkeys([*models, *selected])), selected)
+    return Models(config, list(dict.fromkeys([*models, *selected])), selected, by_name)
 
 
 def _parsed(address: str) -> tuple[str, str | None]:
@@ -64,12 +67,20 @@ class Models:
 
     :param names: as on the command line.
     :param selected: model -> the checks to run; a model that is not in it runs all.
+    :param by_name: models and checks whose node id was given.
     """
 
-    def __init__(self, config: pytest.Config, names: Sequence[str], selected: dict[str, set[str]]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        names: Sequence[str],
+        selected: dict[str, set[str]],
+        by_name: set[tuple[str, str]],
+    ) -> None:
         self._config = config
         self._names = names
         self._selected = selected
+        self._by_name = by_name
         self._subjects: list[Subject] | None = None
 
     def subjects(self) -> list[Subject]:
@@ -119,6 +130,7 @@ class Models:
         for subject in self.subjects():
             model = Model.from_parent(root, name=subject.name)
             model.subject, model.checks = subject, self._selected.get(subject.name, set(CHECKS))
+            model.by_name = {check for name, check in self._by_name if name == subject.name}
             yield model
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -144,13 +156,15 @@ class Model(pytest.Collector):
 
     subject: Subject
     checks: set[str]
+    #: Those whose node ids were given.
+    by_name: set[str]
 
     def collect(self) -> Iterable[pytest.Item]:
         """An item a check, in the order of the checks."""
         for name in CHECKS:
             if name in self.checks:
                 check = Check.from_parent(self, name=f"check_{name}")
-                check.check, check.subject = name, self.subject
+                check.check, check.subject, check.by_name = name, self.subject, name in self.by_name
                 check.add_marker(ROOT)
                 group(check, self.subject)
                 yield check
@@ -161,13 +175,15 @@ class Check(pytest.Item):
 
     check: str
     subject: Subject
+    #: Its node id was given.
+    by_name: bool
 
     def runtest(self) -> None:
         """Run the check; the first one fine-tunes the model."""
         __tracebackhide__ = True
         from .suite import run_check, subject_runs
 
-        run_check(self.check, self.subject, subject_runs(self.config), self)
+        run_check(self.check, self.subject, subject_runs(self.config), self, by_name=self.by_name)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Of a verdict the message; of an error the frames of the user's code."""

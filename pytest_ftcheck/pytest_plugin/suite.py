@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import pytest
 
 from ..checks.assertions import enforce
-from ..checks.catalogue import CHECKS
+from ..checks.catalogue import CHECKS, SPECS
 from ..core.formatting import one_line
 from ..core.recipe import Recipe
 from ..core.verdict import CheckFailed
@@ -39,7 +39,9 @@ def parametrize_with_checks(
     The items' ids are ``SUBJECT-check_NAME``, the same in every run: ``pytest -k check_weights_move`` selects them. A subject is
     fine-tuned once a session, when the first of its items runs (under pytest-xdist once a worker; with ``--dist loadgroup`` all its
     items go to one worker). An item fails as the assertion does: on ``fail`` and ``inconclusive``, unless ``--ftcheck-fail-on`` says
-    otherwise. A check that does not apply is skipped with the reason; advice passes.
+    otherwise. A check that does not apply is skipped with the reason; advice passes. What the fine-tune left out because of its cost is
+    measured when the item of its check runs. Only probes that train again (``overfit``, ``permuted``) need the check to be named in
+    ``checks``, or the probe in the subject's ``probes``; else the item is skipped.
 
     :param subjects: each a :class:`Subject`, a mapping of its arguments, or a function that makes a model, ``(model, batches)`` or a
         `Subject` (its name is then the function's); names are unique.
@@ -69,7 +71,9 @@ def parametrize_with_checks(
         reasons = expected_failures(subject) if callable(expected_failures) else expected_failures
         reasons = check_reasons("expected_failures", reasons)
         values += [
-            pytest.param(subject, _check(name, reasons.get(name)), id=f"{subject.name}-check_{name}")
+            pytest.param(
+                subject, _check(name, reasons.get(name), by_name=checks is not None), id=f"{subject.name}-check_{name}"
+            )
             for name in selected
         ]
 
@@ -80,13 +84,13 @@ def parametrize_with_checks(
     return decorate
 
 
-def _check(name: str, reason: str | None) -> Check:
+def _check(name: str, reason: str | None, *, by_name: bool) -> Check:
     def check(subject: Subject) -> None:
         __tracebackhide__ = True
         if not isinstance(subject, Subject):
             raise TypeError(f"subject={subject!r}: expected the test's argument subject")
         runs, item = _current_test or (SubjectRuns(_finetune, 0), None)
-        run_check(name, subject, runs, item, reason)
+        run_check(name, subject, runs, item, reason, by_name=by_name)
 
     check.__name__ = check.__qualname__ = f"check_{name}"
     check.__doc__ = f"Raise unless ``{name}`` passes for the subject."
@@ -168,19 +172,28 @@ def subject_runs(config: pytest.Config) -> SubjectRuns:
 
 
 def run_check(
-    name: str, subject: Subject, runs: SubjectRuns, item: pytest.Item | None, reason: str | None = None
+    name: str,
+    subject: Subject,
+    runs: SubjectRuns,
+    item: pytest.Item | None,
+    reason: str | None = None,
+    *,
+    by_name: bool = False,
 ) -> None:
-    """Raise unless the check passes; skip the test if the check does not apply.
+    """Raise unless the check passes; skip the test if the check does not apply, or is not measured.
 
     :param item: the running test item, if there is one.
     :param reason: why the check is expected to fail; None: look in the subject's expected failures.
+    :param by_name: this check was asked for by its name, so that it is measured even by a probe that trains again.
     """
     __tracebackhide__ = True
     run, built = runs.trained(subject, "" if item is None else item.nodeid)
     reason = built.expected_failures.get(name) if reason is None else reason
     if reason is not None and item is not None:
         item.add_marker(pytest.mark.xfail(reason=reason, raises=CheckFailed, strict=True))
-    verdict = enforce(CHECKS[name](run), run)
+    trains_again = any(kind.on_request for kind in SPECS[name].measurements)
+    check = SPECS[name].judge if trains_again and not by_name else CHECKS[name]
+    verdict = enforce(check(run), run)
     if verdict.status == "skipped":
         pytest.skip(verdict.headline)
 

@@ -76,6 +76,10 @@ def ids(result) -> list[str]:
     return [line for line in result.outlines if "::" in line and " " not in line]
 
 
+def _statuses(case) -> set[str]:
+    return {verdict["status"] for verdict in case["verdicts"]}
+
+
 # ---------------------------------------------------------------------- the decorator
 class TestDecorator:
     def test_an_item_a_check_and_one_fine_tune_a_subject(self, suite, run, made):
@@ -192,6 +196,40 @@ class TestDecorator:
         result.assert_outcomes(passed=2)
         assert 2 <= len(made()) <= 3
 
+    def test_what_the_fine_tune_left_out_is_measured(self, pytester, run, made):
+        pytester.makepyfile(subjects=SUBJECTS)
+        pytester.makepyfile(
+            """
+            from subjects import *
+
+            SHORT = Subject("short", counted("short"), toy_batches, lr=1e-3, steps=4, probes=["loss"])
+
+            @parametrize_with_checks([SHORT], checks=["eval_deterministic", "batches_sound"])
+            def test_it(subject, check):
+                check(subject)
+            """
+        )
+        run().assert_outcomes(passed=2)
+        assert len(made()) == 3  # the fine-tune, and once more for each of the two probes
+
+    def test_a_probe_that_trains_again_runs_only_for_a_check_that_is_named(self, suite, run):
+        suite("GOOD", checks=None)
+        result = run("-k", "check_overfits_one_batch", "-rs")
+        result.assert_outcomes(skipped=1, deselected=len(CHECKS) - 1)
+        result.stdout.fnmatch_lines(["SKIPPED ?1?*Not measured: it trains the model again*"])
+        suite("GOOD", checks=["overfits_one_batch"])
+        outcomes = run().parseoutcomes()
+        assert "skipped" not in outcomes
+        assert sum(outcomes.values()) == 1
+
+    def test_no_skipped_verdict_is_a_passed_item(self, suite, run, pytester):
+        suite("GOOD", checks=None)
+        run("--ftcheck-json=out.json")
+        cases = json.loads((pytester.path / "out.json").read_text())["tests"]
+        passed = {status for case in cases if case["outcome"] == "passed" for status in _statuses(case)}
+        assert passed <= {"pass", "advice"}
+        assert {status for case in cases if case["outcome"] == "skipped" for status in _statuses(case)} == {"skipped"}
+
     def test_several_decorated_tests_share_a_subject(self, pytester, run, made):
         pytester.makepyfile(subjects=SUBJECTS)
         test = """
@@ -306,6 +344,11 @@ class TestModel:
         )
         result = run("ftcheck::subjects:GOOD", "--collect-only", "-q")
         assert len(ids(result)) == len(CHECKS)
+
+    def test_the_node_id_of_a_check_that_trains_again_has_it_measured(self, run):
+        model = run("--ftcheck-model=subjects:GOOD", "-k", "check_overfits_one_batch")
+        model.assert_outcomes(skipped=1, deselected=len(CHECKS) - 1)
+        assert "skipped" not in run("ftcheck::subjects:GOOD::check_overfits_one_batch").parseoutcomes()
 
     def test_the_configuration_file_names_what_is_always_judged(self, pytester, run):
         pytester.makeini("[pytest]\nftcheck_model =\n  subjects:GOOD\n  subjects:STILL")
