@@ -95,8 +95,8 @@ def _cut_in_loop(trace: Trace) -> Fault | None:
     if loop is None or not loop.detached:
         return None
     return faults.LOSS_CUT_OFF.because(
-        f"the graph is cut between the model's output and the loss: none of {loop.backwards} observed calls of backward() in the loop reached "
-        "an output of the model (.detach(), .data, .item(), argmax, a tensor made anew)",
+        f"the graph is cut between the model's output and the loss: none of the loop's {loop.backwards} observed calls of backward() "
+        "reached an output of the model (.detach(), .data, .item(), argmax, a tensor made anew)",
     )
 
 

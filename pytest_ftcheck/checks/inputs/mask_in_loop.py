@@ -46,6 +46,20 @@ def judge_mask_in_loop(trace: Trace, name: str) -> Verdict | None:
     return fault.with_details(base=loop.base, names=names).verdict(name, headline, **details)
 
 
+def mask_not_seen(trace: Trace, name: str) -> Verdict | None:
+    """No verdict, where the user's own loop was observed, and never called the base that our own call reaches."""
+    loop = trace.measured(LoopCalls)
+    if loop is None or loop.recipe_loop or not loop.candidates or loop.base is not None or not loop.backwards:
+        return None
+    return Verdict(
+        name,
+        "skipped",
+        "Not seen in your loop: it does not call the base with input_ids, as our own call does.",
+        remedy="train through the model that is passed in, with token ids as its input",
+        unmeasured=LoopCalls.probe,
+    )
+
+
 _IN_WORDS = {
     "none": "no attention mask",
     "all ones": "an attention mask of ones",

@@ -12,7 +12,7 @@ from ...core.verdict import Status, Verdict
 from ..effects import LIMIT, ROUNDINGS, matters, share
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
-from .mask_in_loop import judge_mask_in_loop
+from .mask_in_loop import judge_mask_in_loop, mask_not_seen
 from .other_causes import mixed_rows, random_output, which_weights
 from .record import Inputs, PaddingMeasurement
 
@@ -118,6 +118,8 @@ def check_padding_ignored(trace: Trace) -> Verdict:
     }
     headline = _headline(padding, effect)
     if not matters(effect) and not _is_due_to_wrong_mask(inputs, padding, effect):
+        if not_seen := mask_not_seen(trace, NAME):
+            return not_seen
         return Verdict(NAME, "pass", f"{headline}.", **details)
     if reason := random_output(inputs) or mixed_rows(inputs):
         return Verdict(NAME, "skipped", reason)

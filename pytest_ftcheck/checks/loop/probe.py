@@ -114,7 +114,9 @@ class LoopProbe(Probe):
         if not self.observed:
             return None
         return LoopCalls(
+            recipe_loop=self.context.recipe_loop,
             iterations=tuple(self.observed[:MOST]),
+            candidates=len(seen.bases),
             base=seen.base.name if seen.base is not None else None,
             base_library=seen.base is not None and seen.base.library,
             calls=tuple(seen.calls),

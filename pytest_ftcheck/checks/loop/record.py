@@ -44,9 +44,13 @@ class LossCall:
 class LoopCalls(Measurement, probe="loop"):
     """What the loop's own calls were, in a few iterations."""
 
+    #: The recipe's loop trained, not one of the user's own (``step=``, `watch`).
+    recipe_loop: bool = True
     #: Iterations that were observed.
     iterations: tuple[int, ...] = ()
-    #: The base inside the model; None: there is none, or it was never called.
+    #: Modules inside the model that could be its base: they take ``input_ids`` and ``attention_mask``.
+    candidates: int = 0
+    #: The one that the loop called; None: none of them.
     base: str | None = None
     base_library: bool = False
     #: Its calls on rows with padding.

@@ -15,7 +15,10 @@ from ...core.observations import Descent, ProbePoint, ProbeRows
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
+from ..expected_roles import frozen_in_trained_head
 from ..no_step import no_step_verdict
+from ..optimizer.faults import HEAD_PARTLY_FROZEN
+from ..optimizer.partly_frozen_head import explain_partly_frozen_head
 from ..spec import Stage, Symptom, check
 
 CHECK = "loss_decreases"
@@ -35,6 +38,7 @@ _COMPARE_WITH_CROSS_ENTROPY = "compare your loss with cross_entropy(logits, labe
 @check(
     stage=Stage.OUTCOME,
     position=1,
+    faults=(HEAD_PARTLY_FROZEN,),
     thresholds=(
         Threshold("min_drop", "at least", "relative drop of the probe loss", 1e-9, 1 - 1e-9, {"alpha": 1e-300}),
     ),
@@ -66,7 +70,7 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
         return verdict
     points = trace.probe.points if trace.probe is not None else ()
     if len(points) < 2:
-        return _by_trend(judge)
+        return _or_frozen_head(_by_trend(judge), trace)
     change = _probe_change(trace, points)
     for decide in (
         _textbook_loss_rises,
@@ -80,8 +84,9 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
         _falls_slowly,
     ):
         if (verdict := decide(judge, change)) is not None:
-            return verdict
-    return _undecided(judge, change)
+            # steps that raise the loss of their own batch do so whatever is frozen
+            return _or_frozen_head(verdict, trace) if decide is _unchanged or _lowers(change) else verdict
+    return _or_frozen_head(_undecided(judge, change), trace)
 
 
 @dataclass(frozen=True)
@@ -377,6 +382,27 @@ def _by_trend(judge: _Judge) -> Verdict:
 
 
 # ------------------------------------------------------------------ facts about the run
+def _lowers(change: _Change) -> bool:
+    return not change.changed or 2 * change.lowered > change.changed
+
+
+def _or_frozen_head(verdict: Verdict, trace: Trace) -> Verdict:
+    """The verdict; of a run that does not learn, though the part of the head that trains has gradients and moves by them, or gets none
+    past a frozen part, a head that is partly frozen is the first cause."""
+    if verdict.status not in ("fail", "inconclusive") or not (frozen := frozen_in_trained_head(trace)):
+        return verdict
+    trained = [t for t in trace.tensors if t.trainable and t.numel]
+    moves = any(t.motion.share_changed > 0 for t in trained)
+    gets_none = all(t.gradients.max_norm == 0 and t.gradients.none < t.gradients.steps for t in trained)
+    if not moves and not gets_none:
+        return verdict
+    fault = explain_partly_frozen_head(frozen)
+    causes = (fault.cause, *verdict.causes)
+    if verdict.status == "inconclusive":
+        return dataclasses.replace(verdict, causes=causes)
+    return dataclasses.replace(verdict, causes=causes, remedy=fault.remedy, fault=fault.name)
+
+
 def _still_warming_up(trace: Trace) -> str:
     """A clause on a learning rate that only rose, to more than twice its first value; else empty."""
     rates = [max(s.lrs, default=0.0) for s in trace.steps]

@@ -22,6 +22,8 @@ _FAULTS: dict[tuple[str, str], Fault] = {
     ("binary_cross_entropy_with_logits", "sigmoid"): faults.SIGMOID_BEFORE_BCE,
     ("binary_cross_entropy_with_logits", "softmax"): faults.SOFTMAX_BEFORE_BCE,
 }
+#: `Reading.loss` where the user passed it.
+USERS_LOSS = "the user's loss_fn"
 #: Losses of one label a row, whose labels can be compared with the rows'.
 _LABELLED = ("cross_entropy", "nll_loss")
 
@@ -36,6 +38,20 @@ def judge_loss_in_loop(trace: Trace, name: str) -> Verdict | None:
     if loop is None or not loop.losses:
         return None
     return _wrong_input(loop, name) or _labels_of_other_rows(loop, name)
+
+
+def loss_not_seen(trace: Trace, name: str) -> Verdict | None:
+    """No verdict, where the user's own loop computes another loss than those of torch, and the one that was measured was chosen by us."""
+    loop = trace.measured(LoopCalls)
+    if loop is None or loop.recipe_loop or loop.losses or not trace.steps or trace.reading.loss == USERS_LOSS:
+        return None
+    return Verdict(
+        name,
+        "skipped",
+        f"Not seen in your loop: its loss is computed without the losses of torch, and what was measured is {trace.reading.loss}.",
+        remedy="pass the loop's loss as loss_fn=(model, batch) -> loss",
+        unmeasured=LoopCalls.probe,
+    )
 
 
 def _wrong_input(loop: LoopCalls, name: str) -> Verdict | None:

@@ -9,7 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults, label_use, logit_response, loss_terms
-from .loss_in_loop import judge_loss_in_loop
+from .loss_in_loop import judge_loss_in_loop, loss_not_seen
 from .record import LossShape
 
 #: What can be wrong with the loss function itself, the first to be reported first.
@@ -108,6 +108,8 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     for find_in_run in OF_THE_RUN:
         if (found := find_in_run(trace, shape)) is not None:
             return found
+    if not_seen := loss_not_seen(trace, "loss_matches_task"):
+        return not_seen
     return Verdict("loss_matches_task", "pass", _pass_headline(shape), notes=_notes(shape))
 
 
