@@ -392,10 +392,10 @@ def page(said: Sequence[Said]) -> str:
         "",
         "Each peer is used as its README says: pytest-torch with `run_training(...).assert_healthy(min_relative_decrease=0.1)`, "
         "`assert_all_params_receive_grad` and `check_inference_contract` of the model in eval mode; torchtest2 with `check_model`; "
-        "torcheck with a changing check for every tensor that is meant to learn, unchanging for the frozen ones, NaN and Inf for all, "
+        "torcheck with a changing check for every tensor that should learn, unchanging for the frozen ones, NaN and Inf for all, "
         "over 20 steps; tinytorchtest with its suite for variables that change and that stay, NaN and Inf. "
-        "Only what fails counts as gated, warnings do not. We are told what the author believes (`intent=`), torcheck "
-        "and torchtest2 what is meant to be frozen. "
+        "Only what fails counts as gated, warnings do not. pytest-ftcheck gets what the author declares (`intent=`), torcheck "
+        "and torchtest2 what should be frozen. "
         "*Cause named* means for us that one of the checks that should fail did *and* that the first cause is the one a "
         "knowledgeable person would name; for the peers that one of its words stands anywhere in their messages.",
         "",

@@ -62,7 +62,7 @@ FAULTS = {
     "shuffled labels": "labels are permuted within each batch",
     "zero_grad before step": "`optimizer.zero_grad()` between `backward()` and `step()`",
     "dead ReLU": "the head's hidden bias is -1000",
-    "frozen by mistake": "`requires_grad=False` on the head: the checks cannot know that it was not meant",
+    "frozen by mistake": "`requires_grad=False` on the head: undeclared, the checks cannot know that it is a mistake",
 }
 
 

@@ -187,7 +187,7 @@ def main() -> int:
         "# How often `check_init` is wrong",
         "",
         f"Measured by `benchmarks/init_sanity.py --seeds {args.seeds} --write`: {len(HEALTHY)} schemes that are healthy by theory x "
-        f"{len(HEADS)} heads x {args.seeds} seeds, on 64 rows of features in turn white, alike (rows that share most of what they are) and "
+        f"{len(HEADS)} heads x {args.seeds} seeds, on 64 rows of features in turn white, alike (highly correlated rows) and "
         "rectified, with three imbalanced classes; every second run with the scheme declared.",
         "",
         f"**False alarms: {sum(alarms.values())} in {runs:,} healthy starts** (95 % upper limit "

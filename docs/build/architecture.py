@@ -143,8 +143,14 @@ def table(folder: str = "") -> str:
         inside = sorted(p.name for p in (PACKAGE / folder).iterdir() if (p / "__init__.py").is_file())
         rows = [f"| `{folder}/{name}/` | {caption(f'{folder}/{name}')} |" for name in inside]
         return "\n".join(["| room | what it is about |", "|---|---|", *rows])
+
+
+    def imported(room: str) -> str:
+        lowest_first = sorted(arrows()[room], key=lambda target: (floor_of(target), target))
+        return ", ".join(f"`{target}`" for target in lowest_first) or "nothing of ours"
+
     rows = [
-        f"| {_linked(room)} | {caption(room)} | {', '.join(f'`{t}`' for t in sorted(arrows()[room], key=floor_of)) or 'nothing of ours'} |"
+        f"| {_linked(room)} | {caption(room)} | {imported(room)} |"
         for room in sorted(arrows(), key=lambda r: (-floor_of(r), r))
     ]
     return "\n".join(["| room | what lives there | imports |", "|---|---|---|", *rows])

@@ -1,7 +1,7 @@
 """MkDocs hooks: pages that are made while the site is built.
 
-* one page for each public name of the package, from its docstring; those of a check stand on the check's own page. The type stub, from which
-  they are read, is written first;
+* one page for each public name of the package, from its docstring; those of a check stand on the check's own page. The type stub,
+  from which they are read, is written first;
 * a page for each source file that a page links to;
 * the tutorial with the output and the pictures of a run made now; `build/docs-cache` keeps them until code or versions change.
 
