@@ -25,6 +25,14 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 AUTOCASTS = ("bfloat16", "float16")
 
 
+#: Argument of ``finetune`` -> fields of the recipe that it decides in their place.
+DECIDED_BY = {
+    "optimizer": ("optimizer", "lr", "weight_decay", "warmup", "schedule"),
+    "scheduler": ("warmup", "schedule"),
+    "step": ("max_grad_norm", "autocast"),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to fine-tune. Defaults: AdamW, peak learning rate 5e-5, linear warm-up and linear decay.

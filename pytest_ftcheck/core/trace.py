@@ -16,7 +16,7 @@ from .intent import PARTS, Intent
 from .late_binding import provided
 from .measurement import M, Measurement, kind_of
 from .observations import Buffer, Iteration, Metric, Optimizer, ProbeRows, Reading, Step, Tensor
-from .recipe import Recipe
+from .recipe import DECIDED_BY, Recipe
 from .serialization import NOT_SAVED, decode, encode
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Trace:
     skipped: dict[str, str] = field(default_factory=dict)
     #: Those of them that do not apply to this run: running them again would measure nothing, either.
     not_applicable: tuple[str, ...] = ()
+    #: Arguments of ``finetune`` that were given besides the recipe's fields, such as ``step``; the trace has their names only.
+    own_arguments: tuple[str, ...] = ()
     #: Versions, device, dtype, threads.
     environment: dict[str, str] = field(default_factory=dict)
     #: Wall-clock seconds of the whole call, and of the training iterations alone.
@@ -84,6 +86,19 @@ class Trace:
     def losses(self) -> tuple[float, ...]:
         """Training losses of the iterations whose loss is known."""
         return tuple(i.loss for i in self.iterations if i.loss is not None)
+
+    @property
+    def recipe_in_force(self) -> dict[str, Any]:
+        """Fields of the recipe by name, without those that a loop, an optimizer or a scheduler of the user's decided.
+
+        >>> from pytest_ftcheck import example_trace
+        >>> "lr" in example_trace().recipe_in_force, "lr" in example_trace(own_arguments=("optimizer",)).recipe_in_force
+        (True, False)
+        """
+        if self.recipe is None:
+            return {}
+        decided = {field for argument in self.own_arguments for field in DECIDED_BY.get(argument, ())}
+        return {name: getattr(self.recipe, name) for name in Recipe.field_names() if name not in decided}
 
     def measured(self, kind: type[M]) -> M | None:
         """What a probe measured, by the class of its measurement; None: nothing, see `why_not_measured`.

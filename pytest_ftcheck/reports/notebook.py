@@ -97,7 +97,7 @@ def of_verdict(verdict: Verdict) -> str:
 
 
 def of_diagnosis(diagnosis: Diagnosis) -> str:
-    """A diagnosis: its causes with their remedies, then every verdict.
+    """A diagnosis: its causes with their remedies, what was judged and what was left out, then every verdict.
 
     >>> from pytest_ftcheck import diagnose, example_trace
     >>> "healthy" in of_diagnosis(diagnose(example_trace()))
@@ -117,12 +117,21 @@ def of_diagnosis(diagnosis: Diagnosis) -> str:
             lines += [f"explains: {_escaped(', '.join(cause.checks[1:]), SENTENCE)}"] if cause.checks[1:] else []
             items.append(f"<li style='margin:4px 0'>{'<br>'.join(lines)}</li>")
         body.append(f"<ol style='margin:6px 0 6px 20px;padding:0'>{''.join(items)}</ol>")
-    rows = _table((_chip(v.status), _escaped(v.check), _escaped(v.headline, SENTENCE)) for v in diagnosis.verdicts)
+    body.append(f"<div>{_escaped(diagnosis.coverage, SENTENCE)}.</div>")
+    rows = _table(
+        (_chip(v.status, _left_out(v)), _escaped(v.check), _escaped(v.headline, SENTENCE)) for v in diagnosis.verdicts
+    )
     body.append(_details(plural(len(diagnosis.verdicts), "verdict"), rows))
     return _whole(body)
 
 
 # ------------------------------------------------------------------ pieces
+def _left_out(verdict: Verdict) -> str:
+    if verdict.status != "skipped":
+        return ""
+    return "not measured" if verdict.unmeasured else "does not apply"
+
+
 def _whole(body: Iterable[str]) -> str:
     style = "font-size:13px;line-height:1.45;max-width:900px;overflow-x:auto;color:inherit"
     return f"<div class='ftcheck' style='{style}'>{''.join(body)}</div>"
@@ -133,10 +142,10 @@ def _headline(status: str, name: str, text: str) -> str:
     return f"<div style='margin-bottom:4px'>{' '.join(parts)}</div>"
 
 
-def _chip(status: str) -> str:
+def _chip(status: str, words: str = "") -> str:
     ground = GROUNDS.get(status, GROUNDS["skipped"])
     style = f"background:{ground};color:#fff;border-radius:3px;padding:0 6px;font-weight:bold;white-space:nowrap"
-    return f"<span style='{style}'>{_escaped(status)}</span>"
+    return f"<span style='{style}'>{_escaped(words or status)}</span>"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

@@ -60,6 +60,7 @@ class FinetuneRun:
         self._began = time.perf_counter()
         self._model, self._recipe, self._probes = model, recipe, probes
         self._user_step, self._user_metric = own.get("step"), own.get("evaluate")
+        self._own_arguments = tuple(name for name in OwnArguments.__annotations__ if own.get(name) is not None)
         optimizer, scheduler = own.get("optimizer"), own.get("scheduler")
         by_recipe = optimizer is None and scheduler is None
         self._notes: list[str] = list(recipe.warnings()) if by_recipe else []
@@ -90,6 +91,8 @@ class FinetuneRun:
             _train_mode(model)
         self._loss_tracker: LossTracker | None = None
         self._metric_tracker: MetricTracker | None = None
+        #: Batches that the metrics are taken on.
+        self.evaluation_rows: list[Any] = []
         self._metric_at_start: float | None = None
         self._training_seconds = 0.0
         self._stopped: str | None = None
@@ -138,6 +141,7 @@ class FinetuneRun:
                 self._loss_tracker.evaluate(0)
             if "metrics" in self._probes:
                 name = "training rows" if held_out is None else "held-out rows"
+                self.evaluation_rows = held_out or rows
                 self._metric_tracker = MetricTracker(self._model, self._reader, held_out or rows, name, metrics)
         if self._user_metric is not None:
             self._metric_at_start = self._evaluate_user_metric()
@@ -306,6 +310,7 @@ class FinetuneRun:
             **measured_fields(self._probe_runner, self._probes, without_batches, partial=partial),
             intent=self._intent.plain() if self._intent is not None else None,
             recipe=self._recipe,
+            own_arguments=self._own_arguments,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's step"),
             probe=self._loss_tracker.record() if self._loss_tracker is not None else None,
             metrics=metrics,

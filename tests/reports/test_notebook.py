@@ -131,6 +131,10 @@ def test_a_diagnosis_has_its_causes_and_every_verdict():
     healthy = diagnose(example_trace())
     page = safe(healthy)
     assert all(v.check in page.text for v in healthy.verdicts)
+    assert f"{healthy.coverage}." in page.text
+    assert page.text.count("not measured ") >= len(healthy.not_measured)
+    assert "does not apply frozen_stay_frozen" in page.text
+    assert "skipped" not in page.text
     weight = example_trace().tensors[2]
     still = dataclasses.replace(
         weight,

@@ -53,7 +53,7 @@ def charts(trace: Trace) -> dict[str, Chart]:
         _lines("gradients", chart_data.gradients(trace), TENSOR_POINTS),
         *_weights(trace),
         _rewound(trace),
-        *(_metric(i, metric) for i, metric in enumerate(trace.metrics)),
+        *_metrics(trace.metrics),
     ]
     return {chart.id: chart for chart in found}
 
@@ -246,7 +246,24 @@ def _rewound(trace: Trace) -> Chart:
     )
 
 
-def _metric(place: int, metric: Metric) -> Chart:
+def _metrics(metrics: Sequence[Metric]) -> list[Chart]:
+    """Metrics between 0 and 1 share an axis; any other has its own."""
+    axes = [_axis(metric) for metric in metrics]
+    shared = max((high for low, high in axes if low == 0 and high <= 1), default=1.0)
+    return [
+        _metric(i, metric, (low, shared if low == 0 and high <= 1 else high))
+        for i, (metric, (low, high)) in enumerate(zip(metrics, axes, strict=True))
+    ]
+
+
+def _axis(metric: Metric) -> tuple[float, float]:
+    """From zero to the largest value, or from the smallest."""
+    values = [v for v in (metric.first, metric.last, metric.baseline) if v is not None and math.isfinite(v)]
+    low, high = min(0.0, *values), max(0.0, *values)
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def _metric(place: int, metric: Metric, axis: tuple[float, float]) -> Chart:
     rows = {"when": ["before", "after"], "value": [metric.first, metric.last], "ink": ["var(--base-0)", "var(--head)"]}
     baseline = "majority class" if metric.actual else "baseline"
     rules = []
@@ -262,7 +279,7 @@ def _metric(place: int, metric: Metric) -> Chart:
         title=f"{name} against the majority baseline" if metric.baseline is not None else name,
         kind="metric",
         description=f"{name}: before {number(metric.first)}, after {number(metric.last)}{against}.",
-        data={"bars": [{"same": {}, "columns": rows}], "rules": rules},
+        data={"bars": [{"same": {"low": axis[0], "high": axis[1]}, "columns": rows}], "rules": rules},
         columns=(Column("when", "when"), Column("value", name)),
         legend=(
             Key("before", "var(--base-0)", shape="box"),

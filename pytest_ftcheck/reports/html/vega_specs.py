@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-#: As far as the axis of bars of motion goes, unless the script finds a layer that came further: the whole budget.
+#: End of an axis of bars, unless the script sets another: the whole budget, and the best accuracy.
 REACH = 1.0
 #: Of a linear axis: numbers that would be all zeros are written with their power of ten.
 SHORT = "abs(datum.value) >= 1e6 || (datum.value != 0 && abs(datum.value) < 1e-5) ? format(datum.value, '.2~e') : datum.label"
@@ -162,7 +162,7 @@ def _rules(alt: Any, scale: Any) -> Any:
 
 
 def _bars_of_metric(alt: Any) -> Any:
-    scale = alt.Scale(zero=True)
+    scale = alt.Scale(domainMin=alt.ExprRef("low"), domainMax=alt.ExprRef("high"), nice=False)
     bars = (
         alt.Chart(alt.NamedData(name="bars"))
         .mark_bar(height=alt.RelativeBandSize(band=0.62))
@@ -173,7 +173,8 @@ def _bars_of_metric(alt: Any) -> Any:
             tooltip=_number_tips(alt, ("when", "when|N"), ("value", "value|Q")),
         )
     )
-    return alt.layer(bars, _rules(alt, scale)).properties(height=alt.Step(26), width=300)
+    ends = alt.param(name="low", value=0.0), alt.param(name="high", value=REACH)
+    return alt.layer(bars, _rules(alt, scale)).add_params(*ends).properties(height=alt.Step(26), width=300)
 
 
 def _histogram(alt: Any) -> Any:

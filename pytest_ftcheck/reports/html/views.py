@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ...checks.catalogue import CHECKS
 from ...checks.diagnosis import Diagnosis
 from ...core.formatting import cell, number, one_line, percent, plural
 from ...core.recipe import Recipe
@@ -32,7 +31,6 @@ STATUS_TITLES = {
     "inconclusive": "Inconclusive",
     "advice": "Advice",
     "pass": "Passed",
-    "skipped": "Not checked",
 }
 WORST_FIRST = ("unhealthy", "undecided", "healthy")
 #: Characters of a name.
@@ -94,16 +92,20 @@ class Section:
         """Whose verdicts these are."""
         if not self.fine_tune.verdicts:
             return "No test judged this run: these are all checks with their defaults." if self.tests else ""
-        count = len(CHECKS.keys() - {v.check for v in self.diagnosis.verdicts})
-        if not count:
-            return ""
-        return f"These are the verdicts of the tests. {plural(count, 'further check')} {'was' if count == 1 else 'were'} not run."
+        return "These are the verdicts of the tests." if self.diagnosis.not_run else ""
 
     @property
     def headline(self) -> str:
         """The diagnosis in a sentence."""
         text = one_line(self.diagnosis.headline, 600)
         return text[:1].upper() + text[1:] + "."
+
+    @property
+    def coverage(self) -> str:
+        """How many checks failed, judged the run, and were left out."""
+        failed = len(self.diagnosis.having("fail"))
+        counted = f"{plural(failed, 'check')} failed; " if failed else ""
+        return f"{counted}{one_line(self.diagnosis.coverage, 1_200)}."
 
     @cached_property
     def charts(self) -> tuple[Chart, ...]:
@@ -127,7 +129,13 @@ class Section:
     @cached_property
     def verdicts(self) -> tuple[tuple[str, str, str, tuple[Verdict, ...]], ...]:
         """Status, mark, title and verdicts of each status; the worst first."""
-        groups = ((s, mark, STATUS_TITLES[s], self.diagnosis.having(s)) for s, mark in STATUS_MARKS.items())  # type: ignore[arg-type]
+        found = self.diagnosis
+        skipped, mark = found.having("skipped"), STATUS_MARKS["skipped"]
+        groups = (
+            *((s, STATUS_MARKS[s], title, found.having(s)) for s, title in STATUS_TITLES.items()),  # type: ignore[arg-type]
+            ("skipped", mark, "Not measured", tuple(v for v in skipped if v.unmeasured)),
+            ("skipped", mark, "Does not apply", tuple(v for v in skipped if not v.unmeasured)),
+        )
         return tuple(g for g in groups if g[3])
 
     @cached_property
@@ -196,7 +204,8 @@ class Section:
     @property
     def recipe(self) -> str:
         """The recipe as code; empty where there is none."""
-        return code(self.trace.recipe) if self.trace.recipe is not None else ""
+        trace = self.trace
+        return code(trace.recipe_in_force, trace.own_arguments) if trace.recipe is not None else ""
 
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
@@ -329,26 +338,32 @@ def names(fine_tunes: Sequence[FineTune]) -> list[str]:
     return found
 
 
-def code(recipe: Recipe) -> str:
-    """The recipe as code to paste: the fields that differ from the defaults.
+def code(recipe: Mapping[str, Any], own: Sequence[str] = ()) -> str:
+    """The recipe as code to paste: the fields that differ from the defaults, and the arguments that were objects of the user's.
 
-    >>> print(code(Recipe(lr=0.001, steps=50)))
+    :param recipe: its fields that were in force.  :param own: names of those arguments; their values are not in the trace.
+
+    >>> print(code({"lr": 0.001, "steps": 50}, ["step"]))
     from pytest_ftcheck import Recipe, finetune
     <BLANKLINE>
     recipe = Recipe(
         lr=0.001,
         steps=50,
     )
-    trace = finetune(model, batches, recipe)
+    # yours, and not in the trace: model, batches, step
+    trace = finetune(
+        model, batches, recipe,
+        step=step,
+    )
     """
     default = Recipe()
-    changed = [
-        f"    {f.name}={getattr(recipe, f.name)!r},\n"
-        for f in fields(recipe)
-        if getattr(recipe, f.name) != getattr(default, f.name)
-    ]
+    changed = [f"    {n}={value!r},\n" for n, value in recipe.items() if value != getattr(default, n)]
     recipe_code = "Recipe(\n" + "".join(changed) + ")" if changed else "Recipe()  # all defaults"
-    return f"from pytest_ftcheck import Recipe, finetune\n\nrecipe = {recipe_code}\ntrace = finetune(model, batches, recipe)"
+    remark = f"# yours, and not in the trace: {', '.join(('model', 'batches', *own))}\n" if own else ""
+    given = "model, batches, recipe"
+    if own:
+        given = "".join(("\n    ", given, ",\n", *(f"    {name}={name},\n" for name in own)))
+    return f"from pytest_ftcheck import Recipe, finetune\n\nrecipe = {recipe_code}\n{remark}trace = finetune({given})"
 
 
 def rows(evidence: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], int]:

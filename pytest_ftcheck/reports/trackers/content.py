@@ -126,15 +126,17 @@ def histograms(trace: Trace, *, tensors: bool = True) -> Iterator[tuple[str, int
 
 
 def results(trace: Trace, diagnosis: Diagnosis) -> dict[str, float]:
-    """The run in a few numbers (:func:`pytest_ftcheck.reports.run_metrics.run_metrics`), and how many checks failed; by tag.
+    """The run in a few numbers (:func:`pytest_ftcheck.reports.run_metrics.run_metrics`), and how many checks judged it, failed, or were
+    left out; by tag.
 
     >>> from pytest_ftcheck import diagnose, example_trace
     >>> results(example_trace(), diagnose(example_trace()))["result/loss.final"]
     0.32
     """
-    failed = float(len(diagnosis.having("fail")))
     return {
-        "result/checks_failed": failed,
+        "result/checks_failed": float(len(diagnosis.having("fail"))),
+        "result/checks_judged": float(len(diagnosis.judged)),
+        "result/checks_not_measured": float(len(diagnosis.not_measured)),
         **{f"result/{clean(name)}": value for name, value in run_metrics(trace).items()},
     }
 
@@ -151,11 +153,10 @@ def settings(trace: Trace, diagnosis: Diagnosis) -> dict[str, Setting]:
     found: dict[str, Setting] = {
         "status": diagnosis.status,
         "cause": one_line(causes[0].title, 120) if causes else "none",
+        "not_measured": one_line(", ".join(v.check for v in diagnosis.not_measured), 400) or "none",
     }
-    if trace.recipe is not None:
-        for name in trace.recipe.field_names():
-            value = getattr(trace.recipe, name)
-            found[name] = "none" if value is None else value
+    for name, value in trace.recipe_in_force.items():
+        found[name] = "none" if value is None else value
     groups = trace.optimizer.groups
     found["optimizer"] = one_line(trace.optimizer.name, 80) or "none"
     if groups:  # the values in effect, not those of the recipe

@@ -163,6 +163,18 @@ def test_the_bins_of_a_histogram_are_those_of_the_trace(browser, made):
         assert found[-1][1] == histogram.high
 
 
+def test_a_constant_learning_rate_has_a_tick_with_its_value(browser, tmp_path):
+    trace = whole_trace()
+    steps = tuple(dataclasses.replace(step, lrs=(1e-3,)) for step in trace.steps)
+    path = tmp_path / "constant.html"
+    path.write_text(page([FineTune(dataclasses.replace(trace, steps=steps))]), encoding="utf-8")
+    opened = browser.open(path)
+    draw_all(opened.page)
+    labels = opened.page.locator("#run-1-loss svg .role-axis-label text").all_text_contents()
+    assert labels.count("0.001") == 1
+    opened.quiet()
+
+
 def test_hover_tells_the_value(browser, made):
     opened = browser.open(made("healthy"))
     draw_all(opened.page)

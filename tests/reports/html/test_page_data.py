@@ -31,6 +31,7 @@ from example_pages import (
 from pytest_ftcheck import Intent, Trace, Verdict, diagnose, example_trace
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.head.ablation_record import Outcome
+from pytest_ftcheck.core.observations import Metric
 from pytest_ftcheck.core.recipe import Recipe
 from pytest_ftcheck.reports.html.charts import charts
 from pytest_ftcheck.reports.html.compressed_trace import TraceSender, pack, pack_all, thinned, unpack
@@ -107,6 +108,21 @@ class TestNumbers:
         metric, data = whole_trace().metrics[0], whole[1]["metric-0"]["data"]
         assert data["bars"][0]["columns"]["value"] == [metric.first, metric.last]
         assert data["rules"][0]["columns"]["at"] == [metric.baseline]
+
+    def test_metrics_between_0_and_1_share_an_axis(self):
+        metrics = tuple(
+            Metric(name, first, last, 8, "rows", None)
+            for name, first, last in (
+                ("a", 0.1, 0.4),
+                ("b", 0.0, 0.8),
+                ("r2", -3.0, 0.5),
+                ("score", 20.0, 70.0),
+                ("lost", float("nan"), 0.2),
+            )
+        )
+        drawn = charts(whole_trace(metrics=metrics))
+        same = [drawn[f"metric-{i}"].data["bars"][0]["same"] for i in range(5)]
+        assert [(s["low"], s["high"]) for s in same] == [(0, 0.8), (0, 0.8), (-3.0, 0.5), (0, 70.0), (0, 0.8)]
 
     def test_the_trace_to_save_is_the_trace(self, whole):
         long = whole_trace()  # longer than any text of a page may be
@@ -207,7 +223,8 @@ class TestWords:
         made = page([FineTune(whole_trace(), tests=(test,), verdicts=(passed, failed))], session(test))
         assert headline(made) == "The fine-tune is unhealthy"
         assert set(re.findall(r'<li class="verdict (\w+)">', made)) == {"fail", "pass"}
-        assert f"{len(CHECKS) - 2} further checks were not run" in made
+        assert f"1 check failed; 2 of {len(CHECKS)} checks judged; {len(CHECKS) - 2} not run." in made
+        assert "These are the verdicts of the tests." in made
         passing = page([FineTune(frozen_head_trace(), tests=(test,), verdicts=(passed,))], session(test))
         assert headline(passing) == "The fine-tune is healthy"
 
@@ -252,8 +269,36 @@ class TestWords:
     def test_the_recipe_can_be_pasted(self):
         recipe = Recipe(lr=3e-4, steps=7, max_grad_norm=None, device="cpu")
         scope: dict = {}
-        exec(code(recipe).rsplit("\n", 1)[0], scope)
+        exec(code(dataclasses.asdict(recipe)).rsplit("\n", 1)[0], scope)
         assert scope["recipe"] == recipe
+
+    def test_the_recipe_of_a_custom_loop_names_what_it_needs_and_no_field_that_was_not_in_force(self):
+        recipe = Recipe(lr=3e-4, steps=7, max_grad_norm=None)
+        trace = dataclasses.replace(whole_trace(), recipe=recipe, own_arguments=("optimizer", "step"))
+        found = code(trace.recipe_in_force, trace.own_arguments)
+        assert "recipe = Recipe(\n    steps=7,\n)" in found
+        assert "# yours, and not in the trace: model, batches, optimizer, step" in found
+        scope = {name: name for name in ("model", "batches", "optimizer", "step")}
+        calls = []
+        exec(
+            found.replace("import Recipe, finetune", "import Recipe"),
+            {**scope, "finetune": lambda *a, **k: calls.append((a, k))},
+        )
+        assert calls == [(("model", "batches", Recipe(steps=7)), {"optimizer": "optimizer", "step": "step"})]
+        assert found.replace("'", "&#39;") in page_of(trace)
+
+    def test_the_cause_stands_once_in_a_page_of_one_run(self):
+        trace = frozen_head_trace()
+        (cause, *_) = diagnose(trace).causes
+        text = re.sub(r"<script.*?</script>", "", page_of(trace), flags=re.DOTALL)
+        assert text.lower().count(cause.title.lower()) == 1
+
+    def test_what_was_not_measured_and_what_does_not_apply_stand_apart(self):
+        made = page_of(whole_trace())
+        found = diagnose(whole_trace())
+        assert found.coverage in made
+        assert f"Not measured: {len(found.not_measured)}<" in made
+        assert f"Does not apply: {len(found.not_applicable)}<" in made
 
 
 @pytest.fixture(scope="module")

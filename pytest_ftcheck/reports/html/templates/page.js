@@ -135,6 +135,21 @@ function showTip(handler, event, item, value) {
   tip.style.left = Math.max(4, x) + "px";
   tip.style.top = (below ? event.clientY + 16 : event.clientY - box.height - 12) + "px";
 }
+// a curve that is level has one tick, with its value: the axis' own would be rounded to 0
+function labelLevel(spec, datasets) {
+  for (const part of spec.vconcat || [spec])
+    for (const layer of part.layer || []) {
+      const y = layer.encoding && layer.encoding.y, name = (layer.data || part.data || {}).name;
+      if (!y || !y.field || !["lines", "below"].includes(name)) continue;
+      const values = new Set(datasets[name].map((row) => row.drawn).filter((value) => value !== null));
+      if (values.size !== 1) continue;
+      const [value] = values;
+      const logarithmic = y.scale && y.scale.type === "log";
+      y.scale = Object.assign({}, y.scale, { nice: false, domain: logarithmic ? [value / 2, value * 2] : span(value) });
+      y.axis = Object.assign({}, y.axis, { values: [value], labelExpr: JSON.stringify(shown(value)) });
+    }
+}
+const span = (value) => (value === 0 ? [-1, 1] : value > 0 ? [0, 2 * value] : [2 * value, 0]);
 const views = new Map();
 function draw(canvas) {
   const width = Math.floor(canvas.clientWidth);
@@ -144,11 +159,13 @@ function draw(canvas) {
   const spec = structuredClone(specifications[chart.kind]);
   const bars = /^(motion|rewound|metric)/.test(chart.kind);
   spec.datasets = datasets(chart, width);
+  labelLevel(spec, spec.datasets);
   let room = width - 70;
   if (bars) {
     const field = { motion: "layer", metric: "when" }[chart.kind] || "part";
     const longest = Math.max(...spec.datasets.bars.map((row) => row[field].length));
     room = width - Math.min(230, 6.6 * longest + 18) - 16;
+    for (const end of spec.params || []) if (end.name in spec.datasets.bars[0]) end.value = spec.datasets.bars[0][end.name];
     const reach = spec.params && spec.params.find((p) => p.name === "reach");
     if (reach) {
       const rows = spec.datasets.bars;
