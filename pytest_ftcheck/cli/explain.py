@@ -58,22 +58,36 @@ def stage_title(check: str) -> str:
     return SPECS[check].stage.name.replace("_", " ").capitalize()
 
 
-def list_checks(width: int) -> str:
-    """All checks by stage: name, summary and false-alarm rate."""
+def list_checks(width: int, *, verbose: bool = False) -> str:
+    """All checks by stage, a line each.
+
+    :param verbose: with the whole summary and the false-alarm rate.
+    """
     lines: list[str] = []
     rows = catalogue()
+    longest = max(len(row["check"]) for row in rows)
     for place, row in enumerate(rows):
         if place == 0 or rows[place - 1]["stage"] != row["stage"]:
-            lines += [*[""] * bool(lines), row["stage"]]
-        lines += [
-            f"  {row['check']}",
-            *_indented(row["summary"], width),
-            *_indented(f"False alarms: {row['false alarms']}", width),
-        ]
-    closing = (
-        f"{plural(len(rows), 'check')}. False alarms: failures among the healthy runs that the check judged, with a 95 % interval. "
-        "ftcheck explain CHECK shows the criterion, the faults and the source."
+            lines += [*[""] * bool(lines and verbose), row["stage"]]
+        if verbose:
+            lines += [
+                f"  {row['check']}",
+                *_indented(row["summary"], width),
+                *_indented(f"False alarms: {row['false alarms']}", width),
+            ]
+        else:
+            name = f"  {row['check']:<{longest}}  "
+            lines.append(
+                name
+                + textwrap.shorten(
+                    row["summary"], max(20, width - len(name)), placeholder=" ...", break_on_hyphens=False
+                )
+            )
+    rates = (
+        "False alarms: failures among the healthy runs that the check judged, with a 95 % interval. " if verbose else ""
     )
+    more = "" if verbose else "ftcheck list -v shows whole summaries and false-alarm rates; "
+    closing = f"{plural(len(rows), 'check')}. {rates}{more}ftcheck explain CHECK shows the criterion, the faults and the source."
     return "\n".join([*lines, "", *textwrap.wrap(closing, width, break_on_hyphens=False)])
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.formatting import one_line, plural
+from ..core.version import __version__
 from ..reports.session_result import KIND, SessionResult
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 success; 1 a verdict got worse (compare), the run is unhealthy or a test failed (show); "
         "2 wrong arguments or files.",
     )
+    parser.add_argument("--version", action="version", version=f"pytest-ftcheck {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -74,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         "files", metavar="FILE.json", nargs="+", help="a saved trace; one file may be written by --ftcheck-json"
     )
     command.add_argument("-o", "--output", metavar="FILE.html", default="ftcheck.html", help="default: ftcheck.html")
-    command = add("list", _list, "List all checks with their measured false-alarm rates.")
-    command.add_argument("--json", action="store_true", help="as JSON, with criterion and source")
+    command = add("list", _list, "List all checks, a line each.")
+    command.add_argument(
+        "-v", "--verbose", action="store_true", help="with whole summaries and measured false-alarm rates"
+    )
+    command.add_argument("--json", action="store_true", help="as JSON, with false-alarm rate, criterion and source")
     command = add("explain", _explain, "Explain a check (its reference page) or a fault (cause and remedy).")
     command.add_argument("name", metavar="NAME", help="a check (weights_move) or a fault (not_in_optimizer)")
     commands.add_parser("map", help="Draw which initial standard deviation of a head learns at which learning rate.")
@@ -177,7 +182,9 @@ def _session(session: SessionResult) -> str:
 def _list(options: argparse.Namespace) -> tuple[str, int]:
     from .explain import catalogue, list_checks
 
-    return (json.dumps(catalogue(), indent=1) if options.json else list_checks(_width())) + "\n", 0
+    return (
+        json.dumps(catalogue(), indent=1) if options.json else list_checks(_width(), verbose=options.verbose)
+    ) + "\n", 0
 
 
 def _explain(options: argparse.Namespace) -> tuple[str, int]:

@@ -147,8 +147,10 @@ def _mark(text: str | None) -> tuple[float, float] | None:
 
 def _picture(path: str) -> None:
     """Refuse a format that cannot be written before anything is trained."""
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("the map needs matplotlib: pip install 'pytest-ftcheck[plot]'") from None
     kinds = Figure().canvas.get_supported_filetypes()
     if Path(path).suffix.lstrip(".").lower() not in kinds:
         raise ValueError(f"--out: {path!r}: expected a file that ends in one of {', '.join(sorted(kinds))}")

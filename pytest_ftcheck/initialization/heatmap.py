@@ -41,7 +41,7 @@ def draw(result: SweepResult, mark: Any = None) -> Figure:
         from matplotlib.colors import LogNorm, Normalize
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the map needs matplotlib: pip install pytest-ftcheck[plot]") from error
+        raise ImportError("the map needs matplotlib: pip install 'pytest-ftcheck[plot]'") from error
     marked = mark_of(mark) or result.mark
     numeric = _numeric(result)
     rows = len(result.schemes)

@@ -232,7 +232,7 @@ class TestShow:
 
 class TestList:
     def test_has_every_check_with_all_that_is_known_of_it(self, command):
-        status, out, _ = command("list")
+        status, out, _ = command("list", "-v")
         assert status == 0
         assert [line.strip() for line in out.splitlines() if line.strip() in CHECKS] == list(CHECKS)
         assert max(map(len, out.splitlines())) <= 80
@@ -250,6 +250,15 @@ class TestList:
             failed = next(i for i, text in enumerate(cells) if "%" in text) - 1
             assert rows[cells[0]].startswith(f"{cells[failed]} of ")
             assert rows[cells[0]].endswith(re.search(r"\(.*\)", line)[0])
+
+    def test_is_a_line_a_check_unless_all_is_wanted(self, command):
+        status, out, _ = command("list")
+        lines = [line for line in out.splitlines() if line.startswith("  ")]
+        assert status == 0
+        assert [line.split()[0] for line in lines] == list(CHECKS)
+        assert all(len(line.split()) > 3 for line in lines)
+        assert max(map(len, out.splitlines())) <= 80
+        assert len(out.splitlines()) <= len(CHECKS) + 14
 
     def test_for_machines(self, command):
         rows = json.loads(command("list", "--json")[1])
@@ -296,7 +305,7 @@ class TestExplain:
     def test_an_unknown_name(self, command):
         status, _, err = command("explain", "wieghts_move")
         assert status == 2
-        assert err.startswith("ftcheck explain: 'wieghts_move' is no check and no fault; did you mean weights_move?")
+        assert err.startswith("ftcheck explain: 'wieghts_move' is no check and no fault; did you mean weights_move, ")
         assert "the checks are: optimizer_covers_model" in command("explain", "\u202eqqq\n")[2]
 
 
@@ -305,6 +314,18 @@ def test_bad_arguments(command, arguments):
     status, out, err = command(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("usage: ftcheck")
+
+
+def test_the_version(command):
+    assert command("--version") == (0, f"pytest-ftcheck {pytest_ftcheck.__version__}\n", "")
+
+
+def test_a_map_without_matplotlib_names_the_extra(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, err = command("map", "--std", "0.01:0.1:2", "--lr", "1e-3:1e-2:2")
+    assert (status, out) == (2, "")
+    assert "pip install 'pytest-ftcheck[plot]'" in err
 
 
 def test_map_is_handed_on(command):
@@ -347,7 +368,7 @@ def test_the_wheel_has_the_command_and_its_pages(tmp_path):
     subprocess.run(install, check=True, timeout=300, capture_output=True)
     (points,) = where.glob("*.dist-info/entry_points.txt")
     assert "ftcheck = pytest_ftcheck.cli.main:main" in points.read_text()
-    code = "from pytest_ftcheck.cli.main import main; main(['explain', 'all_finite']); main(['list'])"
+    code = "from pytest_ftcheck.cli.main import main; main(['explain', 'all_finite']); main(['list', '-v'])"
     environment = {**os.environ, "PYTHONPATH": str(where)}
     done = subprocess.run(
         [sys.executable, "-c", code],
