@@ -28,6 +28,10 @@ class Batches:
 
     def __init__(self, source: Any, steps: int | None, argument: str = "batches") -> None:
         self.argument = argument
+        #: It was an iterator, of which the first batches were kept: where its epochs begin is not known.
+        self.one_shot = False
+        #: How often the source has been read from its start before the batch taken last: the epoch, counted from 0.
+        self.epoch = 0
         if isinstance(source, (Mapping, torch.Tensor, str)) or not isinstance(source, Iterable):
             raise TypeError(
                 f"{argument} is {describe_type(source)}: expected a list, a DataLoader or another iterable of batches"
@@ -44,6 +48,7 @@ class Batches:
                     "pass a list or a DataLoader, which can be read again, or fewer steps"
                 )
             source = kept
+            self.one_shot = True
         self.source = source
         self.list: Sequence[Any] | None = source if isinstance(source, (list, tuple)) else None
         self._iterator: Iterator[Any] | None = None
@@ -61,6 +66,7 @@ class Batches:
     def take(self, i: int) -> Any:
         """Batch ``i``; to be taken in order."""
         if self.list is not None:
+            self.epoch = i // len(self.list)
             return self.list[i % len(self.list)]
         if self._iterator is None:
             self._iterator = iter(self.source)
@@ -68,6 +74,7 @@ class Batches:
             return next(self._iterator)
         except StopIteration:
             self._iterator = iter(self.source)
+            self.epoch += 1
             for batch in self._iterator:
                 return batch
             raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,18 +29,27 @@ class Rows:
     floats: list[np.ndarray] = field(default_factory=list)
     single: dict[str, list[np.ndarray]] = field(default_factory=dict)
     labels: list[np.ndarray] = field(default_factory=list)
-    #: Index of the batch of each row.
+    #: Index of the batch of each row, and the epoch in which it came.
     batch: list[int] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
     batches: int = 0
-    masked_out: int = 0
-    #: Rows with NaN or plus infinity among their numbers, and where first.
-    nonfinite: int = 0
+    #: Hash of everything in the row but its label and its padding; and a checksum of its numbers where not all of them are kept.
+    contents: list[bytes] = field(default_factory=list)
+    checksums: list[bytes] = field(default_factory=list)
+    #: Whether the row's mask is zero everywhere; whether NaN or plus infinity is among its numbers, and where first.
+    masked: list[bool] = field(default_factory=list)
+    nonfinite: list[bool] = field(default_factory=list)
     nonfinite_where: str = ""
     #: Batches that could not be read.
     unread: int = 0
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    @property
+    def masked_out(self) -> int:
+        """Rows whose mask is zero everywhere."""
+        return sum(self.masked)
 
     def keys(self) -> list[bytes]:
         """A key of each row's inputs: equal for equal inputs."""
@@ -47,6 +58,8 @@ class Rows:
             parts.append([row.tobytes() for row in self.ids])
         if self.floats:
             parts.append([row.tobytes() for block in self.floats for row in block])
+        if len(self.checksums) == len(self):
+            parts.append(self.checksums)
         if not self.ids:
             for _, blocks in sorted(self.single.items()):
                 parts.append([v.tobytes() for block in blocks for v in block])
@@ -63,6 +76,49 @@ class Rows:
         if not self.labels or len({block.shape[1:] for block in self.labels}) > 1:
             return None
         return np.concatenate(self.labels)
+
+    def select(self, rows: np.ndarray) -> Rows:
+        """Some of the rows, in their order; inputs that not all rows have are left out."""
+        count = len(self)
+
+        def of_list(values: list[Any]) -> list[Any]:
+            return [values[i] for i in rows] if len(values) == count else []
+
+        def of_blocks(blocks: list[np.ndarray]) -> list[np.ndarray]:
+            if sum(map(len, blocks)) != count:
+                return []
+            if len({block.shape[1:] for block in blocks}) == 1:
+                return [np.concatenate(blocks)[rows]]
+            values = [row for block in blocks for row in block]
+            return [values[i][None] for i in rows]
+
+        batch = of_list(self.batch)
+        return Rows(
+            ids=of_list(self.ids),
+            floats=of_blocks(self.floats),
+            single={name: kept for name, blocks in self.single.items() if (kept := of_blocks(blocks))},
+            labels=of_blocks(self.labels),
+            batch=batch,
+            epoch=of_list(self.epoch),
+            batches=len(set(batch)),
+            contents=of_list(self.contents),
+            checksums=of_list(self.checksums),
+            masked=of_list(self.masked),
+            nonfinite=of_list(self.nonfinite),
+            nonfinite_where=self.nonfinite_where,
+        )
+
+
+def first_occurrences(keys: Sequence[Hashable]) -> np.ndarray:
+    """Where each key occurs first.
+
+    >>> first_occurrences(["a", "b", "a", "c"]).tolist()
+    [0, 1, 3]
+    """
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    return np.fromiter(first.values(), dtype=np.int64, count=len(first))
 
 
 def named(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -91,7 +147,7 @@ class RowReader:
         self._ids: str | None = None
         self._searched = False
 
-    def read(self, batch: Any, into: Rows) -> None:
+    def read(self, batch: Any, into: Rows, epoch: int = 0) -> None:
         """Add the rows of a batch."""
         inputs, labels = split(batch)
         tensors = {k: v.detach() for k, v in named(inputs).items()}
@@ -111,11 +167,12 @@ class RowReader:
             ):
                 into.nonfinite_where = into.nonfinite_where or name
                 bad_rows |= bad
-        into.nonfinite += int(bad_rows.sum())
+        into.nonfinite += bad_rows.tolist()
+        mask: np.ndarray | None = None
         if self._ids is not None and self._ids in plain and plain[self._ids].ndim == 2:
             ids = plain[self._ids]
             mask, empty = self._mask(self._ids, ids, plain)
-            into.masked_out += empty
+            into.masked += empty.tolist()
             into.ids += [row[keep] for row, keep in zip(ids, mask, strict=True)]
         blocks = [
             v.reshape(count, -1) for k, v in plain.items() if v.ndim >= 2 and v.dtype.kind == "f" and not _is_mask(v)
@@ -129,11 +186,15 @@ class RowReader:
         if blocks:
             wide = np.concatenate(blocks, axis=1)
             stride = -(-wide.shape[1] // MOST_NUMBERS)
+            if stride > 1:
+                into.checksums += [zlib.crc32(np.ascontiguousarray(row).data).to_bytes(4, "big") for row in wide]
             into.floats.append(np.ascontiguousarray(wide[:, ::stride], dtype=np.float32))
         for name, value in plain.items():
             if value.size == count:
                 into.single.setdefault(name, []).append(np.ascontiguousarray(value.reshape(count)))
         into.labels.append(_numpy(labels.detach()))
+        into.contents += _contents(plain, count, mask)
+        into.epoch += [epoch] * count
         into.batch += [into.batches] * count
         into.batches += 1
 
@@ -153,9 +214,9 @@ class RowReader:
         low, high = int(whole[best].min()), int(whole[best].max())
         return best if spread[best] > 2 and low >= 0 and high < self.vocabulary else None
 
-    def _mask(self, name: str, ids: np.ndarray, plain: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:
-        """Which tokens are real, and how many rows have none by their own mask."""
-        keep, empty = np.ones(ids.shape, dtype=bool), 0
+    def _mask(self, name: str, ids: np.ndarray, plain: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Which tokens are real, and which rows have none by their own mask."""
+        keep, empty = np.ones(ids.shape, dtype=bool), np.zeros(len(ids), dtype=bool)
         for other, value in plain.items():
             if other == name or value.shape != ids.shape or not _is_mask(value):
                 continue
@@ -164,8 +225,8 @@ class RowReader:
                 continue
             if _one_id(ids, on) and not _one_id(ids, ~on) and not on.all() and on.any():
                 on = ~on  # one id everywhere that the mask is on: the mask marks the padding
-            empty = int((~on).all(1).sum())
-            if empty < len(on):
+            empty = (~on).all(1)
+            if not empty.all():
                 keep = on
             break
         if self.pad is not None:
@@ -173,6 +234,16 @@ class RowReader:
         elif keep.all():
             keep = _strip(ids, keep, None)
         return keep, empty
+
+
+def _contents(plain: Mapping[str, np.ndarray], count: int, mask: np.ndarray | None) -> list[bytes]:
+    """A hash of all inputs of each row, without padding where it is known."""
+    hashes = [hashlib.blake2b(digest_size=16) for _ in range(count)]
+    for _, value in sorted(plain.items()):
+        padded = mask is not None and value.shape == mask.shape
+        for i, row in enumerate(value):
+            hashes[i].update((row[mask[i]] if mask is not None and padded else row).tobytes())
+    return [h.digest() for h in hashes]
 
 
 def _one_id(ids: np.ndarray, where: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from ..mode.record import Modes
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
 from .held_out import better_than_chance
-from .record import Data, Order
+from .record import FEW_DRAWN, MIN_DRAWN, Data, Order
 
 NAME = "batches_sound"
 #: Rows below which a share of rows says little.
@@ -31,6 +31,14 @@ MOST_DISTINCT, MOST_GAIN = 0.25, 0.05
 TRUNCATED_LENGTH = 3
 #: Batches, and shares of them, from which batches of one row (one class) are judged; by chance at most the last share.
 MIN_BATCHES, MOST_UNIFORM, MOST_BY_CHANCE = 4, 0.8, 0.2
+#: Rows read from the data set of which this share was never drawn: the data set has rows that the loader does not draw.
+NEVER_DRAWN = 0.5
+#: The same few rows: at most this share of the rows of one epoch are distinct (a data set whose rows are repeated twenty times reaches
+#: it, but fills batches with different rows), and the values at their positions could form this many times as many rows.
+MOST_REPEATED, MIN_POSSIBLE = 0.05, 10.0
+#: Cohen's kappa up to which two visits of the same rows agree slightly at best. Label noise that is drawn anew at each visit stays
+#: above it as long as fewer than a quarter of the labels of two classes are flipped.
+SLIGHT_AGREEMENT = 0.2
 #: Steps of which the model's own input is known, from which on one and the same input is judged.
 MIN_STEPS = 4
 #: Probability below which a class of the held-out rows is not missing from the training rows by chance.
@@ -61,9 +69,11 @@ IMBALANCE = 0.9
         faults.INPUTS_ALIKE,
         faults.ONE_ROW_REPEATED,
         faults.SAME_BATCH,
+        faults.FEW_ROWS_DRAWN,
         faults.CLASS_MISSING,
         faults.SORTED_BY_CLASS,
         faults.BATCHES_OF_ONE_CLASS,
+        faults.LABELS_CHANGE,
         faults.LABELS_CONTRADICT,
         faults.BATCHNORM_ON_FEW,
     ),
@@ -74,7 +84,9 @@ def check_batches_sound(trace: Trace) -> Verdict:
 
     Each fault has its own limit: NaN among the inputs; labels that are NaN, all ignored (-100) or all the same; masks that hide every
     token; one id in nearly all positions (the last of the vocabulary: clamped ids; another: the unknown token); inputs that are all
-    alike under different labels; rows sorted by class, or batches of one class each; batch normalisation over two values.
+    alike under different labels; the same few rows again and again; labels that change from epoch to epoch; rows sorted by class, or
+    batches of one class each; batch normalisation over two values. A row that comes in several epochs counts once; only order, the
+    composition of batches and changes of labels are judged over all visits.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_batches_sound(example_trace()).status
@@ -91,7 +103,9 @@ def check_batches_sound(trace: Trace) -> Verdict:
         _judge_truncation,
         _judge_variety,
         _judge_repetition,
+        _judge_rows_drawn,
         _judge_classes_trained,
+        _judge_labels_kept,
         _judge_contradictions,
         _judge_order,
         _judge_batch_norms,
@@ -99,6 +113,8 @@ def check_batches_sound(trace: Trace) -> Verdict:
         if verdict := judge(data, trace):
             return verdict
     distinct = f", {data.distinct:,} distinct" if data.distinct is not None else ""
+    if data.epochs > 1:
+        distinct += f" ({plural(data.epochs, 'epoch')})"
     classes = f", {plural(sum(c > 0 for c in data.counts), 'class', 'classes')}" if data.counts else ""
     return Verdict(
         NAME,
@@ -112,7 +128,13 @@ def check_batches_sound(trace: Trace) -> Verdict:
 
 def _verdict(data: Data, fault: Fault, headline: str, limit: str, **rest: Any) -> Verdict:
     measured = f"{data.source}, {plural(data.rows, 'row')}"
+    if data.distinct is not None and data.distinct < data.rows:
+        measured += f", {data.distinct:,} of them distinct"
     return fault.verdict(NAME, headline, limit=limit, measured=measured, **rest)
+
+
+def _distinct(data: Data) -> int:
+    return data.rows if data.distinct is None else data.distinct
 
 
 def _judge_inputs_finite(data: Data, trace: Trace) -> Verdict | None:
@@ -123,8 +145,8 @@ def _judge_inputs_finite(data: Data, trace: Trace) -> Verdict | None:
     return _verdict(
         data,
         faults.INPUTS_NAN,
-        f"The inputs of {data.nonfinite_inputs:,} of {plural(data.rows, 'row')} contain NaN or infinity (in {data.nonfinite_where!r}), "
-        "and the loss is not finite.",
+        f"The inputs of {plural(data.nonfinite_inputs, 'distinct row')}, of {plural(data.rows, 'row')} read, contain NaN or infinity "
+        f"(in {data.nonfinite_where!r}), and the loss is not finite.",
         "no NaN or infinity among the inputs of a run whose loss is not finite",
     )
 
@@ -165,19 +187,19 @@ def _one_class_only(data: Data) -> Verdict | None:
     return _verdict(
         data,
         faults.ONE_CLASS_ONLY,
-        f"All {plural(data.rows, 'training row')} have label {label}, so a constant prediction is correct{beside}.",
+        f"All {plural(_distinct(data), 'distinct training row')} have label {label}, so a constant prediction is correct{beside}.",
         f"more than one class in {MIN_ROWS} rows or more",
     )
 
 
 def _judge_masks(data: Data, _trace: Trace) -> Verdict | None:
     t = data.tokens
-    if t is None or not t.masked_out or t.masked_out < data.rows:
+    if t is None or not t.masked_out or t.masked_out < data.data_rows:
         return None
     return _verdict(
         data,
         faults.MASK_EMPTY,
-        f"The attention mask is zero at every position of all {plural(data.rows, 'row')}: the model attends to no token.",
+        f"The attention mask is zero at every position of all {plural(data.data_rows, 'row')}: the model attends to no token.",
         "a mask that leaves some token visible",
     )
 
@@ -189,7 +211,7 @@ def _judge_token_ids(data: Data, trace: Trace) -> Verdict | None:
         or t.vocabulary is None
         or t.vocabulary < MIN_VOCABULARY
         or t.total < MIN_TOKENS
-        or data.rows < MIN_ROWS
+        or data.data_rows < MIN_ROWS
         or t.most_common_is_padding
     ):
         return None
@@ -227,7 +249,7 @@ def _judge_truncation(data: Data, _trace: Trace) -> Verdict | None:
         return None
     text = t.longest - t.special
     # single words that are classified as such have one label each; and they are not all of one length in tokens
-    if not t.special or t.shortest != t.longest or not 0 < text <= TRUNCATED_TO or data.rows < 2 * MIN_ROWS:
+    if not t.special or t.shortest != t.longest or not 0 < text <= TRUNCATED_TO or data.data_rows < 2 * MIN_ROWS:
         return None
     if data.best_accuracy >= POSSIBLE_ACCURACY:
         return None
@@ -235,7 +257,7 @@ def _judge_truncation(data: Data, _trace: Trace) -> Verdict | None:
     return _verdict(
         data,
         faults.TEXTS_CUT_OFF,
-        f"Each of {plural(data.rows, 'row')} holds {plural(text, 'token')} of text beside {special}: identical rows have different "
+        f"Each of {plural(data.data_rows, 'row')} holds {plural(text, 'token')} of text beside {special}: identical rows have different "
         f"labels, and no model can exceed an accuracy of {percent(data.best_accuracy)}.",
         f"rows of different lengths or with more than {TRUNCATED_TO} tokens of text, "
         f"or a possible accuracy of at least {percent(POSSIBLE_ACCURACY)}",
@@ -243,11 +265,11 @@ def _judge_truncation(data: Data, _trace: Trace) -> Verdict | None:
 
 
 def _judge_variety(data: Data, _trace: Trace) -> Verdict | None:
-    if data.best_accuracy is None or data.distinct is None or not data.counts or data.rows < 2 * MIN_ROWS:
+    if data.best_accuracy is None or data.distinct is None or not data.counts or data.data_rows < 2 * MIN_ROWS:
         return None
     majority = max(data.counts) / max(1, sum(data.counts))
     if (
-        data.distinct > MOST_DISTINCT * data.rows
+        data.distinct > MOST_DISTINCT * data.data_rows
         or data.best_accuracy - majority > MOST_GAIN
         or majority > 1 - 2 * MOST_GAIN
     ):
@@ -262,7 +284,7 @@ def _judge_variety(data: Data, _trace: Trace) -> Verdict | None:
     return _verdict(
         data,
         fault,
-        f"{plural(data.rows, 'row')} have only {plural(data.distinct, 'distinct input')} among them: no model can exceed an accuracy "
+        f"{plural(data.data_rows, 'row')} have only {plural(data.distinct, 'distinct input')} among them: no model can exceed an accuracy "
         f"of {percent(data.best_accuracy)}, and the majority class alone gives {percent(majority)}.",
         f"distinct inputs in more than {percent(MOST_DISTINCT)} of the rows, or more than {percent(MOST_GAIN)} to gain from them",
         **rest,
@@ -310,9 +332,49 @@ def _judge_repetition(data: Data, trace: Trace) -> Verdict | None:
     return None
 
 
+def _judge_rows_drawn(data: Data, _trace: Trace) -> Verdict | None:
+    """A few rows where the data set has more, or where rows should differ."""
+    drawn = data.drawn
+    if drawn is None:
+        return None
+    rows, distinct = plural(drawn.rows, "row"), plural(drawn.distinct, "distinct row")
+    if drawn.few and drawn.probed and drawn.never_drawn >= NEVER_DRAWN * drawn.probed:
+        return _verdict(
+            data,
+            faults.FEW_ROWS_DRAWN,
+            f"{rows} were drawn from a data set of {drawn.data_set:,}, but only {distinct}, where draws at random give "
+            f"{drawn.expected:,.0f}: {drawn.never_drawn} of {plural(drawn.probed, 'row')} read from the data set itself were never drawn.",
+            f"distinct rows above {percent(FEW_DRAWN)} of those that as many draws at random with replacement give "
+            "(weighted draws for a rare class: about half of them)",
+        )
+    if (
+        drawn.rows < MIN_DRAWN
+        or drawn.batches < MIN_BATCHES
+        or drawn.repetitive < MOST_UNIFORM * drawn.batches
+        or not 1 < drawn.distinct <= MOST_REPEATED * drawn.rows
+        or drawn.possible < MIN_POSSIBLE * drawn.distinct
+        or (data.median_values or 0) < MIN_LENGTH
+    ):
+        return None
+    return _verdict(
+        data,
+        faults.FEW_ROWS_DRAWN.because(
+            "the data set or the sampler returns the same few rows (an index that is ignored, or taken modulo a small number)",
+            "print data_set[0] to data_set[9]: does __getitem__ use its index?",
+        ),
+        f"{rows} hold only {distinct}: in {drawn.repetitive} of {plural(drawn.batches, 'batch', 'batches')} at most half of the rows "
+        "are distinct.",
+        f"distinct rows above {percent(MOST_REPEATED)} of the rows of one epoch, or above half of the rows in more than "
+        f"{percent(1 - MOST_UNIFORM)} of the batches of eight rows or more; a small space of inputs is exempt",
+    )
+
+
 def _judge_classes_trained(data: Data, _trace: Trace) -> Verdict | None:
     held_out = data.held_out_counts
-    total, trained = sum(held_out or ()), sum(data.counts)
+    total, rows = sum(held_out or ()), sum(data.counts)
+    trained = (
+        rows if data.distinct is None else min(rows, data.distinct)
+    )  # copies are no further chances to see a class
     if data.order is None or not held_out or not total or trained < MIN_ROWS or data.source == "the probe batch":
         return None
     counts = (*data.counts, *[0] * len(held_out))
@@ -327,7 +389,7 @@ def _judge_classes_trained(data: Data, _trace: Trace) -> Verdict | None:
         return _verdict(
             data,
             fault,
-            f"Class {label} has {count:,} of {plural(total, 'held-out row')} and none of the {trained:,} training rows{ignored}.",
+            f"Class {label} has {count:,} of {plural(total, 'held-out row')} and none of the {trained:,} distinct training rows{ignored}.",
             f"a class of the held-out rows is among the training rows, unless the probability of missing it is above {MISSING_BY_CHANCE:g}",
             evidence=tuple(
                 {"class": i, "held-out rows": c, "training rows": counts[i]} for i, c in enumerate(held_out)
@@ -335,6 +397,24 @@ def _judge_classes_trained(data: Data, _trace: Trace) -> Verdict | None:
             **rest,
         )
     return None
+
+
+def _judge_labels_kept(data: Data, _trace: Trace) -> Verdict | None:
+    """The labels of two visits of the same rows, compared like those of two annotators: by Cohen's kappa."""
+    again = data.relabelled
+    if again is None or again.rows < 2 * MIN_ROWS or again.expected < MIN_CHANGES:
+        return None
+    kappa = 1 - again.changed / again.expected
+    if kappa > SLIGHT_AGREEMENT:
+        return None
+    return _verdict(
+        data,
+        faults.LABELS_CHANGE,
+        f"{again.changed:,} of {plural(again.rows, 'distinct row')} have another label when they come again; labels drawn independently "
+        f"of the rows would change in {again.expected:,.0f}.",
+        f"an agreement (Cohen's kappa) of two visits above {SLIGHT_AGREEMENT:g}, the end of slight agreement (Landis and Koch 1977); "
+        f"it is {number(kappa, 2)}",
+    )
 
 
 def _judge_contradictions(data: Data, _trace: Trace) -> Verdict | None:
@@ -434,6 +514,6 @@ def _notes(data: Data) -> tuple[str, ...]:
         )
     if data.ignored_labels and data.order is not None:
         notes.append(f"{data.ignored_labels:,} of {plural(data.labels, 'label')} are ignored (-100)")
-    if data.tokens is not None and 0 < data.tokens.masked_out < data.rows:
+    if data.tokens is not None and 0 < data.tokens.masked_out < data.data_rows:
         notes.append(f"{plural(data.tokens.masked_out, 'row')} have an attention mask that is zero everywhere")
     return tuple(notes)

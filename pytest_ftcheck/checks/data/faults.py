@@ -131,6 +131,14 @@ SAME_BATCH = Fault(
     explains=("no_leak",),
     confidence="certain",
 )
+FEW_ROWS_DRAWN = Fault(
+    "few_rows_drawn",
+    Rank.DATA + 95,
+    "the same few rows are drawn again and again",
+    cause="the sampler draws a few indices of the data set again and again",
+    remedy="print the indices of one epoch: list(loader.sampler); draw them without replacement (DataLoader(shuffle=True))",
+    explains=("no_leak",),
+)
 CLASS_MISSING = Fault(
     "class_missing",
     Rank.DATA + 100,
@@ -157,6 +165,14 @@ BATCHES_OF_ONE_CLASS = Fault(
     remedy=_SHUFFLE,
     explains=("initial_loss",),
     confidence="certain",
+)
+LABELS_CHANGE = Fault(
+    "labels_change",
+    Rank.DATA + 125,
+    "a row's label changes from one visit to the next",
+    cause="labels are drawn or shuffled anew in each epoch, apart from their rows (a second iterator, a random number in __getitem__)",
+    remedy="store each label beside its input, and let one index select both; print the same row in two epochs",
+    explains=("initial_loss",),
 )
 LABELS_CONTRADICT = Fault(
     "labels_contradict",

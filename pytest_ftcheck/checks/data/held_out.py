@@ -8,13 +8,17 @@ from ...core.trace import Trace
 HELD_OUT_ALPHA = 0.01
 
 
-def better_than_chance(trace: Trace) -> bool:
-    """Whether some metric on held-out rows is better than under permuted labels.
+def better_than_chance(trace: Trace, deviations: float = 0.0) -> bool:
+    """Whether some metric on held-out rows is better than under permuted labels, by so many standard deviations if they are known.
 
     >>> from pytest_ftcheck import example_trace
     >>> better_than_chance(example_trace())
     True
     """
     return any(
-        m.source == "held-out rows" and m.p_value is not None and m.p_value <= HELD_OUT_ALPHA for m in trace.metrics
+        m.source == "held-out rows"
+        and m.p_value is not None
+        and m.p_value <= HELD_OUT_ALPHA
+        and (m.deviations is None or m.deviations >= deviations)
+        for m in trace.metrics
     )

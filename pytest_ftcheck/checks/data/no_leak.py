@@ -14,7 +14,7 @@ NAME = "no_leak"
 SHARED, BEYOND_CHANCE = 0.5, 0.4
 #: Share of held-out rows that are training rows from which on a note says so.
 NOTABLE = 0.1
-#: Held-out rows, and tokens (numbers) in a row, below which rows may agree by chance.
+#: Distinct held-out rows, and tokens (numbers) in a row, below which rows may agree by chance.
 MIN_ROWS, MIN_LENGTH = 16, 5
 
 
@@ -30,9 +30,9 @@ MIN_ROWS, MIN_LENGTH = 16, 5
 def check_no_leak(trace: Trace) -> Verdict:
     """No input equals the label one to one, and held-out rows are not training rows.
 
-    An input leaks if it takes exactly one value for each class, without an exception in 64 rows or more: another tensor of the batch,
-    a column of numbers, or the token at one position. A held-out row is a training row if all of its tokens (numbers) are the same; the
-    share of duplicates among the training rows is the overlap expected by chance.
+    An input leaks if it takes exactly one value for each class, without an exception in 64 distinct rows or more: another tensor of the
+    batch, a column of numbers, or the token at one position. A held-out row is a training row if all of its tokens (numbers) are the
+    same; the share of duplicates among the training rows of one epoch is the overlap expected by chance.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_no_leak(example_trace()).status
@@ -41,14 +41,19 @@ def check_no_leak(trace: Trace) -> Verdict:
     data = trace.measured(Data)
     if data is None:
         return not_measured(NAME, trace, Data)
-    measured = f"{plural(data.rows, 'row')}, {data.source}; no model involved"
+    distinct = plural(data.rows if data.distinct is None else data.distinct, "distinct row")
+    measured = f"{distinct}, {data.source}; no model involved"
     if data.leaks:
         return _label_in_inputs(data.leaks, measured)
-    no_leak = f"No input leaks the label in {plural(data.rows, 'row')}"
     overlap = data.overlap
+    unsearched = f"inputs were not compared with the label: {data.leaks_unsearched}" if data.leaks_unsearched else ""
     if overlap is None:
+        if unsearched:
+            return Verdict(
+                NAME, "skipped", f"Not judged: {unsearched}; and there are no held-out rows (eval_batches=)."
+            )
         note = "there are no held-out rows (eval_batches=) to compare with the training rows"
-        return Verdict(NAME, "pass", f"{no_leak}.", measured=measured, notes=(note,))
+        return Verdict(NAME, "pass", f"No input leaks the label in {distinct}.", measured=measured, notes=(note,))
     share = overlap.shared / overlap.rows if overlap.rows else 0.0
     if (
         overlap.rows >= MIN_ROWS
@@ -57,14 +62,22 @@ def check_no_leak(trace: Trace) -> Verdict:
         and share - overlap.training_duplicates >= BEYOND_CHANCE
     ):
         return _held_out_is_training(overlap, share, measured)
-    shared = f"{overlap.shared} of {plural(overlap.rows, 'held-out row')} are training rows"
+    shared = f"{overlap.shared} of {plural(overlap.rows, 'distinct held-out row')} are training rows"
+    headline = (
+        f"Held out and trained on: {shared}."
+        if unsearched
+        else f"No input leaks the label in {distinct}, and {shared}."
+    )
     notable = share >= NOTABLE and share > 2 * overlap.training_duplicates
     return Verdict(
         NAME,
         "pass",
-        f"{no_leak}, and {shared}.",
+        headline,
         measured=measured,
-        notes=(f"{shared}: the score is slightly optimistic",) if notable else (),
+        notes=(
+            *((f"{shared}: the score is slightly optimistic",) if notable else ()),
+            *((unsearched,) if unsearched else ()),
+        ),
     )
 
 
@@ -76,8 +89,8 @@ def _label_in_inputs(leaks: tuple[Leak, ...], measured: str) -> Verdict:
     return faults.LABEL_IN_INPUTS.with_details(input=name).verdict(
         NAME,
         f"{name[0].upper()}{name[1:]} leaks the label: one value for each of {leak.classes} classes, "
-        f"without exception in {plural(leak.rows, 'row')}.",
-        evidence=tuple({"what": entry.kind, "where": entry.where, "rows": entry.rows} for entry in leaks),
+        f"without exception in {plural(leak.rows, 'distinct row')}.",
+        evidence=tuple({"what": entry.kind, "where": entry.where, "distinct rows": entry.rows} for entry in leaks),
         limit="no input is the label under another name",
         measured=measured,
     )
@@ -90,7 +103,7 @@ def _held_out_is_training(overlap: Overlap, share: float, measured: str) -> Verd
     expected = percent(overlap.training_duplicates)
     return fault.verdict(
         NAME,
-        f"{overlap.shared} of {plural(overlap.rows, 'held-out row')} ({percent(share)}) are training rows; "
+        f"{overlap.shared} of {plural(overlap.rows, 'distinct held-out row')} ({percent(share)}) are training rows; "
         f"{expected} are expected by chance.",
         evidence=(
             {"": "held-out rows that are training rows", "share": percent(share)},

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 
 from ...core.measurement import Measurement
 
+#: Rows drawn from which on it is judged whether they are few; they are few up to this share of the distinct rows that as many draws at
+#: random, with replacement, give. Weighted draws for a rare class still give a third of the data set, six times the limit.
+MIN_DRAWN, FEW_DRAWN = 64, 0.1
+
 
 @dataclass(frozen=True)
 class Order:
@@ -49,7 +53,7 @@ class Tokens:
 class Dependence:
     """Permutation tests of whether labels depend on inputs."""
 
-    #: Rows compared, and label permutations behind each p-value, at most.
+    #: Distinct rows compared, and label permutations behind each p-value, at most.
     rows: int
     permutations: int
     #: What rows are compared by -> share of permutations that show at least as much dependence.
@@ -68,22 +72,66 @@ class Leak:
     #: ``input`` (a tensor with one number a row), ``column`` (a column of numbers) or ``token`` (at a position in the row).
     kind: str
     where: str
+    #: Distinct rows.
     rows: int
     classes: int
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Held-out rows that are training rows."""
+    """Held-out rows that are training rows; distinct ones are counted."""
 
     rows: int
     shared: int
-    #: Share of the training rows that occur more than once among the training rows: the overlap expected by chance.
+    #: Share of the training rows of one epoch that occur more than once in it: the overlap expected by chance.
     training_duplicates: float
     #: The held-out batches are the very objects that are trained on.
     same_objects: bool
     #: Median number of values (tokens) in a row.
     median_length: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which rows the source of batches draws in one epoch."""
+
+    #: Rows drawn, and distinct ones among them.
+    rows: int
+    distinct: int
+    #: Batches of eight rows or more; those of them in which at most half of the rows are distinct.
+    batches: int
+    repetitive: int
+    #: Rows that the values seen at each position could form, multiplied over the positions (at most 1e12).
+    possible: float
+    #: Length of the loader's data set; None: it has none.
+    data_set: int | None = None
+    #: Rows read from the data set itself, because few are drawn, and how many of these were never drawn.
+    probed: int = 0
+    never_drawn: int = 0
+
+    @property
+    def expected(self) -> float:
+        """Distinct rows that draws at random from the data set give, with replacement; without it there are more.
+
+        >>> round(Drawn(rows=320, distinct=4, batches=20, repetitive=20, possible=1e12, data_set=320).expected)
+        202
+        """
+        return self.data_set * (1 - (1 - 1 / self.data_set) ** self.rows) if self.data_set else 0.0
+
+    @property
+    def few(self) -> bool:
+        """Whether the rows are few for the length of the data set."""
+        return self.rows >= MIN_DRAWN and self.distinct <= FEW_DRAWN * self.expected
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Rows that come once in the first epoch and again later, with the same inputs."""
+
+    rows: int
+    #: Rows whose label is another one when they come again; and how many would be if the two labels were independent.
+    changed: int
+    expected: float
 
 
 @dataclass(frozen=True)
@@ -118,21 +166,25 @@ class BatchNormInput:
 class Data(Measurement, probe="data"):
     """The batches themselves: labels, tokens, repetition, overlap, and whether labels depend on inputs."""
 
-    #: Rows read.
+    #: Rows read: one that comes in several epochs is counted each time.
     rows: int = 0
+    #: Rows of one epoch, over which classes, tokens and contradictions are counted; None: all rows.
+    rows_once: int | None = None
+    #: Epochs that the rows come from, where it is known.
+    epochs: int = 1
     #: Batches they come from.
     batches: int = 0
     #: ``all batches``, ``the batches trained on`` or ``the probe batch``.
     source: str = "all batches"
-    #: Rows with each class, or with each tag on; empty where that has no meaning.
+    #: Rows of one epoch with each class, or with each tag on; empty where that has no meaning.
     counts: tuple[int, ...] = ()
     #: Classes that the model distinguishes; None: unknown.
     classes: int | None = None
-    #: Labels that are NaN or infinite; ignored labels (-100); labels in all.
+    #: Labels that are NaN or infinite; ignored labels (-100); labels in all: of rows that differ in inputs or label.
     nonfinite_labels: int = 0
     ignored_labels: int = 0
     labels: int = 0
-    #: Rows whose inputs hold NaN or plus infinity (minus infinity is what masks are made of), and the first input that does.
+    #: Distinct rows whose inputs hold NaN or plus infinity (minus infinity is what masks are made of), and the first input that does.
     nonfinite_inputs: int = 0
     nonfinite_where: str = ""
     #: All labels that are not ignored are the same.
@@ -141,6 +193,8 @@ class Data(Measurement, probe="data"):
     held_out_counts: tuple[int, ...] | None = None
     #: Different rows of inputs (None: not counted); rows whose input also occurs with another label.
     distinct: int | None = None
+    #: Median number of values (tokens) in a row.
+    median_values: float | None = None
     contradictory: int = 0
     #: Best accuracy that any function of the inputs can have on these rows; None: no classes.
     best_accuracy: float | None = None
@@ -156,6 +210,15 @@ class Data(Measurement, probe="data"):
     #: Why dependence was not tested, if so.
     untested: str | None = None
     leaks: tuple[Leak, ...] = ()
+    #: Why no leak was searched for, if so.
+    leaks_unsearched: str | None = None
+    drawn: Drawn | None = None
+    relabelled: Relabelled | None = None
     overlap: Overlap | None = None
     evaluation: Evaluation | None = None
     batch_norms: tuple[BatchNormInput, ...] = ()
+
+    @property
+    def data_rows(self) -> int:
+        """Rows of one epoch."""
+        return self.rows if self.rows_once is None else self.rows_once

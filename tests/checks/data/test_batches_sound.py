@@ -123,7 +123,7 @@ def test_inputs_that_are_nan_are_a_fault_where_the_loss_shows_it():
     bad = replace(trace.iterations[3], loss=math.nan)
     verdict = check_batches_sound(replace(trace, iterations=(*trace.iterations[:3], bad)))
     assert (verdict.status, verdict.fault) == ("fail", "inputs_nan")
-    assert "2 of 320 rows contain NaN or infinity (in 'features')" in verdict.headline
+    assert "2 distinct rows, of 320 rows read, contain NaN or infinity (in 'features')" in verdict.headline
     points = (ProbePoint(0, math.inf, None),)
     assert check_batches_sound(replace(trace, probe=replace(trace.probe, points=points))).fault == "inputs_nan"
     # a model that takes NaN for a missing value

@@ -42,7 +42,7 @@ def test_unrelated_labels():
     verdict = judge(DEPENDENCE)
     assert (verdict.status, verdict.fault) == ("fail", "labels_unrelated")
     assert "least p = 0.200" in verdict.headline
-    assert "6 of 6 simulated labellings of these 320 rows" in verdict.headline
+    assert "6 of 6 simulated labellings of these 320 distinct rows" in verdict.headline
     assert verdict.evidence[0] == {"rows compared by": "pairs of tokens", "p": 0.2}
 
 
@@ -63,15 +63,18 @@ def test_shifted_labels():
 )
 def test_a_weak_test_proves_nothing(changes, reason):
     verdict = judge(replace(DEPENDENCE, **changes))
-    assert verdict.status == "pass"
+    assert verdict.status == "skipped"
     assert reason in verdict.headline
+    assert verdict.headline.startswith("Not judged")
 
 
 def test_a_run_that_learns_decides():
     assert "held-out rows" in judge(DEPENDENCE, example_trace()).headline
     assert judge(DEPENDENCE, example_trace()).status == "pass"
     without = replace(example_trace(), metrics=())
+    assert judge(DEPENDENCE, without).status == "inconclusive"
     assert "memorising" in judge(DEPENDENCE, without).headline
+    assert "eval_batches" in judge(DEPENDENCE, without).remedy
     assert judge(DEPENDENCE, replace(UNLEARNT, metrics=())).status == "fail"
 
 
@@ -89,7 +92,7 @@ def test_not_measured():
 def test_wording():
     assert str(judge(DEPENDENCE)).splitlines() == [
         "labels_learnable: FAIL. Labels look unrelated to inputs: none of 2 comparisons shows that similar rows have similar labels "
-        "(least p = 0.200). The same tests detect 6 of 6 simulated labellings of these 320 rows, and the run learnt nothing that "
+        "(least p = 0.200). The same tests detect 6 of 6 simulated labellings of these 320 distinct rows, and the run learnt nothing that "
         "holds on other rows.",
         "  rows compared by      p",
         "  pairs of tokens   0.200",
@@ -97,5 +100,5 @@ def test_wording():
         "  cause: inputs and labels were shuffled, sorted or filtered separately, or the rule takes far more data to show",
         "  do: print ten rows with their labels; join inputs and labels before shuffling",
         "  limit: p <= 0.005 in one comparison, or a metric on held-out rows better than chance (p <= 0.01)",
-        "  measured: label permutations over 320 rows, all batches; no model involved",
+        "  measured: label permutations over 320 distinct rows, all batches; no model involved",
     ]

@@ -56,7 +56,7 @@ def test_held_out_rows_that_are_trained_on(changes, status):
 def test_the_very_same_batches_are_named():
     verdict = judge(overlap=replace(OVERLAP, shared=64, same_objects=True))
     assert verdict.causes[0] == "the held-out batches are the training batches"
-    assert "64 of 64 held-out rows (100 %) are training rows" in verdict.headline
+    assert "64 of 64 distinct held-out rows (100 %) are training rows" in verdict.headline
 
 
 def test_a_few_shared_rows_give_a_note():
@@ -67,12 +67,12 @@ def test_a_few_shared_rows_give_a_note():
 
 def test_wording():
     assert str(judge(overlap=replace(OVERLAP, shared=48, training_duplicates=0.05))).splitlines() == [
-        "no_leak: FAIL. 48 of 64 held-out rows (75 %) are training rows; 5.0 % are expected by chance.",
+        "no_leak: FAIL. 48 of 64 distinct held-out rows (75 %) are training rows; 5.0 % are expected by chance.",
         "                                           share",
         "  held-out rows that are training rows      75 %",
         "  training rows that occur more than once  5.0 %",
         "  cause: training and held-out rows were not split, or were split after rows had been copied",
         "  do: split first, then copy or augment; evaluate on rows that were not trained on",
         "  limit: below 50 %, or within 40 points of the share of duplicates among the training rows",
-        "  measured: 320 rows, all batches; no model involved",
+        "  measured: 320 distinct rows, all batches; no model involved",
     ]

@@ -11,11 +11,12 @@ from torch import nn
 
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext, allowance, tokens_of
-from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows
+from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows, first_occurrences
 from ....instruments.snapshots import quiet
 from ....instruments.tasks import IGNORED
 from ..record import BatchNormInput, Data, Overlap
 from .batch_statistics import class_counts, class_order, collisions, find_leaks, keys_by_batch, token_statistics
+from .epochs import data_set_length, drawn_rows, first_epoch, labelled_keys, relabelled, rows_of_data
 from .label_dependence import measure_dependence
 from .metric import HeldOutLogits
 
@@ -71,7 +72,7 @@ class DataProbe(Probe):
         if number == 0 and self._few:
             self.batch_norms = self._batch_norm_inputs(batch)
         if not self.complete and number < MOST_BATCHES:
-            self._add(batch)
+            self._add(batch, self.context.batches.epoch)
 
     def after(self) -> None:
         """Compute the logits of the held-out rows again."""
@@ -90,51 +91,64 @@ class DataProbe(Probe):
             source = "the probe batch"
         if not len(rows):
             raise ValueError("no batch could be read as rows of inputs with labels")
-        target = rows.target()
-        keys = rows.keys()
+        batches = self.context.batches
+        target, keys = rows.target(), rows.keys()
+        pairs = labelled_keys(keys, target) if keys else list(range(len(rows)))
+        first = first_epoch(rows, pairs, batches.one_shot)
+        once = rows_of_data(rows, pairs, first, data_set_length(batches.source))
+        data, data_keys, data_target = rows.select(once), [keys[i] for i in once] if keys else [], _taken(target, once)
         held = self._held_out()
-        single = target if task == "single_label" and target is not None and target.ndim == 1 else None
-        dependence, untested = measure_dependence(rows, task)
-        distinct, contradictory, best_accuracy = collisions(keys, single)
-        flat = target.astype(np.float64).reshape(-1) if target is not None else np.zeros(0)
+        held_target = held.target() if held is not None else None
+        single, data_single = _single(target, task), _single(data_target, task)
+        dependence, untested = measure_dependence(data, task)
+        leaks, leaks_unsearched = find_leaks(data, data_single)
+        _, contradictory, best_accuracy = collisions(data_keys, data_single)
+        different = _taken(target, first_occurrences(pairs))
+        flat = different.astype(np.float64).reshape(-1) if different is not None else np.zeros(0)
         ignored = int((flat == IGNORED).sum()) if task == "single_label" else 0
         counted = flat[np.isfinite(flat) & ((flat != IGNORED) | (task != "single_label"))]
-        held_target = held.target() if held is not None else None
         groups = keys_by_batch(keys, rows.batch)
         sizes = [len(b) for b in groups]
+        of_first = np.arange(first)
         return Data(
             rows=len(rows),
+            rows_once=len(once),
+            epochs=1 + max(rows.epoch, default=0),
             batches=rows.batches,
             source=source,
-            counts=class_counts(target, task),
+            counts=class_counts(data_target, task),
             classes=classes,
             nonfinite_labels=int((~np.isfinite(flat)).sum()),
             ignored_labels=ignored,
             labels=len(flat),
-            nonfinite_inputs=rows.nonfinite,
+            nonfinite_inputs=len({pairs[i] for i in np.flatnonzero(rows.nonfinite)}),
             nonfinite_where=rows.nonfinite_where,
             constant=bool(len(counted)) and bool((counted == counted[0]).all()),
             held_out_counts=class_counts(held_target, task) if held_target is not None else None,
-            distinct=distinct,
+            distinct=len(set(keys)) if keys else None,
+            median_values=float(np.median(rows.lengths())),
             contradictory=contradictory,
             best_accuracy=best_accuracy,
             large_batches=sum(n >= LARGE for n in sizes),
             uniform_batches=sum(n >= LARGE and len(set(b)) == 1 for n, b in zip(sizes, groups, strict=True)),
             distinct_batches=len({tuple(sorted(b)) for b in groups}) if keys else None,
-            source_length=_length(self.context.batches.source),
+            source_length=_length(batches.source),
             order=class_order(single, np.array(rows.batch)) if single is not None else None,
-            tokens=token_statistics(rows, self.reader.vocabulary, self.reader.pad),
+            tokens=token_statistics(data, self.reader.vocabulary, self.reader.pad),
             dependence=dependence,
             untested=untested,
-            leaks=find_leaks(rows, single),
-            overlap=self._overlap(held, keys),
+            leaks=leaks,
+            leaks_unsearched=leaks_unsearched,
+            drawn=drawn_rows(rows.select(of_first), keys[:first], batches.source, self.reader),
+            relabelled=relabelled(rows.contents, single, first),
+            overlap=self._overlap(held, keys, first),
             evaluation=self.logits.evaluation(self.context.user_metric_values) if self.logits is not None else None,
             batch_norms=self.batch_norms,
         )
 
-    def _add(self, batch: Any) -> None:
+    def _add(self, batch: Any, epoch: int = 0) -> None:
         if len(self.rows) < MOST_ROWS:
-            self.reader.read(batch, self.rows)
+            self.reader.read(batch, self.rows, epoch)
 
     def _held_out(self) -> Rows | None:
         if not self.context.held_out:
@@ -145,15 +159,16 @@ class DataProbe(Probe):
                 self.reader.read(batch, rows)
         return rows if len(rows) else None
 
-    def _overlap(self, held: Rows | None, keys: list[bytes]) -> Overlap | None:
+    def _overlap(self, held: Rows | None, keys: list[bytes], first: int) -> Overlap | None:
         if held is None or not keys or not (held_keys := held.keys()):
             return None
-        known = Counter(keys)
+        known, epoch = set(keys), Counter(keys[:first])
+        distinct = first_occurrences(held_keys)
         trained = {id(b) for b in self.context.batches.known}
         return Overlap(
-            rows=len(held_keys),
-            shared=sum(k in known for k in held_keys),
-            training_duplicates=sum(known[k] > 1 for k in keys) / len(keys),
+            rows=len(distinct),
+            shared=sum(held_keys[i] in known for i in distinct),
+            training_duplicates=sum(count for count in epoch.values() if count > 1) / first,
             same_objects=all(id(b) in trained for b in self.context.held_out or ()),
             median_length=float(np.median(held.lengths())),
         )
@@ -186,3 +201,12 @@ def _length(source: Any) -> int | None:
         return len(source)
     except TypeError:
         return None
+
+
+def _taken(target: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return target[rows] if target is not None else None
+
+
+def _single(target: np.ndarray | None, task: str | None) -> np.ndarray | None:
+    """Labels of rows that have one class each."""
+    return target if task == "single_label" and target is not None and target.ndim == 1 else None

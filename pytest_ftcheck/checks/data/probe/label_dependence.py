@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....instruments.row_hashes import Rows
+from ....core.formatting import plural
+from ....instruments.row_hashes import Rows, first_occurrences
 from ....instruments.tasks import IGNORED
 from ..record import Dependence
 from .row_similarity import Kernel, first_tokens, inverse_frequency, kernels, token_counts, token_presence
@@ -29,18 +30,18 @@ COUNTS = "counts of single tokens"
 
 
 def measure_dependence(rows: Rows, task: str | None) -> tuple[Dependence | None, str | None]:
-    """Whether labels depend on inputs; None and the reason where that cannot be tested."""
+    """Whether labels depend on inputs; None and the reason where that cannot be tested. Rows with the same inputs count as one."""
     target = rows.target()
     if target is None or task is None:
         return None, "the labels could not be read"
     coded = code_labels(target, task)
     if coded is None:
         return None, "there is not exactly one label per row"
-    keep = np.flatnonzero(np.isfinite(coded).all(1) & (coded != 0).any(1))
+    keep = _distinct(rows, np.flatnonzero(np.isfinite(coded).all(1) & (coded != 0).any(1)))
     if len(keep) > MOST_ROWS:
         keep = keep[np.linspace(0, len(keep) - 1, MOST_ROWS).astype(int)]
     if len(keep) < MIN_ROWS:
-        return None, f"there are {len(keep)} labelled rows, and the test needs {MIN_ROWS}"
+        return None, f"there are {plural(len(keep), 'distinct labelled row')}, and the test needs {MIN_ROWS}"
     y = coded[keep] - coded[keep].mean(0)
     if not (np.abs(y) > 1e-12).any():
         return None, "all labels are the same"
@@ -66,6 +67,12 @@ def measure_dependence(rows: Rows, task: str | None) -> tuple[Dependence | None,
     detected = sum(any(c.test(kernel)[0] <= ALPHA for kernel in computed.values()) for c in controls)
     shifted = _shifted_dependence(rows, coded, keep, computed, rng)
     return Dependence(len(keep), PERMUTATIONS, p_values, SIMULATED, detected, shifted), None
+
+
+def _distinct(rows: Rows, labelled: np.ndarray) -> np.ndarray:
+    """The labelled rows without repetitions: copies are alike in inputs and labels whether labels depend on inputs or not."""
+    keys = rows.keys()
+    return labelled[first_occurrences([keys[i] for i in labelled])] if keys else labelled
 
 
 def code_labels(target: np.ndarray, task: str) -> np.ndarray | None:
@@ -145,7 +152,7 @@ def _random_halves(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _shifted_dependence(
     rows: Rows, coded: np.ndarray, keep: np.ndarray, computed: dict[str, Kernel], rng: np.random.Generator
 ) -> dict[str, float]:
-    """How clear the dependence is with the labels of each batch moved by one row, or reversed (deviations, see `Permuted.test`)."""
+    """How clear the dependence is with labels moved by one to three rows, or reversed in each batch (deviations, see `Permuted.test`)."""
     batch = np.asarray(rows.batch)
     starts = np.flatnonzero(np.r_[True, batch[1:] != batch[:-1]])
     groups = np.split(np.arange(len(batch)), starts[1:])
@@ -156,6 +163,11 @@ def _shifted_dependence(
         "in reverse": [g[::-1] for g in groups],
         "one row back over all batches": [np.roll(all_rows, -1)],
         "one row on over all batches": [np.roll(all_rows, 1)],
+        **{
+            f"{number} rows {way} over all batches": [np.roll(all_rows, sign * by)]
+            for by, number in ((2, "two"), (3, "three"))
+            for way, sign in (("back", -1), ("on", 1))
+        },
     }
     clearness: dict[str, float] = {}
     for name, parts in moves.items():

@@ -16,6 +16,7 @@ import torch
 from ....instruments.batches import own_copy, split, to_device
 from ....instruments.logit_injection import with_labels
 from ....instruments.probe import LeftOut, Probe, ProbeContext
+from ....instruments.row_hashes import RowReader, Rows
 from ....instruments.snapshots import quiet, seed_everything
 from ...head.probe.head import first_rows, rows_of
 from ..record import Permuted, Rerun
@@ -64,6 +65,8 @@ class PermutedProbe(Probe):
         self.start: InitialState | None = None
         self.optimizer: OptimizerCopy | None = None
         self.batches: list[Any] = []
+        self.contents: list[list[bytes]] = []
+        self.distinct_rows = 0
         self.settings: list[list[dict[str, Any]]] = []
         self.permuted: Permuted | None = None
 
@@ -91,6 +94,7 @@ class PermutedProbe(Probe):
             raise LeftOut("the optimizer's tensors changed in the run, so it cannot be repeated")
         context, task = self.context, self.context.reader.task
         distinct = list({id(b): b for b in self.batches}.values())
+        self.contents = self._row_contents(distinct)
         orders = [self._permuted(distinct, seed) for seed in range(PERMUTATIONS)]
         changed = [
             sum(int((split(o)[1] != split(b)[1]).sum()) for o, b in zip(order, distinct, strict=True))
@@ -124,7 +128,7 @@ class PermutedProbe(Probe):
             ]
         self.permuted = Permuted(
             steps=len(self.batches),
-            rows=sum(rows_of(b) for b in distinct),
+            rows=self.distinct_rows,
             scored_rows=sum(rows_of(b) for b in scored),
             held_out_rows=sum(rows_of(b) for b in held),
             changed=sum(changed) / len(changed),
@@ -146,7 +150,11 @@ class PermutedProbe(Probe):
 
     # ------------------------------------------------------------------ labels
     def _permuted(self, batches: Sequence[Any], seed: int) -> list[Any]:
-        """The same batches, their labels permuted among all rows (all tokens, where each has one) at random."""
+        """The same batches, their labels permuted among all distinct rows (all tokens, where each has one) at random.
+
+        A row that comes in several epochs keeps its permuted label: with another one each time it could not be memorised, and the run
+        with the true labels would do better merely because it can.
+        """
         task = self.context.reader.task
         labels = [split(b)[1] for b in batches]
         if not all(isinstance(y, torch.Tensor) and y.dim() for y in labels):
@@ -155,8 +163,9 @@ class PermutedProbe(Probe):
         single = task == "single_label" or all(y.dim() == 1 for y in labels)
         keep = [counted(task, y) if single else torch.ones(len(y), dtype=torch.bool, device=y.device) for y in labels]
         pool = torch.cat([y[k] for y, k in zip(labels, keep, strict=True)])
-        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
-        permuted = pool[order.to(pool.device)]
+        first, group = self._first_visits(pool, keep)
+        order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
+        permuted = pool[first][order.to(pool.device)][group]
         out, at = [], 0
         for batch, y, k in zip(batches, labels, keep, strict=True):
             new = y.clone()
@@ -165,6 +174,36 @@ class PermutedProbe(Probe):
             at += count
             out.append(with_labels(batch, new))
         return out
+
+    def _row_contents(self, batches: Sequence[Any]) -> list[list[bytes]]:
+        """A hash of the inputs of each row of each batch; empty for a batch that cannot be read by rows."""
+        reader = RowReader(self.context.model, self.context.intent.pad_token_id)
+        contents = []
+        for batch in batches:
+            rows = Rows()
+            reader.read(batch, rows)
+            contents.append(rows.contents)
+        return contents
+
+    def _first_visits(self, pool: torch.Tensor, keep: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where in the pool of labels each distinct row (or token) with its label comes first; and which of them each label belongs to."""
+        values = pool.reshape(len(pool), -1).cpu().numpy()
+        index: dict[Any, int] = {}
+        first: list[int] = []
+        group: list[int] = []
+        rows: set[Any] = set()
+        for number, (kept, contents) in enumerate(zip(keep, self.contents, strict=True)):
+            known = contents if len(contents) == len(kept) else []
+            for place in torch.nonzero(kept.cpu()).tolist():
+                row = known[place[0]] if known else (number, place[0])
+                key = (row, tuple(place[1:]), values[len(group)].tobytes())
+                if key not in index:
+                    index[key] = len(first)
+                    first.append(len(group))
+                group.append(index[key])
+                rows.add(row)
+        self.distinct_rows = len(rows)
+        return torch.tensor(first, device=pool.device), torch.tensor(group, device=pool.device)
 
     def _require_use_of_labels(self, batches: Sequence[Any], orders: Sequence[Sequence[Any]]) -> None:
         reader = self.context.reader
@@ -180,7 +219,7 @@ class PermutedProbe(Probe):
         raise LeftOut("the loss does not depend on the labels in the batches, so other labels would change nothing")
 
     def _scored(self, batches: Sequence[Any]) -> list[Any]:
-        return [to_device(b, self.context.device) for b in first_rows(batches, SCORED)]
+        return [to_device(b, self.context.device) for b in first_rows(batches, min(SCORED, self.distinct_rows))]
 
     def _sequence(self, distinct: Sequence[Any], others: Sequence[Any]) -> list[Any]:
         """The batches of the run in their order, each with its other labels."""
