@@ -15,7 +15,7 @@ from enum import Enum, IntEnum
 from typing import Any, Concatenate, Literal, ParamSpec
 
 from ..core.formatting import describe_type
-from ..core.measurement import Measurement
+from ..core.measurement import Measurement, kind_of
 from ..core.trace import Trace
 from ..core.verdict import Status, Verdict
 from ..seeds.judge import judge as judge_seeds
@@ -258,7 +258,8 @@ def _how_to_measure(trace: Trace, verdict: Verdict) -> str:
     probe = verdict.unmeasured
     if trace.source == "watch":
         return f"watch(model, optimizer, probe_batch=batch, probes=[{probe!r}])"
-    return f"finetune(..., probes=[{probe!r}]), or without probes=, measures it"
+    by_default = "" if kind_of(probe).on_request else ", or without probes=,"
+    return f"finetune(..., probes=[{probe!r}]){by_default} measures it"
 
 
 def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:
