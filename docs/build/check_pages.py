@@ -55,7 +55,7 @@ def sentence(check: str) -> str:
         parts.append("None of the healthy controls was judged by it: it judges only what is named or declared.")
     else:
         interval = re.sub(r"^\S+ ", "", row["false alarms"])
-        unsure = f", could not tell on {row['inconclusive']}" if int(row["inconclusive"]) else ""
+        unsure = f" and was inconclusive on {row['inconclusive']}" if int(row["inconclusive"]) else ""
         parts.append(f"Of {judged(row):,} healthy controls that it judged it failed {row['fail']} {interval}{unsure}.")
     caught = next((v for k, v in (row or {}).items() if k.startswith("faults")), "-")
     if caught != "-":
