@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..core.observations import Tensor
 from ..core.trace import Trace
 
@@ -41,6 +43,34 @@ def declared_frozen(tensor: Tensor, trace: Trace) -> bool:
 def ever_trainable(tensor: Tensor) -> bool:
     """Whether it had ``requires_grad`` when the run began or when it ended."""
     return tensor.trainable or tensor.trainable_last
+
+
+def frozen_in_trained_head(trace: Trace) -> tuple[Tensor, ...]:
+    """Tensors of the head that are frozen while others of it train, and of which nothing is declared.
+
+    Left out: a head with adapters, the original that PEFT keeps beside its copy, embedding tables, tensors tied to the base.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> frozen_in_trained_head(example_trace())
+    ()
+    """
+    head = [t for t in trace.tensors if t.part == "head" and t.numel]
+    if not any(ever_trainable(t) for t in head) or any(t.role == "adapter" for t in head):
+        return ()
+    return tuple(
+        t
+        for t in head
+        if not ever_trainable(t)
+        and not t.replaced
+        and t.role != "embedding"
+        and "original_module" not in t.name.split(".")
+        and all(_is_under(name, trace.head) for name in names_of(t))
+        and (trace.intent is None or all(trace.intent.wants_trained(name) is None for name in names_of(t)))
+    )
+
+
+def _is_under(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == p or name.startswith(f"{p}.") for p in prefixes)
 
 
 def not_yet_unfrozen(tensor: Tensor, trace: Trace) -> bool:

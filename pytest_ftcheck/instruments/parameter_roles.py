@@ -23,7 +23,8 @@ KNOWN_HEADS = (
 
 
 def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Prefixes of the head's parameter names: those given, else found by name, else what comes after the base model.
+    """Prefixes of the head's parameter names: those given, else found by name, with all that is new beside a pretrained base, else what
+    comes after the base model.
 
     :raises ValueError: a prefix matches no parameter, or no head is given and none is found; lists the candidates.
     """
@@ -37,7 +38,8 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, 
         top = min(hits.values())
         found = dict.fromkeys(".".join(n.split(".")[: d + 1]) for n, d in hits.items() if d == top)
         if not all(n.startswith(tuple(p + "." for p in found)) or n in found for n in names):
-            return tuple(found)
+            together = (*found, *outside_head(model, tuple(found)))
+            return tuple(dict.fromkeys(p for n in names for p in together if in_part(n, (p,))))
     base = _base_prefix(model)
     if base is not None:
         rest = dict.fromkeys(n.split(".")[0] for n in names if not n.startswith(base + "."))
@@ -80,7 +82,8 @@ def _base_prefix(model: nn.Module) -> str | None:
 def outside_head(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
     """Trainable modules with weight matrices that are neither in a pretrained base of transformers nor in the head.
 
-    Embedding tables are left out (they come before the base), and so are adapters. Empty where there is no such base.
+    Embedding tables are left out (they come before the base), and so are adapters and PEFT's prompt encoders. Empty where there is no such
+    base.
     """
     names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
     in_head = [n for n in names if in_part(n, head)]
@@ -94,10 +97,15 @@ def outside_head(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
     for name, p in model.named_parameters():
         if name in kept or not p.requires_grad or role.get(name) != "matrix" or "." not in name:
             continue
-        modules = name.split(".")[:-1]
-        prefixes = (".".join(modules[:i]) for i in range(1, len(modules) + 1))
-        found[next((m for m in prefixes if not any(in_part(k, (m,)) for k in kept)), ".".join(modules))] = None
-    return tuple(found)
+        segments = name.split(".")[:-1]
+        prefixes = (".".join(segments[:i]) for i in range(1, len(segments) + 1))
+        found[next((m for m in prefixes if not any(in_part(k, (m,)) for k in kept)), ".".join(segments))] = None
+    return tuple(n for n in found if not _is_prompt_encoder(model.get_submodule(n)))
+
+
+def _is_prompt_encoder(module: nn.Module) -> bool:
+    by_peft = any(type(m).__module__.startswith("peft.") for m in module.modules())
+    return by_peft and not hasattr(module, "original_module")  # a wrapper of a module of the model's
 
 
 def head_notes(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:

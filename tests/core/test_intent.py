@@ -7,7 +7,17 @@ import dataclasses
 import pytest
 import torch
 
-from pytest_ftcheck import Intent, Recipe, Trace, finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck import (
+    Intent,
+    Recipe,
+    Trace,
+    check_frozen_stay_frozen,
+    check_weights_move,
+    finetune,
+    tiny_distilbert,
+    toy_batches,
+    watch,
+)
 from pytest_ftcheck.core.example_trace import example_trace
 
 
@@ -92,7 +102,8 @@ def test_the_recipe_fills_in_what_is_not_declared():
 @pytest.mark.parametrize(
     ("intent", "words"),
     [
-        (Intent(trained="clasifier"), ["intent.trained='clasifier'", "none of the"]),
+        (Intent(trained="clasifier"), ["intent.trained='clasifier'", "none of the", "no part (head, base, all)"]),
+        (Intent(frozen="tail"), ["intent.frozen='tail'", "head, base, all"]),
         (Intent(frozen=("base_model", "nothing")), ["intent.frozen='nothing'"]),
         (Intent(tied=[("classifier.0.weight", "lm_head.weight")]), ["intent.tied", "lm_head.weight"]),
         (Intent(pretrained={"x": torch.zeros(1)}), ["intent.pretrained"]),
@@ -109,6 +120,73 @@ def test_names_that_match_nothing_are_refused_before_training(intent, words):
             call()
         for word in words:
             assert word in str(caught.value)
+
+
+NAMES = ["enc.emb.weight", "enc.layer.0.weight", "enc.head.weight", "pooler.bias", "classifier.weight"]
+
+
+@pytest.mark.parametrize(
+    ("given", "head", "expected"),
+    [
+        ("head", ["classifier"], ("classifier.",)),
+        ("base", ["classifier"], ("enc.", "pooler.")),
+        ("all", ["classifier"], ("",)),
+        ("base", ["enc.head"], ("enc.emb.", "enc.layer.", "pooler.", "classifier.")),
+        ("head", ["pooler", "classifier.weight"], ("pooler.", "classifier.weight")),
+        (["head", "pooler"], ["classifier"], ("classifier.", "pooler")),
+        ("enc", ["classifier"], ("enc",)),
+        ("*.weight", ["classifier"], ("*.weight",)),
+        ("", ["classifier"], ("",)),
+    ],
+)
+@pytest.mark.parametrize("field", ["trained", "frozen", "unused"])
+def test_parts_are_named_as_in_part(field, given, head, expected):
+    assert getattr(Intent(**{field: given}).for_model(NAMES, head), field) == expected
+
+
+def test_a_module_of_that_name_comes_before_the_part():
+    names = ["base.weight", "mix.weight", "head.weight"]
+    assert Intent(trained="base", frozen="head").for_model(names, ["mix", "head"]).trained == ("base",)
+    assert Intent(trained="base").for_model(["base_model.weight", "mix.weight", "out.weight"], ["out"]).trained == (
+        "base_model.",
+        "mix.",
+    )
+
+
+def test_a_part_that_is_empty_is_refused():
+    with pytest.raises(ValueError, match=r"intent.frozen='base': every parameter is in the head"):
+        Intent(frozen="base").for_model(["classifier.weight"], ["classifier"])
+
+
+@pytest.mark.parametrize("run", ["finetune", "step", "watch"])
+def test_parts_in_a_run(run):
+    model, batches = tiny_distilbert(seed=0), toy_batches()[:3]
+    model.base_model.requires_grad_(False)
+    intent = Intent(trained="head", frozen="base")
+
+    def body(model, batch, optimizer, scheduler):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def traced():
+        if run != "watch":
+            step = {"step": body} if run == "step" else {}
+            return finetune(model, batches, steps=3, lr=1e-3, intent=intent, probes=["loss"], **step)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        with watch(model, optimizer, intent=intent) as w:
+            for batch in batches:
+                w.loss(body(model, batch, optimizer, None))
+        return w.trace
+
+    trace = traced()
+    assert (trace.intent.trained, trace.intent.frozen) == (("classifier.",), ("base_model.",))
+    assert check_weights_move(trace).status == "pass"
+    assert check_frozen_stay_frozen(trace).status == "pass"
+    model.base_model.requires_grad_(True)
+    assert check_frozen_stay_frozen(traced()).fault == "not_frozen"
 
 
 def test_the_trace_keeps_the_intent_without_its_tensors():

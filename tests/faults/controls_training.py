@@ -704,3 +704,46 @@ def checkpointed(seed: int) -> Run:
         return net
 
     return textual(seed, build)
+
+
+# ------------------------------------------------------------------------------------------ a head that is frozen on purpose
+@control(
+    "freeze",
+    "The hidden layer of the head is a fixed random projection, declared frozen; the base and the output layer learn",
+    "arXiv:1801.04540 (fix your classifier)",
+)
+def fixed_layer_in_the_head(seed: int) -> Run:
+    def build() -> nn.Module:
+        net = Classifier()
+        net.head[0].requires_grad_(False)
+        return net
+
+    return textual(seed, build, beliefs={"trained": None, "frozen": "head.0"}, steps=60)
+
+
+@control("freeze", "The whole head is fixed, and the base learns to fit it", "arXiv:1801.04540 (fix your classifier)")
+def fixed_head(seed: int) -> Run:
+    def build() -> nn.Module:
+        net = Classifier()
+        net.head.requires_grad_(False)
+        return net
+
+    return textual(seed, build, beliefs={"trained": None}, steps=60)
+
+
+@control(
+    "freeze",
+    "Base frozen, head unfrozen by its whole name, its output layer at zero: one step late, it learns",
+    "arXiv:1901.09321 (zero output layers)",
+    slow=True,
+)
+def prefix_unfreezes_the_head(seed: int) -> Run:
+    from .wiring import unfrozen
+
+    return textual(
+        seed,
+        unfrozen("head"),
+        optimizer=lambda m: adamw([p for p in m.parameters() if p.requires_grad], lr=1e-2),
+        beliefs={"trained": None, "peak_lr": 1e-2},
+        steps=80,
+    )

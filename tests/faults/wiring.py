@@ -356,3 +356,34 @@ def last_group_is_lost(seed: int) -> Run:
         return adamw([{"params": p.parameters()} for p in parts[:-1]])
 
     return textual(seed, lambda: Classifier(encoder=bert(layers=1)), optimizer=groups)
+
+
+def unfrozen(prefix: str) -> Any:
+    """Everything is frozen but the names with this prefix, on a zero output layer."""
+
+    def model() -> nn.Module:
+        net = Classifier()
+        nn.init.zeros_(net.head[3].weight)
+        nn.init.zeros_(net.head[3].bias)
+        for name, p in net.named_parameters():
+            p.requires_grad_(name.startswith(prefix))
+        return net
+
+    return model
+
+
+@fault(
+    "wiring",
+    "Base and head are frozen, and only names that start with 'head.0' are unfrozen; the output layer, at zero, is not",
+    "PyTorch tutorials: transfer learning (requires_grad by name); arXiv:1901.09321 (a zero output layer is fine if it learns)",
+    ("loss_decreases", "weights_move", "grads_nonzero"),
+    ("head_partly_frozen",),
+    shows=lambda s: s.still("head.3") and s.still("", 1e-3),  # weight decay alone
+)
+def prefix_unfreezes_half_the_head(seed: int) -> Run:
+    return textual(
+        seed,
+        unfrozen("head.0"),
+        optimizer=lambda m: adamw([p for p in m.parameters() if p.requires_grad]),
+        beliefs={"trained": None},
+    )

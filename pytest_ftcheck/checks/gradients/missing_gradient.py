@@ -9,8 +9,11 @@ from typing import Literal
 from ...core.formatting import block_of, number, shorten
 from ...core.observations import Tensor
 from ...core.trace import Trace
+from ..expected_roles import frozen_in_trained_head
 from ..head import faults as head_faults
 from ..loop.record import LoopCalls
+from ..optimizer.faults import HEAD_PARTLY_FROZEN
+from ..optimizer.partly_frozen_head import blocks_gradients, explain_partly_frozen_head
 from ..spec import Fault
 from ..tensor_state import epsilon, stack_of
 from . import faults
@@ -25,6 +28,7 @@ NEARLY_NOTHING = 1e-3
 
 #: What it can find where a gradient is missing, zero or negligible.
 FAULTS = (
+    HEAD_PARTLY_FROZEN,
     faults.LOSS_CUT_OFF,
     faults.LOSS_IS_FLAT,
     faults.BACKWARD_REACHES_NOTHING,
@@ -125,7 +129,8 @@ def _zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if fault := explain_severed(tensors, trace, smooth=True):
         return fault
     if all(t.gradients.max_norm == 0 for t in trace.tensors if t.trainable):
-        return faults.LOSS_IS_FLAT
+        frozen = frozen_in_trained_head(trace)
+        return explain_partly_frozen_head(frozen) if blocks_gradients(frozen) else faults.LOSS_IS_FLAT
     if module := _module_with_zero_input(trace):
         return head_faults.UNITS_DEAD.because(
             f"the input of {module} is zero for every row (its bias gets a gradient, its weight exactly none): the units before it are "

@@ -18,7 +18,7 @@ from ...seeds.thresholds import Threshold
 from ..expected_roles import frozen_in_trained_head
 from ..no_step import no_step_verdict
 from ..optimizer.faults import HEAD_PARTLY_FROZEN
-from ..optimizer.partly_frozen_head import explain_partly_frozen_head
+from ..optimizer.partly_frozen_head import blocks_gradients, explain_partly_frozen_head
 from ..spec import Stage, Symptom, check
 
 CHECK = "loss_decreases"
@@ -387,14 +387,14 @@ def _lowers(change: _Change) -> bool:
 
 
 def _or_frozen_head(verdict: Verdict, trace: Trace) -> Verdict:
-    """The verdict; of a run that does not learn, though the part of the head that trains has gradients and moves by them, or gets none
-    past a frozen part, a head that is partly frozen is the first cause."""
+    """The verdict; where the run does not learn, although parameters have gradients and move, or none past a frozen layer of zeros, the
+    first cause is the head that is partly frozen."""
     if verdict.status not in ("fail", "inconclusive") or not (frozen := frozen_in_trained_head(trace)):
         return verdict
     trained = [t for t in trace.tensors if t.trainable and t.numel]
-    moves = any(t.motion.share_changed > 0 for t in trained)
-    gets_none = all(t.gradients.max_norm == 0 and t.gradients.none < t.gradients.steps for t in trained)
-    if not moves and not gets_none:
+    moves = any(t.gradients.max_norm > 0 and t.motion.share_changed > 0 for t in trained)
+    blocked = blocks_gradients(frozen) and all(t.gradients.max_norm == 0 for t in trained)
+    if not moves and not blocked:
         return verdict
     fault = explain_partly_frozen_head(frozen)
     causes = (fault.cause, *verdict.causes)

@@ -60,6 +60,17 @@ FROZEN_BY_MISTAKE = Fault(
     explains=(Symptom.STANDS_STILL, "optimizer_covers_model", "optimizer_settings"),
     confidence="certain",
 )
+#: Advice, and the fault of a run that does not learn.
+HEAD_PARTLY_FROZEN = Fault(
+    "head_partly_frozen",
+    Rank.PARAMETERS + 70,
+    "a part of the head is frozen",
+    cause="{frozen} keep their initial values while the rest of the head trains: the prefix that unfreezes matches too little, or the "
+    "one that freezes too much",
+    remedy="call requires_grad_(True) on every parameter of the head; if they should stay frozen, declare Intent(frozen={prefixes})",
+    explains=(Symptom.STANDS_STILL, Symptom.INPUT_LOST),
+    confidence="possible",
+)
 UNTIED = Fault(
     "untied",
     Rank.PARAMETERS + 80,

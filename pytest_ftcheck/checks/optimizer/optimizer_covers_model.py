@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,17 @@ from ...core.intent import Intent
 from ...core.observations import Tensor
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..expected_roles import FROZEN_BY_DESIGN, ever_trainable, names_of, not_yet_unfrozen, should_learn
+from ..expected_roles import (
+    FROZEN_BY_DESIGN,
+    ever_trainable,
+    frozen_in_trained_head,
+    names_of,
+    not_yet_unfrozen,
+    should_learn,
+)
 from ..spec import Stage, check, combine
 from . import faults
+from .partly_frozen_head import explain_partly_frozen_head, listed
 
 NAME = "optimizer_covers_model"
 #: Iterations that both optimizers must step in, and steps that an accumulation must imply, before they are judged: a GradScaler skips a
@@ -30,6 +39,7 @@ LEAST_ITERATIONS = 3
         faults.NOT_IN_OPTIMIZER,
         faults.NEVER_THAWED,
         faults.FROZEN_BY_MISTAKE,
+        faults.HEAD_PARTLY_FROZEN,
         faults.UNTIED,
         faults.DUPLICATED_PARAMETERS,
         faults.TWO_OPTIMIZERS,
@@ -42,7 +52,7 @@ def check_optimizer_covers_model(trace: Trace) -> Verdict:
 
     Should learn: what `Intent.trained` names, less what is declared frozen or unused; where nothing is declared, what has
     ``requires_grad``. Objects are compared, not names or values: an optimizer built before the head was replaced still holds the old
-    head. Tensors that other optimizers step count as covered.
+    head. Tensors that other optimizers step count as covered. A part of the head that is frozen while the rest trains gets advice.
 
     >>> from pytest_ftcheck import example_trace
     >>> print(check_optimizer_covers_model(example_trace()))
@@ -66,6 +76,8 @@ def check_optimizer_covers_model(trace: Trace) -> Verdict:
         return failure
     if not learning:
         return Verdict(NAME, "skipped", "no tensor should learn: none has requires_grad.", measured=measured)
+    if advice := _partly_frozen_head(learning, trace):
+        return dataclasses.replace(advice, limit=limit, measured=measured)
     others = sum(t.group is None for t in learning)
     held = (
         f"{trace.optimizer.name} holds each of the {plural(len(learning) - others, 'tensor')} that should learn, once"
@@ -156,6 +168,22 @@ def _frozen(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
         NAME,
         f"{subject} should learn but {verb} frozen (requires_grad=False){when}.",
         evidence=_rows(frozen, "requires_grad=False"),
+    )
+
+
+def _partly_frozen_head(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
+    frozen = frozen_in_trained_head(trace)
+    if not frozen:
+        return None
+    head = sum(t.part == "head" for t in trace.tensors)
+    verb = "is" if len(frozen) == 1 else "are"
+    return explain_partly_frozen_head(frozen).verdict(
+        NAME,
+        f"{len(frozen)} of {plural(head, 'tensor')} of the head {verb} frozen (requires_grad=False) while the rest of it trains: "
+        f"{listed([t.name for t in frozen])}.",
+        "advice",
+        evidence=_rows(frozen, "requires_grad=False"),
+        notes=_notes(learning, trace),
     )
 
 

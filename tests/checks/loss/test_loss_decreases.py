@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
-from pytest_ftcheck import Intent, check_loss_decreases, example_trace
+from pytest_ftcheck import Intent, check_loss_decreases, diagnose, example_trace
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, RISE
 from pytest_ftcheck.core.observations import Descent, Iteration, ProbePoint, ProbeRows
 
@@ -476,3 +476,56 @@ def test_losses_without_a_watched_step_are_judged_by_themselves():
 def test_bad_arguments(arguments, error):
     with pytest.raises(error, match=r"min_drop=|alpha="):
         check_loss_decreases(GOOD, **arguments)
+
+
+# ------------------------------------------------------------------ a head of which a part is frozen
+def partly_frozen(trace, *, learning=True, intent=None):
+    """The trace with the first tensor of the head frozen, the others moving by their gradients or having none past a layer of zeros."""
+    first = replace(trace.tensors[2], trainable=False, trainable_last=False, group=None)
+    others = trace.tensors[:2] + trace.tensors[3:]
+    if not learning:
+        first = replace(first, first=replace(first.first, rms=0.0))
+        others = tuple(
+            replace(t, motion=replace(t.motion, share_changed=0.0), gradients=replace(t.gradients, max_norm=0.0))
+            for t in others
+        )
+    return replace(trace, tensors=(*others[:2], first, *others[2:]), intent=intent)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        partly_frozen(run(0.0, still=10), learning=False),
+        partly_frozen(run(-0.3, down=9, up=1)),
+        partly_frozen(watched([0.5 + 0.01 * i for i in range(40)])),
+    ],
+)
+def test_a_run_that_does_not_learn_with_a_partly_frozen_head(trace):
+    verdict = check_loss_decreases(trace)
+    assert (verdict.status, verdict.fault) == ("fail", "head_partly_frozen")
+    assert verdict.causes[0].startswith("classifier.weight keep")
+    assert diagnose(trace).causes[0].fault == "head_partly_frozen"
+    declared = check_loss_decreases(replace(trace, intent=Intent(frozen="classifier.weight")))
+    assert (declared.status, declared.fault) == ("fail", "")
+
+
+def test_a_partly_frozen_head_is_a_cause_of_what_is_undecided():
+    verdict = check_loss_decreases(partly_frozen(run(0.001, down=6, up=4)))
+    assert (verdict.status, verdict.fault) == ("inconclusive", "")
+    assert "classifier.weight" in verdict.causes[0]
+
+
+def test_a_partly_frozen_head_explains_nothing_else():
+    assert check_loss_decreases(partly_frozen(GOOD)).status == "pass"
+    assert check_loss_decreases(partly_frozen(run(-0.01, up=10))).fault == ""  # the steps raise the loss
+    assert check_loss_decreases(partly_frozen(run(-0.3, down=1, up=3))).fault == ""
+    flat = partly_frozen(run(0.0, still=10), learning=False)
+    tensors = (
+        *flat.tensors[:2],
+        partly_frozen(GOOD).tensors[2],
+        *flat.tensors[3:],
+    )  # that is not at zero: the loss itself is flat
+    assert check_loss_decreases(replace(flat, tensors=tensors)).fault == ""
+    still = partly_frozen(run(0.0, still=10))
+    unmoved_tensors = tuple(replace(t, motion=replace(t.motion, share_changed=0.0)) for t in still.tensors)
+    assert check_loss_decreases(replace(still, tensors=unmoved_tensors)).fault == ""  # a learning rate of zero

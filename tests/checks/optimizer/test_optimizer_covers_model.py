@@ -104,6 +104,56 @@ def test_a_head_frozen_by_mistake():
     assert verdict.notes == ("the whole head is frozen (2 tensors): only the base learns",)
 
 
+def partly_frozen(intent=None, **changes):
+    """The example with the first tensor of the head frozen."""
+    first = replace(GOOD.tensors[2], trainable=False, trainable_last=False, group=None, **changes)
+    return replace(GOOD, tensors=(*GOOD.tensors[:2], first, *GOOD.tensors[3:]), intent=intent)
+
+
+def test_a_part_of_the_head_that_is_frozen_is_an_advice():
+    verdict = check_optimizer_covers_model(partly_frozen())
+    assert (verdict.status, verdict.fault) == ("advice", "head_partly_frozen")
+    assert verdict.headline == (
+        "1 of 2 tensors of the head is frozen (requires_grad=False) while the rest of it trains: classifier.weight."
+    )
+    assert "Intent(frozen=['classifier'])" in verdict.remedy
+    assert check_optimizer_covers_model(partly_frozen(Intent(frozen="base_model"))).status == "advice"
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        partly_frozen(Intent(frozen="classifier.weight")),
+        partly_frozen(Intent(unused="classifier.weight")),
+        partly_frozen(Intent(trained="classifier.bias")),
+        partly_frozen(name="classifier.original_module.weight"),
+        partly_frozen(aliases=("base_model.embeddings.weight",)),
+        partly_frozen(role="embedding"),
+        changed(
+            partly_frozen(),
+            part="base",
+            trainable=False,
+            trainable_last=False,
+            intent=Intent(frozen=["base_model", "classifier.w"]),
+        ),
+        changed(part="base", trainable=False, trainable_last=False),
+        changed(trainable=False, trainable_last=False),
+    ],
+)
+def test_what_is_declared_frozen_or_frozen_as_a_whole_is_silent(trace):
+    assert check_optimizer_covers_model(trace).status == "pass"
+
+
+def test_a_part_that_is_frozen_but_declared_to_learn_is_a_failure():
+    assert check_optimizer_covers_model(partly_frozen(EVERYTHING)).fault == "frozen_by_mistake"
+
+
+def test_a_head_with_adapters_is_frozen_beside_them():
+    trace = partly_frozen()
+    adapter = replace(trace.tensors[3], name="classifier.lora_A.weight", role="adapter")
+    assert check_optimizer_covers_model(replace(trace, tensors=(*trace.tensors[:3], adapter))).status == "pass"
+
+
 def test_everything_does_not_include_a_frozen_table():
     table = replace(GOOD.tensors[0], role="embedding", trainable=False, trainable_last=False)
     trace = replace(GOOD, tensors=(table, *GOOD.tensors[1:]))
