@@ -40,6 +40,8 @@ class Rerun:
     data: Callable[[], str]
     #: The same fine-tune under this many seeds, its own first.
     seeds: Callable[[int], Sequence[Trace]]
+    #: Fingerprint of the rows that its metrics are taken on; None: there are none.
+    evaluation: Callable[[], str | None] = lambda: None
 
 
 @runtime_checkable

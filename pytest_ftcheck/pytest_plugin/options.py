@@ -93,6 +93,7 @@ FAIL_ON = "ftcheck_fail_on"
 BASELINE = "ftcheck_baseline"
 _BASELINE_UPDATE = "ftcheck_baseline_update"
 _BASELINE_NEW = "ftcheck_baseline_new_only"
+_BASELINE_STRICT = "ftcheck_baseline_strict"
 MODEL = "ftcheck_model"
 #: Format -> help of ``--ftcheck-FORMAT=FILE``.
 REPORTS = {
@@ -156,6 +157,10 @@ def add(parser: pytest.Parser) -> None:
     for name, text in REPORTS.items():
         _add_text(parser, group, f"ftcheck_{name}", "FILE", text)
     for name, text in (
+        (
+            _BASELINE_STRICT,
+            "Fail every run that is not compared with the baseline: one that is not in the file, or whose setup has changed",
+        ),
         (NO_GITHUB, "Write no annotations and no job summary on GitHub Actions"),
         (NO_PROPERTIES, "Write no verdicts and metrics as properties into JUnit files"),
         (NO_PROGRESS, "Show no progress line for fine-tunes of more than two seconds (default: shown on a terminal)"),
@@ -261,10 +266,15 @@ def fail_on(config: pytest.Config) -> str:
     return level
 
 
+def baseline_strict(config: pytest.Config) -> bool:
+    """Whether a run that is not compared with the baseline fails."""
+    return _switched(config, _BASELINE_STRICT)
+
+
 def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
     """The baseline file, and whether to compare with it (``compare``), write it (``update``) or add to it (``new``); None: no baseline.
 
-    :raises pytest.UsageError: an invalid file name; writing without one, on a CI machine, or while calibrating.
+    :raises pytest.UsageError: an invalid file name; writing or strictness without one; writing on a CI machine, or while calibrating.
     """
     update, new = config.getoption(_BASELINE_UPDATE), config.getoption(_BASELINE_NEW)
     flag = _flag(_BASELINE_NEW if new else _BASELINE_UPDATE)
@@ -272,6 +282,8 @@ def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
     if raw is None:
         if update or new:
             raise pytest.UsageError(f"{flag}: needs --ftcheck-baseline=FILE")
+        if baseline_strict(config):
+            raise pytest.UsageError(f"{_flag(_BASELINE_STRICT)}: needs --ftcheck-baseline=FILE")
         return None
     path = base / Path(raw).expanduser()
     if not raw.strip() or "\0" in raw or path.is_dir():

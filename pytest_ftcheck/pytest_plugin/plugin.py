@@ -124,7 +124,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from .baseline.session import install
 
         try:
-            config.stash[_LISTENER].baseline = install(config, *compared, config.stash[options.SEEDS])
+            config.stash[_LISTENER].baseline = install(
+                config, *compared, config.stash[options.SEEDS], strict=options.baseline_strict(config)
+            )
         except ValueError as error:
             raise pytest.UsageError(f"--ftcheck-baseline: {compared[0]}: {error}") from None
     config.add_cleanup(fail_level.fail_on(options.fail_on(config)))

@@ -116,6 +116,7 @@ def finetune(
         events.Rerun(
             data=lambda: data_hash(run.batches.known),
             seeds=lambda count: finetune_seeds(finetune, count, model, batches, recipe, own),
+            evaluation=lambda: data_hash(run.evaluation_rows) if run.evaluation_rows else None,
         ),
     )
     measured: dict[str, Trace] = {}

@@ -112,15 +112,16 @@ def runs_of(path):
 
 
 # ---------------------------------------------------------------------- writing and comparing
-def test_the_first_run_says_how_to_begin(suite, run, pytester):
+def test_a_file_that_is_not_there_ends_the_session(suite, run, pytester):
     suite()
-    result = run(BASELINE)
-    result.assert_outcomes(passed=6)
-    result.stdout.fnmatch_lines(
-        [
-            "ftcheck baseline: b.json does not exist yet, so nothing was compared (5 runs); --ftcheck-baseline-update writes it"
-        ]
-    )
+    for arguments in ((), ("-n2",)):
+        result = run(BASELINE, *arguments, subprocess=bool(arguments))
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(
+            ["ERROR: --ftcheck-baseline: there is no file b.json; --ftcheck-baseline-update writes it"]
+        )
+        assert "INTERNALERROR" not in result.stdout.str()
+    assert run(BASELINE, "--collect-only").ret == 0
     assert not (pytester.path / "b.json").exists()
 
 
@@ -206,16 +207,118 @@ def test_another_recipe_is_said_and_not_compared(written, run, suite):
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck baseline: b.json, 5 runs: 5 not compared",
+            "ftcheck baseline: b.json: 5 of 5 runs NOT COMPARED (5 of another setup)",
             "ftcheck baseline: not compared with b.json: the setup differs: recipe steps=12 -> steps=13. (*",
         ]
+    )
+    run(BASELINE, "-q").stdout.fnmatch_lines(
+        ["ftcheck baseline: b.json: 5 of 5 runs NOT COMPARED (5 of another setup)"]
+    )
+
+
+# ---------------------------------------------------------------------- strict
+STRICT = "--ftcheck-baseline-strict"
+
+
+def test_strict_fails_another_recipe_once_a_run(written, run, suite):
+    suite(steps=13)
+    result = run(BASELINE, STRICT)
+    result.assert_outcomes(passed=2, failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "E*baseline: FAIL. test_suite.py::trace: not compared with b.json: the setup differs: recipe steps=12 -> steps=13.",
+            "*do: if the change is intended, update the baseline with --ftcheck-baseline-update",
+            "*note: --ftcheck-baseline-strict fails every run that is not compared",
+            "ftcheck baseline: b.json: 5 of 5 runs NOT COMPARED (5 of another setup)",
+        ]
+    )
+
+
+@pytest.mark.parametrize("level", ["inconclusive", "fail"])
+def test_strict_fails_a_run_that_is_not_in_the_file(written, run, suite, pytester, level):
+    suite(SUITE + "\ndef test_new(finetune):\n    finetune(Model, ROWS, **SETTINGS)\n")
+    pytester.makeini("[pytest]\nftcheck_baseline = b.json\nftcheck_baseline_strict = true")
+    result = run(f"--ftcheck-fail-on={level}")
+    result.assert_outcomes(passed=6, failed=1)
+    result.stdout.fnmatch_lines(
+        ["E*baseline: FAIL. test_suite.py::test_new: not compared with b.json: it is not in the file."]
+    )
+    run(NEW).assert_outcomes(passed=7)
+    run().assert_outcomes(passed=7)
+
+
+def test_strict_fails_the_session_where_no_test_reports_the_run(written, run, suite):
+    used = "@pytest.fixture\ndef used(trace):\n    return pytest.skip('not today')\n\ndef test_new(used):\n    pass\n"
+    source = SUITE[: SUITE.index("def test_a")].replace("def trace(", "def other_trace(").replace("used", "used")
+    suite(source + used.replace("trace", "other_trace"))
+    result = run(BASELINE, STRICT)
+    result.assert_outcomes(skipped=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["ftcheck baseline: b.json: 1 of 1 run NOT COMPARED (1 not in the file)"])
+    assert run(BASELINE).ret == 0
+
+
+def test_strict_needs_a_file(suite, run):
+    suite()
+    result = run(STRICT)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --ftcheck-baseline-strict: needs --ftcheck-baseline=FILE"])
+
+
+# ---------------------------------------------------------------------- other rows
+HELD_OUT = (
+    SUITE[: SUITE.index("def test_a")]
+    .replace("SETTINGS = dict(", "SETTINGS = dict(eval_batches=EVAL, ")
+    .replace(
+        "SETTINGS =",
+        "EVAL = [(b, (b[:, 0] > 0).long()) for b in torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(9))]\nSETTINGS =",
+    )
+    + """
+def test_a(trace):
+    assert len(trace.losses)
+"""
+)
+
+
+@pytest.fixture
+def held_out(suite, run):
+    """A run with held-out rows, in the file."""
+    suite(HELD_OUT, lr=5e-2, steps=40)
+    run(BASELINE, UPDATE).assert_outcomes(passed=1)
+
+
+def test_metrics_are_compared_where_only_the_training_data_differ(held_out, run, suite, pytester):
+    assert "evaluation" in runs_of(pytester.path / "b.json")["test_suite.py::trace"]["fingerprint"]
+    other_rows = HELD_OUT.replace("manual_seed(0)", "manual_seed(1)")
+    suite(other_rows, lr=5e-2, steps=40)
+    result = run(BASELINE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "ftcheck baseline: b.json, 1 run: 1 compared in part",
+            "ftcheck baseline: only the metrics were compared, because the setup differs: data * (test_suite.py::trace)",
+        ]
+    )
+    run(BASELINE, STRICT).assert_outcomes(failed=1)
+    suite(other_rows.replace("(b[:, 0] > 0).long()", "(b[:, 0] < 0).long()", 1), lr=5e-2, steps=40)  # labels swapped
+    result = run(BASELINE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*baseline: FAIL. test_suite.py::trace: metric.*"])
+
+
+def test_metrics_are_not_compared_where_the_evaluation_rows_differ(held_out, run, suite):
+    suite(HELD_OUT.replace("manual_seed(9)", "manual_seed(8)"), lr=5e-2, steps=40)
+    result = run(BASELINE, "-vv")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["ftcheck baseline: the metrics were not compared, because the setup differs: evaluation *"]
     )
 
 
 def test_other_data_and_another_model_are_said(written, run, suite):
     suite(SUITE.replace("manual_seed(0)", "manual_seed(1)").replace("nn.Linear(4, 4)", "nn.Linear(4, 4, bias=False)"))
     text = run(BASELINE).stdout.str()
-    assert "5 not compared" in text
+    assert "5 of 5 runs NOT COMPARED" in text
     assert "the setup differs: data " in text
     assert "; model " in text
 
@@ -239,7 +342,7 @@ def test_new_only_adds_and_compares_the_rest(written, run, suite):
     result = run(BASELINE)
     result.stdout.fnmatch_lines(
         [
-            "ftcheck baseline: b.json, 6 runs: 5 identical bit for bit, 1 not in the file",
+            "ftcheck baseline: b.json: 1 of 6 runs NOT COMPARED (1 not in the file); 5 identical bit for bit",
             "ftcheck baseline: not in the baseline file: test_suite.py::test_new; --ftcheck-baseline-new-only adds *",
         ]
     )
@@ -491,7 +594,7 @@ def test_a_ci_machine_writes_none(suite, run, monkeypatch, flag, name, value):
     result = run(BASELINE, flag)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {flag}: refused on a CI machine ({name}={value})*"])
-    assert run(BASELINE, "-k", "test_nothing").ret == 0
+    assert run("-k", "test_nothing").ret == 0
 
 
 @pytest.mark.parametrize(
@@ -555,8 +658,6 @@ def test_what_is_not_compared_is_said_even_in_a_quiet_session(written, run, suit
     result.stdout.fnmatch_lines(
         ["ftcheck baseline: not in the baseline file: test_suite.py::other_trace; --ftcheck-baseline-new-*"]
     )
-    result = run("--ftcheck-baseline=none.json", "-q", "-k", "test_a")
-    result.stdout.fnmatch_lines(["ftcheck baseline: none.json does not exist yet, so nothing was compared (1 run)*"])
 
 
 def test_the_name_of_the_file_is_told_as_a_person_would_write_it(written, run, pytester, monkeypatch):

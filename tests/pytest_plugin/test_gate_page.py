@@ -71,7 +71,7 @@ def test_before_a_push(project, run):
 def test_on_a_red_repository(project, run):
     """Reasons, then the baseline; then what is allowed cannot get worse unseen."""
     update = re.search(r"`pytest (tests/learning --ftcheck-baseline=\S+ --ftcheck-baseline-update)`", PAGE)
-    compare = re.search(r"`(--ftcheck-baseline=\S+)` to the command in CI", PAGE)
+    compare = re.search(r"`(--ftcheck-baseline=\S+ --ftcheck-baseline-strict)` to the command in CI", PAGE)
     assert update
     assert compare
     test = project / "tests/learning/test_classifier.py"
@@ -83,9 +83,9 @@ def test_on_a_red_repository(project, run):
     reasons = dict.fromkeys(("loss_decreases", "metric_improves"), "issue 12: SGD does not get this model going")
     test.write_text(test.read_text().replace("(trace)\n", f"(trace, allow={reasons})\n"))
     run(*update[1].split()).stdout.fnmatch_lines(["ftcheck baseline: ci/baseline.json: 1 added"])
-    run("tests/learning", compare[1]).assert_outcomes(passed=1)
+    run("tests/learning", *compare[1].split()).assert_outcomes(passed=1)
     test.write_text(test.read_text().replace("finetune(tiny_distilbert", "finetune(frozen") + FROZEN)
-    result = run("tests/learning", compare[1])
+    result = run("tests/learning", *compare[1].split())
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["ftcheck baseline: worse: tests/learning/test_classifier.py::trace"])
 

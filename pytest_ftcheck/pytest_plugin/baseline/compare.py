@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from .entry import Entry, RecordedMeasure, facts, short_digest
-from .fingerprint import HOST, differing
+from .fingerprint import HOST, comparable, differing
 from .measures import SECONDS, Measure, binomial_sd, measures
 
 #: False-alarm rate of a whole file: the probability that any number of any run fails although only the random seed differs.
@@ -30,6 +31,8 @@ SECONDS_FIRST = 2.0
 #: Measured in every run: where such a number is missing, nothing moved, or there was no gradient.
 ALWAYS = ("motion.", "gradient.")
 _ZERO = Measure(0.0, "log", "either")
+#: What to do where the setup has changed.
+UPDATE = "if the change is intended, update the baseline with --ftcheck-baseline-update"
 #: Fact -> text where it has changed.
 _FACTS = {
     "steps": "optimizer steps: {} -> {}",
@@ -65,19 +68,28 @@ class Comparison:
 
 
 def compare(
-    key: str, entry: Entry, trace: Trace, fingerprint: dict[str, str], *, comparisons: int, file: str
+    key: str,
+    entry: Entry,
+    trace: Trace,
+    fingerprint: dict[str, str],
+    *,
+    comparisons: int,
+    file: str,
+    in_part: bool = True,
 ) -> Verdict:
     """Whether a run is as good as its baseline.
 
     A number outside the tolerance of several seeds is a failure. The tolerance of a single run is the noise within that run. A number
     outside it is advice, because 56 % of runs under other seeds have one (benchmarks/baseline.py).
 
-    A bit-for-bit identical run passes at once. A run with another fingerprint is not compared. Otherwise each number must lie within a
+    A bit-for-bit identical run passes at once. A run with another fingerprint is not compared, unless only the training data differ: then
+    its metrics are, if they are taken on the same rows. Otherwise each number must lie within a
     prediction interval: for the next value of a normal sample of n seeds, mean +- t(1 - a, n - 1) * sd * sqrt(1 + 1/n) (Student's t;
     Whitmore 1986), where a is ``FILE_RATE`` over all comparisons that the file makes (Bonferroni).
 
     :param comparisons: how many numbers the whole file compares.
     :param file: its name, for messages.
+    :param in_part: compare what can be compared where only the training data, or only the evaluation rows, differ.
 
     >>> from pytest_ftcheck import example_trace
     >>> from .entry import entry_of
@@ -91,20 +103,40 @@ def compare(
         return Verdict(
             "baseline", "skipped", f"{key}: not compared with {file}: the run ended early ({trace.stopped})."
         )
-    if differences := differing(entry.fingerprint, fingerprint):
+    which, differences = comparable(entry.fingerprint, fingerprint), differing(entry.fingerprint, fingerprint)
+    same_host = entry.fingerprint.get(HOST) == fingerprint.get(HOST)
+    found = [
+        c for c in _compared(entry, trace, comparisons, same_host=same_host) if _is_comparable(c.name, which, trace)
+    ]
+    if differences and not (found and in_part):
         return Verdict(
             "baseline",
             "skipped",
             f"{key}: not compared with {file}: the setup differs: {'; '.join(differences)}.",
-            remedy="if the change is intended, update the baseline with --ftcheck-baseline-update",
+            remedy=UPDATE,
         )
-    same_host = entry.fingerprint.get(HOST) == fingerprint.get(HOST)
-    found = list(_compared(entry, trace, comparisons, same_host=same_host))
     worse = sorted((c for c in found if c.used > 1), key=lambda c: -c.used)
     not_measured = sorted(
-        n for n in entry.measures.keys() - measures(trace).keys() - {SECONDS} if not n.startswith(ALWAYS)
+        n
+        for n in entry.measures.keys() - measures(trace).keys() - {SECONDS}
+        if not n.startswith(ALWAYS) and _is_comparable(n, which, trace)
     )
-    return _verdict(key, entry, trace, found, worse, not_measured, comparisons, file, same_host=same_host)
+    verdict = _verdict(key, entry, trace, found, worse, not_measured, comparisons, file, same_host=same_host)
+    if not differences:
+        return verdict
+    what = "only the metrics were compared" if which == "metrics" else "the metrics were not compared"
+    note = f"{what}, because the setup differs: {'; '.join(differences)}"
+    return dataclasses.replace(verdict, notes=(note, *verdict.notes))
+
+
+def _is_comparable(name: str, which: str, trace: Trace) -> bool:
+    """Whether this number is among those that can be compared; which rows ``evaluate=`` takes is not known."""
+    if which == "all":
+        return True
+    if not name.startswith("metric."):
+        return which == "all but metrics"
+    on_known_rows = {f"metric.{m.name}" for m in trace.metrics if m.source != "the user's own"}
+    return (name in on_known_rows) == (which == "metrics") and which != "nothing"
 
 
 def tolerance(recorded: RecordedMeasure, seeds: int, comparisons: int, floor: float, *, sides: int) -> float:

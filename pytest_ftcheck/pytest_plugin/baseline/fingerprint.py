@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 from ...core.trace import Trace
 
@@ -18,17 +19,20 @@ from ...core.trace import Trace
 DIGITS = 12
 #: In the fingerprint, though runs of different hosts are compared: only seconds and rounding depend on it.
 HOST = "host"
+#: Hashes of the batches, and of the rows that the metrics are taken on.
+DATA, EVALUATION = "data", "evaluation"
 #: Fields of the recipe that are elsewhere in the fingerprint, or that do not change what a run measures.
 _EXCLUDED = ("seed", "device", "threads", "dtype", "max_seconds")
 
 
-def fingerprint(trace: Trace, data: str | None) -> dict[str, str]:
+def fingerprint(trace: Trace, data: str | None, evaluation: str | None = None) -> dict[str, str]:
     """The setup of a run, as text by name: ``torch``, ``transformers``, ``device``, ``dtype``, ``threads``, ``recipe``, ``data``,
-    ``model`` and ``host``.
+    ``evaluation``, ``model`` and ``host``.
 
     Nothing that a run *measured* is in it: a schedule that went wrong is a regression, not another setup.
 
     :param data: hash of the batches; None: not known (a watched loop).
+    :param evaluation: hash of the rows that the metrics are taken on; None: not known, or there are none.
 
     >>> from pytest_ftcheck import example_trace
     >>> sorted(fingerprint(example_trace(environment={"device": "cpu"}), "3f2a91c07bd2"))
@@ -44,27 +48,49 @@ def fingerprint(trace: Trace, data: str | None) -> dict[str, str]:
     found["recipe"] = _recipe(trace)
     found["model"] = _model(trace)
     if data is not None:
-        found["data"] = data
+        found[DATA] = data
+    if evaluation is not None:
+        found[EVALUATION] = evaluation
     found[HOST] = host()
     return found
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """What differs, as ``torch 2.12.0 -> 2.13.0``; the host is left out.
+    """What differs, as ``torch 2.12.0 -> 2.13.0``; the host is left out, and so are evaluation rows that one of them does not know.
 
     >>> differing({"torch": "2.12.0", "host": "a"}, {"torch": "2.13.0", "host": "b"})
     ['torch 2.12.0 -> 2.13.0']
     """
-    names = sorted({*before, *after} - {HOST})
     differences = []
-    for name in names:
+    for name in _differing_names(before, after):
         a, b = before.get(name, "unknown"), after.get(name, "unknown")
-        if a == b:
-            continue
         if name == "recipe":
             a, b = _only_differing(a, b)
         differences.append(f"{name} {a} -> {b}")
     return differences
+
+
+def _differing_names(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    names = sorted({*before, *after} - {HOST})
+    # a baseline of an earlier version has no hash of the evaluation rows
+    left_out = {EVALUATION} - (before.keys() & after.keys())
+    return [name for name in names if name not in left_out and before.get(name) != after.get(name)]
+
+
+def comparable(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> Literal["all", "metrics", "all but metrics", "nothing"]:
+    """Which numbers of two runs can be compared: only the metrics where the training data differ and the evaluation rows do not.
+
+    >>> comparable({"data": "a", "evaluation": "x"}, {"data": "b", "evaluation": "x"})
+    'metrics'
+    """
+    names = _differing_names(before, after)
+    if not names:
+        return "all"
+    if names == [EVALUATION]:
+        return "all but metrics"
+    return "metrics" if names == [DATA] and EVALUATION in before and EVALUATION in after else "nothing"
 
 
 def _only_differing(a: str, b: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,14 +19,17 @@ from ..verdict_log import Record
 from .compare import compare, floor_of, tolerance
 from .entry import Entry, Unrecordable, entry_of
 from .file import Baseline
-from .fingerprint import fingerprint
+from .fingerprint import differing, fingerprint
 from .measures import measures
 from .run_names import Owners, name_of
-from .run_outcome import RunOutcome
+from .run_outcome import NOT_COMPARED, RunOutcome
 
 Mode = Literal["compare", "update", "new"]
 #: A tolerance by this factor, in both directions, notices nothing but a value of zero.
 INSENSITIVE_FACTOR = 100.0
+#: What a strict session says of a run that was not compared, and of one that the file does not have.
+_STRICT = "--ftcheck-baseline-strict fails every run that is not compared"
+_ADD = "if the run is new, add it with --ftcheck-baseline-new-only, and have the diff reviewed"
 #: Seeds behind an entry, unless ``--ftcheck-seeds`` asks for more.
 SEEDS = 5
 
@@ -71,12 +74,14 @@ class BaselineRecorder:
     :param baseline: content of the file; None: there is no file yet.
     :param file: its name, for messages.
     :param seeds: how many seeds an entry is made of.
+    :param strict: a run that is not compared fails its test.
     """
 
     baseline: Baseline | None
     file: str
     mode: Mode = "compare"
     seeds: int = SEEDS
+    strict: bool = False
     owners: Owners = field(default_factory=Owners)
     _runs: dict[str, list[_Run]] = field(default_factory=dict)
     _last_test: str = ""
@@ -150,16 +155,28 @@ class BaselineRecorder:
             outcome = self._outcome(run, trace, rerun)
         except Exception as error:  # noqa: BLE001 - an error of ours must not fail the user's training
             outcome = RunOutcome(run.key, "error", (f"{type(error).__name__}: {one_line(str(error), 300)}",))
+            if self.strict and self.mode != "update":
+                run.verdict = self._not_compared(run.key, f"it could not be examined: {outcome.reasons[0]}")
         record.current.baseline.append(outcome)
 
     def _outcome(self, run: _Run, trace: Trace, rerun: Rerun | None) -> RunOutcome:
         entry = None if self.baseline is None else self.baseline.runs.get(run.key)
-        setup = fingerprint(trace, _data_hash(rerun))
+        setup = fingerprint(trace, *_hashes(rerun))
         if self.mode == "update" or (self.mode == "new" and entry is None):
             return self._recorded(run.key, trace, rerun, setup)
         if entry is None or self.baseline is None:
+            if self.strict:
+                run.verdict = self._not_compared(run.key, "it is not in the file", _ADD)
             return RunOutcome(run.key, "missing")
-        verdict = compare(run.key, entry, trace, setup, comparisons=self.baseline.comparisons, file=self.file)
+        verdict = compare(
+            run.key,
+            entry,
+            trace,
+            setup,
+            comparisons=self.baseline.comparisons,
+            file=self.file,
+            in_part=not self.strict,
+        )
         if fail_level.raises(verdict) and (note := repeatable(trace)):
             verdict = replace(verdict, notes=(*verdict.notes, note))
         run.verdict = verdict
@@ -168,13 +185,28 @@ class BaselineRecorder:
         )
         if status == "within" and not verdict.evidence:
             status = "identical"
-        reason = verdict.headline.partition(": ")[2] if status == "not compared" else verdict.headline
+        elif status == "within" and differing(entry.fingerprint, setup):
+            status = "in part"
+        if self.strict and status in NOT_COMPARED:
+            run.verdict = replace(verdict, status="fail", notes=(*verdict.notes, _STRICT))
+        reason = (
+            verdict.notes[0]
+            if status == "in part"
+            else verdict.headline.partition(": ")[2]
+            if status == "not compared"
+            else verdict.headline
+        )
         return RunOutcome(
             run.key,
             status,
             reasons=() if status in ("identical", "within") else (reason,),
             improvements=tuple(note for note in verdict.notes if note.startswith("better: ")),
         )
+
+    def _not_compared(self, key: str, reason: str, remedy: str = "") -> Verdict:
+        """The verdict on a run that a strict session does not compare."""
+        headline = f"{key}: not compared with {self.file}: {reason}."
+        return Verdict("baseline", "fail", headline, remedy=remedy, notes=(_STRICT,))
 
     def _recorded(self, key: str, trace: Trace, rerun: Rerun | None, setup: dict[str, str]) -> RunOutcome:
         reasons: tuple[str, ...] = ()
@@ -213,11 +245,13 @@ def insensitive_measures(entry: Entry, trace: Trace) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _data_hash(rerun: Rerun | None) -> str | None:
-    """Hash of the batches; None: unknown."""
-    if rerun is None:
-        return None
+def _hashes(rerun: Rerun | None) -> tuple[str | None, str | None]:
+    """Hash of the batches, and of the evaluation rows; None: unknown."""
+    return (None, None) if rerun is None else (_hash(rerun.data), _hash(rerun.evaluation))
+
+
+def _hash(of_rows: Callable[[], str | None]) -> str | None:
     try:
-        return rerun.data()
+        return of_rows()
     except Exception:  # noqa: BLE001 - a kind of tensor whose bytes cannot be read
         return None

@@ -11,12 +11,17 @@ COMPARED = {
     "identical": "identical bit for bit",
     "within": "within tolerance",
     "outside": "outside the tolerance of a single run",
+    "in part": "compared in part",
     "worse": "worse",
     "inconclusive": "with nothing to compare",
-    "not compared": "not compared",
+    "not compared": "of another setup",
     "missing": "not in the file",
     "error": "not examined because of an error",
 }
+
+
+#: Those of runs that were not compared.
+NOT_COMPARED = ("inconclusive", "not compared", "missing", "error")
 
 
 @dataclass(frozen=True)

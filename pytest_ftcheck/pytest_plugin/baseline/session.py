@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ..phase_report import PhaseReport
 from .file import Baseline
 from .recorder import SEEDS, BaselineRecorder, Mode
@@ -21,18 +23,26 @@ class BaselineSession:
     :raises ValueError: the file is not a baseline, or cannot be read.
     """
 
-    def __init__(self, config: Any, path: Path, mode: Mode, seeds: Any) -> None:
-        self._config = config
+    def __init__(self, config: Any, path: Path, mode: Mode, seeds: Any, *, strict: bool) -> None:
+        self._config, self._strict = config, strict
         baseline = Baseline.load(path)
         root: Path = config.rootpath
         absolute, top = path.resolve(), root.resolve()
         shown = absolute.relative_to(top).as_posix() if absolute.is_relative_to(top) else str(path)
         count = max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS
-        self.recorder = BaselineRecorder(baseline, shown, mode, seeds=count)
+        self.recorder = BaselineRecorder(baseline, shown, mode, seeds=count, strict=strict)
         self._is_worker = hasattr(config, "workerinput")
         self._summary = None if self._is_worker else BaselineSummary(path, shown, baseline, mode, root)
         self._deselected = 0
         self._mode = mode
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """A file that is not there ends a session that compares, before any test: its name may be mistyped."""
+        if self.recorder.baseline is None and self._mode == "compare" and not self._config.option.collectonly:
+            raise pytest.UsageError(
+                f"--ftcheck-baseline: there is no file {self.recorder.file}; --ftcheck-baseline-update writes it"
+            )
 
     def pytest_report_header(self) -> str | None:
         """Announced first: a session that writes compares nothing."""
@@ -66,6 +76,9 @@ class BaselineSession:
             self._summary.partial = True
         source = getattr(self._config, "args_source", None)
         self._summary.close(all_tests=getattr(source, "name", "ARGS") != "ARGS")
+        # a run of which no test reports the verdict, because all are skipped or expected to fail
+        if self._strict and self._summary.not_compared and int(getattr(session, "exitstatus", 0)) == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The lines at the end."""
@@ -74,7 +87,7 @@ class BaselineSession:
         # a green session that compared nothing must say so, even with -q
         quiet = self._config.get_verbosity() < 0
         for line in self._summary.gaps if quiet else self._summary.lines:
-            terminalreporter.write_line(f"ftcheck baseline: {line}")
+            terminalreporter.write_line(f"ftcheck baseline: {line}", yellow=line in self._summary.gaps)
         for line in self._summary.warnings:
             terminalreporter.write_line(f"ftcheck: warning: baseline: {line}", yellow=True)
 
@@ -90,9 +103,9 @@ class Workers:
         self._session.deselected_by_worker(int((getattr(node, "workeroutput", None) or {}).get(_DESELECTED, 0)))
 
 
-def install(config: Any, path: Path, mode: Mode, seeds: Any) -> BaselineRecorder:
+def install(config: Any, path: Path, mode: Mode, seeds: Any, *, strict: bool) -> BaselineRecorder:
     """Register the plugin; returns the recorder.  ``ValueError``: the file is not a baseline, or cannot be read."""
-    session = BaselineSession(config, path, mode, seeds)
+    session = BaselineSession(config, path, mode, seeds, strict=strict)
     config.pluginmanager.register(session, "ftcheck-baseline")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(Workers(session), "ftcheck-baseline-workers")

@@ -12,7 +12,7 @@ from .entry import Entry
 from .file import Baseline, change
 from .recorder import Mode
 from .run_names import MODELS, file_of
-from .run_outcome import COMPARED, RunOutcome
+from .run_outcome import COMPARED, NOT_COMPARED, RunOutcome
 
 #: Names in one line.
 MOST = 5
@@ -81,13 +81,13 @@ class BaselineSummary:
         unused = self._unused(all_tests)
         if self._mode != "compare":
             self._write(unused if self._mode == "update" else [])
-        elif self._baseline is None:
-            runs = plural(len(self._outcomes), "run")
-            self._gap(
-                f"{self.shown} does not exist yet, so nothing was compared ({runs}); --ftcheck-baseline-update writes it"
-            )
         if self._mode != "update" and (self._baseline is not None):
             self._summarize_comparison(unused)
+
+    @property
+    def not_compared(self) -> int:
+        """How many runs were not compared."""
+        return sum(run.status in NOT_COMPARED for run in self._outcomes.values())
 
     def _gap(self, line: str) -> None:
         self.lines.append(line)
@@ -161,16 +161,21 @@ class BaselineSummary:
     def _summarize_comparison(self, unused: list[str]) -> None:
         compared = {key: run for key, run in sorted(self._outcomes.items()) if run.status in COMPARED}
         counts = Counter(run.status for run in compared.values())
-        if compared:
-            outcomes = ", ".join(f"{counts[status]} {text}" for status, text in COMPARED.items() if counts[status])
-            self.lines.append(f"{self.shown}, {plural(len(compared), 'run')}: {outcomes}")
+        outcomes = {status: f"{counts[status]} {text}" for status, text in COMPARED.items() if counts[status]}
+        rest = ", ".join(text for status, text in outcomes.items() if status not in NOT_COMPARED)
+        if self.not_compared:
+            reasons = ", ".join(text for status, text in outcomes.items() if status in NOT_COMPARED)
+            total = f"{self.not_compared} of {plural(len(compared), 'run')}"
+            self._gap(f"{self.shown}: {total} NOT COMPARED ({reasons}){'; ' if rest else ''}{rest}")
+        elif compared:
+            self.lines.append(f"{self.shown}, {plural(len(compared), 'run')}: {rest}")
         if worse := _having(compared.values(), "worse"):
             self.lines.append(f"worse: {_some(worse)}")
-        reasons: dict[str, list[str]] = {}
+        keys_of: dict[str, list[str]] = {}
         for key, run in compared.items():
-            if run.status in ("not compared", "error"):
-                reasons.setdefault(run.reasons[0], []).append(key)
-        for reason, keys in reasons.items():
+            if run.status in ("in part", "not compared", "error"):
+                keys_of.setdefault(run.reasons[0], []).append(key)
+        for reason, keys in keys_of.items():
             self._gap(f"{one_line(reason, 400)} ({_some(keys)})")
         if missing := _having(compared.values(), "missing"):
             self._gap(f"not in the baseline file: {_some(missing)}; --ftcheck-baseline-new-only adds what is missing")
