@@ -144,7 +144,6 @@ def table(folder: str = "") -> str:
         rows = [f"| `{folder}/{name}/` | {caption(f'{folder}/{name}')} |" for name in inside]
         return "\n".join(["| room | what it is about |", "|---|---|", *rows])
 
-
     def imported(room: str) -> str:
         lowest_first = sorted(arrows()[room], key=lambda target: (floor_of(target), target))
         return ", ".join(f"`{target}`" for target in lowest_first) or "nothing of ours"

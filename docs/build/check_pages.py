@@ -98,7 +98,8 @@ def faults(check: str) -> str:
 
     def cell(text: str) -> str:
         fields = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", text.replace("}{", "} {"))
-        return fields.replace("**", "\\*\\*").replace("|", "\\|").replace("<", "&lt;") or "see the message"
+        escaped = fields.replace("**", "\\*\\*").replace("|", "\\|").replace("][", "]\\[").replace("<", "&lt;")
+        return escaped or "see the message"
 
     declared = sorted(SPECS[check].faults, key=lambda fault: fault.rank)
     rows = [f"| `{f.name}` | {cell(f.title)} | {cell(f.cause)} | {f.confidence} |" for f in declared]
@@ -134,7 +135,10 @@ def with_distributions(page: Path) -> str:
 def today() -> dict[Path, str]:
     """Every page that quotes what was measured, as it has to be."""
     judge = DOCS / "explanation" / "how-we-judge.md"
-    return {**{page: with_faults(with_rates(page), page.stem) for page in sorted(PAGES.glob("*.md"))}, judge: with_distributions(judge)}
+    return {
+        **{page: with_faults(with_rates(page), page.stem) for page in sorted(PAGES.glob("*.md"))},
+        judge: with_distributions(judge),
+    }
 
 
 if __name__ == "__main__":
