@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
-from ..spec import Fault, Stage, check, not_measured
+from ..spec import Fault, Stage, check, declared_not_measured, not_measured
 from . import faults
 from .record import DropoutSite, Modes
 
@@ -65,6 +66,10 @@ def check_dropout_active(trace: Trace) -> Verdict:
         if verdict := judge(dropout):
             return verdict
     sites, notes = dropout.sites, _notes(dropout)
+    if dropout.declared and not sites and modes.reduced:
+        # a dropout that is no module shows in passes alone
+        missing = declared_not_measured(NAME, trace, Modes, modes.unmeasured["training"])
+        return dataclasses.replace(missing, unmeasured=Modes.probe)
     if not sites:
         headline = "No dropout module." if dropout.declared else "The model has no dropout, and none was declared."
     elif not modes.observed and trace.steps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ...core.formatting import plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
@@ -44,7 +46,8 @@ def check_eval_deterministic(trace: Trace) -> Verdict:
         return not_measured(NAME, trace, Modes)
     if modes.evaluation is None and not modes.passes:
         reason = modes.unmeasured.get("evaluation", "the run ended before this was measured")
-        return not_measured(NAME, trace, Modes, reason)
+        missing = not_measured(NAME, trace, Modes, reason)
+        return dataclasses.replace(missing, unmeasured=Modes.probe) if modes.reduced else missing
     for judge in (_judge_lasting_changes, _judge_running_statistics, _judge_randomness, _judge_mode_of_evaluate):
         if verdict := judge(modes):
             return verdict

@@ -81,6 +81,8 @@ class Modes(Measurement, probe="modes"):
     batch_norms: tuple[BatchNormStatistics, ...] = ()
     #: ``evaluation``, ``training`` or ``evaluate`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)
+    #: No pass was made, because they are over the budget: `unmeasured` says so.
+    reduced: bool = False
 
     @property
     def training_may_be_random(self) -> bool:

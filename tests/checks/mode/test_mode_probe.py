@@ -13,6 +13,7 @@ from pytest_ftcheck import (
     check_dropout_active,
     check_eval_deterministic,
     check_grads_nonzero,
+    diagnose,
     finetune,
     tiny_distilbert,
     toy_batches,
@@ -448,3 +449,49 @@ def test_a_batch_norm_that_stays_in_evaluation_mode(rows):
     trace = traced(model, rows, evaluate=evaluate)
     assert (trace.measured(Modes).passes, trace.measured(Modes).passes_random) == (1, 0)
     assert check_eval_deterministic(trace).fault == ""
+
+
+# ---------------------------------------------------------------------------------------- over the budget
+def over_budget(model, rows, **options):
+    """A run whose evaluation costs more rows than the budget has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pytest_ftcheck.instruments.probe.FREE", 0.0)
+        options = {"steps": 3, "lr": 1e-2, "evaluate": lambda m: 0.5, "eval_batches": rows * 4, **options}
+        trace = finetune(model, rows, head="classifier", **options)
+    assert trace.measured(Modes).reduced
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("rate", "declared", "fault"),
+    [(0.2, 0.2, ""), (0.2, 0.1, "dropout_rate_differs"), (0.2, False, "dropout_not_meant"), (0.2, None, "")],
+)
+def test_declared_dropout_is_judged_outside_the_budget(rows, rate, declared, fault):
+    for options in ({}, {"step": textbook}):
+        model = Net(rate, rate).train()
+        trace = over_budget(model, rows, intent=Intent(dropout=declared), **options)
+        assert check_dropout_active(trace).fault == fault
+        assert trace.measured(Modes).observed
+
+
+def test_a_part_left_in_evaluation_mode_is_found_outside_the_budget(rows):
+    model = Net().train()
+    model.classifier.eval()
+    assert check_dropout_active(over_budget(model, rows, step=textbook)).fault == "part_in_evaluation_mode"
+
+
+def test_declared_dropout_without_a_module_needs_the_passes(rows):
+    trace = over_budget(Net(0.0, 0.0).train(), rows, intent=Intent(dropout=True))
+    (verdict,) = [v for v in diagnose(trace).verdicts if v.check == "dropout_active"]
+    assert (verdict.status, verdict.unmeasured) == ("inconclusive", "modes")
+    assert "of the budget" in verdict.headline
+    assert check_dropout_active(trace).fault == "dropout_missing"  # it runs again
+    by_hand = over_budget(Net(0.0, 0.0, by_hand=0.3).train(), rows, intent=Intent(dropout=True))
+    assert check_dropout_active(by_hand).status == "pass"
+
+
+def test_passes_over_the_budget_are_no_pass(rows):
+    trace = over_budget(Net().train(), rows)
+    (verdict,) = [v for v in diagnose(trace).verdicts if v.check == "eval_deterministic"]
+    assert (verdict.status, verdict.unmeasured) == ("skipped", "modes")
+    assert check_eval_deterministic(trace).status == "pass"  # it runs again

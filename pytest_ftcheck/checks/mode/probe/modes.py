@@ -57,6 +57,7 @@ class ModesProbe(Probe):
         self.unmeasured: dict[str, str] = {}
         self.fields: dict[str, Any] = {}
         self.rows = min(ROWS, row_count(split(context.fixed_batches[0])[0]) or 0)
+        self.reduced = False
 
     def cost(self) -> float:
         """Two passes in each mode, and the user's evaluation once."""
@@ -64,6 +65,12 @@ class ModesProbe(Probe):
             return 4.0 * self.rows
         held_out = self.context.held_out or self.context.fixed_batches
         return 4.0 * self.rows + sum(row_count(split(b)[0]) or 0 for b in held_out)
+
+    def reduce(self, reason: str) -> bool:
+        """Read the modes alone: rates, and what was off at which step, cost nothing."""
+        self.rows, self.reduced = 0, True
+        self.unmeasured = dict.fromkeys(("training", "evaluation", "evaluate"), reason)
+        return True
 
     def iteration(self, number: int, batch: Any) -> None:
         """Read the modes."""
@@ -113,7 +120,7 @@ class ModesProbe(Probe):
             batch = take_rows(self.context.fixed_batches[0], range(self.rows))
             self._measure("evaluation", lambda: self._evaluation(batch))
             self._measure("training", lambda: self._training(batch))
-        if self.context.user_metric is not None:
+        if self.context.user_metric is not None and not self.reduced:
             model.train()  # a part that keeps to its own mode stays in it
             self._measure("evaluate", self._evaluate)
 
@@ -131,6 +138,7 @@ class ModesProbe(Probe):
             inputs_given=tuple(g for _, g in self.used_and_given),
             batch_norms=tuple(n.statistics() for n in self.batch_norms if n.used and n.observed == len(self.observed)),
             unmeasured=dict(self.unmeasured),
+            reduced=self.reduced,
             **self.fields,
         )
 
