@@ -1,1 +1,1 @@
-"""The head: its start, its units, what it is needed for."""
+"""The head: its initialisation, its units, and whether it is needed."""

@@ -1,1 +1,1 @@
-"""The loss: whether it is the task's, and what became of it."""
+"""The loss: whether it fits the task, and whether it decreases."""
