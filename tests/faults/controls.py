@@ -512,6 +512,99 @@ def shuffling_loader(seed: int) -> Run:
     return run
 
 
+def loaded(seed: int, rows: Any, steps: int, **settings: Any) -> Run:
+    """A DataLoader over rows of the toy language, for so many steps."""
+    run = textual(seed, steps=steps)
+    g = torch.Generator().manual_seed(seed)
+    how = {"shuffle": True, **settings} if "sampler" not in settings else settings
+    run.batches = torch.utils.data.DataLoader(rows, generator=g, **{"batch_size": 16, "collate_fn": pack, **how})
+    return run
+
+
+@control("data", "64 rows in batches of eight for twenty epochs", "PyTorch docs: torch.utils.data.DataLoader")
+def a_small_set_for_many_epochs(seed: int) -> Run:
+    return loaded(seed, reviews(100 + seed, 64), 160, batch_size=8)
+
+
+@control(
+    "data", "A small set is repeated twenty times in one epoch: rows * 20", "tf.data.Dataset.repeat; ConcatDataset"
+)
+def a_small_set_repeated_in_one_epoch(seed: int) -> Run:
+    return loaded(seed, reviews(100 + seed, 64) * 20, 80)
+
+
+@control("data", "A healthy set over six epochs", "PyTorch docs: torch.utils.data.DataLoader")
+def six_epochs(seed: int) -> Run:
+    return loaded(seed, reviews(100 + seed, 320), 120)
+
+
+@control(
+    "data",
+    "A rare class is drawn as often as the others, with replacement",
+    "PyTorch docs: torch.utils.data.WeightedRandomSampler",
+)
+def weighted_for_a_rare_class(seed: int) -> Run:
+    rows = reviews(100 + seed, 320, weights=[0.48, 0.48, 0.04])
+    counts = torch.bincount(torch.tensor([y for _, y in rows]), minlength=3).clamp(min=1)
+    g = torch.Generator().manual_seed(seed)
+    weights = [1 / float(counts[y]) for _, y in rows]
+    return loaded(seed, rows, 40, sampler=torch.utils.data.WeightedRandomSampler(weights, 320, generator=g))
+
+
+@control(
+    "data",
+    "A fold of 96 rows out of 3,200, for seven epochs",
+    "PyTorch docs: torch.utils.data.SubsetRandomSampler; cross-validation",
+)
+def a_fold_of_a_large_set(seed: int) -> Run:
+    g = torch.Generator().manual_seed(seed)
+    return loaded(
+        seed, reviews(100 + seed, 3200), 42, sampler=torch.utils.data.SubsetRandomSampler(range(96), generator=g)
+    )
+
+
+@control(
+    "data",
+    "Each visit of a row flips its label with a probability of 15 %: noise against overfitting",
+    "arXiv:1605.00055 (DisturbLabel)",
+    slow=True,
+)
+def label_noise_drawn_at_each_visit(seed: int) -> Run:
+    g = torch.Generator().manual_seed(seed + 4)
+
+    def noisy(rows: Any) -> Any:
+        return pack(
+            [
+                (words, int(torch.randint(3, (1,), generator=g)) if float(torch.rand(1, generator=g)) < 0.15 else y)
+                for words, y in rows
+            ]
+        )
+
+    return loaded(seed, reviews(100 + seed, 320), 80, collate_fn=noisy)
+
+
+@control(
+    "data", "Each visit of a row leaves out some of its words: the inputs differ, the label stays", "arXiv:1901.11196"
+)
+def words_dropped_at_each_visit(seed: int) -> Run:
+    g = torch.Generator().manual_seed(seed + 5)
+
+    def dropped(rows: Any) -> Any:
+        return pack([([w for w in words if float(torch.rand(1, generator=g)) < 0.9] or words, y) for words, y in rows])
+
+    return loaded(seed, reviews(100 + seed, 320), 80, collate_fn=dropped)
+
+
+@control(
+    "data",
+    "Annotators disagree: an eighth of the texts is there twice, with two labels, over three epochs",
+    "arXiv:2103.14749; disagreement in SNLI",
+)
+def annotators_disagree_over_epochs(seed: int) -> Run:
+    rows = reviews(100 + seed, 280)
+    return loaded(seed, rows + [(words, (y + 1) % 3) for words, y in rows[:40]], 60)
+
+
 class Tupled(nn.Module):
     """The founding question's call: one tuple of ids, length and mask."""
 

@@ -747,3 +747,14 @@ def prefix_unfreezes_the_head(seed: int) -> Run:
         beliefs={"trained": None, "peak_lr": 1e-2},
         steps=80,
     )
+
+
+@control(
+    "head",
+    "The head alone is initialised, the declared base is kept; little is measured",
+    "PyTorch docs: nn.Module.apply",
+)
+def head_alone_initialised(seed: int) -> Run:
+    from .heads import declared, initialise
+
+    return declared(seed, lambda m: m.head.apply(initialise), head_init=0.02)

@@ -8,6 +8,9 @@ import torch
 
 from .cases import Run, accuracy, fault, filler, pack, packed, reviews, textual
 
+#: Steps of six epochs of `loader`.
+SIX_EPOCHS = 120
+
 LOOK = "A Recipe for Training Neural Networks (Karpathy 2019): become one with the data"
 LEARNABLE = ("labels_learnable", "loss_decreases")
 
@@ -224,4 +227,136 @@ def texts_of_other_rows(seed: int) -> Run:
 
     run = textual(seed, rows=rows)
     run.clean = packed(reviews(50_000 + seed, 96))
+    return run
+
+
+def loader(seed: int, rows: Any, **settings: Any) -> Any:
+    """The DataLoader of a tutorial, over rows of the toy language."""
+    how = {"shuffle": True, **settings} if "sampler" not in settings else settings
+    g = torch.Generator().manual_seed(seed)
+    return torch.utils.data.DataLoader(rows, batch_size=16, collate_fn=pack, generator=g, **how)
+
+
+@fault(
+    "data",
+    "The labels were shuffled before they were joined; the loader runs over six epochs, and the model memorises",
+    LOOK + "; arXiv:1611.03530 (random labels are memorised)",
+    LEARNABLE,
+    ("label",),
+    shows=lambda s: s.after < 0.6,
+)
+def labels_shuffled_over_epochs(seed: int) -> Run:
+    made = reviews(100 + seed, 320)
+    order = torch.randperm(320, generator=torch.Generator().manual_seed(seed)).tolist()
+    run = textual(seed, steps=SIX_EPOCHS)
+    run.batches = loader(seed, [(words, made[j][1]) for j, (words, _) in zip(order, made, strict=True)])
+    return run
+
+
+@fault(
+    "data",
+    "Three header lines were skipped in the texts only; the loader does not shuffle, and runs over three epochs",
+    LOOK + "; arXiv:2103.14749 (pervasive label errors)",
+    LEARNABLE,
+    ("label",),
+    shows=lambda s: s.after < 0.6,
+)
+def labels_three_rows_off_over_epochs(seed: int) -> Run:
+    made = reviews(100 + seed, 320)
+    run = textual(seed, steps=60)
+    run.batches = loader(seed, [(words, made[i - 3][1]) for i, (words, _) in enumerate(made)], shuffle=False)
+    return run
+
+
+@fault(
+    "data",
+    "Texts and labels are shuffled by two generators: in each epoch each text gets another label",
+    "PyTorch docs: torch.utils.data.DataLoader (one sampler a loader)",
+    ("batches_sound", "labels_learnable"),
+    ("labels_change",),
+    shows=lambda s: s.after < 0.6,
+)
+def labels_drawn_anew_in_each_epoch(seed: int) -> Run:
+    texts, labels = zip(*reviews(100 + seed, 320), strict=True)
+
+    class Zipped:
+        def __init__(self) -> None:
+            self.texts = loader(seed, texts)
+            self.texts.collate_fn = list
+            self.labels = torch.utils.data.DataLoader(
+                labels, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(seed + 1)
+            )
+
+        def __iter__(self) -> Any:
+            for words, y in zip(self.texts, self.labels, strict=True):
+                yield pack(list(zip(words, y.tolist(), strict=True)))
+
+        def __len__(self) -> int:
+            return len(self.texts)
+
+    run = textual(seed)
+    run.batches = Zipped()
+    return run
+
+
+class _FirstFour(torch.utils.data.Sampler):
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __iter__(self) -> Any:
+        return (i % 4 for i in range(self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@fault(
+    "data",
+    "The sampler takes the index modulo the number of workers: four rows of 320 are drawn again and again",
+    "PyTorch docs: torch.utils.data.Sampler; DeepCrime's operator 'repeat training data'",
+    ("batches_sound",),
+    ("few_rows_drawn",),
+    shows=lambda s: s.after < 0.8,
+)
+def four_rows_again_and_again(seed: int) -> Run:
+    run = textual(seed)
+    run.batches = loader(seed, reviews(100 + seed, 320), sampler=_FirstFour(320))
+    return run
+
+
+@fault(
+    "data",
+    "__getitem__ returns one of the first four rows, whatever the index",
+    "PyTorch docs: map-style datasets; DeepCrime's operator 'repeat training data'",
+    ("batches_sound",),
+    ("few_rows_drawn",),
+    shows=lambda s: s.after < 0.8,
+)
+def four_rows_whatever_the_index(seed: int) -> Run:
+    made = reviews(100 + seed, 320)
+
+    class Rows(torch.utils.data.Dataset):
+        def __getitem__(self, i: int) -> Any:
+            return made[i % 4]
+
+        def __len__(self) -> int:
+            return len(made)
+
+    run = textual(seed)
+    run.batches = loader(seed, Rows())
+    return run
+
+
+@fault(
+    "data",
+    "The validation loader is built over the training set, and the training loader runs over three epochs",
+    "github.com/bkong999/COVNet/issues/12 (the metric is computed on the training set); arXiv:2207.07048",
+    ("no_leak",),
+    ("held_out_is_training",),
+)
+def evaluated_on_the_training_rows_of_a_loader(seed: int) -> Run:
+    made = reviews(100 + seed, 320)
+    run = textual(seed, steps=60)
+    run.batches, run.eval_batches = loader(seed, made), packed(made[:96])
+    run.evaluate = accuracy(run.eval_batches)
     return run

@@ -237,3 +237,45 @@ class HiddenBuffer(Classifier):
 )
 def prototypes_not_saved(seed: int) -> Run:
     return textual(seed, HiddenBuffer)
+
+
+# ------------------------------------------------------------------------------------------ declared, whatever is measured besides
+#: The author measures little.
+LITTLE = {"probes": ["loss", "descent"]}
+
+
+def declared(seed: int, change: Any, **beliefs: Any) -> Run:
+    """The pretrained values are declared as they were before ``change(model)``."""
+    torch.manual_seed(seed)
+    net = Classifier()
+    checkpoint = {n: p.detach().clone() for n, p in net.named_parameters() if n.startswith("encoder.")}
+    change(net)
+    return textual(seed, lambda: net, beliefs={"pretrained": checkpoint, **beliefs}, recipe=LITTLE)
+
+
+def initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+@fault(
+    "head",
+    "model.apply(init) is meant for the head and re-initialises the base; the pretrained values are declared, little is measured",
+    "transformers docs: PreTrainedModel.from_pretrained; PyTorch docs: nn.Module.apply (visits every module)",
+    ("pretrained_kept",),
+    ("pretrained", "pretrained_partly_lost"),
+)
+def base_initialised_with_the_head(seed: int) -> Run:
+    return declared(seed, lambda m: m.apply(initialise), head_init=0.02)
+
+
+@fault(
+    "head",
+    "N(0, 0.02) is declared and the head keeps torch's default; little is measured",
+    "PyTorch docs: torch.nn.Linear (the default is uniform)",
+    ("head_init",),
+    ("head_init_torch_default", "default"),
+)
+def declared_start_little_measured(seed: int) -> Run:
+    return declared(seed, lambda m: None, head_init=0.02)
