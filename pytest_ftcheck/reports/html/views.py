@@ -226,7 +226,10 @@ class Section:
     def remarks(self) -> tuple[str, ...]:
         """Remarks on the run."""
         stopped = (f"The run ended early: {self.trace.stopped}",) if self.trace.stopped else ()
-        skipped = tuple(f"Not measured: {name} ({reason})" for name, reason in self.trace.skipped.items())
+        skipped = tuple(
+            f"{'Does not apply' if name in self.trace.not_applicable else 'Not measured'}: {name} ({reason})"
+            for name, reason in self.trace.skipped.items()
+        )
         return tuple(one_line(text, 500) for text in (*stopped, *self.trace.notes, *skipped))
 
     @property

@@ -293,6 +293,12 @@ class TestWords:
         text = re.sub(r"<script.*?</script>", "", page_of(trace), flags=re.DOTALL)
         assert text.lower().count(cause.title.lower()) == 1
 
+    def test_remarks_tell_probes_that_do_not_apply_from_those_that_were_left_out(self):
+        trace = whole_trace(skipped={"inputs": "left out", "pretrained": "none"}, not_applicable=("pretrained",))
+        made = page_of(trace)
+        assert "Not measured: inputs (left out)" in made
+        assert "Does not apply: pretrained (none)" in made
+
     def test_what_was_not_measured_and_what_does_not_apply_stand_apart(self):
         made = page_of(whole_trace())
         found = diagnose(whole_trace())
