@@ -280,7 +280,7 @@ DOES_NOT_LOAD = Fault(
 HEAD_INCOMPLETE = Fault(
     "head_incomplete",
     Rank.ADVICE + 5,
-    "modules behind the base are not part of the head",
+    "modules outside the pretrained base are not part of the head",
     cause="head= names only some of the new modules, or they have no usual name: the others are judged as parts of the base",
     remedy="name all of them: head={prefixes}",
     confidence="certain",

@@ -432,3 +432,44 @@ def test_evaluate_that_freezes_through_train_leaves_the_run_as_it_is(rows):
     )
     assert check_frozen_stay_frozen(trace).fault == "not_frozen"
     assert all(p.requires_grad for p in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------- a head of which a part is frozen
+def head_of_two(model, rows, how, intent=None):
+    """A run of the model by `finetune`, by a step of one's own, or watched."""
+
+    def step(model, batch, optimizer, scheduler=None):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    if how != "watch":
+        return finetune(
+            model, rows, steps=4, probes=["loss"], intent=intent, **({"step": step} if how == "step" else {})
+        )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with watch(model, optimizer, intent=intent) as w:
+        for batch in rows[:4]:
+            w.loss(step(model, batch, optimizer))
+    return w.trace
+
+
+@pytest.mark.parametrize("how", ["finetune", "step", "watch"])
+def test_a_prefix_that_unfreezes_too_little_is_said(model, rows, how):
+    model.classifier = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
+    model.requires_grad_(False)
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.startswith("classifier.2"))
+    verdict = check_optimizer_covers_model(head_of_two(model, rows, how))
+    assert (verdict.status, verdict.fault) == ("advice", "head_partly_frozen")
+    assert "classifier.0.weight, classifier.0.bias" in verdict.headline
+    assert "Intent(frozen=['classifier.0'])" in verdict.remedy
+    for intent in (Intent(frozen=["body", "classifier.0"]), Intent(trained="classifier.2")):
+        assert check_optimizer_covers_model(head_of_two(model, rows, how, intent)).status == "pass"
+    model.classifier.requires_grad_(True)
+    assert check_optimizer_covers_model(head_of_two(model, rows, how)).status == "pass"
+    model.classifier.requires_grad_(False)
+    model.body.requires_grad_(True)
+    assert check_optimizer_covers_model(head_of_two(model, rows, how)).status == "pass"
