@@ -29,7 +29,7 @@ def head_not_in_the_optimizer(finetune: Run) -> None:
 
 # ---------------------------------------------------------------------- 2
 class Detached(founding.Classifier):
-    """Features leave the graph on their way to the head."""
+    """The features are detached before the head."""
 
     def forward(self, input_, y=None):  # noqa: ARG002
         X, length, attention_mask = input_  # noqa: N806, RUF059
@@ -50,7 +50,7 @@ def learning_rate_zero(finetune: Run) -> None:
 
 # ---------------------------------------------------------------------- 4
 def learning_rate_of_the_head_a_billionth(finetune: Run) -> None:
-    """The base learns, the head has a parameter group of its own and a slip in its exponent."""
+    """The base learns, the head has a parameter group of its own with a typo in its exponent."""
 
     def optimizer(model: founding.Classifier) -> torch.optim.Optimizer:
         base, head = model.base.parameters(), model.classifier.parameters()

@@ -23,7 +23,7 @@ from pytest_ftcheck import (
 
 
 def show(title: str, trace: Trace, folder: Path) -> None:
-    """Everything there is to say about one trace, and its event files."""
+    """One trace: its table, four checks, the answer to the question, and event files."""
     print(f"\n{title}\n{'=' * len(title)}\n\n{trace}\n")
     for check in (check_weights_move, check_grads_nonzero, check_loss_decreases, check_metric_improves):
         print(check(trace))

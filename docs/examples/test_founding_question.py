@@ -1,4 +1,4 @@
-"""Ought the weights of the head to have moved more? The founding question, asked of real weights and real texts.
+"""Should the head's weights have moved more? The founding question, on real weights and real texts.
 
 ``pytest docs/examples/test_founding_question.py -s`` shows the answer.
 """

@@ -20,7 +20,7 @@ few = settings(settings.get_profile("ftcheck"), derandomize=True, database=None)
 
 @pytest.fixture(scope="module")
 def features() -> Features:
-    """What the head is fed: 960 beginnings of news articles in five classes, 160 held out, through the frozen base."""
+    """The head's inputs: 960 beginnings of news articles in five classes, 160 held out, through the frozen base."""
     batches, held_out = founding.news()
     return extract_features(founding.make_model(), batches[:60], held_out)
 

@@ -1,4 +1,4 @@
-"""Every check a test of its own, over two models: one healthy, one with a fault that is known and not yet mended."""
+"""Every check a test of its own, over two models: one healthy, one with a known fault that is not fixed yet."""
 
 from __future__ import annotations
 
