@@ -517,7 +517,7 @@ def test_the_trace_says_why_a_probe_measured_nothing(rows):
     assert info.value.ftcheck_trace.skipped["counterfactuals"] == "the run ended early"
     with watch(model := Net(), torch.optim.SGD(model.parameters(), lr=0.1)) as w:
         pass
-    by_default = {k: v for k, v in w.trace.skipped.items() if k not in ("overfit", "permuted")}
+    by_default = {k: v for k, v in w.trace.skipped.items() if k not in ("overfit", "permuted", "pretrained")}
     assert set(by_default.values()) == {"watch has no probe_batch"}
     assert "modes" in w.trace.skipped
 

@@ -63,7 +63,7 @@ FROZEN_BY_MISTAKE = Fault(
 #: Advice, and the fault of a run that does not learn.
 HEAD_PARTLY_FROZEN = Fault(
     "head_partly_frozen",
-    Rank.PARAMETERS + 70,
+    Rank.PARAMETERS + 75,
     "a part of the head is frozen",
     cause="{frozen} keep their initial values while the rest of the head trains: the prefix that unfreezes matches too little, or the "
     "one that freezes too much",
