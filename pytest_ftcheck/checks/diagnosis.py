@@ -13,7 +13,7 @@ from ..core import fail_level
 from ..core.formatting import describe_type, plural
 from ..core.late_binding import provided
 from ..core.trace import Trace
-from ..core.verdict import Status, Verdict
+from ..core.verdict import BRIEF, Status, Verdict, brief_field
 from ..seeds.runs import Runs, repeatable
 from .assertions import notify
 from .catalogue import CHECKS, FAULTS, SPECS, explained_by, rank_of
@@ -199,6 +199,39 @@ class Diagnosis:
             lines += _reasons(title, [v for v in left_out if v.status == "skipped"])
         return "\n".join([*lines, "", *_wrapped(f"{self.coverage}.")])
 
+    def brief(self, width: int = WIDTH) -> str:
+        """The message in at most 12 lines of ``width`` columns: the first cause with evidence and remedy, the others by name.
+
+        >>> from pytest_ftcheck import Verdict
+        >>> verdict = Verdict("loss_decreases", "inconclusive", "2 steps are too few.", remedy="set steps=40")
+        >>> print(Diagnosis("undecided", (verdict,)).brief())
+        healthy: INCONCLUSIVE. No check failed, but loss_decreases was inconclusive.
+          loss_decreases: 2 steps are too few.
+          what would settle it: set steps=40
+        """
+        status = {"healthy": "PASS", "unhealthy": "FAIL", "undecided": "INCONCLUSIVE"}[self.status]
+        headline = f"healthy: {status}. {_capitalized(self.headline)}."
+        lines = [textwrap.shorten(headline, 3 * width, placeholder=" ...")]
+        room = BRIEF - len(textwrap.wrap(lines[0], width))
+        if self.causes:
+            first, *others = self.causes
+            found = [*brief_field("cause", first.why, width)] if first.why else []
+            found += brief_field(first.checks[0], first.evidence[0], width)
+            found += brief_field("do", first.remedy, width) if first.remedy else []
+            further = [brief_field("and", f"{cause.title} [{cause.checks[0]}]", width, most=1) for cause in others]
+        else:
+            explained = self._explained_inconclusive()
+            open_ = [v for v in self.having("inconclusive") if v not in explained] or self._own_advice()
+            found = [line for v in open_[:1] for line in brief_field(v.check, v.headline, width)]
+            action = "what would settle it" if self.status == "undecided" else "do"
+            found += [line for v in open_[:1] if v.remedy for line in brief_field(action, v.remedy, width)]
+            further = [brief_field(v.check, v.headline, width, most=1) for v in open_[1:]]
+        shown = [line for lines_ in further for line in lines_]
+        room -= len(found)
+        if len(shown) > room:
+            shown = [*shown[: room - 1], f"  ... and {len(shown) - room + 1} more"] if room > 0 else []
+        return "\n".join([*lines, *found, *shown])
+
     def _repr_html_(self) -> str:
         return str(provided("notebook_diagnosis")(self))
 
@@ -279,7 +312,7 @@ def assert_healthy(
     )
     notify(verdict, trace, diagnosis.verdicts)
     if fail_level.raises(verdict):
-        raise fail_level.error(verdict, "\n\n".join([str(diagnosis), *verdict.notes])) from None
+        raise fail_level.error(verdict, "\n\n".join([str(diagnosis), *verdict.notes]), diagnosis) from None
     return diagnosis
 
 

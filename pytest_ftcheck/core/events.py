@@ -40,8 +40,8 @@ class Rerun:
     data: Callable[[], str]
     #: The same fine-tune under this many seeds, its own first.
     seeds: Callable[[int], Sequence[Trace]]
-    #: Fingerprint of the rows that its metrics are taken on; None: there are none.
-    evaluation: Callable[[], str | None] = lambda: None
+    #: Fingerprint of the rows that its metrics are taken on; None, also as its value: there are none.
+    evaluation: Callable[[], str | None] | None = None
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .verdict import CheckFailed, Verdict
+    from .verdict import Brief, CheckFailed, Verdict
 
 #: What ``--ftcheck-fail-on`` takes -> the statuses that raise.
 LEVELS: dict[str, tuple[str, ...]] = {
@@ -62,11 +62,11 @@ def raises(verdict: Verdict) -> bool:
     return verdict.status in LEVELS[_level]
 
 
-def error(verdict: Verdict, message: str | None = None) -> CheckFailed:
-    """The error of a verdict that raises; ``message`` replaces the verdict's own."""
+def error(verdict: Verdict, message: str | None = None, about: Brief | None = None) -> CheckFailed:
+    """The error of a verdict that raises; ``message`` replaces the verdict's own, and ``about`` is what the brief message is of."""
     from .verdict import CheckFailed  # lazily: every start of pytest pays for imports
 
     text = str(verdict) if message is None else message
     if verdict.ok:
         text += f"\n  note: {verdict.status} fails because of --ftcheck-fail-on={_level}"
-    return CheckFailed(verdict, text)
+    return CheckFailed(verdict, text, about)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from . import arguments
-from .formatting import block_of, table
+from .formatting import block_of, fit, table
 from .late_binding import provided
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
@@ -18,6 +19,8 @@ WORST_FIRST: tuple[str, ...] = ("fail", "inconclusive", "advice", "pass", "skipp
 
 #: Rows of evidence shown in a message; the verdict itself keeps all of them.
 ROWS_SHOWN = 8
+#: Lines of a brief message.
+BRIEF = 12
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,51 @@ class Verdict:
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
+    def brief(self, width: int = 100) -> str:
+        """The message in at most 12 lines of ``width`` columns: headline, cause, evidence and remedy, without limits and notes.
+
+        >>> print(Verdict("weights_move", "fail", "1 of 4 tensors did not move.", causes=("it is frozen",), limit="0").brief())
+        weights_move: FAIL. 1 of 4 tensors did not move.
+          cause: it is frozen
+        """
+        headline = textwrap.shorten(
+            f"{self.check}: {self.status.upper()}. {self.headline}", 3 * width, placeholder=" ..."
+        )
+        action = "what would settle it" if self.status == "inconclusive" else "do"
+        causes = brief_field("cause", self.causes[0], width) if self.causes else []
+        remedy = brief_field(action, self.remedy, width) if self.remedy else []
+        room = BRIEF - len(textwrap.wrap(headline, width)) - len(causes) - len(remedy)
+        # the table's title, and a line that counts the rows left out
+        rows = table(_folded(self.evidence), most=min(room - 2, ROWS_SHOWN)) if room > 2 else []
+        return "\n".join([headline, *causes, *(fit(row, width) for row in rows), *remedy])
+
     def _repr_html_(self) -> str:
         return str(provided("notebook_verdict")(self))
+
+
+def brief_field(name: str, text: str, width: int, *, indent: int = 2, most: int = 3) -> list[str]:
+    """A field of a brief message: at most ``most`` lines.
+
+    >>> brief_field("do", "set lr=", 40)
+    ['  do: set lr=']
+    """
+    blanks = " " * indent
+    return textwrap.wrap(
+        f"{name}: {text}",
+        width,
+        initial_indent=blanks,
+        subsequent_indent=blanks + "  ",
+        max_lines=most,
+        placeholder=" ...",
+        break_on_hyphens=False,
+    )
+
+
+class Brief(Protocol):
+    """What has a brief message: a verdict, or a diagnosis."""
+
+    def brief(self, width: int = 100) -> str:
+        """The message in at most 12 lines."""
 
 
 def _folded(rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
@@ -116,10 +162,16 @@ class CheckFailed(AssertionError):
     'weights_move: FAIL. 1 of 4 tensors did not move.'
     """
 
-    def __init__(self, verdict: Verdict, message: str | None = None) -> None:
+    def __init__(self, verdict: Verdict, message: str | None = None, about: Brief | None = None) -> None:
         super().__init__(str(verdict) if message is None else message)
         #: The verdict behind the message.
         self.verdict = verdict
+        self._about = about or verdict
+
+    def brief(self, width: int = 100) -> str:
+        """The message in at most 12 lines of ``width`` columns."""
+        text, status = self._about.brief(width), self.verdict.status
+        return f"{text}\n  note: {status} fails because of --ftcheck-fail-on={status}" if self.verdict.ok else text
 
     def __reduce__(self) -> tuple[type[CheckFailed], tuple[Verdict, str]]:
         return type(self), (self.verdict, str(self))

@@ -10,6 +10,7 @@ import pytest
 
 from ..core import fail_level
 from ..core.events import listening
+from ..core.verdict import CheckFailed
 from . import options
 from .call_site import called_from
 from .fixtures import NAMES, _ftcheck_suite, finetune, tiny_distilbert, toy_batches, toy_features
@@ -33,7 +34,11 @@ __all__ = ["RECORD", "Record", "_ftcheck_suite", "finetune", "tiny_distilbert", 
 
 #: Attribute of a call's report that passed: an inconclusive verdict was tolerated.
 TOLERATED = "ftcheck_tolerated"
+#: Attribute of a report that failed because a check was inconclusive.
+INCONCLUSIVE = "ftcheck_inconclusive"
 
+#: Columns that pytest puts before a line of an error: its mark, and the indentation of the failing line of a test.
+_MARGIN = 9
 #: Styles of --tb in which pytest's own failure report leaves the message out, or all but its first line.
 _WITHOUT_MESSAGE = ("no",) if pytest.version_tuple >= (9,) else ("no", "line")
 
@@ -237,7 +242,15 @@ def pytest_runtest_makereport(
     record = item.stash.get(RECORD, None)
     if record is not None and item.config.stash[_PROPERTIES]:
         _set_properties(item, record)
+    error = None if call.excinfo is None else call.excinfo.value
+    if isinstance(error, CheckFailed) and item.config.get_verbosity() < 1:
+        # pytest's own report of it is made below; reports of ours have the whole message from the verdict
+        error.args = (error.brief(item.config.get_terminal_writer().fullwidth - _MARGIN),)
     report = yield
+    if isinstance(error, CheckFailed) and report.failed:
+        if error.verdict.status == "inconclusive":
+            setattr(report, INCONCLUSIVE, True)
+        _shorten_summary_line(item.config, report, error.verdict)
     if call.excinfo is not None and report.failed:
         from .interrupted_run import how_far, partial_trace
 
@@ -255,6 +268,18 @@ def pytest_runtest_makereport(
     return report
 
 
+def _shorten_summary_line(config: pytest.Config, report: pytest.TestReport, verdict: Verdict) -> None:
+    """Pytest's short summary needs no name of our error; with ``--tb=no``, where our section has the message, it names the fault alone."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = crash.message.removeprefix("pytest_ftcheck.CheckFailed: ")
+    in_section = (
+        config.getoption("tbstyle") == "no" and config.get_verbosity() >= 0 and not config.getoption("no_summary")
+    )
+    if crash is not None and in_section:
+        crash.message = f"{verdict.check}: {verdict.fault}" if verdict.fault else verdict.check
+
+
 def _set_properties(item: pytest.Item, record: Record) -> None:
     """Replace the JUnit properties that we set in an earlier phase."""
     properties = record.properties()
@@ -264,6 +289,9 @@ def _set_properties(item: pytest.Item, record: Record) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    if getattr(report, INCONCLUSIVE, False) and report.failed:
+        category, letter = ("failed", "I") if report.when == "call" else ("error", "E")
+        return category, letter, ("INCONCLUSIVE", {"yellow": True})
     if getattr(report, TOLERATED, False) and not hasattr(report, "wasxfail"):
         return "inconclusive", "i", ("INCONCLUSIVE", {"yellow": True})
     return None

@@ -15,13 +15,16 @@ from typing import Any
 
 from ..core import fail_level
 from ..core.formatting import columns, fit, padded, plural, printable
-from ..core.verdict import WORST_FIRST
+from ..core.verdict import BRIEF, WORST_FIRST
 from ..reports.run_metrics import SummaryRow
 from ..reports.session_result import ReportedVerdict
 from .phase_report import PhaseReport
 
 #: Colour of each status.
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "skipped": "yellow", "advice": "cyan"}
+#: Starts of the lines of a message that are always shown, and of those that are shown with ``-v`` only.
+_FIELDS = ("  cause: ", "  do: ", "  what would settle it: ")
+_DETAILS = ("  limit: ", "  measured: ", "  note: ")
 #: The check whose full explanation is printed with ``-v``.
 EXPLAINED = "weights_move"
 #: Explanations with a single ``-v``.
@@ -65,8 +68,13 @@ def show(terminal: Any, phases: Sequence[tuple[Any, PhaseReport | None]], *, ver
         for report, verdict in alarms:
             _verdict(terminal, report, verdict, verbosity, messages)
         shown = sum(_alarming(verdict) for _, verdict in alarms)
-        if judged > shown:
-            _write(terminal, f"{shown:,} of {judged:,} verdicts; -v shows all of them")
+        notes = [note for _, verdict in alarms for note in _deterministic(verdict)]
+        for piece in _pieces(notes[0], _room(terminal), indent=2) if notes else ():
+            _write(terminal, piece)
+        counted = f"{shown:,} of {judged:,} verdicts; " if judged > shown else ""
+        hint = f"{counted}-v shows all of them, with limits, notes and what was not measured"
+        for piece in _pieces(hint, _room(terminal), indent=2):
+            _write(terminal, piece)
 
 
 def _one_line(terminal: Any, phases: Phases) -> None:
@@ -78,6 +86,12 @@ def _one_line(terminal: Any, phases: Phases) -> None:
     text = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
     worst = next(status for status, count in counts.items() if count)
     _write(terminal, f"ftcheck: {text}", **{COLOURS[worst]: True})
+
+
+def _deterministic(verdict: ReportedVerdict) -> list[str]:
+    """The note that a rerun gives the same verdict; empty: it has none."""
+    notes = (line.removeprefix("  note: ") for line in verdict.message.splitlines())
+    return [note for note in notes if note.startswith("deterministic:")]
 
 
 def _alarming(verdict: ReportedVerdict) -> int:
@@ -185,29 +199,51 @@ def _explanations(terminal: Any, phases: Phases, *, all_runs: bool) -> None:
 def _verdict(terminal: Any, report: Any, verdict: ReportedVerdict, verbosity: int, messages: bool) -> None:
     failed_the_test = report.failed and verdict.blocking
     if failed_the_test and messages:
-        _line(terminal, verdict.status, report.nodeid, verbosity, cut=False)
-        width = 10**6 if os.environ.get("CI") else _width(terminal)
-        for line in verdict.message.splitlines():
-            short = columns(line) + 2 <= width  # a table's row, above all
-            for piece in [f"  {line}"] if short else textwrap.wrap(f"  {line}", width, subsequent_indent=" " * 6):
-                _write(terminal, piece)
+        _status_line(terminal, verdict.status, f"{verdict.check}: {verdict.headline} - {report.nodeid}")
+        for line in _details(verdict, _room(terminal), whole=verbosity > 0):
+            _write(terminal, line)
         return
     remark = ""
     if verdict.tolerated:
         remark = "(tolerated) "
     elif verdict.blocking and not failed_the_test:
         remark = "(run again) " if report.outcome == "rerun" else "(expected) "
-    _line(terminal, verdict.status, f"{report.nodeid} - {remark}{verdict.check}: {verdict.summary}", verbosity)
+    text, test = f"{remark}{verdict.check}: {' '.join(verdict.summary.split())}", f" - {report.nodeid}"
+    if not (failed_the_test or verdict.tolerated or verbosity > 1):  # one line, with room for the test
+        room = _room(terminal) - len(verdict.status) - 1
+        text, test = fit(text, max(room - columns(test), NAME)), fit(test, room - NAME)
+    _status_line(terminal, verdict.status, text + test)
 
 
-def _line(terminal: Any, status: str, text: str, verbosity: int, *, cut: bool = True) -> None:
-    text = text.splitlines()[0]
-    # as in pytest's own summary: a log that is read later is not cut to the width of a terminal
-    if cut and verbosity < 2 and not os.environ.get("CI"):
-        text = fit(text, _width(terminal) - len(status) - 1)
+def _details(verdict: ReportedVerdict, width: int, *, whole: bool) -> list[str]:
+    """The message without its headline, at most `BRIEF` lines; with ``whole`` all of it."""
+    lines = verdict.message.splitlines()[1:]
+    if whole:
+        return [piece for line in lines for piece in _pieces(line, width, indent=4)]
+    fields = [piece for line in lines if line.startswith(_FIELDS) for piece in _pieces(line, width, indent=4)]
+    rows = [fit(line, width) for line in lines if not line.startswith((*_FIELDS, *_DETAILS))]
+    return [*rows[: max(BRIEF - 1 - len(fields), 0)], *fields[: BRIEF - 1]]
+
+
+def _status_line(terminal: Any, status: str, text: str) -> None:
+    """The status in its colour, then the text, wrapped."""
     colour = COLOURS.get(status)
     _part(terminal, status, **({colour: True} if colour else {}))
-    _write(terminal, f" {text}")
+    first, *rest = _pieces(f"{status} {' '.join(text.split())}", _room(terminal), indent=len(status) + 1)
+    _write(terminal, first.removeprefix(status))
+    for piece in rest:
+        _write(terminal, piece)
+
+
+def _pieces(text: str, width: int, *, indent: int) -> list[str]:
+    if wide := columns(text) - len(text):  # characters of two columns: wrap earlier, wherever they are
+        width = max(width * len(text) // (len(text) + wide) // 2, indent + 8)
+    return textwrap.wrap(text, width, subsequent_indent=" " * indent, break_on_hyphens=False) or [""]
+
+
+def _room(terminal: Any) -> int:
+    """Columns of a line: as in pytest's own summary, a log that is read later is not wrapped to the width of a terminal."""
+    return 10**6 if os.environ.get("CI") else _width(terminal)
 
 
 # ------------------------------------------------------------------ the terminal

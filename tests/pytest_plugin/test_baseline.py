@@ -145,7 +145,7 @@ def test_the_same_code_is_the_same_bit_for_bit(written, run):
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
-            "pass test_suite.py::test_a - baseline: test_suite.py::trace: bit-for-bit identical to the baseline run in b.json.",
+            "pass baseline: test_suite.py::trace: bit-for-bit identical to the baseline run in b.json. - test_suite.py::test_a",
             "ftcheck baseline: b.json, 5 runs: 5 identical bit for bit",
         ]
     )

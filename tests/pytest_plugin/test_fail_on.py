@@ -58,8 +58,8 @@ def test_a_tolerated_verdict_is_shown_and_is_no_pass(run, pytester):
         [
             "ftcheck: fail_on=fail",
             "test_it.py i.*",
-            "inconclusive test_it.py::test_undecided - (tolerated) weights_move: 20 steps are too few",
-            "1 of 2 verdicts; -v shows all of them",
+            "inconclusive (tolerated) weights_move: 20 steps are too few - test_it.py::test_undecided",
+            "1 of 2 verdicts; -v shows all of them, with limits, notes and what was not measured",
         ]
     )
     cases = {c.nodeid: c.outcome for c in SessionResult.load(pytester.path / "ft.json").tests}
@@ -79,7 +79,7 @@ def test_is_a_warning_to_github(run, monkeypatch):
 def test_advice_that_fails_is_shown_with_its_message_and_why(run):
     text = run("--ftcheck-fail-on=advice", "-k", "advised").stdout.str()
     assert "note: advice fails because of --ftcheck-fail-on=advice" in text
-    assert "advice test_it.py::test_advised - weights_move" in text
+    assert "advice weights_move: " in text
 
 
 def test_the_level_ends_with_the_session(run):

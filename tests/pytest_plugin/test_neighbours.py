@@ -42,7 +42,7 @@ def test_xdist_carries_verdicts_and_traces_of_real_runs(pytester, run):
     result.assert_outcomes(passed=2, failed=1)
     text = result.stdout.str()
     for status, name in (("pass", "moves?head?"), ("pass", "moves?base?"), ("fail", "does_not_move")):
-        result.stdout.fnmatch_lines([f"{status} test_train.py::test_{name} - weights_move: *"])
+        result.stdout.fnmatch_lines([f"{status} weights_move: * - test_train.py::test_{name}"])
     assert text.count("= ftcheck =") == 1
     assert "INTERNALERROR" not in text
     # the failure itself: once, at the user's line
@@ -183,7 +183,7 @@ def test_a_rerun_comes_to_the_same_verdict_and_says_so(pytester, run):
     result = run("--reruns=2", "-v", "-k", "does_not_move", subprocess=True)
     assert result.parseoutcomes() == {"failed": 1, "rerun": 2, "deselected": 2}
     result.stdout.fnmatch_lines(
-        ["*note: deterministic: do not re-run; *", "fail test_train.py::test_does_not_move - (run again) weights_move: *",
+        ["*note: deterministic: do not re-run; *", "fail (run again) weights_move: * - test_train.py::test_does_not_move",
          "ftcheck: test_train.py::test_does_not_move ran 3 times with the same verdict: rerunning does not help; "
          "--rerun-except=CheckFailed excludes it"]
     )  # fmt: skip
@@ -353,7 +353,7 @@ def test_coverage_sees_the_users_code(pytester, run):
     result = run("--cov=mine", "--cov-report=term-missing", "-v", subprocess=True)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["mine.py * 5 * 1 * 80% * 7"])
-    result.stdout.fnmatch_lines(["pass test_it.py::test_it - weights_move: *"])
+    result.stdout.fnmatch_lines(["pass weights_move: * - test_it.py::test_it"])
     for word in ("CoverageWarning", "INTERNALERROR"):
         assert word not in result.stdout.str() + result.stderr.str()
 
@@ -419,10 +419,10 @@ def test_unittest_cases_are_judged_like_others(pytester, run):
     outcomes = result.parseoutcomes()
     assert (outcomes["failed"], outcomes["xfailed"]) == (1, 1)
     text = result.stdout.str()
-    assert "fail test_cases.py::TestIt::test_red - weights_move: 1 of 4" in text
-    assert "fail test_cases.py::TestIt::test_expected - (expected) weights_move" in text
+    assert "fail weights_move: 1 of 4 head tensors moved - test_cases.py::TestIt::test_red" in text
+    assert "fail (expected) weights_move: 1 of 4 head tensors moved - test_cases.py::TestIt::test_expected" in text
     for i in range(2):  # a subtest has a report of its own
-        assert f"pass test_cases.py::TestIt::test_subtests - weights_move: {i} of 2" in text
+        assert f"pass weights_move: {i} of 2 - test_cases.py::TestIt::test_subtests" in text
     assert text.count("= ftcheck =") == 1
 
 

@@ -71,7 +71,7 @@ def test_the_option_goes_over_seeds(suite, run):
         [
             "ftcheck: seeds=auto",
             "*KIND Trace*",
-            "pass test_suite.py::test_it_moves - weights_move: 3 of 3 seeds pass; nearest to its limit, seed *",
+            "pass weights_move: 3 of 3 seeds pass; nearest to its limit, seed * - test_suite.py::test_it_moves",
         ]
     )
 
@@ -193,4 +193,4 @@ def test_seeds_over_processes(suite, run):
     suite(lr=0.0)
     result = run("--ftcheck-seeds=auto", "-n2", "--dist=loadfile", subprocess=True)
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["fail test_suite.py::test_it_moves - weights_move: 2 of 2 seeds fail; seed 0: *"])
+    result.stdout.fnmatch_lines(["fail weights_move: 2 of 2 seeds fail; seed 0: * - test_suite.py::test_it_moves"])

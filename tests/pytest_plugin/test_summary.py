@@ -64,8 +64,8 @@ def verdicts(lines) -> list[str]:
 class TestSection:
     def test_shows_what_failed_and_how_many_did_not(self, run):
         assert section(run()) == [
-            "fail test_it.py::test_red - weights_move: 1 of 4 head tensors moved",
-            "1 of 3 verdicts; -v shows all of them",
+            "fail weights_move: 1 of 4 head tensors moved - test_it.py::test_red",
+            "1 of 3 verdicts; -v shows all of them, with limits, notes and what was not measured",
         ]
 
     def test_shows_everything_with_v(self, run):
@@ -77,9 +77,9 @@ class TestSection:
             "",
         ]
         told = [
-            "pass test_it.py::test_green - weights_move: 1 of 4 head tensors moved",
-            "fail test_it.py::test_red - weights_move: 1 of 4 head tensors moved",
-            "inconclusive test_it.py::test_expects_red - (expected) weights_move: 1 of 4 head tensors moved",
+            "pass weights_move: 1 of 4 head tensors moved - test_it.py::test_green",
+            "fail weights_move: 1 of 4 head tensors moved - test_it.py::test_red",
+            "inconclusive (expected) weights_move: 1 of 4 head tensors moved - test_it.py::test_expects_red",
         ]
         assert verdicts(lines) == lines[4:7] == told
 
@@ -92,9 +92,13 @@ class TestSection:
 
     def test_is_not_cut_where_a_log_is_read_later(self, run, monkeypatch):
         monkeypatch.setenv("COLUMNS", "40")
-        assert section(run())[0] == "fail test_it.py::test_red - weights_..."
+        assert section(run())[:3] == [
+            "fail weights_move: 1 of 4 head tensors",
+            "     moved - test_it.py::test_red",
+            "1 of 3 verdicts; -v shows all of them,",
+        ]
         monkeypatch.setenv("CI", "true")
-        assert section(run())[0].endswith("weights_move: 1 of 4 head tensors moved")
+        assert section(run())[0] == "fail weights_move: 1 of 4 head tensors moved - test_it.py::test_red"
 
     def test_is_coloured_on_a_terminal_only(self, run, monkeypatch):
         assert "\x1b[31mfail\x1b[0m" in run("--color=yes").stdout.str()
@@ -113,8 +117,89 @@ class TestSection:
 @pytest.mark.parametrize("style", ["auto", "long", "short", "line", "no", "native"])
 def test_the_whole_message_is_shown_once(run, style):
     text = run(f"--tb={style}", "-k", "test_red").stdout.str()
-    for part in ("THE-LIMIT", "THE-CAUSE", "THE-REMEDY", "classifier.weight"):
+    for part in ("THE-CAUSE", "THE-REMEDY", "classifier.weight"):
         assert text.count(part) == 1, part
+    assert "THE-LIMIT" not in text
+    assert run(f"--tb={style}", "-k", "test_red", "-v").stdout.str().count("THE-LIMIT") == 1
+
+
+@pytest.mark.usefixtures("project")
+def test_without_tracebacks_no_text_is_repeated(run):
+    text = run("--tb=no").stdout.str()
+    assert text.count("1 of 4 head tensors moved") == 1
+    assert "FAILED test_it.py::test_red - weights_move\n" in text
+    # with -q there is no section, so the short summary has the headline
+    assert "FAILED test_it.py::test_red - weights_move: FAIL. 1 of 4" in run("--tb=no", "-q").stdout.str()
+
+
+class TestBrief:
+    MANY = """
+        import pytest
+        from judging import TRACE
+        from pytest_ftcheck import Verdict
+        from pytest_ftcheck.checks.assertions import enforce
+
+        def verdict(status):
+            rows = tuple({"tensor": f"layer.{i}.weight", "why": f"reason {i}"} for i in range(40))
+            text = "A sentence that is long enough to be wrapped. " * 8
+            return Verdict("weights_move", status, "1 of 40 tensors moved.", rows, limit="LIMIT", causes=(text, "SECOND"),
+                           remedy=text, measured="MEASURED", notes=("NOTE",))
+
+        @pytest.mark.parametrize("status", ["fail", "inconclusive"])
+        def test_it(status):
+            enforce(verdict(status), TRACE)
+
+        @pytest.fixture
+        def broken():
+            enforce(verdict("inconclusive"), TRACE)
+
+        def test_setup(broken):
+            pass
+        """
+
+    def test_a_message_has_at_most_twelve_lines(self, pytester, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        pytester.makepyfile(test_it=self.MANY)
+        result = run("-k", "fail")
+        message = [line for line in result.outlines if line.startswith("E  ")]
+        assert message[0] == "E       pytest_ftcheck.CheckFailed: weights_move: FAIL. 1 of 40 tensors moved."
+        assert len(message) <= 12
+        assert all(columns(line) <= 80 for line in message)
+        text = "\n".join(message)
+        assert text.index("cause: ") < text.index("layer.0.weight") < text.index("do: ")
+        for part in ("LIMIT", "MEASURED", "NOTE", "SECOND"):
+            assert part not in text
+        whole = run("-k", "fail", "-v").stdout.str()
+        for part in ("LIMIT", "MEASURED", "NOTE", "SECOND"):
+            assert part in whole
+
+    @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["one process", "xdist"])
+    def test_inconclusive_is_a_word_and_a_colour_of_its_own(self, pytester, run, workers):
+        if workers:
+            pytest.importorskip("xdist")
+        pytester.makepyfile(test_it=self.MANY)
+        result = run("--color=yes", *workers, subprocess=bool(workers))
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        text = result.stdout.str()
+        for word in (
+            "\x1b[33mINCONCLUSIVE\x1b[0m test_it.py::\x1b[1mtest_it[inconclusive]",
+            "\x1b[31mFAILED\x1b[0m test_it.py::\x1b[1mtest_it[fail]",
+            "\x1b[33mINCONCLUSIVE\x1b[0m test_it.py::\x1b[1mtest_setup",
+        ):
+            assert word in text
+        assert "weights_move: INCONCLUSIVE. 1 of 40" in text
+        result.assert_outcomes(failed=2, errors=1)
+
+    def test_a_diagnosis_is_brief_too(self):
+        from pytest_ftcheck import Verdict
+        from pytest_ftcheck.checks.catalogue import CHECKS
+        from pytest_ftcheck.checks.diagnosis import conclude
+
+        long = "A sentence that is long enough to be wrapped. " * 9
+        for status, word in (("fail", "FAIL"), ("inconclusive", "INCONCLUSIVE")):
+            text = conclude(Verdict(name, status, long, causes=(long,), remedy=long) for name in CHECKS).brief(70)
+            assert text.startswith(f"healthy: {word}. ")
+            assert len(text.splitlines()) <= 12
 
 
 @pytest.mark.usefixtures("project")
@@ -144,9 +229,9 @@ def test_verdicts_of_setup_and_teardown_count_too(pytester, run):
         """
     )
     assert verdicts(section(run("-v"))) == [
-        "pass test_it.py::test_it - weights_move: in setup",
-        "advice test_it.py::test_it - weights_move: in call",
-        "fail test_it.py::test_it - weights_move: in teardown",
+        "pass weights_move: in setup - test_it.py::test_it",
+        "advice weights_move: in call - test_it.py::test_it",
+        "fail weights_move: in teardown - test_it.py::test_it",
     ]
 
 
@@ -163,7 +248,7 @@ def test_an_expected_failure_is_no_news(pytester, run):
     )
     assert section(run()) == []
     told = verdicts(section(run("-v")))
-    assert told == ["fail test_it.py::test_it - (expected) weights_move: 1 of 4 head tensors moved"]
+    assert told == ["fail (expected) weights_move: 1 of 4 head tensors moved - test_it.py::test_it"]
 
 
 def test_a_suite_without_verdicts_sees_nothing_of_us(pytester, run):

@@ -126,12 +126,12 @@ def section(result) -> list[str]:
 def test_a_loop_is_one_line(pytester, run):
     pytester.makepyfile(test_it=LOOP)
     assert section(run()) == [
-        "fail test_it.py::test_loop - weights_move: 501 times, 1 fail, 500 pass; the last: row 500",
-        "1 of 501 verdicts; -v shows all of them",
+        "fail weights_move: 501 times, 1 fail, 500 pass; the last: row 500 - test_it.py::test_loop",
+        "1 of 501 verdicts; -v shows all of them, with limits, notes and what was not measured",
     ]
     lines = section(run("-v"))
     assert [line for line in lines if " - " in line and line.startswith("fail ")] == [
-        "fail test_it.py::test_loop - weights_move: 501 times, 1 fail, 500 pass; the last: row 500"
+        "fail weights_move: 501 times, 1 fail, 500 pass; the last: row 500 - test_it.py::test_loop"
     ]
     assert sum("0.700 -> 0.320" in line and "█" in line for line in lines) == 1  # 500 times the same
     assert any(line.strip() == f"... and {500 - 2 * TRACES_KEPT} more runs" for line in lines)
@@ -146,10 +146,10 @@ def test_examples_are_one_line_a_check(pytester, run, monkeypatch, workers):
     result = run("-v", *workers, subprocess=True)
     lines = [line for line in section(result) if " - " in line]
     fine, broken, expected = sorted(lines, key=lambda line: ("all_fine" not in line, "large" not in line))
-    assert fine.startswith("pass test_it.py::test_all_fine - weights_move: 50 times, all pass; the first: ")
+    assert fine.startswith("pass weights_move: 50 times, all pass; the first: ")
     # the one that hypothesis reports, and pytest's own failure has in full
-    assert broken.startswith("fail test_it.py::test_large_ones_break - weights_move: ")
-    assert broken.endswith("the simplest: 18 moved")
+    assert broken.startswith("fail weights_move: ")
+    assert broken.endswith("the simplest: 18 moved - test_it.py::test_large_ones_break")
     assert " times, " in broken
     assert "(expected) weights_move: 50 times, all fail; the last: " in expected
     assert result.stdout.str().count("THE-REMEDY") == 1
@@ -158,5 +158,6 @@ def test_examples_are_one_line_a_check(pytester, run, monkeypatch, workers):
 def test_a_failing_property_is_one_line_without_v(pytester, run):
     pytester.makepyfile(test_it=GIVEN)
     lines = section(run(subprocess=True))
-    assert len(lines) == 2
-    assert lines[0].startswith("fail test_it.py::test_large_ones_break - weights_move: ")
+    assert len(lines) == 3  # the property's is wrapped
+    assert lines[0].startswith("fail weights_move: ")
+    assert lines[1] == "     test_it.py::test_large_ones_break"

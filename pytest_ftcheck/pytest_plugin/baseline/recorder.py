@@ -250,8 +250,8 @@ def _hashes(rerun: Rerun | None) -> tuple[str | None, str | None]:
     return (None, None) if rerun is None else (_hash(rerun.data), _hash(rerun.evaluation))
 
 
-def _hash(of_rows: Callable[[], str | None]) -> str | None:
+def _hash(of_rows: Callable[[], str | None] | None) -> str | None:
     try:
-        return of_rows()
+        return None if of_rows is None else of_rows()
     except Exception:  # noqa: BLE001 - a kind of tensor whose bytes cannot be read
         return None
