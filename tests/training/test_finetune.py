@@ -794,7 +794,7 @@ ARCHITECTURES = {
     "Llama": (CONFIG, ("score",)),
     "XLNet": (
         {"vocab_size": 200, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32, "pad_token_id": 0},
-        ("logits_proj",),
+        ("sequence_summary", "logits_proj"),
     ),
     "Funnel": (
         {
