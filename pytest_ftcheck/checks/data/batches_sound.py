@@ -102,8 +102,9 @@ def check_batches_sound(trace: Trace) -> Verdict:
         _judge_token_ids,
         _judge_truncation,
         _judge_variety,
-        _judge_repetition,
+        _judge_uniform_batches,
         _judge_rows_drawn,
+        _judge_same_batch,
         _judge_classes_trained,
         _judge_labels_kept,
         _judge_contradictions,
@@ -291,7 +292,7 @@ def _judge_variety(data: Data, _trace: Trace) -> Verdict | None:
     )
 
 
-def _judge_repetition(data: Data, trace: Trace) -> Verdict | None:
+def _judge_uniform_batches(data: Data, _trace: Trace) -> Verdict | None:
     if (
         data.large_batches >= MIN_BATCHES
         and data.uniform_batches >= MOST_UNIFORM * data.large_batches
@@ -303,31 +304,6 @@ def _judge_repetition(data: Data, trace: Trace) -> Verdict | None:
             f"In {data.uniform_batches} of {plural(data.large_batches, 'batch', 'batches')} all rows are the same row: "
             f"{plural(data.rows, 'row')} hold {plural(data.distinct or 0, 'distinct input')}.",
             f"below {percent(MOST_UNIFORM)} of the batches of four rows or more",
-        )
-    modes = trace.measured(Modes)
-    used, given = (modes.inputs_used, set(modes.inputs_given)) if modes is not None else ((), set())
-    if len(used) >= MIN_STEPS and len(set(used)) == 1 and len(given) > 1:
-        return _verdict(
-            data,
-            faults.SAME_BATCH,
-            f"The model received the same batch at all {len(used)} observed steps; the steps were given {len(given)} different ones.",
-            "the model receives the batch that the step is given",
-        )
-    batches = data.source_length or 0
-    if (
-        data.source == "the batches trained on"
-        and data.batches >= MIN_BATCHES
-        and data.distinct_batches == 1
-        and batches > 1
-    ):
-        return _verdict(
-            data,
-            faults.SAME_BATCH.because(
-                "the loader is restarted at every step (next(iter(loader))), or caches its first batch",
-                "call iter(loader) once, before the loop",
-            ),
-            f"All {plural(data.batches, 'step')} received the same batch, though the loader has {plural(batches, 'batch', 'batches')}.",
-            "a loader of several batches yields different ones",
         )
     return None
 
@@ -367,6 +343,35 @@ def _judge_rows_drawn(data: Data, _trace: Trace) -> Verdict | None:
         f"distinct rows above {percent(MOST_REPEATED)} of the rows of one epoch, or above half of the rows in more than "
         f"{percent(1 - MOST_UNIFORM)} of the batches of eight rows or more; a small space of inputs is exempt",
     )
+
+
+def _judge_same_batch(data: Data, trace: Trace) -> Verdict | None:
+    modes = trace.measured(Modes)
+    used, given = (modes.inputs_used, set(modes.inputs_given)) if modes is not None else ((), set())
+    if len(used) >= MIN_STEPS and len(set(used)) == 1 and len(given) > 1:
+        return _verdict(
+            data,
+            faults.SAME_BATCH,
+            f"The model received the same batch at all {len(used)} observed steps; the steps were given {len(given)} different ones.",
+            "the model receives the batch that the step is given",
+        )
+    batches = data.source_length or 0
+    if (
+        data.source == "the batches trained on"
+        and data.batches >= MIN_BATCHES
+        and data.distinct_batches == 1
+        and batches > 1
+    ):
+        return _verdict(
+            data,
+            faults.SAME_BATCH.because(
+                "the loader is restarted at every step (next(iter(loader))), or caches its first batch",
+                "call iter(loader) once, before the loop",
+            ),
+            f"All {plural(data.batches, 'step')} received the same batch, though the loader has {plural(batches, 'batch', 'batches')}.",
+            "a loader of several batches yields different ones",
+        )
+    return None
 
 
 def _judge_classes_trained(data: Data, _trace: Trace) -> Verdict | None:

@@ -41,7 +41,8 @@ def check_no_leak(trace: Trace) -> Verdict:
     data = trace.measured(Data)
     if data is None:
         return not_measured(NAME, trace, Data)
-    distinct = plural(data.rows if data.distinct is None else data.distinct, "distinct row")
+    rows = next(count for count in (data.leak_rows, data.distinct, data.rows) if count is not None)
+    distinct = plural(rows, "distinct row")
     measured = f"{distinct}, {data.source}; no model involved"
     if data.leaks:
         return _label_in_inputs(data.leaks, measured)
@@ -62,23 +63,12 @@ def check_no_leak(trace: Trace) -> Verdict:
         and share - overlap.training_duplicates >= BEYOND_CHANCE
     ):
         return _held_out_is_training(overlap, share, measured)
-    shared = f"{overlap.shared} of {plural(overlap.rows, 'distinct held-out row')} are training rows"
-    headline = (
-        f"Held out and trained on: {shared}."
-        if unsearched
-        else f"No input leaks the label in {distinct}, and {shared}."
-    )
     notable = share >= NOTABLE and share > 2 * overlap.training_duplicates
-    return Verdict(
-        NAME,
-        "pass",
-        headline,
-        measured=measured,
-        notes=(
-            *((f"{shared}: the score is slightly optimistic",) if notable else ()),
-            *((unsearched,) if unsearched else ()),
-        ),
-    )
+    shared = f"{overlap.shared} of {plural(overlap.rows, 'distinct held-out row')} are training rows"
+    headline = f"{shared}." if unsearched else f"No input leaks the label in {distinct}, and {shared}."
+    notes = [f"{shared}: the score is slightly optimistic"] if notable else []
+    notes += [unsearched] if unsearched else []
+    return Verdict(NAME, "pass", headline, measured=measured, notes=tuple(notes))
 
 
 def _label_in_inputs(leaks: tuple[Leak, ...], measured: str) -> Verdict:

@@ -210,7 +210,8 @@ class Data(Measurement, probe="data"):
     #: Why dependence was not tested, if so.
     untested: str | None = None
     leaks: tuple[Leak, ...] = ()
-    #: Why no leak was searched for, if so.
+    #: Distinct rows in which leaks were searched for (None: all of them), and why none was searched for, if so.
+    leak_rows: int | None = None
     leaks_unsearched: str | None = None
     drawn: Drawn | None = None
     relabelled: Relabelled | None = None

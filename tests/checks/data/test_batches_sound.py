@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_batches_sound, example_trace
-from pytest_ftcheck.checks.data.record import BatchNormInput, Data, Order, Tokens
+from pytest_ftcheck.checks.data.record import BatchNormInput, Data, Drawn, Order, Relabelled, Tokens
 from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.core.observations import Metric, ProbePoint
 
@@ -16,6 +16,7 @@ ORDER = Order(changes=150, expected_changes=160.0, batches=20, single_class=0, e
 TOKENS = Tokens(
     vocabulary=200, total=2600, distinct=164, most_common=12, share=0.03, second_share=0.028, median_length=10.0
 )
+DRAWN = Drawn(rows=320, distinct=320, batches=20, repetitive=0, possible=1e12, data_set=320)
 GOOD = Data(
     rows=320,
     batches=20,
@@ -67,6 +68,9 @@ def test_not_measured():
         ("inputs_alike", {"distinct": 20, "best_accuracy": 0.54}),
         ("one_row_repeated", {"uniform_batches": 16, "distinct": 20}),
         ("same_batch", {"distinct_batches": 1, "source": "the batches trained on"}),
+        ("few_rows_drawn", {"drawn": replace(DRAWN, distinct=20, probed=32, never_drawn=16)}),
+        ("few_rows_drawn", {"drawn": replace(DRAWN, distinct=16, repetitive=16), "median_values": 5.0}),
+        ("labels_change", {"relabelled": Relabelled(64, 128, 160.0)}),
         ("class_missing", {"held_out_counts": (30, 30, 4)}),
         ("labels_contradict", {"contradictory": 256, "best_accuracy": 0.5}),
         ("sorted_by_class", {"order": replace(ORDER, changes=16)}),
@@ -99,6 +103,17 @@ def test_each_fault_is_named(fault, changes):
         {"uniform_batches": 20, "distinct": 1, "best_accuracy": 0.6},
         {"distinct_batches": 1},  # a list of one batch again and again: overfitting on purpose
         {"distinct_batches": 1, "source": "the batches trained on", "source_length": 1},
+        {"drawn": replace(DRAWN, distinct=20, probed=32, never_drawn=15)},  # the data set itself holds copies
+        {"drawn": replace(DRAWN, distinct=20)},  # it cannot be read
+        {"drawn": replace(DRAWN, distinct=21, probed=32, never_drawn=32)},
+        {"drawn": replace(DRAWN, distinct=17, repetitive=20), "median_values": 5.0},
+        {"drawn": replace(DRAWN, distinct=16, repetitive=15), "median_values": 5.0},
+        {"drawn": replace(DRAWN, distinct=16, repetitive=20), "median_values": 4.0},
+        {"drawn": replace(DRAWN, distinct=16, repetitive=20, possible=159.0), "median_values": 5.0},
+        {"relabelled": Relabelled(64, 127, 160.0)},
+        {"relabelled": Relabelled(63, 160, 160.0)},
+        {"relabelled": Relabelled(320, 9, 9.9)},  # a rare class
+        {"held_out_counts": (30, 30, 4), "distinct": 32, "rows": 1600},  # each row in many epochs
         {"held_out_counts": (30, 30, 2), "counts": (160, 160)},
         {"contradictory": 255, "best_accuracy": 0.5},
         {"contradictory": 320, "best_accuracy": 0.61},
@@ -207,6 +222,30 @@ def test_short_texts_that_may_be(changes):
 def test_a_step_that_keeps_one_batch(used, given, fault):
     modes = Modes(inputs_used=used, inputs_given=given)
     assert check_batches_sound(replace(example_trace(), measurements={"data": GOOD, "modes": modes})).fault == fault
+
+
+def test_rows_of_one_epoch_count():
+    once = {"rows": 1600, "rows_once": 320, "epochs": 5}
+    assert sound(**once).headline.startswith("1,600 rows in 20 batches, 320 distinct (5 epochs), 2 classes")
+    assert sound(**once, distinct=80, best_accuracy=0.54).fault == "inputs_alike"
+    assert sound(**once, distinct=81, best_accuracy=0.54).status == "pass"
+
+
+def test_the_wording_of_few_rows_and_changing_labels():
+    assert str(sound(distinct=20, drawn=replace(DRAWN, distinct=20, probed=32, never_drawn=31))).splitlines() == [
+        "batches_sound: FAIL. 320 rows were drawn from a data set of 320, but only 20 distinct rows, where draws at random give 202: "
+        "31 of 32 rows read from the data set itself were never drawn.",
+        "  cause: the sampler draws a few indices of the data set again and again",
+        "  do: print the indices of one epoch: list(loader.sampler); draw them without replacement (DataLoader(shuffle=True))",
+        "  limit: distinct rows above 10 % of those that as many draws at random with replacement give (weighted draws for a rare class: "
+        "about half of them)",
+        "  measured: all batches, 320 rows, 20 of them distinct",
+    ]
+    verdict = sound(relabelled=Relabelled(320, 222, 213.0))
+    assert verdict.headline == (
+        "222 of 320 distinct rows have another label when they come again; labels drawn independently of the rows would change in 213."
+    )
+    assert "it is -0.042" in verdict.limit
 
 
 def test_wording():

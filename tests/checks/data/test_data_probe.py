@@ -279,7 +279,7 @@ def test_numbers_instead_of_tokens(rows):
 
 
 def test_too_few_rows_and_labels_of_tokens():
-    assert run(texts(64)).measured(Data).untested == "there are 64 distinct labelled rows, and the test needs 100"
+    assert run(texts(64)).measured(Data).untested == "the test needs 100 distinct labelled rows, and 64 were read"
     ids = torch.randint(10, 100, (16, 6))
     tagger = nn.Sequential(nn.Embedding(120, 8), nn.Linear(8, 3))
     trace = finetune(tagger, [(ids, ids % 3)] * 3, steps=2, head="1", probes=PROBES)

@@ -78,6 +78,15 @@ def test_a_run_that_learns_decides():
     assert judge(DEPENDENCE, replace(UNLEARNT, metrics=())).status == "fail"
 
 
+@pytest.mark.parametrize(("deviations", "status"), [(None, "pass"), (3.5, "pass"), (3.4, "inconclusive")])
+def test_held_out_rows_overrule_the_tests_only_if_clearly_better_than_chance(deviations, status):
+    """99 permutations give a p-value of 0.01 once in a hundred runs that learn nothing."""
+    lucky = Metric("accuracy", 0.5, 0.64, 96, "held-out rows", 0.53, 0.01, deviations=deviations)
+    verdict = judge(DEPENDENCE, replace(UNLEARNT, metrics=(lucky,)))
+    assert verdict.status == status
+    assert status == "pass" or "3.5 standard deviations" in verdict.headline
+
+
 def test_nothing_to_test():
     verdict = judge(None, untested="there is not exactly one label per row")
     assert (verdict.status, verdict.headline) == ("skipped", "Not measured: there is not exactly one label per row.")

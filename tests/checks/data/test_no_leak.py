@@ -65,6 +65,16 @@ def test_a_few_shared_rows_give_a_note():
     assert "no held-out rows" in judge().notes[0]
 
 
+def test_what_was_not_searched_does_not_pass():
+    few = "there are 48 distinct labelled rows, and a leak is searched for in 64 or more"
+    verdict = judge(leaks_unsearched=few, leak_rows=48)
+    assert (verdict.status, "48 distinct" in verdict.headline) == ("skipped", True)
+    verdict = judge(leaks_unsearched=few, leak_rows=48, overlap=OVERLAP)
+    assert verdict.status == "pass"
+    assert verdict.headline == "0 of 64 distinct held-out rows are training rows."
+    assert few in verdict.notes[0]
+
+
 def test_wording():
     assert str(judge(overlap=replace(OVERLAP, shared=48, training_duplicates=0.05))).splitlines() == [
         "no_leak: FAIL. 48 of 64 distinct held-out rows (75 %) are training rows; 5.0 % are expected by chance.",

@@ -131,23 +131,26 @@ def _nearly_all_equal(values: list[int]) -> bool:
     return Counter(values).most_common(1)[0][1] >= SPECIAL * len(values)
 
 
-def find_leaks(rows: Rows, labels: np.ndarray | None) -> tuple[tuple[Leak, ...], str | None]:
-    """Inputs that equal the label one to one: one value per class, in every distinct row; and why none was searched for, if so."""
+def find_leaks(rows: Rows, labels: np.ndarray | None) -> tuple[tuple[Leak, ...], int, str | None]:
+    """Inputs that equal the label one to one: one value per class, in every distinct row; how many rows those are; and why no leak was
+    searched for, if so."""
     if labels is None or len(labels) != len(rows):
-        return (), "there is not one class per row"
+        return (), 0, "there is not one class per row"
     pairs = list(zip(rows.keys() or range(len(rows)), labels.tolist(), strict=True))
     keep = np.array([i for i in first_occurrences(pairs) if labels[i] != IGNORED], dtype=np.int64)
     distinct = len({pairs[i][0] for i in keep})
     classes, counts = np.unique(labels[keep], return_counts=True)
     if distinct < LEAK_ROWS:
-        return (), f"there are {distinct} distinct labelled rows, and a leak is searched for in {LEAK_ROWS} or more"
-    if len(classes) < 2:
-        return (), "all labels are the same"
-    if counts.min() < LEAK_ROWS_PER_CLASS:
         return (
             (),
-            f"a class has {counts.min()} distinct rows, and a leak is searched for in {LEAK_ROWS_PER_CLASS} of each",
+            distinct,
+            f"there are {distinct} distinct labelled rows, and a leak is searched for in {LEAK_ROWS} or more",
         )
+    if len(classes) < 2:
+        return (), distinct, "all labels are the same"
+    if counts.min() < LEAK_ROWS_PER_CLASS:
+        few = f"a class has {counts.min()} distinct rows, and a leak is searched for in {LEAK_ROWS_PER_CLASS} of each"
+        return (), distinct, few
     leaks: list[Leak] = []
 
     def compare(kind: str, where: str, values: np.ndarray) -> None:
@@ -168,7 +171,7 @@ def find_leaks(rows: Rows, labels: np.ndarray | None) -> tuple[tuple[Leak, ...],
             compare("token", f"position {j} from the start", np.array([rows.ids[i][j] for i in keep]))
         for j in range(1, min(shortest, FROM_END) + 1):
             compare("token", f"position {j} from the end", np.array([rows.ids[i][-j] for i in keep]))
-    return tuple(leaks[:MOST_LEAKS]), None
+    return tuple(leaks[:MOST_LEAKS]), distinct, None
 
 
 def _one_to_one(values: np.ndarray, labels: np.ndarray) -> bool:

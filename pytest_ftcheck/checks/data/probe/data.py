@@ -16,7 +16,15 @@ from ....instruments.snapshots import quiet
 from ....instruments.tasks import IGNORED
 from ..record import BatchNormInput, Data, Overlap
 from .batch_statistics import class_counts, class_order, collisions, find_leaks, keys_by_batch, token_statistics
-from .epochs import data_set_length, drawn_rows, first_epoch, labelled_keys, relabelled, rows_of_data
+from .epochs import (
+    data_set_length,
+    drawn_rows,
+    first_epoch,
+    labelled_keys,
+    loader_epoch,
+    relabelled,
+    rows_of_data,
+)
 from .label_dependence import measure_dependence
 from .metric import HeldOutLogits
 
@@ -101,7 +109,7 @@ class DataProbe(Probe):
         held_target = held.target() if held is not None else None
         single, data_single = _single(target, task), _single(data_target, task)
         dependence, untested = measure_dependence(data, task)
-        leaks, leaks_unsearched = find_leaks(data, data_single)
+        leaks, leak_rows, leaks_unsearched = find_leaks(data, data_single)
         _, contradictory, best_accuracy = collisions(data_keys, data_single)
         different = _taken(target, first_occurrences(pairs))
         flat = different.astype(np.float64).reshape(-1) if different is not None else np.zeros(0)
@@ -109,7 +117,7 @@ class DataProbe(Probe):
         counted = flat[np.isfinite(flat) & ((flat != IGNORED) | (task != "single_label"))]
         groups = keys_by_batch(keys, rows.batch)
         sizes = [len(b) for b in groups]
-        of_first = np.arange(first)
+        drawn = np.arange(loader_epoch(rows))
         return Data(
             rows=len(rows),
             rows_once=len(once),
@@ -138,8 +146,9 @@ class DataProbe(Probe):
             dependence=dependence,
             untested=untested,
             leaks=leaks,
+            leak_rows=leak_rows,
             leaks_unsearched=leaks_unsearched,
-            drawn=drawn_rows(rows.select(of_first), keys[:first], batches.source, self.reader),
+            drawn=drawn_rows(rows.select(drawn), keys[: len(drawn)], batches.source, self.reader),
             relabelled=relabelled(rows.contents, single, first),
             overlap=self._overlap(held, keys, first),
             evaluation=self.logits.evaluation(self.context.user_metric_values) if self.logits is not None else None,

@@ -50,14 +50,19 @@ def labelled_keys(keys: Sequence[bytes], target: np.ndarray | None) -> list[Hash
     return [(key, label.tobytes()) for key, label in zip(keys, target, strict=True)]
 
 
+def loader_epoch(rows: Rows) -> int:
+    """How many rows the loader yielded before it was started again; all of them where it was not."""
+    return sum(e == rows.epoch[0] for e in rows.epoch) if rows.epoch else len(rows)
+
+
 def first_epoch(rows: Rows, pairs: Sequence[Hashable], one_shot: bool) -> int:
     """How many rows come before the epoch begins again; all of them where it does not.
 
     The loader's own epochs count where they are known. Else an epoch begins again where the very same rows with the same labels do;
     in a one-shot iterator, which has to repeat itself, also where the same rows come with other labels.
     """
-    if rows.epoch and rows.epoch[-1] > rows.epoch[0]:
-        return sum(e == rows.epoch[0] for e in rows.epoch)
+    if (counted := loader_epoch(rows)) < len(rows):
+        return counted
     bounds = [*(i for i in range(len(rows)) if not i or rows.batch[i] != rows.batch[i - 1]), len(rows)]
     return _repeated_pairs(pairs, bounds) or (_repeated_contents(rows.contents, bounds) if one_shot else 0) or len(rows)
 
@@ -125,7 +130,7 @@ def relabelled(contents: Sequence[bytes], labels: np.ndarray | None, first: int)
 
 
 def drawn_rows(rows: Rows, keys: Sequence[bytes], source: Any, reader: RowReader) -> Drawn | None:
-    """Which rows come in the first epoch; where they are few, the data set itself is asked for others."""
+    """Which rows come in one epoch of the loader; where they are few, some are read from the data set itself."""
     if not keys:
         return None
     groups: dict[int, list[bytes]] = {}

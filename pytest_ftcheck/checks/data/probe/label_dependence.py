@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....core.formatting import plural
 from ....instruments.row_hashes import Rows, first_occurrences
 from ....instruments.tasks import IGNORED
 from ..record import Dependence
@@ -41,7 +40,7 @@ def measure_dependence(rows: Rows, task: str | None) -> tuple[Dependence | None,
     if len(keep) > MOST_ROWS:
         keep = keep[np.linspace(0, len(keep) - 1, MOST_ROWS).astype(int)]
     if len(keep) < MIN_ROWS:
-        return None, f"there are {plural(len(keep), 'distinct labelled row')}, and the test needs {MIN_ROWS}"
+        return None, f"the test needs {MIN_ROWS} distinct labelled rows, and {len(keep)} were read"
     y = coded[keep] - coded[keep].mean(0)
     if not (np.abs(y) > 1e-12).any():
         return None, "all labels are the same"
