@@ -80,8 +80,8 @@ def finetune(
     :param evaluate: your own metric, ``(model) -> float``, recorded before and after.
     :param intent: what you expect of the run (`Intent`); what the recipe decides is filled in.
     :param probes: which measurements to take besides the training: any of ``loss``, ``descent``, ``noise``, ``metrics``, ``data``,
-        ``modes``, ``loss_shape``, ``reference``, ``inputs``, ``head_state``, ``counterfactuals``. Default: all that fit into about the
-        cost of the training itself; ``Trace.skipped`` says what was left out. Named ones run whatever they cost.
+        ``modes``, ``loss_shape``, ``reference``, ``inputs``, ``head_state``, ``counterfactuals``, ``loop``. Default: all that fit into
+        about the cost of the training itself; ``Trace.skipped`` says what was left out. Named ones run whatever they cost.
         ``overfit`` and ``permuted`` train again, and run only when named.
     :raises ValueError, TypeError: bad input, before any training. An exception of your own code passes through, with the partial
         trace as its attribute ``ftcheck_trace``, and everything restored.
