@@ -97,10 +97,11 @@ def test_a_failure_says_how_many_and_not_to_run_again(suite, run):
     result.stdout.fnmatch_lines(
         [
             "E*weights_move: FAIL. 3 of 3 seeds fail; seed 0: 4 of 4 tensors did not move*",
-            "E*with 95 % confidence from 3 seeds: this passes on at most 63 % of all seeds*",
-            "E*deterministic: do not re-run; all random states start from the seeds 0 to 2*",
+            "deterministic: do not re-run; all random states start from the seeds 0 to 2*",
         ]
     )
+    result = run("--ftcheck-seeds=3", "-v")
+    result.stdout.fnmatch_lines(["E*with 95 % confidence from 3 seeds: this passes on at most 63 % of all seeds*"])
 
 
 def test_a_budget_ends_undecided_and_red(suite, run):
@@ -193,4 +194,4 @@ def test_seeds_over_processes(suite, run):
     suite(lr=0.0)
     result = run("--ftcheck-seeds=auto", "-n2", "--dist=loadfile", subprocess=True)
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["fail weights_move: 2 of 2 seeds fail; seed 0: * - test_suite.py::test_it_moves"])
+    result.stdout.fnmatch_lines(["fail weights_move: 2 of 2 seeds fail; seed 0: *"])
