@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,8 @@ from .batches import row_count, split
 #: Rows that are read, and numbers of each row, at most.
 MOST_ROWS = 4096
 MOST_NUMBERS = 512
+#: Bytes of a row's tensor up to which all of them are hashed.
+MOST_HASHED = 16_384
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Rows:
     batch: list[int] = field(default_factory=list)
     epoch: list[int] = field(default_factory=list)
     batches: int = 0
-    #: Hash of everything in the row but its label and its padding; and a checksum of its numbers where not all of them are kept.
+    #: Hash of everything in the row but its label and its padding; and a weighted sum of its numbers where not all of them are kept.
     contents: list[bytes] = field(default_factory=list)
     checksums: list[bytes] = field(default_factory=list)
     #: Whether the row's mask is zero everywhere; whether NaN or plus infinity is among its numbers, and where first.
@@ -187,7 +188,7 @@ class RowReader:
             wide = np.concatenate(blocks, axis=1)
             stride = -(-wide.shape[1] // MOST_NUMBERS)
             if stride > 1:
-                into.checksums += [zlib.crc32(np.ascontiguousarray(row).data).to_bytes(4, "big") for row in wide]
+                into.checksums += _projections(wide)
             into.floats.append(np.ascontiguousarray(wide[:, ::stride], dtype=np.float32))
         for name, value in plain.items():
             if value.size == count:
@@ -240,10 +241,21 @@ def _contents(plain: Mapping[str, np.ndarray], count: int, mask: np.ndarray | No
     """A hash of all inputs of each row, without padding where it is known."""
     hashes = [hashlib.blake2b(digest_size=16) for _ in range(count)]
     for _, value in sorted(plain.items()):
-        padded = mask is not None and value.shape == mask.shape
-        for i, row in enumerate(value):
-            hashes[i].update((row[mask[i]] if mask is not None and padded else row).tobytes())
+        if mask is not None and value.shape == mask.shape:
+            parts = [row[real].tobytes() for row, real in zip(value, mask, strict=True)]
+        elif value[0].nbytes > MOST_HASHED:
+            parts = _projections(value.reshape(count, -1))
+        else:
+            parts = [row.tobytes() for row in value]
+        for h, part in zip(hashes, parts, strict=True):
+            h.update(part)
     return [h.digest() for h in hashes]
+
+
+def _projections(rows: np.ndarray) -> list[bytes]:
+    """A weighted sum of each row with fixed random weights: other rows have another one, and it is cheaper than a hash of an image."""
+    weights = np.random.default_rng(0).standard_normal(rows.shape[1])
+    return [(row * weights).sum().tobytes() for row in rows]
 
 
 def _one_id(ids: np.ndarray, where: np.ndarray) -> bool:

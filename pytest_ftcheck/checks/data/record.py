@@ -101,7 +101,8 @@ class Drawn:
     #: Batches of eight rows or more; those of them in which at most half of the rows are distinct.
     batches: int
     repetitive: int
-    #: Rows that the values seen at each position could form, multiplied over the positions (at most 1e12).
+    #: Rows that the values seen at each position could form, multiplied over the positions (at most 1e12; 1e12 also where no batch is
+    #: repetitive).
     possible: float
     #: Length of the loader's data set; None: it has none.
     data_set: int | None = None

@@ -144,7 +144,7 @@ def drawn_rows(rows: Rows, keys: Sequence[bytes], source: Any, reader: RowReader
         distinct=len(known),
         batches=len(large),
         repetitive=repetitive,
-        possible=_possible_rows(rows, keys),
+        possible=_possible_rows(rows, keys) if repetitive else MOST_POSSIBLE,
         data_set=data_set_length(source),
     )
     if not drawn.few:
