@@ -281,7 +281,7 @@ HEAD_INCOMPLETE = Fault(
     "head_incomplete",
     Rank.ADVICE + 5,
     "modules outside the pretrained base are not part of the head",
-    cause="head= names only some of the new modules, or they have no usual name: the others are judged as parts of the base",
+    cause="the argument head= names only some of the new modules: the others are judged as parts of the base",
     remedy="name all of them: head={prefixes}",
     confidence="certain",
 )
