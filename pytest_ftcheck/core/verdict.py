@@ -71,11 +71,13 @@ class Verdict:
         """Whether ``assert_x`` accepts this verdict."""
         return self.status not in ("fail", "inconclusive")
 
+    @property
+    def _first_line(self) -> str:
+        status = self.status if self.ok else self.status.upper()
+        return f"{self.check}: {status}. {self.headline}"
+
     def __str__(self) -> str:
-        status = (
-            "FAIL" if self.status == "fail" else self.status.upper() if self.status == "inconclusive" else self.status
-        )
-        lines = [f"{self.check}: {status}. {self.headline}"]
+        lines = [self._first_line]
         lines += table(_folded(self.evidence), most=ROWS_SHOWN)
         # of a passed verdict only the numbers are of interest
         if not self.ok or self.status == "advice":
@@ -95,13 +97,15 @@ class Verdict:
         weights_move: FAIL. 1 of 4 tensors did not move.
           cause: it is frozen
         """
-        headline = textwrap.shorten(
-            f"{self.check}: {self.status.upper()}. {self.headline}", 3 * width, placeholder=" ..."
-        )
+        headline = textwrap.shorten(self._first_line, 3 * width, placeholder=" ...")
         action = "what would settle it" if self.status == "inconclusive" else "do"
         causes = brief_field("cause", self.causes[0], width) if self.causes else []
         remedy = brief_field(action, self.remedy, width) if self.remedy else []
         room = BRIEF - len(textwrap.wrap(headline, width)) - len(causes) - len(remedy)
+        if further := [line for cause in self.causes[1:2] for line in brief_field("cause", cause, width, most=2)]:
+            # only where a table of some rows has room beside it
+            further = further if room - len(further) >= 5 else []
+            causes, room = [*causes, *further], room - len(further)
         # the table's title, and a line that counts the rows left out
         rows = table(_folded(self.evidence), most=min(room - 2, ROWS_SHOWN)) if room > 2 else []
         return "\n".join([headline, *causes, *(fit(row, width) for row in rows), *remedy])

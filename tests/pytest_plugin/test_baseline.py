@@ -145,7 +145,7 @@ def test_the_same_code_is_the_same_bit_for_bit(written, run):
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
-            "pass baseline: test_suite.py::trace: bit-for-bit identical to the baseline run in b.json. - test_suite.py::test_a",
+            "pass baseline: test_suite.py::trace: bit-for-bit identical to the baseline run in b.json. -*",
             "ftcheck baseline: b.json, 5 runs: 5 identical bit for bit",
         ]
     )
@@ -164,7 +164,7 @@ def test_seeds_of_the_session_are_seeds_of_the_entry(suite, run, pytester):
 
 def test_a_regression_fails_one_test_a_run(written, run, suite):
     suite(SUITE.replace("self.base(x).tanh()", "self.base(x).tanh().detach() * 1e-3"))
-    result = run(BASELINE)
+    result = run(BASELINE, "-v")
     result.assert_outcomes(passed=2, failed=4)  # test_b uses the run that test_a is judged by
     result.stdout.fnmatch_lines(
         [
@@ -227,8 +227,8 @@ def test_strict_fails_another_recipe_once_a_run(written, run, suite):
     result.stdout.fnmatch_lines(
         [
             "E*baseline: FAIL. test_suite.py::trace: not compared with b.json: the setup differs: recipe steps=12 -> steps=13.",
+            "*cause: --ftcheck-baseline-strict fails every run that is not compared",
             "*do: if the change is intended, update the baseline with --ftcheck-baseline-update",
-            "*note: --ftcheck-baseline-strict fails every run that is not compared",
             "ftcheck baseline: b.json: 5 of 5 runs NOT COMPARED (5 of another setup)",
         ]
     )

@@ -188,7 +188,7 @@ class BaselineRecorder:
         elif status == "within" and differing(entry.fingerprint, setup):
             status = "in part"
         if self.strict and status in NOT_COMPARED:
-            run.verdict = replace(verdict, status="fail", notes=(*verdict.notes, _STRICT))
+            run.verdict = replace(verdict, status="fail", causes=(_STRICT,))
         reason = (
             verdict.notes[0]
             if status == "in part"
@@ -206,7 +206,7 @@ class BaselineRecorder:
     def _not_compared(self, key: str, reason: str, remedy: str = "") -> Verdict:
         """The verdict on a run that a strict session does not compare."""
         headline = f"{key}: not compared with {self.file}: {reason}."
-        return Verdict("baseline", "fail", headline, remedy=remedy, notes=(_STRICT,))
+        return Verdict("baseline", "fail", headline, causes=(_STRICT,), remedy=remedy)
 
     def _recorded(self, key: str, trace: Trace, rerun: Rerun | None, setup: dict[str, str]) -> RunOutcome:
         reasons: tuple[str, ...] = ()
