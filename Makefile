@@ -5,7 +5,7 @@ TIMES ?= 20
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test check lint types docs browser bench flakes clean
+.PHONY: help demo test quick check lint types docs browser bench flakes clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,6 +22,11 @@ demo: $(STAMP)   ## the main job: toy default and founding question; leaves a Te
 
 test: $(STAMP)   ## all tests, the documentation's examples among them
 	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile
+
+quick: $(STAMP)  ## everyday work: hand-written traces, architecture, bad input; no training (under a minute)
+	$(BIN)/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile -m "not trains" \
+	  tests/test_architecture.py tests/core tests/seeds tests/checks tests/reports tests/cli tests/training/test_bad_input.py \
+	  --ignore-glob='*_probe.py' --ignore=tests/reports/html/test_page_browser.py --ignore=tests/checks/loop
 
 lint: $(STAMP)   ## ruff
 	$(BIN)/ruff check .

@@ -62,7 +62,9 @@ def draw(trace: Trace, path: Path) -> None:
 
     largest = largest_norm(trace)
     # matrices: one kind of tensor, so that the bars can be compared
-    chosen = [t for t in trace.tensors if t.role == "matrix" and gradient_state(t, trace, largest) == "fine" and t.lr_sum > 0]
+    chosen = [
+        t for t in trace.tensors if t.role == "matrix" and gradient_state(t, trace, largest) == "fine" and t.lr_sum > 0
+    ]
     rows = [
         (name, list(members))
         for name, members in groupby(chosen, key=lambda t: t.name if t.part == "head" else block_of(t.name))

@@ -52,6 +52,7 @@ def test_a_diagnosis_measures_nothing_more(name):
 NOT_LEFT_OUT = ("metric_matches_reference", "pretrained_kept", "head_init")
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", [n for n in MEASURED if n not in NOT_LEFT_OUT])
 def test_what_was_left_out_is_measured_while_the_model_is_at_hand(trace, name):
     """The probe runs in the same fine-tune again, once for all checks that need it."""
@@ -61,12 +62,14 @@ def test_what_was_left_out_is_measured_while_the_model_is_at_hand(trace, name):
     assert not verdict.unmeasured
 
 
+@pytest.mark.trains
 def test_it_is_the_same_run(trace):
     again = trace.remeasure("inputs")
     assert again.losses == trace.losses
     assert trace.remeasure("inputs") is again
 
 
+@pytest.mark.trains
 def test_a_trace_from_a_file_or_a_watched_loop_cannot_be_measured(trace):
     verdict = CHECKS["padding_ignored"](Trace.from_json(trace.to_json()))
     assert verdict.status == "inconclusive"
@@ -94,6 +97,7 @@ def test_what_raises_when_it_runs_again_is_inconclusive():
     assert "RuntimeError" in verdict.headline
 
 
+@pytest.mark.trains
 def test_only_a_few_traces_keep_their_model():
     """A module that was passed in would else live to the end of the session."""
     model, batches = tiny_distilbert(), toy_batches()
@@ -102,6 +106,7 @@ def test_only_a_few_traces_keep_their_model():
     assert all(finetune(tiny_distilbert, batches, steps=1, probes=[]).remeasure for _ in range(5))
 
 
+@pytest.mark.trains
 def test_it_travels_neither_as_json_nor_in_comparisons(trace):
     assert "remeasure" not in trace.to_json()
     assert dataclasses.replace(trace, remeasure=None) == trace

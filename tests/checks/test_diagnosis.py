@@ -340,6 +340,7 @@ def test_a_required_check_is_measured_then_and_there():
     assert "overfits_one_batch" in {v.check for v in diagnosis.judged}
 
 
+@pytest.mark.trains
 def test_a_required_check_that_cannot_be_measured_is_undecided_and_says_what_would_settle_it():
     with pytest.raises(CheckFailed) as caught:
         assert_healthy(example_trace(), require=["overfits_one_batch"], allow=["overfits_one_batch"])

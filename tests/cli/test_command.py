@@ -357,6 +357,7 @@ def test_nothing_heavy_is_loaded_to_list_or_explain():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+@pytest.mark.trains
 def test_the_wheel_has_the_command_and_its_pages(tmp_path):
     pytest.importorskip("hatchling")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

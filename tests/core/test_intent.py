@@ -99,6 +99,7 @@ def test_the_recipe_fills_in_what_is_not_declared():
     assert (filled.optimizer, filled.schedule, filled.max_grad_norm) == ("AdamW", "linear", 1.0)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ("intent", "words"),
     [
@@ -158,6 +159,7 @@ def test_a_part_that_is_empty_is_refused():
         Intent(frozen="base").for_model(["classifier.weight"], ["classifier"])
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("run", ["finetune", "step", "watch"])
 def test_parts_in_a_run(run):
     model, batches = tiny_distilbert(seed=0), toy_batches()[:3]
@@ -189,6 +191,7 @@ def test_parts_in_a_run(run):
     assert check_frozen_stay_frozen(traced()).fault == "not_frozen"
 
 
+@pytest.mark.trains
 def test_the_trace_keeps_the_intent_without_its_tensors():
     model = tiny_distilbert()
     intent = Intent(pretrained={n: p.detach().clone() for n, p in model.named_parameters()}, dropout=True)
@@ -200,6 +203,7 @@ def test_the_trace_keeps_the_intent_without_its_tensors():
     assert Trace.from_json(trace.to_json()) == trace
 
 
+@pytest.mark.trains
 def test_with_the_users_optimizer_nothing_is_filled_in():
     trace = finetune(
         tiny_distilbert, toy_batches()[:2], steps=2, optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1)

@@ -330,6 +330,7 @@ def rows(n=4, size=8):
     return [(b, (b[:, 0] > 0).long()) for b in x]
 
 
+@pytest.mark.trains
 def test_the_first_seed_is_the_single_run():
     runs = finetune(Plain, rows(), **SHORT, seed=5, seeds=3)
     assert len(runs.traces) == 1  # trained at once: bad input is said where it is given
@@ -338,6 +339,7 @@ def test_the_first_seed_is_the_single_run():
     assert runs.varies[:2] == ("initial weights", "order of the 4 batches")
 
 
+@pytest.mark.trains
 def test_a_list_is_read_in_another_order():
     seen = []
 
@@ -359,6 +361,7 @@ def test_a_list_is_read_in_another_order():
     assert orders[0] != orders[1] != orders[2]
 
 
+@pytest.mark.trains
 def test_a_loaders_own_generator_follows_the_seed_and_is_given_back():
     batches = rows(4)
     data = TensorDataset(torch.cat([b for b, _ in batches]), torch.cat([y for _, y in batches]))
@@ -370,6 +373,7 @@ def test_a_loaders_own_generator_follows_the_seed_and_is_given_back():
     assert generator.get_state().equal(before)
 
 
+@pytest.mark.trains
 def test_a_module_starts_from_the_same_weights_and_a_factory_does_not():
     same = finetune(Plain(), rows(), **SHORT, seeds=3)
     anew = finetune(Plain, rows(), **SHORT, seeds=3)
@@ -378,6 +382,7 @@ def test_a_module_starts_from_the_same_weights_and_a_factory_does_not():
     assert same.varies[0].startswith("order of")
 
 
+@pytest.mark.trains
 def test_a_module_changed_in_between_is_an_error():
     model = Plain()
     runs = finetune(model, rows(), **SHORT, seeds=3)
@@ -387,11 +392,13 @@ def test_a_module_changed_in_between_is_an_error():
         check_weights_move(runs)
 
 
+@pytest.mark.trains
 def test_one_batch_and_no_dropout_leave_the_seed_nothing():
     verdict = check_weights_move(finetune(Plain(), rows(1), **SHORT, seeds=4))
     assert "the seed has no influence" in str(verdict)
 
 
+@pytest.mark.trains
 def test_what_is_the_users_stays_the_users():
     model = tiny_distilbert(n_layers=1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -401,6 +408,7 @@ def test_what_is_the_users_stays_the_users():
     assert torch.get_rng_state().equal(state)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", ["batches", "eval_batches"])
 def test_what_can_be_read_only_once_is_refused(name):
     once = {name: iter(rows())}
@@ -408,6 +416,7 @@ def test_what_can_be_read_only_once_is_refused(name):
         finetune(Plain, **{"batches": rows(), **once}, **SHORT, seeds=3)
 
 
+@pytest.mark.trains
 def test_bad_input_is_an_error_before_any_training():
     with pytest.raises(ValueError, match="seeds=2: expected"):
         finetune(Plain, rows(), **SHORT, seeds=2)
@@ -417,6 +426,7 @@ def test_bad_input_is_an_error_before_any_training():
         finetune(Plain, rows(), seeds="all")
 
 
+@pytest.mark.trains
 def test_the_listener_is_notified_of_every_run_and_of_one_verdict():
     class Recorder:
         def __init__(self):
@@ -446,6 +456,7 @@ print(digest(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3, seed
 """
 
 
+@pytest.mark.trains
 def test_the_same_seed_gives_the_same_trace_bit_for_bit():
     """All probes included; in this process, and in others."""
     here = {

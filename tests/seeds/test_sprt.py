@@ -98,6 +98,7 @@ def test_intervals_of_a_fixed_number_are_clopper_and_pearsons(passes, n):
     assert TEST.interval(seen, sequential=False, tail=0.025) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("share", SHARES[1:-1])
 def test_bounds_after_stopping_are_wrong_as_seldom_as_they_say(share):
     too_high = too_low = total = 0.0

@@ -133,6 +133,7 @@ def test_shifted_labels_never_pass(way):
     assert {v.status for v in found} <= {"fail", "inconclusive"}, [v.headline for v in found]
 
 
+@pytest.mark.trains
 def test_a_shift_of_three_rows_is_named_where_the_order_is_kept():
     verdict = check_labels_learnable(run(loader(texts(0, "shifted"), shuffle=False), 54))
     assert verdict.fault == "labels_shifted"
@@ -148,6 +149,7 @@ def test_healthy_labels_never_fail(way):
         assert trace.measured(Data).distinct == COUNT
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("count", [64, 96])
 def test_too_few_distinct_rows_are_not_judged(count):
     verdict = check_labels_learnable(run(loader(texts(0, "random", count)), 5 * count // SIZE))
@@ -158,6 +160,7 @@ def test_too_few_distinct_rows_are_not_judged(count):
     assert "240 distinct rows are too few" in verdict.headline
 
 
+@pytest.mark.trains
 def test_augmented_rows_of_later_epochs_are_no_further_evidence():
     g = torch.Generator().manual_seed(0)
 
@@ -191,6 +194,7 @@ def first_of(few, seed=0):
     return Sampler(torch.randint(few, (COUNT,), generator=torch.Generator().manual_seed(seed)).tolist())
 
 
+@pytest.mark.trains
 def test_four_rows_again_and_again_are_no_leak():
     rows = texts()
     for i in range(4):  # half of them of each class, told apart by any word that differs
@@ -204,6 +208,7 @@ def test_four_rows_again_and_again_are_no_leak():
         assert check_batches_sound(trace).fault == "few_rows_drawn"
 
 
+@pytest.mark.trains
 def test_a_leak_is_found_over_several_epochs_and_counted_once():
     rows = texts()
     for row in rows:
@@ -213,6 +218,7 @@ def test_a_leak_is_found_over_several_epochs_and_counted_once():
     assert f"without exception in {COUNT} distinct rows" in verdict.headline
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("steps", [18, 36, 90])
 def test_held_out_rows_that_are_trained_on_in_several_epochs(steps):
     rows = texts()
@@ -222,6 +228,7 @@ def test_held_out_rows_that_are_trained_on_in_several_epochs(steps):
     assert check_no_leak(trace).fault == "held_out_is_training"
 
 
+@pytest.mark.trains
 def test_a_missing_class_is_no_surer_after_five_epochs():
     rows = texts(count=80)
     for row in rows:
@@ -246,6 +253,7 @@ def test_a_missing_class_is_no_surer_after_five_epochs():
 
 
 # ---------------------------------------------------------------------------------------- few rows
+@pytest.mark.trains
 @pytest.mark.parametrize(("few", "fault"), [(4, True), (18, True), (19, False), (64, False)])
 def test_rows_that_a_sampler_never_draws(few, fault):
     """288 draws from 288 rows give 182 distinct ones: a tenth is 18."""
@@ -257,6 +265,7 @@ def test_rows_that_a_sampler_never_draws(few, fault):
         assert "32 read from the data set itself" not in verdict.headline
 
 
+@pytest.mark.trains
 def test_few_rows_wherever_they_come_from():
     four = (texts()[:4] * 72)[:COUNT]
 
@@ -275,6 +284,7 @@ def test_few_rows_wherever_they_come_from():
         assert "__getitem__" in verdict.remedy
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("count", [32, 64])
 @pytest.mark.parametrize("size", [8, 16])
 def test_a_small_set_for_many_epochs_is_healthy(count, size):
@@ -284,12 +294,14 @@ def test_a_small_set_for_many_epochs_is_healthy(count, size):
         assert check_batches_sound(run(source, 20 * count // size)).status == "pass"
 
 
+@pytest.mark.trains
 def test_one_batch_again_and_again_is_healthy():
     batch = next(iter(loader(texts())))
     assert check_batches_sound(run([batch], 20)).status == "pass"
     assert check_batches_sound(run([batch] * 20, 20)).status == "pass"
 
 
+@pytest.mark.trains
 def test_a_fold_and_weighted_draws_are_healthy():
     g = torch.Generator().manual_seed(0)
     rows = texts(count=2000)
@@ -300,6 +312,7 @@ def test_a_fold_and_weighted_draws_are_healthy():
     assert check_batches_sound(run(loader(texts(), sampler=weighted), 18)).status == "pass"
 
 
+@pytest.mark.trains
 def test_a_small_space_of_inputs_is_healthy():
     """Exclusive or of the ends of five bits: 32 rows are all there are, however many are drawn."""
     bits = torch.tensor([[i >> j & 1 for j in range(5)] for i in range(32)])
@@ -311,6 +324,7 @@ def test_a_small_space_of_inputs_is_healthy():
     assert check_batches_sound(trace).status == "pass"
 
 
+@pytest.mark.trains
 def test_a_data_set_that_cannot_be_indexed_is_not_judged():
     class Once(torch.utils.data.Dataset):
         """Returns its rows only while it is iterated by the loader."""
@@ -354,6 +368,7 @@ def relabelling(share, seed=0):
     return collate
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(("share", "fault"), [(0.0, False), (0.2, False), (0.3, False), (0.8, True), (1.0, True)])
 def test_labels_drawn_at_each_visit(share, fault):
     for seed in SEEDS if share in (0.3, 0.8) else (0,):
@@ -364,6 +379,7 @@ def test_labels_drawn_at_each_visit(share, fault):
         assert f"of {COUNT} distinct rows have another label when they come again" in verdict.headline or not fault
 
 
+@pytest.mark.trains
 def test_labels_that_change_in_every_way_of_running():
     ways = {
         "step": run(loader(texts(), collate_fn=relabelling(1.0)), 36, step=own_step),
@@ -376,6 +392,7 @@ def test_labels_that_change_in_every_way_of_running():
     )  # no row comes again
 
 
+@pytest.mark.trains
 def test_contradicting_duplicates_are_another_fault():
     rows = texts(count=160)
     rows += [{**row, "labels": 1 - row["labels"]} for row in rows]
@@ -386,6 +403,7 @@ def test_contradicting_duplicates_are_another_fault():
     assert check_batches_sound(run(loader(few), 54)).status == "pass"
 
 
+@pytest.mark.trains
 def test_soft_labels_and_augmented_rows_are_not_compared():
     g = torch.Generator().manual_seed(0)
     rows = [{**row, "labels": F.one_hot(row["labels"], 2).float()} for row in texts()]

@@ -128,6 +128,7 @@ def test_running_statistics_that_have_seen_nothing_are_no_large_head():
         assert check_initial_loss(unhealthy).fault == "initial_loss_too_high"
 
 
+@pytest.mark.trains
 def test_batch_normalisation_of_inputs_in_the_thousands():
     g = torch.Generator().manual_seed(0)
     batches = [(1000 * (x := torch.randn(16, 6, generator=g)) + 500, (x[:, 0] > 0).long()) for _ in range(8)]

@@ -87,6 +87,7 @@ def linear(optimizer, total=12):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: (total - i) / total)
 
 
+@pytest.mark.trains
 def test_a_textbook_loop_is_healthy_and_its_trace_is_plain_data(model, rows):
     optimizer = adamw(model)
     trace = loop(model, optimizer, rows, scheduler=linear(optimizer))
@@ -104,6 +105,7 @@ def test_a_textbook_loop_is_healthy_and_its_trace_is_plain_data(model, rows):
 
 
 # ------------------------------------------------------------------ who holds what
+@pytest.mark.trains
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 def test_duplicates_are_counted_by_identity(model, rows):
     optimizer = torch.optim.AdamW([*model.parameters(), *model.classifier.parameters()], lr=1e-2)
@@ -119,6 +121,7 @@ def test_duplicates_are_counted_by_identity(model, rows):
     assert check_optimizer_covers_model(trace).fault == "duplicated_parameters"
 
 
+@pytest.mark.trains
 def test_a_head_replaced_after_the_optimizer(model, rows):
     optimizer = adamw(model)
     model.classifier = nn.Linear(16, 2)
@@ -127,6 +130,7 @@ def test_a_head_replaced_after_the_optimizer(model, rows):
     assert check_weights_move(trace).fault == "stale_optimizer"
 
 
+@pytest.mark.trains
 def test_a_model_copied_after_the_optimizer(model, rows):
     optimizer = adamw(model)
     model = copy.deepcopy(model)
@@ -138,6 +142,7 @@ def test_a_model_copied_after_the_optimizer(model, rows):
     assert verdict.status == "fail"
 
 
+@pytest.mark.trains
 def test_a_head_made_anew_in_the_loop(model, rows):
     optimizer = adamw(model)
 
@@ -150,6 +155,7 @@ def test_a_head_made_anew_in_the_loop(model, rows):
     assert check_optimizer_covers_model(trace).fault == "replaced_in_loop"
 
 
+@pytest.mark.trains
 def test_a_head_made_anew_and_handed_over_is_no_orphan(model, rows):
     optimizer = adamw(model)
 
@@ -162,6 +168,7 @@ def test_a_head_made_anew_and_handed_over_is_no_orphan(model, rows):
     assert not any(t.orphaned for t in trace.tensors)
 
 
+@pytest.mark.trains
 def test_two_optimizers_on_the_head(model, rows):
     optimizer, second = adamw(model), torch.optim.SGD(model.classifier.parameters(), lr=1e-2)
     trace = loop(model, optimizer, rows, after=lambda i: second.step())
@@ -171,6 +178,7 @@ def test_two_optimizers_on_the_head(model, rows):
     assert check_optimizer_covers_model(trace).fault == "two_optimizers"
 
 
+@pytest.mark.trains
 def test_two_optimizers_for_two_parts_are_healthy(model, rows):
     optimizer = torch.optim.AdamW(model.body.parameters(), lr=1e-2)
     second = torch.optim.SGD(model.classifier.parameters(), lr=1e-1)
@@ -192,12 +200,14 @@ def step_with(make):
     return step
 
 
+@pytest.mark.trains
 def test_an_optimizer_built_at_every_step(model, rows):
     trace = finetune(model, rows, step=step_with(adamw), optimizer=adamw, steps=8, probes=[])
     assert trace.optimizer.rebuilt == 7
     assert check_optimizer_settings(trace).fault == "optimizer_rebuilt"
 
 
+@pytest.mark.trains
 def test_an_optimizer_built_for_a_second_phase_is_healthy(model, rows):
     kept = []
 
@@ -212,6 +222,7 @@ def test_an_optimizer_built_for_a_second_phase_is_healthy(model, rows):
     assert trace.optimizer.rebuilt == 0
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("clear", ["before", "after"])
 def test_a_state_that_is_cleared(model, rows, clear):
     optimizer = adamw(model)
@@ -221,6 +232,7 @@ def test_a_state_that_is_cleared(model, rows, clear):
     assert check_optimizer_settings(trace).fault == "state_cleared"
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     "kind", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adafactor, torch.optim.LBFGS]
 )
@@ -243,6 +255,7 @@ def test_optimizers_that_keep_other_counts_are_healthy(model, rows, kind):
     all_pass(trace)
 
 
+@pytest.mark.trains
 def test_a_resumed_optimizer_has_counted_more(model, rows):
     optimizer = adamw(model)
     loop(model, optimizer, rows)
@@ -252,6 +265,7 @@ def test_a_resumed_optimizer_has_counted_more(model, rows):
 
 
 # ------------------------------------------------------------------ schedulers
+@pytest.mark.trains
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("tell", [True, False])
 def test_a_scheduler_stepped_before_the_optimizer(model, rows, tell):
@@ -263,6 +277,7 @@ def test_a_scheduler_stepped_before_the_optimizer(model, rows, tell):
     assert check_lr_follows_schedule(trace).fault == ("scheduler_before_optimizer" if tell else "")
 
 
+@pytest.mark.trains
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_first_step_that_a_scaler_skips_is_no_fault(model, rows):
     optimizer = adamw(model)
@@ -278,6 +293,7 @@ def test_a_first_step_that_a_scaler_skips_is_no_fault(model, rows):
     all_pass(w.trace)
 
 
+@pytest.mark.trains
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_scheduler_of_another_optimizer(model, rows):
     first, second = adamw(model), adamw(model)
@@ -286,6 +302,7 @@ def test_a_scheduler_of_another_optimizer(model, rows):
     assert check_lr_follows_schedule(trace).fault == "scheduler_on_another_optimizer"
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("ours", [True, False])
 def test_finetune_hands_the_scheduler_on(model, rows, ours):
     def step(model, batch, optimizer, scheduler):
@@ -306,6 +323,7 @@ def test_finetune_hands_the_scheduler_on(model, rows, ours):
 
 
 # ------------------------------------------------------------------ writes between steps
+@pytest.mark.trains
 def test_a_running_average_copied_in(model, rows):
     shadow = {n: p.detach().clone() for n, p in model.named_parameters()}
 
@@ -322,6 +340,7 @@ def test_a_running_average_copied_in(model, rows):
     assert check_weights_kept(trace).fault == "weights_overwritten"
 
 
+@pytest.mark.trains
 def test_a_head_initialised_at_each_epoch(rows):
     torch.manual_seed(0)
     model = Net(256)
@@ -335,6 +354,7 @@ def test_a_head_initialised_at_each_epoch(rows):
     assert check_weights_kept(trace).fault == "weights_reset"
 
 
+@pytest.mark.trains
 def test_a_checkpoint_loaded_at_each_epoch(model, rows):
     saved = copy.deepcopy(model.state_dict())
     trace = loop(model, adamw(model), rows, after=lambda i: i % 4 == 3 and model.load_state_dict(saved), steps=15)
@@ -377,6 +397,7 @@ def other_rows(model):
     return lambda i: model.body.weight.data[:12].copy_(was[:12])
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("kind", [lookahead, clamp, unit_rows, noise, mask, other_rows])
 def test_legitimate_writes(model, rows, kind):
     trace = loop(model, adamw(model), rows, after=kind(model), steps=24)
@@ -385,6 +406,7 @@ def test_legitimate_writes(model, rows, kind):
     assert verdict.status == "pass", str(verdict)
 
 
+@pytest.mark.trains
 def test_the_best_checkpoint_loaded_at_the_end(model, rows):
     saved = copy.deepcopy(model.state_dict())
     trace = loop(model, adamw(model), rows, after=lambda i: i == 11 and model.load_state_dict(saved))
@@ -395,6 +417,7 @@ def test_the_best_checkpoint_loaded_at_the_end(model, rows):
 
 
 # ------------------------------------------------------------------ frozen
+@pytest.mark.trains
 def test_declared_frozen_and_trained(model, rows):
     trace = loop(model, adamw(model), rows, intent=Intent(trained="", frozen="body"))
     verdict = check_frozen_stay_frozen(trace)
@@ -406,6 +429,7 @@ def test_declared_frozen_and_trained(model, rows):
     all_pass(trace)
 
 
+@pytest.mark.trains
 def test_evaluate_that_freezes_through_train_leaves_the_run_as_it_is(rows):
     class Staged(Net):
         def train(self, mode=True):
@@ -456,6 +480,7 @@ def head_of_two(model, rows, how, intent=None):
     return w.trace
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("how", ["finetune", "step", "watch"])
 def test_a_prefix_that_unfreezes_too_little_is_said(model, rows, how):
     model.classifier = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))

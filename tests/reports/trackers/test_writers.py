@@ -385,6 +385,7 @@ def test_wandb_makes_a_run_and_finishes_it(trace, wandb, tmp_path):
     assert any("ftcheck/diagnosis._type" in r for r in logged)
 
 
+@pytest.mark.trains
 def test_wandb_uses_the_active_run_and_costs_it_no_row(trace, wandb, tmp_path):
     with wandb.init(project="theirs", config={"lr": 3}, dir=str(tmp_path)) as mine:
         mine.log({"loss": 1.0}, step=0)
