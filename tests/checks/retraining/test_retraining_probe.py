@@ -18,6 +18,7 @@ from pytest_ftcheck import (
     toy_batches,
     watch,
 )
+from pytest_ftcheck.checks.catalogue import SPECS
 from pytest_ftcheck.checks.retraining.probe.overfit import ROWS, TOKEN_ROWS, OverfitProbe, attainable
 from pytest_ftcheck.checks.retraining.probe.permuted import PERMUTATIONS, PermutedProbe
 from pytest_ftcheck.checks.retraining.probe.rerun import Adam
@@ -250,7 +251,8 @@ def test_they_are_made_only_when_named(rows):
     trace = finetune(make(), rows, steps=3, head="head")
     assert trace.measured(Overfit) is trace.measured(Permuted) is None
     assert "not among the probes=" in trace.skipped["overfit"]
-    assert check_overfits_one_batch(trace).status == "skipped"
+    assert SPECS["overfits_one_batch"].judge(trace).status == "skipped"
+    assert check_overfits_one_batch(trace).status == "pass"  # asked by name, it is measured then and there
 
 
 def test_a_loop_of_ones_own_is_not_repeated(rows):
