@@ -256,6 +256,8 @@ def remeasured(trace: Trace, probe: str) -> Trace:
 
 def _how_to_measure(trace: Trace, verdict: Verdict) -> str:
     probe = verdict.unmeasured
+    if trace.source == "watch" and "loss_fn=" in verdict.headline:
+        return "watch(model, optimizer, probe_batch=batch, loss_fn=(model, batch) -> loss)"
     if trace.source == "watch":
         return f"watch(model, optimizer, probe_batch=batch, probes=[{probe!r}])"
     by_default = "" if kind_of(probe).on_request else ", or without probes=,"

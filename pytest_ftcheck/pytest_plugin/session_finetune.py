@@ -29,12 +29,13 @@ def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
             arguments["seeds"] = seeds
         measured: Trace | Runs = finetune(model, batches, session if recipe is None else recipe, **arguments)
         if calibrating:
-            from ..checks.catalogue import CHECKS
+            from ..checks.catalogue import SPECS
             from ..seeds.calibration import begin
             from ..seeds.runs import Runs
 
             assert isinstance(measured, Runs)
-            begin(measured, CHECKS.values())
+            # of what was measured: nothing is trained once more for it
+            begin(measured, [spec.judge for spec in SPECS.values()])
         return measured
 
     return run

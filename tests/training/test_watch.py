@@ -895,12 +895,12 @@ def hot(y):
 @pytest.mark.parametrize(
     ("end", "targets", "loss_of", "status"),
     [
-        ("softmax", torch.Tensor.long, lambda p, y: F.nll_loss(p.log(), y), "skipped"),
+        ("softmax", torch.Tensor.long, lambda p, y: F.nll_loss(p.log(), y), "inconclusive"),
         ("softmax", torch.Tensor.long, lambda p, y: F.cross_entropy(p, y) / 4, "fail"),
-        ("sigmoid", hot, F.binary_cross_entropy, "skipped"),
+        ("sigmoid", hot, F.binary_cross_entropy, "inconclusive"),
         ("sigmoid", hot, F.binary_cross_entropy_with_logits, "fail"),
         ("clone", torch.Tensor.long, F.cross_entropy, "pass"),
-        ("clone", torch.Tensor.long, lambda z, y: (z.logsumexp(-1) - z[range(len(y)), y]).mean(), "pass"),
+        ("clone", torch.Tensor.long, lambda z, y: (z.logsumexp(-1) - z[range(len(y)), y]).mean(), "inconclusive"),
     ],
 )
 def test_a_loss_of_the_loops_own_is_not_taken_for_the_one_that_was_read(end, targets, loss_of, status):
@@ -914,7 +914,7 @@ def test_a_loss_of_the_loops_own_is_not_taken_for_the_one_that_was_read(end, tar
             optimizer.step()
     verdict = check_loss_matches_task(w.trace)
     assert verdict.status == status, str(verdict)
-    assert ("pass loss_fn=" in verdict.headline) == (status == "skipped")
+    assert ("loss_fn=" in verdict.remedy) == (status == "inconclusive")
 
 
 # ------------------------------------------------------------------ the gradient of the step before
