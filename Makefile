@@ -26,7 +26,8 @@ test: $(STAMP)   ## all tests, the documentation's examples among them
 quick: $(STAMP)  ## everyday work: hand-written traces, architecture, bad input; no training (under a minute)
 	$(BIN)/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile -m "not trains" \
 	  tests/test_architecture.py tests/core tests/seeds tests/checks tests/reports tests/cli tests/training/test_bad_input.py \
-	  --ignore-glob='*_probe.py' --ignore=tests/reports/html/test_page_browser.py --ignore=tests/checks/loop
+	  --ignore-glob='*_probe.py' --ignore=tests/reports/html/test_page_browser.py --ignore=tests/checks/loop \
+	  --ignore=tests/checks/data/test_epochs.py
 
 lint: $(STAMP)   ## ruff
 	$(BIN)/ruff check .
