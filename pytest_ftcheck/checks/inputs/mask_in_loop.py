@@ -8,7 +8,7 @@ from ...core.formatting import percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..effects import LIMIT, matters, share
-from ..loop.record import BaseCall, LoopCalls
+from ..loop.record import BaseCall, LoopCalls, all_observed
 from ..spec import Fault
 from . import faults
 
@@ -31,7 +31,7 @@ def judge_mask_in_loop(trace: Trace, name: str) -> Verdict | None:
     fault = _fault(first)
     rows = sum(call.padded for call in loop.calls)
     headline = (
-        f"In the loop {loop.base} received {_IN_WORDS[first.mask]} in {_all(times)} on {plural(rows, 'row')} with padding: "
+        f"In the loop {loop.base} received {_IN_WORDS[first.mask]} in {all_observed(times)} on {plural(rows, 'row')} with padding: "
         f"with the right one its vectors at real tokens change by {share(loop.mask_effect)} of the spread between rows."
     )
     details: dict[str, Any] = {
@@ -65,10 +65,6 @@ _IN_WORDS = {
     "all ones": "an attention mask of ones",
     "inverted": "an inverted attention mask",
 }
-
-
-def _all(times: int) -> str:
-    return "its one observed call" if times == 1 else f"all {times} observed calls"
 
 
 def _fault(call: BaseCall) -> Fault:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.effect import Effect
 from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
-from ...instruments.batches import split
+from ...instruments.batches import split, tensors_in
 from ...instruments.probe import Probe, ProbeContext
 from ...instruments.snapshots import is_probing, quiet
 from ...instruments.tokens import find_tokens
@@ -204,7 +204,7 @@ class LoopObserver(TorchFunctionMode):
         if not self._listening:
             return
         with contextlib.suppress(Exception):
-            nodes = {t.grad_fn for t in _tensors(out) if t.grad_fn is not None}
+            nodes = {t.grad_fn for t in tensors_in(out) if t.grad_fn is not None}
             self.outputs += bool(nodes)
             self._outputs |= nodes
             self._rows = _row_keys((args, kwargs))
@@ -355,21 +355,9 @@ def _two(args: Any, kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tens
     return given, labels
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in what a model was given or gave, however they are nested."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-
-
 def _row_keys(arguments: Any) -> list[bytes]:
     """What tells rows apart: the first two-dimensional tensor that a model was called with."""
-    first = next((t for t in _tensors(arguments) if t.dim() == 2), None)
+    first = next((t for t in tensors_in(arguments) if t.dim() == 2), None)
     return [] if first is None else [row.numpy().tobytes() for row in first.detach().cpu().contiguous()]
 
 

@@ -8,6 +8,15 @@ from ...core.effect import Effect
 from ...core.measurement import Measurement
 
 
+def all_observed(times: int) -> str:
+    """How many of the loop's calls were observed, for a message in which all of them are alike.
+
+    >>> all_observed(1), all_observed(6)
+    ('its one observed call', 'all 6 observed calls')
+    """
+    return "its one observed call" if times == 1 else f"all {times} observed calls"
+
+
 @dataclass(frozen=True)
 class BaseCall:
     """One call of the base on rows with padding, as the loop made it."""

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.formatting import percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..loop.record import LoopCalls, LossCall
+from ..loop.record import LoopCalls, LossCall, all_observed
 from ..spec import Fault
 from . import faults
 
@@ -61,7 +61,7 @@ def _wrong_input(loop: LoopCalls, name: str) -> Verdict | None:
         return None
     call = loop.losses[0]
     headline = (
-        f"The loop computes {call.function}({call.input}(logits), labels) in {_all(len(loop.losses))}: "
+        f"The loop computes {call.function}({call.input}(logits), labels) in {all_observed(len(loop.losses))}: "
         f"the {call.input} is applied before a loss that expects {_EXPECTED[call.function]}."
     )
     return fault.verdict(name, headline, **_details(loop))
@@ -83,7 +83,7 @@ def _labels_of_other_rows(loop: LoopCalls, name: str) -> Verdict | None:
     if own >= LEAST_OWN_LABELS:
         return None
     headline = (
-        f"In the loop {known[0].function} is given the labels of the batch in another order than its rows, in {_all(len(known))}: "
+        f"In the loop {known[0].function} is given the labels of the batch in another order than its rows, in {all_observed(len(known))}: "
         f"{percent(own)} of the rows have their own label."
     )
     return faults.LABELS_OF_OTHER_ROWS.verdict(name, headline, **_details(loop))
@@ -99,7 +99,3 @@ def _details(loop: LoopCalls) -> dict[str, Any]:
 def _row(call: LossCall) -> dict[str, Any]:
     row = {"iteration": call.iteration, "loss": call.function, "computed from": call.input, "rows": call.rows}
     return row if call.own_labels is None else {**row, "own labels": percent(call.own_labels)}
-
-
-def _all(times: int) -> str:
-    return "its one observed call" if times == 1 else f"all {times} observed calls"
