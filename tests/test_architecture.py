@@ -36,6 +36,7 @@ FLOORS = (
     "core",
     "seeds",
     "instruments",
+    "integrations",
     "checks",
     "training",
     "initialization",
