@@ -344,7 +344,7 @@ _CONTAINERS = (
 )
 
 
-class _Attributes:
+class ObjectAttributes:
     """The ``__dict__`` of one object, and the contents of the plain containers in it, one level deep."""
 
     def __init__(self, owner: Any) -> None:
@@ -370,9 +370,9 @@ class ModelSnapshot:
     """A module as it is now: values, gradients, buffers, modes, flags, hooks, plain attributes and its config."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.attributes = [_Attributes(m) for m in model.modules()]
+        self.attributes = [ObjectAttributes(m) for m in model.modules()]
         configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "__dict__")}
-        self.attributes += [_Attributes(c) for c in configs.values()]
+        self.attributes += [ObjectAttributes(c) for c in configs.values()]
         self.parameters = [(p, p.data, p.data.clone(), p.requires_grad, p.grad) for p in model.parameters()]
         self.buffers = [(b, b.detach().clone()) for b in model.buffers()]
         for p, _, _, _, grad in self.parameters:
@@ -398,7 +398,7 @@ class OptimizerSnapshot:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.attributes = _Attributes(optimizer)
+        self.attributes = ObjectAttributes(optimizer)
         self.groups: list[tuple[dict[str, Any], dict[str, Any], list[Any]]] = [
             (
                 group,
@@ -446,7 +446,7 @@ class SchedulerSnapshot:
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
         self.state = copy.deepcopy(scheduler.state_dict()) if hasattr(scheduler, "state_dict") else None
-        self.attributes = _Attributes(scheduler) if hasattr(scheduler, "__dict__") else None
+        self.attributes = ObjectAttributes(scheduler) if hasattr(scheduler, "__dict__") else None
 
     def restore(self) -> None:
         """Everything as it was when the snapshot was taken."""
