@@ -1,7 +1,7 @@
-"""Observe a few iterations of the loop itself: hooks on the model and its base, and a mode that sees calls of loss functions.
+"""Observe a few iterations of the loop itself: hooks on the model and its base, and calls of loss functions.
 
-Nothing is called that the loop does not call, and nothing is changed: hooks note what passes, and a `TorchFunctionMode` notes the
-arguments of the losses in ``torch.nn.functional`` and of ``backward()`` and hands them on.
+Nothing is called that the loop does not call, and nothing is changed: hooks note what passes, and `loop_calls` tells the arguments of the
+losses in ``torch.nn.functional`` and of ``backward()``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ...core.effect import Effect
 from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
 from ...instruments.batches import split, tensors_in
+from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import Probe, ProbeContext
 from ...instruments.snapshots import is_probing, quiet
 from ...instruments.tokens import find_tokens
@@ -36,18 +35,6 @@ ROWS = 8
 NODES = 2000
 #: Labels are compared from so many rows on: of two classes, fewer agree or disagree by luck.
 LEAST_ROWS = 8
-#: Loss functions whose first argument stands for the outputs, and whose second for the labels.
-LOSSES = {
-    F.cross_entropy: "cross_entropy",
-    F.nll_loss: "nll_loss",
-    F.binary_cross_entropy: "binary_cross_entropy",
-    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
-    F.mse_loss: "mse_loss",
-    F.l1_loss: "l1_loss",
-    F.smooth_l1_loss: "smooth_l1_loss",
-    F.huber_loss: "huber_loss",
-    F.multi_margin_loss: "multi_margin_loss",
-}
 #: Autograd nodes that only hand numbers on, by the beginning of their names.
 _PLAIN: tuple[str, ...] = (
     "View",
@@ -148,11 +135,10 @@ def is_due(iteration: int) -> bool:
     return iteration < FIRST or iteration & (iteration - 1) == 0
 
 
-class LoopObserver(TorchFunctionMode):
+class LoopObserver(LoopCallListener):
     """Notes the loop's calls while it is started. Calls that probes make are not the loop's."""
 
     def __init__(self, context: ProbeContext) -> None:
-        super().__init__()
         self.model = context.model
         self.bases = find_base_models(context.model)
         self.base: BaseModel | None = None
@@ -177,14 +163,13 @@ class LoopObserver(TorchFunctionMode):
         self.iteration, self._batch, self._whole = iteration, batch, whole
         self._handles.append(self.model.register_forward_hook(self._called, with_kwargs=True))
         self._handles += [b.module.register_forward_hook(self._hook_of(b), with_kwargs=True) for b in self.bases]
-        self.__enter__()  # type: ignore[no-untyped-call]
+        subscribe(self)
         self._on = True
 
     def stop(self) -> None:
         """Nothing is noted any more; may be called at any time."""
-        if self._on:
-            self._on = False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._on = False
+        unsubscribe(self)
         while self._handles:
             self._handles.pop().remove()
         self._forget()
@@ -262,16 +247,10 @@ class LoopObserver(TorchFunctionMode):
         return ~(padding.cumprod(1).bool() | padding.flip(1).cumprod(1).flip(1).bool())
 
     # ------------------------------------------------------------------ the loss
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hands every call on; notes losses, and calls of ``backward()``."""
-        kwargs = kwargs or {}
-        if func is torch.Tensor.backward and self._on and not is_probing():
-            self._backward(args[0])
-        out = func(*args, **kwargs)
-        if func in LOSSES and self._listening and torch.is_grad_enabled():
-            with contextlib.suppress(Exception):
-                self._note_loss(LOSSES[func], out, *_two(args, kwargs))
-        return out
+    def loss_called(self, function: str, loss: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Notes what the loss was given."""
+        if self._listening:
+            self._note_loss(function, loss, *_two(args, kwargs))
 
     def _note_loss(self, function: str, loss: torch.Tensor, given: torch.Tensor, labels: torch.Tensor) -> None:
         if loss.grad_fn is None or len(self._pending) >= MOST:
@@ -293,7 +272,8 @@ class LoopObserver(TorchFunctionMode):
         reordered = same < 1 and bool((a.sort().values == b.sort().values).all()) and not _renumbered(a, b)
         return same, reordered
 
-    def _backward(self, loss: Any) -> None:
+    def backward_called(self, loss: torch.Tensor) -> None:
+        """Notes which losses and outputs are behind it."""
         if self._listening:
             with contextlib.suppress(Exception):
                 nodes = _behind(loss.grad_fn, self._outputs)
@@ -349,7 +329,7 @@ def _renumbered(a: torch.Tensor, b: torch.Tensor) -> bool:
     return len(pairs) == len({x for x, _ in pairs}) == len({y for _, y in pairs})
 
 
-def _two(args: Any, kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def _two(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     given = args[0] if args else kwargs["input"]
     labels = args[1] if len(args) > 1 else kwargs["target"]
     return given, labels

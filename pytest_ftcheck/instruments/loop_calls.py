@@ -1,0 +1,119 @@
+"""One `TorchFunctionMode` that sees what a loop calls: ``backward()``, the losses of ``torch.nn.functional``, and a GradScaler's unscaling.
+
+Whoever wants to know subscribes; nothing is patched, and every call is handed on. Calls that probes make are not the loop's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+
+from .snapshots import is_probing
+
+#: Loss functions whose first argument stands for the outputs, and whose second for the labels.
+LOSSES = {
+    F.cross_entropy: "cross_entropy",
+    F.nll_loss: "nll_loss",
+    F.binary_cross_entropy: "binary_cross_entropy",
+    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
+    F.mse_loss: "mse_loss",
+    F.l1_loss: "l1_loss",
+    F.smooth_l1_loss: "smooth_l1_loss",
+    F.huber_loss: "huber_loss",
+    F.multi_margin_loss: "multi_margin_loss",
+}
+#: What ``GradScaler.unscale_`` and ``GradScaler.step`` call: (gradients, found_inf, inverse of the scale).
+_UNSCALE: Any = torch._amp_foreach_non_finite_check_and_unscale_
+
+
+class LoopCallListener:
+    """What a subscriber may override. It must be quick, and what it raises is dropped."""
+
+    def backward_called(self, loss: torch.Tensor) -> None:
+        """``loss.backward()`` or ``torch.autograd.backward(loss)`` is about to run; several losses come as their sum."""
+
+    def loss_called(self, function: str, loss: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """One of `LOSSES`, by its name, returned ``loss`` for these arguments; gradients were on."""
+
+    def gradients_unscaled(self, inverse: torch.Tensor) -> None:
+        """A GradScaler multiplies the gradients by ``inverse``, one over the factor that the loss was multiplied by."""
+
+
+class _Calls(TorchFunctionMode):
+    """The mode, active while somebody listens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners: list[LoopCallListener] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hands every call on. Inside this function the mode is off."""
+        kwargs = kwargs or {}
+        if func is torch.Tensor.backward or func is torch.autograd.backward:
+            if not is_probing() and (loss := _backpropagated(args, kwargs)) is not None:
+                self._tell("backward_called", loss)
+        elif func is _UNSCALE and not is_probing():
+            self._tell("gradients_unscaled", args[2])
+        out = func(*args, **kwargs)
+        if func in LOSSES and torch.is_grad_enabled() and not is_probing():
+            self._tell("loss_called", LOSSES[func], out, args, kwargs)
+        return out
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        for listener in tuple(self.listeners):
+            with contextlib.suppress(Exception):
+                getattr(listener, what)(*arguments)
+
+
+_calls: _Calls | None = None
+
+
+def subscribe(listener: LoopCallListener) -> None:
+    """Tell this listener from now on."""
+    global _calls
+    if _calls is None:
+        _calls = _Calls()
+        _calls.__enter__()  # type: ignore[no-untyped-call]
+    if not any(listener is other for other in _calls.listeners):
+        _calls.listeners.append(listener)
+
+
+def unsubscribe(listener: LoopCallListener) -> None:
+    """Tell this listener no more; may be called at any time. With the last listener the mode goes."""
+    global _calls
+    if _calls is None:
+        return
+    _calls.listeners = [other for other in _calls.listeners if other is not listener]
+    if not _calls.listeners:
+        mode, _calls = _calls, None
+        _leave(mode)
+
+
+def _leave(mode: TorchFunctionMode) -> None:
+    """Take a mode off torch's stack, also from below modes that were entered later and are still on."""
+    above = []
+    try:
+        while torch._C._len_torch_function_stack():
+            top = _pop_mode()  # type: ignore[no-untyped-call]
+            if top is mode:
+                return
+            above.append(top)
+    finally:
+        for other in reversed(above):
+            _push_mode(other)  # type: ignore[no-untyped-call]
+
+
+def _backpropagated(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The tensor that a call of ``backward`` is about."""
+    given = args[0] if args else kwargs.get("tensors")
+    if isinstance(given, torch.Tensor):
+        return given
+    tensors = [t for t in given or () if isinstance(t, torch.Tensor)]
+    if len(tensors) > 1 and all(t.numel() == 1 for t in tensors):
+        return torch.stack([t.reshape(()) for t in tensors]).sum()
+    return tensors[0] if tensors else None
