@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("altair", reason="the extra html is not installed")
 pytest.importorskip("vl_convert", reason="the extra html is not installed")
 
 from example_pages import embedded, read
@@ -81,7 +80,7 @@ def test_a_page_of_the_session(project, run):
     assert "&lt;b&gt;no model&lt;/b&gt;" in page
     assert sorted(t.seconds for t in traces(page)) == [3.0, 5.0, 5.0]
     assert example_trace(seconds=3.0) in traces(page)
-    assert set(embedded(page)) == {"specifications", "run-1-data", "run-2-data", "run-3-data"}
+    assert set(embedded(page)) == {"run-1-data", "run-2-data", "run-3-data"}
     assert "H4sI" not in (project / "out/ft.json").read_text(), "traces are the page's alone"
     result.stdout.fnmatch_lines(["ftcheck: html report of 4 tests in *page.html"])
     result.assert_outcomes(passed=2, failed=2)
@@ -248,11 +247,10 @@ def test_the_command_makes_a_page_of_saved_traces(tmp_path):
 def test_pytest_starts_without_what_draws(project):
     code = (
         "import sys, pytest; pytest.main(['-q', '-p', 'no:cacheprovider', 'test_it.py::test_a']); "
-        "print('LOADED', sorted({'altair', 'jinja2', 'vl_convert', 'markupsafe'} & set(sys.modules)))"
+        "print('LOADED', sorted({'jinja2', 'vl_convert', 'markupsafe'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=project, timeout=120, check=False
     )
     loaded = next(line for line in done.stdout.splitlines() if line.startswith("LOADED"))
-    assert "altair" not in loaded
     assert "vl_convert" not in loaded

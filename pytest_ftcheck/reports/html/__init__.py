@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Packages that the page needs: module -> package.
-NEEDED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
+NEEDED = {"jinja2": "jinja2", "vl_convert": "vl-convert-python"}
 
 
 def missing() -> list[str]:

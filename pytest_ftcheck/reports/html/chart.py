@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.serialization import encode
 
-#: Pixels of the charts whose height does not depend on the numbers, axes included (see `vega_specs`).
+#: Pixels of the charts whose height does not depend on the numbers, axes included (see ``charts.js``).
 HEIGHTS = {"loss": 331, "lines": 237, "log": 257, "histogram": 237, "time": 237, "metric": 82}
 
 

@@ -1,4 +1,4 @@
-"""A trace as charts: data, table and legend, as plain data; `vega_specs` draws each kind. A missing chart has a sentence instead."""
+"""A trace as charts: data, table and legend, as plain data; ``charts.js`` draws each kind. A missing chart has a sentence instead."""
 
 from __future__ import annotations
 

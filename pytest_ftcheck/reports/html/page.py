@@ -47,7 +47,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
     ):
         section.packed = Markup(packed.text)  # base64 needs no escaping, and must not be shortened
         section.every = packed.every
-    library, script = _library(), (FOLDER / "page.js").read_text(encoding="utf-8")
+    library, script = _library(), _enclosed(_text("charts.js") + _text("page.js"))
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -63,11 +63,10 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
         overview=summary,
         sections=shown,
         session=session,
-        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        style=Markup(_text("page.css")),
         library=Markup(library),
         script=Markup(script),
         policy=_policy(library, script),
-        specifications=Markup(script_safe(json.dumps(_specifications(), separators=(",", ":")))),
         data=_data,
         left_out=len(sections) - len(shown),
     )
@@ -81,22 +80,24 @@ def _data(section: Section) -> Any:
     return Markup(script_safe(json.dumps(drawn, allow_nan=False, separators=(",", ":"))))
 
 
-@cache
-def _specifications() -> dict[str, Any]:
-    from .vega_specs import specifications
+def _text(file: str) -> str:
+    return (FOLDER / file).read_text(encoding="utf-8")
 
-    return specifications()
+
+def _enclosed(script: str) -> str:
+    """A script whose names do not become the page's."""
+    return "(function () {\n" + script + "})();"
 
 
 @cache
 def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed, enclosed, so that their names do not become the page's."""
+    """Vega, Vega-Lite and Vega-Embed."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
     if "</script" in bundle.lower() or "<!--" in bundle:
         raise ValueError("the drawing library cannot be embedded: it contains the end of a script")
-    return "(function(){" + bundle + "})();"
+    return _enclosed(bundle)
 
 
 def _policy(*scripts: str) -> str:

@@ -8,14 +8,13 @@ import time
 
 import pytest
 
-pytest.importorskip("altair", reason="the extra html is not installed")
 pytest.importorskip("vl_convert", reason="the extra html is not installed")
 
 from browsing import serious
 from example_pages import diverged_trace, empty_trace, frozen_head_trace, hostile_page, whole_trace
 
 from pytest_ftcheck import Trace
-from pytest_ftcheck.reports.html.page import page
+from pytest_ftcheck.reports.html.page import FOLDER, page
 from pytest_ftcheck.reports.html.views import FineTune
 
 #: Charts of `whole_trace`.
@@ -73,6 +72,15 @@ def unfold_tables(page):
 def marks(page, chart, kind):
     """How many marks of a kind that can be seen a chart has."""
     return page.locator(f"#run-1-{chart} .canvas svg .mark-{kind}.role-mark > *").count()
+
+
+def test_every_specification_fits_the_schema(browser, tmp_path):
+    altair = pytest.importorskip("altair")
+    (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>", encoding="utf-8")
+    script = (FOLDER / "charts.js").read_text(encoding="utf-8")
+    found = browser.open(tmp_path / "empty.html").page.evaluate(f"() => {{\n{script}return specifications;\n}}")
+    for specification in found.values():
+        altair.Chart.from_dict(specification)  # raises where it does not
 
 
 def test_every_chart_is_drawn_with_its_marks(browser, made):

@@ -1,8 +1,5 @@
-(function () {
-"use strict";
 // Draws charts when they come into view, and builds their tables. Texts from a trace are only ever set as text content.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-const specifications = read("specifications");
 const known = new Map();
 const chartOf = (element) => {
   const run = element.dataset.run;
@@ -313,4 +310,3 @@ for (const link of document.querySelectorAll(".save"))
     setTimeout(() => URL.revokeObjectURL(save.href), 60000);
   });
 arrive();
-})();
