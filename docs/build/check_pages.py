@@ -51,7 +51,9 @@ def sentence(check: str) -> str:
     """
     row = rows("detection", "false alarms").get(check)
     parts = []
-    if row is None or not judged(row):
+    if row is None:
+        parts.append("Not measured as yet: the check is newer than the last run of the benchmark.")
+    elif not judged(row):
         parts.append("None of the healthy controls was judged by it: it judges only what is named or declared.")
     else:
         interval = re.sub(r"^\S+ ", "", row["false alarms"])
@@ -78,7 +80,7 @@ def with_rates(page: Path) -> str:
     """The page with that paragraph as it has to be today."""
     text = page.read_text(encoding="utf-8")
     new, count = re.subn(
-        r"(?<=^## Error rates\n\n).+?(?=\n\n)",
+        r"(?<=^## Error rates\n\n)(?!## ).+?(?=\n\n)",
         lambda _: sentence(page.stem),
         text,
         count=1,

@@ -1,0 +1,81 @@
+"""Does the run begin where its author thinks it begins?"""
+
+from __future__ import annotations
+
+from ...core.formatting import number, plural
+from ...core.trace import Trace
+from ...core.verdict import Verdict
+from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
+from .record import OptimizerStart
+
+NAME = "fresh_start"
+#: The first cross-entropy over that of the class priors. A sound training leaves the loss of its own rows below that of the class
+#: priors; a quarter more is the margin that `loss_decreases` grants other sound objectives.
+WORSE_THAN_PRIORS = 1.25
+EARLIER_TRAINING = Fault(
+    "earlier_training",
+    Rank.BROKEN_START + 60,
+    "the run goes on from an earlier training that damaged the weights",
+    cause="the optimizer had already taken {before} before the run: a learning-rate range test, another fold or another trial trained "
+    "the same model, and its weights were not put back",
+    remedy="restore the model's and the optimizer's state_dict from before that training, or create both anew; a model that goes on to "
+    "another task on purpose needs an optimizer of its own",
+    explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL, Symptom.BLOWS_UP),
+)
+
+
+@check(
+    stage=Stage.START,
+    position=1,
+    faults=(EARLIER_TRAINING,),
+    measurements=(OptimizerStart,),
+)
+def check_fresh_start(trace: Trace) -> Verdict:
+    """The run begins with a fresh optimizer, or goes on from a training that left the model in good order.
+
+    An optimizer that has already taken steps is certain evidence of an earlier training. A training that is resumed on purpose has it,
+    too, so that alone is a note. It is a fault where the first cross-entropy on the probe is well above that of the class priors, which no
+    sound training of the same rows leaves behind.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> from pytest_ftcheck.checks.optimizer.record import OptimizerStart
+    >>> print(check_fresh_start(example_trace(measurements={"optimizer_start": OptimizerStart(0, 0)})))
+    fresh_start: pass. AdamW had taken no step before the run.
+    """
+    start = trace.measured(OptimizerStart)
+    if start is None:
+        return not_measured(NAME, trace, OptimizerStart)
+    name = trace.optimizer.name
+    if not start.steps and not start.with_state:
+        return Verdict(NAME, "pass", f"{name} had taken no step before the run.", measured="the optimizer's state")
+    before = plural(start.steps, "step") if start.steps else "steps that it does not count"
+    headline = f"{name} had already taken {before} before the run"
+    measured = "the optimizer's state before the run, and the cross-entropy of the logits on the probe"
+    losses = _losses(trace)
+    if losses is None:
+        note = "whether that training left the weights in good order cannot be judged here: there is no cross-entropy on a probe"
+        return Verdict(NAME, "pass", f"{headline}.", measured=measured, notes=(note,))
+    first, prior = losses
+    if not first <= WORSE_THAN_PRIORS * prior:
+        return EARLIER_TRAINING.with_details(before=before).verdict(
+            NAME,
+            f"{headline}, and the weights that it left have a loss of {number(first, 4)}; the class priors have {number(prior, 4)}.",
+            limit=f"a resumed training starts below {WORSE_THAN_PRIORS:g} times the class priors' loss",
+            measured=measured,
+        )
+    return Verdict(
+        NAME,
+        "pass",
+        f"{headline}; the first loss is {number(first, 4)}, the class priors' {number(prior, 4)}.",
+        measured=measured,
+        notes=("the run goes on from an earlier training; to judge a fresh start, create model and optimizer anew",),
+    )
+
+
+def _losses(trace: Trace) -> tuple[float, float] | None:
+    """The first cross-entropy on the probe, and that of the class priors; None: not both of them are known."""
+    probe = trace.probe
+    if probe is None or not probe.points or not probe.prior_entropy:
+        return None
+    first = probe.points[0].reference
+    return None if first is None else (first, probe.prior_entropy)
