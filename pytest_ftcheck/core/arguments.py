@@ -60,11 +60,19 @@ def whole(name: str, value: Any, *, least: int | None = None, most: int | None =
     """``TypeError`` or ``ValueError`` for what is no whole number in these bounds."""
     if optional and value is None:
         return
+    limits = " and ".join(f"{sign} {bound}" for sign, bound in ((">=", least), ("<=", most)) if bound is not None)
+    expected = f"{name}={value!r}: expected a whole number{limits and ' '}{limits}{' or None' if optional else ''}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r}: expected a whole number{' or None' if optional else ''}")
+        raise TypeError(expected)
     if (least is not None and value < least) or (most is not None and value > most):
-        limits = " and ".join(f"{sign} {bound}" for sign, bound in ((">=", least), ("<=", most)) if bound is not None)
-        raise ValueError(f"{name}={value!r}: expected a whole number {limits}")
+        raise ValueError(expected)
+
+
+def seed(name: str, value: Any) -> None:
+    """``TypeError`` or ``ValueError`` for what torch's generators, of 64 bits, do not take as a seed."""
+    whole(name, value, least=0)
+    if value >= 2**64:
+        raise ValueError(f"{name}={value!r}: expected a whole number from 0 to 2**64 - 1")
 
 
 def one_of(name: str, value: Any, accepted: Sequence[str], *, optional: bool = False) -> None:

@@ -84,11 +84,7 @@ class Recipe:
                 f"warmup={self.warmup!r}: expected a share of the steps below 1, or a whole number of steps"
             )
         arguments.whole("steps", self.steps, least=1)
-        arguments.whole("seed", self.seed, least=0)
-        if self.seed >= 2**64:
-            raise ValueError(
-                f"seed={self.seed!r}: expected a whole number below 2**64, the largest that torch's generators take"
-            )
+        arguments.seed("seed", self.seed)
         arguments.number("max_grad_norm", self.max_grad_norm, above=0, optional=True)
         arguments.number("max_seconds", self.max_seconds, above=0, optional=True)
         arguments.whole("threads", self.threads, least=1, optional=True)

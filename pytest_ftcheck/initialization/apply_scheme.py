@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..checks.head.probe.layers import linear_layers
+from ..core import arguments
 from ..core.init_distributions import Draw
 from ..core.init_scheme import TORCH_BIAS, InitScheme
 from ..instruments.parameter_roles import find_head
@@ -78,14 +79,9 @@ def _contents(module: nn.Module) -> str:
     return ", ".join(list(kinds)[:6]) or "nothing"
 
 
-#: Seeds that torch's generators take: 64 bits.
-MOST_SEED = 2**64 - 1
-
-
 def apply(scheme: InitScheme, module: M, seed: int, only: str | Sequence[str] | None) -> M:
     """See `InitScheme.apply`."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
-        raise ValueError(f"seed={seed!r}: expected a whole number from 0 to 2**64 - 1")
+    arguments.seed("seed", seed)
     layers = list(head_layers(module, only).items())
     _check_prior(scheme, layers[-1])
     # on the CPU, in float32: the same values on every device and in every dtype

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..checks.head.probe.layers import linear_layers
+from ..core import arguments
 from ..instruments.batches import Batches, device_of, in_words, split, to_device
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
@@ -48,7 +49,8 @@ def extract_features(
     >>> extract_features(tiny_distilbert(seed=0), toy_batches(4), held_out=toy_batches(2, seed=1))
     <Features of 64 rows x 64, 32 held out: single_label, 2 classes, what enters classifier of a TinyClassifier>
     """
-    most = _most(rows)
+    arguments.whole("rows", rows, least=2, optional=True)
+    most = rows or MOST_ROWS
     share = None if held_out is None or not isinstance(held_out, (int, float)) else share_of(held_out)
     source = Batches(batches, None)
     other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
@@ -81,16 +83,6 @@ def extract_features(
         classes=reader.classes,
         source=f"what enters {tap.where} of a {type(model).__name__}",
     )
-
-
-def _most(rows: Any) -> int:
-    if rows is None:
-        return MOST_ROWS
-    if isinstance(rows, bool) or not isinstance(rows, int):
-        raise TypeError(f"rows={rows!r}: expected a whole number")
-    if rows < 2:
-        raise ValueError(f"rows={rows!r}: expected a whole number >= 2")
-    return rows
 
 
 class _Tap:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core import arguments
+
 #: Activations by name, each without arguments.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -58,14 +60,10 @@ class Head(nn.Sequential):
             raise TypeError(f"widths={widths!r}: expected the hidden layers' widths, such as (64, 32)")
         sizes = {"in_features": in_features, **{f"widths[{i}]": w for i, w in enumerate(widths)}, "classes": classes}
         for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size!r}: expected a whole number >= 1")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout!r}: expected a share from 0 to below 1")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed={seed!r}: expected a whole number >= 0")
+            arguments.whole(name, size, least=1)
+        arguments.one_of("activation", activation, tuple(ACTIVATIONS))
+        arguments.number("dropout", dropout, least=0, below=1)
+        arguments.whole("seed", seed, least=0)
         generator = torch.Generator().manual_seed(seed)
         *hidden, last = list(sizes.values())[1:]
         layers: list[nn.Module] = []

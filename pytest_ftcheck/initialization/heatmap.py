@@ -43,7 +43,7 @@ def draw(result: SweepResult, mark: Any = None) -> Figure:
     except ImportError as error:
         raise ImportError("the map needs matplotlib: pip install 'pytest-ftcheck[plot]'") from error
     marked = mark_of(mark) or result.mark
-    numeric = _numeric(result)
+    numeric = len(result.stds) > 1 and None not in result.stds
     rows = len(result.schemes)
     figure = Figure(figsize=(12.5, 5.6 if numeric else max(3.6, 2.2 + 0.34 * rows)), layout="constrained")
     figure.get_layout_engine().set(wspace=0.08)  # type: ignore[union-attr, call-arg]
@@ -79,10 +79,6 @@ def draw(result: SweepResult, mark: Any = None) -> Figure:
     _invisible_motion(right, xs, ys, motion)
     _captions(figure, result)
     return figure
-
-
-def _numeric(result: SweepResult) -> bool:
-    return len(result.stds) > 1 and None not in result.stds
 
 
 def _edges(values: Sequence[float]) -> list[float]:
@@ -123,11 +119,8 @@ def _panel(
     ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
 
 
-def _border(ax: Axes, xs: Sequence[float], ys: Sequence[float], share: Sequence[Sequence[float]]) -> None:
-    """A line around the cells in which most seeds learn, open at the edge of the grid."""
-    from matplotlib.collections import LineCollection
-
-    inside = [[v > MAJORITY for v in line] for line in share]
+def _segments(xs: Sequence[float], ys: Sequence[float], inside: Sequence[Sequence[bool]]) -> list[Any]:
+    """The line between the cells that are inside and those that are not, open at the edge of the grid."""
     lines = []
     for i, row in enumerate(inside):
         for j, here in enumerate(row):
@@ -135,34 +128,30 @@ def _border(ax: Axes, xs: Sequence[float], ys: Sequence[float], share: Sequence[
                 lines.append([(xs[j], ys[i]), (xs[j], ys[i + 1])])
             if i and here != inside[i - 1][j]:
                 lines.append([(xs[j], ys[i]), (xs[j + 1], ys[i])])
+    return lines
+
+
+def _border(ax: Axes, xs: Sequence[float], ys: Sequence[float], share: Sequence[Sequence[float]]) -> None:
+    """A line around the cells in which most seeds learn."""
+    from matplotlib.collections import LineCollection
+
+    lines = _segments(xs, ys, [[v > MAJORITY for v in line] for line in share])
     # the halos of all segments lie under all segments: else each would cover its neighbour
-    for colour, width, name in (("black", 4.4, "halo"), ("white", 2.2, "border")):
-        if lines:
-            made = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting", gid=name)
-            ax.add_collection(made, autolim=False)
+    for colour, width, name in (("black", 4.4, "halo"), ("white", 2.2, "border")) if lines else ():
+        made = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting", gid=name)
+        ax.add_collection(made, autolim=False)
 
 
 def _mark(ax: Axes, mark: tuple[float, float], xs: Sequence[float], ys: Sequence[float], *, numeric: bool) -> None:
     """A star at the user's own recipe; among named schemes, which have no scale, a line at its learning rate."""
-    from matplotlib import patheffects
-
     std, lr = mark
-    halo = [patheffects.withStroke(linewidth=3, foreground="black")]
+    halo = _halo(3)
     if not numeric:
         ax.axvline(lr, color="white", linewidth=1.6, linestyle=(0, (4, 3)), path_effects=halo, gid="mark")
         ax.set_xlim(min(xs[0], lr / 1.5), max(xs[-1], lr * 1.5))
         return
-    ax.plot(
-        [lr],
-        [std],
-        marker="*",
-        markersize=17,
-        color="white",
-        markeredgecolor="black",
-        linestyle="none",
-        gid="mark",
-        zorder=5,
-    )
+    star: dict[str, Any] = {"marker": "*", "markersize": 17, "color": "white", "markeredgecolor": "black"}
+    ax.plot([lr], [std], **star, linestyle="none", gid="mark", zorder=5)
     ax.set_xlim(min(xs[0], lr / 1.5), max(xs[-1], lr * 1.5))
     ax.set_ylim(min(ys[0], std / 1.5), max(ys[-1], std * 1.5))
     to_the_left = math.log(lr / xs[0]) > 0.6 * math.log(xs[-1] / xs[0])
@@ -183,15 +172,7 @@ def _invisible_motion(ax: Axes, xs: Sequence[float], ys: Sequence[float], motion
     """A dashed line around the cells whose motion is too small to show in a histogram."""
     from matplotlib.collections import LineCollection
 
-    lines = []
-    for i, row in enumerate(motion):
-        for j in range(1, len(row)):
-            if (row[j - 1] < INVISIBLE) != (row[j] < INVISIBLE):
-                lines.append([(xs[j], ys[i]), (xs[j], ys[i + 1])])
-        if i:
-            for j, (a, b) in enumerate(zip(motion[i - 1], row, strict=True)):
-                if (a < INVISIBLE) != (b < INVISIBLE):
-                    lines.append([(xs[j], ys[i]), (xs[j + 1], ys[i])])
+    lines = _segments(xs, ys, [[v < INVISIBLE for v in line] for line in motion])
     if lines:
         made = LineCollection(lines, colors="white", linewidths=1.8, linestyles=[DASHED], gid="unseen")
         made.set_path_effects(_halo(3.2))

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from ..core import arguments
 from ..core.arguments import as_positive, distinct, sequence
 from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
 from ..instruments.tasks import prior_entropy
-from .apply_scheme import MOST_SEED
 from .engine import train_heads
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows
@@ -216,8 +216,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
         return tuple(range(seeds))
     numbers = sequence("seeds", seeds)
     for i, seed in enumerate(numbers):
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
-            raise ValueError(f"seeds[{i}]={seed!r}: expected a whole number from 0 to 2**64 - 1")
+        arguments.seed(f"seeds[{i}]", seed)
     distinct("seeds", numbers)
     return tuple(numbers)
 
@@ -231,10 +230,8 @@ def _plan(recipe: Recipe | None, recipe_fields: dict[str, Any], batch_size: Any,
         hint = "; give lrs= and seeds=" if unknown[0] in ("lr", "seed") else ""
         raise TypeError(f"sweep() has no argument {unknown[0]!r}{hint}; of a Recipe it takes {', '.join(accepted)}")
     made = replace(recipe or Recipe(steps=30), **recipe_fields)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
-    if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-        raise ValueError(f"momentum={momentum!r}: expected a number from 0 to below 1")
+    arguments.whole("batch_size", batch_size, least=1)
+    arguments.number("momentum", momentum, least=0, below=1)
     if momentum and made.optimizer != "sgd":
         raise ValueError(f"momentum={momentum!r} is given with optimizer={made.optimizer!r}: expected 'sgd'")
     return Plan(made, batch_size, float(momentum))

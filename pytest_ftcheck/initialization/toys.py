@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from ..core import arguments
 from .features import Features
 
 
@@ -31,10 +32,8 @@ def toy_features(
         ("classes", classes, 2),
         ("held_out", held_out, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
-    if isinstance(separation, bool) or not isinstance(separation, (int, float)) or not 0 <= separation < math.inf:
-        raise ValueError(f"separation={separation!r}: expected a finite number >= 0")
+        arguments.whole(name, value, least=least)
+    arguments.number("separation", separation, least=0)
     g = torch.Generator().manual_seed(seed)
     directions = torch.linalg.qr(torch.randn(width, classes + 1, generator=g))[0].t()
     total = rows + held_out

@@ -112,14 +112,14 @@ def train(
     """The fine-tune behind `check_trainable`."""
     import torch
 
+    from ..core import arguments
     from ..core.recipe import Recipe
     from ..training.finetune import finetune
     from .features import Features
 
     if not isinstance(head, torch.nn.Module):
         raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module that takes features")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
+    arguments.whole("batch_size", batch_size, least=1)
     if given := sorted({"eval_batches", "head", "batches", "model"} & set(recipe)):
         raise TypeError(f"{given[0]}: not an argument of this check; it trains on the features, and judges by them")
     Recipe(lr=lr, steps=steps, seed=seed)  # refuses bad values before rows are drawn
