@@ -152,10 +152,9 @@ class SchedulerOrder:
     """Whether the scheduler steps before the optimizer, and whether it drives this optimizer at all.
 
     :param scheduler: the scheduler that was passed; None: none was.
-    :param watched: ids of the watched optimizer and of those it wraps.
     """
 
-    def __init__(self, scheduler: Any, watched: set[int], optimizer: TorchOptimizer) -> None:
+    def __init__(self, scheduler: Any) -> None:
         self.name = None if scheduler is None else type(scheduler).__name__
         #: Optimizer steps before which, in the same iteration, the scheduler had stepped already.
         self.stepped_first = 0
@@ -163,11 +162,18 @@ class SchedulerOrder:
         self._epoch_at_start = self._epoch()
         self._epoch_of_iteration: int | None = None
         driven = None if scheduler is None else getattr(scheduler, "optimizer", None)
-        self.drives_other_optimizer = (
-            isinstance(driven, TorchOptimizer)
-            and id(driven) not in watched
-            and not any(g is h for g in driven.param_groups for h in optimizer.param_groups)
-        )
+        self._driven = driven if isinstance(driven, TorchOptimizer) else None
+
+    def drives_another_than(self, optimizers: Iterable[Any]) -> bool:
+        """Whether it drives an optimizer that is none of these, and that these do not wrap."""
+        known = list(optimizers)
+        return self._driven is not None and bool(known) and not any(self._drives(o) for o in known)
+
+    def _drives(self, optimizer: Any) -> bool:
+        driven = self._driven
+        if driven is None or any(driven is o for o in wrapped_optimizers(optimizer)):
+            return True
+        return any(g is h for g in driven.param_groups for h in optimizer.param_groups)
 
     def _epoch(self) -> int | None:
         found = getattr(self._scheduler, "last_epoch", None)
@@ -179,10 +185,10 @@ class SchedulerOrder:
         """A new iteration begins."""
         self._epoch_of_iteration = self._epoch()
 
-    def optimizer_steps(self, *, first: bool) -> None:
-        """The optimizer has stepped; ``first``: for the first time, in the first known iteration."""
+    def optimizer_steps(self, optimizer: Any, *, first: bool) -> None:
+        """This optimizer has stepped; ``first``: it is the first step, in the first known iteration."""
         if self._scheduler is None:
             return
         now = self._epoch()
         before = self._epoch_at_start if first else self._epoch_of_iteration
-        self.stepped_first += now is not None and before is not None and now > before
+        self.stepped_first += now is not None and before is not None and now > before and self._drives(optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -48,6 +49,18 @@ class GradientStatistics:
         self.shown = torch.where(norms == NOT_CONCERNED, self.shown, norms)
         total: torch.Tensor = torch.linalg.vector_norm(torch.where(present | nonfinite, norms, 0.0))
         return total
+
+    def forget(self, places: Sequence[int]) -> None:
+        """What was counted of these parameters does not count."""
+        for vector, empty in (
+            (self._zero, 0.0),
+            (self._nonfinite, 0.0),
+            (self._first_nonzero, -1.0),
+            (self._first_nonfinite, -1.0),
+            (self._max_norm, 0.0),
+            (self._last_norm, 0.0),
+        ):
+            vector[list(places)] = empty
 
     def record(self, w: WatchedParameter, share_with_gradient: float) -> Gradients:
         """The numbers of one parameter."""

@@ -26,7 +26,11 @@ from ..instruments.sampled_elements import SampledElements
 from ..instruments.tensor_statistics import digest, rms, series, statistics
 from .external_writes import ExternalWrites, share_retained
 from .gradient_statistics import GradientStatistics
+from .watched_optimizers import WatchedOptimizers
 from .watched_parameters import WatchedParameter
+
+#: In place of an optimizer's name, where none was given and none stepped.
+NO_OPTIMIZER = "optimizer"
 
 
 @dataclass
@@ -55,7 +59,7 @@ def tensor_records(
     writes: ExternalWrites,
     rows: Sequence[torch.Tensor],
     steps: int,
-    held_now: AbstractSet[int],
+    optimizers: WatchedOptimizers,
     in_other_optimizers: AbstractSet[int],
 ) -> tuple[Tensor, ...]:
     """One `Tensor` a parameter.
@@ -63,7 +67,6 @@ def tensor_records(
     :param vectors: flat vectors of the sampled elements: ``start``, ``final`` and ``after_last_step`` (values), ``by_gradient`` and
         ``by_decay`` (sums of updates), ``had_gradient`` and ``counted`` (for what is retained).
     :param rows: norms of gradient, update and displacement at each recorded step.
-    :param held_now: ids of the tensors that the watched optimizer holds.
     """
     gradients.to_cpu()
     largest_updates = max_update.tolist()
@@ -71,6 +74,7 @@ def tensor_records(
     stacked = torch.stack(list(rows)).cpu().double() if rows else torch.zeros(0, 3, len(sampled.counts))
     pieces = {name: sampled.split(vector) for name, vector in vectors.items()}
     now = dict(model.named_parameters(remove_duplicate=False))
+    held_now = optimizers.held()
     tensors = []
     for w in watched:
         parameter = now.get(w.name)
@@ -80,6 +84,7 @@ def tensor_records(
             "replaced": replaced,
             "orphaned": parameter is not None and replaced and not in_an_optimizer,
             "in_other_optimizer": id(w.parameter) in in_other_optimizers,
+            "group": None if w.group is None else optimizers.offset(w.group[0]) + w.group[1],
         }
         if w.slot is None:
             tensors.append(_unsampled(w, steps, **known))
@@ -161,7 +166,6 @@ def _tensor(w: WatchedParameter, **measured: Any) -> Tensor:
         dtype=str(w.parameter.dtype).removeprefix("torch."),
         trainable=w.trainable,
         trainable_last=w.parameter.requires_grad,
-        group=w.group,
         first_step=w.first_step,
         lr_sum=w.lr_sum,
         lr_peak=w.lr_peak,
@@ -174,54 +178,76 @@ def _tensor(w: WatchedParameter, **measured: Any) -> Tensor:
 
 # ---------------------------------------------------------------------- the optimizer
 def optimizer_record(
-    optimizer: TorchOptimizer,
-    family: str,
+    optimizers: WatchedOptimizers,
     live: Sequence[WatchedParameter],
     in_model: Collection[int],
-    rates: Mapping[int, GroupRates],
+    rates: Mapping[tuple[int, int], GroupRates],
     scheduler: SchedulerOrder,
     *,
     other_steps: int,
     rebuilt: int,
 ) -> Optimizer:
-    """The watched optimizer at the end of the run.
+    """The watched optimizers at the end of the run, as one with the groups of all.
 
-    :param in_model: ids of the model's parameters.  :param rates: learning rates by the index of the group.
+    :param in_model: ids of the model's parameters.  :param rates: learning rates by the optimizer's place and the index of the group.
     """
     groups, held_before = list[Group](), set[int]()
-    for index, group in enumerate(optimizer.param_groups):
-        lr, over_run = lr_of(group), rates.get(index, GroupRates())
-        entries = [id(p) for p in group["params"]]
-        tensors = set(entries)
-        of_model = sum(i in in_model for i in tensors)
-        duplicates = len(entries) - len(tensors - held_before)
-        held_before |= tensors
-        groups.append(
-            Group(
-                index=index,
-                lr_first=lr if over_run.first is None else over_run.first,
-                lr_peak=lr if over_run.first is None else over_run.peak,
-                lr_sum=over_run.total,
-                weight_decay=float(group.get("weight_decay") or 0.0),
-                settings=settings_of(group),
-                tensors=of_model,
-                not_in_model=len(tensors) - of_model,
-                duplicates=duplicates,
-                decoupled=decouples_decay(optimizer, group),
-            )
-        )
-    trained = [w for w in live if w.group is not None and w.steps > w.without_gradient]
-    trained.sort(key=lambda w: w.without_gradient - w.steps)  # those that had a gradient most often come first
+    for place, optimizer in enumerate(optimizers.all):
+        for i, settings in enumerate(optimizer.param_groups):
+            over_run = rates.get((place, i), GroupRates())
+            groups.append(_group(len(groups), optimizer, settings, over_run, in_model, held_before))
+    updates, gradients = max(
+        (_updates(place, optimizer, live) for place, optimizer in enumerate(optimizers.all)),
+        key=lambda counts: 0 if counts[0] is None else counts[1] - counts[0],
+        default=(None, 0),
+    )
     return Optimizer(
-        name_of(optimizer),
-        family,
+        " and ".join(dict.fromkeys(name_of(o) for o in optimizers.all)) or NO_OPTIMIZER,
+        optimizers.family(),
         tuple(groups),
         other_steps,
-        classes=classes_of(optimizer),
+        classes=tuple(dict.fromkeys(c for o in optimizers.all for c in classes_of(o))),
         rebuilt=rebuilt,
-        state_steps=state_steps(optimizer, [w.parameter for w in trained]),
-        gradient_steps=max((w.steps - w.without_gradient for w in trained), default=0),
+        state_steps=updates,
+        gradient_steps=gradients,
         scheduler=scheduler.name,
-        scheduler_of_other_optimizer=scheduler.drives_other_optimizer,
+        scheduler_of_other_optimizer=scheduler.drives_another_than(optimizers.all),
         scheduler_stepped_first=scheduler.stepped_first,
     )
+
+
+def _group(
+    index: int,
+    optimizer: TorchOptimizer,
+    settings: dict[str, Any],
+    over_run: GroupRates,
+    in_model: Collection[int],
+    held_before: set[int],
+) -> Group:
+    """One group; ``held_before``: ids of the tensors in groups before it, to which its own are added."""
+    lr = lr_of(settings)
+    entries = [id(p) for p in settings["params"]]
+    tensors = set(entries)
+    of_model = sum(i in in_model for i in tensors)
+    duplicates = len(entries) - len(tensors - held_before)
+    held_before |= tensors
+    return Group(
+        index=index,
+        lr_first=lr if over_run.first is None else over_run.first,
+        lr_peak=lr if over_run.first is None else over_run.peak,
+        lr_sum=over_run.total,
+        weight_decay=float(settings.get("weight_decay") or 0.0),
+        settings=settings_of(settings),
+        tensors=of_model,
+        not_in_model=len(tensors) - of_model,
+        duplicates=duplicates,
+        decoupled=decouples_decay(optimizer, settings),
+    )
+
+
+def _updates(place: int, optimizer: TorchOptimizer, live: Sequence[WatchedParameter]) -> tuple[int | None, int]:
+    """Updates that its state counts, and the most steps at which one of its tensors had a gradient."""
+    trained = [w for w in live if w.group is not None and w.group[0] == place and w.steps > w.without_gradient]
+    trained.sort(key=lambda w: w.without_gradient - w.steps)  # those that had a gradient most often come first
+    most = max((w.steps - w.without_gradient for w in trained), default=0)
+    return state_steps(optimizer, [w.parameter for w in trained]), most

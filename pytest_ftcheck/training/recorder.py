@@ -17,12 +17,13 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ..core.observations import Iteration, Step
-from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, family_of, lr_of, wrapped_optimizers
+from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
 from ..instruments.sampled_elements import SAMPLE_HEAD, SampledElements, gradient_norm, sample_size
 from ..instruments.tensor_statistics import histogram_of, plain, short
 from .external_writes import ExternalWrites
 from .gradient_statistics import NO_GRADIENT, NOT_CONCERNED, GradientStatistics
 from .recorded_fields import GroupRates, optimizer_record, tensor_records
+from .watched_optimizers import WatchedOptimizers
 from .watched_parameters import WatchedBuffers, watch_parameters
 from .weight_decay import WeightDecay
 
@@ -55,10 +56,14 @@ class Recorder:
     """Records every optimizer step on a model's parameters between :meth:`attach` and :meth:`detach`.
 
     The cost of a step does not depend on how many were recorded; no copy of the model is made.
+
+    :param optimizers: those that train the model; empty: adopted when they first step, see `WatchedOptimizers`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: TorchOptimizer, head: Sequence[str], scheduler: Any = None) -> None:
-        self.model, self.optimizer, self.head = model, optimizer, tuple(head)
+    def __init__(
+        self, model: nn.Module, optimizers: Sequence[TorchOptimizer], head: Sequence[str], scheduler: Any = None
+    ) -> None:
+        self.model, self.head = model, tuple(head)
         self.iterations: list[_Iteration] = []
         self.steps: list[_Step] = []
         #: Norm of all gradients before clipping, where we clip; taken in by the next step.
@@ -83,20 +88,22 @@ class Recorder:
         self._rows: list[torch.Tensor] = []  # one a recorded step: norms of gradient, update and displacement
         self._recorded: list[int] = []
         self._every = 1
-        self._rates: dict[int, GroupRates] = {}
+        self._rates: dict[tuple[int, int], GroupRates] = {}  # by place of the optimizer and index of the group
         self._by_id = {id(w.parameter): w for w in self._watched}
-        self._watched_optimizers = {id(o) for o in wrapped_optimizers(optimizer)}
+        self.optimizers = WatchedOptimizers(optimizers, self._by_id.keys())
         self._in_other_optimizers: set[int] = set()  # ids of tensors that other optimizers held at their steps
         self._other_steps = 0
         self._replacements = OptimizerReplacements()
-        self._scheduler = SchedulerOrder(scheduler, self._watched_optimizers, optimizer)
+        self._scheduler = SchedulerOrder(scheduler)
         self._inside_step = False
+        self._iterations_before_step = 0
         self._next_histogram = 0
         self._converted = 0
         self._handles: list[Any] = []
         self._buffers = WatchedBuffers(model, self.head)
         self._add_histograms(-1, exact=True)
-        self._map_groups(optimizer, 0)
+        for optimizer in optimizers:
+            self._map_groups(optimizer, 0)
 
     def attach(self) -> None:
         """Start recording."""
@@ -126,6 +133,23 @@ class Recorder:
         current.backward_error = backward_error
         current.training = self.model.training
 
+    def merge_iterations(self) -> None:
+        """All iterations so far were parts of one."""
+        self.iterations = [
+            _Iteration(
+                step=len(self.steps) - 1 if self.steps else None,
+                steps=sum(i.steps for i in self.iterations),
+                training=self.model.training,
+            )
+        ]
+        self._converted = 0
+        for step in self.steps:
+            step.iteration = None if step.iteration is None else 0
+
+    def had_backward_in_this_step(self) -> bool:
+        """Whether an optimizer's step is under way in which an iteration has begun already."""
+        return self._inside_step and len(self.iterations) > self._iterations_before_step
+
     def _convert_losses(self, keep: int = 0) -> None:
         end = len(self.iterations) - keep
         for iteration in self.iterations[self._converted : end]:
@@ -138,7 +162,7 @@ class Recorder:
 
     # ------------------------------------------------------------------ hooks
     def _concerns_model(self, optimizer: TorchOptimizer) -> bool:
-        if id(optimizer) in self._watched_optimizers:
+        if optimizer in self.optimizers:
             return True
         return any(id(p) in self._by_id for g in optimizer.param_groups for p in g["params"])
 
@@ -146,6 +170,9 @@ class Recorder:
         if self._inside_step or not self._concerns_model(optimizer):
             return  # nested: an optimizer whose step() calls that of another
         self._inside_step = True
+        self._iterations_before_step = len(self.iterations)
+        if self.optimizers.adopt(optimizer):
+            self._adopted(optimizer)
         self._sampled.values(self._before)
         if not torch.equal(self._before, self._after):
             self._writes.update(self._before, self._after, self._start, first=not self.steps)
@@ -157,17 +184,26 @@ class Recorder:
         with torch.no_grad():
             self._record(optimizer)
 
+    def _adopted(self, optimizer: TorchOptimizer) -> None:
+        """It held its tensors from the start, unless another adopted one has stepped twice already."""
+        number = len(self.steps)
+        held = self._map_groups(optimizer, 0 if number < len(self.optimizers.all) else number)
+        places = [place for place, w in enumerate(self._live) if id(w.parameter) in held]
+        for place in places:  # steps of other optimizers were counted as long as none held it
+            self._live[place].steps = self._live[place].without_gradient = 0
+        self._gradients.forget(places)
+
     def _record(self, optimizer: TorchOptimizer) -> None:
         number = len(self.steps)
-        watched = id(optimizer) in self._watched_optimizers
+        watched = optimizer in self.optimizers
         self._other_steps += not watched
         lrs = tuple(lr_of(g) for g in optimizer.param_groups)
         held = self._map_groups(optimizer, number)
         self._replacements.stepped(optimizer, held.keys() & self._by_id.keys())
         if watched:
-            self._scheduler.optimizer_steps(first=number == 0 and len(self.iterations) == 1)
+            self._scheduler.optimizer_steps(optimizer, first=number == 0 and len(self.iterations) == 1)
             for index, lr in enumerate(lrs):
-                self._rates.setdefault(index, GroupRates()).add(lr)
+                self._rates.setdefault((self.optimizers.place(optimizer), index), GroupRates()).add(lr)
         norm = self._gradients.update(number, self._gradient_norms(lrs, held, watched))
         self._record_motion(number, optimizer, lrs, held)
         iteration = None
@@ -175,7 +211,8 @@ class Recorder:
             iteration = len(self.iterations) - 1
             self.iterations[-1].step = number
             self.iterations[-1].steps += 1
-        self.steps.append(_Step(iteration, lrs, norm, self.unclipped, self.model.training, watched))
+        in_force = self.optimizers.lrs() if watched else lrs
+        self.steps.append(_Step(iteration, in_force, norm, self.unclipped, self.model.training, watched))
         self.unclipped = None
         if len(self.steps) % CONVERTED_AT_ONCE == 0:
             for step in self.steps[-CONVERTED_AT_ONCE:]:
@@ -190,7 +227,7 @@ class Recorder:
         t.gradients(self._grads)
         self._had_gradient |= self._grads != 0  # true for NaN, as it should be
         update = self._after - self._before
-        decay = self._decay.at_step(number, optimizer, lrs, held, self._before)
+        decay = self._decay.at_step(optimizer, lrs, held, self._before)
         by_gradient = update if decay is None else update - decay
         if decay is not None:
             self._by_decay += decay
@@ -209,9 +246,10 @@ class Recorder:
     def _gradient_norms(self, lrs: tuple[float, ...], held: dict[int, int], watched: bool) -> torch.Tensor:
         """L2 norm of each gradient that this step concerns; `NO_GRADIENT` or `NOT_CONCERNED` in place of the others."""
         places, norms, others = [], [], []
+        elsewhere = self._in_other_optimizers | self.optimizers.held() if watched else set()
         for place, w in enumerate(self._live):
             group = held.get(id(w.parameter))
-            if group is None and (not watched or id(w.parameter) in self._in_other_optimizers):
+            if group is None and (not watched or id(w.parameter) in elsewhere):
                 others.append(place)
                 continue
             w.steps += 1
@@ -241,14 +279,15 @@ class Recorder:
             for p in group["params"]:
                 held.setdefault(id(p), index)
                 entries[id(p)] = entries.get(id(p), 0) + 1
-        if id(optimizer) not in self._watched_optimizers:
+        if optimizer not in self.optimizers:
             self._in_other_optimizers |= held.keys()
             return held
+        place = self.optimizers.place(optimizer)
         for w in self._watched:
             index = held.get(id(w.parameter), -1)
             if index >= 0:
                 w.first_step = number if w.first_step is None else w.first_step
-                w.group = index
+                w.group = place, index
                 w.entries = entries[id(w.parameter)]
         return held
 
@@ -272,7 +311,6 @@ class Recorder:
         if self.steps:
             self._after = final
             self._replace_last_histograms(len(self.steps) - 1)
-        held_now = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         tensors = tensor_records(
             self.model,
             self._watched,
@@ -291,14 +329,13 @@ class Recorder:
             writes=self._writes,
             rows=self._rows,
             steps=len(self.steps),
-            held_now=held_now,
+            optimizers=self.optimizers,
             in_other_optimizers=self._in_other_optimizers,
         )
         return {
             "head": self.head,
             "optimizer": optimizer_record(
-                self.optimizer,
-                family_of(self.optimizer),
+                self.optimizers,
                 self._live,
                 self._by_id.keys(),
                 self._rates,

@@ -98,7 +98,7 @@ class FinetuneRun:
         self._stopped: str | None = None
         self._track(held_out, own.get("metrics"))
         self._probe_runner = self._make_probe_runner(held_out, everything=own.get("probes") is not None)
-        self._recorder = Recorder(model, self._optimizer, self._head, self._scheduler)
+        self._recorder = Recorder(model, [self._optimizer], self._head, self._scheduler)
         self._step = TrainingStep(
             model, self._reader, recipe, self._optimizer, self._scheduler, self._user_step, self._recorder
         )

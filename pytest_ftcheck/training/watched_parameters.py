@@ -35,8 +35,8 @@ class WatchedParameter:
     initial: torch.Tensor | None
     #: Moments of its values before the run.
     first: Statistics
-    #: Index of the parameter group that holds it, the first step at which one did, and how often the optimizer holds it.
-    group: int | None = None
+    #: Place of the optimizer that holds it and index of its group, the first step at which one did, and how often it holds it.
+    group: tuple[int, int] | None = None
     first_step: int | None = None
     entries: int = 1
     lr_sum: float = 0.0

@@ -19,10 +19,10 @@ class WeightDecay:
     def __init__(self, sampled: SampledElements, live: Sequence[WatchedParameter]) -> None:
         self._sampled, self._live = sampled, live
         self._momentum: torch.Tensor | None = None
+        self._begun: set[int] = set()  # places whose momentum has begun
 
     def at_step(
         self,
-        number: int,
         optimizer: Optimizer,
         lrs: tuple[float, ...],
         held: dict[int, int],
@@ -49,7 +49,8 @@ class WeightDecay:
             strength, momentum = decay
             if momentum and buffers is not None:
                 group, buffer = optimizer.param_groups[index], buffers[place]
-                dampening = 0.0 if w.first_step == number else float(group.get("dampening", 0))
+                dampening = float(group.get("dampening", 0)) if place in self._begun else 0.0
+                self._begun.add(place)
                 buffer.mul_(momentum).add_(before[place], alpha=strength * (1 - dampening))
                 pull = before[place] * strength + momentum * buffer if group.get("nesterov") else buffer
                 torch.mul(pull, -lrs[index], out=pieces[place])

@@ -98,11 +98,18 @@ def test_a_hand_written_loop(model, rows):
 
 
 def test_a_loop_that_tells_no_loss(model, rows):
+    """Its losses are the tensors that backward() is called on."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    told = Net()
+    told.load_state_dict(model.state_dict())
     with watch(model, optimizer) as w:
         train(model, optimizer, rows)
-    assert w.trace.iterations == ()
-    assert [s.iteration for s in w.trace.steps] == [None] * 4
+    other = torch.optim.AdamW(told.parameters(), lr=1e-2)
+    with watch(told, other) as explicit:
+        train(told, other, rows, explicit)
+    assert w.trace.losses == explicit.trace.losses
+    assert w.trace.iterations == explicit.trace.iterations
+    assert [s.iteration for s in w.trace.steps] == [0, 1, 2, 3]
     assert check_weights_move(w.trace).status == "pass"
     assert check_grads_nonzero(w.trace).status == "pass"
 

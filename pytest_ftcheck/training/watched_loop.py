@@ -1,0 +1,292 @@
+"""One training loop that somebody else runs, watched from its first iteration to its last step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..checks.probes import chosen_probes, probes_to_run
+from ..core import arguments, events
+from ..core.formatting import describe_type
+from ..core.intent import Intent
+from ..core.observations import Metric, Reading
+from ..core.recipe import Recipe
+from ..core.trace import Trace
+from ..instruments.batches import Batches, device_of, row_count, split, to_device
+from ..instruments.environment import environment
+from ..instruments.fixed_rows import LossTracker, MetricTracker
+from ..instruments.loop_calls import subscribe, unsubscribe
+from ..instruments.parameter_roles import find_head, head_notes
+from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
+from ..instruments.reader import LossFn, Reader
+from ..instruments.rounding_noise import noise_of_small_gradients
+from ..instruments.snapshots import quiet
+from .build_trace import build_trace, measured_fields
+from .loop_losses import LoopLosses
+from .loss_graph import differs_from, has_no_graph
+from .recorder import Recorder
+from .resolve import check_parameters
+from .watched_optimizers import as_one
+
+T = TypeVar("T")
+#: Steps of a loop whose length is not known: its loss is evaluated at the start and the end only.
+ENDLESS = 2**31
+
+
+class WatchedLoop:
+    """A loop between :meth:`begin` and :meth:`end`; the arguments are those of `watch`.
+
+    :param optimizers: those that train the model; empty: adopted when they first step.
+    :param notes: further notes for the trace.
+    :raises ValueError, TypeError: bad input.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+        *,
+        scheduler: Any = None,
+        head: str | Sequence[str] | None = None,
+        probe_batch: Any = None,
+        loss_fn: LossFn | None = None,
+        intent: Intent | None = None,
+        probes: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        arguments.instance("model", model, nn.Module, "a torch.nn.Module")
+        arguments.callables(loss_fn=loss_fn)
+        for optimizer in optimizers:
+            arguments.instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+        if loss_fn is not None and probe_batch is None:
+            raise ValueError("loss_fn is given without probe_batch: it would never be called; pass both or neither")
+        chosen = chosen_probes(probes)
+        if probes is not None and probe_batch is None:
+            raise ValueError(
+                "probes is given without probe_batch: there is nothing to measure on; pass both or neither"
+            )
+        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+            raise TypeError(f"scheduler is {describe_type(scheduler)}: expected a learning-rate scheduler")
+        check_parameters(model)
+        arguments.instance("intent", intent, Intent, "a pytest_ftcheck.Intent", optional=True)
+        self._head = find_head(model, head)
+        if intent is not None:
+            intent = intent.for_model([n for n, _ in model.named_parameters(remove_duplicate=False)], self._head)
+        self._intent, self._scheduler = intent, scheduler
+        self._probes, self._everything = chosen, probes is not None
+        self._probe_runner: ProbeRunner | None = None
+        self._model, self._optimizers = model, tuple(optimizers)
+        self._notes = [*notes, *head_notes(model, self._head)]
+        if scheduler is not None:
+            self._notes.append(f"scheduler: {type(scheduler).__name__}")
+        self._probe_batch, self._loss_fn = probe_batch, loss_fn
+        self._reader: Reader | None = None
+        self._loss_tracker: LossTracker | None = None
+        self._metric_tracker: MetricTracker | None = None
+        if probe_batch is not None:
+            with quiet(model, weights=True):
+                self._reader = Reader(model, probe_batch, loss_fn=loss_fn, argument="probe_batch")
+                self._reader.check_labels(probe_batch, 0, "probe_batch")
+            self._notes += self._reader.notes
+        self._recorder: Recorder | None = None
+        self._losses: LoopLosses | None = None
+        self._began = 0.0
+        self._ended = self._listening = False
+        self._trace: Trace | None = None
+
+    # ------------------------------------------------------------------ begin and end
+    def begin(self) -> None:
+        """Measure the model as it is, and watch from now on. If it raises, nothing is watched, and no hook is left."""
+        if self._recorder is not None:
+            raise RuntimeError("this watch has been used already: create a new one for another loop")
+        try:
+            self._begin()
+        except BaseException:
+            self._detach()
+            self._close()
+            raise
+
+    def _begin(self) -> None:
+        self._began = time.perf_counter()
+        if self._reader is not None:
+            batches = [self._probe_batch]
+            self._loss_tracker = LossTracker(self._model, self._reader, batches, "probe_batch", ENDLESS)
+            self._loss_tracker.evaluate(0)
+            self._metric_tracker = MetricTracker(self._model, self._reader, batches, "probe rows", None)
+            self._probe_runner = self._make_probe_runner(self._reader)
+        else:
+            self._probe_runner = self._make_model_probe_runner()
+        self._probe_runner.before()
+        self._recorder = Recorder(self._model, self._optimizers, self._head, self._scheduler)
+        self._losses = LoopLosses(self._recorder)
+        self._recorder.attach()
+        subscribe(self._losses)
+        self._listening = True
+        self._probe_runner.loop_begins()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The last step was taken, or ``error`` was raised: measure the model, and watch no more. May be called twice.
+
+        An error gets the trace as its attribute ``ftcheck_trace``.
+        """
+        if self._recorder is None:
+            return
+        if self._ended:
+            if error is not None:
+                _attach(self._trace, error)
+            return
+        self._ended = True
+        try:
+            self._detach()
+            self._measure_at_end(error)
+        finally:
+            self._detach()
+            self._close()
+
+    def _detach(self) -> None:
+        if self._losses is not None:
+            unsubscribe(self._losses)
+        if self._recorder is not None:
+            self._recorder.detach()
+        if self._probe_runner is not None and self._listening:
+            self._listening = False
+            self._probe_runner.loop_ends()
+
+    def _close(self) -> None:
+        if self._probe_runner is not None:
+            self._probe_runner.close()
+
+    def _measure_at_end(self, error: BaseException | None) -> None:
+        recorder = self._recorder
+        assert recorder is not None
+        if error is not None:
+            if has_no_graph(error) and recorder.iterations:
+                recorder.iterations[-1].backward_error = "the loss has no graph"
+            with contextlib.suppress(Exception):
+                self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
+                _attach(self._trace, error)
+            return
+        self._trace = self._measure(None)
+        if listener := events.current():
+            listener.traced(self._trace)
+        events.run_ended(self._trace, None)
+
+    # ------------------------------------------------------------------ during the loop
+    def loss(self, loss: T) -> T:
+        """Record the loss of one batch, and return it, see `watch.loss`."""
+        if self._losses is None:
+            raise RuntimeError("w.loss() outside the with block")
+        if isinstance(loss, torch.Tensor):
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"loss has shape {tuple(loss.shape)}: expected one number; take its mean over the rows"
+                )
+        elif not isinstance(loss, (int, float)):
+            raise TypeError(f"loss is {describe_type(loss)}: expected a scalar tensor or a number")
+        self._losses.told(loss)
+        return loss
+
+    @property
+    def began(self) -> bool:
+        """Whether :meth:`begin` was called."""
+        return self._recorder is not None
+
+    @property
+    def trace(self) -> Trace:
+        """What happened; available after the end."""
+        if self._trace is None:
+            raise RuntimeError("the trace is ready after the with block")
+        return self._trace
+
+    # ------------------------------------------------------------------ probes
+    def _make_probe_runner(self, reader: Reader) -> ProbeRunner:
+        device = device_of(self._model)
+        batch = to_device(self._probe_batch, device)
+        context = ProbeContext(
+            model=self._model,
+            reader=reader,
+            fixed_batches=[batch],
+            batches=Batches([self._probe_batch], 1, "probe_batch"),
+            held_out=None,
+            head=self._head,
+            optimizer=as_one(self._optimizers),
+            scheduler=self._scheduler,
+            recipe=Recipe(),
+            intent=self._intent or Intent(),
+            user_metric=None,
+            recipe_loop=False,
+            device=device,
+        )
+        kinds = [kind for kind in probes_to_run(self._probes, without_batches=False) if kind.watchable]
+        rows = row_count(split(batch)[0]) or 1
+        # the length of the loop is not known: the budget is that of a short one
+        budget = math.inf if self._everything else allowance(self._model, rows, tokens_of(batch), Recipe().steps)
+        return ProbeRunner(context, kinds, budget)
+
+    def _make_model_probe_runner(self) -> ProbeRunner:
+        """Without a probe batch, structure and stored values are measured all the same."""
+        context = ModelContext(
+            model=self._model,
+            head=self._head,
+            optimizer=as_one(self._optimizers),
+            intent=self._intent or Intent(),
+        )
+        return ProbeRunner(context, probes_to_run((), without_batches=True), math.inf)
+
+    # ------------------------------------------------------------------ the trace
+    def _measure(self, stopped: str | None) -> Trace:
+        recorder = self._recorder
+        assert recorder is not None
+        seconds = time.perf_counter() - self._began
+        fields = recorder.finish()
+        metrics: tuple[Metric, ...] = ()
+        noise: dict[str, float | None] = {}
+        if stopped is None and self._loss_tracker is not None and self._reader is not None:
+            self._loss_tracker.evaluate(len(recorder.steps))
+            if self._metric_tracker is not None:
+                metrics = self._metric_tracker.record()
+                self._notes += self._metric_tracker.notes
+            noise = noise_of_small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
+        if stopped is None and self._probe_runner is not None:
+            self._probe_runner.context.optimizer = as_one(recorder.optimizers.all)
+            self._probe_runner.context.tensors = fields["tensors"]
+            self._probe_runner.after()
+            self._notes += self._probe_runner.context.notes
+        return build_trace(
+            "watch",
+            fields,
+            **self._measured(partial=stopped is not None),
+            intent=self._intent.plain() if self._intent is not None else None,
+            recipe=None,
+            reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),
+            probe=self._loss_tracker.record() if self._loss_tracker is not None else None,
+            metrics=metrics,
+            noise=noise,
+            environment=environment(self._model),
+            seconds=seconds,
+            training_seconds=seconds,
+            stopped=stopped,
+            notes=tuple(self._notes),
+        )
+
+    def _measured(self, *, partial: bool) -> dict[str, Any]:
+        """What the probes measured; not the loss function where the graph shows that the loop uses another one."""
+        without_batches = "watch has no probe_batch" if self._reader is None else None
+        measured = measured_fields(self._probe_runner, self._probes, without_batches, partial=partial)
+        nodes = self._losses.nodes if self._losses is not None else frozenset[str]()
+        other = differs_from(self._reader.reading.loss, nodes) if self._reader else None
+        if other is not None and measured["measurements"].pop("loss_shape", None) is not None:
+            measured["skipped"]["loss_shape"] = other
+            self._notes.append(other)
+        return measured
+
+
+def _attach(trace: Trace | None, error: BaseException) -> None:
+    with contextlib.suppress(Exception):
+        error.ftcheck_trace = trace  # type: ignore[attr-defined]
