@@ -25,6 +25,7 @@ LIMIT = "the same output, up to rounding"
     faults=(
         GRADIENTS_SWITCHED_OFF,
         faults.RANDOM_IN_EVALUATION,
+        faults.STATE_CARRIED,
         faults.EVALUATION_CHANGES_MODEL,
         faults.STATISTICS_NEVER_UPDATED,
         faults.EVALUATES_IN_TRAINING_MODE,
@@ -34,7 +35,8 @@ LIMIT = "the same output, up to rounding"
 def check_eval_deterministic(trace: Trace) -> Verdict:
     """In evaluation mode the same input gives the same output; and the user's own ``evaluate`` evaluates in evaluation mode.
 
-    Two passes over the same rows, random states advanced between them. A library's model that is random by design (locality-sensitive
+    Two passes over the same rows, random states advanced between them. Where they differ, two more that begin in the same random state: if
+    these differ, too, the model carries state from one call to the next. A library's model that is random by design (locality-sensitive
     hashing) is exempt.
 
     >>> from pytest_ftcheck import example_trace
@@ -131,6 +133,14 @@ def _judge_randomness(modes: Modes) -> Verdict | None:
     if modes.base_library and base_is_random:
         note = f"exempt: {modes.base}, a class of the library, is itself random in evaluation mode"
         return Verdict(NAME, "pass", f"{headline}, as designed in {modes.base}.", limit=LIMIT, notes=(note,))
+    again = modes.evaluation_same_seed
+    if again is not None and matters(again):
+        return faults.STATE_CARRIED.verdict(
+            NAME,
+            f"{headline}, also where both begin in the same random state.",
+            limit=LIMIT,
+            measured="two pairs of passes",
+        )
     where = f"inside {modes.base}" if base_is_random else f"outside {modes.base}" if modes.base else "in the model"
     return faults.RANDOM_IN_EVALUATION.with_details(where=where).verdict(
         NAME, f"{headline}.", limit=LIMIT, measured="random states advanced between the passes"

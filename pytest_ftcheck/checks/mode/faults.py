@@ -79,6 +79,20 @@ RANDOM_IN_EVALUATION = Fault(
     ),
     confidence="certain",
 )
+STATE_CARRIED = Fault(
+    "state_carried",
+    Rank.INPUTS + 265,
+    "the model carries state from one batch to the next",
+    cause="forward keeps something between calls (the hidden state of a recurrent layer, a cache, a running mean, a random generator "
+    "of its own), and rows of the next batch are computed from it",
+    remedy="start every forward pass from the same state: pass no hidden state to the recurrent layer, or reset it before each batch",
+    explains=(
+        "rows_independent",
+        "padding_ignored",
+        "metric_matches_reference",
+    ),
+    confidence="certain",
+)
 EVALUATION_CHANGES_MODEL = Fault(
     "evaluation_changes_model",
     Rank.INPUTS + 270,

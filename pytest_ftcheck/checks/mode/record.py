@@ -52,6 +52,8 @@ class Modes(Measurement, probe="modes"):
     #: Two passes over the same rows with all modules in training mode, and in evaluation mode; None: not measured.
     training: Effect | None = None
     evaluation: Effect | None = None
+    #: Where the passes in evaluation mode differ: two more that begin in the same random state, with other rows in between.
+    evaluation_same_seed: Effect | None = None
     #: Module inside that takes the ids itself, its outputs in those two passes in evaluation mode, and whether its class is a library's.
     base: str | None = None
     base_evaluation: Effect | None = None

@@ -45,6 +45,14 @@ def test_random_in_evaluation():
     assert "inside base_model" in inside.causes[0]
 
 
+def test_state_carried_from_one_call_to_the_next_is_told_apart_from_randomness():
+    carried = judge(replace(GOOD, evaluation=OTHER, evaluation_same_seed=OTHER))
+    assert (carried.status, carried.fault) == ("fail", "state_carried")
+    assert "the same random state" in carried.headline
+    for again in (SAME, Effect(1e-9, 0.01, 0.02)):
+        assert judge(replace(GOOD, evaluation=OTHER, evaluation_same_seed=again)).fault == "random_in_evaluation"
+
+
 def test_a_library_model_that_is_random_by_design():
     verdict = judge(replace(GOOD, evaluation=OTHER, base="reformer", base_evaluation=OTHER, base_library=True))
     assert verdict.status == "pass"

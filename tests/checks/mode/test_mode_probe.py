@@ -495,3 +495,24 @@ def test_passes_over_the_budget_are_no_pass(rows):
     (verdict,) = [v for v in diagnose(trace).verdicts if v.check == "eval_deterministic"]
     assert (verdict.status, verdict.unmeasured) == ("skipped", "modes")
     assert check_eval_deterministic(trace).status == "pass"  # it runs again
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over six numbers; ``keeps`` its hidden state for the next batch, as a language model does."""
+
+    def __init__(self, keeps):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.classifier = nn.GRU(1, 8, batch_first=True), nn.Linear(8, 2)
+        self.keeps, self.hidden = keeps, None
+
+    def forward(self, x):
+        start = self.hidden if self.keeps and self.hidden is not None and self.hidden.shape[1] == len(x) else None
+        _, hidden = self.rnn(x[..., None], start)
+        self.hidden = hidden.detach()
+        return self.classifier(hidden[0])
+
+
+@pytest.mark.parametrize(("keeps", "fault"), [(True, "state_carried"), (False, "")])
+def test_a_hidden_state_that_the_next_batch_goes_on_from(keeps, fault, rows):
+    assert check_eval_deterministic(traced(Recurrent(keeps), rows)).fault == fault

@@ -13,7 +13,7 @@ from ....instruments.base_model import BaseModel, effect, find_base_models, hidd
 from ....instruments.batches import row_count, split, take_rows
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
-from ....instruments.snapshots import quiet, same_bits
+from ....instruments.snapshots import quiet, same_bits, seed_everything
 from ....instruments.tokens import find_tokens
 from ..record import DropoutSite, Modes
 from .dropout_sites import Site, dropped_patterns, find_sites
@@ -165,6 +165,7 @@ class ModesProbe(Probe):
             self.fields["evaluation"] = difference
             if difference.change == 0:
                 return
+            self.fields["evaluation_same_seed"] = self._after_other_rows(batch)
             tokens = find_tokens(batch, self.context.intent.pad_token_id)
             if tokens is None:
                 return
@@ -205,7 +206,19 @@ class ModesProbe(Probe):
                 module.training = mode
 
     def _twice(self, batch: Any) -> Effect | None:
-        one, two = self.context.reader.logits(batch), self.context.reader.logits(batch)
+        return self._effect(self.context.reader.logits(batch), self.context.reader.logits(batch))
+
+    def _after_other_rows(self, batch: Any) -> Effect | None:
+        """Two passes that begin in the same random state, the second one after a pass over the rows in another order: a state that is
+        carried settles where the same rows come again and again."""
+        logits = self.context.reader.logits
+        seed_everything(0)
+        one = logits(batch)
+        logits(take_rows(batch, range(self.rows - 1, -1, -1)))
+        seed_everything(0)
+        return self._effect(one, logits(batch))
+
+    def _effect(self, one: torch.Tensor | None, two: torch.Tensor | None) -> Effect:
         if one is None or two is None:
             raise ValueError("no logits could be read from the model's outputs")
         return effect(one, two, None, precision_of(self.context.model))
