@@ -65,7 +65,8 @@ def _example(check: Callable[..., Verdict], name: str) -> str:
 def enforce(verdict: Verdict, trace: Trace | Runs | None = None) -> Verdict:
     """Notify the listener, and hypothesis where it searches; raise if the verdict is blocking."""
     __tracebackhide__ = True
-    if trace is not None and fail_level.raises(verdict) and (again := repeatable(trace)):
+    # whether a run is extended depends on the seconds that it takes
+    if trace is not None and fail_level.raises(verdict) and not verdict.extended and (again := repeatable(trace)):
         verdict = dataclasses.replace(verdict, notes=(*verdict.notes, again))
     notify(verdict, trace)
     toward_border(verdict)

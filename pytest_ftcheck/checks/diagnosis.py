@@ -17,6 +17,7 @@ from ..core.verdict import BRIEF, Status, Verdict, brief_field
 from ..seeds.runs import Runs, repeatable
 from .assertions import notify
 from .catalogue import CHECKS, FAULTS, SPECS, explained_by, rank_of
+from .longer_runs import judged_longer
 from .spec import Fault
 
 Health = Literal["healthy", "unhealthy", "undecided"]
@@ -153,7 +154,10 @@ class Diagnosis:
             return f"{self.causes[0].title}{more} ({plural(len(failed), 'check')} of {len(self.verdicts)} failed)"
         if names := [v.check for v in self.having("inconclusive")]:
             return f"no check failed, but {', '.join(names)} {'was' if len(names) == 1 else 'were'} inconclusive"
-        return f"{plural(len(passed), 'check')} passed"
+        longer = [v for v in passed if len(v.extended) > 1]
+        steps = max((v.extended[-1] for v in longer), default=0)
+        extended = f", {len(longer)} of them in a longer run (up to {steps:,} steps)" if longer else ""
+        return f"{plural(len(passed), 'check')} passed{extended}"
 
     def _explained_inconclusive(self) -> tuple[Verdict, ...]:
         """Inconclusive verdicts of checks that one of the causes explains: they need no action of their own."""
@@ -192,6 +196,10 @@ class Diagnosis:
                     lines += _field(f"  {action}", verdict.remedy)
                 if not action and verdict.notes[-1] != _ALLOWED:
                     lines += _field("  reason", verdict.notes[-1].removeprefix(f"{_ALLOWED}: "))
+        lines += ["", "extended:"] * any(len(v.extended) > 1 for v in self.having("pass"))
+        for verdict in (v for v in self.having("pass") if len(v.extended) > 1):
+            lines += _field(verdict.check, verdict.headline)
+            lines += [line for note in verdict.notes for line in _field("  note", note)]
         if explained:
             names = ", ".join(v.check for v in explained)
             lines += ["", *_wrapped(f"inconclusive because of the above: {names}")]
@@ -295,7 +303,7 @@ def assert_healthy(
     judged = (
         _judged_as_required(v, trace) if v.check in required else v for v in diagnose(trace, ignore=ignore).verdicts
     )
-    diagnosis = conclude(tuple(_as_allowed(v, allowed) for v in judged))
+    diagnosis = _extended(conclude(_as_allowed(v, allowed) for v in judged), trace, allowed)
     status: Status = {"healthy": "pass", "unhealthy": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
     headline, reasons = diagnosis.headline, diagnosis.having("inconclusive") if status == "inconclusive" else ()
     if status == "pass" and fail_level.level() == "advice" and (advice := diagnosis._own_advice()):
@@ -308,7 +316,7 @@ def assert_healthy(
         causes=tuple(str(c) for c in diagnosis.causes) or tuple(f"{v.check}: {v.headline}" for v in reasons),
         remedy=next((r for r in (*(c.remedy for c in diagnosis.causes), *(v.remedy for v in reasons)) if r), ""),
         fault=diagnosis.causes[0].fault if diagnosis.causes else "",
-        notes=() if status in ("pass", "advice") or not (again := repeatable(trace)) else (again,),
+        notes=_repeatable_note(diagnosis, trace),
     )
     notify(verdict, trace, diagnosis.verdicts)
     if fail_level.raises(verdict):
@@ -359,6 +367,22 @@ def _explained(verdict: Verdict, fault: Fault | None) -> bool:
 
 def _title(verdict: Verdict) -> str:
     return (verdict.causes[0] if verdict.causes else verdict.headline).rstrip(".")
+
+
+def _repeatable_note(diagnosis: Diagnosis, trace: Trace | Runs) -> tuple[str, ...]:
+    """That a rerun gives the same; not where it depends on the seconds that a run takes whether it was extended."""
+    if diagnosis.status == "healthy" or any(v.extended for v in diagnosis.verdicts):
+        return ()
+    return (again,) if (again := repeatable(trace)) else ()
+
+
+def _extended(diagnosis: Diagnosis, trace: Trace | Runs, allowed: Mapping[str, str]) -> Diagnosis:
+    """The diagnosis; where some checks are inconclusive and none failed, these are judged in a longer run, if the trace may have one."""
+    if diagnosis.status != "undecided" or not isinstance(trace, Trace):
+        return diagnosis
+    open_ = {v.check: v for v in diagnosis.having("inconclusive") if not _is_required(v)}
+    longer = {name: _as_allowed(judged_longer(SPECS[name].judge, trace, v), allowed) for name, v in open_.items()}
+    return conclude(longer.get(v.check, v) for v in diagnosis.verdicts)
 
 
 def _as_allowed(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:

@@ -21,6 +21,7 @@ from ..core.verdict import Status, Verdict
 from ..seeds.judge import judge as judge_seeds
 from ..seeds.runs import Runs
 from ..seeds.thresholds import Threshold
+from .longer_runs import judged_longer
 
 P = ParamSpec("P")
 Confidence = Literal["certain", "likely", "possible"]
@@ -207,12 +208,15 @@ def measure_if_missing(
     """The check of whoever asks for it by name: what was left out is measured now, and what cannot be measured is no pass.
 
     While the model and the batches are at hand, the fine-tune runs again with the probe that is missing. Where it cannot (a trace from a
-    file, a watched loop), the verdict is ``inconclusive`` and names the argument that would have it measured.
+    file, a watched loop), the verdict is ``inconclusive`` and names the argument that would have it measured. What was measured and is
+    inconclusive is judged in a longer run, if the trace may have one (`judged_longer`).
     """
 
     @functools.wraps(function)
     def judge(trace: Trace, /, *arguments: P.args, **options: P.kwargs) -> Verdict:
         verdict = function(trace, *arguments, **options)
+        if not verdict.unmeasured:
+            return judged_longer(lambda longer: function(longer, *arguments, **options), trace, verdict)
         tried: set[str] = set()
         while verdict.unmeasured and verdict.unmeasured not in tried:
             tried.add(verdict.unmeasured)

@@ -87,6 +87,27 @@ def repeating(wanted: bool = True) -> Iterator[None]:
         _repeating.reset(token)
 
 
+class ProgressOnly:
+    """Shows another listener the progress of fine-tunes that are not to be recorded."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+
+    def progress(self, done: int, total: int, loss: float | None) -> None:
+        """Hand it on."""
+        if self._listener is not None:
+            self._listener.progress(done, total, loss)
+
+    def traced(self, trace: Trace) -> None:
+        """Not recorded."""
+
+    def judged(self, verdict: Verdict, trace: Trace | None) -> None:
+        """Not recorded."""
+
+    def calibrated(self, calibration: Any) -> None:
+        """Not recorded."""
+
+
 _current: ContextVar[Listener | None] = ContextVar("pytest_ftcheck_listener", default=None)
 
 

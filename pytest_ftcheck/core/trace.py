@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import arguments
 from .files import write_atomically
@@ -31,6 +31,21 @@ if TYPE_CHECKING:
 SCHEMA = 2
 #: In `Trace.skipped`: ``probes=`` was given, or its default applied, and this probe was not in it.
 NOT_NAMED = "not among the probes= of this run"
+
+
+class LongerRuns(Protocol):
+    """Longer runs of one fine-tune, made when a check needs them, within a budget of seconds."""
+
+    #: Seconds that all of them may take together.
+    seconds: float
+    #: Why there is no further one; empty: there may be.
+    ended: str
+
+    def after(self, trace: Trace, number: int) -> Trace | None:
+        """The first (0), second (1), ... longer run of this fine-tune; None: there is none, and `ended` says why."""
+
+    def spent(self, number: int) -> float:
+        """Seconds that so many of them took."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,10 @@ class Trace:
     schema: int = SCHEMA
     #: Runs the same fine-tune again with one probe, by its name, while model and batches are at hand; None: they are not. Not saved.
     remeasure: Callable[[str], Trace] | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
+    #: Runs the same fine-tune again with this many steps, for at most so many seconds; None: it cannot. Not saved.
+    lengthen: Callable[[int, float], Trace] | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
+    #: What an inconclusive check may use of longer runs; None: nothing, the run is judged as it is. Not saved.
+    longer_runs: LongerRuns | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
 
     # ------------------------------------------------------------------ reading
     @property

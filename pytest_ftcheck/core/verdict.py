@@ -58,6 +58,8 @@ class Verdict:
     margin: float | None = None
     #: Of a ``skipped`` verdict: the probe whose measurement is missing; empty where the check does not apply.
     unmeasured: str = ""
+    #: Steps of the runs that it was reached from, where an inconclusive one was extended: ``(20, 40, 80)``; one number: it could not be.
+    extended: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         arguments.one_of("status", self.status, STATUSES)

@@ -32,6 +32,9 @@ def finetune(pytestconfig: pytest.Config) -> Callable[..., Trace | Runs]:
     With ``--ftcheck-seeds`` it returns :class:`pytest_ftcheck.Runs`, which assertions and checks accept in place of a trace. ``seeds=``
     in the call takes precedence; ``seeds=None`` means one run.
 
+    Where a check is inconclusive, the run is made again with twice and four times the steps, within the 30 seconds of
+    ``--ftcheck-extend-seconds``; the verdict says so. ``finetune(..., extend_seconds=0)`` forbids it for one run.
+
     Wrap it in a module-scoped fixture of your own to fine-tune once and assert many times.
 
     Example::

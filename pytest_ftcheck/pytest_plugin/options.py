@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,6 +89,9 @@ NO_PROGRESS = "ftcheck_no_progress"
 NO_GITHUB = "ftcheck_no_github"
 NO_PROPERTIES = "ftcheck_no_properties"
 _SEEDS = "ftcheck_seeds"
+_EXTEND = "ftcheck_extend_seconds"
+#: Both longer runs of a fine-tune (`checks.longer_runs`) cost at most six times the first: enough for one of five seconds.
+EXTEND_DEFAULT = 30.0
 _CALIBRATE = "ftcheck_calibrate"
 FAIL_ON = "ftcheck_fail_on"
 BASELINE = "ftcheck_baseline"
@@ -111,6 +115,8 @@ CI = ("CI", "BUILD_NUMBER", "TF_BUILD")
 FIELDS: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 #: Number of seeds of the fixture ``finetune``; None: one.
 SEEDS: pytest.StashKey[Seeds | None] = pytest.StashKey()
+#: Seconds that the longer runs of a fine-tune may take which is too short for a check; None: not set.
+EXTEND_SECONDS: pytest.StashKey[float | None] = pytest.StashKey()
 
 
 def add(parser: pytest.Parser) -> None:
@@ -131,6 +137,13 @@ def add(parser: pytest.Parser) -> None:
         "Run each fine-tune under several seeds: a whole number >= 3, auto for as many as the verdict needs, or 1 (default: 1). "
         "--ftcheck-max-seconds then limits all seeds together",
     )
+    text = (
+        "Seconds in which a fine-tune of the fixture finetune is run again with twice and four times the steps where a check is "
+        "inconclusive: a number >= 0, 0 for never "
+        f"(default: {EXTEND_DEFAULT:g}). --ftcheck-max-seconds, where it is set, limits all of them together"
+    )
+    group.addoption(_flag(_EXTEND), dest=_EXTEND, default=None, metavar="NUMBER", help=text)
+    parser.addini(_EXTEND, text, type="float", default=None)
     text = (
         "Calibrate: run each fine-tune, assumed to be healthy, under N seeds (a whole number >= 3) and print every statistic next to "
         "its threshold. Nothing fails"
@@ -219,6 +232,20 @@ def seeds(config: pytest.Config) -> Seeds | None:
     if raw is None or raw == "1":
         return None
     return _seeds(raw, given, "auto, 1, or a whole number >= 3")
+
+
+def extend_seconds(config: pytest.Config) -> float | None:
+    """Seconds for longer runs; None: not set.  :raises pytest.UsageError: no finite number >= 0."""
+    raw, given, _ = _text(config, _EXTEND, "a number >= 0")
+    if raw is None:
+        return None
+    try:
+        seconds = float(raw)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise pytest.UsageError(f"{given}: expected a number >= 0, 0 for never")
+    return seconds
 
 
 def calibrate(config: pytest.Config) -> int | None:
@@ -324,7 +351,7 @@ def reports(config: pytest.Config) -> dict[str, Path]:
     return found
 
 
-def _text(config: pytest.Config, name: str) -> tuple[str | None, str, Path]:
+def _text(config: pytest.Config, name: str, accepted: str = "a text") -> tuple[str | None, str, Path]:
     """A setting that is a text (None: not set), how it was given, and the folder that paths are relative to."""
     raw = config.getoption(name)
     if raw is not None:
@@ -332,7 +359,7 @@ def _text(config: pytest.Config, name: str) -> tuple[str | None, str, Path]:
     try:
         raw = config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"{name}: expected a text ({error})") from None
+        raise pytest.UsageError(f"{name}: expected {accepted} ({error})") from None
     return raw, f"{name} = {raw}", config.rootpath
 
 

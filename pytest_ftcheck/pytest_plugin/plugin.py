@@ -117,6 +117,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.stash[options.FIELDS] = options.read(config)
     config.stash[options.SEEDS] = options.seeds(config)
+    config.stash[options.EXTEND_SECONDS] = options.extend_seconds(config)
     if options.calibrate(config):
         from .calibration_report import CalibrationReport
 
@@ -162,8 +163,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def _settings(config: pytest.Config) -> dict[str, Any]:
     """What the session's options set for its runs."""
     fields: dict[str, Any] = config.stash[options.FIELDS]
-    seeds = config.stash[options.SEEDS]
-    return {**fields, **({} if seeds is None else {"seeds": seeds})}
+    seeds, extend_seconds = config.stash[options.SEEDS], config.stash[options.EXTEND_SECONDS]
+    given = {"seeds": seeds, "extend_seconds": extend_seconds}
+    return {**fields, **{name: value for name, value in given.items() if value is not None}}
 
 
 # ---------------------------------------------------------------------- tests

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..core.recipe import Recipe
-from .options import FIELDS, SEEDS, calibrate
+from ..core.trace import Trace
+from .options import EXTEND_DEFAULT, EXTEND_SECONDS, FIELDS, SEEDS, calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..core.trace import Trace
     from ..seeds.runs import Runs
 
 
@@ -20,11 +20,22 @@ def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
     """``finetune`` with the session's options."""
     # as a recipe, not as arguments: an lr beside the caller's own optimizer would be refused
     session, seeds = Recipe(**config.stash[FIELDS]), config.stash[SEEDS]
+    given = config.stash[EXTEND_SECONDS]
+    budget = EXTEND_DEFAULT if given is None else given
     calibrating = calibrate(config) is not None
 
-    def run(model: Any, batches: Any, recipe: Recipe | None = None, **arguments: Any) -> Trace | Runs:
+    def run(
+        model: Any,
+        batches: Any,
+        recipe: Recipe | None = None,
+        *,
+        extend_seconds: float | None = None,
+        **arguments: Any,
+    ) -> Trace | Runs:
+        from ..checks.longer_runs import BudgetedRuns
         from ..training.finetune import finetune
 
+        longer = BudgetedRuns(budget if extend_seconds is None else extend_seconds)
         if calibrating or "seeds" not in arguments:
             arguments["seeds"] = seeds
         measured: Trace | Runs = finetune(model, batches, session if recipe is None else recipe, **arguments)
@@ -36,6 +47,8 @@ def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
             assert isinstance(measured, Runs)
             # of what was measured: nothing is trained once more for it
             begin(measured, [spec.judge for spec in SPECS.values()])
+        elif isinstance(measured, Trace) and longer.seconds:
+            object.__setattr__(measured, "longer_runs", longer)  # no copy: the listener knows this trace
         return measured
 
     return run

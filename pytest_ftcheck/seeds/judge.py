@@ -92,7 +92,9 @@ def judge_seed(check: Check, runs: Runs, i: int, arguments: Sequence[Any], optio
     """One seed's verdict, from a longer run where the first is inconclusive."""
     trace = runs[i]
     verdict = check(trace, *arguments, **options)
-    if verdict.status == "inconclusive" and (longer := runs.longer(i)) is not None:
+    # more steps measure no more
+    undecided = verdict.status == "inconclusive" and not verdict.unmeasured
+    if undecided and (longer := runs.longer(i)) is not None:
         return SeedVerdict(runs.seed(i), check(longer, *arguments, **options), longer, longer=True)
     return SeedVerdict(runs.seed(i), verdict, trace)
 
@@ -260,7 +262,7 @@ def _longer(judged: Sequence[SeedVerdict], runs: Runs) -> list[str]:
         return [
             f"{seeds} {', '.join(longer)} {were} inconclusive after {steps:,} steps and ran {LONGER * steps:,} instead"
         ]
-    if any(s.status == "inconclusive" for s in judged):
+    if any(s.status == "inconclusive" and not s.verdict.unmeasured for s in judged):
         return [f"no seed was run longer: {runs.no_longer or 'max_seconds left no time, or the run had ended early'}"]
     return []
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
@@ -23,7 +26,7 @@ from ..seeds.sprt import Seeds
 from .finetune_arguments import FinetuneArguments, OwnArguments
 from .resolve import resolve_model, resolve_recipe
 from .run import FinetuneRun
-from .seeds import finetune_seeds
+from .seeds import finetune_seeds, read_once
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,7 +85,9 @@ def finetune(
     :param probes: which measurements to take besides the training: any of ``loss``, ``descent``, ``noise``, ``metrics``, ``data``,
         ``modes``, ``loss_shape``, ``reference``, ``inputs``, ``head_state``, ``counterfactuals``, ``loop``. Default: all that fit into
         about the cost of the training itself; ``Trace.skipped`` says what was left out. Named ones run whatever they cost.
-        ``overfit`` and ``permuted`` train again, and run only when named.
+        ``overfit``, ``permuted``, ``accumulation``, ``autocast`` and ``resume`` train or compute again, and run only when named.
+    :param checkpoint: your own functions ``(save, load)``, each ``(path, model, optimizer, scheduler)``, which the probe ``resume`` calls
+        with a path in a temporary folder; ``load`` gets objects as they were before the first step. Default: the ``state_dict`` of each.
     :raises ValueError, TypeError: bad input, before any training. An exception of your own code passes through, with the partial
         trace as its attribute ``ftcheck_trace``, and everything restored.
 
@@ -123,12 +128,19 @@ def finetune(
 
     def remeasure(probe: str) -> Trace:
         if probe not in measured:
-            with events.listening(None), events.repeating():
+            with events.listening(None), events.repeating(), _within_a_trace():
                 again = cast("OwnArguments", {**own, "probes": (probe,)})
                 measured[probe] = finetune(model, batches, recipe, **again)
         return measured[probe]
 
-    _keep_measurable(trace, remeasure, holds_model=isinstance(model, nn.Module))
+    def lengthen(steps: int, max_seconds: float) -> Trace:
+        longer = dataclasses.replace(recipe, steps=steps, max_seconds=max_seconds)
+        with events.listening(events.ProgressOnly(events.current())), events.repeating(), _within_a_trace():
+            return finetune(model, batches, longer, **own)
+
+    # a scheduler of the user's is made for its number of steps
+    fixed = own.get("scheduler") is not None or read_once(batches) or read_once(own.get("eval_batches"))
+    _keep_repeatable(trace, remeasure, None if fixed else lengthen, holds_model=isinstance(model, nn.Module))
     return trace
 
 
@@ -137,9 +149,31 @@ KEPT_MODELS = 4
 _holding_models: deque[weakref.ref[Trace]] = deque()
 
 
-def _keep_measurable(trace: Trace, remeasure: Callable[[str], Trace], *, holds_model: bool) -> None:
-    """Set ``trace.remeasure``. Not a copy with it: the listener knows this trace."""
+#: Whether a trace repeats its own fine-tune. What comes of it is not repeated in turn.
+_repeated: ContextVar[bool] = ContextVar("pytest_ftcheck_repeated", default=False)
+
+
+@contextlib.contextmanager
+def _within_a_trace() -> Iterator[None]:
+    token = _repeated.set(True)
+    try:
+        yield
+    finally:
+        _repeated.reset(token)
+
+
+def _keep_repeatable(
+    trace: Trace,
+    remeasure: Callable[[str], Trace],
+    lengthen: Callable[[int, float], Trace] | None,
+    *,
+    holds_model: bool,
+) -> None:
+    """Set ``trace.remeasure`` and ``trace.lengthen``. Not a copy with them: the listener knows this trace."""
+    if _repeated.get():
+        return
     object.__setattr__(trace, "remeasure", remeasure)
+    object.__setattr__(trace, "lengthen", lengthen)
     if not holds_model:
         return
     _holding_models.append(weakref.ref(trace))
@@ -147,6 +181,7 @@ def _keep_measurable(trace: Trace, remeasure: Callable[[str], Trace], *, holds_m
         oldest = _holding_models.popleft()()
         if oldest is not None:
             object.__setattr__(oldest, "remeasure", None)
+            object.__setattr__(oldest, "lengthen", None)
 
 
 def _separated(arguments: FinetuneArguments) -> tuple[OwnArguments, dict[str, Any]]:
@@ -172,10 +207,15 @@ def _check_callables(own: OwnArguments) -> None:
     for name in metrics or ():
         if not isinstance(name, str):
             raise TypeError(f"metrics has the key {name!r}: expected the metric's name, a string")
+    checkpoint = own.get("checkpoint")
+    if checkpoint is not None and not (isinstance(checkpoint, (tuple, list)) and len(checkpoint) == 2):
+        raise TypeError(f"checkpoint={checkpoint!r}: expected two functions, (save, load)")
+    save, load = checkpoint or (None, None)
     check.callables(
         loss_fn=own.get("loss_fn"),
         forward=own.get("forward"),
         step=own.get("step"),
         evaluate=own.get("evaluate"),
+        **{"checkpoint[0]": save, "checkpoint[1]": load},
         **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()},
     )

@@ -36,7 +36,7 @@ def finetune_seeds(
     """
     check_seeds(seeds)
     for name, source in (("batches", batches), ("eval_batches", own.get("eval_batches"))):
-        if _once(source):
+        if read_once(source):
             raise ValueError(
                 f"{name} is {describe_type(source)}, which can be read only once, but seeds={seeds!r} reads it for every seed: "
                 "pass a list, a DataLoader, or another iterable that starts anew"
@@ -62,7 +62,7 @@ def finetune_seeds(
     return runs
 
 
-def _once(source: Any) -> bool:
+def read_once(source: Any) -> bool:
     """Whether it can be read only once; what is no iterable at all is refused elsewhere."""
     if isinstance(source, (list, tuple)) or not isinstance(source, Iterable):
         return False
