@@ -1,4 +1,5 @@
-"""One `TorchFunctionMode` that sees what a loop calls: ``backward()``, the losses of ``torch.nn.functional``, and a GradScaler's unscaling.
+"""One `TorchFunctionMode` that sees what a loop calls: ``backward()``, the losses of ``torch.nn.functional``, a GradScaler's unscaling and
+``clip_grad_norm_``.
 
 Whoever wants to know subscribes; nothing is patched, and every call is handed on. Calls that probes make are not the loop's.
 """
@@ -6,6 +7,7 @@ Whoever wants to know subscribes; nothing is patched, and every call is handed o
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,8 @@ LOSSES = {
 }
 #: What ``GradScaler.unscale_`` and ``GradScaler.step`` call: (gradients, found_inf, inverse of the scale).
 _UNSCALE: Any = torch._amp_foreach_non_finite_check_and_unscale_
+#: Where ``clip_grad_norm_`` clamps its factor to 1.
+_CLIPPING = torch.nn.utils.clip_grad.__name__
 
 
 class LoopCallListener:
@@ -43,6 +47,12 @@ class LoopCallListener:
     def gradients_unscaled(self, inverse: torch.Tensor) -> None:
         """A GradScaler multiplies the gradients by ``inverse``, one over the factor that the loss was multiplied by."""
 
+    def backward_ended(self) -> None:
+        """``backward()`` has run: the gradients are there."""
+
+    def gradients_clipped(self, factor: torch.Tensor) -> None:
+        """``clip_grad_norm_`` multiplies the gradients by ``factor``, 1 at most."""
+
 
 class _Calls(TorchFunctionMode):
     """The mode, active while somebody listens."""
@@ -54,7 +64,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Hands every call on. Inside this function the mode is off."""
         kwargs = kwargs or {}
-        if func is torch.Tensor.backward or func is torch.autograd.backward:
+        backward = func is torch.Tensor.backward or func is torch.autograd.backward
+        if backward:
             if not is_probing() and (loss := _backpropagated(args, kwargs)) is not None:
                 self._tell("backward_called", loss)
         elif func is _UNSCALE and not is_probing():
@@ -62,6 +73,10 @@ class _Calls(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func in LOSSES and torch.is_grad_enabled() and not is_probing():
             self._tell("loss_called", LOSSES[func], out, args, kwargs)
+        elif backward and not is_probing():
+            self._tell("backward_ended")
+        elif func is torch.clamp and sys._getframe(1).f_globals.get("__name__") == _CLIPPING and not is_probing():
+            self._tell("gradients_clipped", out)
         return out
 
     def _tell(self, what: str, *arguments: Any) -> None:
@@ -111,8 +126,9 @@ def _leave(mode: TorchFunctionMode) -> None:
 def _backpropagated(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     """The tensor that a call of ``backward`` is about."""
     given = args[0] if args else kwargs.get("tensors")
+    gradient = args[1] if len(args) > 1 else kwargs.get("gradient", kwargs.get("grad_tensors"))
     if isinstance(given, torch.Tensor):
-        return given
+        return (given * gradient).sum() if isinstance(gradient, torch.Tensor) else given
     tensors = [t for t in given or () if isinstance(t, torch.Tensor)]
     if len(tensors) > 1 and all(t.numel() == 1 for t in tensors):
         return torch.stack([t.reshape(()) for t in tensors]).sum()
