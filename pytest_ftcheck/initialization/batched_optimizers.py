@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -67,22 +68,16 @@ class Adam:
     def _step_fused(self, factor: float) -> None:
         self._count.fill_(self.steps)
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        settings: dict[str, Any] = {
+            "beta1": BETAS[0],
+            "beta2": BETAS[1],
+            "eps": EPS,
+            "amsgrad": False,
+            "maximize": False,
+        }
+        settings["weight_decay"] = self.weight_decay
         for lr, (values, grads, first, second) in self._equal_lrs:
-            kernel(
-                values,
-                grads,
-                first,
-                second,
-                [],
-                [self._count] * len(values),
-                lr=lr * factor,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                weight_decay=self.weight_decay,
-                eps=EPS,
-                amsgrad=False,
-                maximize=False,
-            )
+            kernel(values, grads, first, second, [], [self._count] * len(values), lr=lr * factor, **settings)
 
     def _step_in_passes(self, factor: float) -> None:
         one, two = (1 - b**self.steps for b in BETAS)
@@ -108,7 +103,6 @@ class Sgd:
         self.pairs, self.weight_decay, self.momentum = pairs, weight_decay, momentum
         self.velocity = [torch.zeros_like(v) for v, _ in pairs] if momentum else []
         self._rate = [_column(lrs, v) for v, _ in pairs]
-        self.steps = 0
 
     def step(self, factor: float = 1.0) -> None:
         """One step at ``factor`` times each head's learning rate."""
@@ -117,7 +111,6 @@ class Sgd:
             if self.momentum:
                 change = self.velocity[i].mul_(self.momentum).add_(change)
             v.sub_(change * (self._rate[i] * factor))
-        self.steps += 1
 
 
 def clip(pairs: Pairs, most: float | None) -> torch.Tensor:

@@ -37,6 +37,7 @@ BATCHED_OPTIMIZERS = ("adamw", "adam", "sgd")
 VECTORISED = "vectorised"
 
 
+@torch.inference_mode(False)
 def train_heads(
     head: nn.Module,
     features: Features,
@@ -54,13 +55,6 @@ def train_heads(
     :param group: heads in a group; None: as many as fit `GROUP_BYTES`.
     :raises ValueError: the head does not take these features.
     """
-    with torch.inference_mode(False):
-        return _train_heads(head, features, jobs, plan, vectorise, group)
-
-
-def _train_heads(
-    head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan, vectorise: bool, group: int | None
-) -> tuple[list[Run], str]:
     layers: tuple[Layer, ...] = ()
     reason = "" if vectorise else "vectorise=False"
     template = template_of(head)
@@ -180,14 +174,9 @@ class _GroupTrainer:
         self._pools = threading.local()
         self._starts: OrderedDict[tuple[object, int], _Start] = OrderedDict()
         self.own = parameters_of(layers)
-        matrices = [i for i, t in enumerate(self._kinds()) if t == "linear"]
+        firsts = [layer.kind == "linear" and i == 0 for layer in layers for i, _ in enumerate(layer.tensors())]
+        matrices = [i for i, is_matrix in enumerate(firsts) if is_matrix]
         self.ends = matrices[0], matrices[-1]
-
-    def _kinds(self) -> list[str]:
-        """For every parameter ``bias``, or the kind of the layer whose weight it is."""
-        return [
-            layer.kind if number == 0 else "bias" for layer in self.layers for number, _ in enumerate(layer.tensors())
-        ]
 
     def start(self, job: Job) -> _Start:
         """Initial weights of a job; drawn once for all learning rates."""

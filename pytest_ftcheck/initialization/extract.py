@@ -55,15 +55,7 @@ def extract_features(
     source = Batches(batches, None)
     other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
     with preserved_globals(), torch.inference_mode(False), torch.no_grad():
-        seed_everything(0)
-        if not isinstance(model, nn.Module):
-            if not callable(model):
-                raise TypeError(
-                    f"model is a {type(model).__name__}: expected a torch.nn.Module or a function that makes one"
-                )
-            model = model()
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"the model factory returned a {type(model).__name__}: expected a torch.nn.Module")
+        model = module_of("model", model)
         prefixes = find_head(model, head)
         with quiet(model):
             reader = Reader(model, source.take(0), forward=forward)
@@ -83,6 +75,23 @@ def extract_features(
         classes=reader.classes,
         source=f"what enters {tap.where} of a {type(model).__name__}",
     )
+
+
+def module_of(argument: str, given: Any) -> nn.Module:
+    """The module itself, or the one that a function makes; random states are seeded for it, and restored.
+
+    :raises TypeError: it is neither.
+    """
+    if not isinstance(given, nn.Module):
+        if not callable(given):
+            expected = "expected a torch.nn.Module or a function that makes one"
+            raise TypeError(f"{argument} is a {type(given).__name__}: {expected}")
+        with preserved_globals():
+            seed_everything(0)
+            given = given()
+        if not isinstance(given, nn.Module):
+            raise TypeError(f"{argument}() returned a {type(given).__name__}: expected a torch.nn.Module")
+    return given
 
 
 class _Tap:

@@ -14,8 +14,8 @@ from ..checks.head.probe.unit_flow import activation, flow
 from ..instruments.batches import Batches
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
-from ..instruments.snapshots import preserved_globals, quiet, seed_everything
-from .extract import extract_features
+from ..instruments.snapshots import quiet
+from .extract import extract_features, module_of
 from .features import Features
 
 _MODULES: dict[str, Callable[[], nn.Module]] = {
@@ -39,9 +39,7 @@ def head_of(model: Any, batches: Any, held_out: Any = None, *, head: Any = None)
     >>> len(made), features.width
     (4, 64)
     """
-    with preserved_globals():
-        seed_everything(0)
-        made = model if isinstance(model, nn.Module) else model()
+    made = module_of("model", model)
     source = Batches(batches, None)
     kept = source.source  # a one-shot iterator has been read by now
     features = extract_features(made, kept, held_out, head=head)

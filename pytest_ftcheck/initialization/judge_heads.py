@@ -113,14 +113,14 @@ def metrics_of(runs: Sequence[Run], features: Features) -> list[Metric]:
     ]  # fmt: skip
 
 
-def _shares(task: str, y: torch.Tensor, classes: int | None = None) -> torch.Tensor:
+def _shares(task: str, y: torch.Tensor) -> torch.Tensor:
     """Labels as ``[rows, numbers]``, so that a row's score is a product with its guess in this form."""
     if task == "regression":
         return y.reshape(len(y), -1).double()
     if task == "multi_label":
         on = y.double()
         return torch.stack([on, 1 - on], 2).reshape(len(y), -1)
-    return torch.nn.functional.one_hot(y, classes or -1).double()
+    return torch.nn.functional.one_hot(y).double()
 
 
 def _guesses(task: str, logits: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,6 @@ from ..checks.head.probe.head import first_rows, rows_of
 from ..checks.head.probe.layers import describe_layer, linear_layers, matrix_of
 from ..checks.head.probe.pretrained import compare
 from ..checks.head.probe.unit_flow import activation, flow, unit_state
-from ..checks.head.record import Layer
 from ..core.init_scheme import InitScheme
 from ..instruments.batches import device_of, split, to_device
 from ..instruments.model_call import unwrapped
@@ -25,6 +24,7 @@ from ..instruments.snapshots import quiet, seed_everything
 from ..instruments.tasks import prior_entropy
 from .apply_scheme import head_layers
 from .goodness_of_fit import fit, identify
+from .jobs import rms
 
 #: Rows measured.
 ROWS = 64
@@ -53,7 +53,7 @@ def measure(
     gradients = _gradients(model, reader, rows, {n: layers[n] for n in order})
     pairs = dict(seen.pairs())
     recognised = identify(model, only)
-    described = tuple(describe_layer(n, layers[n], layers.get(pairs.get(n, "")), last=n == order[-1]) for n in order)
+    described = (describe_layer(n, layers[n], layers.get(pairs.get(n, "")), last=n == order[-1]) for n in order)
     signals = []
     for name in order:
         if name not in seen.inputs:
@@ -70,9 +70,9 @@ def measure(
         signals.append(
             LayerSignal(
                 name=_shown(name, model),
-                entering=_rms(entering),
-                varying=_rms(entering - entering.mean(0)),
-                leaving=_rms(leaving),
+                entering=rms(entering),
+                varying=rms(entering - entering.mean(0)),
+                leaving=rms(leaving),
                 gradient=gradients.get(name),
                 weights_zero=not bool(matrix_of(layers[name]).any()),
                 dead=dead,
@@ -85,7 +85,7 @@ def measure(
     compared = None if pretrained is None else compare(model, pretrained, head)
     return HeadStart(
         rows=sum(rows_of(b) for b in rows),
-        layers=_named(described, model),
+        layers=tuple(replace(la, name=_shown(la.name, model)) for la in described),
         signals=tuple(signals),
         expected=None if expected is None else expected.name,
         recognised=None if recognised is None else recognised.name,
@@ -98,10 +98,6 @@ def measure(
     )
 
 
-def _named(layers: tuple[Layer, ...], model: nn.Module) -> tuple[Layer, ...]:
-    return tuple(replace(la, name=_shown(la.name, model)) for la in layers)
-
-
 def _shown(name: str, model: nn.Module) -> str:
     return f"layer {name}" if name.isdigit() else name or type(model).__name__
 
@@ -110,10 +106,6 @@ def _prefixes(only: str | Sequence[str] | None, layers: Mapping[str, nn.Module])
     if only is not None:
         return (only,) if isinstance(only, str) else tuple(only)
     return tuple(dict.fromkeys(n.split(".")[0] for n in layers))
-
-
-def _rms(values: torch.Tensor) -> float:
-    return float((values**2).mean()) ** 0.5 if values.numel() else 0.0
 
 
 def _gradients(
@@ -139,7 +131,7 @@ def _gradients(
     finally:
         for n, w in wanted.items():
             w.requires_grad_(flags[n])
-    return {n: _rms(g) for n, g in total.items()}
+    return {n: rms(g) for n, g in total.items()}
 
 
 def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None, bias: Any) -> dict[str, Any]:
@@ -156,33 +148,20 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
     classes = flat.shape[-1] if flat.dim() > 1 else 1
     # a bias adds the same to every row: it is not part of the spread
     drawn = flat - bias.detach().double() if isinstance(bias, torch.Tensor) and bias.numel() == classes else flat
+    found = {"task": task, "outputs": classes, "loss": loss}
     if task == "regression":
         size = float((y.double() ** 2).mean())
-        return {
-            "task": task,
-            "outputs": classes,
-            "loss": loss,
-            "prior_loss": size,
-            "uniform_loss": size,
-            "logit_spread": _rms(drawn),
-        }
-    prior = prior_entropy(task, [y])
+        return {**found, "prior_loss": size, "uniform_loss": size, "logit_spread": rms(drawn)}
     if task == "single_label" and classes > 1:
-        spread, certain = _rms(drawn - drawn.mean(1, keepdim=True)), flat.softmax(1).amax(1)
+        spread, certain = rms(drawn - drawn.mean(1, keepdim=True)), flat.softmax(1).amax(1)
         even = math.log(classes)
     else:
         odds = flat.sigmoid()
-        spread, certain = _rms(drawn), torch.maximum(odds, 1 - odds).reshape(-1)
+        spread, certain = rms(drawn), torch.maximum(odds, 1 - odds).reshape(-1)
         even = math.log(2)
-    return {
-        "task": task,
-        "outputs": classes,
-        "loss": loss,
-        "prior_loss": prior,
-        "uniform_loss": even,
-        "logit_spread": spread,
-        "certain_rows": float((certain > CERTAIN).double().mean()),
-    }
+    share = float((certain > CERTAIN).double().mean())
+    prior = prior_entropy(task, [y])
+    return {**found, "prior_loss": prior, "uniform_loss": even, "logit_spread": spread, "certain_rows": share}
 
 
 def _base(model: nn.Module, head: Sequence[str], in_head: set[str]) -> BaseStart | None:

@@ -71,7 +71,8 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
     kind = getattr(torch.optim, OPTIMIZERS[recipe.optimizer])
     extra = {"momentum": plan.momentum} if plan.momentum else {}
     optimizer = kind(parameters, lr=job.lr, weight_decay=recipe.weight_decay, **extra)
-    matrices: list[torch.Tensor] = [m.weight for m in _in_order(head, call, judged_x[:2])]  # type: ignore[misc]
+    ran = dict.fromkeys(m for m, _ in _linear_inputs(head, call, judged_x[:2]))
+    matrices: list[torch.Tensor] = [m.weight for m in ran or _linear(head)]  # type: ignore[misc]
     started = [m.detach().clone() for m in matrices]
 
     def loss_of(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -119,6 +120,7 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
         if step in evaluated:
             descents.append((step, before, quiet_loss(bx, by)))
     last_logits, last = logits(), quiet_loss(judged_x, judged_y)
+    dead = [units for _, units in _linear_inputs(head, call, judged_x)[1:]]
     finite = all(torch.isfinite(torch.tensor(losses))) and all(bool(torch.isfinite(p).all()) for p in head.parameters())
     return Run(
         losses=tuple(losses),
@@ -130,7 +132,7 @@ def _train(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan
         std_last=std(started[-1]) if started else 0.0,
         moved_first=rms(matrices[0].detach() - started[0]) if started else 0.0,
         moved_last=rms(matrices[-1].detach() - started[-1]) if started else 0.0,
-        dead=_dead(head, call, judged_x),
+        dead=float(torch.cat(dead).double().mean()) if dead else None,
         finite=bool(finite and torch.isfinite(last_logits).all()),
         logits_first=first_logits.cpu(),
         logits_last=last_logits.cpu(),
@@ -147,28 +149,14 @@ def labels_by_output(labels: torch.Tensor) -> torch.Tensor:
     return labels.t() if labels.dim() == 2 else labels
 
 
-def _dead(head: nn.Module, call: Call, x: torch.Tensor) -> float | None:
-    """Share of the hidden units that are dead on all rows, where they enter each linear layer but the first."""
-    dead: list[torch.Tensor] = []
+def _linear_inputs(head: nn.Module, call: Call, x: torch.Tensor) -> list[tuple[nn.Module, torch.Tensor]]:
+    """The linear layers in the order in which they run (a module may list them in another), and ``[units]``: which inputs are dead."""
+    ran: list[tuple[nn.Module, torch.Tensor]] = []
 
-    def note_dead(_: nn.Module, given: Any) -> None:
-        dead.append(given[0].reshape(-1, given[0].shape[-1]).abs().amax(0) <= DEAD_BELOW)
+    def note_dead(layer: nn.Module, given: Any) -> None:
+        ran.append((layer, given[0].reshape(-1, given[0].shape[-1]).abs().amax(0) <= DEAD_BELOW))
 
     handles = [m.register_forward_pre_hook(note_dead) for m in _linear(head)]
-    try:
-        head.eval()
-        with torch.no_grad():
-            call(head, x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return float(torch.cat(dead[1:]).double().mean()) if len(dead) > 1 else None
-
-
-def _in_order(head: nn.Module, call: Call, x: torch.Tensor) -> list[nn.Module]:
-    """The linear layers in the order in which they run, as a stack has them; a module may list them in another."""
-    ran: dict[nn.Module, None] = {}
-    handles = [m.register_forward_pre_hook(lambda m, _: ran.setdefault(m)) for m in _linear(head)]
     try:
         with torch.no_grad():
             call(head.eval(), x)
@@ -176,7 +164,7 @@ def _in_order(head: nn.Module, call: Call, x: torch.Tensor) -> list[nn.Module]:
         head.train()
         for handle in handles:
             handle.remove()
-    return list(ran) or _linear(head)
+    return ran
 
 
 def _linear(head: nn.Module) -> list[nn.Module]:

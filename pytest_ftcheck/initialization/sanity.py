@@ -96,11 +96,7 @@ def _check(model: nn.Module, rows: Sequence[Any]) -> None:
         )
     inputs, _ = split(rows[0])
     if isinstance(model, (torch.nn.Linear, torch.nn.Sequential)) and isinstance(inputs, torch.Tensor):
-        first = (
-            next(model.modules())
-            if isinstance(model, torch.nn.Linear)
-            else next((m for m in model.modules() if not list(m.children())), model)
-        )
+        first = next((m for m in model.modules() if not list(m.children())), model)
         if isinstance(first, torch.nn.Linear) and not inputs.is_floating_point():
             raise ValueError(
                 f"batches: the features are {inputs.dtype}: expected floating-point features [rows, {first.in_features}]"

@@ -16,6 +16,7 @@ from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
 from ..instruments.tasks import prior_entropy
 from .engine import train_heads
+from .extract import module_of
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows
 from .judge_heads import deciding_headline, judge, traces
@@ -167,19 +168,10 @@ def blind_loss(features: Features) -> float:
 
 # ---------------------------------------------------------------------- arguments
 def _head(head: Any) -> nn.Module:
-    if not isinstance(head, nn.Module):
-        if not callable(head):
-            raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module or a function that makes one")
-        from ..instruments.snapshots import preserved_globals, seed_everything
-
-        with preserved_globals():
-            seed_everything(0)
-            head = head()
-        if not isinstance(head, nn.Module):
-            raise TypeError(f"head() returned a {type(head).__name__}: expected a torch.nn.Module")
-    if not any(p.requires_grad for p in head.parameters()):
-        raise ValueError(f"head: no parameter of this {type(head).__name__} is trainable (requires_grad=False)")
-    return head
+    made = module_of("head", head)
+    if not any(p.requires_grad for p in made.parameters()):
+        raise ValueError(f"head: no parameter of this {type(made).__name__} is trainable (requires_grad=False)")
+    return made
 
 
 def _schemes(schemes: Any) -> tuple[tuple[InitScheme, ...], tuple[float | None, ...]]:

@@ -124,7 +124,7 @@ def test_tags_and_numbers():
     ("change", "error", "message"),
     [
         ({"model": 3}, TypeError, "model is a int"),
-        ({"model": lambda: 3}, TypeError, "factory returned a int"),
+        ({"model": lambda: 3}, TypeError, r"model\(\) returned a int"),
         ({"batches": []}, ValueError, "batches is empty"),
         ({"batches": [(X, None)]}, ValueError, "labels"),
         ({"batches": [(X, torch.zeros(40, dtype=torch.long))]}, ValueError, "all 40 rows have class 0"),
