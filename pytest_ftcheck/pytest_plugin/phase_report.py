@@ -51,6 +51,8 @@ class PhaseReport:
     runs: tuple[ReportedRun, ...] = ()
     #: Further runs that were counted, not kept.
     runs_left_out: int = 0
+    #: Checks that were not measured in one of the runs, and are not among the verdicts.
+    not_measured: tuple[str, ...] = ()
     calibrations: tuple[CheckCalibration, ...] = ()
     #: Runs that ended in this phase, beside the baseline.
     baseline: tuple[RunOutcome, ...] = ()
@@ -71,6 +73,7 @@ class PhaseReport:
             verdicts=tuple(verdict.report(when, failed=failed) for verdict in phase.verdicts.values()),
             runs=tuple(ReportedRun.of(run, row=rows, sender=sender) for run in phase.runs),
             runs_left_out=phase.left_out,
+            not_measured=phase.not_measured,
             calibrations=tuple(phase.calibrations),
             baseline=tuple(phase.baseline),
             baseline_runs_used=tuple(phase.baseline_runs_used),

@@ -29,6 +29,8 @@ _DETAILS = ("  limit: ", "  measured: ", "  note: ")
 EXPLAINED = "weights_move"
 #: Explanations with a single ``-v``.
 MOST_EXPLANATIONS = 3
+#: Names of checks that a line lists; of more it has the number.
+NAMES = 4
 #: Columns of a terminal that is wide enough for the long curve; least columns of a name; most columns of running text.
 WIDE, NAME, PROSE = 76, 12, 100
 
@@ -68,12 +70,13 @@ def show(terminal: Any, phases: Sequence[tuple[Any, PhaseReport | None]], *, ver
         for report, verdict in alarms:
             _verdict(terminal, report, verdict, verbosity, messages)
         shown = sum(_alarming(verdict) for _, verdict in alarms)
-        notes = [note for _, verdict in alarms for note in _deterministic(verdict)]
-        for piece in _pieces(notes[0], _room(terminal), indent=2) if notes else ():
-            _write(terminal, piece)
+        notes = [note for _, verdict in alarms for note in _deterministic(verdict)][:1]
+        if left_out := _not_measured(ours):
+            notes.append(f"not measured, in one fine-tune or more: {left_out}")
         counted = f"{shown:,} of {judged:,} verdicts; " if judged > shown else ""
-        hint = f"{counted}-v shows all of them, with limits, notes and what was not measured"
-        for piece in _pieces(hint, _room(terminal), indent=2):
+        reasons = ", and why it was not measured" if left_out else ""
+        notes.append(f"{counted}-v shows all of them, with limits and notes{reasons}")
+        for piece in (piece for note in notes for piece in _pieces(note, _room(terminal), indent=2)):
             _write(terminal, piece)
 
 
@@ -92,6 +95,13 @@ def _deterministic(verdict: ReportedVerdict) -> list[str]:
     """The note that a rerun gives the same verdict; empty: it has none."""
     notes = (line.removeprefix("  note: ") for line in verdict.message.splitlines())
     return [note for note in notes if note.startswith("deterministic:")]
+
+
+def _not_measured(phases: Phases) -> str:
+    """Names of the checks that some fine-tune has no measurement for and no test asked for; of more than a few their number."""
+    asked = {verdict.check for _, phase in phases for verdict in phase.verdicts}
+    names = [n for n in dict.fromkeys(n for _, phase in phases for n in phase.not_measured) if n not in asked]
+    return ", ".join(names) if len(names) <= NAMES else plural(len(names), "check")
 
 
 def _alarming(verdict: ReportedVerdict) -> int:

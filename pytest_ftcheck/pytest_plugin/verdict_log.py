@@ -213,6 +213,12 @@ class Phase:
         return self._measured.left_out
 
     @property
+    def not_measured(self) -> tuple[str, ...]:
+        """Checks that one of the runs has no measurement for; those that a test asked for by name have a verdict that says so."""
+        found = (name for run in self.runs for name, verdict in run.verdicts.items() if verdict.unmeasured)
+        return tuple(name for name in dict.fromkeys(found) if name not in self.verdicts)
+
+    @property
     def traces(self) -> list[Trace]:
         """Those measured in this phase and kept, in order."""
         return [run.trace for run in self._measured]

@@ -59,7 +59,7 @@ def test_a_tolerated_verdict_is_shown_and_is_no_pass(run, pytester):
             "ftcheck: fail_on=fail",
             "test_it.py i.*",
             "inconclusive (tolerated) weights_move: 20 steps are too few - test_it.py::test_undecided",
-            "1 of 2 verdicts; -v shows all of them, with limits, notes and what was not measured",
+            "1 of 2 verdicts; -v shows all of them, with limits and notes",
         ]
     )
     cases = {c.nodeid: c.outcome for c in SessionResult.load(pytester.path / "ft.json").tests}

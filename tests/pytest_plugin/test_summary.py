@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+
 import pytest
 
 from pytest_ftcheck.core.formatting import columns
@@ -65,7 +67,7 @@ class TestSection:
     def test_shows_what_failed_and_how_many_did_not(self, run):
         assert section(run()) == [
             "fail weights_move: 1 of 4 head tensors moved - test_it.py::test_red",
-            "1 of 3 verdicts; -v shows all of them, with limits, notes and what was not measured",
+            "1 of 3 verdicts; -v shows all of them, with limits and notes",
         ]
 
     def test_shows_everything_with_v(self, run):
@@ -400,3 +402,54 @@ def test_answers_are_few_and_each_is_given_once(pytester, run):
     assert sum(line.startswith("Should the weights") for line in lines) == 3
     assert "... and of 2 more; -vv shows them" in lines
     assert sum(line.startswith("Should the weights") for line in section(run("-vv"))) == 5
+
+
+#: Two tests of two runs without measurements; both fail.
+NOT_MEASURED = """
+import dataclasses, pytest
+from pytest_ftcheck import CheckFailed, assert_healthy, assert_overfits_one_batch, example_trace
+
+SLOW = example_trace(skipped={name: "left out for its cost" for name in PROBES})
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_red(seconds):
+    assert_healthy(dataclasses.replace(SLOW, metrics=(), probe=None, iterations=(), seconds=seconds))
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("", "not measured, in one fine-tune or more: * checks"),
+        ("IGNORED", "not measured, in one fine-tune or more: overfits_one_batch, beats_permuted_labels"),
+    ],
+)
+def test_what_was_not_measured_is_said_once_a_session(pytester, run, asked, shown):
+    from pytest_ftcheck import diagnose, example_trace
+    from pytest_ftcheck.checks.catalogue import SPECS
+
+    names = [v.check for v in diagnose(example_trace()).not_measured]
+    ignored = [n for n in names if n not in ("overfits_one_batch", "beats_permuted_labels")] if asked else []
+    probes = sorted({kind.probe for spec in SPECS.values() for kind in spec.measurements})
+    source = NOT_MEASURED.replace("PROBES", repr(probes)).replace(
+        "seconds=seconds)", f"seconds=seconds), ignore={ignored}"
+    )
+    pytester.makepyfile(source)
+    lines = section(run())
+    assert sum(line.startswith("not measured") for line in lines) == 1
+    assert any(fnmatch(line, shown) for line in lines)
+    assert lines[-1].endswith("-v shows all of them, with limits and notes, and why it was not measured")
+
+
+def test_a_check_that_a_test_asked_for_is_not_among_them(pytester, run):
+    """Its own verdict says so."""
+    pytester.makepyfile(
+        """
+        from pytest_ftcheck import assert_overfits_one_batch, example_trace
+        def test_red():
+            assert_overfits_one_batch(example_trace())
+        """
+    )
+    lines = section(run())
+    assert lines[0].startswith("inconclusive overfits_one_batch: Not measured")
+    assert not any(line.startswith("not measured") for line in lines)

@@ -127,7 +127,7 @@ def test_a_loop_is_one_line(pytester, run):
     pytester.makepyfile(test_it=LOOP)
     assert section(run()) == [
         "fail weights_move: 501 times, 1 fail, 500 pass; the last: row 500 - test_it.py::test_loop",
-        "1 of 501 verdicts; -v shows all of them, with limits, notes and what was not measured",
+        "1 of 501 verdicts; -v shows all of them, with limits and notes",
     ]
     lines = section(run("-v"))
     assert [line for line in lines if " - " in line and line.startswith("fail ")] == [
