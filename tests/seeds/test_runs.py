@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -126,6 +127,19 @@ def test_an_inconclusive_seed_runs_longer_once():
     assert verdict.status == "pass"
     assert trained == [(0, 20), (1, 20), (1, 40), (2, 20)]
     assert "seed 1 was inconclusive after 20 steps and ran 40 instead" in str(verdict)
+
+
+def test_a_seed_that_was_not_measured_is_not_run_longer():
+    """More steps measure no more."""
+    runs, trained = runs_of(["inconclusive"] * 12)
+
+    def unmeasured(trace):
+        return dataclasses.replace(read_off(trace), unmeasured="overfit")
+
+    verdict = judge(unmeasured, runs, (), {})
+    assert verdict.status == "inconclusive"
+    assert trained == [(0, 20), (1, 20), (2, 20)]
+    assert "longer" not in str(verdict)
 
 
 def test_inconclusive_seeds_count_for_neither_side():
