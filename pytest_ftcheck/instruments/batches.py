@@ -107,6 +107,21 @@ def split(batch: Any) -> tuple[Any, Any]:
     return batch, None
 
 
+def with_labels(batch: Any, labels: torch.Tensor) -> Any:
+    """The same batch with other labels; the batch itself is not changed.
+
+    >>> with_labels({"x": 1, "labels": 2}, torch.tensor([3]))["labels"]
+    tensor([3])
+    """
+    if isinstance(batch, Mapping):
+        key = next(k for k in LABELS if k in batch)
+        other: Any = copy.copy(batch)
+        other[key] = labels
+        return other
+    values = [*batch[:-1], labels]
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+
+
 def row_count(inputs: Any) -> int | None:
     """Rows of the first tensor in the inputs; None: there is none."""
     values = (

@@ -14,24 +14,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..core.seeding import reseed
-from .batches import LABELS
+from .batches import with_labels
 from .model_outputs import logits_in
 from .reader import Reader
-
-
-def with_labels(batch: Any, labels: torch.Tensor) -> Any:
-    """The same batch with other labels; the batch itself is not changed.
-
-    >>> with_labels({"x": 1, "labels": 2}, torch.tensor([3]))["labels"]
-    tensor([3])
-    """
-    if isinstance(batch, Mapping):
-        key = next(k for k in LABELS if k in batch)
-        other: Any = copy.copy(batch)
-        other[key] = labels
-        return other
-    values = [*batch[:-1], labels]
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
 
 
 def put_logits(output: Any, logits: torch.Tensor) -> Any:

@@ -11,7 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from ..core.formatting import describe_type
 from ..core.observations import Reading
-from .batches import device_of, in_words, own_copy, row_count, split, to_device
+from .batches import device_of, in_words, own_copy, row_count, split, to_device, with_labels
+from .label_comparison import compares_only
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
 from .tasks import IGNORED, reference_loss, task_of
@@ -86,6 +87,7 @@ class Reader:
                 outputs = "(loss, logits) from the loss_fn"
                 self._classify(given, labels, own=False, strict=False)
             self._recognise_two_classes(value, logits if logits is not None else given, labels)
+            self._recognise_embeddings(batch, labels)
             loss = "the user's loss_fn"
         elif (own := loss_in(output)) is not None:
             self.uses_own_loss = True
@@ -173,6 +175,17 @@ class Reader:
         # few numbers can all be 0 or 1 by chance
         if equals(F.binary_cross_entropy_with_logits) or (len(y) >= 8 and not regression):
             self.task, self.classes = "single_label", 2
+
+    def _recognise_embeddings(self, batch: Any, labels: Any) -> None:
+        """Labels that the user's loss only compares with each other, as metric learning does, name no output: there are no logits."""
+        if self.task != "single_label" or not self.classes:
+            return
+        if compares_only(lambda y: self._user_loss(own_copy(with_labels(batch, y)))[0], labels, self.classes):
+            self.task, self.classes = None, None
+            self.notes.append(
+                "the loss only compares labels with each other, as in metric learning: the outputs are embeddings, and there are no "
+                "metrics and no textbook loss"
+            )
 
     def _classify(self, logits: Any, labels: Any, *, own: bool, strict: bool) -> None:
         """Find the task from logits and labels; with ``strict`` reject labels that do not fit."""

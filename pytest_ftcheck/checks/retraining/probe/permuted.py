@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from ....instruments.batches import own_copy, split, to_device
-from ....instruments.logit_injection import with_labels
+from ....instruments.batches import own_copy, split, to_device, with_labels
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import RowReader, Rows
 from ....instruments.snapshots import quiet, seed_everything

@@ -1,0 +1,121 @@
+"""A loss that compares labels with each other is one of embeddings; one that reads them as class numbers is one of logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pytest_ftcheck import diagnose, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.instruments.label_comparison import compares_only
+from pytest_ftcheck.instruments.reader import Reader
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
+
+
+def vectors(width=8):
+    return torch.randn(len(LABELS), width, generator=torch.Generator().manual_seed(0))
+
+
+def batch_hard(z, y):
+    """The triplet loss of the hardest positive and the hardest negative of each row."""
+    far = (z[:, None] - z[None]).pow(2).sum(-1).clamp_min(1e-12).sqrt()
+    same = y[:, None] == y[None]
+    return (far.masked_fill(~same, 0).amax(1) - far.masked_fill(same, 1e9).amin(1) + 1).clamp_min(0).mean()
+
+
+def contrastive(z, y):
+    """The supervised contrastive loss."""
+    z = F.normalize(z, dim=-1)
+    own = torch.eye(len(y), dtype=torch.bool)
+    log_p = (z @ z.T / 0.1).masked_fill(own, -1e9).log_softmax(1)
+    same = (y[:, None] == y[None]) & ~own
+    return -(log_p.masked_fill(~same, 0).sum(1) / same.sum(1).clamp_min(1)).mean()
+
+
+def focal(z, y):
+    p = z.log_softmax(-1).gather(1, y[:, None])
+    return -((1 - p.exp()) ** 2 * p).mean()
+
+
+def own_predictions(z, y):
+    return F.cross_entropy(z, z.argmax(-1))
+
+
+def noisy(z, y):
+    return F.cross_entropy(z + torch.randn_like(z), y)
+
+
+@pytest.mark.parametrize("loss", [batch_hard, contrastive])
+def test_losses_of_pairs_only_compare(loss):
+    assert compares_only(lambda y: loss(vectors(), y), LABELS, 8)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.multi_margin_loss, focal, own_predictions, noisy])
+def test_losses_of_logits_do_not(loss):
+    assert not compares_only(lambda y: loss(vectors(), y), LABELS, 8)
+
+
+def test_rows_to_leave_out_stay_left_out():
+    labels = torch.where(LABELS == 2, -100, LABELS)
+
+    def loss(y):
+        assert torch.equal(y == -100, labels == -100)
+        return contrastive(vectors()[y != -100], y[y != -100])
+
+    assert compares_only(loss, labels, 8)
+
+
+def test_one_class_alone_shows_nothing():
+    assert not compares_only(lambda y: contrastive(vectors(), y), torch.zeros(8, dtype=torch.long), 8)
+
+
+def test_a_loss_that_cannot_be_computed_for_other_labels_shows_nothing():
+    def loss(y):
+        if not torch.equal(y, LABELS):
+            raise KeyError("a label that is not in the table")
+        return contrastive(vectors(), y)
+
+    assert not compares_only(loss, LABELS, 8)
+
+
+class Embedder(nn.Module):
+    """The mean of the base's tokens, projected."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.base_model = tiny_distilbert().base_model
+        self.projection = nn.Linear(64, width)
+
+    def forward(self, inputs):
+        ids, _, mask = inputs
+        tokens, weight = self.base_model(ids, attention_mask=mask)[0], mask[..., None].float()
+        return self.projection((tokens * weight).sum(1) / weight.sum(1))
+
+
+@pytest.mark.parametrize("loss", [batch_hard, contrastive])
+def test_embeddings_are_not_read_as_logits(loss):
+    batch = toy_batches(1, 16, classes=4)[0]
+    reader = Reader(Embedder(), batch, loss_fn=lambda model, b: loss(model(b[0]), b[1]))
+    assert reader.task is None
+    assert "the outputs are embeddings" in reader.notes[0]
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(
+    ("loss", "fault"), [(batch_hard, None), (contrastive, None), (own_predictions, "own_predictions_as_targets")]
+)
+def test_metric_learning_is_healthy_and_own_predictions_are_not(loss, fault):
+    trace = finetune(
+        lambda: Embedder(4 if fault else 16),
+        toy_batches(classes=4),
+        eval_batches=toy_batches(4, classes=4, seed=9),
+        loss_fn=lambda model, batch: loss(model(batch[0]), batch[1]),
+        head="projection",
+        lr=1e-3,
+        steps=40,
+        seed=0,
+    )
+    causes = diagnose(trace).causes
+    assert [c.fault for c in causes] == ([fault] if fault else [])
