@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..checks.head.ablation_record import Counterfactuals
-from ..core.formatting import one_line, plural
-from .layer_groups import blocks, bunched, kinds, labelled, labels, modules
+from ..core.formatting import one_line
+from .layer_groups import blocks, bunched, kinds, labelled, modules
 from .weight_motion import HEALTHY, explain_weight_motion, shown_by_default
 
 if TYPE_CHECKING:
@@ -152,28 +151,6 @@ class Weights:
     missing: str = ""
 
 
-@dataclass(frozen=True)
-class Rewind:
-    """The model's result with one part reset to its initial values."""
-
-    part: str
-    #: Loss and accuracy with the part's initial values, and with these in random order; None: not measured.
-    rewound: tuple[float, float | None]
-    shuffled: tuple[float, float | None] | None
-
-
-@dataclass(frozen=True)
-class Criticality:
-    """The result with each part reset in turn, and that of the trained model."""
-
-    trained: tuple[float, float | None]
-    #: The majority baseline.
-    baseline: float | None
-    parts: tuple[Rewind, ...]
-    rows: int
-    missing: str = ""
-
-
 # ------------------------------------------------------------------ losses and learning rates
 def loss(trace: Trace) -> Lines:
     """Training loss, the loss of the fixed probe rows with dropout off, and the class-prior baseline.
@@ -255,12 +232,8 @@ def gradients(trace: Trace, most: int = CURVES) -> Lines:
         found.append(Series("all, before clipping", "unclipped", x, unclipped))
     if x:
         found.append(Series("all", "total", x, tuple(s.grad_norm for s in trace.steps)))
-    head = [t for t in trace.tensors if t.part == "head"]
-    base = bunched(labelled(blocks([t for t in trace.tensors if t.part != "head"])), most)
-    groups = [("head", "head", head)] if head else []
-    groups += [(name, "base", members) for name, members in base.items()]
     without_gradient: dict[str, list[str]] = {}
-    for name, kind, members in groups:
+    for name, kind, members in _groups(trace, most):
         curve = _norms(trace, members)
         if any(v is not None and not v <= 0 for v in curve.y):
             found.append(replace(curve, name=name, kind=kind))
@@ -273,6 +246,13 @@ def gradients(trace: Trace, most: int = CURVES) -> Lines:
     note = "; ".join(f"{reason}: {_listed(names)}" for reason, names in without_gradient.items())
     missing = "" if found else "no optimizer step was taken"
     return Lines("Gradient norms", "L2 norm", tuple(found), log=True, note=note, missing=missing)
+
+
+def _groups(trace: Trace, most: int) -> list[tuple[str, str, list[Tensor]]]:
+    """Name, kind and tensors: the head, and blocks of the base."""
+    head = [t for t in trace.tensors if t.part == "head"]
+    base = bunched(labelled(blocks([t for t in trace.tensors if t.part != "head"])), most)
+    return [("head", "head", head)] * bool(head) + [(name, "base", members) for name, members in base.items()]
 
 
 def _norms(trace: Trace, members: Iterable[Tensor]) -> Series:
@@ -329,13 +309,9 @@ def course(trace: Trace, most: int = CURVES) -> Lines:
     >>> [(s.name, round(s.y[-1], 4)) for s in course(example_trace()).series]
     [('head', 0.25), ('base_model.layer.0', 0.25)]
     """
-    head = [t for t in trace.tensors if t.part == "head"]
-    base = bunched(labelled(blocks([t for t in trace.tensors if t.part != "head"])), most)
-    groups = [("head", "head", head)] if head else []
-    groups += [(name, "base", members) for name, members in base.items()]
     x = tuple(float(s + 1) for s in trace.recorded)
     found = []
-    for name, kind, members in groups:
+    for name, kind, members in _groups(trace, most):
         shares = []
         for t in members:
             allowed = budgets(trace, t)
@@ -350,10 +326,12 @@ def course(trace: Trace, most: int = CURVES) -> Lines:
 
 
 def _middle(values: Iterable[float | None]) -> float | None:
+    """The median; NaN where a value is NaN, None where there is none."""
     known = sorted(v for v in values if v is not None)
-    if not known:
-        return None
-    return math.nan if any(map(math.isnan, known)) else _median(known)
+    if not known or any(map(math.isnan, known)):
+        return math.nan if known else None
+    half = len(known) // 2
+    return known[half] if len(known) % 2 else known[half - 1] / 2 + known[half] / 2  # the sum may overflow
 
 
 def _layer(name: str, part: str, members: Sequence[Tensor]) -> Layer:
@@ -367,22 +345,16 @@ def _layer(name: str, part: str, members: Sequence[Tensor]) -> Layer:
         for kind in kinds(t):
             count[kind] = count.get(kind, 0) + 1
     state = ", ".join(k if n == len(members) else f"{n:,} of {len(members):,}: {k}" for k, n in count.items())
-    middle = None if not used else math.nan if any(map(math.isnan, used)) else _median(used)
     return Layer(
         name=name,
         part=part,
         tensors=len(members),
         trainable=sum(t.trainable for t in members),
-        used=middle,
+        used=_middle(used),
         low=used[0] if used else None,
         high=used[-1] if used else None,
         state=state,
     )
-
-
-def _median(ordered: Sequence[float]) -> float:
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else ordered[half - 1] / 2 + ordered[half] / 2
 
 
 # ------------------------------------------------------------------ one tensor
@@ -467,45 +439,14 @@ def density(histogram: Histogram) -> Density | None:
     return Density(histogram.step + 1, edges, counts, tuple(c / total / width for c in counts))
 
 
-# ------------------------------------------------------------------ parts reset
-def criticality(trace: Trace) -> Criticality:
-    """Loss and accuracy of the trained model with one part at a time reset to its initial values.
-
-    >>> from pytest_ftcheck import example_trace
-    >>> criticality(example_trace()).missing
-    'no part was reset in this run'
-    """
-    measured = trace.measured(Counterfactuals)
-    if measured is None or not measured.parts:
-        reason = trace.skipped.get("counterfactuals", "")
-        missing = "no part was reset in this run" + (f": {one_line(reason, 200)}" if reason else "")
-        return Criticality((math.nan, None), None, (), 0, missing)
-    return Criticality(
-        trained=(measured.trained.loss, measured.trained.accuracy),
-        baseline=measured.baseline,
-        parts=tuple(
-            Rewind(
-                part=label,
-                rewound=(part.rewound.loss, part.rewound.accuracy),
-                shuffled=None if part.shuffled is None else (part.shuffled.loss, part.shuffled.accuracy),
-            )
-            for label, part in zip(labels([p.part for p in measured.parts]), measured.parts, strict=True)
-        ),
-        rows=measured.rows,
-    )
-
-
 # ------------------------------------------------------------------ helpers
 def _series(name: str, kind: str, points: Sequence[tuple[float, float | None]]) -> Series:
     return Series(name, kind, tuple(x for x, _ in points), tuple(y for _, y in points))
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:
-    return (
-        ", ".join(names)
-        if len(names) <= most
-        else f"{', '.join(names[:most])} and {plural(len(names) - most, 'more', 'more')}"
-    )
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -29,8 +29,8 @@ BLOCKS = 40
 #: Characters shown of a note or an exception.
 LONGEST = 600
 
-#: A table's column: the header's two rows, and whether the cells stand to the right.
-Column = tuple[str, str, bool]
+#: A table's column: the header's two rows.
+Column = tuple[str, str]
 
 
 def describe(trace: Trace, *, unicode: bool | None = None) -> str:
@@ -64,15 +64,8 @@ def _header(trace: Trace) -> list[str]:
     place = [environment.pop("device", ""), environment.pop("dtype", "")]
     place += [f"{key} {value}" for key, value in environment.items()]
     reading = trace.reading
-    kind = ", ".join(
-        filter(
-            None,
-            [
-                (reading.task or "").replace("_", " "),
-                plural(reading.classes, "class", "classes") if reading.classes else "",
-            ],
-        )
-    )
+    classes = plural(reading.classes, "class", "classes") if reading.classes else ""
+    kind = ", ".join(filter(None, [(reading.task or "").replace("_", " "), classes]))
     trainable = sum(t.trainable for t in trace.tensors)
     weights = sum(t.numel for t in trace.tensors)
     model = f"{plural(len(trace.tensors), 'tensor')} of {plural(weights, 'weight')}"
@@ -153,13 +146,7 @@ def _probe(probe: ProbeRows) -> Iterable[Row]:
     if probe.descents:
         fell = sum(d.after < d.before for d in probe.descents)
         steps = plural(len(probe.descents), "step")
-        yield (
-            "same batch",
-            f"{fell:,} of {steps} lowered the loss of their own batch, dropout off",
-            "",
-            "",
-            "",
-        )
+        yield "same batch", f"{fell:,} of {steps} lowered the loss of their own batch, dropout off", "", "", ""
 
 
 def _rates(trace: Trace) -> Iterable[Row]:
@@ -194,15 +181,14 @@ def _head(trace: Trace) -> list[str]:
     if len(tensors) > HEAD_ROWS:
         return _folded("head", tensors)
     columns: list[Column] = [
-        ("", "shape", True),
-        ("moved", "", True),
-        ("rel.", "L2", True),
-        ("of LR sum", "rms", True),
-        ("", "max", True),
-        ("|g|", "max", True),
-        ("std", "first", True),
-        ("", "last", True),
+        ("", "shape"),
+        ("moved", ""),
+        ("rel.", "L2"),
+        ("of LR sum", "rms"),
+        ("", "max"),
+        ("|g|", "max"),
     ]
+    columns += [("std", "first"), ("", "last")]
     cells = [
         [
             _name("x".join(str(n) for n in t.shape) or "scalar", 20),
@@ -242,14 +228,8 @@ def _base(trace: Trace) -> list[str]:
 def _folded(title: str, tensors: Sequence[Tensor]) -> list[str]:
     """One row a block."""
     folded = blocks(tensors)
-    columns: list[Column] = [
-        ("", "trainable", True),
-        ("moved", "min", True),
-        ("", "max", True),
-        ("of LR sum, rms", "min", True),
-        ("", "max", True),
-        ("|g|", "max", True),
-    ]
+    columns: list[Column] = [("", "trainable"), ("moved", "min"), ("", "max"), ("of LR sum, rms", "min"), ("", "max")]
+    columns.append(("|g|", "max"))
     cells, remarks = [], []
     for members in folded.values():
         moving = [t for t in members if t.trainable or t.motion.share_changed > 0]
@@ -333,7 +313,7 @@ def sparkline(values: Sequence[float], width: int = SPARK) -> str:
 
 def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
     widths = [max(len(c[1]), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
-    for i, (top, _, _) in enumerate(columns):
+    for i, (top, _) in enumerate(columns):
         # a title may reach over the next column if that has none of its own
         room = widths[i] + (2 + widths[i + 1] if i + 1 < len(columns) and not columns[i + 1][0] else 0)
         widths[i] += max(0, len(top) - room)
@@ -355,9 +335,7 @@ def _grid(
     margin = 2 + name_width
 
     def row(texts: Sequence[str]) -> str:
-        return "".join(
-            "  " + (t.rjust(w) if c[2] else t.ljust(w)) for t, w, c in zip(texts, widths, columns, strict=True)
-        )
+        return "".join("  " + t.rjust(w) for t, w in zip(texts, widths, strict=True))
 
     top, i = "", 0
     while i < len(columns):

@@ -12,6 +12,7 @@ from pytest_ftcheck.core.example_trace import example_trace, tensor
 from pytest_ftcheck.core.observations import Histogram, Iteration, ProbeRows, Step
 from pytest_ftcheck.reports import chart_data
 from pytest_ftcheck.reports.chart_data import Series
+from pytest_ftcheck.reports.html.charts import charts
 from pytest_ftcheck.reports.layer_groups import bunched, labels
 
 NAN = math.nan
@@ -58,7 +59,7 @@ def test_what_was_not_measured_is_said():
     assert chart_data.motion(empty).missing == "the trace has no tensors"
     assert chart_data.weights(empty).missing == "the trace has no tensors"
     assert chart_data.course(empty).missing
-    assert "no part was reset" in chart_data.criticality(empty).missing
+    assert "No part was reset" in charts(empty)["rewound"].missing
     unprobed = example_trace(probe=ProbeRows(0, "", (), skipped="the loader is endless"))
     assert chart_data.loss(unprobed).note == "no probe loss: the loader is endless"
 
@@ -193,12 +194,13 @@ def test_parts_put_back():
         0.5,
         (Rewound("head", 9, Outcome(0.7, 0.5), None), Rewound("base", 9, Outcome(0.2, None))),
     )
-    found = chart_data.criticality(example_trace(measurements={"counterfactuals": made}))
-    assert (found.trained, found.baseline, found.rows) == ((0.1, 0.9), 0.5, 32)
-    assert [(p.part, p.rewound, p.shuffled) for p in found.parts] == [
-        ("head", (0.7, 0.5), None),
-        ("base", (0.2, None), None),
-    ]
+    found = charts(example_trace(measurements={"counterfactuals": made}))["rewound"]
+    assert "Loss of 32 rows as trained 0.100, 90 % accuracy" in found.description
+    assert "majority baseline 50 %" in found.description
+    (block,) = found.data["bars"]
+    columns = block["columns"]
+    assert (columns["part"], columns["loss"], columns["accuracy"]) == (["head", "base"], [0.7, 0.2], [0.5, None])
+    assert set(columns["how"]) == {"initial values"}
 
 
 @pytest.mark.parametrize("most", [3, 10, 101, 999])

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...checks.head.ablation_record import Counterfactuals
 from ...core.formatting import number, one_line, percent, plural
 from .. import chart_data
+from ..layer_groups import labels
 from .chart import Chart, Column, Key
 
 if TYPE_CHECKING:
+    from ...checks.head.ablation_record import Outcome
     from ...core.observations import Metric
     from ...core.trace import Trace
     from ..chart_data import Lines, Series
@@ -147,23 +150,16 @@ def _motion(trace: Trace) -> Chart:
         return Chart("motion", title, "motion", missing=_sentence(bars.missing))
     layers = bars.layers
     descriptions = []
-    rows: dict[str, list[Any]] = {k: [] for k in ("layer", "part", "used", "low", "high", "tensors", "state", "label")}
+    rows: dict[str, list[Any]] = {"layer": [], "label": []}
     for layer in layers:
         name = f"head: {layer.name}" if layer.part == "head" else layer.name
         label = percent(layer.used) if layer.used is not None else "no budget" if not layer.state else ""
         shown = ", ".join(filter(None, (label, layer.state)))
-        for key, value in (
-            ("layer", name),
-            ("part", layer.part),
-            ("used", layer.used),
-            ("low", layer.low),
-            ("high", layer.high),
-            ("tensors", layer.tensors),
-            ("state", layer.state),
-            ("label", one_line(shown, 60)),
-        ):
-            rows[key].append(value)
+        rows["layer"].append(name)
+        rows["label"].append(one_line(shown, 60))
         descriptions.append(f"{name} {shown}")
+    for field in ("part", "used", "low", "high", "tensors", "state"):
+        rows[field] = [getattr(layer, field) for layer in layers]
     description = f"{bars.x}, median of each layer's tensors: {'; '.join(descriptions)}."
     band: list[dict[str, Any]] = []
     healthy: tuple[Key, ...] = ()
@@ -199,27 +195,26 @@ def _motion(trace: Trace) -> Chart:
 
 def _rewound(trace: Trace) -> Chart:
     """By loss, which distinguishes parts that accuracy on few rows does not."""
-    found = chart_data.criticality(trace)
-    title = "What if a part were reset?"
-    if found.missing:
-        return Chart("rewound", title, "rewound", missing=_sentence(found.missing))
+    found = trace.measured(Counterfactuals)
+    empty = Chart("rewound", "What if a part were reset?", "rewound")
+    if found is None or not found.parts:
+        reason = trace.skipped.get("counterfactuals", "")
+        missing = "no part was reset in this run" + (f": {one_line(reason, 200)}" if reason else "")
+        return replace(empty, missing=_sentence(missing))
     rows: dict[str, list[Any]] = {k: [] for k in ("part", "how", "loss", "accuracy", "ink", "label")}
     descriptions, hows = [], {"initial values": "var(--head)", "initial values, shuffled": "var(--base-0)"}
-    for part in found.parts:
+    for part, name in zip(found.parts, labels([p.part for p in found.parts]), strict=True):
         for (how, ink), outcome in zip(hows.items(), (part.rewound, part.shuffled), strict=True):
             if outcome is None:
                 continue
-            label = f"{number(outcome[0])}" + (f", {percent(outcome[1])} accuracy" if outcome[1] is not None else "")
-            entries = (part.part, how, outcome[0], outcome[1], ink, label)
+            label = _outcome(outcome)
+            entries = (name, how, outcome.loss, outcome.accuracy, ink, label)
             for column, entry in zip(rows.values(), entries, strict=True):
                 column.append(entry)
-            descriptions.append(f"{part.part} with {how}: loss {label}")
-    loss, accuracy = found.trained
+            descriptions.append(f"{name} with {how}: loss {label}")
+    loss, accuracy, trained = found.trained.loss, found.trained.accuracy, _outcome(found.trained)
     if not any(math.isfinite(v) for v in (*rows["loss"], loss)):
-        return Chart(
-            "rewound", title, "rewound", missing="The loss is not finite, as trained and whichever part is reset."
-        )
-    trained = number(loss) + (f", {percent(accuracy)} accuracy" if accuracy is not None else "")
+        return replace(empty, missing="The loss is not finite, as trained and whichever part is reset.")
     majority = f"; majority baseline {percent(found.baseline)}" if found.baseline is not None else ""
     rules = [
         {
@@ -228,10 +223,8 @@ def _rewound(trace: Trace) -> Chart:
         }
     ]
     legend = [Key(how, ink, shape="box") for how, ink in hows.items() if how in rows["how"]]
-    return Chart(
-        id="rewound",
-        title=title,
-        kind="rewound",
+    return replace(
+        empty,
         description=f"Loss of {plural(found.rows, 'row')} as trained {trained}; {'; '.join(descriptions)}{majority}.",
         data={"bars": [{"same": {}, "columns": rows}], "rules": rules},
         columns=(
@@ -244,6 +237,10 @@ def _rewound(trace: Trace) -> Chart:
         note=f"{plural(found.rows, 'row')}, dropout off, everything else as trained{majority}. A part that can be reset without a higher "
         "loss has learnt nothing useful.",
     )
+
+
+def _outcome(outcome: Outcome) -> str:
+    return number(outcome.loss) + (f", {percent(outcome.accuracy)} accuracy" if outcome.accuracy is not None else "")
 
 
 def _metrics(metrics: Sequence[Metric]) -> list[Chart]:

@@ -74,19 +74,8 @@ def unpack(text: str) -> Trace:
 
 def thinned(trace: Trace) -> Trace:
     """The same trace with the tensors' series at every second of the recorded steps; counts, maxima and sums stay exact."""
-
-    def every_second(series: tuple[float, ...]) -> tuple[float, ...]:
-        return series[::2]
-
-    tensors = tuple(
-        dataclasses.replace(
-            t,
-            grad_norms=every_second(t.grad_norms),
-            updates=every_second(t.updates),
-            displacements=every_second(t.displacements),
-        )
-        for t in trace.tensors
-    )
+    series = ("grad_norms", "updates", "displacements")
+    tensors = tuple(dataclasses.replace(t, **{n: getattr(t, n)[::2] for n in series}) for t in trace.tensors)
     return dataclasses.replace(trace, recorded=trace.recorded[::2], tensors=tensors)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from ...core.formatting import describe_type
@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from ...core.trace import Trace
 
 
+#: Trackers by name: module and class of the writer, which is imported when it is used.
+WRITERS = {
+    "tensorboard": (".tensorboard", "TensorBoardWriter"),
+    "wandb": (".loggers", "WandbWriter"),
+    "mlflow": (".loggers", "MlflowWriter"),
+    "trackio": (".loggers", "TrackioWriter"),
+}
+
+
 def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
     """Log a trace; see :meth:`pytest_ftcheck.Trace.log_to`."""
     if isinstance(to, str):
         if to not in WRITERS:
             raise ValueError(f"to={to!r}: expected one of {', '.join(WRITERS)}, or a TraceWriter")
-        writer = WRITERS[to](options)
+        module, name = WRITERS[to]
+        writer: TraceWriter = getattr(importlib.import_module(module, __package__), name)(**options)
     elif isinstance(to, TraceWriter) and not isinstance(to, type):
         if options:
             raise TypeError(
@@ -64,37 +74,3 @@ def write(trace: Trace, writer: TraceWriter, *, tensors: bool) -> None:
         writer.histogram(tag, step, histogram)
     for name, text in content.texts(trace, diagnosis):
         writer.text(name, text)
-
-
-# ------------------------------------------------------------------ by name
-def _tensorboard(options: Mapping[str, Any]) -> TraceWriter:
-    from .tensorboard import TensorBoardWriter
-
-    return TensorBoardWriter(**options)
-
-
-def _wandb(options: Mapping[str, Any]) -> TraceWriter:
-    from .loggers import WandbWriter
-
-    return WandbWriter(**options)
-
-
-def _mlflow(options: Mapping[str, Any]) -> TraceWriter:
-    from .loggers import MlflowWriter
-
-    return MlflowWriter(**options)
-
-
-def _trackio(options: Mapping[str, Any]) -> TraceWriter:
-    from .loggers import TrackioWriter
-
-    return TrackioWriter(**options)
-
-
-#: Trackers by name.
-WRITERS: dict[str, Callable[[Mapping[str, Any]], TraceWriter]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
-    "trackio": _trackio,
-}

@@ -40,6 +40,13 @@ def _named(prefix: str) -> str:
     return prefix
 
 
+def _refuse(options: Mapping[str, Any], active: Any) -> None:
+    """``ValueError`` for options of a new run where a run is active."""
+    if active is not None and options:
+        name, value = next(iter(options.items()))
+        raise ValueError(f"{name}={value!r}: a run is active, so this option has no effect")
+
+
 class WandbWriter:
     """Logs to Weights & Biases: the active run, else a new one in the project ``WANDB_PROJECT`` or ``ftcheck``.
 
@@ -55,10 +62,7 @@ class WandbWriter:
         self._prefix = _named(prefix)
         self._wandb = package("wandb")
         active = self._wandb.run if run is None else run
-        if active is not None and options:
-            raise ValueError(
-                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, so this option has no effect"
-            )
+        _refuse(options, active)
         self._own = active is None
         if self._own:
             options.setdefault("project", os.environ.get("WANDB_PROJECT") or PROJECT)
@@ -151,10 +155,7 @@ class MlflowWriter:
         self._prefix = _named(prefix)
         self._mlflow = package("mlflow")
         active = self._mlflow.active_run()
-        if active is not None and options:
-            raise ValueError(
-                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, so this option has no effect"
-            )
+        _refuse(options, active)
         self._own = active is None
         if self._own:
             active = self._mlflow.start_run(**options)
@@ -228,10 +229,7 @@ class TrackioWriter:
         from trackio import context_vars
 
         self._run: Any = context_vars.current_run.get()
-        if self._run is not None and options:
-            raise ValueError(
-                f"{next(iter(options))}={next(iter(options.values()))!r}: a run is active, so this option has no effect"
-            )
+        _refuse(options, self._run)
         self._own = self._run is None
         self._options = {"project": PROJECT, "embed": False, "auto_log_gpu": False, "auto_log_cpu": False, **options}
         self._last = 0

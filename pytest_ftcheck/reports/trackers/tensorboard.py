@@ -24,10 +24,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
         "gradient norm by block": ["Multiline", [r"^gradient_by_block/"]],
         "learning rate": ["Multiline", [r"^lr/"]],
         "gradient norm, before and after clipping": ["Multiline", [r"^gradient/"]],
-        "displacement of the head (rms); compare its histograms": [
-            "Multiline",
-            [r"^head/.*/displacement_rms$"],
-        ],
+        "displacement of the head (rms); compare its histograms": ["Multiline", [r"^head/.*/displacement_rms$"]],
         "metrics and their majority baselines": ["Multiline", [r"^metric/"]],
     }
 }
