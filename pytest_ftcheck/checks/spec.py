@@ -225,7 +225,7 @@ def measure_if_missing(
         if not verdict.unmeasured:
             return verdict
         return dataclasses.replace(
-            verdict, status="inconclusive", remedy=verdict.remedy or _how_to_measure(trace, verdict)
+            verdict, status="inconclusive", remedy=verdict.remedy or _how_to_measure(trace, verdict.unmeasured)
         )
 
     return judge
@@ -258,9 +258,9 @@ def remeasured(trace: Trace, probe: str) -> Trace:
     )
 
 
-def _how_to_measure(trace: Trace, verdict: Verdict) -> str:
-    probe = verdict.unmeasured
-    if trace.source == "watch" and "loss_fn=" in verdict.headline:
+def _how_to_measure(trace: Trace, probe: str) -> str:
+    """The call that would have a probe measured."""
+    if trace.lacking.get(probe) == "loss_fn":
         return "watch(model, optimizer, probe_batch=batch, loss_fn=(model, batch) -> loss)"
     if trace.source == "watch":
         return f"watch(model, optimizer, probe_batch=batch, probes=[{probe!r}])"

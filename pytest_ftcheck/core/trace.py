@@ -81,6 +81,8 @@ class Trace:
     skipped: dict[str, str] = field(default_factory=dict)
     #: Those of them that do not apply to this run: running them again would measure nothing, either.
     not_applicable: tuple[str, ...] = ()
+    #: Probe -> the argument that would have it measured, such as ``loss_fn``, where it is not its name in ``probes=``.
+    lacking: dict[str, str] = field(default_factory=dict)
     #: Arguments of ``finetune`` that were given besides the recipe's fields, such as ``step``; the trace has their names only.
     own_arguments: tuple[str, ...] = ()
     #: Versions, device, dtype, threads.

@@ -283,6 +283,7 @@ class WatchedLoop:
         other = differs_from(self._reader.reading.loss, nodes) if self._reader else None
         if other is not None and measured["measurements"].pop("loss_shape", None) is not None:
             measured["skipped"]["loss_shape"] = other
+            measured["lacking"] = {"loss_shape": "loss_fn"}
             self._notes.append(other)
         return measured
 

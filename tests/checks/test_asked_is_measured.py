@@ -110,3 +110,12 @@ def test_only_a_few_traces_keep_their_model():
 def test_it_travels_neither_as_json_nor_in_comparisons(trace):
     assert "remeasure" not in trace.to_json()
     assert dataclasses.replace(trace, remeasure=None) == trace
+
+
+@pytest.mark.parametrize(("lacking", "named"), [({"loss_shape": "loss_fn"}, "loss_fn="), ({}, "probes=['loss_shape']")])
+def test_the_argument_that_would_have_it_measured_is_data(lacking, named):
+    """Whatever the reason says in words."""
+    trace = example_trace(source="watch", recipe=None, skipped={"loss_shape": "THE-REASON loss_fn"}, lacking=lacking)
+    verdict = CHECKS["loss_matches_task"](Trace.from_json(trace.to_json()))
+    assert verdict.status == "inconclusive"
+    assert named in verdict.remedy
