@@ -33,6 +33,8 @@ LOSSES = {
 _UNSCALE: Any = torch._amp_foreach_non_finite_check_and_unscale_
 #: Where ``clip_grad_norm_`` clamps its factor to 1.
 _CLIPPING = torch.nn.utils.clip_grad.__name__
+#: All that is looked at.
+_OBSERVED = {torch.Tensor.backward, torch.autograd.backward, torch.clamp, _UNSCALE, *LOSSES}
 
 
 class LoopCallListener:
@@ -64,6 +66,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Hands every call on. Inside this function the mode is off."""
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling() or func not in _OBSERVED:
+            return func(*args, **kwargs)  # in a compiled graph nothing is observed, and nothing of ours is in it
         backward = func is torch.Tensor.backward or func is torch.autograd.backward
         if backward:
             if not is_probing() and (loss := _backpropagated(args, kwargs)) is not None:
