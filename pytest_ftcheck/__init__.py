@@ -19,6 +19,7 @@ PROVIDERS.update(
         name: f"{__name__}.{place}"
         for name, place in {
             "apply_scheme": "initialization.apply_scheme:apply",
+            "assert_healthy": "checks.diagnosis:assert_healthy",
             "heatmap": "initialization.heatmap:draw",
             "log": "reports.trackers.log:log",
             "measurements": "checks.catalogue:load_measurements",

@@ -26,6 +26,7 @@ HOMES = {
     "pytest_plugin.suite": ("parametrize_with_checks",),
     "reports.weight_motion": ("explain_weight_motion",),
     "seeds.runs": ("Runs",),
+    "training.callback": ("FtcheckCallback",),
     "training.finetune": ("finetune",),
     "training.watch": ("watch",),
 }

@@ -28,7 +28,11 @@ class Framework:
 
 
 #: All frameworks that are known; the first that fits is taken.
-FRAMEWORKS: tuple[Framework, ...] = ()
+FRAMEWORKS: tuple[Framework, ...] = (
+    Framework("transformers", "Trainer", "transformers:TrainerAdapter"),
+    Framework("lightning", "Trainer", "lightning:LightningAdapter", needs_module=True),
+    Framework("pytorch_lightning", "Trainer", "lightning:LightningAdapter", needs_module=True),
+)
 
 
 def find_adapter(subject: Any, *, module: Any = None) -> FrameworkAdapter:

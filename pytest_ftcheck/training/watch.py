@@ -17,6 +17,7 @@ from ..core.trace import Trace
 from ..instruments.reader import LossFn
 from ..integrations.adapters import find_adapter
 from ..integrations.framework_loop import FrameworkAdapter, StartedLoop
+from .started_loop import watch_started
 from .watched_loop import WatchedLoop
 
 T = TypeVar("T")
@@ -115,11 +116,7 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         """Called by the adapter of a framework: its training begins. What the user gave goes before what the framework says."""
         if self._over or self._loop is not None:
             return  # one block watches one training
-        given = {name: value for name, value in self._given.items() if value is not None}
-        said = {"scheduler": loop.scheduler, "probe_batch": loop.probe_batch, "loss_fn": loop.loss_fn}
-        self._loop = WatchedLoop(
-            loop.model, self._optimizers or loop.optimizers, **{**said, **given}, **self._declared, notes=loop.notes
-        )
+        self._loop = watch_started(loop, self._optimizers, self._given, **self._declared)
         self._loop.begin()
 
     def training_ends(self, error: BaseException | None = None) -> None:
