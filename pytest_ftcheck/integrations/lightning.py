@@ -94,6 +94,7 @@ class LightningAdapter:
             )
         self.trainer, self.package, self.module = trainer, package, module
         self._callback: Any = None
+        self._before: list[Any] = []
 
     def attach(self, listener: LoopListener) -> None:
         """Tell this listener from now on."""
@@ -101,13 +102,17 @@ class LightningAdapter:
         base = sys.modules[self.package].Callback
         self._callback = type("FtcheckLoop", (LightningHooks, base), {})()
         self._callback.listener, self._callback.module = listener, self.module
-        self.trainer.callbacks.insert(0, self._callback)
+        self._before = self.trainer.callbacks
+        # another list: Lightning may be in a loop over the one that there is
+        self.trainer.callbacks = [self._callback, *self._before]
 
     def detach(self) -> None:
         """The trainer's callbacks are as they were before."""
-        callbacks, self._callback, own = self.trainer.callbacks, None, self._callback
-        for place in [i for i, c in enumerate(callbacks) if own is not None and c is own]:
-            del callbacks[place]
+        own, self._callback = self._callback, None
+        if own is not None:
+            left = [c for c in self.trainer.callbacks if c is not own]
+            same = len(left) == len(self._before) and all(a is b for a, b in zip(left, self._before, strict=True))
+            self.trainer.callbacks = self._before if same else left
 
 
 # ------------------------------------------------------------------ what is trained, and on what
