@@ -20,6 +20,7 @@ from ..core.observations import Iteration, Step
 from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
 from ..instruments.sampled_elements import SAMPLE_HEAD, SampledElements, gradient_norm, sample_size
 from ..instruments.tensor_statistics import histogram_of, plain, short
+from ..instruments.uncompiled import uncompiled
 from .external_writes import ExternalWrites
 from .gradient_statistics import NO_GRADIENT, NOT_CONCERNED, GradientStatistics
 from .recorded_fields import GroupRates, optimizer_record, tensor_records
@@ -108,8 +109,8 @@ class Recorder:
     def attach(self) -> None:
         """Start recording."""
         self._handles = [
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
+            register_optimizer_step_pre_hook(uncompiled(self._before_step)),
+            register_optimizer_step_post_hook(uncompiled(self._after_step)),
         ]
 
     def detach(self) -> None:

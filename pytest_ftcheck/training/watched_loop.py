@@ -22,11 +22,12 @@ from ..instruments.batches import Batches, device_of, row_count, split, to_devic
 from ..instruments.environment import environment
 from ..instruments.fixed_rows import LossTracker, MetricTracker
 from ..instruments.loop_calls import subscribe, unsubscribe
-from ..instruments.parameter_roles import find_head, head_notes
+from ..instruments.parameter_roles import find_head_if_any, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
 from ..instruments.reader import LossFn, Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.snapshots import quiet
+from ..instruments.wrapped_models import unwrapped, without_wrappers
 from .build_trace import build_trace, measured_fields
 from .loop_losses import LoopLosses
 from .loss_graph import differs_from, has_no_graph
@@ -73,9 +74,10 @@ class WatchedLoop:
             )
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise TypeError(f"scheduler is {describe_type(scheduler)}: expected a learning-rate scheduler")
+        model, head = unwrapped(model), without_wrappers(model, head)
         check_parameters(model)
         arguments.instance("intent", intent, Intent, "a pytest_ftcheck.Intent", optional=True)
-        self._head = find_head(model, head)
+        self._head = find_head_if_any(model, head)
         if intent is not None:
             intent = intent.for_model([n for n, _ in model.named_parameters(remove_duplicate=False)], self._head)
         self._intent, self._scheduler = intent, scheduler

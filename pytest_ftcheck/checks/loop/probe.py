@@ -23,6 +23,7 @@ from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import Probe, ProbeContext
 from ...instruments.snapshots import is_probing, quiet
 from ...instruments.tokens import find_tokens
+from ...instruments.uncompiled import outside_graphs, uncompiled
 from ..inputs.probe.padding import received_mask
 from .record import BaseCall, LoopCalls, LossCall
 
@@ -161,8 +162,10 @@ class LoopObserver(LoopCallListener):
         """From now on the loop's calls are noted; ``whole``: each call of ``backward()`` ends an iteration."""
         self.stop()
         self.iteration, self._batch, self._whole = iteration, batch, whole
-        self._handles.append(self.model.register_forward_hook(self._called, with_kwargs=True))
-        self._handles += [b.module.register_forward_hook(self._hook_of(b), with_kwargs=True) for b in self.bases]
+        self._handles.append(self.model.register_forward_hook(uncompiled(self._called), with_kwargs=True))
+        for base in self.bases:
+            hook = outside_graphs(self._hook_of(base))
+            self._handles.append(base.module.register_forward_hook(hook, with_kwargs=True))
         subscribe(self)
         self._on = True
 

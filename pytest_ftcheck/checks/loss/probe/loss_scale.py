@@ -21,6 +21,7 @@ from ....instruments.batches import tensors_in
 from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ....instruments.probe import ModelContext, ModelProbe
 from ....instruments.snapshots import is_probing
+from ....instruments.uncompiled import uncompiled
 from ..loss_scale_record import Backward, LossScale, Window
 from .backpropagated import LossOutput, WeighedLoss, losses_behind, read_loss
 from .gradient_sample import GradientSample
@@ -114,8 +115,8 @@ class StepObserver(LoopCallListener):
     def start(self) -> None:
         """Observe from now on."""
         self._hooks = [
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
+            register_optimizer_step_pre_hook(uncompiled(self._before_step)),
+            register_optimizer_step_post_hook(uncompiled(self._after_step)),
         ]
         self._begin()
 
@@ -128,7 +129,7 @@ class StepObserver(LoopCallListener):
     def _begin(self) -> None:
         self._open = _OpenWindow()
         self._own = {id(p) for p in self.model.parameters()}
-        self._hook_of_model = self.model.register_forward_pre_hook(self._called, with_kwargs=True)
+        self._hook_of_model = self.model.register_forward_pre_hook(uncompiled(self._called), with_kwargs=True)
         subscribe(self)
 
     def _end(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ....instruments.snapshots import same_bits
+from ....instruments.uncompiled import uncompiled
 from ..record import BatchNormStatistics
 from .dropout_sites import Site
 
@@ -30,8 +31,8 @@ class LastTrainingPass:
         self.used: int | None = None
         self._began: int | None = None
         self._handles = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._end),
+            model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True),
+            model.register_forward_hook(uncompiled(self._end)),
         ]
 
     def remove(self) -> None:
