@@ -51,6 +51,19 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, 
     )
 
 
+def find_head_if_any(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The same of a model that may have no head, as one of embeddings: empty if none is given and none is found.
+
+    :raises ValueError: a prefix matches no parameter.
+    """
+    if head is not None:
+        return find_head(model, head)
+    try:
+        return find_head(model, None)
+    except ValueError:
+        return ()
+
+
 def _given(head: str | Sequence[str], names: list[str], model: nn.Module) -> tuple[str, ...]:
     prefixes = (head,) if isinstance(head, str) else tuple(head) if isinstance(head, Iterable) else ()
     if not prefixes or not all(isinstance(p, str) and p for p in prefixes):
@@ -110,6 +123,8 @@ def _is_prompt_encoder(module: nn.Module) -> bool:
 
 def head_notes(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
     """Notes for the trace on the head as given or found."""
+    if not head:
+        return ("no head was found under a usual name: all parameters are counted to the base; head= names a head's modules",)
     outside = outside_head(model, head)
     if not outside:
         return ()
