@@ -18,6 +18,7 @@ from ..core.intent import Intent
 from ..core.observations import Metric, Reading
 from ..core.recipe import Recipe
 from ..core.trace import Trace
+from ..instruments.averaged_weights import averaged_weights
 from ..instruments.batches import Batches, device_of, row_count, split, to_device
 from ..instruments.environment import environment
 from ..instruments.fixed_rows import LossTracker, MetricTracker
@@ -249,17 +250,9 @@ class WatchedLoop:
         fields = recorder.finish()
         metrics: tuple[Metric, ...] = ()
         noise: dict[str, float | None] = {}
-        if stopped is None and self._loss_tracker is not None and self._reader is not None:
-            self._loss_tracker.evaluate(len(recorder.steps))
-            if self._metric_tracker is not None:
-                metrics = self._metric_tracker.record()
-                self._notes += self._metric_tracker.notes
-            noise = noise_of_small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
-        if stopped is None and self._probe_runner is not None:
-            self._probe_runner.context.optimizer = as_one(recorder.optimizers.all)
-            self._probe_runner.context.tensors = fields["tensors"]
-            self._probe_runner.after()
-            self._notes += self._probe_runner.context.notes
+        if stopped is None:
+            with averaged_weights(recorder.optimizers.innermost()):
+                metrics, noise = self._measure_rows(recorder, fields)
         return build_trace(
             "watch",
             fields,
@@ -276,6 +269,25 @@ class WatchedLoop:
             stopped=stopped,
             notes=tuple(self._notes),
         )
+
+    def _measure_rows(
+        self, recorder: Recorder, fields: dict[str, Any]
+    ) -> tuple[tuple[Metric, ...], dict[str, float | None]]:
+        """The loss of the probe batch, its metrics, the rounding noise of small gradients; and the probes' last moment."""
+        metrics: tuple[Metric, ...] = ()
+        noise: dict[str, float | None] = {}
+        if self._loss_tracker is not None and self._reader is not None:
+            self._loss_tracker.evaluate(len(recorder.steps))
+            if self._metric_tracker is not None:
+                metrics = self._metric_tracker.record()
+                self._notes += self._metric_tracker.notes
+            noise = noise_of_small_gradients(self._model, self._reader, self._probe_batch, fields["tensors"])
+        if self._probe_runner is not None:
+            self._probe_runner.context.optimizer = as_one(recorder.optimizers.all)
+            self._probe_runner.context.tensors = fields["tensors"]
+            self._probe_runner.after()
+            self._notes += self._probe_runner.context.notes
+        return metrics, noise
 
     def _measured(self, *, partial: bool) -> dict[str, Any]:
         """What the probes measured; not the loss function where the graph shows that the loop uses another one."""

@@ -41,6 +41,10 @@ class WatchedOptimizers:
         self.all.append(optimizer)
         return True
 
+    def innermost(self) -> list[Any]:
+        """Each of them without its wrappers."""
+        return [wrapped_optimizers(o)[-1] for o in self.all]
+
     def held(self) -> set[int]:
         """Ids of all tensors that they hold now."""
         return {i for optimizer in self.all for i in ids_held(optimizer)}

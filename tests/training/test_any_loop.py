@@ -98,6 +98,19 @@ def schedule_free(call, model, rows):
     schedulefree = pytest.importorskip("schedulefree")
     optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=1e-2, warmup_steps=2)
     optimizer.train()
+    for i, (x, y) in enumerate(rows):
+        optimizer.zero_grad()
+        F.cross_entropy(call(x), y).backward()
+        optimizer.step()
+        if i % 3 == 0:  # an evaluation
+            optimizer.eval()
+            optimizer.train()
+
+
+def schedule_free_wrapper(call, model, rows):
+    schedulefree = pytest.importorskip("schedulefree")
+    optimizer = schedulefree.ScheduleFreeWrapper(torch.optim.SGD(model.parameters(), lr=0.1), momentum=0.9)
+    optimizer.train()
     for x, y in rows:
         optimizer.zero_grad()
         F.cross_entropy(call(x), y).backward()
@@ -121,6 +134,7 @@ LOOPS = [
     scaled,
     with_lbfgs,
     schedule_free,
+    schedule_free_wrapper,
     by_autograd,
 ]
 
@@ -163,6 +177,29 @@ def test_the_losses_are_those_that_backward_is_called_on(loop, rows):
     assert 0.5 < w.trace.losses[0] < 1.0
     assert max(w.trace.losses) < 2.0
     assert {s.iteration for s in w.trace.steps} == set(range(len(rows)))
+
+
+def test_schedule_free_weights_are_evaluated_as_their_optimizer_asks(model, rows):
+    """The average is evaluated; then the weights to train are there again, bit for bit."""
+    schedulefree = pytest.importorskip("schedulefree")
+    optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=5e-2)
+    with watch(model, optimizer, probe_batch=rows[0]) as w:
+        optimizer.train()
+        for x, y in rows:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        trained = copy.deepcopy(model.state_dict())
+        states = {p: set(s) for p, s in optimizer.state.items()}
+    assert all(torch.equal(v, trained[n]) for n, v in model.state_dict().items())
+    assert optimizer.param_groups[0]["train_mode"]
+    assert {p: set(s) for p, s in optimizer.state.items()} == states
+    model.eval()
+    of_trained = float(F.cross_entropy(model(rows[0][0]), rows[0][1]))
+    optimizer.eval()
+    averaged = float(F.cross_entropy(model(rows[0][0]), rows[0][1]))
+    assert w.trace.probe.points[-1].loss == pytest.approx(averaged, rel=1e-5)
+    assert abs(averaged - of_trained) > 1e-4
 
 
 def hooks_and_modes():
