@@ -89,6 +89,10 @@ def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
     return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
+#: Metrics of single classes are computed of so many classes at most.
+MOST_CLASSES = 10
+
+
 def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float = 0.0) -> dict[str, float]:
     """Common metrics, for comparison with one whose formula is unknown. Rows labelled -100 are left out.
 
@@ -105,17 +109,11 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float
         guess, truth = predictions(task, logits, cut).numpy(), labels.long().numpy()
         out["exact match"] = float((guess == truth).all(1).mean())
     else:
-        guess, truth = (
-            predictions(task, logits).double().numpy(),
-            labels.reshape(len(labels), -1).squeeze(-1).double().numpy(),
-        )
-        error = guess.reshape(truth.shape) - truth
-        out |= {
-            "MSE": float((error**2).mean()),
-            "RMSE": float((error**2).mean() ** 0.5),
-            "MAE": float(abs(error).mean()),
-        }
-        out["R squared"] = r_squared(guess.reshape(truth.shape), truth)
+        truth = labels.reshape(len(labels), -1).squeeze(-1).double().numpy()
+        guess = predictions(task, logits).double().numpy().reshape(truth.shape)
+        squares = float(((guess - truth) ** 2).mean())
+        out |= {"MSE": squares, "RMSE": squares**0.5, "MAE": float(abs(guess - truth).mean())}
+        out["R squared"] = r_squared(guess, truth)
         if truth.ndim == 1 and guess.std() > 0 and truth.std() > 0:
             out["correlation"] = float(np.corrcoef(guess, truth)[0, 1])
         return out
@@ -128,7 +126,7 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float
 
 
 def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Macro, weighted and micro F1; of two classes also that of class 1."""
+    """Macro, weighted and micro F1; of a few classes also each one's F1, precision and recall."""
     if truth.ndim == 2:
         hits, predicted, actual = (guess & truth).sum(0), guess.sum(0), truth.sum(0)
     else:
@@ -141,8 +139,11 @@ def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         out["weighted F1"] = float((each * actual).sum() / actual.sum())
     if truth.ndim == 2:
         out["micro F1"] = float(2 * hits.sum() / max(1, total.sum()))
-    elif len(hits) == 2:
-        out["F1 of class 1"] = float(each[1])
+    elif len(hits) <= MOST_CLASSES:
+        for c in range(len(hits) - 1, -1, -1):  # of two classes, class 1 is usually the one of interest
+            out[f"F1 of class {c}"] = float(each[c])
+            out[f"recall of class {c}"] = float(hits[c] / max(1, actual[c]))
+            out[f"precision of class {c}"] = float(hits[c] / max(1, predicted[c]))
     return out
 
 
@@ -172,11 +173,7 @@ def measure(
     if task == "single_label" and labels.dim() > 1 and first.dim() > labels.dim():  # one label a token
         first, last, labels = (x.reshape(-1, *x.shape[labels.dim() :])[keep.reshape(-1)] for x in (first, last, labels))
     elif task == "single_label":
-        first, last, labels = (
-            first[keep.reshape(-1)],
-            last[keep.reshape(-1)],
-            labels.reshape(-1)[keep.reshape(-1)],
-        )
+        first, last, labels = (x[keep.reshape(-1)] for x in (first, last, labels.reshape(-1)))
     if not len(labels):
         return ()
     out = [_user_metric(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]

@@ -265,6 +265,15 @@ LOSS_UNBOUNDED = Fault(
     explains=(Symptom.LOSS_WRONG, Symptom.BLOWS_UP),
     confidence="certain",
 )
+CLASS_WEIGHTS_REVERSED = Fault(
+    "class_weights_reversed",
+    Rank.LOSS + 265,
+    "the class weights amplify the imbalance of the classes",
+    cause="the weights are in another order than the classes, or are the classes' shares instead of their inverses: the most frequent "
+    "class counts most",
+    remedy="weight = total / (classes * counts), in the order of the class numbers, as a tensor that cross_entropy(weight=...) is given",
+    explains=(Symptom.LOSS_WRONG,),
+)
 SUM_REDUCTION = Fault(
     "sum_reduction",
     Rank.LOSS + 270,

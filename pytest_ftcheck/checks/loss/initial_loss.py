@@ -10,7 +10,7 @@ from ...core.observations import ProbePoint, ProbeRows
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
-from ..spec import Stage, Symptom, check
+from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
 from .record import LossShape
 
@@ -52,7 +52,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     arguments.number("highest", highest, above=1)
     probe = trace.probe
     if probe is None or not probe.points:
-        return _skipped(f"Not measured: {_why_no_rows(probe)}.")
+        return run_not_measured("initial_loss", trace, "loss", f"Not measured: {_why_no_rows(probe)}.")
     point = probe.points[0]
     if (reason := _why_not_judged(trace, point)) is not None:
         return _skipped(reason)

@@ -20,6 +20,7 @@ from ..no_step import no_step_verdict
 from ..optimizer.faults import HEAD_PARTLY_FROZEN
 from ..optimizer.partly_frozen_head import blocks_gradients, explain_partly_frozen_head
 from ..spec import Stage, Symptom, check
+from .record import LossShape
 
 CHECK = "loss_decreases"
 #: Least relative drop of the probe loss that counts by itself: no broken trainer of 60 x 4 passed it (needs 60 steps or so).
@@ -211,7 +212,7 @@ def _textbook_loss_rises(judge: _Judge, change: _Change) -> Verdict | None:
         return None
     # another sound objective (smoothed labels, class weights, a teacher) may raise it a little: compare with the class-prior loss
     rise = (last - first) / max(abs(first), _class_prior_loss(judge.trace))
-    if not rise > RISE or _on_another_scale(judge.trace):
+    if not rise > RISE or _on_another_scale(judge.trace) or _raises_the_labels(judge.trace):
         return None
     return judge.verdict(
         "fail",
@@ -301,7 +302,7 @@ def _textbook_loss_rises_slightly(judge: _Judge, change: _Change) -> Verdict | N
     first, last = change.first.reference, change.last.reference
     if first is None or last is None or not 0 < change.drop < judge.min_drop:
         return None
-    if not last - first > ROUNDING * max(abs(first), 1e-12):
+    if not last - first > ROUNDING * max(abs(first), 1e-12) or _raises_the_labels(judge.trace):
         return None
     return judge.verdict(
         "inconclusive",
@@ -418,6 +419,13 @@ def _on_another_scale(trace: Trace) -> bool:
     return trace.reading.task == "regression" and any(
         m.p_value is not None and m.p_value <= ALPHA for m in trace.metrics
     )
+
+
+def _raises_the_labels(trace: Trace) -> bool:
+    """The loss was measured at chosen logits, and raises the label's own logit in every row: it is the task's, though it may weight rows
+    otherwise than the textbook loss (class weights, focal)."""
+    shape = trace.measured(LossShape)
+    return shape is not None and shape.direction_known and shape.agreement == 1
 
 
 def _clearly_lower_before(points: Sequence[ProbePoint], min_drop: float) -> ProbePoint | None:

@@ -37,6 +37,7 @@ OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
     loss_terms.find_dominant_other_terms,
     loss_terms.find_extreme_temperature,
     loss_terms.find_wrong_task,
+    loss_terms.find_amplified_imbalance,
     loss_terms.find_harmful_scale,
 )
 
@@ -74,6 +75,7 @@ OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
         faults.CLASS_IGNORED,
         faults.ROWS_IGNORED,
         faults.LOSS_UNBOUNDED,
+        faults.CLASS_WEIGHTS_REVERSED,
         faults.SUM_REDUCTION,
         faults.TEMPERATURE_EXTREME,
         faults.OTHER_TERMS_DROWN,

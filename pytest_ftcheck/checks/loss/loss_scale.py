@@ -91,6 +91,8 @@ def check_loss_scale(trace: Trace) -> Verdict:
     found = trace.measured(LossScale)
     if found is None:
         return not_measured(NAME, trace, LossScale)
+    if not found.windows:
+        return _skipped("no step of an optimizer followed a call of backward()")
     windows, reason = _comparable(found.windows)
     if not windows:
         return _skipped(reason)
@@ -311,7 +313,7 @@ def _no_fault(scale: _Scale) -> Verdict:
             notes.append("the losses of a row are added up, and the rows averaged")
         else:
             notes.append(
-                "no number of micro-batches or processes explains this factor, so it is taken for one that is meant"
+                "no number of micro-batches or processes explains this factor; whether it is meant is not judged"
             )
         return _passed(scale, headline, notes)
     if high / low <= 1 + SAME:

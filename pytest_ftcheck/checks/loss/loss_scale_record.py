@@ -100,6 +100,7 @@ class Window:
 class LossScale(Measurement, probe="loss_scale"):
     """What was backpropagated at a few optimizer steps."""
 
+    #: Empty: no step followed a ``backward()``.
     windows: tuple[Window, ...]
     #: Processes that train together.
     ranks: int = 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
-from ...core.formatting import number
+from ...core.formatting import number, percent
 from ...core.trace import Trace
 from ...core.verdict import Verdict
+from ..data.record import Data
 from ..spec import Fault
 from . import faults
 from .loss_evidence import CHECK, answers, failure, how_measured
@@ -18,6 +21,11 @@ NOTHING = 1e-3
 LARGEST_OTHER_TERMS = 30.0
 #: Temperatures in use: 1/64 for cosines (ArcFace), 2 to 20 in distillation. Above this, the run decides.
 HIGHEST_TEMPERATURE = 100.0
+#: Most frequent class over rarest, and largest weight over smallest, from which weights are compared with shares: below, either may be
+#: rounding or taste. Weights that offset an imbalance have a correlation of -1 with the shares.
+LEAST_IMBALANCE, LEAST_WEIGHTS, LEAST_CORRELATION = 2.0, 1.5, 0.8
+#: p-value of a metric that is better than the majority class.
+BETTER = 0.01
 
 
 def find_dominant_other_terms(trace: Trace, shape: LossShape) -> Verdict | None:
@@ -44,6 +52,39 @@ def find_extreme_temperature(trace: Trace, shape: LossShape) -> Verdict | None:
         shape,
         f"a temperature of at most {HIGHEST_TEMPERATURE:g}, or a run that learns all the same",
     )
+
+
+def find_amplified_imbalance(trace: Trace, shape: LossShape) -> Verdict | None:
+    """Class weights that are the larger the more frequent the class is: the opposite of what weights are for."""
+    data = trace.measured(Data)
+    shares, weights = (data.counts if data is not None else ()), shape.class_weights
+    if len(shares) != len(weights) or not shares or min(shares) <= 0:
+        return None
+    if max(shares) < LEAST_IMBALANCE * min(shares) or max(weights) < LEAST_WEIGHTS * min(weights):
+        return None
+    if _rank_correlation(shares, weights) < LEAST_CORRELATION:
+        return None
+    rarest, commonest = shares.index(min(shares)), shares.index(max(shares))
+    headline = (
+        f"Class {commonest} has {percent(shares[commonest] / sum(shares))} of the rows and weight {number(weights[commonest])}, class "
+        f"{rarest} has {percent(shares[rarest] / sum(shares))} and weight {number(weights[rarest])}"
+    )
+    limit = "weights that do not rise with the classes' shares, or a run that does better than the majority class all the same"
+    chances = [m.p_value for m in trace.metrics if m.p_value is not None]
+    if not chances or min(chances) <= BETTER:
+        return _advice(faults.CLASS_WEIGHTS_REVERSED, f"{headline}.", shape, limit)
+    return failure(
+        faults.CLASS_WEIGHTS_REVERSED, f"{headline}; no metric is better than the majority class.", shape, limit
+    )
+
+
+def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation; equal values share their mean rank."""
+
+    def ranks(values: Sequence[float]) -> list[float]:
+        return [sum(w < v for w in values) + (sum(w == v for w in values) - 1) / 2 for v in values]
+
+    return statistics.correlation(ranks(a), ranks(b))
 
 
 def find_wrong_task(trace: Trace, shape: LossShape) -> Verdict | None:

@@ -88,6 +88,9 @@ class LossShape(Measurement, probe="loss_shape"):
     #: Classes whose rows get none, and how many classes were tried.
     ignored_classes: tuple[int, ...] = ()
     tried_classes: int = 0
+    #: How much a row of each class counts (one logit: of the negative and of the positive class), relative to their mean; empty: not
+    #: measured.
+    class_weights: tuple[float, ...] = ()
     #: How much a change of one row's label changes its own gradient, over how much it changes another row's (mean); None: not measured,
     #: or the other rows' gradients do not change at all.
     own_over_other: float | None = None

@@ -56,6 +56,30 @@ def run(kind, loss, head=None, *, steps=4, lr=1e-3, probes=("loss", "loss_shape"
     )
 
 
+# ------------------------------------------------------------------ class weights
+WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
+
+
+def focal(z, y):
+    p = z.softmax(-1).gather(1, y[:, None])[:, 0]
+    return (-((1 - p) ** 2) * p.log()).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "weights"),
+    [
+        ("single", F.cross_entropy, [1.0, 1.0, 1.0]),
+        ("single", focal, [1.0, 1.0, 1.0]),
+        ("single", lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1), [1.0, 1.0, 1.0]),
+        ("single", lambda z, y: F.cross_entropy(z, y, weight=WEIGHTS), [0.5, 1.0, 1.5]),
+        ("single", lambda z, y: (WEIGHTS[y] * F.cross_entropy(z, y, reduction="none")).sum(), [0.5, 1.0, 1.5]),
+        ("column", lambda z, y: bce(z, y, pos_weight=torch.tensor([3.0])), [0.5, 1.5]),
+    ],
+)
+def test_how_much_a_row_of_each_class_counts(kind, loss, weights):
+    assert run(kind, loss).measured(LossShape).class_weights == pytest.approx(weights, abs=1e-4)
+
+
 # ------------------------------------------------------------------ tags
 @pytest.mark.parametrize(
     ("loss", "fault"),

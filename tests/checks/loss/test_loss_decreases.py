@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from pytest_ftcheck import Intent, check_loss_decreases, diagnose, example_trace
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, RISE
+from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.core.observations import Descent, Iteration, ProbePoint, ProbeRows
 
 GOOD = example_trace()
@@ -529,3 +530,14 @@ def test_a_partly_frozen_head_explains_nothing_else():
     still = partly_frozen(run(0.0, still=10))
     unmoved_tensors = tuple(replace(t, motion=replace(t.motion, share_changed=0.0)) for t in still.tensors)
     assert check_loss_decreases(replace(still, tensors=unmoved_tensors)).fault == ""  # a learning rate of zero
+
+
+@pytest.mark.parametrize(("agreement", "status"), [(1.0, "pass"), (0.9, "fail")])
+def test_a_reweighted_loss_may_raise_the_textbook_loss(agreement, status):
+    shape = LossShape(rows=16, kind="single", outputs=2, uses_labels=True, agreement=agreement)
+    points = (
+        replace(GOOD.probe.points[0], loss=0.93, reference=0.50),
+        replace(GOOD.probe.points[-1], loss=0.70, reference=0.70),
+    )
+    trace = replace(GOOD, probe=replace(GOOD.probe, points=points), measurements={"loss_shape": shape})
+    assert check_loss_decreases(trace).status == status

@@ -8,12 +8,13 @@ import math
 import pytest
 
 from pytest_ftcheck import check_loss_matches_task, example_trace
+from pytest_ftcheck.checks.data.record import Data
 from pytest_ftcheck.checks.loss.label_use import LEAST_AGREEMENT, LEAST_OWN, LEAST_OWN_TOKENS
 from pytest_ftcheck.checks.loss.logit_response import LEAST_GAIN, WRONG_LOSSES, WRONG_WITH_A_FLOOR
 from pytest_ftcheck.checks.loss.loss_terms import HIGHEST_TEMPERATURE, LARGEST_OTHER_TERMS, NOTHING
 from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
 from pytest_ftcheck.core.intent import Intent
-from pytest_ftcheck.core.observations import ProbePoint
+from pytest_ftcheck.core.observations import Metric, ProbePoint
 from pytest_ftcheck.core.trace import Trace
 
 MARGINS = (0.0, 0.5, 1.0, 2.0, 8.0, 16.0, 32.0)
@@ -335,6 +336,43 @@ def test_a_scale_of_nothing_is_a_fault_only_where_nothing_is_learnt():
     assert judged(scale=NOTHING * 0.9).status == "advice"
     assert judged(broken(), scale=NOTHING * 0.9).fault == "loss_scaled_to_nothing"
     assert judged(broken(), scale=NOTHING * 1.1).status == "pass"
+
+
+def weighted(shares, weights, p_value=0.5):
+    metric = Metric("accuracy", 0.9, 0.9, 100, "held-out rows", 0.9, p_value)
+    shape = dataclasses.replace(SOUND, class_weights=weights)
+    return check_loss_matches_task(
+        dataclasses.replace(
+            example_trace(), metrics=(metric,), measurements={"loss_shape": shape, "data": Data(counts=shares)}
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "weights", "status"),
+    [
+        ((90, 10), (1.76, 0.24), "fail"),
+        ((700, 200, 100), (2.0, 0.7, 0.3), "fail"),
+        ((90, 10), (0.24, 1.76), "pass"),
+        ((90, 10), (1.0, 1.0), "pass"),
+        ((90, 10), (1.19, 0.81), "pass"),
+        ((66, 34), (1.5, 0.5), "pass"),
+        ((700, 200, 100), (0.3, 0.7, 2.0), "pass"),
+        ((700, 200, 100), (1.0, 2.0, 1.0), "pass"),
+        ((90, 10, 0), (2.0, 0.5, 0.5), "pass"),
+        ((), (2.0, 0.5), "pass"),
+    ],
+)
+def test_class_weights_beside_the_classes_shares(shares, weights, status):
+    assert weighted(shares, weights).status == status
+
+
+def test_reversed_weights_are_advice_where_the_run_learns_or_has_no_metric():
+    verdict = weighted((90, 10), (1.76, 0.24))
+    assert verdict.fault == "class_weights_reversed"
+    assert "Class 0 has 90 % of the rows and weight 1.76, class 1 has 10 % and weight 0.240" in verdict.headline
+    assert weighted((90, 10), (1.76, 0.24), p_value=0.002).status == "advice"
+    assert weighted((90, 10), (1.76, 0.24), p_value=None).status == "advice"
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_a_division_after_backward_is_as_good_as_one_before():
     assert verdict.status == "pass"
 
 
-def test_a_factor_that_nothing_explains_is_taken_for_one_that_is_meant():
+def test_a_factor_that_nothing_explains_is_told_and_not_judged():
     verdict = judge(*[window(0.5)] * 3, optimizer=SGD)
     assert verdict.status == "pass"
     assert "0.500 times the mean loss" in verdict.headline
-    assert "taken for one that is meant" in verdict.notes[0]
+    assert "whether it is meant is not judged" in verdict.notes[0]
 
 
 def test_losses_of_a_row_that_are_added_up_are_no_accumulation():
@@ -221,6 +221,13 @@ def test_without_a_measurement_nothing_is_judged():
     found = next(v for v in verdict.verdicts if v.check == "loss_scale")
     assert found.status == "skipped"
     assert found.unmeasured == "loss_scale"
+
+
+def test_without_a_step_there_is_nothing_to_judge():
+    verdict = judge()
+    assert verdict.status == "skipped"
+    assert "no step of an optimizer" in verdict.headline
+    assert not verdict.unmeasured
 
 
 def test_the_new_faults_rank_below_those_that_stop_learning():

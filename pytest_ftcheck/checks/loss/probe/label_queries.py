@@ -116,6 +116,28 @@ def ignored_classes(chosen: ChosenLogits, injector: Injector) -> tuple[tuple[int
     return tuple(ignored), tried
 
 
+def class_weights(chosen: ChosenLogits, injector: Injector) -> tuple[float, ...]:
+    """How much a row of each class counts in the loss, relative to their mean: length of its gradient at equal logits, where the classes
+    differ in nothing but their weight (also in focal and smoothed losses); empty: more classes than rows, or not measured."""
+    target = chosen.target
+    classes, n = (2 if target.kind == "binary" else target.outputs), int(target.keep.sum())
+    if classes < 2 or classes > n:
+        return ()
+    y = target.y.clone()
+    y[target.keep] = torch.arange(n, device=y.device) % classes
+    try:
+        _, g = injector.gradient(0.0 * chosen.random(1.0), target.as_labels(y))
+    except Exception:  # noqa: BLE001 - the labels may be bound to something else in the batch
+        return ()
+    if g is None:
+        return ()
+    lengths = torch.linalg.vector_norm(target.flat(g).double().reshape(len(y), -1), dim=1)
+    sizes = torch.stack([lengths[target.keep & (y == c)].mean() for c in range(classes)])
+    return (
+        tuple((sizes / sizes.mean()).tolist()) if bool(torch.isfinite(sizes).all()) and bool((sizes > 0).any()) else ()
+    )
+
+
 # ------------------------------------------------------------------ tags, and labels of one logit
 def ignored_values(chosen: ChosenLogits, injector: Injector) -> tuple[int, ...]:
     """Label values (0: negative, 1: positive) whose logits get no gradient anywhere, though both occur."""

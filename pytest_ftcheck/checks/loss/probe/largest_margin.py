@@ -10,7 +10,7 @@ from torch import nn
 
 from ....instruments.parameter_roles import in_part
 from ....instruments.reader import Reader
-from ....instruments.snapshots import perturbed, quiet
+from ....instruments.undisturbed import perturbed, quiet
 from .targets import Targets
 
 #: A margin at which cross-entropy is almost 0 compared with the logarithm of the classes.

@@ -96,6 +96,8 @@ class LossQueries:
             query = label_queries.ignored_classes if t.kind == "single" else label_queries.ignored_tags
             ignored, tried = query(self.chosen, injector)
             shape = dataclasses.replace(shape, ignored_classes=ignored, tried_classes=tried)
+        if shape.uses_labels and t.kind in ("single", "binary"):
+            shape = dataclasses.replace(shape, class_weights=label_queries.class_weights(self.chosen, injector))
         if shape.uses_labels and t.kind == "tags":
             unread, crossed = label_queries.unread_tags(self.chosen, injector)
             shape = dataclasses.replace(shape, unread_tags=unread, crossed_tags=crossed)

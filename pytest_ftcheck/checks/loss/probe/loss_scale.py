@@ -20,8 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ....instruments.batches import tensors_in
 from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ....instruments.probe import ModelContext, ModelProbe
-from ....instruments.snapshots import is_probing
 from ....instruments.uncompiled import uncompiled
+from ....instruments.undisturbed import is_probing
 from ..loss_scale_record import Backward, LossScale, Window
 from .backpropagated import LossOutput, WeighedLoss, losses_behind, read_loss
 from .gradient_sample import GradientSample
@@ -65,10 +65,8 @@ class LossScaleProbe(ModelProbe):
         """No hook is left."""
         self.observer.stop()
 
-    def record(self) -> LossScale | None:
-        """What was observed; None: no step was."""
-        if not self.observer.windows:
-            return None
+    def record(self) -> LossScale:
+        """What was observed."""
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         ranks = torch.distributed.get_world_size() if distributed else 1
         return LossScale(tuple(self.observer.windows), ranks)

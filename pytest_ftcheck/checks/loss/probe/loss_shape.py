@@ -13,8 +13,8 @@ from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.logit_injection import Injector, sites
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
-from ....instruments.snapshots import perturbed, quiet
 from ....instruments.tasks import IGNORED
+from ....instruments.undisturbed import perturbed, quiet
 from ...head.probe.unit_flow import compiled
 from ..record import LossShape
 from .largest_margin import largest_margin, margin_of
