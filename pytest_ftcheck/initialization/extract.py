@@ -11,10 +11,11 @@ from torch import nn
 from ..checks.head.probe.layers import linear_layers
 from ..core import arguments
 from ..instruments.batches import Batches, device_of, in_words, split, to_device
+from ..instruments.global_state import preserved_globals, seed_everything
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
-from ..instruments.snapshots import preserved_globals, quiet, seed_everything
 from ..instruments.tasks import IGNORED
+from ..instruments.undisturbed import quiet
 from .features import Features, share_of
 
 #: Rows taken from the batches, at most: a head of a few hundred thousand weights learns no more from others in the few dozen

@@ -14,7 +14,7 @@ from ..checks.head.probe.unit_flow import activation, flow
 from ..instruments.batches import Batches
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
-from ..instruments.snapshots import quiet
+from ..instruments.undisturbed import quiet
 from .extract import extract_features, module_of
 from .features import Features
 

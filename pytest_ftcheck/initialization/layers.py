@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..instruments.snapshots import preserved_globals
+from ..instruments.global_state import preserved_globals
 
 #: Activations that look at each value alone: they work on the values of any number of heads.
 ELEMENTWISE = (

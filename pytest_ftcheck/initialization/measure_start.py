@@ -17,11 +17,12 @@ from ..checks.head.probe.pretrained import compare
 from ..checks.head.probe.unit_flow import activation, flow, unit_state
 from ..core.init_scheme import InitScheme
 from ..instruments.batches import device_of, split, to_device
+from ..instruments.global_state import seed_everything
 from ..instruments.model_call import unwrapped
 from ..instruments.parameter_roles import in_part
 from ..instruments.reader import Reader
-from ..instruments.snapshots import quiet, seed_everything
 from ..instruments.tasks import prior_entropy
+from ..instruments.undisturbed import quiet
 from .apply_scheme import head_layers
 from .goodness_of_fit import fit, identify
 from .jobs import rms

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..core.recipe import OPTIMIZERS
-from ..instruments.snapshots import preserved_globals, seed_everything
+from ..instruments.global_state import preserved_globals, seed_everything
 from .batched_heads import DEAD_BELOW, losses_of
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows, order_of, rms, std

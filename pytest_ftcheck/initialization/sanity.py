@@ -54,7 +54,9 @@ def check_init(
     import torch
 
     from ..checks.head.init_sane import judge
-    from ..instruments.snapshots import LoaderSnapshot, preserved_globals, undisturbed
+    from ..instruments.global_state import preserved_globals
+    from ..instruments.snapshots import LoaderSnapshot
+    from ..instruments.undisturbed import undisturbed
     from .features import Features
     from .measure_start import measure
 

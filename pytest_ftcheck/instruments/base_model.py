@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..core.effect import Effect
-from .snapshots import perturbed
+from .undisturbed import perturbed
 
 
 @dataclass

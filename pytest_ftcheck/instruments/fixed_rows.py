@@ -13,8 +13,8 @@ from ..core.observations import Descent, Metric, ProbePoint, ProbeRows
 from .batches import device_of, rows_of, split, to_device
 from .metrics import MetricFn, measure
 from .reader import Reader
-from .snapshots import quiet
 from .tasks import prior_entropy
+from .undisturbed import quiet
 
 #: Training batches whose rows are evaluated.
 BATCHES = 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .snapshots import seed_everything
+from .global_state import seed_everything
 from .tasks import IGNORED
 
 

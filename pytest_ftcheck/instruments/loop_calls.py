@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
-from .snapshots import is_probing
+from .undisturbed import is_probing
 
 #: Loss functions whose first argument stands for the outputs, and whose second for the labels.
 LOSSES = {

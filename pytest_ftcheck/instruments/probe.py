@@ -20,7 +20,7 @@ from ..core.observations import Tensor
 from ..core.recipe import Recipe
 from .batches import Batches, tensors_in
 from .reader import Reader
-from .snapshots import undisturbed
+from .undisturbed import undisturbed
 
 #: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
 SHARE = 0.3

@@ -13,7 +13,7 @@ from torch import nn
 from ..core.observations import Tensor
 from .batches import device_of, rows_of, take_rows, to_device
 from .reader import Reader
-from .snapshots import quiet
+from .undisturbed import quiet
 
 #: A model with at least ``LARGE`` parameters computes the gradients on ``FEW_ROWS`` rows: its backward pass is expensive.
 LARGE, FEW_ROWS = 20_000_000, 2

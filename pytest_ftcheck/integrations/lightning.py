@@ -11,7 +11,7 @@ from torch import nn
 
 from ..core.formatting import describe_type
 from ..instruments.batches import own_copy
-from ..instruments.snapshots import quiet, undisturbed
+from ..instruments.undisturbed import quiet, undisturbed
 from .framework_loop import LoopListener, StartedLoop
 from .training_rows import training_rows
 from .training_step import TrainingStep

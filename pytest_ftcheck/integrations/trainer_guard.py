@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ..instruments.snapshots import is_probing
+from ..instruments.undisturbed import is_probing
 from .trainer_loss import is_trainer
 
 #: What a training loop calls on its trainer: batches, a step, a log with evaluation and checkpoint.

@@ -13,14 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..instruments.snapshots import (
-    LoaderSnapshot,
-    ModelSnapshot,
-    ObjectAttributes,
-    OptimizerSnapshot,
-    SchedulerSnapshot,
-    Undo,
-)
+from ..instruments.kept_attributes import ObjectAttributes
+from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
+from ..instruments.undo import Undo
 
 #: Callbacks from these modules report to trackers, draw progress bars, or save on signals: a short run does none of it.
 _REPORTING = ("transformers.integrations", "transformers.utils.notebook", "transformers.trainer_jit_checkpoint")

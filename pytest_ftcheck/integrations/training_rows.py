@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, SequentialSampler
 
-from ..instruments.snapshots import ObjectAttributes, Undo, preserved_globals
+from ..instruments.global_state import preserved_globals
+from ..instruments.kept_attributes import ObjectAttributes
+from ..instruments.undo import Undo
 
 #: Rows of the probe batch. On 16 rows the loss of a healthy fine-tune rose now and then; on 64 it did not.
 ROWS = 64

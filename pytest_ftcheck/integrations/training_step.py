@@ -14,8 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from ..core.formatting import describe_type
+from ..instruments.kept_attributes import ObjectAttributes
 from ..instruments.model_outputs import logits_in
-from ..instruments.snapshots import ObjectAttributes
 
 
 class TrainingStep:

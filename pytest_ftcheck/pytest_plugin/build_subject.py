@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core.formatting import describe_type
-from ..instruments.snapshots import preserved_globals, seed_everything
+from ..instruments.global_state import preserved_globals, seed_everything
 from ..instruments.tiny_architectures import keyword_batches
 from .subject import Subject
 

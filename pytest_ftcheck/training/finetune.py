@@ -20,7 +20,9 @@ from ..core.intent import Intent
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..core.trace import Trace
 from ..instruments.environment import data_hash
-from ..instruments.snapshots import LoaderSnapshot, Undo, preserved_globals, seed_everything
+from ..instruments.global_state import GlobalHooks, GlobalState, seed_everything
+from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
+from ..instruments.undo import Undo
 from ..seeds.runs import Runs
 from ..seeds.sprt import Seeds
 from .finetune_arguments import FinetuneArguments, OwnArguments
@@ -103,17 +105,18 @@ def finetune(
     probes = chosen_probes(own.get("probes"))
     if seeds is not None:
         return finetune_seeds(finetune, seeds, model, batches, recipe, own)
-    undo = Undo()
-    with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
-        undo.keep(LoaderSnapshot(batches))
-        undo.keep(LoaderSnapshot(own.get("eval_batches")))
-        try:
+    undo = Undo(GlobalState(), GlobalHooks())
+
+    def train() -> tuple[FinetuneRun, Trace]:
+        with torch.inference_mode(False), torch.enable_grad():
+            undo.keep(LoaderSnapshot(batches), LoaderSnapshot(own.get("eval_batches")))
             seed_everything(recipe.seed)
             module = resolve_model(model, own.get("optimizer"), recipe, undo)
+            undo.keep(*_modules_among(own, undo.parameters))
             run = FinetuneRun(module, batches, recipe, own, probes, undo)
-            trace = run.run()
-        finally:
-            undo.restore()
+            return run, run.run()
+
+    run, trace = undo.after(train)
     if listener := events.current():
         listener.traced(trace)
     events.run_ended(
@@ -182,6 +185,13 @@ def _keep_repeatable(
         if oldest is not None:
             object.__setattr__(oldest, "remeasure", None)
             object.__setattr__(oldest, "lengthen", None)
+
+
+def _modules_among(own: OwnArguments, known: set[int]) -> list[ModelSnapshot]:
+    """Snapshots of the user's callables that are modules, or methods of one: a loss with weights of its own."""
+    callables = [own.get(name) for name in ("loss_fn", "forward", "step", "evaluate")]
+    found = {id(m): m for f in callables for m in (f, getattr(f, "__self__", None)) if isinstance(m, nn.Module)}
+    return [ModelSnapshot(module, known=known) for module in found.values()]
 
 
 def _separated(arguments: FinetuneArguments) -> tuple[OwnArguments, dict[str, Any]]:

@@ -12,7 +12,9 @@ from torch import nn
 from ..core.formatting import describe_type
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..instruments.optimizers import wrapped_optimizers
-from ..instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot, Undo
+from ..instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
+from ..instruments.undisturbed import named_parameters_of
+from ..instruments.undo import Undo
 
 #: Recipe fields that a user's optimizer decides itself, and those that a user's scheduler does.
 OPTIMIZER_FIELDS = ("lr", "weight_decay", "warmup", "schedule")
@@ -65,7 +67,7 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
             raise TypeError(f"the model factory returned {describe_type(model)}: expected a torch.nn.Module")
     check_parameters(model)
     if not from_factory:
-        undo.keep(ModelSnapshot(model))
+        undo.keep(ModelSnapshot(model, known=undo.parameters))
     if recipe.device is not None or recipe.dtype is not None:
         try:
             device = torch.device(recipe.device) if recipe.device is not None else None
@@ -119,7 +121,7 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
         for inner in wrapped_optimizers(optimizer):  # a wrapped optimizer has a state of its own
             if not isinstance(inner, torch.optim.Optimizer):
                 break
-            undo.keep(OptimizerSnapshot(inner))
+            undo.keep(OptimizerSnapshot(inner, undo.parameters))
         return optimizer
     if not callable(optimizer):
         raise TypeError(
@@ -129,6 +131,7 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
     built = optimizer(model)
     if not isinstance(built, torch.optim.Optimizer):
         raise TypeError(f"optimizer(model) returned {describe_type(built)}: expected a torch.optim.Optimizer")
+    undo.keep(OptimizerSnapshot(built, undo.parameters | {id(p) for _, p in named_parameters_of(model)}))
     return built
 
 

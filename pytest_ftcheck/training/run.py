@@ -21,12 +21,14 @@ from ..core.trace import Trace
 from ..instruments.batches import MOST, Batches, device_of, in_words, row_count, split, to_device
 from ..instruments.environment import environment, thread_share
 from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
+from ..instruments.global_state import preserved_globals
 from ..instruments.metrics import MetricFn
 from ..instruments.parameter_roles import find_head, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
 from ..instruments.reader import Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
-from ..instruments.snapshots import Undo, preserved_globals, quiet
+from ..instruments.undisturbed import quiet
+from ..instruments.undo import Undo
 from .build_trace import build_trace, measured_fields
 from .finetune_arguments import OwnArguments
 from .recorder import Recorder

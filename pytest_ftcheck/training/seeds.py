@@ -88,8 +88,7 @@ def _reordered(batches: Any, seed: int, first: int) -> Iterator[Any]:
     else:
         snapshot = LoaderSnapshot(batches)
         try:
-            for generator, _ in snapshot.states:
-                generator.manual_seed(seed)
+            snapshot.reseed(seed)
             yield batches
         finally:
             snapshot.restore()

@@ -14,7 +14,7 @@ from ..instruments.batches import device_of, to_device
 from ..instruments.optimizers import expects_metric, needs_closure
 from ..instruments.reader import Reader
 from ..instruments.sampled_elements import gradient_norm
-from ..instruments.snapshots import quiet
+from ..instruments.undisturbed import quiet
 from .finetune_arguments import StepFn
 from .loss_graph import has_no_graph
 from .recorder import Recorder

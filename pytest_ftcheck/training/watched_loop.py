@@ -27,7 +27,7 @@ from ..instruments.parameter_roles import find_head_if_any, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
 from ..instruments.reader import LossFn, Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
-from ..instruments.snapshots import quiet
+from ..instruments.undisturbed import quiet
 from ..instruments.wrapped_models import unwrapped, without_wrappers
 from .build_trace import build_trace, measured_fields
 from .loop_losses import LoopLosses

@@ -17,7 +17,8 @@ from pytest_ftcheck.checks.gradients.record import ReferenceGradient
 from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.checks.probes import PROBES
 from pytest_ftcheck.instruments.batches import own_copy, take_rows, to_device
-from pytest_ftcheck.instruments.snapshots import quiet, same_bits, undisturbed
+from pytest_ftcheck.instruments.kept_tensors import same_bits
+from pytest_ftcheck.instruments.undisturbed import quiet, undisturbed
 
 
 class Net(nn.Module):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning_modules import Classifier, loader, trainer
 
 from pytest_ftcheck.instruments.batches import tensors_in
-from pytest_ftcheck.instruments.snapshots import quiet
+from pytest_ftcheck.instruments.undisturbed import quiet
 from pytest_ftcheck.integrations.lightning import LightningAdapter, package_of
 
 pytestmark = [

@@ -12,7 +12,7 @@ from trainers import STEPS, Bookkeeper, SoftmaxTwice, make_arguments, make_model
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pytest_ftcheck import diagnose, watch
-from pytest_ftcheck.instruments.snapshots import quiet
+from pytest_ftcheck.instruments.undisturbed import quiet
 from pytest_ftcheck.integrations.trainer_loss import TrainerLoss, is_trainer, makes_own_loss
 from pytest_ftcheck.integrations.transformers import TrainerAdapter
 

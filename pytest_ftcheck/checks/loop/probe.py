@@ -21,9 +21,9 @@ from ...instruments.base_model import BaseModel, Call, effect, find_base_models,
 from ...instruments.batches import split, tensors_in
 from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import Probe, ProbeContext
-from ...instruments.snapshots import is_probing, quiet
 from ...instruments.tokens import find_tokens
 from ...instruments.uncompiled import outside_graphs, uncompiled
+from ...instruments.undisturbed import is_probing, quiet
 from ..inputs.probe.padding import received_mask
 from .record import BaseCall, LoopCalls, LossCall
 

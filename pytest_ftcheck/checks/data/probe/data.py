@@ -12,8 +12,8 @@ from torch import nn
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext, allowance, tokens_of
 from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows, first_occurrences
-from ....instruments.snapshots import quiet
 from ....instruments.tasks import IGNORED
+from ....instruments.undisturbed import quiet
 from ..record import BatchNormInput, Data, Overlap
 from .batch_statistics import class_counts, class_order, collisions, find_leaks, keys_by_batch, token_statistics
 from .epochs import (

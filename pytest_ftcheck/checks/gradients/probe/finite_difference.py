@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from ....instruments.batches import row_count, split, take_rows
+from ....instruments.global_state import preserved_globals
 from ....instruments.parameter_roles import in_part
 from ....instruments.reader import Reader
-from ....instruments.snapshots import perturbed, preserved_globals, quiet
+from ....instruments.undisturbed import perturbed, quiet
 from ..record import Slope
 
 #: Rows of the batch that are used, at most.

@@ -14,8 +14,9 @@ from torch import nn
 from ....core.formatting import block_of
 from ....core.observations import Tensor
 from ....instruments.batches import row_count, split, take_rows
+from ....instruments.global_state import preserved_globals
 from ....instruments.reader import Reader
-from ....instruments.snapshots import perturbed, preserved_globals, quiet
+from ....instruments.undisturbed import perturbed, quiet
 from ..record import MissingGradient
 
 #: Rows of the batch that are used, at most.

@@ -13,10 +13,11 @@ from torch import nn
 
 from ....core.formatting import block_of
 from ....instruments.batches import row_count, split, to_device
+from ....instruments.global_state import seed_everything
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import FREE, Probe, ProbeContext, tokens_of
-from ....instruments.snapshots import perturbed, quiet, seed_everything
 from ....instruments.tasks import IGNORED
+from ....instruments.undisturbed import perturbed, quiet
 from ..ablation_record import Counterfactuals, Outcome, Rewound, SimplerHead
 from .head import first_rows, rows_of
 from .layers import linear_layers

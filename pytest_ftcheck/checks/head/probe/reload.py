@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....instruments.global_state import seed_everything
+from ....instruments.kept_attributes import refill
 from ....instruments.parameter_roles import in_part
 from ....instruments.reader import Reader
-from ....instruments.snapshots import perturbed, quiet, seed_everything
+from ....instruments.undisturbed import modules_of, named_tensors_of, perturbed, quiet
+from ....instruments.undo import Undo
 from ..record import Outside, Reload
 
 #: Parameters of a model above which only its head is written and read.
@@ -51,13 +54,11 @@ def reload(
     error, after = None, logits
     if any(not p.is_floating_point() for p in model.parameters()):
         raise ValueError("quantised parameters")
+    if any(v.is_inference() for v in chosen.values()):
+        raise ValueError("buffers made under torch.inference_mode() cannot be loaded into")
     data = _write(chosen)
-    floats = [v for v in chosen.values() if v.is_floating_point()]
-    overwritten = [*model.parameters(), *floats] if whole else floats
-    with _same_objects(model), perturbed(overwritten):
-        with torch.no_grad():
-            for value in floats:
-                value.fill_(GARBAGE)
+    with Undo(_TensorTables(model)), perturbed(_tensors_of(model, None if whole else chosen)):
+        _overwrite(model, chosen)
         try:
             model.load_state_dict({**extra, **_read(data)}, strict=whole)
         except RuntimeError as problem:
@@ -100,16 +101,39 @@ def _read(data: bytes) -> dict[str, torch.Tensor]:
     return load(data)
 
 
-@contextlib.contextmanager
-def _same_objects(model: nn.Module) -> Iterator[None]:
-    """Restore parameters that a custom load_state_dict() replaces: the optimizer holds the old ones."""
-    kept = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
-    try:
-        yield
-    finally:
-        for module, parameters, buffers in kept:
-            module._parameters.update(parameters)
-            module._buffers.update(buffers)
+class _TensorTables:
+    """The parameters and buffers of all modules: a custom load_state_dict() replaces them, and the optimizer holds the old ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tables = [(t, dict(t)) for m in modules_of(model) for t in (m._parameters, m._buffers)]
+
+    def restore(self) -> None:
+        """The same objects as before."""
+        for table, items in self.tables:
+            refill(table, items)
+
+
+def _tensors_of(model: nn.Module, chosen: Mapping[str, torch.Tensor] | None) -> list[torch.Tensor]:
+    """The model's own parameters and buffers; only those whose memory is among the chosen tensors'."""
+    own = [t for table in ("_parameters", "_buffers") for _, t in named_tensors_of(model, table)]
+    if chosen is None:
+        return own
+    places = {_place(v) for v in chosen.values()} - {None}
+    return [t for t in own if _place(t) in places]
+
+
+def _place(tensor: torch.Tensor) -> int | None:
+    return tensor.data_ptr() if tensor.layout is torch.strided and tensor.device.type != "meta" else None
+
+
+@torch.no_grad()
+def _overwrite(model: nn.Module, chosen: Mapping[str, torch.Tensor]) -> None:
+    """Garbage in all that was written to the file. To be called in `perturbed`: a tensor that has no memory lent is left alone."""
+    before = {_place(v) for v in chosen.values()}
+    lent = {_place(t) for t in _tensors_of(model, None)} - before - {None}
+    for name, value in model.state_dict().items():
+        if name in chosen and value.is_floating_point() and _place(value) in lent:
+            value.fill_(GARBAGE)
 
 
 def _missing(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from ....instruments.global_state import seed_everything
 from ....instruments.reader import Reader
-from ....instruments.snapshots import quiet, seed_everything
+from ....instruments.undisturbed import quiet
 from ..record import UnitState
 from .layers import repeated
 

@@ -13,8 +13,8 @@ from ....core.effect import Effect
 from ....instruments.base_model import rounded
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
-from ....instruments.snapshots import quiet
 from ....instruments.tokens import Tokens, find_tokens
+from ....instruments.undisturbed import quiet
 from ..record import BatchMatesMeasurement, Inputs, PaddingMeasurement, WordsMeasurement
 from .batch_mates import measure_batch_mates
 from .forward import Forward, Pass, Sample, rows_equal

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....instruments.snapshots import same_bits
+from ....instruments.kept_tensors import same_bits
 from ....instruments.uncompiled import uncompiled
 from ..record import BatchNormStatistics
 from .dropout_sites import Site

@@ -11,10 +11,12 @@ import torch
 from ....core.effect import Effect
 from ....instruments.base_model import BaseModel, effect, find_base_models, hidden_of, precision_of
 from ....instruments.batches import row_count, split, take_rows
+from ....instruments.global_state import seed_everything
+from ....instruments.kept_tensors import same_bits
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
-from ....instruments.snapshots import quiet, same_bits, seed_everything
 from ....instruments.tokens import find_tokens
+from ....instruments.undisturbed import quiet
 from ..record import DropoutSite, Modes
 from .dropout_sites import Site, dropped_patterns, find_sites
 from .forward_passes import BatchNormObserver, LastTrainingPass, input_checksum, modes_of_passes

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ....instruments.batches import split, take_rows
+from ....instruments.global_state import seed_everything
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import named
-from ....instruments.snapshots import seed_everything
 from ...head.probe.ablation import correct
 from ...head.probe.head import rows_of
 from ..record import Attempt, Overfit

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from ....instruments.batches import own_copy, split, to_device, with_labels
+from ....instruments.global_state import seed_everything
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import RowReader, Rows
-from ....instruments.snapshots import quiet, seed_everything
+from ....instruments.undisturbed import quiet
 from ...head.probe.head import first_rows, rows_of
 from ..record import Permuted, Rerun
 from .rerun import (

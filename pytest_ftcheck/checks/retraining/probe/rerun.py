@@ -18,12 +18,14 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 from ....instruments.batches import split
+from ....instruments.global_state import seed_everything
+from ....instruments.kept_tensors import set_values
 from ....instruments.optimizers import needs_closure
 from ....instruments.probe import LeftOut, ProbeContext
 from ....instruments.reader import Reader
 from ....instruments.sampled_elements import gradient_norm
-from ....instruments.snapshots import perturbed, quiet, seed_everything
 from ....instruments.tasks import IGNORED, prior_entropy
+from ....instruments.undisturbed import perturbed, quiet
 from ...head.ablation_record import Outcome
 from ...head.probe.ablation import correct
 from ...head.probe.head import rows_of
@@ -44,9 +46,10 @@ class InitialState:
         return [p for p, _ in self.weights]
 
     @contextlib.contextmanager
-    def retraining(self) -> Iterator[None]:
+    def retraining(self, *, loads: bool = False) -> Iterator[None]:
         """Inside, the weights may be trained; afterwards they are as before. To be used inside `undisturbed`, which restores the rest.
 
+        :param loads: frozen weights may be written to as well, by loading a checkpoint.
         :raises LeftOut: a weight of the start is no longer the model's.
         """
         now = {id(p) for p in self.model.parameters()}
@@ -58,18 +61,15 @@ class InitialState:
                 p.requires_grad_(id(p) in chosen)
             p.grad = None
         with (
-            perturbed(self.parameters),
+            perturbed([*(self.model.parameters() if loads else self.parameters), *(b for b, _ in self.buffers)]),
             torch.backends.cudnn.flags(enabled=False),
         ):  # cudnn's RNNs have no gradients in evaluation
             yield
 
     def restore(self) -> None:
         """Sets the weights, the buffers and the modes of the start."""
-        with torch.no_grad():
-            for tensor, was in (*self.weights, *self.buffers):
-                if tensor.shape != was.shape:
-                    tensor.resize_(was.shape)
-                tensor.data.copy_(was)
+        for tensor, was in (*self.weights, *self.buffers):
+            set_values(tensor, was)
         for module, mode in self.modes:
             module.training = mode
 

@@ -1,0 +1,230 @@
+"""What objects hold besides parameters: plain values, containers at any depth, small tensors, random generators."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import functools
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from .kept_tensors import KeptTensor, small
+
+Kind: TypeAlias = Literal["plain", "container", "generator", "other"]
+#: Attributes of every module: its mode and its tables of parameters, children and hooks.
+_OWN = frozenset(vars(nn.Module())) - {"_is_full_backward_hook"}
+_PLAIN = (int, float, bool, str, tuple, type(None), torch.Tensor)
+_CONTAINERS = (list, dict, set, collections.deque)
+#: Containers of more items are data, not state: they are kept, but what their items hold is not.
+MOST_ITEMS = 10_000
+
+
+def _kind_of(of: type) -> Kind:
+    """How an attribute of this type is kept."""
+    if of in _PLAIN:
+        return "plain"
+    if issubclass(of, _CONTAINERS):
+        return "container"
+    if issubclass(of, (random.Random, torch.Generator)) or of.__module__.startswith("numpy.random."):
+        return "generator"
+    return "other"
+
+
+# cached: a model has hundreds of attributes of the same few types
+kind_of: Callable[[type], Kind] = functools.lru_cache(maxsize=1024)(_kind_of)
+
+
+class KeptGenerator:
+    """A random generator of the user's, of python, numpy or torch, as it is now."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+        # numpy's generators, new and old, keep the state in a part of theirs
+        self.bits = getattr(generator, "bit_generator", None) or getattr(generator, "_bit_generator", None)
+        if isinstance(generator, random.Random):
+            self.state: Any = generator.getstate()
+        elif isinstance(generator, torch.Generator):
+            self.state = generator.get_state()
+        else:
+            self.state = None if self.bits is None else copy.deepcopy(self.bits.state)
+
+    def restore(self) -> None:
+        """Everything as it was when it was kept."""
+        if isinstance(self.generator, random.Random):
+            self.generator.setstate(self.state)
+        elif isinstance(self.generator, torch.Generator):
+            self.generator.set_state(self.state)
+        elif self.bits is not None:
+            self.bits.state = self.state
+
+
+class KeptContents:
+    """The items of containers, of the containers in them, and so on; the tensors and the generators among them.
+
+    :param keep: which tensors are kept.
+    """
+
+    def __init__(self, values: Iterable[Any], keep: Callable[[Any], bool] = small) -> None:
+        self.containers: list[tuple[Any, Any]] = []
+        self.parts: list[KeptTensor | KeptGenerator] = []
+        seen: set[int] = set()
+        todo = list(values)
+        while todo:
+            value = todo.pop()
+            kind = kind_of(type(value))
+            if kind == "generator":
+                self.parts.append(KeptGenerator(value))
+            elif isinstance(value, torch.Tensor):
+                if id(value) not in seen and keep(value):
+                    seen.add(id(value))
+                    self.parts.append(KeptTensor(value))
+            elif (kind == "container" or type(value) is tuple) and value and id(value) not in seen:
+                seen.add(id(value))
+                todo += self._inner(value, kind)
+            elif kind == "container" and id(value) not in seen:
+                seen.add(id(value))
+                self.containers.append((value, _items(value)))
+
+    def _inner(self, value: Any, kind: Kind) -> Iterable[Any]:
+        items = _items(value) if kind == "container" else value
+        if kind == "container":
+            self.containers.append((value, items))
+        if len(items) > MOST_ITEMS or isinstance(items, (set, frozenset)):
+            return ()
+        return items.values() if isinstance(items, dict) else items
+
+    def restore(self) -> None:
+        """The same items in the same containers, and the same values in them."""
+        for container, items in self.containers:
+            refill(container, items)
+        for part in self.parts:
+            part.restore()
+
+
+def _items(container: Any) -> Any:
+    """Its items, in a container of python's own."""
+    if isinstance(container, dict):
+        return dict(container.items())
+    return set(container) if isinstance(container, set) else list(container)
+
+
+def refill(container: Any, items: Any) -> None:
+    """The same items in the same order; nothing is written if so already, and at no moment is an item missing that stays."""
+    if isinstance(container, dict):
+        _refill_dict(container, items)
+    elif isinstance(container, set):
+        if container != items:
+            container &= items
+            container |= items
+    elif len(container) != len(items) or any(a is not b for a, b in zip(container, items, strict=True)):
+        if isinstance(container, list):
+            container[:] = items
+        else:
+            container.clear()
+            container.extend(items)
+
+
+def _refill_dict(container: dict[Any, Any], items: dict[Any, Any]) -> None:
+    if len(container) == len(items) and all(
+        a is b and v is w for (a, v), (b, w) in zip(container.items(), items.items(), strict=True)
+    ):
+        return
+    for key, value in items.items():
+        if key not in container or container[key] is not value:
+            container[key] = value
+    for key in [k for k in container if k not in items]:
+        del container[key]
+    if list(container) != list(items):
+        for key, value in items.items():  # in the old order; an interrupt between the two lines is why this is repeated
+            container.pop(key)
+            container[key] = value
+
+
+class ObjectAttributes:
+    """The ``__dict__`` of one object, and the contents of the containers in it at any depth."""
+
+    def __init__(self, owner: Any, keep: Callable[[Any], bool] = small) -> None:
+        self.owner = owner
+        self.values = dict(vars(owner))
+        self.contents = KeptContents(self.values.values(), keep)
+
+    def restore(self) -> None:
+        """Everything as it was when it was kept."""
+        _refill_dict(vars(self.owner), self.values)
+        self.contents.restore()
+
+    def __str__(self) -> str:
+        return f"the attributes of a {type(self.owner).__name__}"
+
+
+class PlainAttributes:
+    """What a forward pass may write into: the values, containers, small tensors and generators among an object's attributes, and a
+    module's table of buffers. Faster than `ObjectAttributes`; hooks, and functions put in place of methods, are left alone."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        mine = vars(owner)
+        self.names = list(mine)
+        self.values: list[tuple[str, Any]] = []
+        containers: list[Any] = []
+        self.tensors: list[KeptTensor] = []
+        self.generators: list[KeptGenerator] = []
+        self.config: Any = None
+        for key, value in mine.items():
+            if key in _OWN:
+                continue
+            kind = kind_of(type(value))
+            if kind == "generator":
+                self.generators.append(KeptGenerator(value))
+            elif kind == "container":
+                containers.append(value)
+            elif kind == "plain":
+                if small(value):
+                    self.tensors.append(KeptTensor(value))
+            elif key == "config":
+                self.config = value
+            if kind != "other" or not callable(value):
+                self.values.append((key, value))
+        self.contents = KeptContents(containers) if containers else None
+        self.buffers = dict(owner._buffers) if isinstance(owner, nn.Module) and owner._buffers else {}
+
+    def restore(self) -> None:
+        """Everything as it was when it was kept."""
+        mine = vars(self.owner)
+        for key, value in self.values:
+            if mine.get(key, self) is not value:
+                mine[key] = value
+        if list(mine) != self.names:
+            for key in [k for k, v in mine.items() if k not in self.names and not callable(v)]:
+                del mine[key]
+        if self.contents is not None:
+            self.contents.restore()
+        for tensor in self.tensors:
+            tensor.restore()
+        for generator in self.generators:
+            generator.restore()
+        if self.buffers:
+            now = self.owner._buffers
+            for name, buffer in self.buffers.items():
+                if now.get(name) is not buffer:
+                    now[name] = buffer
+
+    def __str__(self) -> str:
+        return f"the attributes of a {type(self.owner).__name__}"
+
+
+def configs_in(owners: Iterable[Any]) -> list[Any]:
+    """The objects that owners hold as ``config``, and the configs in these (of an encoder and a decoder), each once."""
+    found: dict[int, Any] = {}
+    todo = [vars(owner).get("config") for owner in owners]
+    while todo:
+        config = todo.pop()
+        if id(config) in found or not hasattr(config, "__dict__") or isinstance(config, nn.Module):
+            continue
+        found[id(config)] = config
+        todo += [v for k, v in vars(config).items() if k.endswith("config")]
+    return list(found.values())

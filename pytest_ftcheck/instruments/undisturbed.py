@@ -1,0 +1,178 @@
+"""Blocks in which a model is measured, and after which it is as before."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .global_state import GlobalState
+from .kept_attributes import PlainAttributes, configs_in
+from .kept_tensors import FreshMemory, KeptTensor
+from .undo import Undo
+
+#: The weights of a model with more parameters are not copied as a precaution.
+COPIED = 20_000_000
+#: Model -> names of weights that its forward pass was found to change.
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+
+
+class _Probing:
+    """How many `undisturbed` blocks are open in this process."""
+
+    open = 0
+
+    def __init__(self) -> None:
+        self.was = _Probing.open
+
+    def restore(self) -> None:
+        """As many as before."""
+        _Probing.open = self.was
+
+
+def is_probing() -> bool:
+    """Whether what happens now is a probe's doing (inside `undisturbed`), and not the loop's."""
+    return _Probing.open > 0
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
+    """Restores random states, global switches, the mode of each module, all buffers, ``.grad`` and ``requires_grad`` of each
+    parameter, and what modules and their configs hold besides (see `PlainAttributes`).
+
+    :param weights: restore the weights, too: some models write into them in a forward pass (an embedding with ``max_norm``, a head
+        that normalises itself). Once a weight was found changed, it is always restored.
+    """
+    modules = modules_of(model)
+    undo = Undo(GlobalState(), _Probing(), _Flags(modules), _Modes(model, modules))
+    undo.keep(_Weights(model, all_of_them=weights))
+    undo.keep(*(KeptTensor(b) for b in _distinct(m._buffers for m in modules)))
+    undo.keep(*map(PlainAttributes, (*modules, *configs_in(modules))))
+    with undo, torch.inference_mode(False), torch.no_grad():
+        _Probing.open += 1
+        yield
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Iterator[None]:
+    """Dropout off, no gradients (unless ``grad``), everything restored as by :func:`undisturbed`: for every measurement on a model."""
+    with undisturbed(model, weights=weights), torch.set_grad_enabled(grad):
+        # not .eval(): an overridden train() may do more than switch the mode
+        _switch((m, False) for m in modules_of(model))
+        yield
+
+
+@contextlib.contextmanager
+def perturbed(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """The values of these tensors may be changed in place inside, in memory of their own: the user's is not written to."""
+    fresh = FreshMemory(tensors)
+    with Undo(fresh):
+        fresh.lend()
+        yield
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """The same as ``model.modules()``, but faster, and not to be overridden: it is needed many times at every step of a run."""
+    found = {id(model): model}
+    left = [model]
+    while left:
+        for child in left.pop()._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                left.append(child)
+    return list(found.values())
+
+
+def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The tensors in these tables; one that several modules share comes once."""
+    return list({id(t): t for table in tables if table for t in table.values() if t is not None}.values())
+
+
+def _switch(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        if module.training is not mode:  # setting an attribute of a module is slow: torch searches its tables
+            module.training = mode
+
+
+class _Modes:
+    """The mode of each module. Modules created since (a forward pass may replace parts of its model, as BigBird's does) get the mode of
+    their parent."""
+
+    def __init__(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
+        self.model = model
+        self.modes = [(m, m.training) for m in modules]
+
+    def restore(self) -> None:
+        """The modes as they were."""
+        _switch(self.modes)
+        _set_mode_of_new(self.model, {id(m) for m, _ in self.modes})
+
+
+def _set_mode_of_new(module: nn.Module, known: set[int]) -> None:
+    for child in module._modules.values():
+        if child is not None:
+            if id(child) not in known:
+                child.training = module.training
+            _set_mode_of_new(child, known)
+
+
+class _Flags:
+    """``requires_grad`` and ``.grad`` of each parameter."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.flags = [(p, p.requires_grad, p.grad) for p in _distinct(m._parameters for m in modules)]
+
+    def restore(self) -> None:
+        """Flags and gradients as they were."""
+        for p, flag, grad in self.flags:
+            if p.requires_grad != flag:
+                p.requires_grad_(flag)
+            if p.grad is not grad:
+                p.grad = grad
+
+
+class _Weights:
+    """The weights that a forward pass may write into: those found changed before; all, if wanted and the model is small."""
+
+    def __init__(self, model: nn.Module, *, all_of_them: bool) -> None:
+        self.model = model
+        known = _WRITTEN.get(model, set())
+        chosen: list[tuple[str, nn.Parameter]] = []
+        if all_of_them or known:
+            chosen = list(named_parameters_of(model))
+            if not all_of_them or sum(p.numel() for _, p in chosen) > COPIED:
+                capped = {id(m.weight) for m in modules_of(model) if getattr(m, "max_norm", None) is not None}
+                chosen = [(n, p) for n, p in chosen if n in known or (all_of_them and id(p) in capped)]
+        self.kept = [KeptTensor(p, n) for n, p in chosen]
+
+    def restore(self) -> None:
+        """The weights as they were."""
+        for kept in self.kept:
+            if kept.restore():
+                _WRITTEN.setdefault(self.model, set()).add(kept.name)
+
+
+def named_parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """All parameters by name, each once: also those of a model that overrides ``parameters()``."""
+    return named_tensors_of(model, "_parameters")
+
+
+def named_tensors_of(model: nn.Module, table: str) -> Iterator[tuple[str, Any]]:
+    """What the modules hold in this table of theirs, by name, each once."""
+    seen: set[int] = set()
+    left = [("", model)]
+    visited = {id(model)}
+    while left:
+        prefix, module = left.pop()
+        for name, tensor in getattr(module, table).items():
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield prefix + name, tensor
+        for name, child in reversed(list(module._modules.items())):
+            if child is not None and id(child) not in visited:
+                visited.add(id(child))
+                left.append((f"{prefix}{name}.", child))
