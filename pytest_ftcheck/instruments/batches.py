@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 
 from ..core.formatting import describe_type
 
+#: Where a tensor is in a batch: keys and positions, from the outside in.
+Path = tuple[Any, ...]
 #: Keys of the labels in a batch.
 LABELS = ("labels", "label")
 #: Held-out batches that are read, at most: a stream without an end must not fill the memory.
@@ -113,13 +115,27 @@ def with_labels(batch: Any, labels: torch.Tensor) -> Any:
     >>> with_labels({"x": 1, "labels": 2}, torch.tensor([3]))["labels"]
     tensor([3])
     """
-    if isinstance(batch, Mapping):
-        key = next(k for k in LABELS if k in batch)
-        other: Any = copy.copy(batch)
-        other[key] = labels
-        return other
-    values = [*batch[:-1], labels]
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    place = next(k for k in LABELS if k in batch) if isinstance(batch, Mapping) else len(batch) - 1
+    return with_values(batch, {(place,): labels})
+
+
+def with_values(batch: Any, changes: Mapping[Path, torch.Tensor]) -> Any:
+    """The batch with other tensors at these places; containers on the path are copied, the batch itself is not changed."""
+    for path, value in changes.items():
+        batch = _with(batch, path, value)
+    return batch
+
+
+def _with(value: Any, path: Path, new: torch.Tensor) -> Any:
+    if not path:
+        return new
+    key, rest = path[0], path[1:]
+    if isinstance(value, Mapping):
+        changed: Any = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
+        changed[key] = _with(value[key], rest, new)
+        return changed
+    items = [_with(v, rest, new) if i == key else v for i, v in enumerate(value)]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def row_count(inputs: Any) -> int | None:
@@ -158,13 +174,18 @@ def take_rows(batch: Any, rows: Sequence[int]) -> Any:
     return pick(batch)
 
 
+def placed_tensors(value: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
+    """All tensors of a batch, or of a part of it, and their places: keys and positions, from the outside in."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from placed_tensors(item, (*path, key))
+
+
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors of a batch, or of a part of it."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (Mapping, tuple, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_in(item)
+    return (tensor for _, tensor in placed_tensors(value))
 
 
 def to_device(value: Any, device: torch.device) -> Any:

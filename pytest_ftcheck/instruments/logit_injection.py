@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..core.seeding import reseed
-from .batches import with_labels
+from .batches import with_labels, with_values
 from .model_outputs import logits_in
 from .reader import Reader
 
@@ -23,26 +23,17 @@ def put_logits(output: Any, logits: torch.Tensor) -> Any:
     """A module's output with other logits: a tensor, a mapping or an object with ``logits``, or a tuple; None: it has no logits."""
     if isinstance(output, torch.Tensor):
         return _fit(logits, output)
-    if isinstance(output, Mapping):
-        key = next((k for k in ("logits", "prediction_logits") if isinstance(output.get(k), torch.Tensor)), None)
-        if key is None:
-            return None
-        other: Any = copy.copy(output)
-        fitted = _fit(logits, output[key])
-        if fitted is not None:
-            other[key] = fitted
-        return other if fitted is not None else None
-    if isinstance(output, (tuple, list)):
-        at = next((i for i, v in enumerate(output) if isinstance(v, torch.Tensor) and v.dim()), None)
-        fitted = None if at is None else _fit(logits, output[at])
-        if at is None or fitted is None:
-            return None
-        values = [*output[:at], fitted, *output[at + 1 :]]
-        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
-    if isinstance(getattr(output, "logits", None), torch.Tensor):
-        fitted = _fit(logits, output.logits)
-        if fitted is None:
-            return None
+    if isinstance(output, (Mapping, tuple, list)):
+        items: Any = output.items() if isinstance(output, Mapping) else enumerate(output)
+        tensors = {place: v for place, v in items if isinstance(v, torch.Tensor)}
+        if isinstance(output, Mapping):
+            place = next((k for k in ("logits", "prediction_logits") if k in tensors), None)
+        else:
+            place = next((i for i, v in tensors.items() if v.dim()), None)
+        fitted = None if place is None else _fit(logits, tensors[place])
+        return None if fitted is None else with_values(output, {(place,): fitted})
+    own = getattr(output, "logits", None)
+    if isinstance(own, torch.Tensor) and (fitted := _fit(logits, own)) is not None:
         other = copy.copy(output)
         other.logits = fitted
         return other

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .batches import row_count, split
+from .batches import placed_tensors, row_count, split
 
 #: Rows that are read, and numbers of each row, at most.
 MOST_ROWS = 4096
@@ -122,19 +122,9 @@ def first_occurrences(keys: Sequence[Hashable]) -> np.ndarray:
     return np.fromiter(first.values(), dtype=np.int64, count=len(first))
 
 
-def named(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+def named(value: Any) -> dict[str, torch.Tensor]:
     """All tensors in the inputs of a batch, by key or position."""
-    if isinstance(value, torch.Tensor):
-        return {prefix or "input": value}
-    items: list[tuple[str, Any]] = []
-    if isinstance(value, Mapping):
-        items = [(str(k), v) for k, v in value.items()]
-    elif isinstance(value, (tuple, list)):
-        items = [(str(i), v) for i, v in enumerate(value)]
-    found: dict[str, torch.Tensor] = {}
-    for name, item in items:
-        found.update(named(item, f"{prefix}.{name}" if prefix else name))
-    return found
+    return {".".join(map(str, path)) or "input": tensor for path, tensor in placed_tensors(value)}
 
 
 class RowReader:

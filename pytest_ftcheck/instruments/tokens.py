@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .batches import LABELS
+from .batches import LABELS, Path, placed_tensors, with_values
 
-Path = tuple[Any, ...]
 #: Usual names of token ids and of masks.
 IDS = ("input_ids", "ids", "tokens", "token_ids", "x")
 MASK = ("attention_mask", "mask", "padding_mask", "src_key_padding_mask", "key_padding_mask")
@@ -118,60 +116,33 @@ def _real(ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None) -> tuple[to
     return (mask, None) if bool(mask.any(1).all()) else (None, None)
 
 
-def with_values(batch: Any, changes: Mapping[Path, torch.Tensor]) -> Any:
-    """The batch with other tensors at these places; containers on the path are copied, the batch itself is not changed."""
-    for path, value in changes.items():
-        batch = _with(batch, path, value)
-    return batch
-
-
 def without_columns(batch: Any, keep: torch.Tensor, rows: int, width: int) -> Any:
     """The batch with some columns only, in every tensor of ``rows`` rows and ``width`` columns (in masks over pairs, both axes)."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            if value.dim() < 2 or len(value) != rows:
-                return value
-            if value.shape[1] == width:
-                value = value[:, keep]
-            if value.dim() >= 3 and value.shape[-1] == value.shape[-2] == width:
-                value = value[..., keep, :][..., keep]
-            return value
-        if isinstance(value, Mapping):
-            return {k: cut(v) for k, v in value.items()}
-        if isinstance(value, (tuple, list)):
-            items = [cut(v) for v in value]
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        return value
-
-    return cut(batch)
+    changes = {}
+    for path, value in placed_tensors(batch):
+        if value.dim() >= 2 and len(value) == rows:
+            cut = value[:, keep] if value.shape[1] == width else value
+            if value.dim() >= 3 and cut.shape[-1] == cut.shape[-2] == width:
+                cut = cut[..., keep, :][..., keep]
+            changes[path] = cut
+    return with_values(batch, changes)
 
 
 def with_padding(batch: Any, tokens: Tokens, keep: torch.Tensor, columns: int) -> Any:
     """A batch cut to the columns ``keep`` of ``tokens``, then padded by ``columns`` on the right: the padding id, elsewhere 0."""
     rows, width = len(tokens.ids), int(keep.sum())
-    pad = tokens.pad_id
-    if pad is None:
+    if tokens.pad_id is None:
         raise ValueError("the padding id is not known")
-
-    def put(value: Any, path: Path) -> Any:
-        if isinstance(value, torch.Tensor):
-            if value.dim() != 2 or value.shape != (rows, width):
-                if value.dim() > 2 and width in value.shape[1:]:
-                    raise ValueError("a tensor over pairs of tokens, or of their vectors, cannot be padded")
-                return value
-            fill = pad if path == tokens.path else 0
+    changes = {}
+    for path, value in placed_tensors(batch):
+        if value.shape == (rows, width):
+            fill = tokens.pad_id if path == tokens.path else 0
             if path == tokens.mask_path and tokens.mask is not None and bool((tokens.mask == 0)[tokens.real].all()):
                 fill = 1  # this mask marks the padding
-            return torch.cat([value, value.new_full((rows, columns), fill)], 1)
-        if isinstance(value, Mapping):
-            return {k: put(v, (*path, k)) for k, v in value.items()}
-        if isinstance(value, (tuple, list)):
-            items = [put(v, (*path, i)) for i, v in enumerate(value)]
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        return value
-
-    return put(batch, ())
+            changes[path] = torch.cat([value, value.new_full((rows, columns), fill)], 1)
+        elif value.dim() > 2 and width in value.shape[1:]:
+            raise ValueError("a tensor over pairs of tokens, or of their vectors, cannot be padded")
+    return with_values(batch, changes)
 
 
 def with_words_at_the_end(batch: Any, tokens: Tokens, columns: int) -> Any:
@@ -242,34 +213,7 @@ def tensors_of(batch: Any) -> list[torch.Tensor]:
 def _tensors(batch: Any) -> Iterator[tuple[Path, torch.Tensor]]:
     """The tensors of the inputs and their places, without labels."""
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        for i, value in enumerate(batch[:-1]):
-            yield from _inside(value, (i,))
-    elif isinstance(batch, Mapping):
-        for key, value in batch.items():
-            if key not in LABELS:
-                yield from _inside(value, (key,))
-    else:
-        yield from _inside(batch, ())
-
-
-def _inside(value: Any, path: Path) -> Iterator[tuple[Path, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _inside(inner, (*path, key))
-    elif isinstance(value, (tuple, list)):
-        for i, inner in enumerate(value):
-            yield from _inside(inner, (*path, i))
-
-
-def _with(value: Any, path: Path, new: torch.Tensor) -> Any:
-    if not path:
-        return new
-    key, rest = path[0], path[1:]
-    if isinstance(value, Mapping):
-        changed: Any = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
-        changed[key] = _with(value[key], rest, new)
-        return changed
-    items = [_with(v, rest, new) if i == key else v for i, v in enumerate(value)]
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        last = len(batch) - 1
+        return ((path, t) for path, t in placed_tensors(batch) if path[0] != last)
+    in_mapping = isinstance(batch, Mapping)
+    return ((path, t) for path, t in placed_tensors(batch) if not in_mapping or path[0] not in LABELS)

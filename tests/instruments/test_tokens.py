@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pytest_ftcheck.instruments.tokens import (
-    find_tokens,
-    other_padding,
-    other_words,
-    shuffled_words,
-    with_values,
-    without_columns,
-)
+from pytest_ftcheck.instruments.batches import with_values
+from pytest_ftcheck.instruments.tokens import find_tokens, other_padding, other_words, shuffled_words, without_columns
 
 IDS = torch.tensor([[2, 50, 51, 3], [2, 60, 3, 0], [2, 70, 71, 3]])
 MASK = (IDS != 0).long()

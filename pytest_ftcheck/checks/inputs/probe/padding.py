@@ -12,13 +12,12 @@ from torch import nn
 
 from ....core.effect import Effect
 from ....instruments.base_model import Call, is_library
-from ....instruments.batches import take_rows
+from ....instruments.batches import take_rows, with_values
 from ....instruments.tokens import (
     Tokens,
     other_padding,
     tensors_of,
     with_padding,
-    with_values,
     with_words_at_the_end,
     without_columns,
 )

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ....instruments.base_model import BaseModel, Call
-from ....instruments.tokens import Tokens, later_words, other_words, shuffled_words, tensors_of, with_values
+from ....instruments.batches import with_values
+from ....instruments.tokens import Tokens, later_words, other_words, shuffled_words, tensors_of
 from ..record import WordsMeasurement
 from .forward import ROUNDINGS, Forward, Pass
 
