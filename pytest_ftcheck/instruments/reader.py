@@ -79,6 +79,7 @@ class Reader:
                 logits, outputs = logits_in(output), describe_output(output)
             except Exception:  # noqa: BLE001
                 self._call.style = None
+                self.notes.clear()  # remarks on a call that is not made
         if self.loss_fn is not None:
             self._classify(logits, labels, own=False, strict=False)
             value, given = self._first_user_loss(batch)

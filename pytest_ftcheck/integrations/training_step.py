@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from ..core.formatting import describe_type
 from ..instruments.kept_attributes import ObjectAttributes
-from ..instruments.model_outputs import logits_in
+from .outermost_calls import OutermostCalls
 
 
 class TrainingStep:
@@ -168,40 +167,3 @@ def _stand_in(original: Any) -> Any:
     if isinstance(original, (list, tuple)):
         return [StandIn(o) for o in original]
     return None if original is None else StandIn(original)
-
-
-# ------------------------------------------------------------------ the logits
-class OutermostCalls:
-    """Notes the calls that are made inside, and not inside another one, of the modules with parameters."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.calls: list[tuple[nn.Module, Any]] = []
-        self._depth = 0
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> OutermostCalls:
-        for m in self.module.modules():
-            if not isinstance(m, torch.jit.ScriptModule):
-                self._handles.append(m.register_forward_pre_hook(self._enters))
-                self._handles.append(m.register_forward_hook(self._leaves, always_call=True))
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _enters(self, *_: Any) -> None:
-        self._depth += 1
-
-    def _leaves(self, module: nn.Module, _: Any, output: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and any(True for _ in module.parameters()):
-            self.calls.append((module, output))
-
-    def logits(self) -> torch.Tensor | None:
-        """The output of the last call, if its module was called once."""
-        if not self.calls:
-            return None
-        last, output = self.calls[-1]
-        return logits_in(output) if [m for m, _ in self.calls].count(last) == 1 else None

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..instruments.reader import LossFn
 from .framework_loop import LoopListener, StartedLoop
+from .loss_modules import with_loss_module
 from .trainer_loss import TrainerLoss, makes_own_loss
 from .training_rows import training_rows
 
@@ -94,6 +95,7 @@ def started_loop(trainer: Any, model: nn.Module, optimizer: Any, scheduler: Any,
     elif makes_own_loss(trainer):
         loss_fn = TrainerLoss(trainer)
         notes.append(f"the probe batch's loss is that of {type(trainer).__name__}.compute_loss")
+    model, loss_fn = with_loss_module(trainer, model, loss_fn)
     return StartedLoop(
         model=model,
         optimizers=[optimizer] if isinstance(optimizer, torch.optim.Optimizer) else (),
