@@ -30,6 +30,10 @@ DECIDED_BY = {
     "optimizer": ("optimizer", "lr", "weight_decay", "warmup", "schedule"),
     "scheduler": ("warmup", "schedule"),
     "step": ("max_grad_norm", "autocast"),
+    "trainer": (
+        *("optimizer", "lr", "weight_decay", "warmup", "schedule", "max_grad_norm"),
+        *("device", "dtype", "autocast"),
+    ),
 }
 
 

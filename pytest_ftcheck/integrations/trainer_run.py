@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..core.recipe import Recipe
 from ..instruments.kept_attributes import ObjectAttributes
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
 from ..instruments.undo import Undo
@@ -25,24 +25,26 @@ _PRINTING = ("ProgressCallback", "PrinterCallback")
 _SHARED = ("PartialState", "AcceleratorState", "GradientState")
 
 
-@contextlib.contextmanager
-def process_kept() -> Iterator[None]:
-    """Puts back what making a Trainer changes: environment variables, accelerate's shared state, the log level of transformers."""
-    environment = dict(os.environ)
-    level = getattr(_logging(), "get_verbosity", lambda: None)()
-    shared = {name: copy.copy(state) for name in _SHARED if (state := _shared_state(name)) is not None}
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(environment):
+class ProcessState:
+    """What making a Trainer changes in the process: environment variables, accelerate's shared state, the log level of transformers."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._level = getattr(_logging(), "get_verbosity", lambda: None)()
+        self._shared = {name: copy.copy(state) for name in _SHARED if (state := _shared_state(name)) is not None}
+
+    def restore(self) -> None:
+        """Everything as it was when this was made."""
+        for name in set(os.environ) - set(self._environment):
             del os.environ[name]
-        os.environ.update(environment)
+        os.environ.update(self._environment)
         for name in _SHARED:
-            if (state := _shared_state(name)) is not None and state != shared.get(name, {}):
+            state, was = _shared_state(name), self._shared.get(name, {})
+            if state is not None and state != was:
                 state.clear()
-                state.update(shared.get(name, {}))
-        if level is not None:
-            sys.modules["transformers.utils.logging"].set_verbosity(level)
+                state.update(was)
+        if self._level is not None:
+            _logging().set_verbosity(self._level)
 
 
 def _logging() -> Any:
@@ -59,13 +61,13 @@ class ShortRun:
     The schedule is that of the whole training: it is not told of the early end. Evaluation and checkpoints are left out.
     """
 
-    def __init__(self, trainer: Any, steps: int, seed: int, undo: Undo, max_seconds: float | None = None) -> None:
+    def __init__(self, trainer: Any, recipe: Recipe, undo: Undo, progress: Callable[[int], None]) -> None:
         self.trainer, self._undo = trainer, undo
         base = sys.modules["transformers.trainer_callback"].TrainerCallback
         #: The callback that ends the training.
-        self.stop: StopAfter = type("FtcheckStop", (StopAfter, base), {})(steps, max_seconds)
+        self.stop: StopAfter = type("FtcheckStop", (StopAfter, base), {})(recipe.steps, recipe.max_seconds, progress)
         self._keep()
-        trainer.args = _quiet_arguments(trainer.args, seed)
+        trainer.args = _quiet_arguments(trainer.args, recipe.seed)
         handler = trainer.callback_handler
         handler.callbacks = [c for c in handler.callbacks if not _reports(c)]
         trainer.add_callback(self.stop)
@@ -91,14 +93,16 @@ class ShortRun:
 class StopAfter:
     """The callback that ends the training, and lets nothing be saved or evaluated."""
 
-    def __init__(self, steps: int, max_seconds: float | None) -> None:
+    def __init__(self, steps: int, max_seconds: float | None, progress: Callable[[int], None]) -> None:
         self._steps, self._max_seconds, self._began = steps, max_seconds, time.perf_counter()
+        self._progress = progress
         #: Why training ended early, in words; None: after the number of steps asked for, or by itself.
         self.reason: str | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One more step was taken."""
         self.on_epoch_end(args, state, control)
+        self._progress(state.global_step)
         if state.global_step >= self._steps:
             control.should_training_stop = True
         elif self._max_seconds is not None and time.perf_counter() - self._began > self._max_seconds:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..core.recipe import Recipe
+from ..core.recipe import DECIDED_BY, Recipe
 from ..core.trace import Trace
 from .options import EXTEND_DEFAULT, EXTEND_SECONDS, FIELDS, SEEDS, calibrate
 
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
     """``finetune`` with the session's options."""
     # as a recipe, not as arguments: an lr beside the caller's own optimizer would be refused
-    session, seeds = Recipe(**config.stash[FIELDS]), config.stash[SEEDS]
+    fields, seeds = config.stash[FIELDS], config.stash[SEEDS]
+    session = Recipe(**fields)
+    of_trainers = Recipe(**{name: value for name, value in fields.items() if name not in DECIDED_BY["trainer"]})
     given = config.stash[EXTEND_SECONDS]
     budget = EXTEND_DEFAULT if given is None else given
     calibrating = calibrate(config) is not None
 
     def run(
         model: Any,
-        batches: Any,
+        batches: Any = None,
         recipe: Recipe | None = None,
         *,
         extend_seconds: float | None = None,
@@ -38,7 +40,9 @@ def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
         longer = BudgetedRuns(budget if extend_seconds is None else extend_seconds)
         if calibrating or "seeds" not in arguments:
             arguments["seeds"] = seeds
-        measured: Trace | Runs = finetune(model, batches, session if recipe is None else recipe, **arguments)
+        if recipe is None:
+            recipe = session if batches is not None else of_trainers
+        measured: Trace | Runs = finetune(model, batches, recipe, **arguments)
         if calibrating:
             from ..checks.catalogue import SPECS
             from ..seeds.calibration import begin

@@ -23,12 +23,14 @@ from ..instruments.environment import data_hash
 from ..instruments.global_state import GlobalHooks, GlobalState, seed_everything
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.undo import Undo
+from ..integrations.trainer_run import ProcessState
 from ..seeds.runs import Runs
 from ..seeds.sprt import Seeds
 from .finetune_arguments import FinetuneArguments, OwnArguments
 from .resolve import resolve_model, resolve_recipe
 from .run import FinetuneRun
 from .seeds import finetune_seeds, read_once
+from .trainer_run import TrainerRun, check_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
 @overload
 def finetune(
-    model: nn.Module | Callable[[], nn.Module],
-    batches: Iterable[Any],
+    model: nn.Module | Callable[[], Any],
+    batches: Iterable[Any] | None = None,
     recipe: Recipe | None = None,
     *,
     seeds: None = None,
@@ -45,16 +47,16 @@ def finetune(
 ) -> Trace: ...
 @overload
 def finetune(
-    model: nn.Module | Callable[[], nn.Module],
-    batches: Iterable[Any],
+    model: nn.Module | Callable[[], Any],
+    batches: Iterable[Any] | None = None,
     recipe: Recipe | None = None,
     *,
     seeds: Seeds,
     **arguments: Unpack[FinetuneArguments],
 ) -> Runs: ...
 def finetune(
-    model: nn.Module | Callable[[], nn.Module],
-    batches: Iterable[Any],
+    model: nn.Module | Callable[[], Any],
+    batches: Iterable[Any] | None = None,
     recipe: Recipe | None = None,
     *,
     seeds: Seeds | None = None,
@@ -63,7 +65,8 @@ def finetune(
     """Run one short fine-tune and return what happened; the model, the optimizer and all random states are as before.
 
     :param model: a module (trained in place, then restored bit for bit), or a function without arguments that makes one (called
-        under the recipe's seed).
+        under the recipe's seed). Without ``batches``: a function without arguments that makes a ``transformers.Trainer``, which decides
+        optimizer, schedule, batches and loss. It is stopped after ``steps`` optimizer steps; nothing is saved, evaluated or reported.
     :param batches: a list, a DataLoader or any re-iterable; a batch is a mapping with ``labels``, or ``(inputs, labels)``, where the
         inputs may be a mapping (keywords), a tensor, or a tuple (passed as one argument if the model takes it so).
     :param recipe: how to fine-tune; single fields can be given as keywords: ``finetune(model, batches, lr=1e-4, steps=50)``.
@@ -103,12 +106,19 @@ def finetune(
     _check_callables(own)
     check.instance("intent", own.get("intent"), Intent, "a pytest_ftcheck.Intent", optional=True)
     probes = chosen_probes(own.get("probes"))
+    if batches is None:
+        check_arguments(model, recipe, {**fields, **own})
     if seeds is not None:
         return finetune_seeds(finetune, seeds, model, batches, recipe, own)
     undo = Undo(GlobalState(), GlobalHooks())
 
-    def train() -> tuple[FinetuneRun, Trace]:
+    def train() -> tuple[FinetuneRun | TrainerRun, Trace]:
         with torch.inference_mode(False), torch.enable_grad():
+            if batches is None:
+                undo.keep(ProcessState())
+                seed_everything(recipe.seed)
+                by_trainer = TrainerRun(model, recipe, own, undo)
+                return by_trainer, by_trainer.run()
             undo.keep(LoaderSnapshot(batches), LoaderSnapshot(own.get("eval_batches")))
             seed_everything(recipe.seed)
             module = resolve_model(model, own.get("optimizer"), recipe, undo)
@@ -122,7 +132,7 @@ def finetune(
     events.run_ended(
         trace,
         events.Rerun(
-            data=lambda: data_hash(run.batches.known),
+            data=lambda: data_hash(run.known),
             seeds=lambda count: finetune_seeds(finetune, count, model, batches, recipe, own),
             evaluation=lambda: data_hash(run.evaluation_rows) if run.evaluation_rows else None,
         ),
@@ -143,6 +153,7 @@ def finetune(
 
     # a scheduler of the user's is made for its number of steps
     fixed = own.get("scheduler") is not None or read_once(batches) or read_once(own.get("eval_batches"))
+    fixed = fixed or (isinstance(run, TrainerRun) and run.steps_of_its_own <= recipe.steps)
     _keep_repeatable(trace, remeasure, None if fixed else lengthen, holds_model=isinstance(model, nn.Module))
     return trace
 

@@ -67,7 +67,7 @@ class FinetuneRun:
         by_recipe = optimizer is None and scheduler is None
         self._notes: list[str] = list(recipe.warnings()) if by_recipe else []
         self.batches = Batches(batches, recipe.steps)
-        _limit_threads(model, recipe)
+        limit_threads(model, recipe)
         self._large = sum(p.numel() for p in model.parameters()) >= LARGE
         self._device = device_of(model)
         self._head = find_head(model, own.get("head"))
@@ -104,6 +104,11 @@ class FinetuneRun:
         self._step = TrainingStep(
             model, self._reader, recipe, self._optimizer, self._scheduler, self._user_step, self._recorder
         )
+
+    @property
+    def known(self) -> list[Any]:
+        """The batches that are known: all of a list, of others the first."""
+        return self.batches.known
 
     # ------------------------------------------------------------------ before
     def _make_reader(self, own: OwnArguments) -> Reader | None:
@@ -367,7 +372,7 @@ def _held_out(source: Any) -> list[Any]:
     return kept
 
 
-def _limit_threads(model: nn.Module, recipe: Recipe) -> None:
+def limit_threads(model: nn.Module, recipe: Recipe) -> None:
     """Threads for this run; `preserved_globals` restores the previous number."""
     threads = recipe.threads
     if threads is None:

@@ -48,7 +48,7 @@ def test_passed_to_the_constructor_it_watches_too():
 
 def test_with_raises_a_fault_of_compute_loss_fails_the_training_script():
     trainer = short(FtcheckCallback(raises=True), kind=SoftmaxTwice)
-    with pytest.raises(CheckFailed, match="[Ss]oftmax is applied twice"):
+    with pytest.raises(CheckFailed, match=r"[Ss]oftmax is applied twice"):
         trainer.train()
     assert trainer.state.global_step == SHORT
     assert hooks() == 0
