@@ -17,6 +17,7 @@ from typing import Any
 from hypothesis import register_random
 from hypothesis import strategies as st
 
+from .core import init_distributions
 from .core.hypothesis_target import toward_border
 from .core.init_distributions import FANS
 from .core.init_scheme import TORCH_BIAS, InitScheme
@@ -41,22 +42,10 @@ __all__ = [
 #: ``(lowest, highest)``, or one number for both.
 Range = float | tuple[float, float]
 
-#: Default schemes of `init_schemes`, the simplest first: random ones, which give hidden units different weights.
-KINDS = (
-    "normal",
-    "truncated_normal",
-    "uniform",
-    "xavier_normal",
-    "xavier_uniform",
-    "kaiming_normal",
-    "kaiming_uniform",
-    "orthogonal",
-    "sparse",
-    "torch_default",
-    "mup",
-)
 #: Schemes with which a head is hard or impossible to train; drawn only if named.
 SPECIAL = ("zeros", "constant", "eye")
+#: Default schemes of `init_schemes`, the simplest first: random ones, which give hidden units different weights.
+KINDS = tuple(kind for kind in init_distributions.KINDS if kind not in SPECIAL)
 _NONLINEARITIES = ("relu", "leaky_relu", "tanh", "linear")
 #: Round numbers a third of a decade apart, and steps between two of them: with 20, neighbours differ by at most 7.5 %.
 _ROUND, _FINE = (1, 2, 5), 20

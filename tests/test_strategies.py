@@ -274,7 +274,7 @@ class TestHeads:
         ("arguments", "error", "words"),
         [
             ({"in_features": 0}, ValueError, "in_features=0"),
-            ({"classes": 1.5}, ValueError, "classes=1.5"),
+            ({"classes": 1.5}, TypeError, "classes=1.5"),
             ({"depth": (0, 2)}, ValueError, "depth"),
             ({"depth": (1.0, 2.0)}, TypeError, "whole numbers"),
             ({"widths": (8, 4)}, ValueError, "widths"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import textwrap
 
@@ -22,6 +23,9 @@ CONFIDENCE = {
 }
 
 
+_wrap = functools.partial(textwrap.wrap, break_on_hyphens=False)
+
+
 # ------------------------------------------------------------------ list
 def catalogue() -> list[dict[str, str]]:
     """All checks, in the order in which a run goes: what each asks, its criterion, false-alarm rate and source, as documented.
@@ -37,16 +41,12 @@ def catalogue() -> list[dict[str, str]]:
             "summary": check_docs.summary(name),
             "criterion": check_docs.criterion(name),
             "false alarms": rates.get(name)
-            or _first_sentence(check_docs.first_paragraph(name, "Error rates"))
+            or check_docs.first_paragraph(name, "Error rates").partition(". ")[0]
             or "not measured yet",
             "source": check_docs.first_paragraph(name, "Source"),
         }
         for name in CHECKS
     ]
-
-
-def _first_sentence(text: str) -> str:
-    return text.partition(". ")[0]
 
 
 def stage_title(check: str) -> str:
@@ -70,25 +70,21 @@ def list_checks(width: int, *, verbose: bool = False) -> str:
         if place == 0 or rows[place - 1]["stage"] != row["stage"]:
             lines += [*[""] * bool(lines and verbose), row["stage"]]
         if verbose:
-            lines += [
-                f"  {row['check']}",
-                *_indented(row["summary"], width),
-                *_indented(f"False alarms: {row['false alarms']}", width),
-            ]
+            lines.append(f"  {row['check']}")
+            for text in (row["summary"], f"False alarms: {row['false alarms']}"):
+                lines += _wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
         else:
             name = f"  {row['check']:<{longest}}  "
-            lines.append(
-                name
-                + textwrap.shorten(
-                    row["summary"], max(20, width - len(name)), placeholder=" ...", break_on_hyphens=False
-                )
-            )
-    rates = (
-        "False alarms: failures among the healthy runs that the check judged, with a 95 % interval. " if verbose else ""
+            room = max(20, width - len(name))
+            lines.append(name + textwrap.shorten(row["summary"], room, placeholder=" ...", break_on_hyphens=False))
+    if verbose:
+        more = "False alarms: failures among the healthy runs that the check judged, with a 95 % interval. "
+    else:
+        more = "ftcheck list -v shows whole summaries and false-alarm rates; "
+    closing = (
+        f"{plural(len(rows), 'check')}. {more}ftcheck explain CHECK shows the criterion, the faults and the source."
     )
-    more = "" if verbose else "ftcheck list -v shows whole summaries and false-alarm rates; "
-    closing = f"{plural(len(rows), 'check')}. {rates}{more}ftcheck explain CHECK shows the criterion, the faults and the source."
-    return "\n".join([*lines, "", *textwrap.wrap(closing, width, break_on_hyphens=False)])
+    return "\n".join([*lines, "", *_wrap(closing, width)])
 
 
 # ------------------------------------------------------------------ explain
@@ -120,14 +116,9 @@ def _check(name: str, width: int) -> str:
     if faults := sorted(SPECS[name].faults, key=lambda fault: fault.rank):
         lines = ["Faults", "------", ""]
         for fault in faults:
-            lines += textwrap.wrap(
-                f"{fault.name}: {check_docs.plain(fault.title)} ({fault.confidence})",
-                width,
-                initial_indent="* ",
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-            )
-        lines += ["", *textwrap.wrap(f"ftcheck explain {faults[0].name} shows its cause and its remedy.", width)]
+            text = f"{fault.name}: {check_docs.plain(fault.title)} ({fault.confidence})"
+            lines += _wrap(text, width, initial_indent="* ", subsequent_indent="  ")
+        lines += ["", *_wrap(f"ftcheck explain {faults[0].name} shows its cause and its remedy.", width)]
         parts.append("\n".join(lines))
     parts.append(check_docs.as_text(found + after, width))
     return "\n\n".join(part for part in parts if part)
@@ -144,22 +135,14 @@ def _fault(fault: Fault, width: int) -> str:
         ("Found by", ", ".join(finders)),
         ("Explains", ", ".join(explained)),
     )
-    lines = [fault.name, "=" * len(fault.name), "", *textwrap.wrap(f"{title}.", width, break_on_hyphens=False), ""]
+    lines = [fault.name, "=" * len(fault.name), "", *_wrap(f"{title}.", width), ""]
     for label, text in rows:
         if text:
-            lines += textwrap.wrap(
-                f"{label + ':':<12}{text[:1].upper() + text[1:] if label in ('Cause', 'Do') else text}",
-                width,
-                subsequent_indent=" " * 12,
-                break_on_hyphens=False,
-            )
+            sentence = text[:1].upper() + text[1:] if label in ("Cause", "Do") else text
+            lines += _wrap(f"{label + ':':<12}{sentence}", width, subsequent_indent=" " * 12)
     if explained:
-        lines += [
-            "",
-            *textwrap.wrap(
-                "The checks that it explains fail because of this fault, and have no cause of their own.", width
-            ),
-        ]
+        because = "The checks that it explains fail because of this fault, and have no cause of their own."
+        lines += ["", *_wrap(because, width)]
     return "\n".join([*lines, "", f"More: ftcheck explain {finders[0]}"])
 
 
@@ -171,7 +154,3 @@ def fields_named(template: str) -> str:
     """
     named = re.sub(r"(?<!\{)\{(\w+)[^{}]*\}(?!\})", r"<\1>", template)
     return named.replace("{{", "{").replace("}}", "}")
-
-
-def _indented(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)

@@ -80,13 +80,8 @@ class Intent:
             arguments.number(
                 "head_init", self.head_init, least=0, optional=True, accepted="a number, an InitScheme or None"
             )
-        for name, least in (
-            ("warmup_steps", 0),
-            ("total_steps", 1),
-            ("accumulation", 1),
-            ("pad_token_id", None),
-            ("thaw_step", 0),
-        ):
+        smallest = {"warmup_steps": 0, "total_steps": 1, "accumulation": 1, "pad_token_id": None, "thaw_step": 0}
+        for name, least in smallest.items():
             arguments.whole(name, getattr(self, name), least=least, optional=True)
         if self.no_decay not in (None, True, False):
             raise TypeError(f"no_decay={self.no_decay!r}: expected True, False or None")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,9 +73,8 @@ class Features:
         >>> Features.of(torch.eye(4), torch.tensor([0, 1, 0, 1])).to("cpu").x.device.type
         'cpu'
         """
-        held = (None, None) if self.held_x is None or self.held_y is None else (self.held_x, self.held_y)
-        moved = [None if t is None else t.to(device) for t in held]
-        return Features(self.x.to(device), self.y.to(device), moved[0], moved[1], self.task, self.classes, self.source)
+        tensors = {name: getattr(self, name) for name in ("x", "y", "held_x", "held_y")}
+        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
 
     @classmethod
     def of(
@@ -212,11 +211,8 @@ def _check_labels(features: Features) -> None:
                     f"expected 0 to {(features.classes or 2) - 1}, or {IGNORED} for a row to leave out"
                 )
     if bool((y == y[:1]).all()):
-        what = (
-            f"class {int(y[0])}"
-            if features.task == "single_label"
-            else f"the label {[round(v, 4) for v in y[:1].reshape(-1).tolist()]}"
-        )
+        label = y[:1].reshape(-1).tolist()
+        what = f"class {label[0]}" if features.task == "single_label" else f"the label {[round(v, 4) for v in label]}"
         raise ValueError(
             f"y: all {len(y)} rows have {what}: a head can only learn a constant from them; take rows of several classes"
         )

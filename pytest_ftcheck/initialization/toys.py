@@ -26,13 +26,10 @@ def toy_features(
     >>> toy_features()
     <Features of 256 rows x 64, 128 held out: single_label, 2 classes, toy_features(seed=0)>
     """
-    for name, value, least in (
-        ("rows", rows, max(2, classes)),
-        ("width", width, classes + 2),
-        ("classes", classes, 2),
-        ("held_out", held_out, 0),
-    ):
-        arguments.whole(name, value, least=least)
+    arguments.whole("classes", classes, least=2)
+    arguments.whole("rows", rows, least=classes)
+    arguments.whole("width", width, least=classes + 2)
+    arguments.whole("held_out", held_out, least=0)
     arguments.number("separation", separation, least=0)
     g = torch.Generator().manual_seed(seed)
     directions = torch.linalg.qr(torch.randn(width, classes + 1, generator=g))[0].t()

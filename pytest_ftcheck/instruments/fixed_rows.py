@@ -96,13 +96,8 @@ class MetricTracker:
         source: str,
         custom: Mapping[str, MetricFn] | None,
     ) -> None:
-        self.model, self.reader, self.batches, self.source, self.custom = (
-            model,
-            reader,
-            batches,
-            source,
-            custom,
-        )
+        self.model, self.reader, self.batches = model, reader, batches
+        self.source, self.custom = source, custom
         self.notes: list[str] = []
         self.first = self._gather()
 

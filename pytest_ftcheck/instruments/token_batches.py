@@ -107,17 +107,17 @@ TokenBatches.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 def _check(spec: _Spec) -> None:
     arguments.whole("classes", spec.classes, least=2)
     fillers = _FIRST_WORD + _WORDS * spec.classes
-    for name, least in (
-        ("batches", 1),
-        ("rows", 1),
-        ("last", 1),
-        ("shortest", 1),
-        ("longest", 1),
-        ("empty_classes", 0),
-        ("pad", 0),
-        ("vocabulary", fillers + _WORDS),
-        ("seed", 0),
-    ):
+    smallest = {
+        "batches": 1,
+        "rows": 1,
+        "last": 1,
+        "shortest": 1,
+        "longest": 1,
+        "empty_classes": 0,
+        "pad": 0,
+        "seed": 0,
+    }
+    for name, least in {**smallest, "vocabulary": fillers + _WORDS}.items():
         arguments.whole(name, getattr(spec, name), least=least, optional=name == "last")
     if spec.last is not None and spec.last > spec.rows:
         raise ValueError(f"last={spec.last}: expected at most rows={spec.rows}")

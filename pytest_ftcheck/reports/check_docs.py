@@ -161,6 +161,9 @@ def plain(text: str) -> str:
 
 
 # ------------------------------------------------------------------ as text
+_fill = functools.partial(textwrap.fill, break_on_hyphens=False)
+
+
 def as_text(markdown: str, width: int = 80) -> str:
     """A page as plain text: paragraphs and bullets wrapped, tables as lists, code indented.
 
@@ -196,7 +199,7 @@ def as_text(markdown: str, width: int = 80) -> str:
             bullet = line.startswith("* ")
             end = next((k for k in range(i + 1, len(lines)) if _ends(lines[k], bullet)), len(lines))
             text = plain(" ".join(part.strip() for part in lines[i:end]))
-            wrapped = textwrap.fill(text, width, subsequent_indent="  " if bullet else "", break_on_hyphens=False)
+            wrapped = _fill(text, width, subsequent_indent="  " if bullet else "")
             if bullet and blocks and blocks[-1].startswith("* "):
                 blocks[-1] += "\n" + wrapped
             else:
@@ -217,14 +220,10 @@ def _table(lines: list[str], width: int) -> str:
     header, body = rows[0], [row for row in rows[1:] if not all(set(cell) <= set("-: ") for cell in row)]
     shown = []
     for row in body:
-        parts = [textwrap.fill(row[0], width, subsequent_indent="  ", break_on_hyphens=False)]
+        parts = [_fill(row[0], width, subsequent_indent="  ")]
         for title, cell in zip(header[1:], row[1:], strict=False):
             if cell:
                 text = f"{title}: {cell}" if title else cell
-                parts.append(
-                    textwrap.fill(
-                        text, width, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
-                    )
-                )
+                parts.append(_fill(text, width, initial_indent="    ", subsequent_indent="      "))
         shown.append("\n".join(parts))
     return "\n".join(shown)
