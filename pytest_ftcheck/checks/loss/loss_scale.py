@@ -145,14 +145,14 @@ class _Scale:
             status = "inconclusive"
             effect += "; one step is too few to tell it from chance"
             fault = fault.because(fault.cause, "more steps, or another name for it: watch a longer part of the loop")
-        at = plural(len(self.windows), "observed step")
+        times = f"{number(self.factor)} times the mean over the step, at {plural(len(self.windows), 'observed step')}"
         return fault.verdict(
             NAME,
-            f"{what} at {at}: {effect}.",
+            f"{what} ({times}): {effect}.",
             status,
             evidence=_rows(self.windows),
-            limit="the weights of all rows (or label positions) of a step add up to 1 (within 2 %), or to no multiple that accumulation, "
-            "processes or a loss scale explain",
+            limit="the weights of all rows (or label positions) of a step add up to 1; the number of micro-batches, one over it, the "
+            "number of processes or a loss scale in its place is wrong (within 2 %)",
             measured=MEASURED,
             **({} if status == "fail" else {"fault": ""}),
         )
@@ -219,10 +219,10 @@ def _summed(scale: _Scale) -> Verdict | None:
     given = all(b.num_items for w in scale.windows for b in w.backwards)
     if given:
         fault = NUM_ITEMS_IGNORED
-        what = f"The mean losses of {k} micro-batches are added up, though the model was given num_items_in_batch: {_times(scale)}"
+        what = f"The mean losses of {k} micro-batches are added up, though the model was given num_items_in_batch"
     else:
         fault = gradient_faults.ACCUMULATION_NOT_AVERAGED.with_details(batches=k)
-        what = f"The losses of {k} micro-batches are added up and not averaged: {_times(scale)}"
+        what = f"The losses of {k} micro-batches are added up and not averaged"
     return scale.verdict(fault, what, scale.effect())
 
 
@@ -230,7 +230,7 @@ def _divided_twice(scale: _Scale) -> Verdict | None:
     k = scale.size
     if k == 1 or scale.terms > 1 or not scale.is_known or not scale.is_constantly(1 / k):
         return None
-    what = f"The loss of {k} micro-batches is divided by {k} twice: {_times(scale)}"
+    what = f"The loss of {k} micro-batches is divided by {k} twice"
     return scale.verdict(gradient_faults.ACCUMULATION_DIVIDED_TWICE, what, scale.effect())
 
 
@@ -241,7 +241,7 @@ def _by_ranks(scale: _Scale) -> Verdict | None:
     for operation, factor in (("multiplied by", float(ranks)), ("divided by", 1.0 / ranks)):
         if scale.is_constantly(factor):
             fault = LOSS_SCALED_BY_RANKS.with_details(operation=operation)
-            what = f"The loss is {operation} the {ranks} processes, which average their gradients: {_times(scale)}"
+            what = f"The loss is {operation} the {ranks} processes, which average their gradients"
             return scale.verdict(fault, what, scale.effect())
     return None
 
@@ -283,10 +283,6 @@ def _multiples(scale: _Scale, k: int) -> tuple[float, ...]:
     meant = [1.0, float(scale.terms), scale.per_row, scale.terms * scale.per_row]
     found = (float(k), float(k * scale.terms))
     return tuple(f for f in found if all(abs(f / m - 1) > SAME for m in meant))
-
-
-def _times(scale: _Scale) -> str:
-    return f"{number(scale.factor)} times the mean over the step"
 
 
 # ------------------------------------------------------------------ no fault

@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ....instruments.batches import tensors_in
 from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ....instruments.probe import ModelContext, ModelProbe
-from ....instruments.uncompiled import uncompiled
+from ....instruments.uncompiled import between_graphs, outside_graphs
 from ....instruments.undisturbed import is_probing
 from ..loss_scale_record import Backward, LossScale, Window
 from .backpropagated import LossOutput, WeighedLoss, losses_behind, read_loss
@@ -113,8 +113,8 @@ class StepObserver(LoopCallListener):
     def start(self) -> None:
         """Observe from now on."""
         self._hooks = [
-            register_optimizer_step_pre_hook(uncompiled(self._before_step)),
-            register_optimizer_step_post_hook(uncompiled(self._after_step)),
+            register_optimizer_step_pre_hook(between_graphs(self._before_step)),
+            register_optimizer_step_post_hook(between_graphs(self._after_step)),
         ]
         self._begin()
 
@@ -127,7 +127,7 @@ class StepObserver(LoopCallListener):
     def _begin(self) -> None:
         self._open = _OpenWindow()
         self._own = {id(p) for p in self.model.parameters()}
-        self._hook_of_model = self.model.register_forward_pre_hook(uncompiled(self._called), with_kwargs=True)
+        self._hook_of_model = self.model.register_forward_pre_hook(outside_graphs(self._called), with_kwargs=True)
         subscribe(self)
 
     def _end(self) -> None:
