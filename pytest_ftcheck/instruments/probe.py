@@ -61,6 +61,8 @@ class ProbeContext(ModelContext):
     #: The recipe's loop trains; False: the user's ``step`` does, or a watched loop.
     recipe_loop: bool
     device: torch.device
+    #: The user's functions ``(path, model, optimizer, scheduler)`` that save a checkpoint and load it; None: none.
+    checkpoint: tuple[Callable[..., Any], Callable[..., Any]] | None = None
     #: Optimizer steps that the run is to take.
     steps: int = 0
     #: What the user's metric was before and after the training; filled in before `Probe.after`.

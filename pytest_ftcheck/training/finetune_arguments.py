@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: The user's own loop body: ``(model, batch, optimizer, scheduler) -> loss``.
 StepFn = Callable[[Any, Any, Any, Any], Any]
+#: The user's own functions ``(path, model, optimizer, scheduler)`` that save a checkpoint, and load it into other objects.
+Checkpoint = tuple[Callable[[Any, Any, Any, Any], Any], Callable[[Any, Any, Any, Any], Any]]
 
 
 class OwnArguments(TypedDict, total=False):
@@ -30,6 +32,7 @@ class OwnArguments(TypedDict, total=False):
     evaluate: Callable[[Any], float] | None
     intent: Intent | None
     probes: Sequence[str] | None
+    checkpoint: Checkpoint | None
 
 
 class FinetuneArguments(OwnArguments, total=False):
