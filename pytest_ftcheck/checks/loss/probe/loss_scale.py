@@ -208,6 +208,8 @@ class StepObserver(LoopCallListener):
         if is_probing() or not self._concerns_model(optimizer):
             return
         self._steps += 1
+        if self._open is not None:
+            self._open.backwards.clear()  # those of a closure, inside the step
         due = self._steps < FIRST or self._steps & (self._steps - 1) == 0
         if self._open is None and due and len(self.windows) < MOST:
             self._begin()
