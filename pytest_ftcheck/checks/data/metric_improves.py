@@ -12,7 +12,7 @@ from ...core.observations import Metric
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
-from ..spec import Stage, Symptom, check
+from ..spec import Stage, Symptom, check, run_not_measured
 
 NAME = "metric_improves"
 #: Share of label permutations that may do as well by chance: the false-pass rate.
@@ -46,6 +46,8 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     metric_improves: pass. accuracy 0.500 -> 0.900 on 64 held-out rows, against 0.530 for the majority class (p = 0.00100).
     """
     fraction("alpha", alpha)
+    if not trace.metrics and "metrics" in trace.skipped:
+        return run_not_measured(NAME, trace, "metrics", "There is no metric.")
     if metric is not None and metric not in [m.name for m in trace.metrics]:
         have = ", ".join(m.name for m in trace.metrics) or "none"
         raise ValueError(f"metric={metric!r}: the trace has {have}")
