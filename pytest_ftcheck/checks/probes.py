@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..instruments.probe import ModelProbe, ProbeBase
+from .loop.record import LoopCalls
 from .room_modules import room_modules
 
 
@@ -27,6 +28,8 @@ def _load() -> tuple[type[ProbeBase[Any]], ...]:
 
 #: All probes, the cheapest and most informative first: the last ones are left out first where the budget is short.
 PROBE_CLASSES: tuple[type[ProbeBase[Any]], ...] = _load()
+#: Measured by the run itself, and judged by a check of their own.
+MEASURED_BY_THE_RUN = ("loss", "metrics")
 #: Names that ``probes=`` accepts; the first four are measured by the run itself.
 PROBES = ("loss", "descent", "noise", "metrics", *(p.name for p in PROBE_CLASSES))
 
@@ -44,8 +47,17 @@ def chosen_probes(probes: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def probes_to_run(chosen: Sequence[str], *, without_batches: bool) -> list[type[ProbeBase[Any]]]:
-    """The probes that are chosen, and those that cost nothing; without batches, the latter alone."""
+def probes_to_run(
+    chosen: Sequence[str], *, without_batches: bool, own_calls: bool = False
+) -> list[type[ProbeBase[Any]]]:
+    """The probes that are chosen, and those that read structure alone; without batches, the latter alone.
+
+    :param own_calls: the loop is the user's (``step=``, ``watch``). Its calls are observed whatever is chosen, for it costs nothing:
+        without it, a check would judge our own call.
+    """
+    always = (LoopCalls.probe,) if own_calls else ()
     return [
-        kind for kind in PROBE_CLASSES if issubclass(kind, ModelProbe) or (kind.name in chosen and not without_batches)
+        kind
+        for kind in PROBE_CLASSES
+        if issubclass(kind, ModelProbe) or (not without_batches and kind.name in (*chosen, *always))
     ]

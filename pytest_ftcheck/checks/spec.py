@@ -252,6 +252,8 @@ def remeasured(trace: Trace, probe: str) -> Trace:
         skipped[probe] = again.skipped[probe]
     return dataclasses.replace(
         trace,
+        probe=again.probe if probe == "loss" else trace.probe,
+        metrics=again.metrics if probe == "metrics" else trace.metrics,
         measurements={**trace.measurements, **{n: m for n, m in again.measurements.items() if n == probe}},
         skipped=skipped,
         not_applicable=tuple({*trace.not_applicable, *(n for n in again.not_applicable if n == probe)}),
@@ -264,8 +266,25 @@ def _how_to_measure(trace: Trace, probe: str) -> str:
         return "watch(model, optimizer, probe_batch=batch, loss_fn=(model, batch) -> loss)"
     if trace.source == "watch":
         return f"watch(model, optimizer, probe_batch=batch, probes=[{probe!r}])"
-    by_default = "" if kind_of(probe).on_request else ", or without probes=,"
+    by_default = "" if _on_request(probe) else ", or without probes=,"
     return f"finetune(..., probes=[{probe!r}]){by_default} measures it"
+
+
+def _on_request(probe: str) -> bool:
+    try:
+        return bool(kind_of(probe).on_request)
+    except ValueError:  # the run itself measures it
+        return False
+
+
+def run_not_measured(name: str, trace: Trace, probe: str, otherwise: str) -> Verdict:
+    """The verdict of a check whose numbers the run itself takes (``loss``, ``metrics``), and has not.
+
+    :param otherwise: the headline where the run did take them: then the check does not apply.
+    """
+    if probe not in trace.skipped:
+        return Verdict(name, "skipped", otherwise)
+    return Verdict(name, "skipped", f"Not measured: {trace.skipped[probe].rstrip('.')}.", unmeasured=probe)
 
 
 def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..checks.probes import PROBE_CLASSES
+from ..checks.probes import MEASURED_BY_THE_RUN, PROBE_CLASSES
 from ..core.trace import NOT_NAMED, Trace
 from ..instruments.probe import ModelProbe, ProbeRunner
 
@@ -43,6 +43,11 @@ def measured_fields(
             skipped[kind.name] = without_batches
         else:
             skipped[kind.name] = "the run ended early" if partial else NOTHING
+    for name in MEASURED_BY_THE_RUN:
+        if name not in probes:
+            skipped[name] = NOT_NAMED
+        elif without_batches is not None:
+            skipped[name] = without_batches
     not_applicable = () if runner is None else tuple(runner.not_applicable)
     not_applicable += tuple(name for name, reason in skipped.items() if reason == NOTHING)
     return {"measurements": measurements, "skipped": skipped, "not_applicable": not_applicable}

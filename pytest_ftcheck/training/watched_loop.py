@@ -226,7 +226,7 @@ class WatchedLoop:
             recipe_loop=False,
             device=device,
         )
-        kinds = [kind for kind in probes_to_run(self._probes, without_batches=False) if kind.watchable]
+        kinds = [kind for kind in probes_to_run(self._probes, without_batches=False, own_calls=True) if kind.watchable]
         rows = row_count(split(batch)[0]) or 1
         # the length of the loop is not known: the budget is that of a short one
         budget = math.inf if self._everything else allowance(self._model, rows, tokens_of(batch), Recipe().steps)
