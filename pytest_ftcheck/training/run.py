@@ -99,7 +99,7 @@ class FinetuneRun:
         self._training_seconds = 0.0
         self._stopped: str | None = None
         self._track(held_out, own.get("metrics"))
-        self._probe_runner = self._make_probe_runner(held_out, everything=own.get("probes") is not None)
+        self._probe_runner = self._make_probe_runner(held_out, own, everything=own.get("probes") is not None)
         self._recorder = Recorder(model, [self._optimizer], self._head, self._scheduler)
         self._step = TrainingStep(
             model, self._reader, recipe, self._optimizer, self._scheduler, self._user_step, self._recorder
@@ -153,7 +153,7 @@ class FinetuneRun:
         if self._user_metric is not None:
             self._metric_at_start = self._evaluate_user_metric()
 
-    def _make_probe_runner(self, held_out: list[Any] | None, *, everything: bool) -> ProbeRunner:
+    def _make_probe_runner(self, held_out: list[Any] | None, own: OwnArguments, *, everything: bool) -> ProbeRunner:
         own_calls = self._user_step is not None
         kinds = probes_to_run(self._probes, without_batches=self._reader is None, own_calls=own_calls)
         intent = self._intent or Intent()
@@ -177,6 +177,7 @@ class FinetuneRun:
             user_metric=self._user_metric,
             recipe_loop=self._user_step is None,
             device=self._device,
+            checkpoint=own.get("checkpoint"),
             steps=self._recipe.steps,
         )
         rows = row_count(split(first)[0]) or 1
