@@ -296,6 +296,8 @@ class Metric:
     #: Rows predicted as each class at the end, and rows of each class; empty for other tasks.
     predicted: tuple[int, ...] = ()
     actual: tuple[int, ...] = ()
+    #: For each class, the one that most of its rows are predicted as at the end, and their share; empty for other tasks.
+    taken_for: tuple[tuple[int, float], ...] = ()
     #: How many standard deviations ``last`` is above the mean score of the permutations; None: not computed.
     deviations: float | None = None
 

@@ -89,8 +89,8 @@ def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
     return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
-#: Metrics of single classes are computed of so many classes at most.
-MOST_CLASSES = 10
+#: Metrics of single classes are computed of so many classes at most, and what each is taken for.
+MOST_CLASSES, MOST_TAKEN = 10, 50
 
 
 def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float = 0.0) -> dict[str, float]:
@@ -191,6 +191,7 @@ def _standard_metrics(
     majority = _majority(task, truth)
     permuted = _permuted_scores(task, after, truth)
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
+    taken_for = _taken_for(after, truth) if 0 < classes <= MOST_TAKEN else ()
     out = []
     for name, fn in _default_metrics(task).items():
         score = fn(after, truth)
@@ -205,10 +206,16 @@ def _standard_metrics(
                 p_value=_p_value(score, permuted[name]),
                 predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
                 actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
+                taken_for=taken_for,
                 deviations=_deviations(score, permuted[name]),
             )
         )
     return out
+
+
+def _taken_for(guess: np.ndarray, truth: np.ndarray) -> tuple[tuple[int, float], ...]:
+    table = _confusion(guess, truth)
+    return tuple((int(row.argmax()), round(float(row.max() / max(1, row.sum())), 4)) for row in table)
 
 
 def _permuted_scores(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:

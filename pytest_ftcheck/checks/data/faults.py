@@ -222,6 +222,15 @@ LABELS_UNRELATED = Fault(
     remedy="print ten rows with their labels; join inputs and labels before shuffling",
     confidence="possible",
 )
+CLASSES_EXCHANGED = Fault(
+    "classes_exchanged",
+    Rank.EVALUATION + 5,
+    "training and held-out rows number the classes differently",
+    cause="the label map was built anew for the held-out rows (set(), unique() or the order of a file), so one class has two numbers",
+    remedy="build the label map once, from the training labels, store it (config.label2id), and use it for every split",
+    explains=("metric_improves", "metric_matches_reference"),
+    confidence="certain",
+)
 METRIC_WRONG = Fault(
     "metric_wrong",
     Rank.EVALUATION + 10,

@@ -266,3 +266,30 @@ def test_wording():
         "  limit: above the majority class's score, and matched by at most 1.0 % of label permutations",
         "  measured: the same rows before and after the run, dropout off",
     ]
+
+
+def exchanged(*taken_for, source="held-out rows", rows=20):
+    return judge(accuracy(taken_for=taken_for, actual=(rows,) * len(taken_for), source=source))
+
+
+@pytest.mark.parametrize(
+    ("taken_for", "fault"),
+    [
+        ([(0, 1.0), (2, 0.9), (1, 0.8), (3, 1.0)], "classes_exchanged"),
+        ([(1, 1.0), (2, 0.9), (0, 0.8)], "classes_exchanged"),
+        ([(0, 1.0), (2, 0.9), (1, 0.79), (3, 1.0)], ""),  # one of them not clearly
+        ([(1, 1.0), (1, 1.0), (1, 1.0)], ""),  # a constant prediction
+        ([(0, 0.9), (1, 0.9)], ""),
+        ([(1, 0.9), (2, 0.9), (2, 0.9)], ""),
+    ],
+)
+def test_classes_that_are_taken_for_each_other(taken_for, fault):
+    assert exchanged(*taken_for).fault == fault
+    assert exchanged(*taken_for, rows=7).fault == ""
+    assert exchanged(*taken_for, source="training rows").fault == ""
+
+
+def test_the_classes_that_rows_are_taken_for_are_measured():
+    logits = torch.eye(3)[torch.tensor([0, 2, 2, 1, 1, 0])]
+    found = measure("single_label", logits, logits, torch.tensor([0, 1, 1, 2, 2, 2]), "held-out rows")
+    assert found[0].taken_for == ((0, 1.0), (2, 1.0), (1, 0.6667))
