@@ -6,23 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-#: Kinds of draws: the initialisers of ``torch.nn.init``, and the default of ``nn.Linear``.
-KINDS = (
-    "normal",
-    "truncated_normal",
-    "uniform",
-    "xavier_normal",
-    "xavier_uniform",
-    "kaiming_normal",
-    "kaiming_uniform",
-    "orthogonal",
-    "sparse",
-    "zeros",
-    "constant",
-    "eye",
-    "torch_default",
-    "mup",
-)
 FANS = ("fan_in", "fan_out")
 #: Gains of ``torch.nn.init.calculate_gain``.
 _GAINS: dict[str, Callable[[float], float]] = {
@@ -117,11 +100,6 @@ class Draw:
             return "uniform"
         return "exact" if self.kind in ("zeros", "constant", "eye") else self.kind
 
-    @property
-    def random(self) -> bool:
-        """Whether two units have different values."""
-        return self.family != "exact"
-
     def scaled(self, factor: float) -> Draw:
         """The same with all values multiplied by ``factor``.
 
@@ -178,6 +156,8 @@ _NAMES: dict[str, Callable[[Draw], str]] = {
     "torch_default": lambda _: "torch's default, U(-1/sqrt(fan-in), 1/sqrt(fan-in))",
     "mup": lambda d: f"muP with std {d.std:g} at width {d.base_width}",
 }
+#: Kinds of draws: the initialisers of ``torch.nn.init``, and the default of ``nn.Linear``.
+KINDS = tuple(_NAMES)
 
 
 def _times(gain: float | None) -> str:

@@ -17,11 +17,14 @@ from ..instruments.reader import Reader
 from ..instruments.undisturbed import quiet
 from .extract import extract_features, module_of
 from .features import Features
+from .heads import ACTIVATIONS
 
 _MODULES: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU, "softplus": nn.Softplus, "gelu (tanh)": lambda: nn.GELU(approximate="tanh"), "identity": nn.Identity,
-}  # fmt: skip
+    **ACTIVATIONS,
+    "softplus": nn.Softplus,
+    "gelu (tanh)": lambda: nn.GELU(approximate="tanh"),
+    "identity": nn.Identity,
+}
 
 
 def head_of(model: Any, batches: Any, held_out: Any = None, *, head: Any = None) -> tuple[nn.Module, Features]:

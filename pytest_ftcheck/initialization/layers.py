@@ -13,30 +13,23 @@ from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ..instruments.global_state import preserved_globals
+from .heads import ACTIVATIONS
 
 #: Activations that look at each value alone: they work on the values of any number of heads.
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.Mish, nn.Hardswish,
     nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Identity,
 )  # fmt: skip
+#: Activations that are methods of a tensor, and functions of ``torch``, too.
+_METHODS = ("relu", "tanh", "sigmoid")
 #: Functional activations, and the module that computes the same.
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
-    torch.relu: nn.ReLU,
-    F.relu: nn.ReLU,
-    torch.tanh: nn.Tanh,
-    F.tanh: nn.Tanh,
-    torch.sigmoid: nn.Sigmoid,
-    F.sigmoid: nn.Sigmoid,
-    F.gelu: nn.GELU,
-    F.silu: nn.SiLU,
+    **{getattr(F, name): kind for name, kind in ACTIVATIONS.items()},
+    **{getattr(torch, name): ACTIVATIONS[name] for name in _METHODS},
     F.mish: nn.Mish,
-    F.leaky_relu: nn.LeakyReLU,
-    F.elu: nn.ELU,
-    F.selu: nn.SELU,
     F.softplus: nn.Softplus,
     F.hardswish: nn.Hardswish,
 }
-_ACTIVATION_METHODS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 #: Ways of copying or reshaping that leave ``[rows, width]`` as it is.
 _IDENTITY_METHODS = ("contiguous", "clone", "float")
 
@@ -202,8 +195,8 @@ def _layers_of_call(node: fx.Node, started: bool) -> list[Layer]:
     """The layer that a function or a method call computes."""
     target = node.target
     if node.op == "call_method" and isinstance(target, str):
-        if target in _ACTIVATION_METHODS:
-            return [Layer("activation", _ACTIVATION_METHODS[target]())]
+        if target in _METHODS:
+            return [Layer("activation", ACTIVATIONS[target]())]
         if target in _IDENTITY_METHODS or (target == "flatten" and node.args[1:] == (1,)):
             return []
         raise Unstackable(f"its layers are mixed with .{target}()")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 from ..core.formatting import shorten
@@ -19,16 +19,17 @@ def block_names(names: Sequence[str]) -> list[str]:
     ['base.emb', 'base.emb', 'base.layer.0']
     """
     paths = [n.split(".")[:-1] for n in names]
-    shared = 0
-    for level in zip(*paths, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared += 1
+    shared = _shared_levels(paths)
     blocks = []
     for name, path in zip(names, paths, strict=True):
         numeric = next((i for i, part in enumerate(path) if part.isdigit()), None)
         blocks.append(".".join(path[: shared + 1 if numeric is None else numeric + 1]) or name)
     return blocks
+
+
+def _shared_levels(paths: Sequence[Sequence[str]]) -> int:
+    """How many modules, from the outermost in, all paths have in common."""
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
 
 
 def blocks(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
@@ -89,11 +90,7 @@ def labels(names: Sequence[str], width: int = 40) -> list[str]:
     ['classifier.0', 'classifier.3']
     """
     paths = [name.split(".") for name in names]
-    shared = 0
-    for level in zip(*(path[:-1] for path in paths), strict=False):
-        if len(set(level)) > 1:
-            break
-        shared += 1
+    shared = _shared_levels([path[:-1] for path in paths])
     # a number alone is no name
     while shared and any(path[shared].isdigit() for path in paths):
         shared -= 1

@@ -100,6 +100,18 @@ class Section:
         text = one_line(self.diagnosis.headline, 600)
         return text[:1].upper() + text[1:] + "."
 
+    def row(self, first: Section) -> str:
+        """Its line in the list of all fine-tunes: the diagnosis in a sentence, but not what is read right below the list.
+
+        :param first: the fine-tune whose section stands there.
+        """
+        own, shown = ([cause.title for cause in s.diagnosis.causes] for s in (self, first))
+        if not own or own != shown:
+            return self.headline
+        failed = plural(len(self.diagnosis.having("fail")), "check")
+        which = "the cause is" if len(own) == 1 else "the causes are"
+        return f"{failed} failed: {which} {'below' if self is first else f'as of {first.name}'}."
+
     @property
     def coverage(self) -> str:
         """How many checks failed, judged the run, and were left out."""
