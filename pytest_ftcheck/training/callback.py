@@ -10,6 +10,7 @@ from ..core import arguments
 from ..core.intent import Intent
 from ..core.late_binding import provided
 from ..integrations.trainer_guard import CrashGuard, calling_trainer
+from .lightning_callback import LightningEvents
 from .watch import watch
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from ..instruments.reader import LossFn
 
 
-class FtcheckCallback:
-    """Watch the training of a ``transformers.Trainer`` by a callback: ``trainer.add_callback(FtcheckCallback(raises=True))``.
+class FtcheckCallback(LightningEvents):
+    """Watch the training of a ``transformers.Trainer`` by a callback: ``trainer.add_callback(FtcheckCallback(raises=True))``; that of a
+    ``lightning.Trainer``: ``Trainer(callbacks=[FtcheckCallback()])``.
 
     What it watches, and how, is that of ``watch(trainer)``. A second training of the same trainer is watched anew.
 
@@ -87,10 +89,10 @@ class FtcheckCallback:
         return _ignore
 
     # ------------------------------------------------------------------ the watch
-    def _begin(self, subject: Any) -> None:
+    def _begin(self, subject: Any, **options: Any) -> None:
         if self._open:
             self._close(RuntimeError("the training before this one did not end"))
-        self._watch = watch(subject, **self._options)
+        self._watch = watch(subject, **self._options, **options)
         self._open = True
         self._watch.__enter__()
 
