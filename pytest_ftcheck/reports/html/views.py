@@ -110,7 +110,7 @@ class Section:
             return self.headline
         failed = plural(len(self.diagnosis.having("fail")), "check")
         which = "the cause is" if len(own) == 1 else "the causes are"
-        return f"{failed} failed: {which} {'below' if self is first else f'as of {first.name}'}."
+        return f"{failed} failed: {which} {'below' if self is first else f'that of {first.name}'}."
 
     @property
     def coverage(self) -> str:

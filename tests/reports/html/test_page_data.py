@@ -285,6 +285,27 @@ class TestWords:
         assert calls == [(("model", "batches", Recipe(steps=7)), {"optimizer": "optimizer", "step": "step"})]
         assert found.replace("'", "&#39;") in page_of(trace)
 
+    def test_the_cause_stands_once_above_the_second_section_of_a_page_of_several_runs(self):
+        """In the list of all fine-tunes, or in the section right below it."""
+        bad = frozen_head_trace()
+        other = dataclasses.replace(bad, seconds=bad.seconds + 1)
+        (cause, *_) = diagnose(bad).causes
+        made = re.sub(r"<script.*?</script>", "", page_of(bad, other, whole_trace()), flags=re.DOTALL)
+        title = cause.title.replace("'", "&#39;")
+        assert len(re.findall(title, made[: made.index('id="run-2"')], re.IGNORECASE)) == 1
+        assert len(re.findall(title, made, re.IGNORECASE)) == 2
+        rows = re.findall(r'<span class="cause">(.*?)</span>', made)
+        assert re.fullmatch(r"\d+ checks? failed: the causes? (is|are) below\.", rows[0])
+        assert re.fullmatch(r"\d+ checks? failed: the causes? (is|are) that of .+\.", rows[1])
+
+    def test_another_cause_stands_in_the_list(self):
+        bad, worse = frozen_head_trace(), diverged_trace()
+        made = page_of(bad, worse)
+        rows = re.findall(r'<span class="cause">(.*?)</span>', made)
+        assert "below" in rows[0]
+        assert "check" in rows[1]
+        assert "that of" not in rows[1]
+
     def test_the_cause_stands_once_in_a_page_of_one_run(self):
         trace = frozen_head_trace()
         (cause, *_) = diagnose(trace).causes
