@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from . import arguments
@@ -23,6 +23,8 @@ OPTIMIZERS = {
 SCHEDULES = ("linear", "constant")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 AUTOCASTS = ("bfloat16", "float16")
+#: The norm of a recipe that asks for none: this object, not its value, so that a 1.0 that was asked for is another.
+_CLIPPED_BY_DEFAULT = float("1.0")
 
 
 #: Argument of ``finetune`` -> fields of the recipe that it decides in their place.
@@ -61,8 +63,9 @@ class Recipe:
     steps: int = 20
     #: Decoupled weight decay for AdamW, added to the gradient for the others; torch's own default for AdamW.
     weight_decay: float = 0.01
-    #: Gradients are clipped to this total L2 norm; None: not clipped. 1.0 is the Hugging Face Trainer's default.
-    max_grad_norm: float | None = 1.0
+    #: Gradients are clipped to this total L2 norm; None: not clipped. 1.0 is the Hugging Face Trainer's default. With an optimizer of your
+    #: own nothing is clipped unless you give it: clipping that you do not have would hide that the training diverges.
+    max_grad_norm: float | None = _CLIPPED_BY_DEFAULT
     #: Seeds model factory, data order and dropout.
     seed: int = 0
     #: ``cpu``, ``cuda``, ``cuda:1``, ...; None: where the model already is.
@@ -100,6 +103,14 @@ class Recipe:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
         """For IPython, and for hypothesis, which would print how it drew each field."""
         printer.text(repr(self))
+
+    def for_own_optimizer(self) -> Recipe:
+        """The same for an optimizer of the user's own: gradients are clipped only if that was asked for.
+
+        >>> [r.for_own_optimizer().max_grad_norm for r in (Recipe(), Recipe(max_grad_norm=1.0), Recipe(max_grad_norm=0.5))]
+        [None, 1.0, 0.5]
+        """
+        return replace(self, max_grad_norm=None) if self.max_grad_norm is _CLIPPED_BY_DEFAULT else self
 
     @property
     def warmup_steps(self) -> int:

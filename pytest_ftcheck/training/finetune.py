@@ -73,8 +73,8 @@ def finetune(
     :param seeds: the same fine-tune under several seeds, from the recipe's on: a number >= 3, or ``"auto"`` for as many as the checks
         need to decide. Returns `Runs`, which every check takes in place of a trace; ``max_seconds`` is then the limit of all together.
     :param arguments: any of the following, and the fields of `Recipe`.
-    :param optimizer: yours, an instance over this module's parameters or ``callable(model) -> optimizer``; it is used as it is.
-        A name such as ``"sgd"`` is the recipe's field.
+    :param optimizer: yours, an instance over this module's parameters or ``callable(model) -> optimizer``; it is used as it is,
+        and gradients are clipped only if you give ``max_grad_norm``. A name such as ``"sgd"`` is the recipe's field.
     :param scheduler: yours, or ``callable(optimizer) -> scheduler``; stepped after every optimizer step.
     :param loss_fn: ``(model, batch) -> loss`` or ``(loss, logits)``. Default: the model's own loss, else cross-entropy for integer
         labels, binary cross-entropy with logits for multi-hot labels, mean squared error for floats.

@@ -43,7 +43,8 @@ def resolve_recipe(recipe: Recipe | None, fields: Mapping[str, Any], optimizer: 
             raise ValueError(
                 f"{clash[0]}={fields[clash[0]]!r} is given together with your own {what}, which decides it: leave one out"
             )
-    return replace(recipe or Recipe(), **fields)
+    made = replace(recipe or Recipe(), **fields)
+    return made if optimizer is None else made.for_own_optimizer()
 
 
 def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.Module:
