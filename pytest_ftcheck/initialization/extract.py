@@ -11,11 +11,13 @@ from torch import nn
 from ..checks.head.probe.layers import linear_layers
 from ..core import arguments
 from ..instruments.batches import Batches, device_of, in_words, split, to_device
-from ..instruments.global_state import preserved_globals, seed_everything
+from ..instruments.global_state import GlobalState, preserved_globals, seed_everything
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
+from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.tasks import IGNORED
 from ..instruments.undisturbed import quiet
+from ..instruments.undo import Undo
 from .features import Features, share_of
 
 #: Rows taken from the batches, at most: a head of a few hundred thousand weights learns no more from others in the few dozen
@@ -53,21 +55,40 @@ def extract_features(
     arguments.whole("rows", rows, least=2, optional=True)
     most = rows or MOST_ROWS
     share = None if held_out is None or not isinstance(held_out, (int, float)) else share_of(held_out)
-    source = Batches(batches, None)
-    other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
-    with preserved_globals(), torch.inference_mode(False), torch.no_grad():
-        model = module_of("model", model)
-        prefixes = find_head(model, head)
-        with quiet(model):
-            reader = Reader(model, source.take(0), forward=forward)
-            if reader.task is None:
-                raise ValueError(
-                    "batches: the task cannot be read from the labels (classes, tags or numbers); "
-                    "make the features yourself with Features.of(x, y)"
-                )
-            tap = _Tap(model, prefixes)
-            x, y = tap.collect(reader, source, most)
-            held = tap.collect(reader, other, most) if other is not None else None
+    undo = Undo(GlobalState(), LoaderSnapshot(batches), LoaderSnapshot(held_out))
+
+    def extract() -> Features:
+        source = Batches(batches, None)
+        other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
+        with torch.inference_mode(False), torch.no_grad():
+            module = module_of("model", model)
+            prefixes = find_head(module, head)
+            undo.keep(ModelSnapshot(module, values=False))
+            with quiet(module, weights=True):
+                return _through(module, prefixes, source, other, most, share, forward)
+
+    return undo.after(extract)
+
+
+def _through(
+    model: nn.Module,
+    prefixes: tuple[str, ...],
+    source: Batches,
+    other: Batches | None,
+    most: int,
+    share: Any,
+    forward: Any,
+) -> Features:
+    """What enters the head when the batches pass through the model."""
+    reader = Reader(model, source.take(0), forward=forward)
+    if reader.task is None:
+        raise ValueError(
+            "batches: the task cannot be read from the labels (classes, tags or numbers); "
+            "make the features yourself with Features.of(x, y)"
+        )
+    tap = _Tap(model, prefixes)
+    x, y = tap.collect(reader, source, most)
+    held = tap.collect(reader, other, most) if other is not None else None
     return Features.of(
         x,
         y,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
+
+from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..core.init_scheme import InitScheme
 
 #: Rows that a head is judged on, at most: the standard error of an accuracy is then 3 points, and judging costs a sixth of 30 steps.
 JUDGED_ROWS = 256
@@ -83,8 +80,6 @@ def order_of(rows: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
     >>> order_of(4, 2, 4, seed=0).shape
     torch.Size([4, 2])
     """
-    import torch
-
     size = min(batch_size, rows)
     generator = torch.Generator().manual_seed(seed)
     needed = size * steps
@@ -96,8 +91,6 @@ def judged_rows(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
     """The rows to judge by, every k-th of them where there are more than `JUDGED_ROWS`."""
     if len(x) <= JUDGED_ROWS:
         return x, y
-    import torch
-
     chosen = torch.linspace(0, len(x) - 1, JUDGED_ROWS).round().long().to(x.device)
     return x[chosen], y[chosen]
 
@@ -105,7 +98,6 @@ def judged_rows(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def std(values: torch.Tensor) -> float:
     """Standard deviation of a matrix; exactly 0 where all values are the same.
 
-    >>> import torch
     >>> std(torch.full((8, 8), 0.01))
     0.0
     """

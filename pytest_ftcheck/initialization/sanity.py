@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import nn
+
+from ..checks.assertions import enforce
+from ..checks.head.init_sane import judge
 from ..core.init_scheme import InitScheme
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..core.verdict import Verdict
-    from .features import Features
+from ..core.verdict import Verdict
+from ..instruments.batches import split
+from ..instruments.global_state import GlobalState
+from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
+from ..instruments.undisturbed import undisturbed
+from ..instruments.undo import Undo
+from .features import Features
+from .measure_start import measure
 
 #: Batches read, at most; of these `measure_start.ROWS` rows.
 BATCHES = 8
@@ -51,55 +58,45 @@ def check_init(
     >>> check_init(model, toy_batches(), InitScheme.normal(std=0.05)).fault
     'head_init_initializer_range'
     """
-    import torch
-
-    from ..checks.head.init_sane import judge
-    from ..instruments.global_state import preserved_globals
-    from ..instruments.snapshots import LoaderSnapshot
-    from ..instruments.undisturbed import undisturbed
-    from .features import Features
-    from .measure_start import measure
-
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
     if expected is not None and not isinstance(expected, InitScheme):
         raise TypeError(f"expected={expected!r}: expected an InitScheme, or None")
     if pretrained is not None and not isinstance(pretrained, Mapping):
         raise TypeError(f"pretrained is a {type(pretrained).__name__}: expected a mapping parameter name -> tensor")
-    with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
-        if isinstance(batches, Features):
-            batches = [(batches.x, batches.y)]
-        if isinstance(batches, (str, Mapping, torch.Tensor)) or not isinstance(batches, Iterable):
-            raise TypeError(
-                f"batches is a {type(batches).__name__}: expected batches as for finetune(), Features, or [(features, labels)]"
-            )
-        snapshot = LoaderSnapshot(batches)
-        try:
-            rows = list(islice(iter(batches), BATCHES))
+    if isinstance(batches, Features):
+        batches = [(batches.x, batches.y)]
+    if isinstance(batches, (str, Mapping, torch.Tensor)) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches is a {type(batches).__name__}: expected batches as for finetune(), Features, or [(features, labels)]"
+        )
+    source = batches
+
+    def check() -> Verdict:
+        with torch.inference_mode(False), torch.enable_grad():
+            rows = list(islice(iter(source), BATCHES))
             _check(model, rows)
-            with undisturbed(model):
+            with undisturbed(model, weights=True):
                 return judge(measure(model, rows, expected, head, pretrained))
-        except (ValueError, TypeError) as error:
-            if str(error).startswith("only="):  # `only` there is `head` here
-                raise type(error)(f"head={str(error).removeprefix('only=')}") from None
-            raise
-        finally:
-            snapshot.restore()
+
+    undo = Undo(GlobalState(), LoaderSnapshot(batches), ModelSnapshot(model, values=False))
+    try:
+        return undo.after(check)
+    except (ValueError, TypeError) as error:
+        if str(error).startswith("only="):  # `only` there is `head` here
+            raise type(error)(f"head={str(error).removeprefix('only=')}") from None
+        raise
 
 
 def _check(model: nn.Module, rows: Sequence[Any]) -> None:
-    import torch
-
-    from ..instruments.batches import split
-
     if not rows:
         raise ValueError(
             "batches: there is none: expected batches as for finetune(), or (features, labels) for a bare head"
         )
     inputs, _ = split(rows[0])
-    if isinstance(model, (torch.nn.Linear, torch.nn.Sequential)) and isinstance(inputs, torch.Tensor):
+    if isinstance(model, (nn.Linear, nn.Sequential)) and isinstance(inputs, torch.Tensor):
         first = next((m for m in model.modules() if not list(m.children())), model)
-        if isinstance(first, torch.nn.Linear) and not inputs.is_floating_point():
+        if isinstance(first, nn.Linear) and not inputs.is_floating_point():
             raise ValueError(
                 f"batches: the features are {inputs.dtype}: expected floating-point features [rows, {first.in_features}]"
             )
@@ -133,6 +130,4 @@ def assert_init_sane(
     True
     """
     __tracebackhide__ = True
-    from ..checks.assertions import enforce
-
     return enforce(check_init(model, batches, expected, head=head, pretrained=pretrained))

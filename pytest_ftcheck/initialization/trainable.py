@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import nn
+import torch
+from torch import nn
 
-    from ..core.trace import Trace
-    from ..core.verdict import Verdict
-    from .features import Features
+from ..checks.assertions import enforce
+from ..checks.data.metric_improves import check_metric_improves
+from ..checks.loss.loss_decreases import LEAST_DROP, check_loss_decreases
+from ..core import arguments
+from ..core.hypothesis_target import toward_border
+from ..core.recipe import Recipe
+from ..core.trace import Trace
+from ..core.verdict import Verdict
+from ..training.finetune import finetune
+from .features import Features
 
 NAME = "trainable"
 #: Short enough for a hundred examples in seconds, long enough for the sign test on every step's own batch.
@@ -79,9 +86,6 @@ def assert_trainable(
     True
     """
     __tracebackhide__ = True
-    from ..checks.assertions import enforce
-    from ..core.hypothesis_target import toward_border
-
     trace = train(head, features, lr=lr, steps=steps, batch_size=batch_size, seed=seed, **recipe)
     verdict = _judge(trace)
     if verdict.margin is not None and _starts_above_prior(trace):
@@ -92,8 +96,6 @@ def assert_trainable(
 
 def _starts_above_prior(trace: Trace) -> bool:
     """The head starts above the class-prior loss, by more than the least drop that counts."""
-    from ..checks.loss.loss_decreases import LEAST_DROP
-
     probe = trace.probe
     entropy = None if probe is None else probe.prior_entropy
     return probe is not None and entropy is not None and probe.points[0].loss > (1 + LEAST_DROP) * entropy
@@ -110,13 +112,6 @@ def train(
     **recipe: Any,
 ) -> Trace:
     """The fine-tune behind `check_trainable`."""
-    import torch
-
-    from ..core import arguments
-    from ..core.recipe import Recipe
-    from ..training.finetune import finetune
-    from .features import Features
-
     if not isinstance(head, torch.nn.Module):
         raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module that takes features")
     arguments.whole("batch_size", batch_size, least=1)
@@ -150,8 +145,6 @@ def train(
 
 def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, Any]]:
     """As many batches as there are steps, rows in random order, none twice before all were seen."""
-    import torch
-
     g = torch.Generator().manual_seed(seed)
     order = torch.cat(
         [torch.randperm(len(x), generator=g, device="cpu") for _ in range(-(-max(1, steps) * size // len(x)))]
@@ -160,9 +153,6 @@ def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, A
 
 
 def _judge(trace: Trace) -> Verdict:
-    from ..checks.data.metric_improves import check_metric_improves
-    from ..checks.loss.loss_decreases import check_loss_decreases
-
     loss, metric = check_loss_decreases(trace), check_metric_improves(trace)
     notes: tuple[str, ...] = ()
     judges = [loss, metric]
@@ -196,8 +186,6 @@ def _margin(trace: Trace, loss: Verdict, deciding: Verdict) -> float | None:
     Of the metric, in standard errors: how far it rose above its start and above the majority baseline, and above what one in a hundred
     label permutations reaches; the smallest of the three. Where the loss does not pass: what it lacks of the least drop, as a share.
     """
-    from ..checks.loss.loss_decreases import LEAST_DROP
-
     parts = []
     if trace.metrics:
         m = trace.metrics[0]

@@ -42,9 +42,8 @@ SIZES: dict[str, Any] = {
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: Other settings of single architectures, whose code has constants that do not fit these sizes.
 PECULIAR: dict[str, dict[str, Any]] = {
-    "big_bird": {
-        "attention_type": "original_full"
-    },  # rows of 16 are too short for blocks: it would replace modules during the run
+    # rows of 16 are too short for blocks: it would replace modules during the run
+    "big_bird": {"attention_type": "original_full"},
     "esmc": {"num_key_value_heads": _HEADS},
     "lilt": {"hidden_size": 48},  # a multiple of 6
     "mpnet": {"relative_attention_num_buckets": 32},

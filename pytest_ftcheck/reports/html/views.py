@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 #: Health -> mark: it is never shown by colour alone.
 MARKS = {"unhealthy": "✕", "undecided": "?", "healthy": "✓"}
 STATUS_MARKS = {"fail": "✕", "inconclusive": "?", "advice": "i", "pass": "✓", "skipped": "–"}
-STATUS_TITLES = {
-    "fail": "Failed",
-    "inconclusive": "Inconclusive",
-    "advice": "Advice",
-    "pass": "Passed",
-}
+STATUS_TITLES = {"fail": "Failed", "inconclusive": "Inconclusive", "advice": "Advice", "pass": "Passed"}
 WORST_FIRST = ("unhealthy", "undecided", "healthy")
 #: Characters of a name.
 NAME = 300
@@ -172,9 +167,7 @@ class Section:
             found.append(("head", f"moved {percent(numbers['motion.head'])} of its LR budget"))
         for metric in self.trace.metrics[:1]:
             against = f" (majority {number(metric.baseline)})" if metric.baseline is not None else ""
-            found.append(
-                (one_line(metric.name, 24), f"{number(metric.first)} → {number(metric.last)}{against}"),
-            )
+            found.append((one_line(metric.name, 24), f"{number(metric.first)} → {number(metric.last)}{against}"))
         return tuple(found)
 
     @property
