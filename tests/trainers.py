@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainingArguments
 
-from pytest_ftcheck import toy_batches
+from pytest_ftcheck import FtcheckCallback, finetune, toy_batches, watch
+from pytest_ftcheck.integrations.trainer_loss import TrainerLoss, makes_own_loss
 
 CONFIG = {"vocab_size": 200, "dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 128, "max_position_embeddings": 64}
 STEPS = 40
@@ -130,13 +131,54 @@ def head_at_zero(model):
     return torch.optim.AdamW([{"params": base}, {"params": head, "lr": 0.0}], lr=1e-3), None
 
 
-#: Name -> what is given to `make_trainer`, and names of faults one of which is the first cause.
+#: Name -> what is given to `make_trainer`, and the fault that is to be named first.
 FAULTS = {
-    "head not in the optimizer": ({"optimizers": without_head}, ()),
-    "head group at lr 0": ({"optimizers": head_at_zero}, ()),
-    "softmax twice": ({"kind": SoftmaxTwice}, ()),
-    "negated loss": ({"kind": Negated}, ()),
-    "mask forgotten by compute_loss": ({"kind": MaskForgotten}, ()),
-    "mask forgotten by the collator": ({"collator": without_mask}, ()),
-    "own predictions as targets": ({"kind": OwnPredictions}, ()),
+    "head not in the optimizer": ({"optimizers": without_head}, "not_in_optimizer"),
+    "head group at lr 0": ({"optimizers": head_at_zero}, "lr_zero"),
+    "softmax twice": ({"kind": SoftmaxTwice}, "double_softmax"),
+    "negated loss": ({"kind": Negated}, "loss_negated"),
+    "mask forgotten by compute_loss": ({"kind": MaskForgotten}, "mask_not_passed"),
+    "mask forgotten by the collator": ({"collator": without_mask}, "mask_not_passed"),
+    "own predictions as targets": ({"kind": OwnPredictions}, "own_predictions_as_targets"),
+    "loss of micro-batches added up": (
+        {"arguments": {"gradient_accumulation_steps": 4, "max_grad_norm": 0.1}},
+        "num_items_ignored",
+    ),
 }
+#: The same without a fault.
+HEALTHY = {
+    "the model's own loss": {},
+    "a compute_loss of one's own": {"kind": Bookkeeper},
+}
+
+
+def by_model(**given):
+    """A trace by ``watch(model, probe_batch=...)``: whoever watches the model hands over the batch and the loss."""
+    trainer = make_trainer(**given)
+    loss_fn = TrainerLoss(trainer) if makes_own_loss(trainer) else None
+    with watch(trainer.model, probe_batch=trainer.data_collator(make_rows()[:64]), loss_fn=loss_fn) as w:
+        trainer.train()
+    return w.trace
+
+
+def by_trainer(**given):
+    trainer = make_trainer(**given)
+    with watch(trainer) as w:
+        trainer.train()
+    return w.trace
+
+
+def by_callback(**given):
+    trainer = make_trainer(**given)
+    callback = FtcheckCallback()
+    trainer.add_callback(callback)
+    trainer.train()
+    return callback.trace
+
+
+def by_factory(steps=STEPS, seed=0, **given):
+    return finetune(lambda: make_trainer(seed=seed, **given), steps=steps, seed=seed)
+
+
+#: The ways in which a Trainer is judged.
+WAYS = {"watch(model)": by_model, "watch(trainer)": by_trainer, "callback": by_callback, "finetune": by_factory}

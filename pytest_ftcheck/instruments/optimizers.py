@@ -28,8 +28,8 @@ def wrapped_optimizers(optimizer: Any) -> list[Any]:
 
 
 def family_of(optimizer: TorchOptimizer) -> str:
-    """``adam``, ``sgd`` or ``other``, from the names of its classes."""
-    names = [c.__name__.lower() for c in type(optimizer).__mro__ if c not in (TorchOptimizer, object)]
+    """``adam``, ``sgd`` or ``other``, from the names of the classes of the optimizer whose steps are seen."""
+    names = [c.__name__.lower() for c in type(_stepping(optimizer)).__mro__ if c not in (TorchOptimizer, object)]
     if any("radam" in name for name in names):  # its rectification holds the first steps far below the learning rate
         return "other"
     if any(key in name for name in names for key in _ADAM):
@@ -49,6 +49,15 @@ def classes_of(optimizer: Any) -> tuple[str, ...]:
     ]
     of_torch = [i for i, c in enumerate(classes) if c.__module__.startswith("torch.optim")]
     return tuple(c.__name__ for c in classes[: of_torch[0] + 1 if of_torch else None])
+
+
+def _stepping(optimizer: Any) -> Any:
+    """The optimizer whose steps torch's hooks see: a wrapper that was never initialised as one (Accelerate's) passes them on."""
+    while "_optimizer_step_pre_hooks" not in vars(optimizer) and isinstance(
+        inner := getattr(optimizer, "optimizer", None), TorchOptimizer
+    ):
+        optimizer = inner
+    return optimizer
 
 
 def _innermost(optimizer: Any) -> Any:

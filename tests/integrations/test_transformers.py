@@ -354,3 +354,11 @@ def test_a_head_that_is_not_there_is_an_error_before_the_first_step():
         trainer.train()
     assert trainer.state.global_step == 0
     assert hooks() == 0
+
+
+def test_the_family_of_the_optimizer_inside_accelerates_wrapper_is_known():
+    def sgd(model):
+        return torch.optim.SGD(model.parameters(), lr=0.1), None
+
+    assert watched(short(arguments={"max_steps": 1})).optimizer.family == "adam"
+    assert watched(short(arguments={"max_steps": 1}, optimizers=sgd)).optimizer.family == "sgd"
