@@ -17,6 +17,16 @@ def backward_fault(trace: Trace) -> Fault:
     return fault.because(error)
 
 
+def step_elsewhere_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | None:
+    """The verdict where the one optimizer that stepped holds no tensor of the model; None: that is not so."""
+    groups = trace.optimizer.groups
+    if trace.steps or not groups or any(g.tensors for g in groups):
+        return None
+    name, stale = trace.optimizer.name, sum(g.not_in_model for g in groups)
+    headline = f"{name} holds {plural(stale, 'tensor')} that are not in this model, and none that is: no step concerned the model."
+    return optimizer_faults.STALE_OPTIMIZER.with_details(optimizer=name).verdict(check, headline, measured=measured)
+
+
 def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | None:
     """The verdict of a check that needs optimizer steps on a run without any; None: there were some.
 
@@ -29,6 +39,8 @@ def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | N
     if trace.backward_error:
         headline = f"No optimizer step was taken because backward cannot run: {trace.backward_error}."
         return backward_fault(trace).verdict(check, headline, measured=measured)
+    if elsewhere := step_elsewhere_verdict(check, trace, measured):
+        return elsewhere
     within = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
     fault = optimizer_faults.NO_STEP_TAKEN.with_details(optimizer=trace.optimizer.name)
     return fault.verdict(check, f"No optimizer step was taken{within}.", measured=measured)

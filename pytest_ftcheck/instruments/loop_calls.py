@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
+from .uncompiled import leave_uncompiled
 from .undisturbed import is_probing
 
 #: Loss functions whose first argument stands for the outputs, and whose second for the labels.
@@ -89,6 +90,7 @@ class _Calls(TorchFunctionMode):
                 getattr(listener, what)(*arguments)
 
 
+leave_uncompiled(_Calls.__torch_function__)
 _calls: _Calls | None = None
 
 

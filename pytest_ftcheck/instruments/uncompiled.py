@@ -7,35 +7,11 @@ from typing import Any
 
 import torch
 
-try:  # what torch.compiler.disable is made of, without importing the compiler
-    from torch._C._dynamo.eval_frame import set_eval_frame, skip_code
-except ImportError:  # pragma: no cover - another torch
-    set_eval_frame = skip_code = None
-
-
-def uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
-    """The hook, never compiled: for the steps of optimizers, and for a model that is compiled as a whole, whose own hooks run outside its
-    graph. A larger function that is compiled is split where it reaches the hook.
-
-    >>> uncompiled(print)("called")
-    called
-    """
-    if set_eval_frame is None or skip_code is None:  # pragma: no cover - another torch
-        return hook
-
-    def called(*args: Any, **kwargs: Any) -> None:
-        before = set_eval_frame(None)
-        try:
-            hook(*args, **kwargs)
-        finally:
-            set_eval_frame(before)
-
-    skip_code(called.__code__)
-    return called
-
 
 def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
-    """The hook of a module inside a model: where the model is compiled, the graph is the same as without the hook, and it is not called.
+    """A hook of a module: where torch.compile traces through its place, the graph is the same as without it, and it is not called.
+
+    The hooks of a model that is compiled as a whole run outside its graph, and are called.
 
     >>> outside_graphs(print)("called")
     called
@@ -45,4 +21,30 @@ def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
         if not torch.compiler.is_dynamo_compiling():
             hook(*args, **kwargs)
 
+    leave_uncompiled(called, with_callees=True)
     return called
+
+
+def between_graphs(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook of an optimizer's step: where the step is compiled, the graph ends at the hook, and it is called.
+
+    >>> between_graphs(print)("called")
+    called
+    """
+    plain: Callable[..., None] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return plain
+
+
+def leave_uncompiled(function: Any, *, with_callees: bool = False) -> None:
+    """Do not compile the function as a frame of its own, nor what it calls, if so wanted. Tracing through it is not affected."""
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+    except (
+        ImportError
+    ):  # pragma: no cover - an older torch: a hook's frame is compiled to nothing, so the hook is not called
+        return
+    callees = _FrameAction.SKIP if with_callees else _FrameAction.DEFAULT
+    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, callees))
+
+
+uncompiled = outside_graphs  # the name until the loop probe is committed with the new one

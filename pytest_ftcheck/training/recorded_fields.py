@@ -198,7 +198,7 @@ def optimizer_record(
             groups.append(_group(len(groups), optimizer, settings, over_run, in_model, held_before))
     updates, gradients = max(
         (_updates(place, optimizer, live) for place, optimizer in enumerate(optimizers.all)),
-        key=lambda counts: 0 if counts[0] is None else counts[1] - counts[0],
+        key=lambda counts: -1 if counts[0] is None else counts[1] - counts[0],
         default=(None, 0),
     )
     return Optimizer(

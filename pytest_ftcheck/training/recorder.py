@@ -20,7 +20,7 @@ from ..core.observations import Iteration, Step
 from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
 from ..instruments.sampled_elements import SAMPLE_HEAD, SampledElements, gradient_norm, sample_size
 from ..instruments.tensor_statistics import histogram_of, plain, short
-from ..instruments.uncompiled import uncompiled
+from ..instruments.uncompiled import between_graphs
 from .external_writes import ExternalWrites
 from .gradient_statistics import NO_GRADIENT, NOT_CONCERNED, GradientStatistics
 from .recorded_fields import GroupRates, optimizer_record, tensor_records
@@ -109,8 +109,8 @@ class Recorder:
     def attach(self) -> None:
         """Start recording."""
         self._handles = [
-            register_optimizer_step_pre_hook(uncompiled(self._before_step)),
-            register_optimizer_step_post_hook(uncompiled(self._after_step)),
+            register_optimizer_step_pre_hook(between_graphs(self._before_step)),
+            register_optimizer_step_post_hook(between_graphs(self._after_step)),
         ]
 
     def detach(self) -> None:
@@ -168,8 +168,11 @@ class Recorder:
         return any(id(p) in self._by_id for g in optimizer.param_groups for p in g["params"])
 
     def _before_step(self, optimizer: TorchOptimizer, *_: Any) -> None:
-        if self._inside_step or not self._concerns_model(optimizer):
+        if self._inside_step:
             return  # nested: an optimizer whose step() calls that of another
+        if not self._concerns_model(optimizer):
+            self.optimizers.step_elsewhere(optimizer)
+            return
         self._inside_step = True
         self._iterations_before_step = len(self.iterations)
         if self.optimizers.adopt(optimizer):
@@ -304,6 +307,7 @@ class Recorder:
     def finish(self) -> dict[str, Any]:
         """The fields of a `Trace` that this recorder knows."""
         self._convert_losses()
+        self.optimizers.adopt_the_only_one()
         t = self._sampled
         after_last_step, final = self._after, t.values(t.zeros())
         counted = self._writes.not_masked(after_last_step)

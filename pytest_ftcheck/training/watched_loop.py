@@ -13,9 +13,9 @@ from torch import nn
 
 from ..checks.probes import chosen_probes, probes_to_run
 from ..core import arguments, events
-from ..core.formatting import describe_type
+from ..core.formatting import describe_type, plural
 from ..core.intent import Intent
-from ..core.observations import Metric, Reading
+from ..core.observations import Metric, Optimizer, Reading
 from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..instruments.averaged_weights import averaged_weights
@@ -248,6 +248,7 @@ class WatchedLoop:
         assert recorder is not None
         seconds = time.perf_counter() - self._began
         fields = recorder.finish()
+        self._notes += _notes_on(fields["optimizer"])
         metrics: tuple[Metric, ...] = ()
         noise: dict[str, float | None] = {}
         if stopped is None:
@@ -300,6 +301,17 @@ class WatchedLoop:
             measured["lacking"] = {"loss_shape": "loss_fn"}
             self._notes.append(other)
         return measured
+
+
+def _notes_on(optimizer: Optimizer) -> list[str]:
+    """What it holds beside the model's tensors is not watched."""
+    outside = sum(group.not_in_model for group in optimizer.groups)
+    if not outside:
+        return []
+    verb = "is" if outside == 1 else "are"
+    return [
+        f"{optimizer.name} also holds {plural(outside, 'tensor')} that {verb} not in the model (a loss module's, for example): not watched"
+    ]
 
 
 def _attach(trace: Trace | None, error: BaseException) -> None:

@@ -21,6 +21,7 @@ class WatchedOptimizers:
     def __init__(self, given: Sequence[Optimizer], in_model: Collection[int]) -> None:
         self.all: list[Optimizer] = list(given)
         self._adopts, self._in_model = not given, in_model
+        self._foreign: list[Optimizer] = []
         self._place = {id(o): place for place, outer in enumerate(given) for o in wrapped_optimizers(outer)}
 
     def __contains__(self, optimizer: Optimizer) -> bool:
@@ -37,9 +38,23 @@ class WatchedOptimizers:
         own = ids_held(optimizer)
         if own.isdisjoint(self._in_model) or not own.isdisjoint(self.held()):
             return False
+        self._add(optimizer)
+        return True
+
+    def _add(self, optimizer: Optimizer) -> None:
         self._place[id(optimizer)] = len(self.all)
         self.all.append(optimizer)
-        return True
+
+    def step_elsewhere(self, optimizer: Optimizer) -> None:
+        """An optimizer stepped that holds no tensor of the model."""
+        if self._adopts and len(self._foreign) < 2 and not any(optimizer is o for o in self._foreign):
+            self._foreign.append(optimizer)
+
+    def adopt_the_only_one(self) -> None:
+        """At the end, where none was adopted: the one optimizer that stepped, though it holds no tensor of the model (as one that was built
+        before the model was copied)."""
+        if not self.all and len(self._foreign) == 1:
+            self._add(self._foreign[0])
 
     def innermost(self) -> list[Any]:
         """Each of them without its wrappers."""

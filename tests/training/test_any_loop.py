@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.optim import optimizer as optim_module
 
 from pytest_ftcheck import check_optimizer_covers_model, check_weights_move, diagnose, watch
+from pytest_ftcheck.checks.loop.record import LoopCalls
 from pytest_ftcheck.instruments import loop_calls
 
 
@@ -209,3 +210,399 @@ def hooks_and_modes():
         torch._C._len_torch_function_stack(),
         loop_calls._calls,
     )
+
+
+# ------------------------------------------------------------------ optimizers
+def test_an_optimizer_is_adopted_at_its_first_step(model, rows):
+    """The record is the one of an optimizer that was given."""
+    other = copy.deepcopy(model)
+    given = adamw(other)
+    torch.manual_seed(1)
+    with watch(model) as adopted:
+        plain(model, model, rows)
+    torch.manual_seed(1)
+    with watch(other, given) as w:
+        for x, y in rows:
+            given.zero_grad()
+            F.cross_entropy(other(x), y).backward()
+            given.step()
+    assert adopted.trace.optimizer == w.trace.optimizer
+    assert adopted.trace.steps == w.trace.steps
+    assert adopted.trace.tensors == w.trace.tensors
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_two_optimizers_are_read_as_one_with_the_groups_of_both(given, model, rows):
+    body, head = torch.optim.SGD(model.body.parameters(), lr=0.1), adamw(model.classifier)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    with watch(model, [body, head] if given else None) as w:
+        for x, y in rows[:3]:
+            body.zero_grad(), head.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            body.step(), head.step()
+    o = w.trace.optimizer
+    assert (o.name, o.family, o.other_optimizer_steps, o.rebuilt) == ("SGD and AdamW", "other", 0, 0)
+    assert [(g.index, g.tensors, g.lr_peak, g.lr_sum) for g in o.groups] == [
+        (0, 2, 0.1, pytest.approx(0.3)),
+        (1, 2, 0.01, pytest.approx(0.03)),
+    ]
+    assert w.trace.steps[-1].lrs == (0.1, 0.01)
+    assert all(s.by_watched_optimizer for s in w.trace.steps)
+    for name, group, budget in (("body.weight", 0, 0.3), ("classifier.weight", 1, 0.03)):
+        t = w.trace.tensor(name)
+        assert (t.group, t.first_step, t.in_other_optimizer) == (group, 0, False)
+        assert (t.gradients.steps, t.gradients.none) == (3, 0)
+        assert t.lr_sum == pytest.approx(budget)
+        moved = dict(model.named_parameters())[name].detach() - before[name]
+        assert t.motion.rms == pytest.approx(float(moved.double().square().mean().sqrt()), rel=1e-5)
+
+
+def test_a_group_that_is_added_to_the_first_of_two_optimizers_moves_the_numbers_of_the_second(model, rows):
+    body, head = torch.optim.SGD([model.body.weight], lr=0.1), adamw(model.classifier)
+    with watch(model, [body, head]) as w:
+        for i, (x, y) in enumerate(rows[:4]):
+            if i == 2:
+                body.add_param_group({"params": [model.body.bias], "lr": 0.5})
+            F.cross_entropy(model(x), y).backward()
+            body.step(), head.step()
+    assert [t.group for t in w.trace.tensors] == [0, 1, 2, 2]
+    assert [g.lr_sum for g in w.trace.optimizer.groups] == pytest.approx([0.4, 1.0, 0.04])
+
+
+def test_an_optimizer_that_replaces_the_adopted_one_is_another_one(model, rows):
+    with watch(model) as w:
+        for x, y in rows:
+            optimizer = adamw(model)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    assert w.trace.optimizer.rebuilt == len(rows) - 1
+    assert w.trace.optimizer.other_optimizer_steps == len(rows) - 1
+    assert "optimizer_rebuilt" in {c.fault for c in diagnose(w.trace).causes}
+
+
+def test_a_head_in_no_optimizer_is_found_without_the_optimizer(model, rows):
+    optimizer = torch.optim.AdamW(model.body.parameters(), lr=1e-2)
+    with watch(model) as w:
+        for x, y in rows:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    assert [c.fault for c in diagnose(w.trace).causes] == ["not_in_optimizer"]
+
+
+def test_a_scheduler_of_one_of_two_optimizers(model, rows):
+    """It steps before the other optimizer does, which is no fault."""
+    body, head = torch.optim.SGD(model.body.parameters(), lr=0.1), adamw(model.classifier)
+    scheduler = torch.optim.lr_scheduler.LinearLR(body, 1.0, 0.1, 8)
+    with watch(model, [body, head], scheduler=scheduler) as w:
+        for x, y in rows:
+            F.cross_entropy(model(x), y).backward()
+            body.step(), scheduler.step(), head.step()
+            model.zero_grad()
+    o = w.trace.optimizer
+    assert (o.scheduler, o.scheduler_of_other_optimizer, o.scheduler_stepped_first) == ("LinearLR", False, 0)
+
+
+def test_no_optimizer_ever_steps(model, rows):
+    with watch(model, probe_batch=rows[0]) as w:
+        for x, y in rows:
+            F.cross_entropy(model(x), y).backward()
+    assert w.trace.optimizer.groups == ()
+    assert [c.fault for c in diagnose(w.trace).causes] == ["no_step_taken"]
+    assert "No optimizer step was taken in 8 iterations" in check_weights_move(w.trace).headline
+
+
+def test_an_optimizer_that_was_built_for_a_copy_of_the_model_is_named(model, rows):
+    optimizer = adamw(copy.deepcopy(model))
+    with watch(model) as w:
+        for x, y in rows:
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    assert w.trace.optimizer.name == "AdamW"
+    assert [c.fault for c in diagnose(w.trace).causes] == ["stale_optimizer"]
+
+
+def test_tensors_outside_the_model_are_noted(model, rows):
+    temperature = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.AdamW([*model.parameters(), temperature], lr=1e-2)
+    with watch(model, probe_batch=rows[0]) as w:
+        for x, y in rows * 3:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x) * temperature, y).backward()
+            optimizer.step()
+    assert any("1 tensor that is not in the model" in note for note in w.trace.notes)
+    assert diagnose(w.trace).causes == ()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "error", "text"),
+    [
+        (3, TypeError, "optimizer is an int: expected a torch.optim.Optimizer, or a list of them"),
+        ([None], TypeError, r"optimizer\[0\] is a NoneType"),
+    ],
+)
+def test_what_is_no_optimizer(optimizer, error, text, model):
+    with pytest.raises(error, match=text):
+        watch(model, optimizer)
+
+
+def test_the_same_optimizer_twice(model):
+    optimizer = adamw(model)
+    with pytest.raises(ValueError, match="the same optimizer is given twice"):
+        watch(model, [optimizer, optimizer])
+
+
+# ------------------------------------------------------------------ losses
+def losses_of(model, rows, body):
+    model.drop.p = 0.0
+    optimizer = adamw(model)
+    expected = []
+    with watch(model, optimizer) as w:
+        for x, y in rows:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            expected.append(float(loss.detach()))
+            body(w, loss, optimizer)
+    return w.trace, expected
+
+
+def told_before(w, loss, optimizer):
+    w.loss(loss).backward()
+    optimizer.step()
+
+
+def told_divided(w, loss, optimizer):
+    (w.loss(loss) / 2).backward()
+    optimizer.step()
+
+
+def told_after(w, loss, optimizer):
+    loss.backward()
+    optimizer.step()
+    w.loss(loss.detach())
+
+
+def told_as_a_number_after_two_backwards(w, loss, optimizer):
+    (loss / 2).backward(retain_graph=True)
+    (loss / 2).backward()
+    optimizer.step()
+    w.loss(loss.item())
+
+
+def told_beside_another_backward(w, loss, optimizer):
+    w.loss(loss).backward(retain_graph=True)
+    (0.01 * loss).backward()
+    optimizer.step()
+
+
+def never_told(w, loss, optimizer):
+    loss.backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        told_before,
+        told_divided,
+        told_after,
+        told_as_a_number_after_two_backwards,
+        told_beside_another_backward,
+        never_told,
+    ],
+)
+def test_each_loss_counts_once(body, model, rows):
+    trace, expected = losses_of(model, rows, body)
+    assert trace.losses == pytest.approx(expected)
+    assert [s.iteration for s in trace.steps] == list(range(len(rows)))
+    assert [i.steps for i in trace.iterations] == [1] * len(rows)
+
+
+def test_a_scaled_loss_that_is_told_is_recorded_as_told(model, rows):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+
+    def body(w, loss, optimizer):
+        scaler.scale(w.loss(loss)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    trace, expected = losses_of(model, rows, body)
+    assert trace.losses == pytest.approx(expected)
+
+
+def test_a_factor_of_the_users_own_is_no_scale(model, rows):
+    """A weight that is a tensor stays in the loss, with a GradScaler around it and without."""
+    scaler, weight = torch.amp.GradScaler("cpu", init_scale=2.0**8), torch.tensor(3.0)
+
+    def both(w, loss, optimizer):
+        scaler.scale(loss * weight).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    def alone(w, loss, optimizer):
+        (loss * weight).backward()
+        optimizer.step()
+
+    for body in (both, alone):
+        trace, expected = losses_of(copy.deepcopy(model), rows, body)
+        assert trace.losses == pytest.approx([3 * e for e in expected])
+
+
+def test_several_losses_in_one_call_of_backward_are_summed(model, rows):
+    def body(w, loss, optimizer):
+        torch.autograd.backward([loss, 2 * loss])
+        optimizer.step()
+
+    trace, expected = losses_of(model, rows, body)
+    assert trace.losses == pytest.approx([3 * e for e in expected])
+
+
+def test_a_gradient_that_is_no_losss_is_no_iteration(model, rows):
+    """A penalty takes gradients of the outputs with autograd.grad."""
+
+    def body(w, loss, optimizer):
+        (gradient,) = torch.autograd.grad(loss, [model.classifier.weight], create_graph=True)
+        (loss + 0.0 * gradient.square().sum()).backward()
+        optimizer.step()
+
+    trace, expected = losses_of(model, rows, body)
+    assert trace.losses == pytest.approx(expected)
+
+
+def test_a_loss_without_a_graph(model, rows):
+    with pytest.raises(RuntimeError, match="does not require grad"), watch(model) as w:
+        F.cross_entropy(model(rows[0][0]).detach(), rows[0][1]).backward()
+    assert w.trace.backward_error == "the loss has no graph"
+    assert [c.fault for c in diagnose(w.trace).causes] == ["loss_cut_off"]
+
+
+# ------------------------------------------------------------------ wrapped and compiled
+class Parallel(nn.DataParallel):
+    """Somebody's subclass."""
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, Parallel, lambda m: torch.compile(m, backend="eager")])
+def test_wrappers_leave_no_trace_in_the_names(wrap, model, rows):
+    wrapped = wrap(model)
+    with watch(wrapped, probe_batch=rows[0], head="module.classifier" if wrap is Parallel else None) as w:
+        plain(wrapped, wrapped, rows * 3)
+    assert [t.name for t in w.trace.tensors] == [n for n, _ in model.named_parameters()]
+    assert w.trace.head == ("classifier",)
+    assert diagnose(w.trace).causes == ()
+    assert "reference" not in w.trace.skipped
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_compiled_model_is_compiled_once_and_trains_the_same(inside, rows):
+    """The graph is the one of the unwatched training: nothing of ours is in it, and no graph is broken."""
+    from torch._dynamo.utils import counters
+
+    def run(watched):
+        torch._dynamo.reset()
+        counters.clear()
+        torch.manual_seed(0)
+        model = Net()
+        compiled = torch.compile(model, backend="aot_eager")
+        torch.manual_seed(1)
+        if watched:
+            with watch(compiled if inside else model, probe_batch=rows[0]) as w:
+                plain(compiled, model, rows)
+            assert len(w.trace.losses) == len(rows)
+            assert w.trace.measured(LoopCalls).outputs > 0
+        else:
+            plain(compiled, model, rows)
+        return [p.detach().tolist() for p in model.parameters()], dict(counters["stats"]), dict(counters["graph_break"])
+
+    assert run(True) == run(False)
+
+
+def test_a_compiled_step_of_the_optimizer_is_recorded(model, rows):
+    alone = copy.deepcopy(model)
+
+    def loop(model):
+        torch._dynamo.reset()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = torch.compile(optimizer.step, backend="eager")
+        for x, y in rows[:4]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            step()
+
+    torch.manual_seed(1)
+    with watch(model) as w:
+        loop(model)
+    torch.manual_seed(1)
+    loop(alone)
+    assert len(w.trace.steps) == 4
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), alone.parameters(), strict=True))
+
+
+# ------------------------------------------------------------------ ends
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_crash_in_the_training_leaves_nothing_behind(error, model, rows):
+    before = hooks_and_modes()
+
+    def crash():
+        with watch(model, probe_batch=rows[0]):
+            plain(model, model, rows[:2])
+            raise error("in the training")
+
+    with pytest.raises(error) as info:
+        crash()
+    assert hooks_and_modes() == before
+    assert not model._forward_hooks
+    assert len(info.value.ftcheck_trace.steps) == 2
+    plain(model, model, rows)
+
+
+@pytest.mark.parametrize("where", ["LossTracker", "ProbeRunner.before", "Recorder.attach", "ProbeRunner.loop_begins"])
+def test_an_interrupt_while_the_block_begins_leaves_nothing_behind(where, model, rows, monkeypatch):
+    from pytest_ftcheck.training import watched_loop
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    owner, _, method = where.partition(".")
+    if method:
+        whole = getattr(watched_loop, owner)
+        real = getattr(whole, method)
+
+        def late(self):
+            real(self)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(whole, method, late)
+    else:
+        monkeypatch.setattr(watched_loop, owner, interrupt)
+    before = hooks_and_modes()
+    weights = copy.deepcopy(model.state_dict())
+    w = watch(model, probe_batch=rows[0])
+    with pytest.raises(KeyboardInterrupt):
+        w.__enter__()
+    assert hooks_and_modes() == before
+    assert not model._forward_hooks
+    assert not any(p._backward_hooks for p in model.parameters())
+    assert all(torch.equal(v, weights[n]) for n, v in model.state_dict().items())
+
+
+def test_a_mode_of_the_users_that_outlives_the_block_stays(model, rows):
+    from torch.overrides import TorchFunctionMode
+
+    class Mine(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    mine, w = Mine(), watch(model)
+    w.__enter__()
+    with mine:
+        plain(model, model, rows[:2])
+        w.__exit__(None, None, None)
+        mine.calls = 0
+        torch.ones(2) + 1
+        assert mine.calls > 0
+    assert len(w.trace.losses) == 2
+    assert torch._C._len_torch_function_stack() == 0

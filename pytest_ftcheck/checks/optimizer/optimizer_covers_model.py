@@ -19,6 +19,7 @@ from ..expected_roles import (
     not_yet_unfrozen,
     should_learn,
 )
+from ..no_step import step_elsewhere_verdict
 from ..spec import Stage, check, combine
 from . import faults
 from .partly_frozen_head import explain_partly_frozen_head, listed
@@ -107,7 +108,9 @@ def _subject(tensors: Sequence[Tensor], trace: Trace) -> tuple[str, str]:
 
 
 def _not_in_optimizer(learning: Sequence[Tensor], trace: Trace) -> list[Tensor]:
-    """Tensors that could learn and that no optimizer holds."""
+    """Tensors that could learn and that no optimizer holds; none where no optimizer is known (a watched loop without a step)."""
+    if not trace.optimizer.groups:
+        return []
     return [
         t
         for t in learning
@@ -244,6 +247,8 @@ def _two_optimizers(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
 def _no_step(trace: Trace) -> Verdict | None:
     if trace.backward_error or trace.steps:
         return None
+    if elsewhere := step_elsewhere_verdict(NAME, trace):
+        return elsewhere
     within = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
     fault = faults.NO_STEP_TAKEN.with_details(optimizer=trace.optimizer.name)
     return fault.verdict(NAME, f"No optimizer step was taken{within}.")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ....instruments.uncompiled import uncompiled
+from ....instruments.uncompiled import between_graphs
 from ..record import WatchedStep
 
 #: Tensors, elements of each, and first steps that are compared: gradients that add up show from the second step on.
@@ -35,8 +35,8 @@ class WatchedGradients:
         self._over = False
         self._handles: list[Any] = [p.register_hook(self._hook(p)) for p in self.parameters]  # type: ignore[no-untyped-call]
         self._global = [
-            register_optimizer_step_pre_hook(uncompiled(self._before_step)),
-            register_optimizer_step_post_hook(uncompiled(self._after_step)),
+            register_optimizer_step_pre_hook(between_graphs(self._before_step)),
+            register_optimizer_step_post_hook(between_graphs(self._after_step)),
         ]
 
     def _hook(self, p: nn.Parameter) -> Callable[[torch.Tensor], None]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ....instruments.kept_tensors import same_bits
-from ....instruments.uncompiled import uncompiled
+from ....instruments.uncompiled import outside_graphs
 from ..record import BatchNormStatistics
 from .dropout_sites import Site
 
@@ -31,8 +31,8 @@ class LastTrainingPass:
         self.used: int | None = None
         self._began: int | None = None
         self._handles = [
-            model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True),
-            model.register_forward_hook(uncompiled(self._end)),
+            model.register_forward_pre_hook(outside_graphs(self._begin), with_kwargs=True),
+            model.register_forward_hook(outside_graphs(self._end)),
         ]
 
     def remove(self) -> None:
