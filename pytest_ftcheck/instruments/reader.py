@@ -232,15 +232,26 @@ class Reader:
         if self.task == "single_label" and self.classes and labels.numel():
             if (labels.is_floating_point() and not self.uses_own_loss) or labels.is_complex():
                 raise ValueError(f"{where}: labels are {in_words(labels)}, those of the first batch whole numbers")
-            counted = labels[labels != IGNORED].long()
-            low, high = (int(v) for v in torch.aminmax(counted)) if counted.numel() else (0, 0)
-            if low < 0 or high >= self.classes:
+            if outside := self.labels_outside(labels):
+                low, high = min(outside), max(outside)
+                wrong = low if low < 0 else high
                 raise ValueError(
-                    f"{where}: label {low if low < 0 else high} is outside the head's {self.classes} classes: "
+                    f"{where}: label {wrong} of row {outside[wrong]} is outside the head's {self.classes} classes: "
                     f"expected 0 to {self.classes - 1}, or {IGNORED} for a row to leave out{self._more_classes(low, high)}"
                 )
         elif self.task == "regression" and not bool(torch.isfinite(labels.float()).all()):
             raise ValueError(f"{where}: a label is NaN or infinite")
+
+    def labels_outside(self, labels: Any) -> dict[int, int]:
+        """Whole-number labels that the head has no class for, each with the first row that has it."""
+        if not isinstance(labels, torch.Tensor) or self.task != "single_label" or not self.classes:
+            return {}
+        labels = labels.reshape(-1) if labels.dim() == 0 else labels
+        outside = (labels != IGNORED) & ((labels < 0) | (labels.long() >= self.classes))
+        if not bool(outside.any()):
+            return {}
+        rows = outside.nonzero()[:, 0].tolist()
+        return {int(label): row for label, row in reversed(list(zip(labels[outside].tolist(), rows, strict=True)))}
 
     def _more_classes(self, low: int, high: int) -> str:
         """What to change in the model so that it has a class for the highest label; empty where the labels are at fault."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -125,7 +126,10 @@ class FinetuneRun:
                 return None
 
     def _check_labels(self, held_out: list[Any] | None) -> None:
-        if self._reader is None or self._user_step is not None:
+        if self._reader is None:
+            return
+        if self._user_step is not None:  # it may map the labels to others
+            self._notes += self._labels_to_map()[:1]
             return
         for i, batch in enumerate(self.batches.known):
             self._reader.check_labels(batch, i)
@@ -136,6 +140,16 @@ class FinetuneRun:
                     f"eval_batches[{i}]: {in_words(batch)} has no labels: expected batches like the training's"
                 )
             self._reader.check_labels(batch, i, "eval_batches")
+
+    def _labels_to_map(self) -> list[str]:
+        """Remarks on labels that the head has no class for, where the user's own step takes the batches."""
+        assert self._reader is not None
+        return [
+            f"batches[{i}]: label {label} of row {row} is outside the head's {self._reader.classes} classes; unless step= maps it "
+            "to one, it is an error, and our own loss is not measured on these rows"
+            for i, batch in enumerate(self.batches.known)
+            for label, row in self._reader.labels_outside(split(batch)[1]).items()
+        ]
 
     def _track(self, held_out: list[Any] | None, metrics: Mapping[str, MetricFn] | None) -> None:
         """Evaluate loss and metrics on fixed rows for the first time."""
@@ -246,7 +260,7 @@ class FinetuneRun:
             began = time.perf_counter()
             recorder.begin_iteration()
             done = len(recorder.steps)
-            loss, backward_error = self._step.run(batch)
+            loss, backward_error = self._run_step(batch, i)
             recorder.end_iteration(loss, backward_error)
             self._training_seconds += time.perf_counter() - began
             if self._probe_runner is not None:
@@ -265,6 +279,24 @@ class FinetuneRun:
             self._stopped = self._reason_to_stop(i + 1, backward_error, nonfinite)
             if self._stopped:
                 return
+
+    def _run_step(self, batch: Any, number: int) -> tuple[Any, str | None]:
+        """One step; a label outside the classes, which the user's own step cannot take either, is a ``ValueError`` that names it."""
+        try:
+            return self._step.run(batch)
+        except (IndexError, RuntimeError) as error:
+            text = "".join(str(error).strip().splitlines()[:1])
+            if self._reader is None or self._user_step is None or "out of bounds" not in text:
+                raise
+            # a step may map the labels to others: only a label that its error names is at fault
+            outside = self._reader.labels_outside(split(batch)[1])
+            named = [label for label in outside if re.search(rf"(?<![\w.-]){label}\b", text)]
+            if not named:
+                raise
+            raise ValueError(
+                f"batches[{number}]: label {named[0]} of row {outside[named[0]]} is outside the head's {self._reader.classes} classes: "
+                f"expected 0 to {self._reader.classes - 1} (step= raised {type(error).__name__}: {text})"
+            ) from error
 
     def _reason_to_stop(self, done: int, backward_error: str | None, nonfinite: int) -> str | None:
         if backward_error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -588,9 +589,52 @@ def test_a_data_loader_with_a_bad_label_late_in_the_data_is_named(rows):
     loader = DataLoader(TensorDataset(torch.cat([x for x, _ in rows]), y), 16)
     model = Net()
     before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises(ValueError, match=r"batches\[6\]: label 5 is outside the head's 2 classes"):
+    with pytest.raises(ValueError, match=r"batches\[6\]: label 5 of row 4 is outside the head's 2 classes"):
         finetune(model, loader)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_label_that_the_users_own_step_cannot_take_is_named(rows, mapped):
+    """A step may map labels to others: then it is a remark, else an error that names batch, row and label."""
+    (x, y), *others = rows
+    y = y.clone()
+    y[3] = 7
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def step(model, batch, optimizer, scheduler):
+        x, y = batch
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y.clamp(max=1) if mapped else y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = functools.partial(finetune, model, [*others[:2], (x, y)], optimizer=optimizer, step=step, steps=4)
+    if mapped:
+        (note,) = [note for note in run().notes if "outside the head's" in note]
+        assert note.startswith("batches[2]: label 7 of row 3 is outside the head's 2 classes; unless step= maps it")
+    else:
+        with pytest.raises(ValueError, match=r"batches\[2\]: label 7 of row 3 is outside .*step= raised IndexError"):
+            run()
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("error", [IndexError("row 12 is out of bounds"), RuntimeError("the file of row 7 is gone")])
+def test_another_error_of_the_users_step_passes_through(rows, error):
+    (x, y), *others = rows
+    y = torch.full_like(y, 7)
+
+    def step(model, batch, optimizer, scheduler):
+        raise error
+
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(type(error)) as raised:
+        finetune(model, [*others[:2], (x, y)], optimizer=optimizer, step=step, steps=4)
+    assert raised.value is error
 
 
 # ------------------------------------------------------------------ streams
@@ -650,7 +694,7 @@ def test_more_labels_than_classes_names_num_labels_and_no_traceback_of_torch():
 
     model = tiny("distilbert")
     batches = [{**b, "labels": torch.arange(len(b["labels"])) % 5} for b in keyword_batches(model.config)]
-    message = r"batches\[0\]: label 4 is outside the head's 3 classes: .* Make the model with num_labels=5"
+    message = r"batches\[0\]: label 4 of row \d+ is outside the head's 3 classes: .* Make the model with num_labels=5"
     for loss_fn in (None, lambda model, batch: model(**batch).loss):
         with pytest.raises(ValueError, match=message) as caught:
             finetune(model, batches, steps=2, loss_fn=loss_fn)
