@@ -44,6 +44,8 @@ class Reader:
         self.model, self.loss_fn, self.user_forward, self.argument = model, loss_fn, forward, argument
         self.task: str | None = None
         self.classes: int | None = None
+        #: The loss only compares labels with each other: the outputs are embeddings.
+        self.embeddings = False
         #: The model computes the loss itself.
         self.uses_own_loss = False
         #: Remarks for the trace.
@@ -182,7 +184,7 @@ class Reader:
         if self.task != "single_label" or not self.classes:
             return
         if compares_only(lambda y: self._user_loss(own_copy(with_labels(batch, y)))[0], labels, self.classes):
-            self.task, self.classes = None, None
+            self.task, self.classes, self.embeddings = None, None, True
             self.notes.append(
                 "the loss only compares labels with each other, as in metric learning: the outputs are embeddings, and there are no "
                 "metrics and no textbook loss"
