@@ -26,6 +26,8 @@ class LoopLosses(LoopCallListener):
         self._last: Any = None  # the node that backward was last called on
         #: Factors that the losses since the last unscaling may have been multiplied by, by the number of their iteration.
         self._factors: dict[int, torch.Tensor] = {}
+        self._steps = 0  # optimizer steps when the first of them was noted
+        recorder.scaled_step = self._step_with_scale
 
     def told(self, loss: Any) -> None:
         """The user tells the loss of an iteration."""
@@ -60,6 +62,9 @@ class LoopLosses(LoopCallListener):
         self._recorder.begin_iteration()
         self._recorder.end_iteration(loss)
         self._note_graph(loss)
+        if len(self._recorder.steps) != self._steps:
+            self._steps = len(self._recorder.steps)
+            self._factors.clear()
         if (factor := _factor(loss)) is not None:
             self._factors[len(self._recorder.iterations) - 1] = factor
 
@@ -68,12 +73,18 @@ class LoopLosses(LoopCallListener):
         for number, factor in self._factors.items():
             iteration = self._recorder.iterations[number]
             scale = 1 / inverse.detach().to(factor)
-            by = torch.where((factor - scale).abs() <= 1e-6 * scale.abs(), scale, torch.ones_like(scale))
+            one = torch.ones_like(scale)
+            is_scale = (factor - scale).abs() <= 1e-6 * scale.abs()
+            by = torch.where(is_scale, scale, one)
+            self._factors[number] = torch.where(is_scale, one, factor)
             if isinstance(iteration.loss, torch.Tensor):
                 iteration.loss = iteration.loss / by.to(iteration.loss.device)
             elif iteration.loss is not None:
                 iteration.loss /= float(by)
-        self._factors.clear()
+
+    def _step_with_scale(self, scale: torch.Tensor) -> None:
+        """A fused optimizer divides by the GradScaler's factor itself."""
+        self.gradients_unscaled(1 / scale)
 
     def _note_graph(self, loss: Any) -> None:
         self.nodes = self.nodes or nodes_near(loss)

@@ -7,7 +7,7 @@ the hook after the step, because with a closure there are none before it. Nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,8 @@ class Recorder:
         self.steps: list[_Step] = []
         #: Norm of all gradients before clipping, where we clip; taken in by the next step.
         self.unclipped: float | torch.Tensor | None = None
+        #: Called before a step whose optimizer divides the gradients by a GradScaler's factor itself, with the factor.
+        self.scaled_step: Callable[[torch.Tensor], None] = lambda _: None
         self._watched = watch_parameters(model, self.head)
         self._live = [w for w in self._watched if w.slot is not None]
         sizes = [sample_size(w.parameter, w.part, w.role) for w in self._live]
@@ -177,6 +179,8 @@ class Recorder:
         self._iterations_before_step = len(self.iterations)
         if self.optimizers.adopt(optimizer):
             self._adopted(optimizer)
+        if (scale := _scale_of(optimizer)) is not None:
+            self.scaled_step(scale)
         self._sampled.values(self._before)
         if not torch.equal(self._before, self._after):
             self._writes.update(self._before, self._after, self._start, first=not self.steps)
@@ -208,7 +212,10 @@ class Recorder:
             self._scheduler.optimizer_steps(optimizer, first=number == 0 and len(self.iterations) == 1)
             for index, lr in enumerate(lrs):
                 self._rates.setdefault((self.optimizers.place(optimizer), index), GroupRates()).add(lr)
-        norm = self._gradients.update(number, self._gradient_norms(lrs, held, watched))
+        norms = self._gradient_norms(lrs, held, watched)
+        if (scale := _scale_of(optimizer)) is not None:
+            norms = torch.where(norms > 0, norms / scale.to(norms), norms)
+        norm = self._gradients.update(number, norms)
         self._record_motion(number, optimizer, lrs, held)
         iteration = None
         if self.iterations:
@@ -366,3 +373,9 @@ class Recorder:
             if w.histograms and w.histograms[-1].step == last:
                 w.histograms.pop()
         self._add_histograms(last, exact=True)
+
+
+def _scale_of(optimizer: TorchOptimizer) -> torch.Tensor | None:
+    """The factor by which a fused optimizer divides the gradients at this step, set by a GradScaler; None: it does not."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return scale.detach() if isinstance(scale, torch.Tensor) else None

@@ -82,6 +82,17 @@ def scaled(call, model, rows):
         scaler.update()
 
 
+def scaled_and_fused(call, model, rows):
+    """The optimizer divides by the factor itself."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for x, y in rows:
+        optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(call(x), y)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
 def with_lbfgs(call, model, rows):
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.05, max_iter=4)
     for x, y in rows:
@@ -133,6 +144,7 @@ LOOPS = [
     two_optimizers,
     one_optimizer_a_parameter,
     scaled,
+    scaled_and_fused,
     with_lbfgs,
     schedule_free,
     schedule_free_wrapper,
@@ -166,7 +178,7 @@ def test_a_healthy_loop_is_silent(loop, model, rows):
     assert check_weights_move(w.trace).status == "pass"
 
 
-@pytest.mark.parametrize("loop", [plain, by_autograd, scaled, with_lbfgs, two_optimizers])
+@pytest.mark.parametrize("loop", [plain, by_autograd, scaled, scaled_and_fused, with_lbfgs, two_optimizers])
 def test_the_losses_are_those_that_backward_is_called_on(loop, rows):
     """One of each iteration, also of a closure that is called several times, and without a GradScaler's factor."""
     torch.manual_seed(0)
@@ -177,6 +189,7 @@ def test_the_losses_are_those_that_backward_is_called_on(loop, rows):
     assert len(w.trace.losses) == len(rows)
     assert 0.5 < w.trace.losses[0] < 1.0
     assert max(w.trace.losses) < 2.0
+    assert 0 < max(s.grad_norm for s in w.trace.steps) < 5
     assert {s.iteration for s in w.trace.steps} == set(range(len(rows)))
 
 
