@@ -12,6 +12,13 @@ BARS = "▁▂▃▄▅▆▇█"
 _ASCII = str.maketrans({**dict(zip(BARS, "_.:-=+*#", strict=True)), "…": "~"})
 
 
+class PrintedAsRepr:
+    """IPython, and hypothesis, print such a value as its ``repr``, and not field by field."""
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
+        printer.text(repr(self))
+
+
 def number(value: float | int | None, digits: int = 3) -> str:
     """A number as a person would write it: ``0.0200``, ``1.2e-09``, ``147,456``, ``NaN``.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .arguments import number, one_of, positive
+from .formatting import PrintedAsRepr
 from .init_distributions import FANS, NONLINEARITIES, Draw
 from .late_binding import provided
 
@@ -20,7 +21,7 @@ TORCH_BIAS = "torch"
 
 
 @dataclass(frozen=True, repr=False)
-class InitScheme:
+class InitScheme(PrintedAsRepr):
     """How the linear layers of a head are initialised: weights, biases, and exceptions for the first and the last layer.
 
     Created by its constructors (``InitScheme.normal(std=0.02)``, ``InitScheme.kaiming_normal()``, ...), refined by ``with_...``; biases
@@ -237,10 +238,6 @@ class InitScheme:
         if self.first is not None:
             code += f".with_first({self.first!r})"
         return code if self.last is None else code + f".with_last({self.last!r})"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For IPython, and for hypothesis, which would print a dataclass field by field."""
-        printer.text(repr(self))
 
 
 def _kaiming(kind: str, nonlinearity: str, fan: str, slope: float) -> Draw:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from . import arguments
+from .formatting import PrintedAsRepr
 
 #: Names that `Recipe.optimizer` accepts; each is the class of that name in ``torch.optim``.
 OPTIMIZERS = {
@@ -40,7 +40,7 @@ DECIDED_BY = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(PrintedAsRepr):
     """How to fine-tune. Defaults: AdamW, peak learning rate 5e-5, linear warm-up and linear decay.
 
     Optimizer and schedule are built from these fields, unless you pass your own.
@@ -99,10 +99,6 @@ class Recipe:
         arguments.one_of("autocast", self.autocast, AUTOCASTS, optional=True)
         if self.device is not None and not isinstance(self.device, str):
             raise TypeError(f"device={self.device!r}: expected a string such as 'cpu' or 'cuda:0', or None")
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For IPython, and for hypothesis, which would print how it drew each field."""
-        printer.text(repr(self))
 
     def for_own_optimizer(self) -> Recipe:
         """The same for an optimizer of the user's own: gradients are clipped only if that was asked for.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..core.formatting import PrintedAsRepr
 from ..instruments.batches import in_words
 from ..instruments.tasks import IGNORED
 
@@ -14,7 +15,7 @@ TASKS = ("single_label", "multi_label", "regression")
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class Features(PrintedAsRepr):
     """The input of a head, ``x`` of shape ``[rows, width]``, and labels ``y``: training rows, and held-out ones.
 
     Made by :func:`extract_features` from a model and batches, or by :meth:`of` from tensors of your own. Floating-point tensors, on the
@@ -140,10 +141,6 @@ class Features:
         held = f", {len(self.held_x):,} held out" if self.held_x is not None else ""
         classes = f", {self.classes} {'tags' if self.task == 'multi_label' else 'classes'}" if self.classes else ""
         return f"<Features of {len(self.x):,} rows x {self.width}{held}: {self.task}{classes}, {self.source}>"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For IPython, and for hypothesis, which would print all tensors."""
-        printer.text(repr(self))
 
 
 def _tensor(argument: str, value: Any) -> torch.Tensor:

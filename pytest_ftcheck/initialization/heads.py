@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..core import arguments
+from ..core.formatting import PrintedAsRepr
 
 #: Activations by name, each without arguments.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -25,7 +26,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class Head(nn.Sequential):
+class Head(PrintedAsRepr, nn.Sequential):
     """A classification head ``[rows, in_features] -> [rows, classes]``: linear layers with activations between them.
 
     Each hidden layer is ``Linear``, then ``LayerNorm`` if asked for, the activation, and ``Dropout`` if above 0. It is a plain
@@ -95,10 +96,6 @@ class Head(nn.Sequential):
         # once layers were added or removed, the code no longer describes it
         layers, code = self._made
         return f"{code})" if len(self) == layers else super().__repr__()
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For hypothesis and IPython."""
-        printer.text(repr(self))
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):  # a part of a head is a plain stack of layers

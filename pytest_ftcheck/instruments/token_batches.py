@@ -9,6 +9,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import torch
 
 from ..core import arguments
+from ..core.formatting import PrintedAsRepr
 from .toys import CLS, PAD, SEP, VOCABULARY
 
 #: First keyword of class 0, and keywords of each class; filler words come after those of the last class.
@@ -33,7 +34,7 @@ class _Spec:
     seed: int = 0
 
 
-class TokenBatches(tuple[Any, ...]):
+class TokenBatches(PrintedAsRepr, tuple[Any, ...]):
     """Batches of a small text-like classification task; ``repr`` is the code that creates them again.
 
     A tuple of batches, which ``finetune(model, TokenBatches(...))`` takes as it is. A row is ``[CLS] word ... [SEP]``. A share
@@ -73,10 +74,6 @@ class TokenBatches(tuple[Any, ...]):
         fields = dataclasses.fields(self._spec)
         given = [f"{f.name}={v!r}" for f in fields if (v := getattr(self._spec, f.name)) != f.default]
         return f"TokenBatches({', '.join(given)})"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
-        """For hypothesis and IPython."""
-        printer.text(repr(self))
 
     def __eq__(self, other: object) -> bool:  # tensors have no single truth value: equal arguments make equal batches
         return self._spec == other._spec if isinstance(other, TokenBatches) else NotImplemented
