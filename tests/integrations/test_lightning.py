@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning_modules import Classifier, loader, trainer
 
+from pytest_ftcheck import CheckFailed, FtcheckCallback, diagnose, watch
 from pytest_ftcheck.instruments.batches import tensors_in
 from pytest_ftcheck.instruments.undisturbed import quiet
 from pytest_ftcheck.integrations.lightning import LightningAdapter, package_of
@@ -287,3 +288,134 @@ def test_another_module_than_the_one_that_is_trained_is_an_error():
 def test_the_probe_batch_is_a_copy():
     heard, _ = fit(Classifier(), max_epochs=1)
     assert all(t.is_contiguous() for t in tensors_in(heard.loops[0].probe_batch))
+
+
+# ---------------------------------------------------------------------- verdicts
+def watched(module, **options):
+    torch.manual_seed(0)
+    runner = trainer(max_epochs=2, **options)
+    with watch(runner, module=module) as w:
+        runner.fit(module, loader())
+    return w.trace
+
+
+def first_cause(trace):
+    causes = diagnose(trace).causes
+    return causes[0].fault if causes else None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (modules.Classifier, {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0, "max_epochs": 3}),
+        (modules.WithForward, {}),
+        (modules.LogProbabilities, {}),
+        (modules.Manual, {"max_epochs": 3}),
+        (modules.TwoLosses, {}),
+    ],
+    ids=["accumulated and clipped", "forward", "log-probabilities", "manual", "two losses"],
+)
+def test_healthy_modules_are_silent(kind, options):
+    torch.manual_seed(0)
+    runner = trainer(**{"max_epochs": 2, **options})
+    module = kind()
+    with watch(runner, module=module) as w:
+        runner.fit(module, loader())
+    assert first_cause(w.trace) is None, diagnose(w.trace)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (modules.HeadForgotten, "not_in_optimizer"),
+        (modules.HeadAtZero, "lr_zero"),
+        (modules.SoftmaxTwice, "double_softmax"),
+        (modules.Negated, "loss_negated"),
+        (modules.MaskForgotten, "mask_all_ones"),
+        (modules.OwnPredictions, "own_predictions_as_targets"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+def test_the_fault_is_the_first_cause(kind, fault):
+    assert first_cause(watched(kind())) == fault
+
+
+def test_overfitting_a_few_batches_and_validation_are_silent():
+    torch.manual_seed(0)
+    runner, module = trainer(max_epochs=20, overfit_batches=2, check_val_every_n_epoch=5), Classifier()
+    with watch(runner, module=module) as w:
+        runner.fit(module, loader(), loader(32, seed=5, shuffle=False))
+    assert len(w.trace.iterations) == len(w.trace.steps) == 40
+    assert first_cause(w.trace) is None, diagnose(w.trace)
+
+
+def test_averaged_weights_are_silent():
+    trace = watched(Classifier(), callbacks=[StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=1)])
+    assert first_cause(trace) is None, diagnose(trace)
+
+
+def test_a_crash_leaves_a_trace_that_says_so():
+    class Crash(Classifier):
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 3:
+                raise RuntimeError("the disk is full")
+            return super().training_step(batch, batch_idx)
+
+    runner, module = trainer(), Crash()
+    with pytest.raises(RuntimeError, match="disk is full") as caught, watch(runner, module=module):
+        runner.fit(module, loader())
+    assert caught.value.ftcheck_trace.stopped == "RuntimeError: the disk is full"
+    assert len(caught.value.ftcheck_trace.steps) == 3
+
+
+# ---------------------------------------------------------------------- FtcheckCallback
+def by_callback(module, **options):
+    torch.manual_seed(0)
+    callback = FtcheckCallback(**options)
+    runner = trainer(max_epochs=2, callbacks=callback)
+    runner.fit(module, loader())
+    assert runner.callbacks == [callback]
+    return callback.trace
+
+
+@pytest.mark.parametrize("kind", [Classifier, modules.SoftmaxTwice, modules.HeadForgotten], ids=lambda k: k.__name__)
+def test_the_callback_and_the_block_agree(kind):
+    one, other = by_callback(kind()), watched(kind())
+    assert one.losses == other.losses
+    assert [v.status for v in diagnose(one).verdicts] == [v.status for v in diagnose(other).verdicts]
+    assert first_cause(one) == first_cause(other)
+
+
+def test_the_callback_raises_when_the_training_ends():
+    with pytest.raises(CheckFailed, match="softmax"):
+        by_callback(modules.SoftmaxTwice(), raises=True)
+
+
+def test_other_callbacks_are_called_all_the_same():
+    class Ends(lightning.Callback):
+        ended = 0
+
+        def on_train_end(self, trainer, pl_module):
+            self.ended += 1
+
+    one, other, callback = Ends(), Ends(), FtcheckCallback()
+    runner = trainer(max_epochs=1, callbacks=[one, callback, other])
+    runner.fit(Classifier(), loader())
+    assert (one.ended, other.ended) == (1, 1)
+    assert runner.callbacks == [one, callback, other]
+
+
+def test_the_callback_is_closed_by_a_crash_and_watches_anew():
+    class Crash(Classifier):
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 3:
+                raise RuntimeError("the disk is full")
+            return super().training_step(batch, batch_idx)
+
+    callback = FtcheckCallback()
+    with pytest.raises(RuntimeError, match="disk is full"):
+        trainer(callbacks=[callback]).fit(Crash(), loader())
+    assert callback.trace.stopped == "RuntimeError: the disk is full"
+    trainer(max_epochs=1, callbacks=[callback]).fit(Classifier(), loader())
+    assert callback.trace.stopped is None
+    assert len(callback.trace.steps) == 16
