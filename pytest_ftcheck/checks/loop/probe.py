@@ -7,6 +7,7 @@ losses in ``torch.nn.functional`` and of ``backward()``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ class LoopProbe(Probe):
             base=seen.base.name if seen.base is not None else None,
             base_library=seen.base is not None and seen.base.library,
             calls=tuple(seen.calls),
-            losses=tuple(seen.losses),
+            losses=tuple(dataclasses.replace(call, negated=sign.negative()) for call, sign in seen.losses),
             outputs=seen.outputs,
             backwards=seen.backwards,
             reached=seen.reached,
@@ -146,7 +147,7 @@ class LoopObserver(LoopCallListener):
         self.pad_id = _pad_id(context)
         self.labels_of_probe = _labels_of_rows(context.fixed_batches)
         self.calls: list[BaseCall] = []
-        self.losses: list[LossCall] = []
+        self.losses: list[tuple[LossCall, _Sign]] = []
         self.outputs = self.backwards = self.reached = self.iteration = 0
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
         self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
@@ -155,7 +156,7 @@ class LoopObserver(LoopCallListener):
         self._handles: list[RemovableHandle] = []
         self._outputs: set[Any] = set()  # autograd nodes of the model's outputs
         self._rows: list[bytes] = []  # the rows that the model was called with last
-        self._pending: list[tuple[Any, LossCall]] = []  # losses whose backward() was not called as yet, by their node
+        self._pending: list[tuple[Any, LossCall, _Sign]] = []  # losses whose backward() was not called as yet, by their node
 
     # ------------------------------------------------------------------ on and off
     def start(self, iteration: int, batch: Any, *, whole: bool = False) -> None:
@@ -261,7 +262,10 @@ class LoopObserver(LoopCallListener):
         form = _form(given, self._outputs)
         rows = len(labels) if labels.dim() else 1
         own, reordered = self._compare(labels)
-        self._pending.append((loss.grad_fn, LossCall(self.iteration, function, form, rows, own, reordered)))
+        call = LossCall(self.iteration, function, form, rows, own, reordered, _predicted(given, labels))
+        sign = _Sign()
+        loss.register_hook(sign.note)  # type: ignore[no-untyped-call]
+        self._pending.append((loss.grad_fn, call, sign))
 
     def _compare(self, labels: torch.Tensor) -> tuple[float | None, bool]:
         """Share of the rows that the model was called with last whose label is their own, and whether these are their labels in
@@ -282,13 +286,37 @@ class LoopObserver(LoopCallListener):
                 nodes = _behind(loss.grad_fn, self._outputs)
                 self.backwards += 1
                 self.reached += bool(nodes & self._outputs)
-                self.losses += [call for node, call in self._pending if node in nodes][: MOST - len(self.losses)]
+                reached = [(call, sign) for node, call, sign in self._pending if node in nodes]
+                self.losses += reached[: MOST - len(self.losses)]
             self._forget()
         if self._whole:
             self.iteration += 1
 
 
+class _Sign:
+    """The sign of the gradient with respect to a loss, noted when it passes."""
+
+    def __init__(self) -> None:
+        self._gradient: torch.Tensor | None = None
+
+    def note(self, gradient: torch.Tensor) -> None:
+        """A hook; the gradient is not changed."""
+        self._gradient = gradient.detach()
+
+    def negative(self) -> bool:
+        """Whether the loss is maximised, in all rows if it has one a row."""
+        g = self._gradient
+        return g is not None and bool((g <= 0).all()) and bool((g < 0).any())
+
+
 # ------------------------------------------------------------------ reading tensors and graphs
+def _predicted(given: torch.Tensor, labels: torch.Tensor) -> float | None:
+    """Share of rows whose label is the class of the largest input of the loss."""
+    if given.dim() != 2 or labels.shape != given.shape[:1] or labels.is_floating_point() or not len(labels):
+        return None
+    return float((given.detach().argmax(1) == labels).float().mean())
+
+
 def _form(given: torch.Tensor, outputs: set[Any]) -> str:
     """How an input of a loss comes from the model's output: what was done to it last, but for views and casts."""
     node, steps = given.grad_fn, 0

@@ -47,6 +47,10 @@ class LossCall:
     own_labels: float | None = None
     #: The labels are the batch's in another order, and no renumbering of classes explains them.
     reordered: bool = False
+    #: Share of rows whose label is the class of the largest input; None: there is not one whole-number class a row.
+    predicted: float | None = None
+    #: ``backward()`` multiplied its gradient by a negative number.
+    negated: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ from . import faults
 
 #: Share of rows whose label must be their own, where the labels are those of the rows in another order; healthy: all.
 LEAST_OWN_LABELS = 0.9
+#: Calls that must be alike before something is concluded from all of them.
+LEAST_CALLS = 3
+#: The labels of the first iteration, before any step, may all be what the model predicts by luck: accuracy ** rows of the probe's accuracy.
+LUCK = 1e-4
 #: Loss function and what it was given -> the fault. A loss on log(softmax(x)) or on scaled logits is none of these.
 _FAULTS: dict[tuple[str, str], Fault] = {
     ("cross_entropy", "softmax"): faults.DOUBLE_SOFTMAX,
@@ -37,7 +41,9 @@ def judge_loss_in_loop(trace: Trace, name: str) -> Verdict | None:
     loop = trace.measured(LoopCalls)
     if loop is None or not loop.losses:
         return None
-    return _wrong_input(loop, name) or _labels_of_other_rows(loop, name)
+    finders = (_wrong_input, _negated, _labels_of_other_rows)
+    found = next((verdict for find in finders if (verdict := find(loop, name)) is not None), None)
+    return found or _own_predictions(trace, loop, name)
 
 
 def loss_not_seen(trace: Trace, name: str) -> Verdict | None:
@@ -72,6 +78,33 @@ _EXPECTED = {
     "nll_loss": "log-probabilities",
     "binary_cross_entropy_with_logits": "logits",
 }
+
+
+def _negated(loop: LoopCalls, name: str) -> Verdict | None:
+    """Every loss is maximised. An adversarial term is, too, but beside it stands one that is minimised."""
+    if len(loop.losses) < LEAST_CALLS or not all(call.negated for call in loop.losses):
+        return None
+    headline = (
+        f"The loop maximises {loop.losses[0].function} in {all_observed(len(loop.losses))}: backward() multiplies its gradient by a "
+        "negative number."
+    )
+    return faults.LOSS_NEGATED.verdict(name, headline, **_details(loop))
+
+
+def _own_predictions(trace: Trace, loop: LoopCalls, name: str) -> Verdict | None:
+    """Every label is the class that the model predicts, while the labels of the probe's rows are not. A model that is right everywhere from
+    the start is given such labels, too."""
+    accuracy = next((m.first for m in trace.metrics if m.name == "accuracy"), None)
+    rows = sum(call.rows for call in loop.losses if call.iteration == 0)
+    if accuracy is None or len(loop.losses) < LEAST_CALLS or not rows or accuracy**rows > LUCK:
+        return None
+    if not all(call.function in _LABELLED and call.predicted == 1 for call in loop.losses):
+        return None
+    headline = (
+        f"The loop gives {loop.losses[0].function} the model's own predictions as labels: in {all_observed(len(loop.losses))} the label is "
+        f"the class of the largest output in every row, while {percent(accuracy)} of the probe's rows were predicted right."
+    )
+    return faults.OWN_PREDICTIONS_AS_TARGETS.verdict(name, headline, **_details(loop))
 
 
 def _labels_of_other_rows(loop: LoopCalls, name: str) -> Verdict | None:

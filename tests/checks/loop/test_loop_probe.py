@@ -115,6 +115,27 @@ def test_a_loss_that_is_not_backpropagated_is_not_the_loops():
     assert {c.function for c in in_finetune(loop(loss=both)).losses} == {"cross_entropy"}
 
 
+@RUNS
+@pytest.mark.parametrize(
+    ("loss", "negated"),
+    [
+        (lambda z, y: -F.cross_entropy(z, y), True),
+        (lambda z, y: 2 - 0.5 * F.cross_entropy(z, y, reduction="none").sum(), True),
+        (lambda z, y: 3 * F.cross_entropy(z, y), False),
+        (lambda z, y: F.cross_entropy(z, y) - 0.1 * F.cross_entropy(z, y, label_smoothing=0.5), None),
+    ],
+)
+def test_the_sign_of_a_loss(run, loss, negated):
+    found = {c.negated for c in run(loop(loss=loss)).losses}
+    assert found == ({True, False} if negated is None else {negated})
+
+
+@RUNS
+def test_labels_that_are_predictions(run):
+    assert {c.predicted for c in run(loop(loss=lambda z, _: F.cross_entropy(z, z.argmax(-1)))).losses} == {1.0}
+    assert min(c.predicted for c in run(loop()).losses) < 1
+
+
 def test_a_detached_output_is_not_reached():
     found = in_finetune(loop(used=lambda z: z.detach().requires_grad_()))
     assert found.backwards == found.outputs == 4
