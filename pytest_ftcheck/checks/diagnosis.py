@@ -301,7 +301,8 @@ def assert_healthy(
     if both := [name for name in required if name in _names("ignore", ignore)]:
         raise ValueError(f"require= and ignore= both name {', '.join(both)}")
     judged = (
-        _judged_as_required(v, trace) if v.check in required else v for v in diagnose(trace, ignore=ignore).verdicts
+        _judged_as_required(v, trace) if v.check in required else _judged_as_declared(v, trace)
+        for v in diagnose(trace, ignore=ignore).verdicts
     )
     diagnosis = _extended(conclude(_as_allowed(v, allowed) for v in judged), trace, allowed)
     status: Status = {"healthy": "pass", "unhealthy": "fail", "undecided": "inconclusive"}[diagnosis.status]  # type: ignore[assignment]
@@ -394,6 +395,11 @@ def _as_allowed(verdict: Verdict, allowed: Mapping[str, str]) -> Verdict:
         return verdict
     note = f"{_ALLOWED}: {allowed[name]}" if allowed[name] else _ALLOWED
     return dataclasses.replace(verdict, status="advice", notes=(*verdict.notes, note))
+
+
+def _judged_as_declared(verdict: Verdict, trace: Trace | Runs) -> Verdict:
+    """The verdict; where something that is declared was not measured, that of the same fine-tune again with its probe, if it can be had."""
+    return CHECKS[verdict.check](trace) if verdict.status == "inconclusive" and verdict.unmeasured else verdict
 
 
 def _judged_as_required(verdict: Verdict, trace: Trace | Runs) -> Verdict:

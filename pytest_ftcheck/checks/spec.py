@@ -287,13 +287,21 @@ def run_not_measured(name: str, trace: Trace, probe: str, otherwise: str) -> Ver
     return Verdict(name, "skipped", f"Not measured: {trace.skipped[probe].rstrip('.')}.", unmeasured=probe)
 
 
-def not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:
+def not_measured(
+    name: str, trace: Trace, kind: type[Measurement], part: str | None = None, *, declares: str = ""
+) -> Verdict:
     """The verdict of a check whose measurement is missing, or does not have what the check needs: skipped, with the reason.
 
     :param part: why the measurement does not have it: then the check does not apply.
+    :param declares: field of `Intent` that the check compares with the run. If it was declared, what is missing is inconclusive.
     """
     unmeasured = "" if part or kind.probe in trace.not_applicable else kind.probe
-    return Verdict(name, "skipped", trace.why_not_measured(kind, part), unmeasured=unmeasured)
+    headline = trace.why_not_measured(kind, part)
+    value = getattr(trace.intent, declares) if declares and trace.intent is not None else None
+    if not unmeasured or value is None:
+        return Verdict(name, "skipped", headline, unmeasured=unmeasured)
+    declared = f"Declared, and not judged: intent.{declares}={value!r}. {headline}"
+    return Verdict(name, "inconclusive", declared, remedy=_how_to_measure(trace, unmeasured), unmeasured=unmeasured)
 
 
 def declared_not_measured(name: str, trace: Trace, kind: type[Measurement], part: str | None = None) -> Verdict:

@@ -6,7 +6,18 @@ import dataclasses
 
 import pytest
 
-from pytest_ftcheck import CheckFailed, Trace, diagnose, example_trace, finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck import (
+    CheckFailed,
+    Intent,
+    Trace,
+    assert_healthy,
+    diagnose,
+    example_trace,
+    finetune,
+    tiny_distilbert,
+    toy_batches,
+    watch,
+)
 from pytest_ftcheck.checks.assertions import ASSERTIONS
 from pytest_ftcheck.checks.catalogue import CHECKS, SPECS
 from pytest_ftcheck.checks.probes import PROBE_CLASSES
@@ -125,3 +136,40 @@ def test_the_argument_that_would_have_it_measured_is_data(lacking, named):
     verdict = CHECKS["loss_matches_task"](Trace.from_json(trace.to_json()))
     assert verdict.status == "inconclusive"
     assert named in verdict.remedy
+
+
+# ---------------------------------------------------------------------- declared is judged
+DECLARED = {
+    "dropout_active": ("modes", Intent(dropout=0.1)),
+    "padding_ignored": ("inputs", Intent(pad_token_id=0)),
+    "loss_matches_task": ("loss_shape", Intent(task="single_label")),
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_is_declared_and_was_left_out_is_inconclusive(name):
+    probe, intent = DECLARED[name]
+    trace = example_trace(skipped=LEFT_OUT, intent=intent)
+    diagnosis = diagnose(trace)
+    (verdict,) = [v for v in diagnosis.verdicts if v.check == name]
+    assert verdict.status == "inconclusive"
+    assert verdict.headline.startswith("Declared, and not judged: intent.")
+    assert f"probes=['{probe}']" in verdict.remedy
+    assert diagnosis.status == "undecided"
+    assert name in [v.check for v in diagnosis.not_measured]
+    with pytest.raises(CheckFailed):
+        assert_healthy(trace)
+    # not declared, or it does not apply
+    (verdict,) = [v for v in diagnose(dataclasses.replace(trace, intent=Intent())).verdicts if v.check == name]
+    assert verdict.status == "skipped"
+    other = dataclasses.replace(trace, not_applicable=(probe,))
+    (verdict,) = [v for v in diagnose(other).verdicts if v.check == name]
+    assert verdict.status == "skipped"
+
+
+@pytest.mark.trains
+def test_the_one_line_gate_measures_what_is_declared():
+    intent = Intent(dropout=True, pad_token_id=0, task="single_label")
+    trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=20, probes=["loss", "descent"], intent=intent)
+    assert set(DECLARED) <= {v.check for v in diagnose(trace).having("inconclusive")}
+    assert set(DECLARED) <= {v.check for v in assert_healthy(trace).having("pass")}

@@ -99,7 +99,7 @@ def check_padding_ignored(trace: Trace) -> Verdict:
         return wrong
     inputs = trace.measured(Inputs)
     if inputs is None:
-        return not_measured(NAME, trace, Inputs)
+        return not_measured(NAME, trace, Inputs, declares="pad_token_id")
     padding = inputs.padding
     if padding is None:
         return not_measured(NAME, trace, Inputs, inputs.unmeasured.get("padding"))

@@ -101,7 +101,7 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
         return wrong
     shape = trace.measured(LossShape)
     if shape is None:
-        return not_measured("loss_matches_task", trace, LossShape)
+        return not_measured("loss_matches_task", trace, LossShape, declares="task")
     if shape.reason is not None and shape.depends is None:
         return not_measured("loss_matches_task", trace, LossShape, shape.reason)
     for find in OF_THE_LOSS:

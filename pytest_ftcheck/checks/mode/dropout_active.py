@@ -52,7 +52,7 @@ def check_dropout_active(trace: Trace) -> Verdict:
     """
     modes = trace.measured(Modes)
     if modes is None:
-        return not_measured(NAME, trace, Modes)
+        return not_measured(NAME, trace, Modes, declares="dropout")
     dropout = _Dropout(trace, modes)
     for judge in (
         _judge_seeding,
