@@ -289,13 +289,13 @@ class FinetuneRun:
             if self._reader is None or self._user_step is None or "out of bounds" not in text:
                 raise
             # a step may map the labels to others: only a label that its error names is at fault
-            outside = self._reader.labels_outside(split(batch)[1])
+            outside, classes = self._reader.labels_outside(split(batch)[1]), self._reader.classes
             named = [label for label in outside if re.search(rf"(?<![\w.-]){label}\b", text)]
-            if not named:
+            if not named or classes is None:
                 raise
             raise ValueError(
-                f"batches[{number}]: label {named[0]} of row {outside[named[0]]} is outside the head's {self._reader.classes} classes: "
-                f"expected 0 to {self._reader.classes - 1} (step= raised {type(error).__name__}: {text})"
+                f"batches[{number}]: label {named[0]} of row {outside[named[0]]} is outside the head's {classes} classes: "
+                f"expected 0 to {classes - 1} (step= raised {type(error).__name__}: {text})"
             ) from error
 
     def _reason_to_stop(self, done: int, backward_error: str | None, nonfinite: int) -> str | None:
