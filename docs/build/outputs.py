@@ -118,16 +118,20 @@ def difference(shown: str, printed: str) -> str:
 # ---------------------------------------------------------------------- running
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
-    """An empty folder to run in, where ``docs/examples`` can be imported from."""
+    """An empty folder to run in; what is written there, and ``docs/examples``, can be imported."""
     before, examples = Path.cwd(), str(DOCS / "examples")
     with tempfile.TemporaryDirectory() as folder:
-        sys.path.insert(0, examples)
+        sys.path[:0] = [examples, folder]
         os.chdir(folder)
         try:
             yield Path(folder)
         finally:
             os.chdir(before)
             sys.path.remove(examples)
+            sys.path.remove(folder)
+            for name, module in list(sys.modules.items()):
+                if str(getattr(module, "__file__", None)).startswith(folder):
+                    del sys.modules[name]  # another page may have a file of that name
 
 
 def execute(block: Block, path: str, namespace: dict[str, Any]) -> str:
