@@ -5,7 +5,7 @@ TIMES ?= 20
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test quick check lint types docs browser bench flakes clean
+.PHONY: help demo test quick check lint types docs browser bench flakes interrupts clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -53,6 +53,9 @@ bench: $(STAMP)  ## the benchmarks behind the numbers in the docs (about half an
 flakes: $(STAMP) ## the tests again and again, in another order each time, until one fails (TIMES=20: about two hours on 2 cores)
 	for i in $$(seq $(TIMES)); do \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 -p randomly --dist loadfile tests || exit 1; done
+
+interrupts: $(STAMP)  ## an interrupt at every line of restoring and of a small fine-tune, and 300 signals (about half an hour)
+	FTCHECK_EVERY_LINE=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 3600 tests/training/test_interrupts.py
 
 clean:           ## remove the virtual environment and all that was made
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -65,10 +65,7 @@ def _switches() -> list[tuple[_Get, _Set]]:
             lambda was: torch.autograd.set_detect_anomaly(*was),
         ),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-        (
-            lambda: (torch.get_default_device(), torch.utils._device.CURRENT_DEVICE is None),
-            lambda was: torch.set_default_device(None if was[1] else was[0]),
-        ),
+        (lambda: torch.utils._device.CURRENT_DEVICE, torch.set_default_device),
         (torch.is_warn_always_enabled, torch.set_warn_always),
         *(_attribute(cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
         _attribute(mkldnn, "enabled"),

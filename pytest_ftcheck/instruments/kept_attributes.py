@@ -17,7 +17,8 @@ from .kept_tensors import KeptTensor, small
 Kind: TypeAlias = Literal["plain", "container", "generator", "other"]
 #: Attributes of every module: its mode and its tables of parameters, children and hooks.
 _OWN = frozenset(vars(nn.Module())) - {"_is_full_backward_hook"}
-_PLAIN = (int, float, bool, str, tuple, type(None), torch.Tensor)
+_IMMUTABLE = frozenset({int, float, bool, str, tuple, type(None)})
+_PLAIN = (*_IMMUTABLE, torch.Tensor)
 _CONTAINERS = (list, dict, set, collections.deque)
 #: Containers of more items are data, not state: they are kept, but what their items hold is not.
 MOST_ITEMS = 10_000
@@ -173,22 +174,23 @@ class PlainAttributes:
         containers: list[Any] = []
         self.tensors: list[KeptTensor] = []
         self.generators: list[KeptGenerator] = []
-        self.config: Any = None
+        values = self.values
         for key, value in mine.items():
             if key in _OWN:
                 continue
-            kind = kind_of(type(value))
-            if kind == "generator":
-                self.generators.append(KeptGenerator(value))
-            elif kind == "container":
-                containers.append(value)
-            elif kind == "plain":
-                if small(value):
+            of = type(value)
+            if of not in _IMMUTABLE:
+                kind = kind_of(of)
+                if kind == "container":
+                    containers.append(value)
+                elif kind == "generator":
+                    self.generators.append(KeptGenerator(value))
+                elif kind == "other":
+                    if callable(value):
+                        continue
+                elif small(value):
                     self.tensors.append(KeptTensor(value))
-            elif key == "config":
-                self.config = value
-            if kind != "other" or not callable(value):
-                self.values.append((key, value))
+            values.append((key, value))
         self.contents = KeptContents(containers) if containers else None
         self.buffers = dict(owner._buffers) if isinstance(owner, nn.Module) and owner._buffers else {}
 

@@ -76,6 +76,8 @@ def _place(tensor: torch.Tensor) -> Any:
 
 def same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors are the same elements of the same memory."""
+    if a.layout is torch.sparse_coo and b.layout is torch.sparse_coo and a.shape == b.shape:
+        return same_memory(a._indices(), b._indices()) and same_memory(a._values(), b._values())
     if a.layout is not torch.strided or b.layout is not torch.strided:
         return False
     return (

@@ -21,6 +21,7 @@ from ..core.recipe import Recipe
 from .batches import Batches, tensors_in
 from .reader import Reader
 from .undisturbed import undisturbed
+from .undo import Undo
 
 #: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
 SHARE = 0.3
@@ -241,6 +242,9 @@ class ProbeRunner:
 
     def _guard(self, name: str, call: Callable[[], Any], moment: str) -> Any:
         """The call's result; None if it raised, with the reason in `skipped`."""
+        return Undo().after(lambda: self._undisturbed(name, call, moment))
+
+    def _undisturbed(self, name: str, call: Callable[[], Any], moment: str) -> Any:
         # a model that writes into its own weights in a forward pass does so the first time
         first = moment in ("before", "iteration", "after") and (name, moment) not in self._weights_checked
         first = first and name not in self._without_passes

@@ -94,8 +94,12 @@ def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 def _switch(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
-        if module.training is not mode:  # setting an attribute of a module is slow: torch searches its tables
-            module.training = mode
+        if module.training is not mode:
+            mine = vars(module)
+            if "training" in mine:
+                mine["training"] = mode  # setting an attribute of a module is slow: torch searches its tables
+            else:
+                module.training = mode
 
 
 class _Modes:

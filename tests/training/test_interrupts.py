@@ -1,0 +1,190 @@
+"""Ctrl-C at any line, and at any moment: all that is the user's is as before, bit for bit.
+
+A sample; `make interrupts` tries every line and 300 moments.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from everything import Everything, process_state
+
+import pytest_ftcheck
+from pytest_ftcheck import check_init, finetune
+from pytest_ftcheck.instruments import undisturbed as blocks
+from pytest_ftcheck.instruments.global_state import GlobalHooks, GlobalState, preserved_globals, seed_everything
+from pytest_ftcheck.instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
+from pytest_ftcheck.instruments.undo import Undo, _blocks
+
+pytestmark = pytest.mark.trains
+PACKAGE = str(Path(pytest_ftcheck.__file__).parent)
+WHOLE = bool(os.environ.get("FTCHECK_EVERY_LINE"))
+
+
+class Lines:
+    """Inside the ``with``, the lines of the package that run are counted, and one of them raises `KeyboardInterrupt` in its place."""
+
+    def __init__(self, at=-1, files=""):
+        self.at, self.files, self.count, self.where = at, files, 0, None
+
+    def __enter__(self):
+        self.old = sys.gettrace()
+        sys.settrace(self.called)
+        return self
+
+    def __exit__(self, *args):
+        sys.settrace(self.old)
+
+    def called(self, frame, event, arg):
+        file = frame.f_code.co_filename
+        return self.line if file.startswith(PACKAGE) and self.files in file else None
+
+    def line(self, frame, event, arg):
+        if event == "line":
+            self.count += 1
+            if self.count == self.at + 1:
+                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self.line
+
+
+def restore_all(things):
+    undo = Undo(GlobalState(), GlobalHooks())
+
+    def run():
+        undo.keep(ModelSnapshot(things.model, known=undo.parameters))
+        undo.keep(OptimizerSnapshot(things.optimizer, undo.parameters), SchedulerSnapshot(things.scheduler))
+        things.disturb()
+
+    undo.after(run)
+
+
+def change_globals(things):
+    def run():
+        with preserved_globals():
+            seed_everything(7)
+            torch.set_num_threads(2)
+            torch.set_grad_enabled(False)
+
+    Undo().after(run)
+
+
+def measure(things):
+    def run():
+        with blocks.quiet(things.model, weights=True), blocks.perturbed(things.model.parameters()):
+            for p in things.model.parameters():
+                p.data.fill_(3)
+            things.model(things.batches[0][0])
+
+    Undo().after(run)
+
+
+def small_finetune(things):
+    finetune(
+        things.model,
+        things.batches,
+        optimizer=things.optimizer,
+        scheduler=things.scheduler,
+        step=things.step,
+        steps=2,
+        probes=["loss", "loop", "head_state"],
+    )
+
+
+def check(things):
+    check_init(things.model, things.batches)
+
+
+#: What runs; in which files lines are interrupted; about how many of them in the sample.
+RUNS = {
+    "restoring": (restore_all, "instruments", 60),
+    "preserved_globals": (change_globals, "instruments", 60),
+    "quiet and perturbed": (measure, "instruments", 60),
+    "finetune": (small_finetune, "", 30),
+    "check_init": (check, "", 10),
+}
+
+
+def as_before(things, before, where):
+    after = things.state()
+    for name, old, new in zip(
+        ("modules", "optimizer", "scheduler", "hooks", "gradients", "config", "process"), before, after, strict=True
+    ):
+        assert new == old, f"{name}, interrupted at {where}"
+    assert not blocks.is_probing(), where
+    assert not _blocks.open, where
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_interrupt_at_any_line_leaves_everything_as_before(name, tmp_path):
+    run, files, sample = RUNS[name]
+    things = Everything(tmp_path)
+    before = things.state()
+    run(things)  # lines that run only the first time (imports, caches) are not those that run here
+    as_before(things, before, "nothing")
+    with Lines(files=files) as lines:
+        run(things)
+    as_before(things, before, "nothing")
+    assert lines.count > sample
+    chosen = range(0, lines.count, 1 if WHOLE else lines.count // sample)
+    raised = 0
+    for at in chosen:
+        try:
+            with Lines(at, files) as interrupted:
+                run(things)
+        except KeyboardInterrupt:
+            raised += 1
+        as_before(things, before, interrupted.where)
+    assert raised >= 0.9 * len(chosen)  # a reason in `Trace.skipped` is built inside `suppress` here and there
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
+@pytest.mark.parametrize("name", ["restoring", "finetune"])
+def test_a_signal_at_any_moment_leaves_everything_as_before(name, tmp_path):
+    run = RUNS[name][0]
+    things = Everything(tmp_path)
+    run(things)
+    before = things.state()
+    began = time.perf_counter()
+    run(things)
+    seconds = time.perf_counter() - began
+    tries = 300 if WHOLE else 12
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    raised = 0
+    try:
+        for i in range(tries):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, max(1e-6, seconds * i / tries))
+                run(things)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                raised += 1
+            as_before(things, before, f"moment {i} of {tries}")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert raised > tries / 4
+
+
+def test_two_interrupts_one_in_the_restoring_of_the_other(tmp_path):
+    things = Everything(tmp_path)
+    before = things.state()
+
+    class Twice(Lines):
+        def line(self, frame, event, arg):
+            if event == "line" and frame.f_code.co_name == "restore" and self.count < 40:
+                self.count += 1
+                if self.count in (5, 17, 31):
+                    raise KeyboardInterrupt
+            return self.line
+
+    with pytest.raises(KeyboardInterrupt), Twice(files="instruments"):
+        restore_all(things)
+    as_before(things, before, "three lines")
+    assert process_state() == before[-1]
