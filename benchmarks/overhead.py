@@ -1,4 +1,4 @@
-"""What watching costs, in time and in memory: ``python benchmarks/overhead.py [steps memory growth trace finetune]``.
+"""What watching costs, in time and in memory: ``python benchmarks/overhead.py [steps any-loop compiled memory growth finetune]``.
 
 A full-size DistilBERT (6 layers, width 768, 66 M parameters) with the founding question's head, batch 8 x 32 tokens, AdamW, two
 threads. All ratios come from blocks of steps that take turns in one process, so that a busy machine slows both sides; the first
@@ -12,6 +12,7 @@ import gc
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,8 +29,10 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import _push_mode
 
 from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck.instruments import loop_calls
 
 THREADS = 2
 FULL = {
@@ -45,7 +48,7 @@ ROWS, TOKENS = 8, 32
 ROUNDS, BLOCK, SECONDS = 20, 3, 180
 LONG = 10_000
 MAX_BATTERY, MAX_TINY = 2.0, 2.0
-MAX_TIME, MAX_MEMORY, MAX_TRACE_MB, MAX_GROWTH = 0.03, 0.02, 50, 1.10
+MAX_TIME, MAX_COMPILED, MAX_MEMORY, MAX_TRACE_MB, MAX_GROWTH = 0.03, 0.10, 0.02, 50, 1.10
 MB = 2**20
 
 Block = Callable[[int], list[float]]
@@ -144,6 +147,13 @@ class HookTime:
         self.seconds.append(self._spent + time.perf_counter() - self._began)
 
 
+def _recorder_of(w: watch) -> Any:
+    """What reads gradients and weights at each step."""
+    assert w._loop is not None
+    assert w._loop._recorder is not None
+    return w._loop._recorder
+
+
 def ways(model: torch.nn.Module, optimizer: torch.optim.Optimizer, hooks: HookTime) -> dict[str, Block]:
     """Name -> a function that runs a block of steps and says how long each took."""
     batches = full_batches()
@@ -156,8 +166,7 @@ def ways(model: torch.nn.Module, optimizer: torch.optim.Optimizer, hooks: HookTi
 
     w = watch(model, optimizer)
     w.__enter__()
-    recorder = w._recorder
-    assert recorder is not None
+    recorder = _recorder_of(w)
     recorder.detach()
 
     def watched(count: int) -> list[float]:
@@ -248,6 +257,74 @@ def steps() -> list[Row]:
     return rows
 
 
+# ---------------------------------------------------------------------- any loop
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """Without the mode that sees the loop's calls: a loop that nobody watches."""
+    mode = loop_calls._calls
+    assert mode is not None
+    loop_calls._leave(mode)
+    try:
+        yield
+    finally:
+        _push_mode(mode)
+
+
+def beside_a_bare_loop(wrap: Callable[[Any], Any], goal: float, what: str) -> list[Row]:
+    """A loop under ``watch(model)``, without an optimizer and without ``w.loss``, beside the same loop of another model, in turns."""
+    batches = full_batches()
+    models = {"bare": full_model(), "watched": full_model()}
+    calls = {name: wrap(model) for name, model in models.items()}
+    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=5e-5) for name, model in models.items()}
+
+    def block(name: str, count: int) -> list[tuple[float, float]]:
+        out = []
+        for i in range(count):
+            began, worked = time.perf_counter(), time.process_time()
+            step(calls[name], optimizers[name], batches[i % len(batches)])
+            out.append((time.perf_counter() - began, time.process_time() - worked))
+        return out
+
+    clock, work, base = list[float](), list[float](), list[float]()
+    with watch(calls["watched"]) as w:
+        until = time.perf_counter() + SECONDS
+        for turn in range(-1, ROUNDS):
+            if turn >= 4 and time.perf_counter() > until:
+                break
+            took = {}
+            for name in list(models)[:: 1 if turn % 2 else -1]:
+                with unseen() if name == "bare" else contextlib.nullcontext():
+                    took[name] = [statistics.median(each) for each in zip(*block(name, 1 + BLOCK)[1:], strict=True)]
+            if turn >= 0:  # the first round compiles, and makes the optimizer's state
+                base.append(took["bare"][0])
+                clock.append(took["watched"][0] / took["bare"][0])
+                work.append(took["watched"][1] / took["bare"][1])
+    assert len(w.trace.losses) == len(w.trace.steps) == (1 + BLOCK) * (1 + len(clock))
+    middle, low, high = interval(clock)
+    processors, least, most = interval(work)
+    return [
+        Row(f"step, {what}, median of {len(base)} rounds", f"{1000 * statistics.median(base):.0f} ms"),
+        Row(
+            "step under watch(model), processors' time",
+            f"{processors - 1:+.1%} ({least - 1:+.1%} to {most - 1:+.1%})",
+            f"at most {goal:+.0%}",
+            processors - 1 <= goal,
+        ),
+        Row("the same, by the clock", f"{middle - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%})"),
+    ]
+
+
+def any_loop() -> list[Row]:
+    """``watch(model)``, without an optimizer: it is adopted, and the losses are seen where ``backward`` is called."""
+    return beside_a_bare_loop(lambda model: model, MAX_TIME, "bare")
+
+
+def compiled_loop() -> list[Row]:
+    """The same of a compiled model, after compilation."""
+    backend = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
+    return beside_a_bare_loop(lambda m: torch.compile(m, backend=backend), MAX_COMPILED, f"compiled by {backend}")
+
+
 # ---------------------------------------------------------------------- memory
 def tensor_bytes(root: Any, without: set[int]) -> int:
     """Bytes of the tensor storages reachable from an object, less those in ``without``."""
@@ -318,7 +395,7 @@ def memory() -> list[Row]:
         known = {p.untyped_storage().data_ptr() for p in model.parameters()}
         known |= {p.grad.untyped_storage().data_ptr() for p in model.parameters() if p.grad is not None}
         kept = tensor_bytes(w, known)
-        live = w._recorder._live  # type: ignore[union-attr]
+        live = _recorder_of(w)._live
         # a series of three numbers a tensor grows to 1,024 steps, then every second one goes
         series = 1024 * 3 * len(live) * 4
     extra = (kept + series - head) / weights
@@ -492,6 +569,8 @@ def whole() -> list[Row]:
 
 SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "steps": steps,
+    "any-loop": any_loop,
+    "compiled": compiled_loop,
     "memory": memory,
     "growth": growth,
     "finetune": whole,
