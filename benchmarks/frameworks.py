@@ -27,6 +27,24 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integrations"), str(R
 from pytest_ftcheck import FtcheckCallback, diagnose, watch  # noqa: E402
 
 
+def trainer(fault: str | None, seed: int, way: str = "watch(trainer)") -> Any:
+    """A Trainer of tests/trainers.py, 40 steps."""
+    import trainers
+
+    given = {expected: given for given, expected in trainers.FAULTS.values()}[fault] if fault else {}
+    return trainers.WAYS[way](seed=seed, **given)
+
+
+def trainer_by_callback(fault: str | None, seed: int) -> Any:
+    """The same, watched by ``FtcheckCallback``."""
+    return trainer(fault, seed, "callback")
+
+
+def trainer_by_factory(fault: str | None, seed: int) -> Any:
+    """The same by ``finetune(make_trainer)``."""
+    return trainer(fault, seed, "finetune")
+
+
 def lightning(fault: str | None, seed: int, *, healthy: str = "Classifier", by_callback: bool = False) -> Any:
     """A module of tests/lightning_modules.py, two epochs."""
     import lightning_modules as modules
@@ -104,6 +122,9 @@ def sentence_transformers_topics(fault: str | None, seed: int) -> Any:
 FAULTS = ("not_in_optimizer", "lr_zero", "double_softmax", "loss_negated", "own_predictions_as_targets")
 #: Name -> how it runs, and the faults that it can have.
 RUNS: dict[str, tuple[Callable[[str | None, int], Any], tuple[str, ...]]] = {
+    "Trainer": (trainer, (*FAULTS, "mask_not_passed", "num_items_ignored")),
+    "Trainer, callback": (trainer_by_callback, (*FAULTS, "mask_not_passed", "num_items_ignored")),
+    "Trainer, finetune": (trainer_by_factory, (*FAULTS, "mask_not_passed", "num_items_ignored")),
     "lightning": (lightning, (*FAULTS, "mask_all_ones")),
     "lightning, manual": (lightning_manual, ()),
     "accelerate": (accelerate, (*FAULTS, "mask_all_ones")),
