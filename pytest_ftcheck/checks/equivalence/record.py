@@ -114,7 +114,7 @@ class Autocast(Measurement, probe="autocast", on_request="it computes a batch ag
     gradient32: float
     #: Under autocast; None: it raised.
     errors: Errors | None
-    #: In float32, with every weight moved at random by up to one unit roundoff: root mean square of several draws.
+    #: In float32, with weights, outputs of the innermost modules and their gradients rounded, or moved at random, by one unit roundoff.
     rounding: Errors
     #: What was raised under autocast, and the innermost module that was being computed; empty: nothing.
     raised: str = ""

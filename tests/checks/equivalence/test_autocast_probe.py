@@ -47,7 +47,7 @@ def judged(model, batches=None, **options):
 def test_rounding_passes(model, batches, dtype):
     if model is Words and dtype == "float16":
         pytest.skip("torch has no LSTM in float16 on the CPU")
-    v, found = judged(model, batches() if batches else None, autocast=dtype)
+    v, found = judged(model, batches() if batches else None, autocast=dtype, steps=30)
     assert v.status == "pass", v
     assert found.dtype == dtype
     assert found.located is None
@@ -60,6 +60,30 @@ def test_a_head_that_has_not_learned_yet_is_judged_by_its_outputs():
     assert found.rounding.gradient > 0.1
     assert found.errors.outputs_gradient < 0.0625
     assert "the gradient of the loss was not compared" in v.notes[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_rows_of_a_new_head_round_alike(seed):
+    """Like rows round alike: weights that are moved for all of them do not show it, rounding does."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    batches = [{"input_ids": i, "attention_mask": m, "labels": y} for (i, _, m), y in toy_batches(4)]
+    torch.manual_seed(seed)
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    )
+    v, found = judged(model, batches)
+    assert v.status == "pass", v
+    assert 0.1 < found.errors.gradient < 2 * found.rounding.gradient
+
+
+def test_infinite_values_of_a_mask_are_no_fault():
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x.masked_fill(torch.arange(x.shape[-1]) == 0, float("-inf"))
+
+    v, _ = judged(with_layer(Masked))
+    assert v.status == "pass", v
 
 
 def test_the_dtype_of_the_recipe_is_bfloat16_by_default():

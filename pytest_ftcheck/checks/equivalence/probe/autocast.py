@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..record import Autocast, Errors, LocalError
 
 #: Rows of the batch that are computed, at most.
 ROWS = 16
-#: Draws of rounded weights.
+#: Draws of random roundings.
 DRAWS = 4
 #: A module computes something else if its outputs differ by so many unit roundoffs from those in float32 of the same inputs ...
 LOCAL = 32.0
@@ -49,7 +49,7 @@ class _Pass:
 
 
 class AutocastProbe(Probe):
-    """Computes a batch in float32, with rounded weights, and under autocast."""
+    """Computes a batch in float32, with rounding, and under autocast."""
 
     name = "autocast"
     order = 94
@@ -74,7 +74,7 @@ class AutocastProbe(Probe):
 
     def cost(self) -> float:
         """Forward and backward in float32, under autocast and for each draw; two forward passes to find the place."""
-        return 3.0 * rows_of(self.batch) * (DRAWS + 3)
+        return 3.0 * rows_of(self.batch) * (DRAWS + 4)
 
     def after(self) -> None:
         """Measure with the weights at the end of the run."""
@@ -141,7 +141,9 @@ class AutocastProbe(Probe):
                 found.gradients = self._gradients(scale * loss.float(), scale)
                 if logits is not None and logits.requires_grad:
                     found.outputs_gradients = self._gradients(scale * _signed_mean(logits.float()), scale)
-            except RuntimeError as error:
+            except LeftOut:
+                raise
+            except Exception as error:  # noqa: BLE001 - the user's model may raise anything
                 text = str(error).strip().splitlines() or [""]
                 found.raised = f"{type(error).__name__}: {text[0][:200]}"
         return found
@@ -181,22 +183,37 @@ class AutocastProbe(Probe):
                 handle.remove()
 
     def _rounding(self, full: _Pass) -> Errors:
-        """Root mean square of the errors, in float32, with weights that are moved by up to one unit roundoff."""
-        drawn: list[Errors] = []
+        """The errors, in float32, with weights, outputs of all innermost modules and their gradients rounded to the digits of autocast's
+        dtype, or, if that is more, moved at random by up to one unit roundoff (root mean square of several draws)."""
+        rounded = self._errors(self._with_noise(functools.partial(_rounded, unit=self.unit)), full)
+        drawn = []
         for draw in range(DRAWS):
-            generator = torch.Generator().manual_seed(draw)
-            with perturbed(self.context.model.parameters()):
-                with torch.no_grad():
-                    for p in self.context.model.parameters():
-                        noise = torch.rand(p.shape, generator=generator).to(p.device) * 2 - 1
-                        p.data.mul_(1 + self.unit * noise)
-                drawn.append(self._errors(self._pass(cast=False), full))
+            generator = torch.Generator(self.context.device).manual_seed(draw)
+            drawn.append(self._errors(self._with_noise(functools.partial(_moved, unit=self.unit, by=generator)), full))
         return Errors(
-            _root_mean_square([e.outputs for e in drawn]),
-            _root_mean_square([e.loss for e in drawn]) or 0.0,
-            _root_mean_square([e.gradient for e in drawn]) or 0.0,
-            _root_mean_square([e.outputs_gradient for e in drawn]),
+            _largest(rounded.outputs, [e.outputs for e in drawn]),
+            _largest(rounded.loss, [e.loss for e in drawn]) or 0.0,
+            _largest(rounded.gradient, [e.gradient for e in drawn]) or 0.0,
+            _largest(rounded.outputs_gradient, [e.outputs_gradient for e in drawn]),
         )
+
+    def _with_noise(self, change: Callable[[torch.Tensor], torch.Tensor]) -> _Pass:
+        """A pass in float32 with changed weights, outputs of innermost modules, and gradients of these outputs."""
+
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            return _mapped(output, lambda t: _through(t, change))
+
+        model = self.context.model
+        handles = [m.register_forward_hook(note) for m in model.modules() if not any(True for _ in m.children())]
+        try:
+            with perturbed(model.parameters()):
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p.data.copy_(change(p.data))
+                return self._pass(cast=False)
+        finally:
+            for handle in handles:
+                handle.remove()
 
     # ------------------------------------------------------------------ comparison
     def _errors(self, one: _Pass, full: _Pass) -> Errors:
@@ -242,7 +259,7 @@ class AutocastProbe(Probe):
         try:
             with self._mode(), torch.no_grad(), torch.autocast(self.device, self.dtype, cache_enabled=False):
                 self.context.reader.loss(self.batch)
-        except RuntimeError:
+        except Exception:  # noqa: BLE001 - as above
             return None
         finally:
             for handle in handles:
@@ -328,9 +345,44 @@ def _gradient_error(one: Sequence[torch.Tensor], full: Sequence[torch.Tensor]) -
     return _ratio(_length([a.double() - b.double() for a, b in zip(one, full, strict=True)]), _length(full))
 
 
-def _root_mean_square(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return math.sqrt(math.fsum(v**2 for v in known) / len(known)) if known else None
+def _largest(rounded: float | None, drawn: Sequence[float | None]) -> float | None:
+    """The larger of the one, and of the root mean square of the others."""
+    if rounded is None:
+        return None
+    known = [v for v in drawn if v is not None]
+    return max(rounded, math.sqrt(math.fsum(v**2 for v in known) / max(1, len(known))))
+
+
+def _mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """An output of a module, a tensor or a tuple or list of them, with changed tensors; any other is returned as it is."""
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    if type(output) in (tuple, list):
+        return type(output)(_mapped(item, change) for item in output)
+    return output
+
+
+def _through(output: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The output changed, and its gradient, too, on its way back."""
+    if not output.is_floating_point():
+        return output
+    # infinite values, as in masks, stay as they are
+    changed = output + (change(output.detach()) - output.detach()).nan_to_num(0.0, 0.0, 0.0)
+    if changed.requires_grad:
+        changed.register_hook(change)
+    return changed
+
+
+def _rounded(value: torch.Tensor, unit: float) -> torch.Tensor:
+    """Rounded to nearest, with the digits of a dtype of that unit roundoff and the range of float32."""
+    fraction, exponent = torch.frexp(value)
+    return torch.ldexp(torch.round(fraction / unit) * unit, exponent)
+
+
+def _moved(value: torch.Tensor, unit: float, by: torch.Generator) -> torch.Tensor:
+    """Each number moved at random by up to one unit roundoff."""
+    noise = torch.rand(value.shape, generator=by, device=value.device)
+    return value * (1 + unit * (2 * noise - 1))
 
 
 def _signed_mean(outputs: torch.Tensor) -> torch.Tensor:
