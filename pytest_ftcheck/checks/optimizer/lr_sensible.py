@@ -14,8 +14,8 @@ from ..spec import Stage, Symptom, check
 from . import faults
 
 NAME = "lr_sensible"
-#: rms of the largest update of a step over the rms of the weights, median over the matrices of the base. At 1 a step replaces the
-#: weights by values of their own size.
+#: rms of the largest update of a step over the rms of the weights, median over the matrices of the base (of two, the smaller). At 1 a
+#: step replaces the weights by values of their own size.
 LARGEST_STEP = 1.0
 #: Distance between neighbouring numbers from 1 to 2: 2 to the minus digits of the mantissa.
 SPACING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
@@ -66,7 +66,7 @@ def check_lr_sensible(trace: Trace) -> Verdict:
         return rounded
     by_step = sorted(matrices, key=_relative_step)
     median, largest = (
-        _relative_step(by_step[len(by_step) // 2]),
+        _relative_step(by_step[(len(by_step) - 1) // 2]),
         max(by_step, key=lambda t: (_relative_step(t), t.name)),
     )
     if not median > LARGEST_STEP or not _far_from_start(matrices):

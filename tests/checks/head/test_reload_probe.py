@@ -62,3 +62,22 @@ def test_tables_do_not_look_random():
         assert not looks_random(table)
     found = [looks_random(torch.randn(3, 32, generator=torch.Generator().manual_seed(s))) for s in range(50)]
     assert sum(found) >= 48
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers for it
+@pytest.mark.parametrize("kind", ["prompts", "p-tuning"])
+def test_prompts_are_saved_as_what_their_encoder_computes(kind):
+    import peft
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    settings = {
+        "prompts": peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4),
+        "p-tuning": peft.PromptEncoderConfig(task_type="SEQ_CLS", num_virtual_tokens=4, encoder_hidden_size=16),
+    }[kind]
+    g = torch.Generator().manual_seed(1)
+    ids = [torch.randint(5, 60, (8, 6), generator=g) for _ in range(4)]
+    batches = [{"input_ids": x, "attention_mask": torch.ones_like(x), "labels": (x[:, 0] > 30).long()} for x in ids]
+    make = lambda: peft.get_peft_model(BertForSequenceClassification(config), settings)  # noqa: E731
+    verdict = check_reload_keeps_head(finetune(make, batches, steps=4, lr=1e-2, probes=["loss", "head_state"]))
+    assert (verdict.status, verdict.fault) == ("pass", "")

@@ -83,3 +83,11 @@ def test_rates_below_the_spacing_of_the_dtype(dtype, lr, moved, status):
     verdict = check_lr_sensible(with_step(lr, moved=moved, dtype=dtype, lr=lr))
     assert verdict.status == status
     assert verdict.fault == ("lr_below_spacing" if status == "fail" else "")
+
+
+def test_of_two_matrices_the_one_that_moved_less_decides():
+    step = with_step(0.1)
+    matrix = next(t for t in step.tensors if t.part == "base" and t.role == "matrix")
+    calm = replace(matrix, name="base_model.other.weight", motion=replace(matrix.motion, max_update=1e-4))
+    assert check_lr_sensible(replace(step, tensors=(*step.tensors, calm))).status == "pass"
+    assert check_lr_sensible(replace(step, tensors=(*step.tensors, replace(matrix, name="x")))).fault == "lr_too_large"

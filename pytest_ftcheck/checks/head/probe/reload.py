@@ -144,9 +144,23 @@ def _missing(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[str, 
     for name, p in model.named_parameters():
         if p.requires_grad and p.numel():
             left_out = any(pattern.search(name) for pattern in ignored) and not _tied(model, name, p)
-            if p.data_ptr() not in stored or left_out:
+            if left_out or (p.data_ptr() not in stored and not _saved_as_another(model, state, p)):
                 found.append(name)
     return tuple(found)
+
+
+def _saved_as_another(model: nn.Module, state: Mapping[str, torch.Tensor], p: nn.Parameter) -> bool:
+    """Whether what is saved is computed from a parameter (PEFT's prompts from their encoder): then it changes when the parameter does."""
+
+    def saved() -> dict[str, torch.Tensor]:
+        with quiet(model):
+            return {k: v.detach().clone() for k, v in _saved(model, state).items()}
+
+    before = saved()
+    with perturbed([p]), torch.no_grad():
+        p.add_(1)
+        after = saved()
+    return any(k not in after or not torch.equal(v, after[k]) for k, v in before.items())
 
 
 def _tied(model: nn.Module, name: str, p: nn.Parameter) -> bool:

@@ -220,7 +220,7 @@ class ModesProbe(Probe):
         seed_everything(0)
         return self._effect(one, logits(batch))
 
-    def _effect(self, one: torch.Tensor | None, two: torch.Tensor | None) -> Effect:
+    def _effect(self, one: torch.Tensor | None, two: torch.Tensor | None) -> Effect | None:
         if one is None or two is None:
             raise ValueError("no logits could be read from the model's outputs")
         return effect(one, two, None, precision_of(self.context.model))
