@@ -369,7 +369,7 @@ def _through(output: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor
     # infinite values, as in masks, stay as they are
     changed = output + (change(output.detach()) - output.detach()).nan_to_num(0.0, 0.0, 0.0)
     if changed.requires_grad:
-        changed.register_hook(change)
+        changed.register_hook(change)  # type: ignore[no-untyped-call]
     return changed
 
 
