@@ -92,6 +92,7 @@ class _Calls(TorchFunctionMode):
 
 leave_uncompiled(_Calls.__torch_function__)
 _calls: _Calls | None = None
+_paused = False
 
 
 def subscribe(listener: LoopCallListener) -> None:
@@ -109,10 +110,28 @@ def unsubscribe(listener: LoopCallListener) -> None:
     global _calls
     if _calls is None:
         return
+    resume()  # a step that raised
     _calls.listeners = [other for other in _calls.listeners if other is not listener]
     if not _calls.listeners:
         mode, _calls = _calls, None
         _leave(mode)
+
+
+def pause() -> None:
+    """See nothing until `resume`: an optimizer's step without a closure has thousands of calls, and none that anybody asked for."""
+    global _paused
+    length = torch._C._len_torch_function_stack()
+    if not _paused and length and torch._C._get_function_stack_at(length - 1) is _calls:
+        _pop_mode()  # type: ignore[no-untyped-call]
+        _paused = True
+
+
+def resume() -> None:
+    """See again; may be called at any time."""
+    global _paused
+    if _paused and _calls is not None:
+        _push_mode(_calls)  # type: ignore[no-untyped-call]
+    _paused = False
 
 
 def _leave(mode: TorchFunctionMode) -> None:

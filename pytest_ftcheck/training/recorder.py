@@ -17,6 +17,7 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ..core.observations import Iteration, Step
+from ..instruments import loop_calls
 from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
 from ..instruments.sampled_elements import SAMPLE_HEAD, SampledElements, gradient_norm, sample_size
 from ..instruments.tensor_statistics import histogram_of, plain, short
@@ -169,7 +170,13 @@ class Recorder:
             return True
         return any(id(p) in self._by_id for g in optimizer.param_groups for p in g["params"])
 
-    def _before_step(self, optimizer: TorchOptimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: TorchOptimizer, args: Any, kwargs: Any) -> None:
+        loop_calls.resume()  # an earlier step that raised
+        if not any(callable(given) for given in (*args, *kwargs.values())):
+            loop_calls.pause()
+        self._begin_step(optimizer)
+
+    def _begin_step(self, optimizer: TorchOptimizer) -> None:
         if self._inside_step:
             return  # nested: an optimizer whose step() calls that of another
         if not self._concerns_model(optimizer):
@@ -186,11 +193,13 @@ class Recorder:
             self._writes.update(self._before, self._after, self._start, first=not self.steps)
 
     def _after_step(self, optimizer: TorchOptimizer, *_: Any) -> None:
-        if not self._inside_step or not self._concerns_model(optimizer):
-            return
-        self._inside_step = False
-        with torch.no_grad():
-            self._record(optimizer)
+        try:
+            if self._inside_step and self._concerns_model(optimizer):
+                self._inside_step = False
+                with torch.no_grad():
+                    self._record(optimizer)
+        finally:
+            loop_calls.resume()
 
     def _adopted(self, optimizer: TorchOptimizer) -> None:
         """It held its tensors from the start, unless another adopted one has stepped twice already."""
