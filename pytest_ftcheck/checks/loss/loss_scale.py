@@ -99,7 +99,7 @@ def check_loss_scale(trace: Trace) -> Verdict:
     scale = _Scale(trace, found, windows)
     for finder in FINDERS:
         if verdict := finder(scale):
-            return verdict
+            return _skipped(scale.no_micro_batches) if scale.no_micro_batches else verdict
     return _no_fault(scale)
 
 
@@ -125,6 +125,15 @@ class _Scale:
     def is_constantly(self, factor: float) -> bool:
         """Whether every step has this factor."""
         return all(abs(f / factor - 1) <= SAME for f in self.factors)
+
+    @property
+    def no_micro_batches(self) -> str:
+        """Why the calls of ``backward()`` for one step may be for losses that are meant to be added up; empty: no reason is known."""
+        if self.size > 1 and any(b.repeated for w in self.windows for b in w.backwards):
+            return "several losses of the same rows are backpropagated before one step"
+        if any(w.places > 1 for w in self.windows):
+            return "backward() is called from several lines before one step, so these may be losses of different kinds"
+        return ""
 
     @property
     def is_known(self) -> bool:
@@ -198,10 +207,6 @@ def _not_comparable(window: Window) -> str:
         return "the loss is computed without the losses of torch, or a function of the user's own follows them"
     if window.disturbed:
         return "gradients of an earlier step were still there, or were changed between two calls of backward()"
-    if window.size > 1 and any(b.repeated for b in window.backwards):
-        return "several losses of the same rows are backpropagated before one step"
-    if window.places > 1:
-        return "backward() is called from several lines before one step, so these may be losses of different kinds"
     if not math.isfinite(window.backpropagated) or window.backpropagated <= 0:
         return "the weights of the losses are not finite, or add up to zero or less"
     return ""

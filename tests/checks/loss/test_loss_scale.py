@@ -216,6 +216,11 @@ def test_several_losses_of_the_same_rows_are_no_micro_batches():
     assert judge(*[twice] * 3, optimizer=SGD).status == "skipped"
 
 
+def test_the_mean_passes_from_wherever_it_is_backpropagated():
+    """Lightning calls backward() for the last micro-batch inside the optimizer's step, for the others outside of it."""
+    assert judge(*[dataclasses.replace(window(*[0.25] * 4), places=2)] * 3, optimizer=SGD).status == "pass"
+
+
 def test_without_a_measurement_nothing_is_judged():
     verdict = diagnose(example_trace())
     found = next(v for v in verdict.verdicts if v.check == "loss_scale")

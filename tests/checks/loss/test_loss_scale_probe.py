@@ -338,7 +338,7 @@ def test_an_evaluation_between_micro_batches_is_not_the_steps():
     assert {w.backpropagated for w in windows(in_finetune(accumulate(evaluated)))} == {1.0}
 
 
-def test_a_closure_has_its_gradients_inside_the_step():
+def test_a_closure_computes_the_gradients_inside_the_step():
     def step(model, batch, optimizer, scheduler):
         def closure():
             optimizer.zero_grad()
@@ -348,9 +348,34 @@ def test_a_closure_has_its_gradients_inside_the_step():
 
         return optimizer.step(closure)
 
-    trace = in_finetune(step, make=torch.optim.LBFGS, steps=2)
-    assert windows(trace) == ()
-    assert check_loss_scale(trace).status == "skipped"
+    for make in (torch.optim.LBFGS, torch.optim.SGD):
+        trace = in_finetune(step, make=make, steps=3)
+        assert [(w.step, w.size, w.backpropagated) for w in windows(trace)] == [(i, 1, 1.0) for i in range(3)]
+        assert check_loss_scale(trace).status == "pass"
+
+
+@pytest.mark.parametrize(("factor", "status"), [(0.25, "pass"), (1.0, "skipped")])
+def test_the_last_micro_batch_may_come_in_a_closure(factor, status):
+    """As in Lightning; where the calls come from tells then that they may be of different kinds."""
+    count = [0]
+
+    def step(model, batch, optimizer, scheduler):
+        count[0] += 1
+
+        def closure():
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            (factor * loss).backward()
+            return loss
+
+        if count[0] % 4:
+            return closure()
+        loss = optimizer.step(closure)
+        optimizer.zero_grad()
+        return loss
+
+    trace = in_finetune(step)
+    assert [w.size for w in windows(trace)] == [4, 4, 4]
+    assert check_loss_scale(trace).status == status
 
 
 class _Double(torch.autograd.Function):

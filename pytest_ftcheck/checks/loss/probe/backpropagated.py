@@ -16,6 +16,7 @@ from ..loss_scale_record import Term
 
 #: Autograd nodes between a value and the losses behind it that are looked at.
 NODES = 500
+_OURS = __name__.partition(".")[0] + "."
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -97,10 +98,18 @@ def losses_behind(value: torch.Tensor, losses: Sequence[LossOutput]) -> list[Wei
     if not losses or value.grad_fn is None or value.numel() != 1:
         return []
     outputs = [loss.output for loss in losses]
-    if any(t.retains_grad or t._backward_hooks for t in (value, *outputs)) or not _is_torchs_own(value, outputs):
+    if any(_has_hooks(t) for t in (value, *outputs)) or not _is_torchs_own(value, outputs):
         return []
     gradients = torch.autograd.grad(value, outputs, retain_graph=True, allow_unused=True)
     return [WeighedLoss(loss, g) for loss, g in zip(losses, gradients, strict=True) if g is not None]
+
+
+def _has_hooks(tensor: torch.Tensor) -> bool:
+    """Whether a hook of the user's own would run; ours only look."""
+    hooks: Any = tensor._backward_hooks or {}
+    return tensor.retains_grad or any(
+        not str(getattr(hook, "__module__", "")).startswith(_OURS) for hook in hooks.values()
+    )
 
 
 def _is_torchs_own(value: torch.Tensor, outputs: Sequence[torch.Tensor]) -> bool:

@@ -191,7 +191,11 @@ class StepObserver(LoopCallListener):
     def _concerns_model(self, optimizer: Optimizer) -> bool:
         return any(id(p) in self._own for group in optimizer.param_groups for p in group["params"])
 
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not _has_closure(arguments, named):
+            self._close(optimizer)
+
+    def _close(self, optimizer: Optimizer) -> None:
         window = self._open
         if window is None or not window.backwards or is_probing() or not self._concerns_model(optimizer):
             return
@@ -204,15 +208,20 @@ class StepObserver(LoopCallListener):
                 self.windows.append(_closed(self._steps, window, fused))
         self._end()
 
-    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _after_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if is_probing() or not self._concerns_model(optimizer):
             return
+        if _has_closure(arguments, named):  # whose gradients are there only now
+            self._close(optimizer)
         self._steps += 1
-        if self._open is not None:
-            self._open.backwards.clear()  # those of a closure, inside the step
         due = self._steps < FIRST or self._steps & (self._steps - 1) == 0
         if self._open is None and due and len(self.windows) < MOST:
             self._begin()
+
+
+def _has_closure(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether ``optimizer.step`` was given a function that computes the gradients; the first argument is the optimizer."""
+    return any(map(callable, (*arguments[1:], *named.values())))
 
 
 def _closed(step: int, window: _OpenWindow, fused: float) -> Window:
