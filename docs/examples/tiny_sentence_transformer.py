@@ -67,6 +67,7 @@ def make_data(kind, count=256, seed=0):
 
 def make_trainer(model, data, loss, folder, *, seed=0, **options):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from transformers import PrinterCallback
 
     arguments = SentenceTransformerTrainingArguments(
         str(folder),
@@ -80,4 +81,6 @@ def make_trainer(model, data, loss, folder, *, seed=0, **options):
         disable_tqdm=True,
         seed=seed,
     )
-    return SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss, **options)
+    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss, **options)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
