@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from torch.optim import optimizer as optim_module
 from pytest_ftcheck import check_optimizer_covers_model, check_weights_move, diagnose, watch
 from pytest_ftcheck.checks.loop.record import LoopCalls
 from pytest_ftcheck.instruments import loop_calls
+from pytest_ftcheck.integrations.framework_loop import StartedLoop
+
+watch_module = importlib.import_module("pytest_ftcheck.training.watch")
 
 
 class Net(nn.Module):
@@ -619,3 +623,95 @@ def test_a_mode_of_the_users_that_outlives_the_block_stays(model, rows):
         assert mine.calls > 0
     assert len(w.trace.losses) == 2
     assert torch._C._len_torch_function_stack() == 0
+
+
+# ------------------------------------------------------------------ a framework's object
+class Framework:
+    """A framework, and its adapter at once."""
+
+    def __init__(self, model, rows):
+        self.model, self.rows, self.listener, self.attached = model, rows, None, 0
+
+    def attach(self, listener):
+        self.listener = listener
+        self.attached += 1
+
+    def detach(self):
+        self.attached = 0
+
+    def fit(self, error=None):
+        optimizer = adamw(self.model)
+        self.listener.training_begins(StartedLoop(self.model, [optimizer], probe_batch=self.rows[0], notes=("a note",)))
+        for x, y in self.rows:
+            optimizer.zero_grad()
+            F.cross_entropy(self.model(x), y).backward()
+            optimizer.step()
+        if error is not None:
+            raise error
+        self.listener.training_ends()
+        self.listener.training_ends()
+        nn.init.zeros_(self.model.classifier.weight)  # other weights are loaded
+
+
+@pytest.fixture
+def framework(model, rows, monkeypatch):
+    monkeypatch.setattr(watch_module, "find_adapter", lambda subject, module: subject)
+    return Framework(model, rows)
+
+
+def test_a_frameworks_training_is_watched_from_its_begin_to_its_end(framework, rows):
+    before = hooks_and_modes()
+    with watch(framework) as w:
+        framework.fit()
+        steps = len(w.trace.steps)
+        framework.fit()  # one block watches one training
+    assert steps == len(w.trace.steps) == len(rows)
+    assert w.trace.notes[0] == "a note"
+    assert len(w.trace.probe.points) == 2
+    assert w.trace.tensor("classifier.weight").motion.between_steps == 0
+    assert hooks_and_modes() == before
+    assert not framework.attached
+
+
+def test_what_the_user_gives_goes_before_what_the_framework_says(framework, rows):
+    with watch(framework, probe_batch=rows[1], loss_fn=lambda m, b: 2 * F.cross_entropy(m(b[0]), b[1])) as w:
+        framework.fit()
+    assert w.trace.reading.loss != "cross-entropy of the logits"
+
+
+def test_a_frameworks_training_that_crashes_leaves_nothing_behind(framework, rows):
+    before = hooks_and_modes()
+    error = RuntimeError("in the training")
+    with pytest.raises(RuntimeError, match="in the training"), watch(framework) as w:
+        framework.fit(error)
+    assert w.trace is error.ftcheck_trace
+    assert "in the training" in w.trace.stopped
+    assert hooks_and_modes() == before
+    assert not framework.attached
+
+
+def test_an_interrupt_while_the_adapter_attaches_detaches_it(framework, monkeypatch):
+    def attach(listener):
+        framework.attached = 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(framework, "attach", attach)
+    with pytest.raises(KeyboardInterrupt):
+        watch(framework).__enter__()
+    assert not framework.attached
+
+
+def test_a_training_that_never_began(framework):
+    with watch(framework) as w, pytest.raises(RuntimeError, match="ready after the with block"):
+        _ = w.trace
+    with pytest.raises(RuntimeError, match="no training of the Framework began inside the with block"):
+        _ = w.trace
+    with pytest.raises(RuntimeError, match="used already"):
+        w.__enter__()
+
+
+def test_what_nobody_can_watch(model):
+    with pytest.raises(TypeError, match=r"the first argument is an int: expected a torch.nn.Module"):
+        watch(3)
+    with pytest.raises(TypeError, match="module is given, but the first argument"):
+        watch(model, module=model)
