@@ -99,7 +99,7 @@ def check_loss_scale(trace: Trace) -> Verdict:
     scale = _Scale(trace, found, windows)
     for finder in FINDERS:
         if verdict := finder(scale):
-            return _skipped(scale.no_micro_batches) if scale.no_micro_batches else verdict
+            return verdict
     return _no_fault(scale)
 
 
@@ -221,6 +221,8 @@ def _summed(scale: _Scale) -> Verdict | None:
     k = scale.size
     if k == 1 or not scale.is_known or not any(scale.is_constantly(f) for f in _multiples(scale, k)):
         return None
+    if scale.no_micro_batches:
+        return _skipped(scale.no_micro_batches)
     given = all(b.num_items for w in scale.windows for b in w.backwards)
     if given:
         fault = NUM_ITEMS_IGNORED

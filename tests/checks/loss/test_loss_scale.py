@@ -219,6 +219,8 @@ def test_several_losses_of_the_same_rows_are_no_micro_batches():
 def test_the_mean_passes_from_wherever_it_is_backpropagated():
     """Lightning calls backward() for the last micro-batch inside the optimizer's step, for the others outside of it."""
     assert judge(*[dataclasses.replace(window(*[0.25] * 4), places=2)] * 3, optimizer=SGD).status == "pass"
+    twice = judge(*[dataclasses.replace(window(*[1 / 16] * 4), places=2)] * 3, optimizer=SGD)
+    assert twice.fault == "accumulation_divided_twice"  # losses that are meant to be added up do not explain that
 
 
 def test_without_a_measurement_nothing_is_judged():
