@@ -26,8 +26,9 @@ T = TypeVar("T")
 class watch:  # noqa: N801 - a context manager that reads as a verb
     """Watch a training loop: ``with watch(model) as w: ...``, then ``w.trace``.
 
-    Nothing is patched, trained or restored: hooks on ``optimizer.step()`` read gradients and weights. Accumulation, clipping,
-    GradScaler and autocast, closures, several groups, groups added midway, shared parameters and sparse gradients all work.
+    Nothing is patched, trained or restored: hooks on ``optimizer.step()`` read gradients and weights, and the loss is the tensor that
+    ``backward()`` is called on. Accumulation, clipping, GradScaler and autocast, closures, several groups, groups added midway, shared
+    parameters, sparse gradients, wrapped and compiled models all work. One block watches one training, the first that begins in it.
 
     :param subject: the module being trained; or an object of a framework that trains one (a ``transformers.Trainer``).
     :param optimizer: the ``torch.optim.Optimizer`` (or Accelerate's wrapper) that trains it, or a list of several; default: each
