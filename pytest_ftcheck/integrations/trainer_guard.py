@@ -35,13 +35,16 @@ def calling_trainer(callback: Any) -> Any:
 class CrashGuard:
     """Says when a step of the trainer's loop raises: then no event of the end ever comes.
 
-    The methods are wrapped on this one object, until :meth:`remove`.
+    The methods are wrapped on this one trainer, until :meth:`remove`. To be made when the trainer has just got its last callback.
     """
 
     def __init__(self, trainer: Any, crashed: Callable[[BaseException], None]) -> None:
         self._crashed = crashed
         self._wrapped: list[tuple[Any, str, Any]] = []
-        owners = [(trainer, name) for name in _STEPS_OF_THE_LOOP] + [(trainer.callback_handler, "call_event")]
+        handler = trainer.callback_handler
+        owners = [(trainer, name) for name in _STEPS_OF_THE_LOOP] + [(handler, "call_event")]
+        # the callbacks hear that training begins; the last one has yet to, from a call_event that is not wrapped
+        owners.append((handler.callbacks[-1], "on_train_begin"))
         for owner, name in owners:
             method = getattr(owner, name, None)
             if callable(method):

@@ -16,6 +16,7 @@ from pytest_ftcheck.instruments.undisturbed import quiet
 from pytest_ftcheck.integrations.trainer_loss import TrainerLoss, is_trainer, makes_own_loss
 from pytest_ftcheck.integrations.transformers import TrainerAdapter
 
+pytestmark = pytest.mark.trains
 SHORT = 6
 
 
@@ -362,3 +363,12 @@ def test_the_family_of_the_optimizer_inside_accelerates_wrapper_is_known():
 
     assert watched(short(arguments={"max_steps": 1})).optimizer.family == "adam"
     assert watched(short(arguments={"max_steps": 1}, optimizers=sgd)).optimizer.family == "sgd"
+
+
+def test_a_compiled_training_is_watched():
+    model = make_model(n_layers=1)
+    trace = watched(
+        short(model=model, arguments={"max_steps": 3, "torch_compile": True, "torch_compile_backend": "eager"})
+    )
+    assert len(trace.steps) == len(trace.losses) == 3
+    assert {t.name for t in trace.tensors} == {n for n, _ in model.named_parameters()}

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback
 
 from pytest_ftcheck import CheckFailed, FtcheckCallback
 
+pytestmark = pytest.mark.trains
 SHORT = 6
 
 
@@ -110,6 +111,19 @@ def test_a_probe_that_raises_stops_no_training():
     short(callback, kind=Fragile).train()
     assert len(callback.trace.steps) == SHORT
     assert any("no outputs here" in note for note in callback.trace.notes)
+
+
+def test_a_head_that_is_not_there_is_an_error_before_the_first_step_and_leaves_nothing_behind():
+    callback = FtcheckCallback(head="nope")
+    trainer = short(callback)
+    callbacks = list(trainer.callback_handler.callbacks)
+    with pytest.raises(ValueError, match="nope"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    assert trainer.callback_handler.callbacks == callbacks
+    assert not {"training_step", "get_batch_samples", "evaluate"} & set(vars(trainer))
+    assert "call_event" not in vars(trainer.callback_handler)
+    assert hooks() == 0
 
 
 def test_called_by_no_trainer_it_says_what_to_do():

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from pytest_ftcheck import Recipe, Runs, assert_healthy, check_overfits_one_batch, finetune
 
+pytestmark = pytest.mark.trains
 SHORT = 6
 
 
