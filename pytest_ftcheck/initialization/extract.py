@@ -55,9 +55,10 @@ def extract_features(
     arguments.whole("rows", rows, least=2, optional=True)
     most = rows or MOST_ROWS
     share = None if held_out is None or not isinstance(held_out, (int, float)) else share_of(held_out)
-    undo = Undo(GlobalState(), LoaderSnapshot(batches), LoaderSnapshot(held_out))
+    undo = Undo()
 
     def extract() -> Features:
+        undo.keep(GlobalState(), LoaderSnapshot(batches), LoaderSnapshot(held_out))
         source = Batches(batches, None)
         other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
         with torch.inference_mode(False), torch.no_grad():

@@ -71,15 +71,16 @@ def check_init(
             f"batches is a {type(batches).__name__}: expected batches as for finetune(), Features, or [(features, labels)]"
         )
     source = batches
+    undo = Undo()
 
     def check() -> Verdict:
+        undo.keep(GlobalState(), LoaderSnapshot(source), ModelSnapshot(model, values=False))
         with torch.inference_mode(False), torch.enable_grad():
             rows = list(islice(iter(source), BATCHES))
             _check(model, rows)
             with undisturbed(model, weights=True):
                 return judge(measure(model, rows, expected, head, pretrained))
 
-    undo = Undo(GlobalState(), LoaderSnapshot(batches), ModelSnapshot(model, values=False))
     try:
         return undo.after(check)
     except (ValueError, TypeError) as error:

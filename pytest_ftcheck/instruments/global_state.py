@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.utils._device
+import torch.utils.deterministic
 
 from ..core.seeding import reseed
 from .kept_attributes import refill
@@ -117,16 +119,16 @@ class GlobalState:
 
     def restore(self) -> None:
         """Everything as it was when it was kept."""
-        random.setstate(self.python)
+        for (get, set_), was in zip(_known_switches, self.switches, strict=True):
+            now = _read(get)
+            if now != was and was is not _UNREADABLE and now is not _UNREADABLE:
+                set_(was)
+        random.setstate(self.python)  # after the switches: under a default device that has no values, torch cannot
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)
-        for (get, set_), was in zip(_known_switches, self.switches, strict=True):
-            now = _read(get)
-            if now != was and was is not _UNREADABLE and now is not _UNREADABLE:
-                set_(was)
 
 
 class GlobalHooks:

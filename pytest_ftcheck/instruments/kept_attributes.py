@@ -219,6 +219,11 @@ class PlainAttributes:
         return f"the attributes of a {type(self.owner).__name__}"
 
 
+def own_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    """The attributes that a module has beside torch's own."""
+    return [(key, value) for key, value in vars(module).items() if key not in _OWN]
+
+
 def configs_in(owners: Iterable[Any]) -> list[Any]:
     """The objects that owners hold as ``config``, and the configs in these (of an encoder and a decoder), each once."""
     found: dict[int, Any] = {}

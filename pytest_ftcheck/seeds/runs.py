@@ -187,6 +187,13 @@ def digest(trace: Trace, *, seed: bool = True) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+#: The note of a trace whose batches are not those of another run, so that another run may differ.
+DRAWN_TWICE = (
+    "the first batch differs when it is drawn twice from the same random states: a generator that cannot be found, or the system's, "
+    "decides what is trained on, and another run gives other numbers"
+)
+
+
 def repeatable(measured: Trace | Runs) -> str:
     """Why a rerun gives the same result, as one line; empty where it may differ.
 
@@ -212,6 +219,8 @@ def repeatable(measured: Trace | Runs) -> str:
 
 def _repeatable(trace: Trace) -> bool:
     if trace.source != "finetune" or trace.recipe is None or trace.environment.get("device") != "cpu":
+        return False
+    if DRAWN_TWICE in trace.notes:
         return False
     if trace.recipe.max_seconds is None:
         return True

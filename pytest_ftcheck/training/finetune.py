@@ -19,12 +19,14 @@ from ..core import events
 from ..core.intent import Intent
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..core.trace import Trace
+from ..instruments.draws import draws_differ
 from ..instruments.environment import data_hash
 from ..instruments.global_state import GlobalHooks, GlobalState, seed_everything
+from ..instruments.nested_state import NestedState
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.undo import Undo
 from ..integrations.trainer_run import ProcessState
-from ..seeds.runs import Runs
+from ..seeds.runs import DRAWN_TWICE, Runs
 from ..seeds.sprt import Seeds
 from .finetune_arguments import FinetuneArguments, OwnArguments
 from .resolve import resolve_model, resolve_recipe
@@ -110,9 +112,11 @@ def finetune(
         check_arguments(model, recipe, {**fields, **own})
     if seeds is not None:
         return finetune_seeds(finetune, seeds, model, batches, recipe, own)
-    undo = Undo(GlobalState(), GlobalHooks())
+    undo = Undo()
+    nested = NestedState(model) if isinstance(model, nn.Module) else None
 
     def train() -> tuple[FinetuneRun | TrainerRun, Trace]:
+        undo.keep(GlobalState(), GlobalHooks())
         with torch.inference_mode(False), torch.enable_grad():
             if batches is None:
                 undo.keep(ProcessState())
@@ -127,6 +131,9 @@ def finetune(
             return run, run.run()
 
     run, trace = undo.after(train)
+    notes = [nested.note() if nested is not None else None, DRAWN_TWICE if draws_differ(batches, recipe.seed) else None]
+    if any(notes):
+        trace = dataclasses.replace(trace, notes=(*trace.notes, *filter(None, notes)))
     if listener := events.current():
         listener.traced(trace)
     events.run_ended(
