@@ -106,3 +106,19 @@ def test_one_label_a_row_does_not_apply():
 
     trace = finetune(tiny_distilbert(), toy_batches(), steps=1, probes=["token_labels"])
     assert check_token_labels_aligned(trace).status == "skipped"
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("padding", "fault"), [(-100, ""), (0, "padding_taught")])
+def test_a_decoders_labels(padding, fault):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    g = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(3):
+        ids, labels = torch.randint(5, 60, (4, 10), generator=g), torch.randint(5, 60, (4, 8), generator=g)
+        labels[:, 5], labels[:, 6:] = 1, padding
+        batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    trace = finetune(lambda: T5ForConditionalGeneration(config), batches, steps=1, probes=["token_labels"])
+    assert check_token_labels_aligned(trace).fault == fault

@@ -30,8 +30,13 @@ class TokenLabelsProbe(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        if getattr(getattr(context.model, "config", None), "is_encoder_decoder", False):
-            raise LeftOut("labels are those of the decoder, not of the tokens")
+        config = getattr(context.model, "config", None)
+        self.decoder_pad: int | None = None
+        self.of_decoder = bool(getattr(config, "is_encoder_decoder", False))
+        if self.of_decoder:
+            self.decoder_pad = context.intent.pad_token_id
+            if self.decoder_pad is None:
+                self.decoder_pad = getattr(config, "pad_token_id", None)
         self.batches = [b for b in map(self._read, context.batches.known[:MOST_BATCHES]) if b is not None]
         if not self.batches:
             raise LeftOut("there is not one label a token")
@@ -52,7 +57,8 @@ class TokenLabelsProbe(Probe):
 
     def record(self) -> TokenLabels | None:
         """What was measured."""
-        ids_are_labels = self.context.reader.classes is not None and self._vocabulary() == self.context.reader.classes
+        outputs = self.context.reader.classes
+        ids_are_labels = self.of_decoder or (outputs is not None and outputs == self._vocabulary())
         return TokenLabels(
             rows=sum(len(labels) for _, labels in self.batches),
             at_tokens=sum(int((tokens.real & (labels != IGNORED)).sum()) for tokens, labels in self.batches),
@@ -66,10 +72,21 @@ class TokenLabelsProbe(Probe):
         return None if embedding is None else embedding.num_embeddings
 
     def _read(self, batch: Any) -> tuple[Tokens, torch.Tensor] | None:
-        tokens, labels = find_tokens(batch, self.context.intent.pad_token_id), split(batch)[1]
+        labels = split(batch)[1]
+        if self.of_decoder:
+            return self._read_decoder(labels)
+        tokens = find_tokens(batch, self.context.intent.pad_token_id)
         if tokens is None or not tokens.certain or not isinstance(labels, torch.Tensor) or labels.is_floating_point():
             return None
         return (tokens, labels) if labels.shape == tokens.ids.shape else None
+
+    def _read_decoder(self, labels: Any) -> tuple[Tokens, torch.Tensor] | None:
+        """The decoder's tokens are its labels; padding is a run of the padding id at the end, but for its first, which may end the text."""
+        if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.dim() != 2:
+            return None
+        run = ((labels == self.decoder_pad) | (labels == IGNORED)).int().flip(1).cumprod(1).flip(1).bool()
+        real = ~run | ~torch.nn.functional.pad(run[:, :-1], (1, 0))
+        return Tokens(labels, (), None, None, real, self.decoder_pad, True), labels
 
     def _loss_changes(self, batch: Any, rows: list[int], tokens: Tokens, labels: torch.Tensor) -> bool | None:
         reader, hidden, own = self.context.reader, _at_padding(tokens, labels)[rows], labels[rows]

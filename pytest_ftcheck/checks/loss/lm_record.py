@@ -1,0 +1,19 @@
+"""Targets of a language model: which token of the input each position is taught to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...core.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class LmTargets(Measurement, probe="lm_targets"):
+    """Read off the gradient with respect to the logits: the id that each position is taught to predict, beside the ids of the input."""
+
+    #: Positions with a gradient.
+    positions: int
+    #: The logits of a position do not depend on the ids after it.
+    causal: bool
+    #: k -> share of these positions at which the id that is pushed up is the input's, k positions later.
+    shares: dict[int, float] = field(default_factory=dict)

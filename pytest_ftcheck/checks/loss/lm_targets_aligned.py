@@ -1,0 +1,102 @@
+"""Is each position of a language model taught the token that it should predict?"""
+
+from __future__ import annotations
+
+from ...core.formatting import percent, plural
+from ...core.trace import Trace
+from ...core.verdict import Verdict
+from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
+from .lm_record import LmTargets
+
+NAME = "lm_targets_aligned"
+#: Share of positions from which a distance is the one that is taught. The right one has a share of 1.
+TAUGHT = 0.9
+#: The right distance of a causal model, up to this share, leaves room for another: texts that repeat themselves have high shares at
+#: several.
+NOT_TAUGHT = 0.5
+#: Share of positions of a model that sees the whole text at which it may be taught the very id that it sees: masked language models keep
+#: every tenth chosen token as it is (Devlin et al. 2019).
+VISIBLE = 0.5
+_REMEDY = (
+    "give the model labels=input_ids and let it shift them (models of transformers do), or shift once by yourself: logits[:, :-1] against "
+    "labels[:, 1:]"
+)
+SHIFTED_TWICE = Fault(
+    "shifted_twice",
+    Rank.LOSS + 130,
+    "labels are shifted twice: each position is taught a token beyond the next",
+    cause="the labels are shifted before the model or the loss shifts them again: position t is taught token t + {distance}",
+    remedy=_REMEDY,
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
+NOT_SHIFTED = Fault(
+    "not_shifted",
+    Rank.LOSS + 131,
+    "labels are not shifted: each position is taught a token that it sees",
+    cause="logits and labels are compared position by position, so the model learns to copy token t{distance} and not to predict "
+    "the next one",
+    remedy=_REMEDY,
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
+LABELS_AT_VISIBLE = Fault(
+    "labels_at_visible",
+    Rank.LOSS + 132,
+    "labels are set at visible positions: the model is taught to copy its input",
+    cause="labels are the whole text, in place of the masked tokens alone: at the other positions the answer is the input",
+    remedy="set the labels of all positions that are not masked to -100 (DataCollatorForLanguageModeling(mlm=True) does)",
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
+
+
+@check(
+    stage=Stage.LOSS_FUNCTION,
+    position=4,
+    faults=(SHIFTED_TWICE, NOT_SHIFTED, LABELS_AT_VISIBLE),
+    measurements=(LmTargets,),
+)
+def check_lm_targets_aligned(trace: Trace) -> Verdict:
+    """Where the outputs are the vocabulary: each position is taught the next token (causal), or a token that it does not see (masked).
+
+    Read off one backward pass to the logits: at each position with a gradient, the id whose logit the loss raises most, beside the ids of
+    the input at distances -2 to 3. Whether the model is causal is measured, too: later ids are changed, and the logits of earlier
+    positions compared.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> from pytest_ftcheck.checks.loss.lm_record import LmTargets
+    >>> print(check_lm_targets_aligned(example_trace(measurements={"lm_targets": LmTargets(300, True, {0: 0.02, 1: 1.0, 2: 0.03})})))
+    lm_targets_aligned: pass. 100 % of 300 positions are taught the next token.
+    """
+    targets = trace.measured(LmTargets)
+    if targets is None:
+        return not_measured(NAME, trace, LmTargets)
+    measured = "the id whose logit the loss raises most, at each position with a gradient, before the first step"
+    positions, own = plural(targets.positions, "position"), targets.shares.get(0, 0.0)
+    if not targets.causal:
+        if own >= VISIBLE:
+            headline = f"{percent(own)} of {positions} are taught the very token that they see."
+            limit = f"below {percent(VISIBLE)}, in a model that sees the whole text"
+            return LABELS_AT_VISIBLE.verdict(NAME, headline, limit=limit, measured=measured)
+        return Verdict(
+            NAME, "pass", f"{percent(own)} of {positions} are taught the very token that they see.", measured=measured
+        )
+    following = targets.shares.get(1, 0.0)
+    distance, most = max(targets.shares.items(), key=lambda item: item[1], default=(1, 0.0))
+    if distance != 1 and most >= TAUGHT and following <= NOT_TAUGHT:
+        fault = SHIFTED_TWICE if distance > 1 else NOT_SHIFTED
+        where = str(distance) if distance > 1 else f" - {-distance}" if distance else ""
+        return fault.with_details(distance=where).verdict(
+            NAME,
+            f"{percent(most)} of {positions} are taught {_described(distance)}, {percent(following)} the next token.",
+            limit="a causal language model is taught the next token",
+            measured=measured,
+        )
+    return Verdict(NAME, "pass", f"{percent(following)} of {positions} are taught the next token.", measured=measured)
+
+
+def _described(distance: int) -> str:
+    if distance > 1:
+        return f"the token {distance} positions later"
+    return "the token that they see" if distance == 0 else f"the token {plural(-distance, 'position')} earlier"

@@ -1,0 +1,99 @@
+"""lm_targets_aligned: which token each position of a language model is taught."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pytest_ftcheck import check_lm_targets_aligned, example_trace, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.checks.loss.lm_record import LmTargets
+
+
+def judge(causal, shares):
+    return check_lm_targets_aligned(example_trace(measurements={"lm_targets": LmTargets(300, causal, shares)}))
+
+
+@pytest.mark.parametrize(
+    ("causal", "shares", "fault"),
+    [
+        (True, {0: 0.02, 1: 1.0, 2: 0.03}, ""),
+        (True, {0: 0.02, 1: 0.03, 2: 1.0}, "shifted_twice"),
+        (True, {0: 1.0, 1: 0.03, 2: 0.02}, "not_shifted"),
+        (True, {-1: 0.95, 0: 0.1, 1: 0.03}, "not_shifted"),
+        (True, {0: 0.95, 1: 0.6, 2: 0.5}, ""),  # a text that repeats itself
+        (True, {0: 0.8, 1: 0.1}, ""),  # something else is taught
+        (False, {0: 0.2, 1: 0.02}, ""),
+        (False, {0: 0.49}, ""),
+        (False, {0: 0.5}, "labels_at_visible"),
+    ],
+)
+def test_what_is_taught(causal, shares, fault):
+    assert judge(causal, shares).fault == fault
+
+
+def test_wording():
+    assert str(judge(True, {0: 0.02, 1: 0.03, 2: 1.0})).splitlines() == [
+        "lm_targets_aligned: FAIL. 100 % of 300 positions are taught the token 2 positions later, 3.0 % the next token.",
+        "  cause: the labels are shifted before the model or the loss shifts them again: position t is taught token t + 2",
+        "  do: give the model labels=input_ids and let it shift them (models of transformers do), or shift once by yourself: "
+        "logits[:, :-1] against labels[:, 1:]",
+        "  limit: a causal language model is taught the next token",
+        "  measured: the id whose logit the loss raises most, at each position with a gradient, before the first step",
+    ]
+
+
+def texts(labels):
+    g = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 60, (4, 12), generator=g) for _ in range(3)]
+    return [{"input_ids": x, "attention_mask": torch.ones_like(x), "labels": labels(x, g)} for x in ids]
+
+
+def causal_model():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=16))
+
+
+def masked_model():
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    config = DistilBertConfig(vocab_size=60, dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=16)
+    return DistilBertForMaskedLM(config)
+
+
+def some(x, g):
+    """Labels at every fourth position; the ids there are visible in one of ten, as a masked language model's are."""
+    chosen = torch.rand(x.shape, generator=g) < 0.25
+    labels = torch.where(chosen, x.clone(), -100)
+    x[chosen & (torch.rand(x.shape, generator=g) < 0.9)] = 4
+    return labels
+
+
+def compare_in_place(model, batch):
+    logits = model(input_ids=batch["input_ids"]).logits
+    return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(
+    ("model", "labels", "loss_fn", "fault"),
+    [
+        (causal_model, lambda x, g: x.clone(), None, ""),
+        (causal_model, lambda x, g: F.pad(x[:, 1:], (0, 1), value=-100), None, "shifted_twice"),
+        (causal_model, lambda x, g: x.clone(), compare_in_place, "not_shifted"),
+        (causal_model, lambda x, g: F.pad(x[:, 1:], (0, 1), value=-100), compare_in_place, ""),
+        (masked_model, some, None, ""),
+        (masked_model, lambda x, g: x.clone(), None, "labels_at_visible"),
+    ],
+)
+def test_real_language_models(model, labels, loss_fn, fault):
+    trace = finetune(model, texts(labels), steps=1, probes=["lm_targets"], loss_fn=loss_fn)
+    verdict = check_lm_targets_aligned(trace)
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault), verdict
+
+
+@pytest.mark.trains
+def test_classes_are_no_vocabulary():
+    trace = finetune(tiny_distilbert(), toy_batches(), steps=1, probes=["lm_targets"])
+    assert check_lm_targets_aligned(trace).status == "skipped"
