@@ -156,7 +156,8 @@ class LoopObserver(LoopCallListener):
         self._handles: list[RemovableHandle] = []
         self._outputs: set[Any] = set()  # autograd nodes of the model's outputs
         self._rows: list[bytes] = []  # the rows that the model was called with last
-        self._pending: list[tuple[Any, LossCall, _Sign]] = []  # losses whose backward() was not called as yet, by their node
+        # losses whose backward() was not called as yet, by their node
+        self._pending: list[tuple[Any, LossCall, _Sign]] = []
 
     # ------------------------------------------------------------------ on and off
     def start(self, iteration: int, batch: Any, *, whole: bool = False) -> None:
