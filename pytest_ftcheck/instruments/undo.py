@@ -134,10 +134,10 @@ class Undo:
     def _report(self, error: BaseException | None) -> None:
         if self.problems:
             text = "not restored, all else is: " + "; ".join(self.problems)
+            self.problems = []
             if error is None:
                 raise NotRestored(text)
             getattr(error, "add_note", warnings.warn)(text)
-            self.problems = []
 
 
 def _position(undo: Undo) -> int:
