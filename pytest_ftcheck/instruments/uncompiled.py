@@ -45,6 +45,3 @@ def leave_uncompiled(function: Any, *, with_callees: bool = False) -> None:
         return
     callees = _FrameAction.SKIP if with_callees else _FrameAction.DEFAULT
     set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, callees))
-
-
-uncompiled = outside_graphs  # the name until the loop probe is committed with the new one

@@ -23,7 +23,7 @@ from ...instruments.batches import split, tensors_in
 from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import Probe, ProbeContext
 from ...instruments.tokens import find_tokens
-from ...instruments.uncompiled import outside_graphs, uncompiled
+from ...instruments.uncompiled import outside_graphs
 from ...instruments.undisturbed import is_probing, quiet
 from ..inputs.probe.padding import received_mask
 from .record import BaseCall, LoopCalls, LossCall
@@ -164,7 +164,7 @@ class LoopObserver(LoopCallListener):
         """From now on the loop's calls are noted; ``whole``: each call of ``backward()`` ends an iteration."""
         self.stop()
         self.iteration, self._batch, self._whole = iteration, batch, whole
-        self._handles.append(self.model.register_forward_hook(uncompiled(self._called), with_kwargs=True))
+        self._handles.append(self.model.register_forward_hook(outside_graphs(self._called), with_kwargs=True))
         for base in self.bases:
             hook = outside_graphs(self._hook_of(base))
             self._handles.append(base.module.register_forward_hook(hook, with_kwargs=True))
