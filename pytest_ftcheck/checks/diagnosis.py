@@ -133,7 +133,7 @@ class Diagnosis:
 
         >>> from pytest_ftcheck import Verdict
         >>> Diagnosis("healthy", (Verdict("weights_move", "pass", "4 of 4 tensors moved."),)).coverage
-        '1 of 42 checks judged; 41 not run'
+        '1 of 43 checks judged; 42 not run'
         """
         judged = sum(v.check in CHECKS for v in self.judged)
         parts = [f"{judged} of {plural(len(CHECKS), 'check')} judged"]
@@ -205,7 +205,7 @@ class Diagnosis:
             lines += ["", *_wrapped(f"inconclusive because of the above: {names}")]
         for title, left_out in (("does not apply", self.not_applicable), ("not measured", self.not_measured)):
             lines += _reasons(title, [v for v in left_out if v.status == "skipped"])
-        return "\n".join([*lines, "", *_wrapped(f"{self.coverage}.")])
+        return clean("\n".join([*lines, "", *_wrapped(f"{self.coverage}.")]))
 
     def brief(self, width: int = WIDTH) -> str:
         """The message in at most 12 lines of ``width`` columns: the first cause with evidence and remedy, the others by name.
@@ -238,7 +238,7 @@ class Diagnosis:
         room -= len(found)
         if len(shown) > room:
             shown = [*shown[: room - 1], f"  ... and {len(shown) - room + 1} more"] if room > 0 else []
-        return "\n".join([*lines, *found, *shown])
+        return clean("\n".join([*lines, *found, *shown]))
 
     def _repr_html_(self) -> str:
         return str(provided("notebook_diagnosis")(self))

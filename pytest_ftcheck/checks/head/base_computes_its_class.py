@@ -1,0 +1,132 @@
+"""Does the base compute what its class computes?"""
+
+from __future__ import annotations
+
+import math
+
+from ...core.formatting import number, percent, plural
+from ...core.trace import Trace
+from ...core.verdict import Status, Verdict
+from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
+from .base_twin_record import BaseTwin, Difference, TwinComparison
+
+NAME = "base_computes_its_class"
+#: p-value of a metric, and share of the class priors' loss, from which the run has learnt: those of `metric_improves` and
+#: `labels_learnable`.
+ALPHA, LEARNT = 0.05, 0.97
+BASE_ALTERED = Fault(
+    "base_altered",
+    Rank.START + 1,
+    "the base does not compute what its class computes",
+    cause="the base was changed after it was made: {changes}",
+    remedy="remove what changes it: hooks, replaced functions, exchanged submodules, attributes and config fields set after the model was "
+    "made; a change that is wanted belongs in a class of your own",
+    explains=(
+        Symptom.INPUT_LOST,
+        Symptom.STANDS_STILL,
+        Symptom.BLOWS_UP,
+        "eval_deterministic",
+        "padding_ignored",
+        "rows_independent",
+    ),
+)
+
+
+@check(
+    stage=Stage.START,
+    position=4,
+    faults=(BASE_ALTERED,),
+    measurements=(BaseTwin,),
+)
+def check_base_computes_its_class(trace: Trace) -> Verdict:
+    """A library's base gives the outputs of a fresh twin: a module of its class and config with the same weights and inputs.
+
+    Where they differ by more than rounding, the first submodule that differs is named, and what is changed there. That is advice where the
+    run learns all the same (the metric beats its baseline, or the loss falls below the class priors'), or where nothing shows whether it
+    does; else it is a fault.
+
+    >>> from pytest_ftcheck import example_trace
+    >>> from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, TwinComparison
+    >>> same = TwinComparison("bert", "BertModel", 2, 40, 40, 0.0, 7.6e-6)
+    >>> print(check_base_computes_its_class(example_trace(measurements={"base_twin": BaseTwin((same,))})))
+    base_computes_its_class: pass. bert computes what BertModel computes: 40 of 40 submodules agree with a fresh twin.
+    """
+    twins = trace.measured(BaseTwin)
+    if twins is None:
+        return not_measured(NAME, trace, BaseTwin)
+    altered = [b for b in twins.bases if b.first is not None]
+    notes = tuple(f"not compared: {reason}" for reason in twins.left_out)
+    if not altered:
+        return Verdict(NAME, "pass", _agreement(twins.bases), measured=_measured(twins.bases), notes=notes)
+    base, first = altered[0], altered[0].first
+    assert first is not None
+    learns = _learns(trace)
+    status: Status = "fail" if learns is False else "advice"
+    if learns is None:
+        notes = (
+            *notes,
+            "whether the run learns is not known: there is no metric with a baseline, and no loss on a probe",
+        )
+    return BASE_ALTERED.with_details(changes=_changes(base, first)).verdict(
+        NAME,
+        f"{base.base} does not compute what {base.class_name} computes: {_where(first)}. {_whole(base)}",
+        status,
+        limit=f"at most {number(base.limit)} of the largest value: rounding",
+        measured=_measured(altered[:1]),
+        notes=notes,
+    )
+
+
+def _agreement(bases: tuple[TwinComparison, ...]) -> str:
+    parts = [
+        f"{b.base} computes what {b.class_name} computes: {b.agreed} of {plural(b.modules, 'submodule')} agree with a fresh twin"
+        for b in bases
+    ]
+    return "; ".join(parts) + "."
+
+
+def _measured(bases: tuple[TwinComparison, ...] | list[TwinComparison]) -> str:
+    attention = f", attention implementation {bases[0].attention!r} in both" if bases[0].attention else ""
+    return f"evaluation mode, {plural(bases[0].rows, 'row')}, initial weights{attention}"
+
+
+def _where(first: Difference) -> str:
+    at = f"{first.module} ({first.class_name})" if first.module else "the base itself"
+    if first.kind == "call":
+        return f"its class calls {at}, this one does not"
+    size = (
+        percent(first.relative) + " of the largest value"
+        if math.isfinite(first.relative)
+        else "its shape or its non-finite values"
+    )
+    what = "output" if first.kind == "output" else "input"
+    return f"the first difference from a fresh twin is the {what} of {at}, by {size}"
+
+
+def _whole(base: TwinComparison) -> str:
+    at_the_end = f"by {percent(base.relative)}" if math.isfinite(base.relative) else "in shape or in non-finite values"
+    return f"The output of the whole base differs {at_the_end}; {base.agreed} of {plural(base.modules, 'submodule')} agree."
+
+
+def _changes(base: TwinComparison, first: Difference) -> str:
+    if first.changes:
+        return "; ".join(first.changes)
+    inside = first.module if first.kind == "output" else first.module.rpartition(".")[0]
+    place = inside or base.class_name
+    return f"in {place}, by neither a hook, a replaced function nor an attribute; a buffer, a config field or a global function may be"
+
+
+def _learns(trace: Trace) -> bool | None:
+    """Whether a metric beats its baseline, or the loss ends below the class priors'; None: neither is known."""
+    known: list[bool] = []
+    for m in trace.metrics:
+        if m.baseline is not None:
+            known.append(m.last > m.baseline and (m.p_value is None or m.p_value <= ALPHA))
+    probe = trace.probe
+    if probe is not None and probe.points:
+        first, last = probe.points[0], probe.points[-1]
+        if probe.prior_entropy and last.reference is not None:
+            known.append(last.reference < LEARNT * probe.prior_entropy)
+        elif first.loss > 0:
+            known.append(last.loss < LEARNT * first.loss)
+    return any(known) if known else None

@@ -1,0 +1,51 @@
+"""A library's base beside a fresh twin of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...core.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first value, in the order of execution, that is not the twin's."""
+
+    #: Name of the submodule within the base (empty: the base itself), and its class.
+    module: str
+    class_name: str
+    #: ``output`` or ``input`` of that submodule; ``call``: the twin calls it, the base does not.
+    kind: Literal["output", "input", "call"]
+    #: Largest difference over the twin's largest value; infinite where the shape differs or a number is not finite.
+    relative: float
+    #: What is found changed there: hooks, a patched function, an exchanged class, attributes.
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TwinComparison:
+    """One base and its twin: the same weights, the same inputs, in evaluation mode."""
+
+    base: str
+    class_name: str
+    rows: int
+    #: Submodules compared, and those whose inputs and outputs are the twin's.
+    modules: int
+    agreed: int
+    #: Largest difference of an output of the base, over the twin's largest value, and the share that rounding explains.
+    relative: float
+    limit: float
+    #: Attention implementation of both; empty: the config names none.
+    attention: str = ""
+    #: Where it begins; None: the outputs of the base are the twin's.
+    first: Difference | None = None
+
+
+@dataclass(frozen=True)
+class BaseTwin(Measurement, probe="base_twin"):
+    """Each base of a library's class, beside a twin built from its class and its config."""
+
+    bases: tuple[TwinComparison, ...]
+    #: Why further bases were not compared.
+    left_out: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""A fresh twin of a library's base: built, called beside it, compared submodule by submodule."""

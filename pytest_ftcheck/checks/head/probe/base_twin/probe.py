@@ -1,0 +1,117 @@
+"""The probe that compares each base of a library's class with its twin."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Sequence
+
+from torch import nn
+
+from .....instruments.base_model import BaseModel, find_base_models, is_library
+from .....instruments.batches import row_count, split, take_rows
+from .....instruments.probe import LeftOut, Probe, ProbeContext
+from .....instruments.tokens import find_tokens
+from .....instruments.undisturbed import quiet
+from ...base_twin_record import BaseTwin, TwinComparison
+from .comparison import Comparison
+from .twin import Twin, not_comparable
+
+#: Rows that are compared: a change of the computation changes all of them, but a mask that is lost only those with padding.
+ROWS = 2
+#: Bases of one model that are compared (two towers, say).
+BASES = 2
+
+
+class BaseTwinProbe(Probe):
+    """One forward pass of a few rows in evaluation mode, before the training; the twin is called right after its base."""
+
+    name = "base_twin"
+    order = 22
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.candidates = find_bases(context.model)
+        self.left_out: list[str] = []
+        self.found: list[TwinComparison] = []
+        self.bases = self._comparable(outermost(self.candidates))
+        if not self.bases:
+            raise LeftOut([*self.left_out, "there is no base inside that takes input_ids and attention_mask"][0])
+        self.rows = self._rows()
+
+    def cost(self) -> float:
+        """One pass of the model, and one of each twin."""
+        return float(len(self.rows) * (1 + len(self.bases)))
+
+    def before(self) -> None:
+        """Compare, with the first weights."""
+        uncalled = self._compare(self.bases)
+        if not self.found and uncalled:  # a model may call parts of its base, and not the base
+            inner = [b for b in self.candidates if any(b.name.startswith(f"{u.name}.") for u in uncalled)]
+            self._compare(self._comparable(outermost(inner)))
+        if not self.found:
+            raise LeftOut(self.left_out[-1])
+
+    def record(self) -> BaseTwin | None:
+        """What was measured."""
+        return BaseTwin(tuple(self.found), tuple(self.left_out)) if self.found else None
+
+    def _rows(self) -> list[int]:
+        """The row with the most padding and the one with the least: a mask that is lost changes the first."""
+        batch = self.context.fixed_batches[0]
+        tokens = find_tokens(batch, self.context.intent.pad_token_id)
+        if tokens is None:
+            return list(range(min(ROWS, row_count(split(batch)[0]) or 1)))
+        order: list[int] = tokens.real.sum(1).argsort(stable=True).tolist()
+        return sorted({order[0], order[-1]})
+
+    def _comparable(self, bases: Sequence[BaseModel]) -> list[BaseModel]:
+        """Those that a twin can be compared with; why not, of the others, goes to `left_out`."""
+        reasons = [(base, not_comparable(base.module)) for base in bases[:BASES]]
+        self.left_out.extend(reason for _, reason in reasons if reason)
+        return [base for base, reason in reasons if not reason]
+
+    def _compare(self, bases: Sequence[BaseModel]) -> list[BaseModel]:
+        """Build the twins, and compare; the bases that the model does not call."""
+        comparisons = []
+        for base in bases:
+            try:
+                comparisons.append(Comparison(base, Twin(base.module)))
+            except LeftOut as reason:
+                self.left_out.append(str(reason))
+        if not comparisons:
+            return []
+        batch = take_rows(self.context.fixed_batches[0], self.rows)
+        with quiet(self.context.model), contextlib.ExitStack() as stack:
+            for comparison in comparisons:
+                stack.enter_context(comparison.watched())
+            self.context.reader.logits(batch)
+        for comparison in comparisons:
+            if comparison.error is not None:
+                self.left_out.append(f"the twin raised {type(comparison.error).__name__}: {comparison.error}"[:200])
+            elif comparison.found is None:
+                self.left_out.append(f"{comparison.base.name} is not called as a module")
+            else:
+                self.found.append(comparison.found)
+        return [c.base for c in comparisons if c.error is None and c.found is None]
+
+
+def find_bases(model: nn.Module) -> list[BaseModel]:
+    """The bases inside, those of a library's class if there are any; without one inside, the model."""
+    found = {base.name: base for base in find_base_models(model)}
+    for name, module in model.named_modules():
+        # by the forward of its class: the instance's may be replaced
+        if name and name not in found and is_library(module) and _takes_ids(module):
+            found[name] = BaseModel(name, module, ())
+    if not found and is_library(model) and _takes_ids(model):
+        return [BaseModel("", model, ())]
+    return [b for b in found.values() if b.library] or list(found.values())
+
+
+def outermost(bases: Sequence[BaseModel]) -> list[BaseModel]:
+    """Those that are not inside another one."""
+    return [b for b in bases if not any(b.name.startswith(f"{other.name}.") for other in bases)]
+
+
+def _takes_ids(module: nn.Module) -> bool:
+    return {"input_ids", "attention_mask"} <= set(inspect.signature(type(module).forward).parameters)
