@@ -19,6 +19,8 @@ WHOLE = 1024
 #: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model costs 4 %
 #: of a training step, reading a seventh of them 1 % (benchmarks/overhead.py). Heads of the usual size are read in full.
 LARGE_HEAD = 2**20
+#: A matrix with this many times as many rows as columns is a table, of which a batch may use a few rows.
+TABLE = 8
 LARGE_BASE = 2**19
 
 
@@ -60,6 +62,7 @@ class SampledElements:
         self.device = self.parameters[0].device
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
         self.total = sum(self.counts)
+        self._lengths = torch.tensor(self.counts, device=self.device)
 
     def zeros(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A flat vector with one place for each sampled element."""
@@ -92,7 +95,7 @@ class SampledElements:
 
     def norms(self, flat: torch.Tensor) -> torch.Tensor:
         """L2 norm of each tensor's piece."""
-        return torch.stack([torch.linalg.vector_norm(piece) for piece in self.split(flat)])
+        return torch.segment_reduce(flat * flat, "sum", lengths=self._lengths).sqrt()
 
 
 def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor) -> None:
@@ -113,16 +116,22 @@ def row_stride(p: torch.Tensor, large: int = LARGE_BASE) -> int:
 
 
 def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
-    """L2 norm in at least float32; estimated from every ``stride``-th row of a large tensor."""
+    """L2 norm in at least float32; of a large tensor it is that of the rows with a gradient, if these are few (an embedding's), else it is
+    estimated from every ``stride``-th row."""
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     norm: torch.Tensor
     if grad.is_sparse:
         norm = torch.linalg.vector_norm(grad.coalesce().values(), dtype=dtype)
         return norm
     if stride > 1:
+        if grad.shape[0] > TABLE * grad[0].numel():
+            used = (grad.reshape(grad.shape[0], -1)[:, :2] != 0).any(1).nonzero().squeeze(1)
+            if 0 < len(used) <= grad.shape[0] // stride:
+                norm = torch.linalg.vector_norm(grad.index_select(0, used), dtype=dtype)
+                return norm
         rows = grad[::stride]
         norm = torch.linalg.vector_norm(rows, dtype=dtype) * math.sqrt(grad.shape[0] / rows.shape[0])
-        if norm != 0:  # in an embedding all rows read may be zero: then all rows are read
+        if norm != 0:  # all rows read may be zero: then all rows are read
             return norm
     norm = torch.linalg.vector_norm(grad, dtype=dtype)
     return norm

@@ -17,3 +17,7 @@ class LmTargets(Measurement, probe="lm_targets"):
     causal: bool
     #: k -> share of these positions at which the id that is pushed up is the input's, k positions later.
     shares: dict[int, float] = field(default_factory=dict)
+    #: Rows read whose labels are ids, and of these the rows that end in the most frequent last token; how often it is a label.
+    rows: int = 0
+    rows_with_end: int = 0
+    end_labels: int = 0

@@ -17,6 +17,8 @@ NOT_TAUGHT = 0.5
 #: Share of positions of a model that sees the whole text at which it may be taught the very id that it sees: masked language models keep
 #: every tenth chosen token as it is (Devlin et al. 2019).
 VISIBLE = 0.5
+#: Rows, and the share of them that ends in one token, from which that token is taken for the end of a text.
+END_ROWS, END_SHARE = 32, 0.9
 _REMEDY = (
     "give the model labels=input_ids and let it shift them (models of transformers do), or shift once by yourself: logits[:, :-1] against "
     "labels[:, 1:]"
@@ -50,11 +52,22 @@ LABELS_AT_VISIBLE = Fault(
     confidence="certain",
 )
 
+END_NEVER_TAUGHT = Fault(
+    "end_never_taught",
+    Rank.LOSS + 133,
+    "the token that ends each text is never a target",
+    cause="the padding token is the end token, and all labels with its id were set to -100, the real ends among them: the model never "
+    "learns to stop",
+    remedy="set labels to -100 where attention_mask is 0, not where the id is the padding id; or give the padding a token of its own",
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
+
 
 @check(
     stage=Stage.LOSS_FUNCTION,
     position=4,
-    faults=(SHIFTED_TWICE, NOT_SHIFTED, LABELS_AT_VISIBLE),
+    faults=(SHIFTED_TWICE, NOT_SHIFTED, LABELS_AT_VISIBLE, END_NEVER_TAUGHT),
     measurements=(LmTargets,),
 )
 def check_lm_targets_aligned(trace: Trace) -> Verdict:
@@ -92,6 +105,14 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
             f"{percent(most)} of {positions} are taught {_described(distance)}, {percent(following)} the next token.",
             limit="a causal language model is taught the next token",
             measured=measured,
+        )
+    if targets.rows >= END_ROWS and targets.rows_with_end >= END_SHARE * targets.rows and not targets.end_labels:
+        return END_NEVER_TAUGHT.verdict(
+            NAME,
+            f"{percent(targets.rows_with_end / targets.rows)} of {plural(targets.rows, 'row')} end in the same token, and no label is that "
+            "token.",
+            limit=f"a token that ends {percent(END_SHARE)} of the rows is a label in some",
+            measured="last real token of each row, beside all labels",
         )
     return Verdict(NAME, "pass", f"{percent(following)} of {positions} are taught the next token.", measured=measured)
 

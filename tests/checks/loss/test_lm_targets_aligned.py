@@ -32,6 +32,21 @@ def test_what_is_taught(causal, shares, fault):
     assert judge(causal, shares).fault == fault
 
 
+@pytest.mark.parametrize(
+    ("rows", "with_end", "labels", "causal", "fault"),
+    [
+        (100, 90, 0, True, "end_never_taught"),
+        (100, 89, 0, True, ""),
+        (100, 100, 1, True, ""),
+        (31, 31, 0, True, ""),
+        (100, 100, 0, False, ""),  # a masked language model chooses no special tokens
+    ],
+)
+def test_the_end_of_a_text(rows, with_end, labels, causal, fault):
+    targets = LmTargets(300, causal, {0: 0.0, 1: 1.0}, rows, with_end, labels)
+    assert check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets})).fault == fault
+
+
 def test_wording():
     assert str(judge(True, {0: 0.02, 1: 0.03, 2: 1.0})).splitlines() == [
         "lm_targets_aligned: FAIL. 100 % of 300 positions are taught the token 2 positions later, 3.0 % the next token.",
@@ -91,6 +106,20 @@ def test_real_language_models(model, labels, loss_fn, fault):
     trace = finetune(model, texts(labels), steps=1, probes=["lm_targets"], loss_fn=loss_fn)
     verdict = check_lm_targets_aligned(trace)
     assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault), verdict
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("hidden", "fault"), [("ids", "end_never_taught"), ("mask", "")])
+def test_the_padding_token_is_the_end_token(hidden, fault):
+    g, batches = torch.Generator().manual_seed(0), []
+    for _ in range(4):
+        x = torch.randint(5, 60, (10, 12), generator=g)
+        mask = (torch.arange(12)[None] < torch.randint(6, 13, (10, 1), generator=g)).long()
+        x[mask == 0] = 2
+        x[torch.arange(10), mask.sum(1) - 1] = 2
+        labels = torch.where(x == 2 if hidden == "ids" else mask == 0, -100, x)
+        batches.append({"input_ids": x, "attention_mask": mask, "labels": labels})
+    assert check_lm_targets_aligned(finetune(causal_model, batches, steps=1, probes=["lm_targets"])).fault == fault
 
 
 @pytest.mark.trains

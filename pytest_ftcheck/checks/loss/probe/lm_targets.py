@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -10,12 +11,15 @@ from torch import nn
 from ....instruments.batches import own_copy, row_count, split, take_rows, with_values
 from ....instruments.model_outputs import logits_in
 from ....instruments.probe import LeftOut, Probe, ProbeContext
+from ....instruments.tasks import IGNORED
 from ....instruments.tokens import find_tokens
 from ....instruments.undisturbed import quiet
 from ..lm_record import LmTargets
 
 #: Rows used, and the distances k from a position to the token that it may be taught to predict.
 ROWS, DISTANCES = 8, range(-2, 4)
+#: Batches whose last tokens are read, at most.
+BATCHES = 64
 
 
 class LmTargetsProbe(Probe):
@@ -64,7 +68,25 @@ class LmTargetsProbe(Probe):
             shares[k] = float((pushed[:, at] == ids[:, there])[both].double().mean()) if bool(both.any()) else 0.0
         with quiet(self.context.model):
             causal = self._causal(batch, tokens.path, ids)
-        self.found = LmTargets(int(counted.sum()), causal, shares)
+        self.found = LmTargets(int(counted.sum()), causal, shares, *self._end())
+
+    def _end(self) -> tuple[int, int, int]:
+        """Rows read, those that end in the most frequent last token, and how often this one is a label."""
+        last: Counter[int] = Counter()
+        taught: Counter[int] = Counter()
+        for batch in self.context.batches.known[:BATCHES]:
+            tokens, labels = find_tokens(batch, self.context.intent.pad_token_id), split(batch)[1]
+            if tokens is None or not isinstance(labels, torch.Tensor) or labels.shape != tokens.ids.shape:
+                continue
+            at = (tokens.real.int() * torch.arange(1, tokens.width + 1, device=tokens.ids.device)).argmax(
+                1, keepdim=True
+            )
+            last.update(tokens.ids.gather(1, at).flatten().tolist())
+            taught.update(labels[labels != IGNORED].tolist())
+        if not last:
+            return 0, 0, 0
+        end, rows = last.most_common(1)[0]
+        return sum(last.values()), rows, taught[end]
 
     def _pushed_up(self, batch: Any) -> torch.Tensor:
         """At each position the id whose logit the loss raises most; -1: no gradient."""
