@@ -93,6 +93,17 @@ def activation(base):
     base.transformer.layer[1].ffn.activation = nn.Identity()
 
 
+def one_activation_for_all(base):
+    shared = nn.ReLU()
+    for layer in base.transformer.layer:
+        layer.ffn.activation = shared
+
+
+def epsilon(base):
+    for layer in base.transformer.layer:
+        layer.sa_layer_norm.eps = 0.1
+
+
 def layer_patched(base):
     layer = base.transformer.layer[1]
     layer.forward = lambda hidden, *_args, **_kwargs: hidden
@@ -141,6 +152,12 @@ def no_positions(base):
             "output of transformer.layer.1.ffn.activation (",
             "transformer.layer.1.ffn.activation is of class Identity, in the twin of class GELUActivation",
         ),
+        (
+            one_activation_for_all,
+            "input of transformer.layer.0.ffn.lin2 (",
+            "transformer.layer.0.ffn.activation is of class ReLU, in the twin of class GELUActivation",
+        ),
+        (epsilon, "output of transformer.layer.0.sa_layer_norm (", ".eps is 0.1, in the twin 1e-12"),
         (
             layer_patched,
             "calls transformer.layer.1",

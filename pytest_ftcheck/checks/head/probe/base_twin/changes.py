@@ -29,6 +29,9 @@ def _changes(name: str, module: nn.Module, twin: nn.Module) -> Iterator[str]:
         for hook in getattr(module, attribute).values():
             if not str(getattr(hook, "__module__", "")).startswith(OURS):
                 yield f"{name} has a {kind}, {_called(hook)}"
+    for child, other in twin.named_children():
+        if type(found := getattr(module, child, None)) is not type(other):
+            yield f"{name}.{child} is of class {type(found).__name__}, in the twin of class {type(other).__name__}"
     mine, theirs = vars(module), vars(twin)
     for key in sorted(mine):
         if key.startswith("_") or key in NOT_COMPARED or key == "forward":
