@@ -34,6 +34,8 @@ class Twin:
         on_meta = sum(p.numel() for p in base.parameters()) > BUILT_WHOLE
         self.device = next(iter(parameters.values())).device
         self.module = _built(base, parameters, torch.device("meta") if on_meta else self.device).eval()
+        if on_meta:
+            _share_plain_tensors(base, self.module)
         if reason := _other_attention(base, self.module):
             raise LeftOut(reason)
         # 16-bit weights may have been made with or after their buffers: then those are not the config's to the last bit
@@ -132,6 +134,16 @@ def _built(base: nn.Module, parameters: dict[str, nn.Parameter], device: torch.d
             return twin
         unlike = unlike or min(n for n in {*made, *shapes} if made.get(n) != shapes.get(n))
     raise LeftOut(f"{type(base).__name__} has other parameters than its config makes (first: {unlike})")
+
+
+def _share_plain_tensors(base: nn.Module, twin: nn.Module) -> None:
+    """Gives a twin without memory the tensors that modules of the base hold as plain attributes."""
+    theirs = dict(base.named_modules())
+    for name, module in twin.named_modules():
+        for key, value in list(vars(module).items()):
+            other = vars(theirs[name]).get(key) if name in theirs else None
+            if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+                vars(module)[key] = other
 
 
 def _constructor_flags(kind: type[nn.Module]) -> Iterator[dict[str, bool]]:
