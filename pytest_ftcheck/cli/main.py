@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.formatting import one_line, plural
+from ..core.files import read_text
+from ..core.formatting import clean, one_line, plural
 from ..core.version import __version__
 from ..reports.session_result import KIND, SessionResult
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"ftcheck {options.command}: {one_line(str(error), 2_000)}\n")
         return 2
     try:
-        sys.stdout.write(_encodable(text))
+        sys.stdout.write(_encodable(clean(text)))
         sys.stdout.flush()
     except BrokenPipeError:  # as in ``ftcheck list | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,14 +106,16 @@ def read(path: str) -> Trace | SessionResult:
     from ..core.trace import Trace
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected JSON, found no text") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found none ({error})") from None
     session = isinstance(raw, dict) and raw.get("kind") == KIND
     if not session and not (isinstance(raw, dict) and "schema" in raw and "tensors" in raw):

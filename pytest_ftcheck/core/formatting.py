@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,16 +105,67 @@ def shorten(name: str, width: int = 44) -> str:
     return name[:head] + "…" + name[-(width - 1 - head) :]
 
 
+#: What a CI machine takes for a command of its own, where it stands in a log: GitHub's runner reads ``::name`` after white space and
+#: ``##[name]`` anywhere (github.com/actions/runner, ``ActionCommand``), Azure's and TeamCity's ``##vso[`` and ``##teamcity[``. A long
+#: text may be wrapped anywhere, so the names of GitHub's commands are looked for within a line, too.
+_COMMAND = re.compile(
+    r"(?:^|(?<=\s)):(?=:)|:(?=:(?:add-|remove-|set-|save-|stop-|error|warning|notice|debug|group|endgroup|echo|internal-)[^:\n]*::)"
+    r"|#(?=#(?:\[|vso\[|teamcity\[))",
+    re.MULTILINE,
+)
+
+
+def clean(text: str) -> str:
+    """Foreign text as a terminal, a log and an XML file can hold it; every foreign string goes through here.
+
+    Control characters, halves of surrogate pairs, invisible characters and those that change the writing direction are spelled out,
+    and so is the first character of a CI machine's command. Line breaks stay; all other blanks become spaces.
+
+    >>> clean("bell \\x07, half \\ud800\\n::error::no command")
+    'bell \\\\x07, half \\\\ud800\\n\\\\x3a:error::no command'
+    """
+    if text.isascii() and text.isprintable() and "::" not in text and "##" not in text:
+        return text
+    if not text.isprintable():
+        text = "".join(map(_spelled, text.replace("\r\n", "\n")))
+    return _COMMAND.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _spelled(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    # white space that is no control character, and no line break of Unicode's
+    blank = character == "\t" or (character.isspace() and character >= "\xa0" and character not in "\u2028\u2029")
+    return " " if blank else character.encode("unicode_escape").decode()
+
+
+def clean_fields(record: Any, one_line: Sequence[str] = ()) -> None:
+    """Clean the texts of a frozen dataclass that is being made, those in its tuples and dicts, too.
+
+    :param one_line: fields whose white space becomes single blanks where one of it is no blank.
+    """
+
+    def cleaned(value: Any) -> Any:
+        return clean(value) if isinstance(value, str) else value
+
+    for name, value in vars(record).items():
+        if isinstance(value, str):
+            joined = " ".join(value.split()) if name in one_line and not value.isprintable() else value
+            object.__setattr__(record, name, clean(joined))
+        elif isinstance(value, tuple):
+            object.__setattr__(record, name, tuple(map(cleaned, value)))
+        elif isinstance(value, dict):
+            object.__setattr__(record, name, {cleaned(k): cleaned(v) for k, v in value.items()})
+
+
 def one_line(text: str, width: int) -> str:
-    """Foreign text as one line: white space becomes one blank, unprintable characters are escaped, the middle of a long text is left
-    out.
+    """Foreign text as one line: white space becomes one blank, the rest is as in `clean`, the middle of a long text is left out.
 
     >>> one_line("two\\nlines, a bell \\x07 and text that runs \\u202ebackwards", 80)
     'two lines, a bell \\\\x07 and text that runs \\\\u202ebackwards'
     """
     # cut before and after: escaping is slow, and makes the text longer
-    short = shorten(" ".join(shorten(text, 4 * width).split()), width)
-    return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short), width)
+    return shorten(clean(shorten(" ".join(shorten(text, 4 * width).split()), width)), width)
 
 
 def printable(text: str, encoding: str | None) -> str:
@@ -196,12 +248,12 @@ def block_of(name: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """A table cell: numbers as :func:`number` writes them, all else as text."""
+    """A table cell: numbers as :func:`number` writes them, all else as a text of one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or isinstance(value, (int, float)):
         return number(value)
-    return shorten(str(value), 72)
+    return one_line(str(value), 72)
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | None = None) -> list[str]:
@@ -224,13 +276,14 @@ def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | 
         all(isinstance(r.get(c), (int, float, type(None))) or cell(r.get(c)).endswith("%") for r in shown)
         for c in columns
     ]
-    widths = [max(len(c), *(len(line[i]) for line in grid)) for i, c in enumerate(columns)]
+    titles = [one_line(c, 72) for c in columns]
+    widths = [max(len(c), *(len(line[i]) for line in grid)) for i, c in enumerate(titles)]
 
     def line(cells: Sequence[str]) -> str:
         parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
         return (indent + "  ".join(parts)).rstrip()
 
-    lines = [line(columns), *(line(cells) for cells in grid)]
+    lines = [line(titles), *(line(cells) for cells in grid)]
     if len(shown) < len(rows):
         lines.append(f"{indent}... and {len(rows) - len(shown):,} more")
     return lines

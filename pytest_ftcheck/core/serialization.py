@@ -58,7 +58,7 @@ def decode(kind: Any, value: Any, where: str = "trace") -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise _unfit(where, kind.__name__, value)
-        hints, known = _hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+        hints, known = _hints(kind), {f.name: f for f in dataclasses.fields(kind) if f.metadata.get("saved", True)}
         unknown = sorted(set(value) - set(known))
         if unknown:
             raise ValueError(f"{where}: unknown field {unknown[0]!r}")
@@ -89,13 +89,20 @@ def decode(kind: Any, value: Any, where: str = "trace") -> Any:
             return _SPECIAL[value]
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _unfit(where, "a number", value)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{where}: expected a number that a float can hold") from None
     if kind in (int, str, bool):
         if type(value) is not kind:
             raise _unfit(where, kind.__name__, value)
         return value
-    raise TypeError(f"{where}: cannot decode {kind!r}")  # pragma: no cover - a field type that is not supported
+    raise ValueError(f"{where}: expected nothing, for it is no plain data and is not saved")
 
 
 def _unfit(where: str, expected: str, value: Any) -> ValueError:
-    return ValueError(f"{where}: expected {expected}, found {str(value)[:60]!r}")
+    try:
+        found = str(value)[:60]
+    except (RecursionError, ValueError):  # nested too deeply; a number of more digits than python writes
+        found = type(value).__name__
+    return ValueError(f"{where}: expected {expected}, found {found!r}")

@@ -7,11 +7,11 @@ import fnmatch
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import arguments
-from .files import write_atomically
+from .files import read_text, write_atomically
+from .formatting import clean, one_line
 from .intent import PARTS, Intent
 from .late_binding import provided
 from .measurement import M, Measurement, kind_of
@@ -218,7 +218,7 @@ class Trace:
         """
         try:
             raw = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not a trace: no valid JSON ({error})") from None
         if not isinstance(raw, dict) or "schema" not in raw:
             raise ValueError("not a trace: no field 'schema'")
@@ -237,13 +237,19 @@ class Trace:
         return dataclasses.replace(trace, measurements=decoded)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_json` to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write :meth:`to_json` to a file, whole or not at all.
+
+        :raises ValueError: it is no regular file.  :raises OSError: it cannot be written; an old file is then unchanged.
+        """
+        write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Trace:
-        """Read what :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read what :meth:`save` wrote.
+
+        :raises ValueError: it is no regular file, has more than 256 MiB, or is no trace.  :raises OSError: it cannot be read.
+        """
+        return cls.from_json(read_text(path))
 
     def to_tensorboard(self, directory: str | PathLike[str]) -> None:
         """Write event files that TensorBoard shows (needs the extra ``tensorboard``), one directory a run.
@@ -301,11 +307,11 @@ class Trace:
         loss = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
         return (
             f"<Trace of {len(self.steps):,} steps in {self.seconds:.1f} s: {len(self.tensors)} tensors, "
-            f"head {', '.join(self.head)}{loss}>"
+            f"head {one_line(', '.join(self.head), 200)}{loss}>"
         )
 
     def __str__(self) -> str:
-        return str(provided("table")(self))
+        return clean(str(provided("table")(self)))
 
 
 def _patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 from . import arguments
-from .formatting import block_of, fit, table
+from .formatting import block_of, clean, clean_fields, fit, table
 from .late_binding import provided
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
@@ -65,8 +65,7 @@ class Verdict:
         arguments.one_of("status", self.status, STATUSES)
         if self.margin is not None and not math.isfinite(self.margin):
             raise ValueError(f"margin={self.margin!r}: expected a finite number, or None")
-        if "\n" in self.headline:  # a layer's name may have one
-            object.__setattr__(self, "headline", " ".join(self.headline.split()))
+        clean_fields(self, one_line=("check", "headline", "fault"))  # names of layers, texts of exceptions
 
     @property
     def ok(self) -> bool:
@@ -110,7 +109,7 @@ class Verdict:
             causes, room = [*causes, *further], room - len(further)
         # the table's title, and a line that counts the rows left out
         rows = table(_folded(self.evidence), most=min(room - 2, ROWS_SHOWN)) if room > 2 else []
-        return "\n".join([headline, *causes, *(fit(row, width) for row in rows), *remedy])
+        return clean("\n".join([headline, *causes, *(fit(row, width) for row in rows), *remedy]))
 
     def _repr_html_(self) -> str:
         return str(provided("notebook_verdict")(self))

@@ -7,10 +7,10 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import as_positive
+from ..core.files import read_text, write_atomically
 from ..core.formatting import number, percent, plural, table
 from ..core.late_binding import provided
 from ..core.recipe import Recipe
@@ -184,7 +184,7 @@ class SweepResult:
         """
         try:
             raw = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not a sweep: no valid JSON ({error})") from None
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "cells" not in raw:
             found = raw.get("schema") if isinstance(raw, dict) else None
@@ -197,12 +197,12 @@ class SweepResult:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_json` to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SweepResult:
         """Read what :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        return cls.from_json(read_text(path))
 
     def plot(self, mark: tuple[float, float] | Recipe | None = None) -> Figure:
         """The trainability map as a matplotlib figure: ``result.plot().savefig("map.png")``.

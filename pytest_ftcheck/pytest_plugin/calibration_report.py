@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.formatting import clean
 from ..seeds.calibration import CheckCalibration, report
 from .phase_report import PhaseReport
 
@@ -27,4 +28,4 @@ class CalibrationReport:
         """The tables, even with ``-q``."""
         terminalreporter.write_sep("=", "ftcheck calibration")
         for line in report(self._calibrations):
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(clean(line))

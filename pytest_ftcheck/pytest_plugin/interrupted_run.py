@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.formatting import number
+from ..core.formatting import number, one_line
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
@@ -38,7 +38,7 @@ def how_far(trace: Trace) -> str:
     last step: loss 0.320 (first step: 0.700), learning rate 2.78e-06, gradient norm 0.900
     """
     total = "" if trace.recipe is None else f"/{trace.recipe.steps:,}"
-    reason = trace.stopped or "an exception"
+    reason = one_line(trace.stopped or "an exception", 500)
     lines = [f"the fine-tune stopped after {len(trace.steps):,}{total} steps ({number(trace.seconds)} s): {reason}"]
     if trace.steps:
         last, losses = trace.steps[-1], trace.losses

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..checks.catalogue import CHECKS
+from ..core.formatting import one_line
 from ..core.verdict import CheckFailed
 from . import options
 from .model_spec import definition_of, subject_named
@@ -93,7 +94,7 @@ class Models:
                 try:
                     self._subjects.append(subject_named(name, settings))
                 except (ValueError, TypeError) as error:
-                    raise pytest.UsageError(f"--ftcheck-model={name}: {error}") from None
+                    raise pytest.UsageError(one_line(f"--ftcheck-model={name}: {error}", 2_000)) from None
         return self._subjects
 
     def _make_importable(self, folder: str) -> None:

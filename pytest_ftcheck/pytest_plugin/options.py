@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from ..core import fail_level
+from ..core.files import irregular, not_writable
+from ..core.formatting import one_line
 from ..core.recipe import AUTOCASTS, DTYPES, OPTIMIZERS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
@@ -200,12 +202,12 @@ def read(config: pytest.Config) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for setting in SETTINGS:
         raw = config.getoption(setting.ini)
-        given = f"{setting.flag}={raw}"
+        given = one_line(f"{setting.flag}={raw}", 300)
         try:
             if raw is None:
                 given = setting.ini  # pytest may refuse the value itself, and its message has the value
                 raw = config.getini(setting.ini)
-                given = f"{setting.ini} = {raw}"
+                given = one_line(f"{setting.ini} = {raw}", 300)
             if raw is not None:
                 fields[setting.field] = _value(setting, raw)
         except (TypeError, ValueError, pytest.UsageError) as error:  # pytest 9.2 raises UsageError
@@ -312,9 +314,7 @@ def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
         if baseline_strict(config):
             raise pytest.UsageError(f"{_flag(_BASELINE_STRICT)}: needs --ftcheck-baseline=FILE")
         return None
-    path = base / Path(raw).expanduser()
-    if not raw.strip() or "\0" in raw or path.is_dir():
-        raise pytest.UsageError(f"{given}: expected a file name")
+    path = _file(given, raw, base, "a file name", written=update or new)
     if not (update or new):
         return None if calibrate(config) is not None else (path, "compare")
     if calibrate(config) is not None:
@@ -330,16 +330,15 @@ def baseline(config: pytest.Config) -> tuple[Path, Mode] | None:
 def reports(config: pytest.Config) -> dict[str, Path]:
     """The files to write: format -> path. A flag is relative to the folder where pytest was started, an ini key to pytest's root.
 
-    :raises pytest.UsageError: an empty name, a folder, one file for two reports, or a missing package of the extra ``html``.
+    :raises pytest.UsageError: an empty name, a file that cannot be written, one file for two reports, or a
+        missing package of the extra ``html``.
     """
     found: dict[str, Path] = {}
     for name in REPORTS:
         raw, given, base = _text(config, f"ftcheck_{name}")
         if raw is None:
             continue
-        path = base / Path(raw).expanduser()
-        if not raw.strip() or "\0" in raw or path.is_dir():
-            raise pytest.UsageError(f"{given}: expected the name of a file to write")
+        path = _file(given, raw, base, "the name of a file to write")
         if other := next((n for n, p in found.items() if p.resolve() == path.resolve()), None):
             raise pytest.UsageError(f"{given}: expected another file than that of --ftcheck-{other}")
         if name == "html":
@@ -351,16 +350,33 @@ def reports(config: pytest.Config) -> dict[str, Path]:
     return found
 
 
+def _file(given: str, raw: str, base: Path, accepted: str, *, written: bool = True) -> Path:
+    """The path of a regular file, which is there or can be made.
+
+    :param written: it is going to be written.  :raises pytest.UsageError: it is none; the message says why.
+    """
+    if not raw.strip():
+        raise pytest.UsageError(f"{given}: expected {accepted}")
+    try:
+        path = base / Path(raw).expanduser()
+        reason = not_writable(path) if written else irregular(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home of that name
+        path, reason = base, str(error)
+    if reason:
+        raise pytest.UsageError(f"{given}: expected {accepted} ({one_line(reason, 200)})")
+    return path
+
+
 def _text(config: pytest.Config, name: str, accepted: str = "a text") -> tuple[str | None, str, Path]:
     """A setting that is a text (None: not set), how it was given, and the folder that paths are relative to."""
     raw = config.getoption(name)
     if raw is not None:
-        return raw, f"{_flag(name)}={raw}", config.invocation_params.dir
+        return raw, one_line(f"{_flag(name)}={raw}", 300), config.invocation_params.dir
     try:
         raw = config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as error:
         raise pytest.UsageError(f"{name}: expected {accepted} ({error})") from None
-    return raw, f"{name} = {raw}", config.rootpath
+    return raw, one_line(f"{name} = {raw}", 300), config.rootpath
 
 
 def _switched(config: pytest.Config, name: str) -> bool:

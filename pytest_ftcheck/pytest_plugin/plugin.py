@@ -10,6 +10,7 @@ import pytest
 
 from ..core import fail_level
 from ..core.events import listening
+from ..core.formatting import clean, one_line
 from ..core.verdict import CheckFailed
 from . import options
 from .call_site import called_from
@@ -134,7 +135,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 config, *compared, config.stash[options.SEEDS], strict=options.baseline_strict(config)
             )
         except ValueError as error:
-            raise pytest.UsageError(f"--ftcheck-baseline: {compared[0]}: {error}") from None
+            raise pytest.UsageError(one_line(f"--ftcheck-baseline: {compared[0]}: {error}", 600)) from None
     config.add_cleanup(fail_level.fail_on(options.fail_on(config)))
     config.pluginmanager.register(_SessionSummary(config), "ftcheck-summary")
     if options.models(config)[0] or any(argument.startswith("ftcheck::") for argument in config.args):
@@ -157,7 +158,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     fields = _settings(config)
     if fail_level.level() != fail_level.DEFAULT:
         fields["fail_on"] = fail_level.level()
-    return "ftcheck: " + ", ".join(f"{name}={value}" for name, value in fields.items()) if fields else None
+    return (
+        "ftcheck: " + ", ".join(f"{name}={one_line(str(value), 200)}" for name, value in fields.items())
+        if fields
+        else None
+    )
 
 
 def _settings(config: pytest.Config) -> dict[str, Any]:
@@ -375,7 +380,7 @@ class _SessionSummary:
             without_message = self._config.getoption("tbstyle") in _WITHOUT_MESSAGE
             show(terminalreporter, self._phases(), verbosity=verbosity, messages=without_message)
         for line in self._reruns() if verbosity >= 0 else ():
-            terminalreporter.write_line(f"ftcheck: {line}", yellow=True)
+            terminalreporter.write_line(clean(f"ftcheck: {line}"), yellow=True)
         if self._written is None:
             return
         for line in self._written.annotations:

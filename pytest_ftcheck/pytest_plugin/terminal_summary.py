@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core import fail_level
-from ..core.formatting import columns, fit, padded, plural, printable
+from ..core.formatting import clean, columns, fit, padded, plural, printable
 from ..core.verdict import BRIEF, WORST_FIRST
 from ..reports.run_metrics import SummaryRow
 from ..reports.session_result import ReportedVerdict
@@ -273,4 +273,4 @@ def _write(terminal: Any, text: str, **markup: bool) -> None:
 def _printable(terminal: Any, text: str) -> str:
     # the writer's own stream: `sys.stdout` is another one while pytest captures
     stream = getattr(terminal.config.get_terminal_writer(), "_file", sys.stdout)
-    return printable(text, getattr(stream, "encoding", None))
+    return printable(clean(text), getattr(stream, "encoding", None))

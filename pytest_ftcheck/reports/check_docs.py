@@ -34,6 +34,8 @@ def page(check: str) -> str | None:
     >>> page("weights_move").splitlines()[0]
     '# weights_move'
     """
+    if check not in CHECKS:  # a name from a file may be a path
+        return None
     for folder in _FOLDERS:
         path = folder / f"{check}.md"
         if path.is_file():

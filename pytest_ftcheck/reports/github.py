@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..core.formatting import number, one_line, plural, shorten
+from ..core.files import append
+from ..core.formatting import clean, number, one_line, plural, shorten
 from .run_metrics import CLOCK
 from .session_result import LEVELS, CaseResult, Finding, RunMetrics, SessionResult
 
@@ -66,24 +67,22 @@ def _property(text: str) -> str:
 
 
 def _spelled(text: str) -> str:
-    """Unprintable characters, and those that change the writing direction, are spelled out; lines stay lines."""
-    text = shorten(text, 20 * TEXT)
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Foreign text of bounded length; lines stay lines."""
+    return clean(shorten(text, 20 * TEXT))
 
 
 # ------------------------------------------------------------------ job summary
 def append_summary(result: SessionResult, path: Path) -> str:
     """Append the summary to the step's file, within the step's remaining size; returns a line for the terminal.
 
-    :raises OSError: the file cannot be written.
+    :raises OSError: the file cannot be written.  :raises ValueError: it is no regular file.
     """
     before = path.stat().st_size if path.exists() else 0
     room = SUMMARY - before
     text = summary(result, room)
     if not text:
         raise OSError(f"the step's summary is full ({before:,} bytes)")
-    with path.open("ab") as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+    append(path, text)
     return "job summary appended"
 
 

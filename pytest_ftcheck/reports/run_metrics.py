@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..core.formatting import number, percent
+from ..core.formatting import number, one_line, percent
 from .trace_table import sparkline
 from .weight_motion import explain_weight_motion
 
@@ -42,7 +42,7 @@ def run_metrics(trace: Trace) -> dict[str, float]:
     if trace.probe is not None and trace.probe.points:
         found |= {"probe.initial": trace.probe.points[0].loss, "probe.final": trace.probe.points[-1].loss}
     for metric in trace.metrics:
-        name = f"metric.{metric.name}"
+        name = f"metric.{one_line(metric.name, 100)}"
         found |= {f"{name}.initial": metric.first, f"{name}.final": metric.last}
         if metric.baseline is not None:
             found[f"{name}.baseline"] = metric.baseline

@@ -62,5 +62,5 @@ def verdicts_to_text(verdicts: Iterable[Verdict]) -> str:
 
 def verdicts_from_text(text: str) -> tuple[Verdict, ...]:
     """The inverse of `verdicts_to_text`."""
-    lists = ("evidence", "causes", "notes")
+    lists = ("evidence", "causes", "notes", "extended")
     return tuple(Verdict(**{**fields, **{name: tuple(fields[name]) for name in lists}}) for fields in json.loads(text))

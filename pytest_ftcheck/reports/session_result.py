@@ -9,11 +9,13 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Literal
 
+from ..core import arguments
+from ..core.files import read_text
+from ..core.formatting import clean_fields
 from ..core.serialization import decode, encode
-from ..core.verdict import WORST_FIRST
+from ..core.verdict import STATUSES, WORST_FIRST
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 2
@@ -22,6 +24,8 @@ KIND = "ftcheck-session"
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+#: What may come of a test.
+OUTCOMES = ("passed", "inconclusive", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class RunMetrics:
     metrics: dict[str, float]
     #: Versions, device, dtype, threads.
     environment: dict[str, str]
+
+    def __post_init__(self) -> None:
+        clean_fields(self, one_line=("summary",))
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,11 @@ class ReportedVerdict:
     #: Where the assertion was called; None: not known.
     file: str | None
     line: int | None
+
+    def __post_init__(self) -> None:
+        clean_fields(self, one_line=("check", "headline", "summary", "fault"))
+        for status in (self.status, *self.counts):
+            arguments.one_of("status", status, STATUSES)
 
     @property
     def ok(self) -> bool:
@@ -93,6 +105,10 @@ class CaseResult:
     attempts: int = 1
     #: xdist's worker, where each runs all tests (``--dist each``).
     worker: str = ""
+
+    def __post_init__(self) -> None:
+        clean_fields(self, one_line=("nodeid", "reason", "worker"))
+        arguments.one_of("outcome", self.outcome, OUTCOMES)
 
     @property
     def red(self) -> bool:
@@ -144,6 +160,9 @@ class SessionResult:
     configuration: str | None = None
     kind: str = KIND
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        clean_fields(self)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -217,4 +236,4 @@ class SessionResult:
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SessionResult:
         """Read what ``--ftcheck-json`` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        return cls.from_json(read_text(path))

@@ -207,7 +207,7 @@ class TestFiles:
     def test_a_folder(self, command, saved):
         status, _, err = command("show", saved)
         assert status == 2
-        assert "Is a directory" in err
+        assert "expected a regular file, found a folder" in err
 
     def test_two_kinds_are_not_compared(self, command, saved):
         status, _, err = command("compare", saved / "good.json", saved / "session.json")

@@ -222,8 +222,11 @@ def test_a_missing_package_is_refused_before_any_test(project, run, monkeypatch)
 
 
 def test_what_cannot_be_written_costs_no_verdict(project, run):
-    (project / "file").write_text("")
-    result = run("--ftcheck-html=file/page.html")
+    (project / "folder").mkdir()
+    (project / "conftest.py").write_text(
+        "import shutil\ndef pytest_sessionstart():\n    shutil.rmtree('folder')\n    open('folder', 'w').close()\n"
+    )
+    result = run("--ftcheck-html=folder/page.html")
     result.stdout.fnmatch_lines(
         ["ftcheck: warning: *page.html was not written: *Test results and exit status are unaffected."]
     )

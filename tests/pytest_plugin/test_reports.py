@@ -294,23 +294,34 @@ class TestGitHub:
 
 
 class TestTrouble:
+    @pytest.fixture
+    def full_disk(self, project):
+        """The disk is full when the reports are written."""
+        (project / "ft.json").write_text("old")
+        (project / "conftest.py").write_text(
+            "import pathlib\n"
+            "def full(*arguments):\n    raise OSError(28, 'No space left on device')\n"
+            "def pytest_sessionfinish():\n    pathlib.Path.replace, full.before = full, pathlib.Path.replace\n"
+            "def pytest_unconfigure():\n    pathlib.Path.replace = full.before\n"
+        )
+        return project
+
     @pytest.mark.parametrize("verbosity", ["-q", "-v"])
     @pytest.mark.parametrize("flag", ["json", "sarif", "gitlab"])
-    @pytest.mark.parametrize("file", ["in_a_file/ft.json", "/dev/full"])
-    def test_a_report_that_cannot_be_written_costs_no_verdict(self, project, run, verbosity, flag, file):
-        (project / "in_a_file").write_text("")
-        result = run(verbosity, f"--ftcheck-{flag}={file}", "-k", "test_green")
+    def test_a_report_that_cannot_be_written_costs_no_verdict(self, full_disk, run, verbosity, flag):
+        result = run(verbosity, f"--ftcheck-{flag}=folder/ft", "-k", "test_green")
         assert result.ret == pytest.ExitCode.OK
-        result.stdout.fnmatch_lines([f"ftcheck: warning: --ftcheck-{flag}: *{file} was not written: *unaffected."])
+        result.stdout.fnmatch_lines([f"ftcheck: warning: --ftcheck-{flag}: *folder*ft was not written: *unaffected."])
 
-    def test_the_exit_status_stays(self, project, run):
-        assert run("--ftcheck-json=/dev/full").ret == pytest.ExitCode.TESTS_FAILED
+    def test_the_exit_status_stays(self, full_disk, run):
+        assert run("--ftcheck-json=ft.json").ret == pytest.ExitCode.TESTS_FAILED
+        assert (full_disk / "ft.json").read_text() == "old"
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (("--ftcheck-json=",), "--ftcheck-json=: expected the name of a file to write"),
-            (("--ftcheck-sarif=.",), "--ftcheck-sarif=.: expected the name of a file to write"),
+            (("--ftcheck-sarif=.",), "--ftcheck-sarif=.: expected the name of a file to write (it is a folder)"),
             (("-oftcheck_gitlab= ",), "*expected the name of a file to write"),
             (("--ftcheck-json=a", "--ftcheck-gitlab=./a"), "--ftcheck-gitlab=./a: expected another file than that of --ftcheck-json"),
             (("--ftcheck-fail-on=warn",), "--ftcheck-fail-on=warn: expected one of fail, inconclusive, advice"),

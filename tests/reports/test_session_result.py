@@ -230,7 +230,7 @@ class TestSarif:
         text = sarif(session(case(name, verdict(summary=name, message=name, file=name)), configuration=name))
         assert text.isascii()
         result = json.loads(text)["runs"][0]["results"][0]
-        assert result["properties"]["test"] == name
+        assert result["properties"]["test"] == case(name).nodeid
         uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
         assert re.fullmatch(r"[A-Za-z0-9._~/%-]*", uri)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...core.files import write_atomically
+from ...core.files import read_text, write_atomically
 from ...core.formatting import one_line
 from ...core.serialization import decode, encode
 from .entry import Entry
@@ -80,13 +80,13 @@ class Baseline:
     def load(cls, path: str | os.PathLike[str]) -> Baseline | None:
         """The file's baseline; None: there is no such file. ``ValueError`` says why it cannot be used."""
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(read_text(path))
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as error:
             raise ValueError(f"it is not a text file ({error})") from None
         except OSError as error:
-            raise ValueError(f"it cannot be read ({error})") from None
+            raise ValueError(f"it cannot be read ({error.strerror or error})") from None
 
 
 class _DuplicateName(ValueError):

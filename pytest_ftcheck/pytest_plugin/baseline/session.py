@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ...core.formatting import clean, one_line
 from ..phase_report import PhaseReport
 from .file import Baseline
 from .recorder import SEEDS, BaselineRecorder, Mode
@@ -29,6 +30,7 @@ class BaselineSession:
         root: Path = config.rootpath
         absolute, top = path.resolve(), root.resolve()
         shown = absolute.relative_to(top).as_posix() if absolute.is_relative_to(top) else str(path)
+        shown = one_line(shown, 300)
         count = max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS
         self.recorder = BaselineRecorder(baseline, shown, mode, seeds=count, strict=strict)
         self._is_worker = hasattr(config, "workerinput")
@@ -87,9 +89,9 @@ class BaselineSession:
         # a green session that compared nothing must say so, even with -q
         quiet = self._config.get_verbosity() < 0
         for line in self._summary.gaps if quiet else self._summary.lines:
-            terminalreporter.write_line(f"ftcheck baseline: {line}", yellow=line in self._summary.gaps)
+            terminalreporter.write_line(clean(f"ftcheck baseline: {line}"), yellow=line in self._summary.gaps)
         for line in self._summary.warnings:
-            terminalreporter.write_line(f"ftcheck: warning: baseline: {line}", yellow=True)
+            terminalreporter.write_line(clean(f"ftcheck: warning: baseline: {line}"), yellow=True)
 
 
 class Workers:

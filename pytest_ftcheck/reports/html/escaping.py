@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...core.formatting import clean as cleaned
 from ...core.formatting import shorten
 
 #: Characters of one text: a message has hundreds, a hostile name may have millions.
@@ -13,19 +14,14 @@ LONGEST = 1_500
 def clean(value: Any) -> Any:
     """Text without control characters, of bounded length; the template escapes it.
 
-    Invisible characters, and those that change the writing direction, are spelled out; line breaks stay.
+    As `core.formatting.clean`, which spells them out; line breaks stay.
 
     >>> clean("a\\x00b \\u202e c"), clean(3)
     ('a\\\\x00b \\\\u202e c', 3)
     """
     if not isinstance(value, str):
         return value
-    text = shorten(value, LONGEST)
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c == "\n" else " " if c in "\t\r" else c.encode("unicode_escape").decode() for c in text
-    )
+    return cleaned(shorten(value, LONGEST))
 
 
 def script_safe(text: str) -> str:

@@ -98,7 +98,7 @@ def test_bytes_that_are_no_text_and_a_folder_are_refused(tmp_path):
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not a text file"):
         Baseline.load(tmp_path / "b.json")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="expected a regular file, found a folder"):
         Baseline.load(tmp_path)
 
 
