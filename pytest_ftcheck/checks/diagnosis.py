@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..core import fail_level
-from ..core.formatting import describe_type, plural
+from ..core.formatting import clean, describe_type, plural
 from ..core.late_binding import provided
 from ..core.trace import Trace
 from ..core.verdict import BRIEF, Status, Verdict, brief_field
