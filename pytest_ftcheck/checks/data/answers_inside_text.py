@@ -13,7 +13,7 @@ NAME = "answers_inside_text"
 MOST_OUTSIDE = 0.2
 ANSWERS_OUTSIDE = Fault(
     "answers_outside",
-    Rank.DATA + 170,
+    Rank.DATA + 172,
     "answer positions lie outside the tokens of their rows",
     cause="positions are offsets in characters or words of the text, not of tokens in the input; the loss silently ignores those "
     "beyond the row",
@@ -23,7 +23,7 @@ ANSWERS_OUTSIDE = Fault(
 )
 ANSWERS_REVERSED = Fault(
     "answers_reversed",
-    Rank.DATA + 171,
+    Rank.DATA + 173,
     "answers end before they start",
     cause="start and end positions were exchanged, or are counted from different origins",
     remedy="print one row's tokens from start to end beside its answer",

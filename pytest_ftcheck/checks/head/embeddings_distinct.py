@@ -16,7 +16,7 @@ NAME = "embeddings_distinct"
 COLLAPSED = 0.1
 EMBEDDINGS_COLLAPSED = Fault(
     "embeddings_collapsed",
-    Rank.OUTCOME + 20,
+    Rank.OUTCOME + 25,
     "all embeddings collapse to the same point",
     cause="the learning rate is too high for this loss, or negatives are missing or too hard: the loss is then lowest where all rows "
     "have one embedding, and a margin loss stays at its margin",

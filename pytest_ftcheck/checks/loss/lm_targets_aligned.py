@@ -25,7 +25,7 @@ _REMEDY = (
 )
 SHIFTED_TWICE = Fault(
     "shifted_twice",
-    Rank.LOSS + 130,
+    Rank.LOSS + 134,
     "labels are shifted twice: each position is taught a token beyond the next",
     cause="the labels are shifted before the model or the loss shifts them again: position t is taught token t + {distance}",
     remedy=_REMEDY,

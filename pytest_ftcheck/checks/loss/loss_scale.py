@@ -79,7 +79,7 @@ def check_loss_scale(trace: Trace) -> Verdict:
     changes more than eps: where gradients are clipped, or with SGD.
 
     >>> from pytest_ftcheck import example_trace
-    >>> from pytest_ftcheck.checks.loss.loss_scale_record import Backward, Term, Window
+    >>> from pytest_ftcheck.checks.loss.loss_scale_record import Backward, LossScale, Term, Window
     >>> def four(weight):
     ...     term = Term("cross_entropy", "mean", 8, weight)
     ...     return tuple(Window(i, (Backward(0.7, (term,), 8),) * 4, change=1.0) for i in range(3))

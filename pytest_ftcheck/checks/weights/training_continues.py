@@ -27,7 +27,7 @@ MEASURED = "steps by iteration; gradients and updates of each tensor at the reco
 
 STEPS_STOP = Fault(
     "steps_stop",
-    Rank.OPTIMIZER + 220,
+    Rank.OPTIMIZER + 222,
     "the optimizer stops taking steps in the middle of the run",
     cause="optimizer.step() is under a condition that is no longer true: a counter that is not reset, a flag that an evaluation sets, a "
     "limit on steps, or a GradScaler that finds infinite gradients at every step",
@@ -47,7 +47,7 @@ GRADS_STOP = Fault(
 )
 UPDATES_STOP = Fault(
     "updates_stop",
-    Rank.OPTIMIZER + 230,
+    Rank.OPTIMIZER + 232,
     "the optimizer stops moving weights that have gradients",
     cause="from that step on the optimizer no longer holds these tensors, or something undoes its steps",
     remedy="look at what changes optimizer.param_groups, or writes weights back, from that step on",
