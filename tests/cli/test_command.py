@@ -209,6 +209,22 @@ class TestFiles:
         assert status == 2
         assert "expected a regular file, found a folder" in err
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+    @pytest.mark.timeout(20)  # a pipe that is opened waits for its other end
+    def test_a_pipe_and_a_device(self, command, saved):
+        os.mkfifo(saved / "pipe")
+        for arguments in (
+            ("show", saved / "pipe"),
+            ("show", "/dev/zero"),
+            ("compare", saved / "good.json", saved / "pipe"),
+        ):
+            status, _, err = command(*arguments)
+            assert status == 2
+            assert "expected a regular file, found a" in err
+        status, _, err = command("html", saved / "good.json", "-o", saved / "pipe")
+        assert status == 2
+        assert "expected a regular file, found a named pipe" in err
+
     def test_two_kinds_are_not_compared(self, command, saved):
         status, _, err = command("compare", saved / "good.json", saved / "session.json")
         assert status == 2
