@@ -13,7 +13,7 @@ pytest.importorskip("vl_convert", reason="the extra html is not installed")
 from browsing import serious
 from example_pages import diverged_trace, empty_trace, frozen_head_trace, hostile_page, whole_trace
 
-from pytest_ftcheck import Trace
+from pytest_ftcheck import Trace, example_trace
 from pytest_ftcheck.reports.html.page import FOLDER, page
 from pytest_ftcheck.reports.html.views import FineTune
 
@@ -214,6 +214,24 @@ def test_hostile_names_do_no_harm(browser, made):
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert "49" not in opened.page.locator("#others, .runs").first.inner_text()
     opened.quiet()
+
+
+@pytest.mark.parametrize("name", ["__proto__", "constructor", "toString"])
+def test_layers_named_like_what_every_object_has_are_drawn(browser, tmp_path, name):
+    trace = example_trace()
+    tensors = tuple(dataclasses.replace(t, name=t.name.replace(t.name.split(".")[0], name)) for t in trace.tensors)
+    metrics = tuple(dataclasses.replace(m, name=name) for m in trace.metrics)
+    odd = dataclasses.replace(trace, head=(name,), tensors=tensors, metrics=metrics, environment={name: name})
+    (tmp_path / "odd.html").write_text(page([FineTune(odd)]), encoding="utf-8")
+    (tmp_path / "plain.html").write_text(page([FineTune(trace)]), encoding="utf-8")
+    drawn = []
+    for file in ("plain.html", "odd.html"):
+        opened = browser.open(tmp_path / file)
+        charts = draw_all(opened.page)
+        drawn.append((charts, *(marks(opened.page, "motion", kind) for kind in ("rect", "line"))))
+        opened.quiet()
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] > 1
 
 
 def test_hardly_anything_jumps_when_charts_are_drawn(browser, made):
