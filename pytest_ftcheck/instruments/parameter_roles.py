@@ -124,7 +124,9 @@ def _is_prompt_encoder(module: nn.Module) -> bool:
 def head_notes(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
     """Notes for the trace on the head as given or found."""
     if not head:
-        return ("no head was found under a usual name: all parameters are counted to the base; head= names a head's modules",)
+        return (
+            "no head was found under a usual name: all parameters are counted to the base; head= names a head's modules",
+        )
     outside = outside_head(model, head)
     if not outside:
         return ()
