@@ -14,7 +14,7 @@ from ..core.observations import Descent, Iteration, Metric, Optimizer, ProbePoin
 from ..core.recipe import OPTIMIZERS
 from ..core.trace import Trace
 from ..core.verdict import Verdict
-from ..instruments.metrics import PERMUTATIONS
+from ..instruments.metrics import MOST_TAKEN, PERMUTATIONS, taken_for
 from ..instruments.tasks import prior_entropy
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows
@@ -107,6 +107,7 @@ def metrics_of(runs: Sequence[Run], features: Features) -> list[Metric]:
             p_value=float(p[k]),
             predicted=tuple(after[k].reshape(len(y), -1, 2 if classes == 2 else classes).sum((0, 1)).int().tolist()) if classes else (),
             actual=actual,
+            taken_for=taken_for(after[k].reshape(len(y), -1).argmax(1).numpy(), y.numpy()) if 0 < classes <= MOST_TAKEN else (),
             deviations=float((ended[k] - middle[k]) / spread[k]) if float(spread[k]) > 1e-12 else None,
         )
         for k in range(len(runs))

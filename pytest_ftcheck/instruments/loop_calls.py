@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from .uncompiled import leave_uncompiled
-from .undisturbed import is_probing
+from .undisturbed import is_probing, off_while_probing
 
 #: Loss functions whose first argument stands for the outputs, and whose second for the labels.
 LOSSES = {
@@ -132,6 +132,17 @@ def resume() -> None:
     if _paused and _calls is not None:
         _push_mode(_calls)  # type: ignore[no-untyped-call]
     _paused = False
+
+
+def _off() -> Callable[[], None]:
+    """Pause; resume is for whoever paused."""
+    if _calls is None or _paused:
+        return lambda: None
+    pause()
+    return resume if _paused else lambda: None
+
+
+off_while_probing(_off)
 
 
 def _leave(mode: TorchFunctionMode) -> None:

@@ -191,7 +191,7 @@ def _standard_metrics(
     majority = _majority(task, truth)
     permuted = _permuted_scores(task, after, truth)
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
-    taken_for = _taken_for(after, truth) if 0 < classes <= MOST_TAKEN else ()
+    taken = taken_for(after, truth) if 0 < classes <= MOST_TAKEN else ()
     out = []
     for name, fn in _default_metrics(task).items():
         score = fn(after, truth)
@@ -206,14 +206,15 @@ def _standard_metrics(
                 p_value=_p_value(score, permuted[name]),
                 predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
                 actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
-                taken_for=taken_for,
+                taken_for=taken,
                 deviations=_deviations(score, permuted[name]),
             )
         )
     return out
 
 
-def _taken_for(guess: np.ndarray, truth: np.ndarray) -> tuple[tuple[int, float], ...]:
+def taken_for(guess: np.ndarray, truth: np.ndarray) -> tuple[tuple[int, float], ...]:
+    """For each class, the one that most of its rows are predicted as, and their share."""
     table = _confusion(guess, truth)
     return tuple((int(row.argmax()), round(float(row.max() / max(1, row.sum())), 4)) for row in table)
 

@@ -90,7 +90,9 @@ class Reader:
                 outputs = "(loss, logits) from the loss_fn"
                 self._classify(given, labels, own=False, strict=False)
             self._recognise_two_classes(value, logits if logits is not None else given, labels)
-            self._recognise_embeddings(batch, labels)
+            outputs_read = logits if logits is not None else given
+            if outputs_read is not None and outputs_read.dim() > 1 and outputs_read.shape[-1] > 1:
+                self._recognise_embeddings(batch, labels)
             loss = "the user's loss_fn"
         elif (own := loss_in(output)) is not None:
             self.uses_own_loss = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,30 @@ def is_probing() -> bool:
     return _Probing.open > 0
 
 
+#: What is switched off while a probe measures: each is called when a block begins, and what it returns when the block ends.
+_SWITCHES: list[Callable[[], Callable[[], None]]] = []
+
+
+def off_while_probing(switch_off: Callable[[], Callable[[], None]]) -> None:
+    """From now on this is switched off in `undisturbed`: torch chooses other kernels while a mode of functions is active.
+
+    :param switch_off: switches it off, and returns a function that switches it on again; that may be called several times.
+    """
+    _SWITCHES.append(switch_off)
+
+
+class _Switches:
+    """All of them off, until `restore`."""
+
+    def __init__(self) -> None:
+        self.on = [switch_off() for switch_off in _SWITCHES]
+
+    def restore(self) -> None:
+        """As before."""
+        for switch_on in self.on:
+            switch_on()
+
+
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     """Restores random states, global switches, the mode of each module, all buffers, ``.grad`` and ``requires_grad`` of each
@@ -48,7 +72,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
         that normalises itself). Once a weight was found changed, it is always restored.
     """
     modules = modules_of(model)
-    undo = Undo(GlobalState(), _Probing(), _Flags(modules), _Modes(model, modules))
+    undo = Undo(GlobalState(), _Probing(), _Switches(), _Flags(modules), _Modes(model, modules))
     undo.keep(_Weights(model, all_of_them=weights))
     undo.keep(*(KeptTensor(b) for b in _distinct(m._buffers for m in modules)))
     undo.keep(*map(PlainAttributes, (*modules, *configs_in(modules))))

@@ -183,8 +183,8 @@ class TestDecorator:
                 check(subject)
             """
         )
-        run().assert_outcomes(failed=1)
-        result = run("--ftcheck-fail-on=fail")
+        run("--ftcheck-extend-seconds=0").assert_outcomes(failed=1)
+        result = run("--ftcheck-fail-on=fail", "--ftcheck-extend-seconds=0")
         assert result.ret == 0
         assert "1 inconclusive" in result.outlines[-1]
 

@@ -444,7 +444,8 @@ def test_nothing_of_the_users_is_changed():
     assert all(torch.equal(bare[0][k], asked[0][k]) for k in bare[0])
     assert all(torch.equal(a, b) for a, b in zip(bare[1], asked[1], strict=True))
     assert bare[2] == asked[2]
-    assert bare[3] == asked[3] == [0] * len(bare[3])
+    assert bare[3] == asked[3]
+    assert sum(bare[3]) <= 1  # the observer of the loop's own calls
     assert torch.equal(bare[4], asked[4])
     assert bare[5] == asked[5]
     assert torch.equal(data[0][1], batches()[0][1])
