@@ -137,11 +137,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", nargs="*", choices=list(FAULTS), help="some of the faults; default: all")
     options = parser.parse_args()
     wrong = 0
     print(f"| fault | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
     with ProcessPoolExecutor(options.workers) as pool:
-        for fault, ids in FAULTS.items():
+        for fault in options.only or FAULTS:
+            ids = FAULTS[fault]
             cells = []
             for way in WAYS:
                 jobs = [pool.submit(first_cause, fault, way, seed) for seed in range(options.seeds)]
