@@ -54,8 +54,8 @@ flakes: $(STAMP) ## the tests again and again, in another order each time, until
 	for i in $$(seq $(TIMES)); do \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 -p randomly --dist loadfile tests || exit 1; done
 
-interrupts: $(STAMP)  ## an interrupt at every line of restoring and of a small fine-tune, and 300 signals (about half an hour)
-	FTCHECK_EVERY_LINE=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 3600 tests/training/test_interrupts.py
+interrupts: $(STAMP)  ## an interrupt at every line of restoring and of a small fine-tune, and 300 signals (many hours)
+	FTCHECK_EVERY_LINE=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/training/test_interrupts.py
 
 clean:           ## remove the virtual environment and all that was made
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
