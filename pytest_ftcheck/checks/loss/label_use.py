@@ -10,6 +10,8 @@ from .record import LossShape
 
 #: Share of rows whose label's logit the loss must raise most; a healthy loss does so in all.
 LEAST_AGREEMENT = 0.7
+#: Where another measurement shows whose label counts, a few rows that disagree are enough: rows next to each other often have one label.
+SOME_DISAGREE = 0.95
 #: A change of one row's label changes its own gradient at least this many times as much as another row's. Healthy: the others do not
 #: change, or little (a loss standardised over the batch); broadcasting: exactly 1.
 LEAST_OWN = 1.5
@@ -55,9 +57,10 @@ def find_permuted_classes(shape: LossShape) -> Verdict | None:
 
 def find_labels_of_other_rows(shape: LossShape) -> Verdict | None:
     """A change of one row's label changes another row's gradient."""
-    if not _disagrees(shape) or shape.own_over_other is None or shape.own_over_other >= 0.5:
+    if not shape.direction_known or shape.agreement is None or shape.agreement > SOME_DISAGREE:
         return None
-    assert shape.agreement is not None
+    if shape.own_over_other is None or shape.own_over_other >= 0.5:
+        return None
     return failure(
         faults.LABELS_OF_OTHER_ROWS,
         "Labels are paired with the logits of other rows: a change of one row's label changes another row's gradient, and the loss raises "
@@ -84,7 +87,7 @@ def find_broadcasting(shape: LossShape) -> Verdict | None:
     """A row's label matters for all rows alike."""
     if shape.random or shape.own_over_other is None or shape.own_over_other > LEAST_OWN:
         return None
-    undecided = not shape.direction_known or shape.agreement is None or shape.agreement > 0.95
+    undecided = not shape.direction_known or shape.agreement is None or shape.agreement > SOME_DISAGREE
     if shape.kind != "regression" and undecided:
         return None
     return failure(

@@ -161,6 +161,10 @@ def test_one_minus_p_is_a_loss_of_its_own_and_minus_p_is_not():
         ({"known": None, "cosine": -1.0, "scale": -1.0, "agreement": 0.0}, "loss_negated"),
         ({"known": None, "agreement": 0.0, "raised_classes": (1, 2, 0)}, "labels_permuted"),
         (
+            {"known": None, "agreement": 0.9, "raised_classes": (-1, -1, -1), "own_over_other": 0.0},
+            "labels_of_other_rows",
+        ),
+        (
             {"known": None, "agreement": 0.4, "raised_classes": (-1, -1, -1), "own_over_other": 0.0},
             "labels_of_other_rows",
         ),
