@@ -72,7 +72,13 @@ def check_metric_matches_reference(trace: Trace) -> Verdict:
         return _passed(e, f"that is {reference} on the held-out rows")
     if e.rows < MIN_ROWS:
         return _passed(e, f"none of the references, and {plural(e.rows, 'held-out row')} are too few to call it wrong")
-    for judge in (_judge_mistakes, _judge_unchanged, _judge_scale, _judge_at_baseline):
+    if mistaken := _judge_mistakes(e):
+        return mistaken
+    # a constant prediction's share of one class is its precision, too; a recall may well stay at 0 or 1
+    stuck = e.first == e.last and e.last not in (0.0, 1.0)
+    if not stuck and (reference := matching(e, of_one_class=True)):
+        return _passed(e, f"that is {reference} on the held-out rows")
+    for judge in (_judge_unchanged, _judge_scale, _judge_at_baseline):
         if verdict := judge(e):
             return verdict
     return _passed(
@@ -82,13 +88,17 @@ def check_metric_matches_reference(trace: Trace) -> Verdict:
     )
 
 
-def matching(e: Evaluation) -> str | None:
+def matching(e: Evaluation, *, of_one_class: bool = False) -> str | None:
     """The reference metric that it is, in which unit; None: none.
+
+    :param of_one_class: among the recalls and precisions of single classes, which a constant may equal by chance.
 
     >>> matching(Evaluation(64, 33.0, 91.0, {"accuracy": (0.33, 0.91)}, {}))
     'accuracy in per cent'
     """
     for name, values in e.references.items():
+        if (" of class " in name) != of_one_class:
+            continue
         for form, factor, offset in LOSS_FORMS if name in LOSSES else SHARE_FORMS:
             if all(
                 math.isclose(
