@@ -44,6 +44,11 @@ class Tokens:
         return dataclasses.replace(self, ids=self.ids[at], mask=mask, real=self.real[at])
 
     @property
+    def ends(self) -> torch.Tensor:
+        """The place behind the last real token of each row; 0: it has none."""
+        return (self.real.int() * torch.arange(1, self.width + 1, device=self.real.device)).amax(1)
+
+    @property
     def side(self) -> str | None:
         """``right`` or ``left``: the side of the padding; None: there is none, or it is on no one side."""
         if bool(self.real.all()) or not bool(self.real.any(1).all()):

@@ -36,9 +36,7 @@ class AnswerSpansProbe(Probe):
             if positions is None or tokens is None or len(tokens.ids) != len(positions[0]):
                 continue
             start, end = (p.cpu() for p in positions)
-            # the place behind the last real token; the row's end where the padding is on the left
-            real = tokens.real.cpu()
-            length = (real.int() * torch.arange(1, real.shape[1] + 1)).amax(1)
+            length = tokens.ends.cpu()
             beyond = (start >= length) | (end >= length) | (start < 0) | (end < 0)
             rows += len(start)
             swapped += int((end < start).sum())

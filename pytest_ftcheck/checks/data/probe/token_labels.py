@@ -37,7 +37,9 @@ class TokenLabelsProbe(Probe):
             self.decoder_pad = context.intent.pad_token_id
             if self.decoder_pad is None:
                 self.decoder_pad = getattr(config, "pad_token_id", None)
-        self.batches = [b for b in map(self._read, context.batches.known[:MOST_BATCHES]) if b is not None]
+        read = [(batch, self._read(batch)) for batch in context.batches.known[:MOST_BATCHES]]
+        self.read = [(batch, found) for batch, found in read if found is not None]
+        self.batches = [found for _, found in self.read]
         if not self.batches:
             raise LeftOut("there is not one label a token")
         self.padding_counts: bool | None = None
@@ -48,11 +50,10 @@ class TokenLabelsProbe(Probe):
 
     def before(self) -> None:
         """Change the labels at the padding, and compare the losses."""
-        for batch in self.context.batches.known[:MOST_BATCHES]:
-            read = self._read(batch)
-            if read is not None and bool(_at_padding(*read).any()):
-                rows = _at_padding(*read).any(1).nonzero().flatten()[:CHANGED_ROWS].tolist()
-                self.padding_counts = self._loss_changes(take_rows(batch, rows), rows, *read)
+        for batch, found in self.read:
+            rows = _at_padding(*found).any(1).nonzero().flatten()[:CHANGED_ROWS].tolist()
+            if rows:
+                self.padding_counts = self._loss_changes(take_rows(batch, rows), rows, *found)
                 return
 
     def record(self) -> TokenLabels | None:

@@ -78,9 +78,7 @@ class LmTargetsProbe(Probe):
             tokens, labels = find_tokens(batch, self.context.intent.pad_token_id), split(batch)[1]
             if tokens is None or not isinstance(labels, torch.Tensor) or labels.shape != tokens.ids.shape:
                 continue
-            at = (tokens.real.int() * torch.arange(1, tokens.width + 1, device=tokens.ids.device)).argmax(
-                1, keepdim=True
-            )
+            at = (tokens.ends - 1).clamp(min=0)[:, None]
             last.update(tokens.ids.gather(1, at).flatten().tolist())
             taught.update(labels[labels != IGNORED].tolist())
         if not last:
