@@ -164,7 +164,8 @@ class ObjectAttributes:
 
 class PlainAttributes:
     """What a forward pass may write into: the values, containers, small tensors and generators among an object's attributes, and a
-    module's table of buffers. Faster than `ObjectAttributes`; hooks, and functions put in place of methods, are left alone."""
+    module's tables of buffers and of children (BigBird exchanges its attention where rows are short). Faster than `ObjectAttributes`;
+    hooks, and functions put in place of methods, are left alone."""
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -192,7 +193,8 @@ class PlainAttributes:
                     self.tensors.append(KeptTensor(value))
             values.append((key, value))
         self.contents = KeptContents(containers) if containers else None
-        self.buffers = dict(owner._buffers) if isinstance(owner, nn.Module) and owner._buffers else {}
+        tables = (owner._buffers, owner._modules) if isinstance(owner, nn.Module) else ()
+        self.tables = [(table, dict(table)) for table in tables if table]
 
     def restore(self) -> None:
         """Everything as it was when it was kept."""
@@ -209,11 +211,10 @@ class PlainAttributes:
             tensor.restore()
         for generator in self.generators:
             generator.restore()
-        if self.buffers:
-            now = self.owner._buffers
-            for name, buffer in self.buffers.items():
-                if now.get(name) is not buffer:
-                    now[name] = buffer
+        for now, before in self.tables:
+            for name, entry in before.items():
+                if now.get(name) is not entry:
+                    now[name] = entry
 
     def __str__(self) -> str:
         return f"the attributes of a {type(self.owner).__name__}"

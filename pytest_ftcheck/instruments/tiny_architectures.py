@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.intent import Intent
-
 #: Classes of a tiny model.
 CLASSES = 3
 #: A model with more parameters than this was not made small by `SIZES`.
@@ -42,8 +40,6 @@ SIZES: dict[str, Any] = {
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: Other settings of single architectures, whose code has constants that do not fit these sizes.
 PECULIAR: dict[str, dict[str, Any]] = {
-    # rows of 16 are too short for blocks: it would replace modules during the run
-    "big_bird": {"attention_type": "original_full"},
     "esmc": {"num_key_value_heads": _HEADS},
     "lilt": {"hidden_size": 48},  # a multiple of 6
     "mpnet": {"relative_attention_num_buckets": 32},
@@ -60,15 +56,8 @@ PECULIAR: dict[str, dict[str, Any]] = {
     },
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _ROPE)},
 }
-_LAST = f"lilt.encoder.layer.{_LAYERS - 1}"
 #: Arguments of `finetune` that single architectures need.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    # only the text half of its last layer is used
-    "lilt": {
-        "intent": Intent(
-            unused=(f"{_LAST}.attention.self.layout_value", f"{_LAST}.attention.layout_output", f"{_LAST}.layout_")
-        )
-    },
     "reformer": {"lr": 3e-3, "steps": 120},  # its hashing is noisy
     "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others are
 }

@@ -25,7 +25,7 @@ from ..tensor_state import (
 )
 from . import faults
 from .missing_gradient import FAULTS, MissingKind, explain_missing_gradient
-from .severed import seldom, severed
+from .severed import by_design, by_design_note, seldom, severed
 
 CHECK = "grads_nonzero"
 LIMIT = (
@@ -95,7 +95,10 @@ def check_grads_nonzero(
     missing = [t for t in tensors if states[t.name] in ("none", "zero", "seldom")]
     bad = _faulty(tensors, states, missing, trace)
     faulty = [t for t in tensors if t.name in bad]
-    notes = frozen_note(tensors, chosen) + _notes(tensors, states, [t for t in missing if t.name not in bad])
+    designed = by_design(trace)
+    exempt = [t for t in missing if t.name not in bad]
+    notes = frozen_note(tensors, chosen) + _notes(tensors, states, [t for t in exempt if t.name not in designed])
+    notes += by_design_note({t.name for t in exempt}, trace)
     if not faulty:
         norms = [t.gradients.max_norm for t in tensors if states[t.name] in ("fine", "transient")]
         spread = f"; norms {number(min(norms))} to {number(max(norms))}" if norms else ""
@@ -137,6 +140,7 @@ def _faulty(tensors: Sequence[Tensor], states: Mapping[str, str], missing: Seque
     names = {t.name for t in strict.faulty} | {t.name for t in lenient.faulty if states[t.name] == "negligible"}
     without_excuse = severed(trace)
     names |= {t.name for t in missing if _declared_by_name(t, trace) or t.name in without_excuse}
+    names -= by_design(trace).keys()
     return names | {t.name for t in tensors if states[t.name] == "nonfinite"}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from ...core.formatting import percent, shorten
+from ...core.formatting import percent, plural, shorten
 from ...core.observations import Tensor
 from ...core.trace import Trace
+from ..head.base_twin_record import BaseTwin
 from ..spec import Fault
 from . import faults
 from .record import MissingGradient, ReferenceGradient
@@ -20,10 +21,35 @@ STRONGLY = 0.05
 
 
 def severed(trace: Trace) -> dict[str, MissingGradient]:
-    """Name -> what was measured, of the tensors that the output depends on although they get no gradient."""
+    """Name -> what was measured, of the tensors that the output depends on although they get no gradient, but for those `by_design`."""
     record = trace.measured(ReferenceGradient)
     found = [m for m in record.missing if _output_depends(m)] if record is not None else []
-    return {name: m for m in found for name in m.tensors}
+    exempt = by_design(trace)
+    return {name: m for m in found for name in m.tensors if name not in exempt}
+
+
+def by_design(trace: Trace) -> dict[str, str]:
+    """Name -> class of the base, of the tensors that get no gradient in a fresh twin of an unchanged base of a library's class either.
+
+    The class does not use them, or only for a choice that has no derivative (the largest k of an indexer): no training script can change
+    that. Of a base that is changed, or that was not compared, nothing is exempt.
+    """
+    twins = trace.measured(BaseTwin)
+    unchanged = [b for b in twins.bases if b.first is None] if twins is not None else []
+    return {name: b.class_name for b in unchanged for name in b.without_gradient}
+
+
+def by_design_note(names: Collection[str], trace: Trace) -> tuple[str, ...]:
+    """What is said of these tensors, where they get no gradient by design; nothing where there are none."""
+    found = {name: kind for name, kind in by_design(trace).items() if name in names}
+    if not found:
+        return ()
+    first, kind = next(iter(found.items()))
+    others = " and others" if len(found) > 1 else ""
+    count = plural(len(found), "base tensor")
+    return (
+        f"{count} exempt, to which {kind} gives no gradient by design (nor does a fresh twin of it): {shorten(first)}{others}",
+    )
 
 
 def seldom(trace: Trace) -> set[str]:

@@ -40,6 +40,9 @@ class TwinComparison:
     attention: str = ""
     #: Where it begins; None: the outputs of the base are the twin's.
     first: Difference | None = None
+    #: Parameters of the model that the outputs of the twin have no gradient for: its class does not use them, or only for a choice (the
+    #: largest k, say). Looked for where some trainable parameter of an unchanged base had no gradient at any step.
+    without_gradient: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ...seeds.thresholds import Threshold
 from ..expected_roles import FROZEN_BY_DESIGN, ever_trainable, not_yet_unfrozen, should_learn
 from ..gradients import faults as gradient_faults
 from ..gradients import missing_gradient
-from ..gradients.severed import severed
+from ..gradients.severed import by_design, by_design_note, severed
 from ..no_step import no_step_verdict
 from ..optimizer import faults as optimizer_faults
 from ..spec import Stage, Symptom, check
@@ -128,7 +128,9 @@ def check_weights_move(
     noisy = [t for t in tensors if states[t.name] is None and gradient_state(t, trace, largest) == "noise"]
     exempt = _exempt([t for t in tensors if t not in noisy], states, trace)
     faulty = [t for t in tensors if states[t.name] is not None and t.name not in exempt]
-    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noisy, exempt, states))
+    designed = exempt & by_design(trace).keys()
+    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noisy, exempt - designed, states))
+    notes += by_design_note(designed, trace)
     budget_limit = (
         f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
     )
@@ -303,6 +305,7 @@ def _exempt(tensors: Sequence[Tensor], states: Mapping[str, UpdateState | None],
     ]
     negligible = [t for t in tensors if states[t.name] in BELOW_BUDGET and t.gradients.max_norm > 0]
     exempt = {t.name for t in split_faulty(missing, tensors).exempt} - severed(trace).keys()
+    exempt |= by_design(trace).keys() & {t.name for t in missing}
     names = {t.name for t in negligible}
     lenient = split_faulty([*missing, *negligible], tensors, matrices=True)
     exempt |= {t.name for t in lenient.exempt if t.name in names}

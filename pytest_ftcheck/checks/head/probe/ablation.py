@@ -15,9 +15,10 @@ from ....core.formatting import block_of
 from ....instruments.batches import row_count, split, to_device
 from ....instruments.global_state import seed_everything
 from ....instruments.parameter_roles import in_part
-from ....instruments.probe import FREE, Probe, ProbeContext, tokens_of
+from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import perturbed, quiet
+from ....instruments.work import FREE
 from ..ablation_record import Counterfactuals, Outcome, Rewound, SimplerHead
 from .head import first_rows, rows_of
 from .layers import linear_layers
@@ -44,10 +45,8 @@ class AblationProbe(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        size = sum(p.numel() for p in context.model.parameters())
-        tokens = max((tokens_of(b) for b in context.fixed_batches), default=1)
         rows = row_count(split(context.fixed_batches[0])[0]) or 1
-        budget = SHARE_FREE * FREE / (2.0 * size * tokens) + SHARE_TRAINING * 3 * rows * context.steps
+        budget = SHARE_FREE * FREE / context.row_work + SHARE_TRAINING * 3 * rows * context.steps
         source = context.held_out or context.fixed_batches
         self.source = "held-out rows" if context.held_out else "training rows"
         full = min(ROWS, sum(rows_of(b) for b in source))

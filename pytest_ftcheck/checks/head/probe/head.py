@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from ....instruments.batches import split, take_rows
-from ....instruments.probe import Probe, ProbeContext, tokens_of
+from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tasks import prior_entropy
 from ..record import Head, Hidden, Layer, Reload
 from .layers import describe_layer, linear_layers
@@ -32,9 +32,7 @@ class HeadProbe(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        size = sum(p.numel() for p in context.model.parameters())
-        tokens = max((tokens_of(b) for b in context.fixed_batches), default=1)
-        costly = 2.0 * size * tokens > COSTLY
+        costly = context.row_work > COSTLY
         self.batches = first_rows(context.fixed_batches, FEW_ROWS if costly else ROWS)
         self.rows = sum(rows_of(b) for b in self.batches)
         self.reloaded = FEW_RELOADED if costly else RELOADED

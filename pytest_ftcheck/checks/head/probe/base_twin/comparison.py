@@ -26,8 +26,8 @@ ROUNDINGS = 4
 class Comparison:
     """A base that is watched for one call; the twin is called right after it, in the same surroundings (autocast, say)."""
 
-    def __init__(self, base: BaseModel, twin: Twin) -> None:
-        self.base, self.twin = base, twin
+    def __init__(self, base: BaseModel, twin: Twin, *, gradients: bool = False) -> None:
+        self.base, self.twin, self.gradients = base, twin, gradients
         self.found: TwinComparison | None = None
         self.error: Exception | None = None
         self.modules = common_modules(base.module, twin.module)
@@ -89,6 +89,8 @@ class Comparison:
         if relative > limit:
             first = self._described(differing, relative)
         module = self.base.module
+        prefix = f"{self.base.name}." if self.base.name else ""
+        unused = self.twin.without_gradient(args, kwargs) if self.gradients and first is None else ()
         return TwinComparison(
             base=self.base.name or type(module).__name__,
             class_name=type(module).__name__,
@@ -99,6 +101,7 @@ class Comparison:
             limit=limit,
             attention=attention_of(module),
             first=first,
+            without_gradient=tuple(prefix + name for name in unused),
         )
 
     def _described(self, differing: dict[Event, float], relative: float) -> Difference:

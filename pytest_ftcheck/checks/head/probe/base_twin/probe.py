@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -33,7 +34,7 @@ class BaseTwinProbe(Probe):
         super().__init__(context)
         self.candidates = find_bases(context.model)
         self.left_out: list[str] = []
-        self.found: list[TwinComparison] = []
+        self.found: list[tuple[BaseModel, TwinComparison]] = []
         self.bases = self._comparable(outermost(self.candidates))
         if not self.bases:
             raise LeftOut([*self.left_out, "there is no base inside that takes input_ids and attention_mask"][0])
@@ -52,9 +53,23 @@ class BaseTwinProbe(Probe):
         if not self.found:
             raise LeftOut(self.left_out[-1])
 
+    def after(self) -> None:
+        """Where tensors of an unchanged base never had a gradient: does its class give them one? Then the twin is called once more."""
+        missing = [t.name for t in self.context.tensors if t.trainable and t.gradients.none == t.gradients.steps > 0]
+        unchanged = [base for base, comparison in self.found if comparison.first is None]
+        bases = [b for b in unchanged if any(n.startswith(f"{b.name}." if b.name else "") for n in missing)]
+        if not bases:
+            return
+        before, self.found = self.found, []
+        self._compare(bases, gradients=True)
+        again = {base.name: comparison.without_gradient for base, comparison in self.found}
+        self.found = [(b, replace(c, without_gradient=again.get(b.name, ()))) for b, c in before]
+
     def record(self) -> BaseTwin | None:
         """What was measured."""
-        return BaseTwin(tuple(self.found), tuple(self.left_out)) if self.found else None
+        if not self.found:
+            return None
+        return BaseTwin(tuple(comparison for _, comparison in self.found), tuple(self.left_out))
 
     def _rows(self) -> list[int]:
         """The row with the most padding and the one with the least: a mask that is lost changes the first."""
@@ -71,12 +86,12 @@ class BaseTwinProbe(Probe):
         self.left_out.extend(reason for _, reason in reasons if reason)
         return [base for base, reason in reasons if not reason]
 
-    def _compare(self, bases: Sequence[BaseModel]) -> list[BaseModel]:
+    def _compare(self, bases: Sequence[BaseModel], *, gradients: bool = False) -> list[BaseModel]:
         """Build the twins, and compare; the bases that the model does not call."""
         comparisons = []
         for base in bases:
             try:
-                comparisons.append(Comparison(base, Twin(base.module)))
+                comparisons.append(Comparison(base, Twin(base.module), gradients=gradients))
             except LeftOut as reason:
                 self.left_out.append(str(reason))
         if not comparisons:
@@ -92,7 +107,7 @@ class BaseTwinProbe(Probe):
             elif comparison.found is None:
                 self.left_out.append(f"{comparison.base.name} is not called as a module")
             else:
-                self.found.append(comparison.found)
+                self.found.append((comparison.base, comparison.found))
         return [c.base for c in comparisons if c.error is None and c.found is None]
 
 

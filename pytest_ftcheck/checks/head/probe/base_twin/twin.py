@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -55,6 +55,23 @@ class Twin:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The twin's output."""
         return torch.func.functional_call(self.module, self.tensors, args, kwargs, tie_weights=False)
+
+    def without_gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        """Names of the trainable parameters that no output of the twin is differentiable with respect to.
+
+        Outputs are the tensors that the base returns side by side (the last hidden state, a pooled vector), not the intermediate states in
+        tuples beside them. A gradient of exactly zero is one: that is a matter of the values, not of the class.
+        """
+        with torch.enable_grad():
+            out = self(args, kwargs)
+            values = out.values() if isinstance(out, Mapping) else out if isinstance(out, (tuple, list)) else [out]
+            outputs = [v for v in values if isinstance(v, torch.Tensor) and v.requires_grad]
+            named = {n: p for n, p in self.base.named_parameters() if p.requires_grad and p.is_floating_point()}
+            if not outputs or not named:
+                return ()
+            total = torch.stack([o.double().sum() for o in outputs]).sum()
+            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        return tuple(name for name, g in zip(named, gradients, strict=True) if g is None)
 
 
 def not_comparable(base: nn.Module) -> str:
