@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from ..core.observations import Descent, Metric, ProbePoint, ProbeRows
 from .batches import device_of, rows_of, split, to_device
@@ -132,8 +133,22 @@ def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> t
                 return None
             outputs.append(logits.detach().float().cpu())
             targets.append(labels.detach().cpu())
-    if (
-        len({o.shape[1:] for o in outputs}) > 1 and outputs[0].dim() > 2
-    ):  # one label a token, padded to different widths
-        outputs, targets = [o.reshape(-1, o.shape[-1]) for o in outputs], [t.reshape(-1) for t in targets]
-    return torch.cat(outputs), torch.cat(targets)
+    return joined(outputs, targets)
+
+
+def joined(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The outputs and labels of several batches as one; where batches have different widths, one line a label.
+
+    >>> joined([torch.zeros(2, 5, 3), torch.zeros(2, 4, 3)], [torch.zeros(2, 5), torch.zeros(2, 4)])[0].shape  # a label a token
+    torch.Size([18, 3])
+
+    Where the classes are the positions of a row, positions that a shorter row does not have cannot be chosen:
+
+    >>> joined([torch.zeros(1, 2, 3), torch.zeros(1, 2, 4)], [torch.zeros(1, 2), torch.zeros(1, 2)])[0][0]
+    tensor([0., 0., 0., -inf])
+    """
+    if len({o.shape[1:] for o in outputs}) > 1 and outputs[0].dim() > 2:
+        widest = max(o.shape[-1] for o in outputs)
+        outputs = [F.pad(o, (0, widest - o.shape[-1]), value=-torch.inf).reshape(-1, widest) for o in outputs]
+        targets = [t.reshape(-1) for t in targets]
+    return torch.cat(list(outputs)), torch.cat(list(targets))

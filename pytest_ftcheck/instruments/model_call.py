@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .batches import LABELS, in_words
+from .batches import LABELS, SPAN, in_words, span_arguments
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 
@@ -35,15 +35,23 @@ class ModelCall:
         #: Keys of the batch that the model does not take.
         self.dropped: set[str] = set()
         self._parameters, self._any_keyword = _parameters(unwrapped(model).forward)
-        self._label_key = next((k for k in LABELS if k in self._parameters), "")
+        #: Names under which the model takes labels: one, or both positions of an answer.
+        self._label_keys = next(((k,) for k in LABELS if k in self._parameters), ())
+        if not self._label_keys and all(k in self._parameters for k in SPAN):
+            self._label_keys = SPAN
 
     def __call__(self, inputs: Any, labels: Any) -> Any:
         if self.style == "keywords":
             chosen = {k: v for k, v in inputs.items() if k not in self.dropped}
             if self.passes_labels and labels is not None:
-                chosen[self._label_key] = labels
+                chosen.update(self._named(labels))
             return self.model(**chosen)
         return self.model(*inputs) if self.style == "several arguments" else self.model(inputs)
+
+    def _named(self, labels: Any) -> dict[str, Any]:
+        if len(self._label_keys) == 1:
+            return {self._label_keys[0]: labels}
+        return span_arguments(labels)
 
     def first(self, inputs: Any, labels: Any) -> tuple[Any, str]:
         """Try the ways of calling the model that fit the batch, the most literal first: output, and the way in words.
@@ -73,7 +81,7 @@ class ModelCall:
         if not self._any_keyword:
             self.dropped = {k for k in inputs if k not in self._parameters}
         used = ", ".join(k for k in inputs if k not in self.dropped)
-        self.passes_labels = bool(self._label_key) and labels is not None
+        self.passes_labels = bool(self._label_keys) and labels is not None
         try:
             return self(inputs, labels), f"keywords {used}" + (" and labels" if self.passes_labels else "")
         except Exception as error:

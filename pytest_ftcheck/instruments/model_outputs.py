@@ -15,12 +15,18 @@ def logits_in(output: Any) -> torch.Tensor | None:
 
     >>> logits_in((torch.tensor(0.7), torch.zeros(4, 2))).shape
     torch.Size([4, 2])
+
+    The scores of an answer's first and last token are logits of shape ``(rows, 2, tokens)``: the classes are the row's positions.
+
+    >>> logits_in({"start_logits": torch.zeros(4, 9), "end_logits": torch.zeros(4, 9)}).shape
+    torch.Size([4, 2, 9])
     """
     if isinstance(output, torch.Tensor):
         return output if output.dim() else None
     if isinstance(output, Mapping):
         candidates = [output.get(key) for key in ("logits", "prediction_logits")]
-        return next((c for c in candidates if isinstance(c, torch.Tensor)), None)
+        found = next((c for c in candidates if isinstance(c, torch.Tensor)), None)
+        return _span_logits(output) if found is None else found
     if isinstance(output, (tuple, list)) and output:
         first = output[0]
         if isinstance(first, torch.Tensor) and first.dim() == 0 and len(output) > 1:
@@ -28,6 +34,18 @@ def logits_in(output: Any) -> torch.Tensor | None:
         return first if isinstance(first, torch.Tensor) and first.dim() else None
     logits = getattr(output, "logits", None)
     return logits if isinstance(logits, torch.Tensor) else None
+
+
+def _span_logits(output: Mapping[str, Any]) -> torch.Tensor | None:
+    start, end = output.get("start_logits"), output.get("end_logits")
+    if (
+        isinstance(start, torch.Tensor)
+        and isinstance(end, torch.Tensor)
+        and start.shape == end.shape
+        and start.dim() == 2
+    ):
+        return torch.stack([start, end], dim=1)
+    return None
 
 
 def loss_in(output: Any) -> torch.Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .batches import LABELS, Path, placed_tensors, with_values
+from .batches import LABELS, SPAN, Path, placed_tensors, with_values
 
 #: Usual names of token ids and of masks.
 IDS = ("input_ids", "ids", "tokens", "token_ids", "x")
@@ -221,4 +221,4 @@ def _tensors(batch: Any) -> Iterator[tuple[Path, torch.Tensor]]:
         last = len(batch) - 1
         return ((path, t) for path, t in placed_tensors(batch) if path[0] != last)
     in_mapping = isinstance(batch, Mapping)
-    return ((path, t) for path, t in placed_tensors(batch) if not in_mapping or path[0] not in LABELS)
+    return ((path, t) for path, t in placed_tensors(batch) if not in_mapping or path[0] not in (*LABELS, *SPAN))

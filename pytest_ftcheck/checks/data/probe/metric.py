@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ....instruments.fixed_rows import gather_logits
+from ....instruments.fixed_rows import gather_logits, joined
 from ....instruments.metrics import cut_of, predictions, references
 from ....instruments.reader import Reader
 from ....instruments.tasks import IGNORED
@@ -70,12 +70,13 @@ class HeldOutLogits:
 
 
 def _joined(pairs: Sequence[Pair]) -> Pair | None:
-    logits, labels = [x for x, _ in pairs], [y for _, y in pairs]
-    if logits[0].dim() > 2:  # one label a token
-        logits, labels = [x.reshape(-1, x.shape[-1]) for x in logits], [y.reshape(-1) for y in labels]
-    if len({x.shape[1:] for x in logits}) > 1 or len({y.shape[1:] for y in labels}) > 1:
+    try:
+        logits, labels = joined([x for x, _ in pairs], [y for _, y in pairs])
+    except RuntimeError:  # of different forms
         return None
-    return torch.cat(logits), torch.cat(labels)
+    if logits.dim() > 2:  # one label a token
+        logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    return logits, labels
 
 
 def mistakes(task: str, pairs: Sequence[Pair]) -> dict[str, float]:

@@ -103,6 +103,8 @@ def by_row(values: torch.Tensor, tokens: Tokens | None, keep: torch.Tensor | Non
     """Outputs as ``(rows, numbers)``; of those that stand for tokens, zeros at padding and at columns that were not kept."""
     if tokens is not None and values.dim() >= 3:
         real = tokens.real if keep is None else tokens.real[:, keep]
+        if values.dim() == 3 and values.shape[:2] != real.shape == (len(values), values.shape[2]):
+            values = values.transpose(1, 2)  # classes that are the positions of the row
         if values.shape[:2] == real.shape:
             values = values * real.reshape(*real.shape, *[1] * (values.dim() - 2))
             if keep is not None:
