@@ -153,6 +153,14 @@ HEALTHY = {
 
 
 def by_model(**given):
+    """A trace by ``watch(model)``: nothing but the model is known."""
+    trainer = make_trainer(**given)
+    with watch(trainer.model) as w:
+        trainer.train()
+    return w.trace
+
+
+def by_model_and_batch(**given):
     """A trace by ``watch(model, probe_batch=...)``: whoever watches the model hands over the batch and the loss."""
     trainer = make_trainer(**given)
     loss_fn = TrainerLoss(trainer) if makes_own_loss(trainer) else None
@@ -181,4 +189,10 @@ def by_factory(steps=STEPS, seed=0, **given):
 
 
 #: The ways in which a Trainer is judged.
-WAYS = {"watch(model)": by_model, "watch(trainer)": by_trainer, "callback": by_callback, "finetune": by_factory}
+WAYS = {
+    "watch(model)": by_model,
+    "watch(model), probe": by_model_and_batch,
+    "watch(trainer)": by_trainer,
+    "callback": by_callback,
+    "finetune": by_factory,
+}

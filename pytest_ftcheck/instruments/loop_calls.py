@@ -1,5 +1,5 @@
-"""One `TorchFunctionMode` that sees what a loop calls: ``backward()``, the losses of ``torch.nn.functional``, a GradScaler's unscaling and
-``clip_grad_norm_``.
+"""One `TorchFunctionMode` that sees what a loop calls: ``backward()``, the losses of ``torch.nn.functional``, ``argmax`` and its like, a
+GradScaler's unscaling and ``clip_grad_norm_``.
 
 Whoever wants to know subscribes; nothing is patched, and every call is handed on. Calls that probes make are not the loop's.
 """
@@ -34,8 +34,10 @@ LOSSES = {
 _UNSCALE: Any = torch._amp_foreach_non_finite_check_and_unscale_
 #: Where ``clip_grad_norm_`` clamps its factor to 1.
 _CLIPPING = torch.nn.utils.clip_grad.__name__
+#: What chooses the largest of several outputs.
+_CHOICES: set[Any] = {torch.argmax, torch.Tensor.argmax, torch.max, torch.Tensor.max, torch.topk, torch.Tensor.topk}
 #: All that is looked at.
-_OBSERVED = {torch.Tensor.backward, torch.autograd.backward, torch.clamp, _UNSCALE, *LOSSES}
+_OBSERVED = {torch.Tensor.backward, torch.autograd.backward, torch.clamp, _UNSCALE, *LOSSES, *_CHOICES}
 
 
 class LoopCallListener:
@@ -46,6 +48,9 @@ class LoopCallListener:
 
     def loss_called(self, function: str, loss: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """One of `LOSSES`, by its name, returned ``loss`` for these arguments; gradients were on."""
+
+    def largest_chosen(self, given: torch.Tensor, chosen: torch.Tensor) -> None:
+        """``argmax``, ``max`` or ``topk`` of ``given`` returned these indices."""
 
     def gradients_unscaled(self, inverse: torch.Tensor) -> None:
         """A GradScaler multiplies the gradients by ``inverse``, one over the factor that the loss was multiplied by."""
@@ -80,6 +85,8 @@ class _Calls(TorchFunctionMode):
             self._tell("loss_called", LOSSES[func], out, args, kwargs)
         elif backward and not is_probing():
             self._tell("backward_ended")
+        elif func in _CHOICES and not is_probing() and (chosen := _indices(out)) is not None:
+            self._tell("largest_chosen", args[0], chosen)
         elif func is torch.clamp and sys._getframe(1).f_globals.get("__name__") == _CLIPPING and not is_probing():
             self._tell("gradients_clipped", out)
         return out
@@ -157,6 +164,12 @@ def _leave(mode: TorchFunctionMode) -> None:
     finally:
         for other in reversed(above):
             _push_mode(other)  # type: ignore[no-untyped-call]
+
+
+def _indices(out: Any) -> torch.Tensor | None:
+    """What ``argmax`` returned, or the indices of ``max`` and ``topk``; None: there are none."""
+    found = getattr(out, "indices", None) if isinstance(out, tuple) else out
+    return found if isinstance(found, torch.Tensor) and found.dtype is torch.int64 else None
 
 
 def _backpropagated(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:

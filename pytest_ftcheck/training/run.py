@@ -168,7 +168,8 @@ class FinetuneRun:
             self._metric_at_start = self._evaluate_user_metric()
 
     def _make_probe_runner(self, held_out: list[Any] | None, own: OwnArguments, *, everything: bool) -> ProbeRunner:
-        own_calls = self._user_step is not None
+        # a loss_fn of the user's calls the model itself, and perhaps not as our probes do
+        own_calls = self._user_step is not None or own.get("loss_fn") is not None
         kinds = probes_to_run(self._probes, without_batches=self._reader is None, own_calls=own_calls)
         intent = self._intent or Intent()
         if self._reader is None:

@@ -233,14 +233,14 @@ class WatchedLoop:
         return ProbeRunner(context, kinds, budget)
 
     def _make_model_probe_runner(self) -> ProbeRunner:
-        """Without a probe batch, structure and stored values are measured all the same."""
+        """Without a probe batch, structure and stored values are measured all the same, and the loop's own calls are observed."""
         context = ModelContext(
             model=self._model,
             head=self._head,
             optimizer=as_one(self._optimizers),
             intent=self._intent or Intent(),
         )
-        return ProbeRunner(context, probes_to_run((), without_batches=True), math.inf)
+        return ProbeRunner(context, probes_to_run((), without_batches=True, own_calls=True), math.inf)
 
     # ------------------------------------------------------------------ the trace
     def _measure(self, stopped: str | None) -> Trace:

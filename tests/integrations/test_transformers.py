@@ -7,6 +7,8 @@ import random
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from torch.nn import functional as F
 from trainers import STEPS, Bookkeeper, SoftmaxTwice, make_arguments, make_model, make_rows, make_trainer, pad
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
@@ -221,7 +223,7 @@ def best_model_trainer(tmp_path, **arguments):
 def test_the_trace_ends_before_the_best_model_is_loaded(tmp_path):
     trainer = best_model_trainer(tmp_path)
     trace = watched(trainer)
-    assert trainer.state.best_global_step == 2
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
     assert len(trace.steps) == SHORT
     assert max(t.motion.between_steps for t in trace.tensors if t.motion) == 0
 
@@ -234,6 +236,7 @@ def test_the_trace_ends_before_the_best_model_is_loaded_after_early_stopping(tmp
     assert max(t.motion.between_steps for t in trace.tensors if t.motion) == 0
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of old versions of transformers about torch.load
 def test_a_training_that_resumes_is_watched_from_its_checkpoint(tmp_path):
     settings = {"output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 4}
     short(arguments={**settings, "max_steps": 8}).train()
@@ -249,6 +252,7 @@ def checkpointing():
     return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": True}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of old versions of accelerate about autocast
 @pytest.mark.parametrize(
     "arguments",
     [{"bf16": True}, checkpointing(), {"optim": "adafactor"}, {"neftune_noise_alpha": 0.5}],
@@ -276,8 +280,11 @@ def test_the_loss_of_a_batch_is_what_training_would_compute():
     def summed(outputs, labels, num_items_in_batch):  # fails without the number of items
         return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
 
+    counted = version.parse(transformers.__version__) >= version.parse(
+        "4.50"
+    )  # before, the number was given to models alone
     for given in (
-        {"compute_loss_func": summed},
+        *([{"compute_loss_func": summed}] if counted else []),
         {"arguments": {"label_smoothing_factor": 0.1}},
         {"kind": SoftmaxTwice},
     ):

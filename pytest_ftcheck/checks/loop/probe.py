@@ -18,10 +18,11 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ...core.effect import Effect
+from ...core.intent import Intent
 from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
 from ...instruments.batches import split, tensors_in
 from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
-from ...instruments.probe import Probe, ProbeContext
+from ...instruments.probe import ModelContext, ProbeBase, ProbeContext
 from ...instruments.tokens import find_tokens
 from ...instruments.uncompiled import outside_graphs
 from ...instruments.undisturbed import is_probing, quiet
@@ -56,13 +57,13 @@ _PLAIN += ("Slice", "Select", "Index", "AsStrided", "Split", "Chunk", "Unbind")
 _FORMS = {"SoftmaxBackward": "softmax", "LogSoftmaxBackward": "log_softmax", "SigmoidBackward": "sigmoid"}
 
 
-class LoopProbe(Probe):
-    """What the loop's own calls give the model, its base and the loss function."""
+class LoopProbe(ProbeBase[ModelContext]):
+    """What the loop's own calls give the model, its base and the loss function. A loop of the user's is observed without batches, too."""
 
     name = "loop"
     order = 1000  # its hooks go on last, right before the loop's own iteration
 
-    def __init__(self, context: ProbeContext) -> None:
+    def __init__(self, context: ModelContext) -> None:
         super().__init__(context)
         self.observer = LoopObserver(context)
         self.observed: list[int] = []
@@ -90,7 +91,7 @@ class LoopProbe(Probe):
     def after(self) -> None:
         """What the mask that the loop gave does, beside the right one."""
         if self.observer.example is not None:
-            with contextlib.suppress(Exception), quiet(self.context.model):
+            with contextlib.suppress(Exception), quiet(self.context.model, weights=True):
                 self.mask_effect = self._mask_effect(*self.observer.example)
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class LoopProbe(Probe):
         if not self.observed:
             return None
         return LoopCalls(
-            recipe_loop=self.context.recipe_loop,
+            recipe_loop=isinstance(self.context, ProbeContext) and self.context.recipe_loop,
             iterations=tuple(self.observed[:MOST]),
             candidates=len(seen.bases),
             base=seen.base.name if seen.base is not None else None,
@@ -140,12 +141,13 @@ def is_due(iteration: int) -> bool:
 class LoopObserver(LoopCallListener):
     """Notes the loop's calls while it is started. Calls that probes make are not the loop's."""
 
-    def __init__(self, context: ProbeContext) -> None:
+    def __init__(self, context: ModelContext) -> None:
+        batches = context.fixed_batches if isinstance(context, ProbeContext) else []
         self.model = context.model
         self.bases = find_base_models(context.model)
         self.base: BaseModel | None = None
-        self.pad_id = _pad_id(context)
-        self.labels_of_probe = _labels_of_rows(context.fixed_batches)
+        self.pad_id = _pad_id(context.intent, batches)
+        self.labels_of_probe = _labels_of_rows(batches)
         self.calls: list[BaseCall] = []
         self.losses: list[tuple[LossCall, _Sign]] = []
         self.outputs = self.backwards = self.reached = self.iteration = 0
@@ -155,6 +157,8 @@ class LoopObserver(LoopCallListener):
         self._whole = self._on = False
         self._handles: list[RemovableHandle] = []
         self._outputs: set[Any] = set()  # autograd nodes of the model's outputs
+        self._memory: set[int] = set()  # where the outputs are
+        self._choices: list[torch.Tensor] = []  # what argmax of them returned
         self._rows: list[bytes] = []  # the rows that the model was called with last
         # losses whose backward() was not called as yet, by their node
         self._pending: list[tuple[Any, LossCall, _Sign]] = []
@@ -182,6 +186,8 @@ class LoopObserver(LoopCallListener):
 
     def _forget(self) -> None:
         self._outputs.clear()
+        self._memory.clear()
+        self._choices.clear()
         self._pending.clear()
         self._rows = []
 
@@ -194,9 +200,10 @@ class LoopObserver(LoopCallListener):
         if not self._listening:
             return
         with contextlib.suppress(Exception):
-            nodes = {t.grad_fn for t in tensors_in(out) if t.grad_fn is not None}
-            self.outputs += bool(nodes)
-            self._outputs |= nodes
+            with_graph = [t for t in tensors_in(out) if t.grad_fn is not None]
+            self.outputs += bool(with_graph)
+            self._outputs |= {t.grad_fn for t in with_graph}
+            self._memory |= {_memory_of(t) for t in with_graph if t.dim()}
             self._rows = _row_keys((args, kwargs))
 
     def _hook_of(self, base: BaseModel) -> Any:
@@ -246,12 +253,26 @@ class LoopObserver(LoopCallListener):
             found = find_tokens(self._batch, self.pad_id, None)
             if found is not None and found.ids.shape == ids.shape and bool((found.ids.to(ids.device) == ids).all()):
                 return found.real.to(ids.device)
-        if self.pad_id is None:
+        if self.pad_id is not None:
+            return ~_at_either_end(ids == self.pad_id)
+        own = _padding_of_embedding(self.base)
+        if own is None:
             return None
-        padding = (ids == self.pad_id).int()
-        return ~(padding.cumprod(1).bool() | padding.flip(1).cumprod(1).flip(1).bool())
+        padding = _at_either_end(ids == own)
+        # it may be a word here: padding is nowhere else, and some row has more than one of it
+        nowhere_else = bool(((ids == own) == padding).all())
+        return ~padding if nowhere_else and int(padding.sum(1).max()) > 1 else None
 
     # ------------------------------------------------------------------ the loss
+    def largest_chosen(self, given: torch.Tensor, chosen: torch.Tensor) -> None:
+        """Notes which classes the loop chose from the model's outputs."""
+        if self._listening and len(self._choices) < MOST and self._is_output(given):
+            self._choices.append(chosen)
+
+    def _is_output(self, given: torch.Tensor) -> bool:
+        """Whether it is an output of the model, perhaps detached, or was made from one by a softmax or a view."""
+        return _memory_of(given) in self._memory or _form(given, self._outputs) != "other"
+
     def loss_called(self, function: str, loss: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Notes what the loss was given."""
         if self._listening:
@@ -263,7 +284,9 @@ class LoopObserver(LoopCallListener):
         form = _form(given, self._outputs)
         rows = len(labels) if labels.dim() else 1
         own, reordered = self._compare(labels)
-        call = LossCall(self.iteration, function, form, rows, own, reordered, _predicted(given, labels))
+        chosen = labels.numel() > 0 and any(_memory_of(labels) == _memory_of(c) for c in self._choices)
+        predicted = _predicted(given, labels)
+        call = LossCall(self.iteration, function, form, rows, own, reordered, predicted, chosen_by_model=chosen)
         sign = _Sign()
         loss.register_hook(sign.note)  # type: ignore[no-untyped-call]
         self._pending.append((loss.grad_fn, call, sign))
@@ -385,8 +408,27 @@ def _labels_of_rows(batches: Sequence[Any]) -> dict[bytes, float | None]:
     return found
 
 
-def _pad_id(context: ProbeContext) -> int | None:
-    if context.intent.pad_token_id is not None:
-        return context.intent.pad_token_id
-    found = (find_tokens(batch, None, None) for batch in context.fixed_batches)
+def _memory_of(tensor: torch.Tensor) -> int:
+    """The address of its storage: views and detached copies of a tensor have the same."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _pad_id(intent: Intent, batches: Sequence[Any]) -> int | None:
+    """As declared, else as the probe's batches show it."""
+    if intent.pad_token_id is not None:
+        return intent.pad_token_id
+    found = (find_tokens(batch, None, None) for batch in batches)
     return next((tokens.pad_id for tokens in found if tokens is not None and tokens.pad_id is not None), None)
+
+
+def _padding_of_embedding(base: BaseModel | None) -> int | None:
+    """The id that the base itself takes for padding: the ``padding_idx`` of its embeddings; None: they have none, or several."""
+    modules = () if base is None else base.module.modules()
+    found = {m.padding_idx for m in modules if isinstance(m, nn.Embedding)} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _at_either_end(padding: torch.Tensor) -> torch.Tensor:
+    """Those that no other element of the row precedes, or none follows."""
+    run = padding.int()
+    return run.cumprod(1).bool() | run.flip(1).cumprod(1).flip(1).bool()

@@ -51,6 +51,8 @@ class LossCall:
     predicted: float | None = None
     #: ``backward()`` multiplied its gradient by a negative number.
     negated: bool = False
+    #: Its labels are what ``argmax`` (or ``max``, ``topk``) of the model's own outputs returned.
+    chosen_by_model: bool = False
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,14 @@ def _negated(loop: LoopCalls, name: str) -> Verdict | None:
 
 
 def _own_predictions(trace: Trace, loop: LoopCalls, name: str) -> Verdict | None:
-    """Every label is the class that the model predicts, while the labels of the probe's rows are not. A model that is right everywhere from
-    the start is given such labels, too."""
+    """Every label is the class that the model predicts, and was chosen from its outputs; or is not that of the probe's rows. A model
+    that is right everywhere from the start is given such labels, too."""
+    if len(loop.losses) >= LEAST_CALLS and all(call.chosen_by_model for call in loop.losses):
+        headline = (
+            f"The loop gives {loop.losses[0].function} the model's own predictions as labels: in {all_observed(len(loop.losses))} they are "
+            "what argmax of its outputs returned."
+        )
+        return faults.OWN_PREDICTIONS_AS_TARGETS.verdict(name, headline, **_details(loop))
     accuracy = next((m.first for m in trace.metrics if m.name == "accuracy"), None)
     rows = sum(call.rows for call in loop.losses if call.iteration == 0)
     if accuracy is None or len(loop.losses) < LEAST_CALLS or not rows or accuracy**rows > LUCK:

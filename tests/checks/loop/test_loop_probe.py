@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck import (
+    check_loss_matches_task,
+    check_padding_ignored,
+    finetune,
+    tiny_distilbert,
+    toy_batches,
+    watch,
+)
 from pytest_ftcheck.checks.loop.record import LoopCalls
 
 BATCHES = toy_batches()
@@ -177,3 +185,98 @@ def test_the_training_is_the_same_bit_for_bit():
 
     one, two = weights([]), weights(["loop"])
     assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+# ------------------------------------------------------------------ nothing is known but the model
+def alone(step, model=None, steps=6):
+    model = tiny_distilbert(seed=0) if model is None else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with watch(model) as w:
+        for i in range(steps):
+            step(model, BATCHES[i % len(BATCHES)], optimizer, None)
+    return w.trace
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"form": lambda z: z.softmax(-1)}, "double_softmax"),
+        ({"loss": lambda z, y: -F.cross_entropy(z, y)}, "loss_negated"),
+        ({"loss": lambda z, _: F.cross_entropy(z, z.argmax(-1))}, "own_predictions_as_targets"),
+        ({"loss": lambda z, _: F.cross_entropy(z, z.detach().softmax(-1).max(-1).indices)}, None),
+        ({"loss": lambda z, _: F.cross_entropy(z, z.softmax(-1).max(-1).indices)}, "own_predictions_as_targets"),
+        (
+            {"loss": lambda z, _: F.cross_entropy(z, torch.topk(z.detach(), 1).indices[:, 0])},
+            "own_predictions_as_targets",
+        ),
+        ({}, None),
+    ],
+    ids=["softmax", "negated", "argmax", "softmax of a copy", "max of softmax", "topk", "healthy"],
+)
+def test_the_loss_of_a_loop_without_a_probe_batch(given, fault):
+    found = check_loss_matches_task(alone(loop(**given)))
+    assert found.fault == (fault or "")
+    assert found.status == ("fail" if fault else "inconclusive")
+
+
+@pytest.mark.parametrize("labels", ["of the batch", "of a teacher", "counted beside it"])
+def test_labels_that_the_model_did_not_choose(labels):
+    teacher = tiny_distilbert(seed=1)
+
+    def step(model, batch, optimizer, scheduler):
+        inputs, y = batch
+        optimizer.zero_grad()
+        z = model(inputs)
+        if labels == "of a teacher":
+            y = teacher(inputs).argmax(-1)
+        elif labels == "counted beside it":
+            float((z.argmax(-1) == y).float().mean())
+        F.cross_entropy(z, y).backward()
+        optimizer.step()
+
+    trace = alone(step)
+    assert not any(c.chosen_by_model for c in trace.measured(LoopCalls).losses)
+    assert check_loss_matches_task(trace).status == "inconclusive"
+
+
+def padded(pad_id, words, mask):
+    """A DistilBERT that takes ``pad_id`` for padding, trained on rows of these words, the shorter half of them padded with zeros."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 128}
+    model = DistilBertForSequenceClassification(DistilBertConfig(**sizes, pad_token_id=pad_id))
+
+    def step(model, batch, optimizer, scheduler):
+        ids = torch.randint(*words, (16, 12))
+        ids[:8, 5:] = 0
+        real = (ids != 0).long()
+        optimizer.zero_grad()
+        z = model(ids, attention_mask={"right": real, "none": None, "ones": torch.ones_like(real)}[mask]).logits
+        F.cross_entropy(z, torch.randint(2, (16,))).backward()
+        optimizer.step()
+
+    return alone(step, model)
+
+
+@pytest.mark.parametrize(
+    ("pad_id", "words", "mask", "fault"),
+    [
+        (0, (1, 60), "none", "mask_not_passed"),
+        (0, (1, 60), "ones", "mask_all_ones"),
+        (0, (1, 60), "right", ""),
+        (None, (1, 60), "none", ""),  # nothing says what is padding
+        (0, (0, 4), "none", ""),  # 0 is a word here
+    ],
+)
+def test_the_mask_of_a_loop_without_a_probe_batch(pad_id, words, mask, fault):
+    found = check_padding_ignored(padded(pad_id, words, mask))
+    assert found.fault == fault
+    assert found.status == ("fail" if fault else "inconclusive")
+
+
+def test_a_loss_fn_is_observed_whichever_probes_are_named():
+    def loss_fn(model, batch):
+        (ids, length, real), y = batch
+        return F.cross_entropy(model((ids, length, torch.ones_like(real))), y)
+
+    trace = finetune(tiny_distilbert(seed=0), BATCHES, loss_fn=loss_fn, steps=6, probes=["inputs"])
+    assert check_padding_ignored(trace).fault == "mask_all_ones"
