@@ -41,7 +41,7 @@ class LossTracker:
         if self.skipped:
             return
         try:
-            loss, reference = self._mean_loss(self.batches)
+            loss, reference = self._mean_loss(self.batches, reference=True)
         except Exception as error:  # noqa: BLE001 - the user's model may do anything in eval mode
             self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
             return
@@ -52,27 +52,36 @@ class LossTracker:
         if self.skipped:
             return None
         try:
-            return self._mean_loss([to_device(b, device_of(self.model)) for b in batches])[0]
+            return self._mean_loss([to_device(b, device_of(self.model)) for b in batches], reference=False)[0]
         except Exception as error:  # noqa: BLE001
             self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
             return None
 
-    def _mean_loss(self, batches: Sequence[Any]) -> tuple[float, float | None]:
-        total = reference = 0.0
-        weight, known = 0, True
+    def _mean_loss(self, batches: Sequence[Any], *, reference: bool) -> tuple[float, float | None]:
+        """Their mean loss, and that of the standard loss: it may need a second forward pass, so it is None unless asked for."""
+        total = standard = 0.0
+        weight, known = 0, reference
         with quiet(self.model):
             for batch in batches:
                 loss, logits = self.reader.loss(batch)
                 rows = max(1, rows_of(batch))
                 total, weight = total + float(loss) * rows, weight + rows
+                if not known:
+                    continue
                 labels = split(batch)[1]
                 if logits is None and self.reader.task is not None:
                     logits = self.reader.logits(batch)
                 if logits is None or self.reader.task is None or not isinstance(labels, torch.Tensor):
                     known = False
                 else:
-                    reference += float(self.reader.reference(logits.float(), labels)) * rows
-        return total / weight, reference / weight if known else None
+                    standard += float(self.reader.reference(logits.float(), labels)) * rows
+        return total / weight, standard / weight if known else None
+
+    def _prior_entropy(self) -> float | None:
+        labels = [split(b)[1] for b in self.batches]
+        if not all(isinstance(y, torch.Tensor) for y in labels):
+            return None
+        return prior_entropy(self.reader.task, [self.reader.targets(y) for y in labels])
 
     def record(self) -> ProbeRows:
         """The measured losses, as plain data."""
@@ -81,7 +90,7 @@ class LossTracker:
             source=self.source,
             points=tuple(self.points),
             descents=tuple(self.descents),
-            prior_entropy=prior_entropy(self.reader.task, [split(b)[1] for b in self.batches]),
+            prior_entropy=self._prior_entropy(),
             skipped=self.skipped,
         )
 
@@ -132,7 +141,7 @@ def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> t
             if logits is None or not isinstance(labels, torch.Tensor):
                 return None
             outputs.append(logits.detach().float().cpu())
-            targets.append(labels.detach().cpu())
+            targets.append(reader.targets(labels.detach().cpu()))
     return joined(outputs, targets)
 
 

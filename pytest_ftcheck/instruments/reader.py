@@ -15,7 +15,7 @@ from .batches import device_of, in_words, own_copy, row_count, split, to_device,
 from .label_comparison import compares_only
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
-from .tasks import IGNORED, reference_loss, task_of
+from .tasks import IGNORED, earlier, reference_loss, task_of
 
 #: ``(model, batch) -> loss``, or ``(loss, logits)``.
 LossFn = Callable[[Any, Any], Any]
@@ -44,6 +44,10 @@ class Reader:
         self.model, self.loss_fn, self.user_forward, self.argument = model, loss_fn, forward, argument
         self.task: str | None = None
         self.classes: int | None = None
+        #: Numbers a row in the logits: of a token-level head, outputs times tokens; 0 where there are no logits.
+        self.outputs = 0
+        #: The logits of a position are compared with the label so many positions later: 1 in a causal language model.
+        self.shift = 0
         #: The loss only compares labels with each other: the outputs are embeddings.
         self.embeddings = False
         #: The model computes the loss itself.
@@ -89,8 +93,10 @@ class Reader:
             if given is not None and logits is None:
                 outputs = "(loss, logits) from the loss_fn"
                 self._classify(given, labels, own=False, strict=False)
-            self._recognise_two_classes(value, logits if logits is not None else given, labels)
             outputs_read = logits if logits is not None else given
+            self._align(value, outputs_read, labels)
+            self._recognise_two_classes(value, outputs_read, labels)
+            self._count_outputs(outputs_read, inputs)
             if outputs_read is not None and outputs_read.dim() > 1 and outputs_read.shape[-1] > 1:
                 self._recognise_embeddings(batch, labels)
             loss = "the user's loss_fn"
@@ -98,13 +104,19 @@ class Reader:
             self.uses_own_loss = True
             check_loss(own, "the model's loss")
             self._classify(logits, labels, own=True, strict=True)
-            self._compare_with_textbook(own, logits, labels)
+            self._align(own, logits, labels)
             self._recognise_two_classes(own, logits, labels)
             loss = "the model's own"
         else:
             self._classify(logits, labels, own=False, strict=True)
             loss = self._standard_loss(logits, labels)
+        if self.loss_fn is None:
+            self._count_outputs(logits, inputs)
         return Reading(how, outputs, loss, self.task, self.classes)
+
+    def _count_outputs(self, logits: torch.Tensor | None, inputs: Any) -> None:
+        if isinstance(logits, torch.Tensor):
+            self.outputs = -(-logits.numel() // (row_count(inputs) or 1))
 
     def _first_call(self, inputs: Any, labels: Any) -> tuple[Any, str]:
         try:
@@ -151,16 +163,21 @@ class Reader:
         return "mean squared error"
 
     # ------------------------------------------------------------------ labels and task
-    def _compare_with_textbook(self, own: Any, logits: Any, labels: Any) -> None:
-        """Labels of tokens may be shifted by one in the model's own loss (causal language models): then the textbook loss is another."""
+    def _align(self, value: Any, logits: Any, labels: Any) -> None:
+        """Which position's logits meet which position's label: the textbook loss that is nearer to the loss says it."""
         if self.task != "single_label" or not isinstance(logits, torch.Tensor) or logits.dim() < 3:
             return
-        textbook = float(self.reference(logits.float(), labels))
-        if abs(float(own) - textbook) > 0.01 * abs(textbook):
+        first_loss, losses = float(value), {0: float(reference_loss(self.task, logits.float(), labels))}
+        if labels.dim() == 2 and labels.shape[1] > 1 and bool((labels[:, 1:] != IGNORED).any()):
+            losses[1] = float(reference_loss(self.task, logits.float(), earlier(labels, 1)))
+        near = min(losses, key=lambda k: abs(losses[k] - first_loss))
+        if abs(first_loss - losses[near]) <= 0.01 * abs(losses[near]):
+            self.shift = near
+        elif self.loss_fn is None:
             self.task, self.classes = None, None
             self.notes.append(
-                f"the model's own loss ({float(own):.4g}) is not the cross-entropy of its logits and labels ({textbook:.4g}), "
-                "as with labels shifted by one position: there are no metrics and no textbook loss"
+                f"the model's own loss ({first_loss:.4g}) is not the cross-entropy of its logits and labels ({losses[0]:.4g}), "
+                "nor with labels shifted by one position: there are no metrics and no textbook loss"
             )
 
     def _recognise_two_classes(self, value: Any, logits: Any, labels: Any) -> None:
@@ -340,6 +357,11 @@ class Reader:
             return logits_in(self._call(inputs, labels if self.uses_own_loss else None))
         return self._user_loss(batch)[1] if self.loss_fn is not None else None
 
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels of a batch, each at the position of the logits that it is compared with."""
+        return earlier(labels, self.shift) if self.shift and labels.dim() > 1 else labels
+
     def reference(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The standard loss of the task: cross-entropy, binary cross-entropy or mean squared error."""
-        return reference_loss(self.task, logits, labels)
+        """The standard loss of the task, from logits and the labels of a batch: cross-entropy, binary cross-entropy or mean squared
+        error."""
+        return reference_loss(self.task, logits, self.targets(labels))

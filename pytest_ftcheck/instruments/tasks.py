@@ -45,6 +45,17 @@ def reference_loss(task: str | None, logits: torch.Tensor, labels: torch.Tensor)
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long(), ignore_index=IGNORED)
 
 
+def earlier(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Labels moved to the position so many before theirs; the last positions are ignored.
+
+    >>> earlier(torch.tensor([[5, 6, 7]]), 1)
+    tensor([[   6,    7, -100]])
+    """
+    moved = torch.full_like(labels, IGNORED)
+    moved[:, : labels.shape[1] - count] = labels[:, count:]
+    return moved
+
+
 def prior_entropy(task: str | None, labels: Sequence[Any]) -> float | None:
     """Entropy of the label frequencies in nats: the loss of predicting the class prior for every row. None for other tasks.
 

@@ -1194,18 +1194,14 @@ def test_labels_that_are_no_columns_of_the_output_are_the_own_losses_affair(kind
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shift", [True, False])
-def test_a_causal_models_loss_is_not_compared_with_the_unshifted_one(shift):
+def test_a_causal_models_logits_are_compared_with_the_label_of_the_next_position(shift):
     g = torch.Generator().manual_seed(0)
     ids = [torch.randint(32, (4, 8), generator=g) for _ in range(3)]
-    model = causal(shift)
-    with torch.no_grad():
-        model.transformer.wte.weight.mul_(20)  # so that shifted and not shifted differ
-    trace = finetune(model, [{"input_ids": i, "labels": i} for i in ids], steps=3, lr=1e-3)
-    assert trace.reading.loss == "the model's own"
-    assert trace.reading.task == (None if shift else "single_label")
-    assert [p.reference is None for p in trace.probe.points] == [shift] * len(trace.probe.points)
-    assert (trace.metrics == ()) is shift
-    assert any("shifted by one" in n for n in trace.notes) is shift
+    trace = finetune(causal(shift), [{"input_ids": i, "labels": i} for i in ids], steps=3, lr=1e-3)
+    assert (trace.reading.loss, trace.reading.task, trace.reading.classes) == ("the model's own", "single_label", 32)
+    assert all(p.reference == pytest.approx(p.loss, rel=1e-5) for p in trace.probe.points)
+    assert trace.metrics[0].rows == 8 * (7 if shift else 8)
+    assert not trace.notes
 
 
 @pytest.mark.filterwarnings("ignore")

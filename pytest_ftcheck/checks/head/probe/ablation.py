@@ -118,7 +118,7 @@ class AblationProbe(Probe):
                 readable = logits is not None and reader.task is not None and isinstance(labels, torch.Tensor)
                 if readable and logits is not None:
                     total += float(reader.reference(logits.float(), labels)) * size
-                    hits = correct(reader.task, logits, labels)
+                    hits = correct(reader.task, logits, reader.targets(labels))
                     if hits is not None:
                         right, count = right + int(hits.sum()), count + hits.numel()
                 else:

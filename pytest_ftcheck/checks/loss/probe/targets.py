@@ -24,10 +24,13 @@ class Targets:
     y: torch.Tensor
     #: Rows that count (label not ignored).
     keep: torch.Tensor
-    #: As the batch has them.
+    #: In the form of the batch, each at the position of the logits that it is compared with.
     labels: torch.Tensor
     shape: torch.Size
     outputs: int
+    #: As the batch has them, and how many positions later than in ``labels``.
+    of_batch: torch.Tensor
+    shift: int = 0
 
     def flat(self, z: torch.Tensor) -> torch.Tensor:
         """Logits or their gradient, one row a label."""
@@ -52,14 +55,17 @@ class Targets:
         new = y.to(self.labels.dtype).reshape(self.labels.shape)
         if self.kind in ("single", "binary") and not bool(self.keep.all()):
             new = torch.where(self.keep.reshape(self.labels.shape), new, self.labels)
-        return new
+        if not self.shift:
+            return new
+        return torch.cat([self.of_batch[:, : self.shift], new[:, : -self.shift]], dim=1)
 
 
 def targets_of(context: ProbeContext, batch: Any, logits: torch.Tensor) -> Targets | str:
     """How labels and logits belong together; a reason, if they do not."""
-    labels, task = split(batch)[1], context.reader.task
-    if not isinstance(labels, torch.Tensor) or task is None:
+    of_batch, task = split(batch)[1], context.reader.task
+    if not isinstance(of_batch, torch.Tensor) or task is None:
         return "labels and logits could not be matched"
+    labels = context.reader.targets(of_batch)
     outputs = logits.shape[-1] if logits.dim() > 1 else 1
     if task == "single_label" and (logits.numel() == labels.numel() or outputs == 1):
         kind, y = "binary", labels.reshape(-1).long()
@@ -78,7 +84,7 @@ def targets_of(context: ProbeContext, batch: Any, logits: torch.Tensor) -> Targe
         return f"a label lies outside 0 to {top - 1}: the loss must interpret them in its own way"
     if math.prod(logits.shape) != len(y) * (1 if y.dim() == 1 and kind != "single" else outputs):
         return f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} could not be matched"
-    return Targets(kind, y, keep, labels, logits.shape, outputs)
+    return Targets(kind, y, keep, labels, logits.shape, outputs, of_batch, context.reader.shift)
 
 
 def _one_hot_everywhere(context: ProbeContext) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from ....instruments.batches import split, take_rows
 from ....instruments.global_state import seed_everything
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import named
+from ....instruments.tasks import IGNORED
+from ....instruments.tokens import find_tokens
 from ...head.probe.ablation import correct
 from ...head.probe.head import rows_of
 from ..record import Attempt, Overfit
@@ -70,10 +73,10 @@ class OverfitProbe(Probe):
         context, reader = self.context, self.context.reader
         labels = split(self.batch)[1]
         readable = reader.task is not None and isinstance(labels, torch.Tensor)
-        floor, attainable_accuracy = attainable(reader.task, self.batch) if readable else (None, None)
+        floor, attainable_accuracy = attainable(reader.task, self.batch, reader.shift) if readable else (None, None)
         self.goal = Goal(
             reader.task,
-            constant_prediction_loss(reader.task, [labels]) if readable else None,
+            constant_prediction_loss(reader.task, [reader.targets(labels)]) if readable else None,
             floor,
             attainable_accuracy,
         )
@@ -158,7 +161,7 @@ class OverfitProbe(Probe):
                 logits = logits_for(reader, self.batch)
             if logits is None or self.goal.constant_loss is None:
                 return loss, None, None, logits
-            hits = correct(reader.task, logits, labels)
+            hits = correct(reader.task, logits, reader.targets(labels))
             accuracy = None if hits is None else float(hits.double().mean())
             return loss, float(reader.reference(logits.detach().float(), labels)), accuracy, logits.detach()
 
@@ -261,12 +264,16 @@ def row_difference(logits: torch.Tensor) -> float | None:
     return float((flat.max(0).values - flat.min(0).values).max()) / size if size > 0 else 0.0
 
 
-def attainable(task: str | None, batch: Any) -> tuple[float | None, float | None]:
+def attainable(task: str | None, batch: Any, shift: int = 0) -> tuple[float | None, float | None]:
     """Textbook loss and accuracy of the best predictions that depend on the inputs alone.
 
     Rows with equal inputs and different labels keep the loss up. None: unknown (several labels a row, and equal inputs).
+
+    :param shift: the prediction of a position is compared with the label so many positions later, and depends on the ids up to its own.
     """
     inputs, labels = split(batch)
+    if shift:
+        return _attainable_from_prefixes(batch, labels, shift)
     count = len(labels)
     groups: dict[bytes, list[int]] = {}
     tensors = [v for v in named(inputs).values() if v.dim() and len(v) == count]
@@ -289,6 +296,23 @@ def attainable(task: str | None, batch: Any) -> tuple[float | None, float | None
             on = own.double().mean(0)
             right += len(members) * float(torch.maximum(on, 1 - on).mean())
     return floor / count, right / count if accuracy is not None else None
+
+
+def _attainable_from_prefixes(batch: Any, labels: torch.Tensor, shift: int) -> tuple[float | None, float | None]:
+    """Of a causal language model: equal beginnings of rows that are continued differently keep the loss up."""
+    tokens = find_tokens(batch)
+    if tokens is None or tokens.ids.shape != labels.shape:
+        return None, None
+    continuations: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+    for ids, row in zip(tokens.ids.tolist(), labels.tolist(), strict=True):
+        for t, label in enumerate(row[shift:]):
+            if label != IGNORED:
+                continuations[tuple(ids[: t + 1])][label] += 1
+    count = sum(c.total() for c in continuations.values())
+    if not count:
+        return None, None
+    loss = sum(-n * math.log(n / c.total()) for c in continuations.values() for n in c.values())
+    return loss / count, sum(max(c.values()) for c in continuations.values()) / count
 
 
 def _bytes(value: torch.Tensor) -> bytes:

@@ -207,7 +207,7 @@ def score(context: ProbeContext, batches: Sequence[Any]) -> Outcome:
                 total += float(reader.loss(batch)[0]) * size
             else:
                 total += float(reader.reference(logits.float(), labels)) * size
-                hits = correct(reader.task, logits, labels)
+                hits = correct(reader.task, logits, reader.targets(labels))
                 if hits is not None:
                     right, count = right + int(hits.sum()), count + hits.numel()
             rows += size
