@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.remove(str(Path(__file__).parent))  # html.py here is not python's
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integrations"), str(ROOT / "docs" / "examples")]
 
 from pytest_ftcheck import FtcheckCallback, diagnose, watch  # noqa: E402

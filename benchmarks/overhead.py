@@ -1,4 +1,4 @@
-"""What watching costs, in time and in memory: ``python benchmarks/overhead.py [steps any-loop compiled memory growth finetune]``.
+"""What watching costs, in time and in memory: ``python benchmarks/overhead.py [steps any-loop callback compiled memory growth finetune]``.
 
 A full-size DistilBERT (6 layers, width 768, 66 M parameters) with the founding question's head, batch 8 x 32 tokens, AdamW, two
 threads. All ratios come from blocks of steps that take turns in one process, so that a busy machine slows both sides; the first
@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import _push_mode
 
-from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
+from pytest_ftcheck import FtcheckCallback, finetune, tiny_distilbert, toy_batches, watch
 from pytest_ftcheck.instruments import loop_calls
 
 THREADS = 2
@@ -319,6 +319,43 @@ def any_loop() -> list[Row]:
     return beside_a_bare_loop(lambda model: model, MAX_TIME, "bare")
 
 
+def trainer_callback(model: dict[str, int] | None = None, rounds: int = ROUNDS) -> list[Row]:
+    """``FtcheckCallback`` in a ``transformers.Trainer``, beside the same training without it, in turns.
+
+    :param model: sizes of the DistilBERT, default: full.
+    """
+    from trainer_turns import in_turns
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    sizes = FULL if model is None else model
+    rows = [
+        {"input_ids": i, "attention_mask": m, "labels": y}
+        for (ids, _, mask), labels in full_batches(16)
+        for i, m, y in zip(ids % sizes["vocab_size"], mask, labels, strict=True)
+    ]
+
+    def make() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return DistilBertForSequenceClassification(DistilBertConfig(**sizes))
+
+    callback = FtcheckCallback()
+    found = in_turns(make, rows, callback, batch=ROWS, rounds=1 + rounds, steps=1 + BLOCK, seconds=SECONDS)
+    assert len(callback.trace.steps) >= (1 + BLOCK) * len(found)
+    clock = interval([watched[0] / bare[0] for bare, watched in found])
+    work = interval([watched[1] / bare[1] for bare, watched in found])
+    base = statistics.median(bare[0] for bare, _ in found)
+    return [
+        Row(f"step of a Trainer, median of {len(found)} rounds", f"{1000 * base:.0f} ms"),
+        Row(
+            "step with FtcheckCallback, processors' time",
+            f"{work[0] - 1:+.1%} ({work[1] - 1:+.1%} to {work[2] - 1:+.1%})",
+            f"at most {MAX_TIME:+.0%}",
+            work[0] - 1 <= MAX_TIME,
+        ),
+        Row("the same, by the clock", f"{clock[0] - 1:+.1%} ({clock[1] - 1:+.1%} to {clock[2] - 1:+.1%})"),
+    ]
+
+
 def compiled_loop() -> list[Row]:
     """The same of a compiled model, after compilation."""
     backend = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
@@ -570,6 +607,7 @@ def whole() -> list[Row]:
 SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "steps": steps,
     "any-loop": any_loop,
+    "callback": trainer_callback,
     "compiled": compiled_loop,
     "memory": memory,
     "growth": growth,

@@ -1,4 +1,4 @@
-"""How large is the page of many fine-tunes, and how soon can it be read? ``python benchmarks/html.py [runs] [steps]``.
+"""How large is the page of many fine-tunes, and how soon can it be read? ``python benchmarks/page_size.py [runs] [steps]``.
 
 Fine-tunes of a six-layer DistilBERT (tiny, 104 tensors) under different seeds, every fifth with a head that the optimizer does not hold:
 traces of as many tensors and steps as those of the real one. The page is made as the plugin makes it, then opened in headless Chromium, if
