@@ -1,6 +1,8 @@
 """Every sequence classifier of transformers that can be built tiny and offline: a healthy short fine-tune, all checks.
 
-    python benchmarks/architectures.py [--only NAME ...] [--steps 60]
+    python benchmarks/architectures.py [--only NAME ...] [--steps 60] [--ask]
+
+``--ask`` calls each check by itself, so that what runs only on request (training again, micro-batches, autocast) is measured, too.
 
 Each is what ``pytest --ftcheck-model tiny:NAME`` judges.
 
@@ -19,7 +21,7 @@ from datetime import datetime, timezone
 import torch
 import transformers
 
-from pytest_ftcheck import finetune
+from pytest_ftcheck import diagnose, finetune
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.tensor_state import NOISE
 from pytest_ftcheck.instruments.tiny_architectures import architectures
@@ -31,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--ask", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -58,7 +61,7 @@ def main() -> None:
             print("ERROR", alarms[-1], flush=True)
             continue
         judged += 1
-        verdicts = [check(trace) for check in CHECKS.values()]
+        verdicts = [check(trace) for check in CHECKS.values()] if args.ask else diagnose(trace).verdicts
         largest = max(t.gradients.max_norm for t in trace.tensors)
         noise += [
             (t.gradients.noise, t.gradients.max_norm / largest, f"{kind} {t.name}")

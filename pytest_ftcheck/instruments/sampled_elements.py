@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .sharded_tensors import local, memory_of
+
 #: Elements of one tensor that are sampled: of the head, and of the base.
 SAMPLE_HEAD = 4096
 SAMPLE_BASE = 256
@@ -32,32 +34,39 @@ def sample_size(p: torch.Tensor, part: str, role: str) -> int:
     """
     if part == "head":
         return SAMPLE_HEAD
-    return WHOLE if p.numel() <= WHOLE or role == "embedding" else SAMPLE_BASE
+    return WHOLE if local(p).numel() <= WHOLE or role == "embedding" else SAMPLE_BASE
 
 
 class SampledElements:
-    """A sample of the elements of some parameters.
+    """A sample of the elements of some parameters; of a sharded one, of the part that this process holds.
 
     :param parameters: the parameters, all of them floating point.
     :param sizes: how many elements to sample in each, at most.
+    :param alike: the same elements of all tensors of one shape, so that they can be compared with each other.
     """
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], sizes: Sequence[int]) -> None:
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], sizes: Sequence[int], *, alike: bool = False) -> None:
         self.parameters = list(parameters)
         generator = torch.Generator().manual_seed(20062)  # our own: the user's random state is not used
+        known: dict[object, torch.Tensor] = {}
         self.index: list[torch.Tensor | None] = []
         self.counts: list[int] = []
-        for p, size in zip(self.parameters, sizes, strict=True):
+        for p, size in zip(map(local, self.parameters), sizes, strict=True):
             if p.numel() <= size:
                 self.index.append(None)
                 self.counts.append(p.numel())
+            elif alike and (shape := (p.shape, p.device, size)) in known:
+                self.index.append(known[shape])
+                self.counts.append(len(known[shape]))
             else:
                 # spread over the rows, because only a few rows of an embedding table occur in the batches
                 rows, width = (p.shape[0], p.numel() // p.shape[0]) if p.dim() else (1, 1)
                 row = torch.arange(size) % rows if rows <= size else torch.randint(rows, (size,), generator=generator)
                 picked = (row * width + torch.randint(width, (size,), generator=generator)).sort().values
                 picked = torch.unique_consecutive(picked)
-                self.index.append(picked.to(p.device, torch.int32 if p.numel() < 2**31 else torch.int64))
+                picked = picked.to(p.device, torch.int32 if p.numel() < 2**31 else torch.int64)
+                known[p.shape, p.device, size] = picked
+                self.index.append(picked)
                 self.counts.append(len(picked))
         self.device = self.parameters[0].device
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
@@ -76,21 +85,22 @@ class SampledElements:
         """The current values, into ``out``."""
         with torch.no_grad():
             for p, index, place in zip(self.parameters, self.index, self.split(out), strict=True):
-                _pick(p.data, index, place)
+                _pick(memory_of(p), index, place)
         return out
 
     def gradients(self, out: torch.Tensor) -> torch.Tensor:
         """The current gradients, into ``out``; 0 where there is none, 1 for a row that a sparse gradient has."""
         with torch.no_grad():
             for p, index, place in zip(self.parameters, self.index, self.split(out), strict=True):
-                if p.grad is None:
+                grad = p.grad
+                if grad is None:
                     place.zero_()
-                elif p.grad.is_sparse:
-                    rows = p.grad.coalesce().indices()[0]
+                elif grad.is_sparse:
+                    rows = grad.coalesce().indices()[0]
                     flat = torch.arange(p.numel(), device=p.device) if index is None else index
                     place.copy_(torch.isin(flat // max(1, p.numel() // p.shape[0]), rows))
                 else:
-                    _pick(p.grad, index, place)
+                    _pick(local(grad), index, place)
         return out
 
     def norms(self, flat: torch.Tensor) -> torch.Tensor:
@@ -110,6 +120,7 @@ def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor)
 
 def row_stride(p: torch.Tensor, large: int = LARGE_BASE) -> int:
     """Every how many rows of a gradient are read for its norm."""
+    p = local(p)
     if p.device.type != "cpu" or p.numel() <= large or p.dim() < 2:
         return 1
     return min(math.ceil(p.numel() / (large // 2)), max(1, p.shape[0] // 64))
@@ -118,6 +129,7 @@ def row_stride(p: torch.Tensor, large: int = LARGE_BASE) -> int:
 def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
     """L2 norm in at least float32; of a large tensor it is that of the rows with a gradient, if these are few (an embedding's), else it is
     estimated from every ``stride``-th row."""
+    grad = local(grad)
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     norm: torch.Tensor
     if grad.is_sparse:

@@ -27,6 +27,18 @@ class GradientMatch:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """A tensor for which the optimizer found the recomputed gradient of another tensor of the same shape."""
+
+    tensor: str
+    #: The other tensor.
+    of: str
+    #: Cosine of what the optimizer found with the tensor's own recomputed gradient, and with that of the other.
+    own_cosine: float
+    other_cosine: float
+
+
+@dataclass(frozen=True)
 class ReferenceStep:
     """One optimizer step whose gradient was recomputed."""
 
@@ -50,6 +62,8 @@ class ReferenceStep:
     least_aligned: tuple[GradientMatch, ...] = ()
     #: Whether backward() brought a gradient to any trainable tensor in these iterations; None: not watched.
     backward_reached: bool | None = None
+    #: Tensors that have the gradient of another one.
+    exchanged: tuple[Exchange, ...] = ()
 
     def part(self, name: str) -> GradientMatch | None:
         """The match of one part; None: the optimizer holds nothing of it."""

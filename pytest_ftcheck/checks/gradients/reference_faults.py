@@ -322,7 +322,11 @@ def grads_removed(view: Comparison) -> Verdict | None:
 def grads_of_another(view: Comparison) -> Verdict | None:
     """Tensors with the gradient of something else."""
     steps = view.comparable
-    if not view.reproduced or len(steps) < 2:
+    if len(steps) < 2:
+        return None
+    if found := _exchanged(steps):
+        return found
+    if not view.reproduced:
         return None
     names = set(steps[0].wrong_direction).intersection(*(s.wrong_direction for s in steps))
     if not names:
@@ -333,6 +337,21 @@ def grads_of_another(view: Comparison) -> Verdict | None:
         CHECK,
         f"{plural(len(names), 'tensor')} got a gradient of about the right size in another direction{cosine} at each of {len(steps)} "
         f"recomputed steps: {_first(names)}.",
+    )
+
+
+def _exchanged(steps: Sequence[ReferenceStep]) -> Verdict | None:
+    """Tensors with the gradient of another one, at each step the same: no other loss gives them that."""
+    pairs = set.intersection(*({(e.tensor, e.of) for e in s.exchanged} for s in steps))
+    if not pairs:
+        return None
+    tensor, other = min(pairs)
+    known = [e for s in steps for e in s.exchanged if (e.tensor, e.of) == (tensor, other)]
+    cosine, own = min(e.other_cosine for e in known), max(e.own_cosine for e in known)
+    return faults.GRADS_OF_ANOTHER.because("gradients are assigned in another order than the parameters").verdict(
+        CHECK,
+        f"{plural(len(pairs), 'tensor')} got the gradient of another tensor at each of {len(steps)} recomputed steps: {shorten(tensor)} "
+        f"has that of {shorten(other)} (cosine {number(cosine)}; with its own {number(own)} at most).",
     )
 
 

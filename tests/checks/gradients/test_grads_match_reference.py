@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import Intent, check_grads_match_reference, check_grads_nonzero, example_trace
-from pytest_ftcheck.checks.gradients.record import GradientMatch, ReferenceGradient, ReferenceStep, Slope, WatchedStep
+from pytest_ftcheck.checks.gradients.record import (
+    Exchange,
+    GradientMatch,
+    ReferenceGradient,
+    ReferenceStep,
+    Slope,
+    WatchedStep,
+)
 from pytest_ftcheck.checks.gradients.reference_faults import (
     BACKWARDS,
     LEAST_SCALE,
@@ -187,6 +194,21 @@ def test_removed_gradients_are_a_fault_only_where_training_was_declared():
     assert judged(*gone, intent=Intent(trained="", frozen="base_model")).status == "pass"
     assert judged(*gone, intent=Intent(trained="base_model", thaw_step=2)).status == "pass"
     assert judged(gone[0], step(1), intent=Intent(trained="base_model")).status == "pass"
+
+
+def test_the_gradient_of_another_tensor_of_the_same_shape():
+    swap = (Exchange("a.weight", "b.weight", 0.43, 1.0), Exchange("b.weight", "a.weight", 0.4, 1.0))
+    verdict = judged(*(step(i, exchanged=swap) for i in range(2)))
+    assert outcome(verdict) == ("fail", "grads_of_another")
+    assert verdict.headline == (
+        "2 tensors got the gradient of another tensor at each of 2 recomputed steps: a.weight has that of b.weight (cosine 1.00; with its "
+        "own 0.430 at most)."
+    )
+    assert (
+        judged(*(step(i, exchanged=swap, losses=(9.0 + i,)) for i in range(2))).status == "fail"
+    )  # whatever the loop's loss is
+    assert judged(step(0, exchanged=swap), step(1)).status == "pass"
+    assert judged(step(0, exchanged=swap)).status == "pass"
 
 
 def test_the_gradient_of_another_tensor():

@@ -227,6 +227,23 @@ def test_two_optimizers_on_one_model_pass(rows):
     assert check_grads_match_reference(trace).status == "pass"
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda m: [p.grad.add_(p.detach(), alpha=0.1) for p in m.parameters()],
+        lambda m: [p.grad.sub_(p.grad.mean()) for p in m.parameters()],
+        lambda m: [p.grad.mul_(torch.rand_like(p) < 0.5) for p in m.parameters()],
+        lambda m: noisy(m.body),
+    ],
+    ids=["weight decay by hand", "centred", "masked at random", "noise in a part"],
+)
+@pytest.mark.parametrize("net", ["Deep", "Wide"])
+def test_changed_gradients_of_layers_of_one_shape_are_no_exchange(rows, between, net):
+    trace = run(loop(between), rows, net=globals()[net])
+    assert not [e for s in trace.measured(ReferenceGradient).steps for e in s.exchanged]
+    assert check_grads_match_reference(trace).status == "pass"
+
+
 # ---------------------------------------------------------------------- faulty loops
 def turn_one(model):
     model.body[4].weight.grad.neg_()
@@ -248,6 +265,29 @@ def reversed_layers(model):
     layers = [m.weight for m in model.body if isinstance(m, nn.Linear)][1:]
     for p, grad in zip(layers, [p.grad.clone() for p in reversed(layers)], strict=True):
         p.grad = grad
+
+
+def swapped_biases(model):
+    one, two = model.body[2].bias, model.body[4].bias
+    one.grad, two.grad = two.grad, one.grad
+
+
+def swapped_slices(model):
+    """Large tensors, of which only a sample of elements is compared."""
+    one, two = model.wide[0].weight, model.wide[2].weight
+    one.grad, two.grad = two.grad, one.grad
+
+
+class Wide(Deep):
+    """Two layers with more elements than are compared."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 300))
+
+    def forward(self, x):
+        wide = self.wide(F.pad(self.body(x), (0, 284)))
+        return self.classifier(wide[:, :16])
 
 
 def forget(model, batch, optimizer, scheduler):
@@ -335,6 +375,8 @@ def drop_body(model):
         ("grads_removed", loop(drop_body), {"intent": Intent(trained="body")}),
         ("grads_of_another", loop(turn_one), {}),
         ("grads_of_another", loop(reversed_layers), {"net": Deep}),
+        ("grads_of_another", loop(swapped_biases), {"net": Deep}),
+        ("grads_of_another", loop(swapped_slices), {"net": Wide}),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )

@@ -15,9 +15,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ....instruments.batches import row_count, split, to_device
 from ....instruments.optimizers import needs_closure
 from ....instruments.parameter_roles import in_part
-from ....instruments.probe import Probe, ProbeContext, allowance, tokens_of
+from ....instruments.probe import Probe, ProbeContext
 from ....instruments.sampled_elements import SampledElements
-from ..record import GradientMatch, MissingGradient, ReferenceGradient, ReferenceStep, Slope
+from ....instruments.work import allowance, tokens_of
+from ..record import Exchange, GradientMatch, MissingGradient, ReferenceGradient, ReferenceStep, Slope
+from .exchanged import exchanged
 from .finite_difference import ROWS, slopes
 from .severed import MissingGradients
 from .unzeroed import WatchedGradients
@@ -40,6 +42,10 @@ WRONG_DIRECTION = 0.1
 #: ... and is neither this many times longer than those of the others are, nor this many times shorter, has that of something else.
 LONGER = 5.0
 SHORTER = 100.0
+#: Where something is added to a gradient (decay by hand), its projection on what it should be keeps that length; it is judged below this share.
+CONTAINED = 0.5
+#: Elements from which on two gradients do not point in one direction by chance: for 16 numbers a cosine of 0.999 has a p-value below 1e-18.
+LEAST_ELEMENTS = 16
 #: Wrappers under which gradients cannot be computed a second time.
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
 
@@ -56,7 +62,8 @@ class ReferenceGradientProbe(Probe):
         if context.recipe_loop:
             budget = OURS
         else:
-            work = allowance(context.model, self.rows, tokens_of(context.fixed_batches[0]), context.steps)
+            tokens = tokens_of(context.fixed_batches[0])
+            work = allowance(context.model, self.rows, tokens, context.steps, context.reader.outputs)
             budget = int(max(2, min(FIRST + len(LATER), SHARE * work / (3 * self.rows))))
         self.first = min(FIRST, budget) if not context.recipe_loop else 1
         self.later = [q * context.steps for q in LATER[: max(0, budget - self.first)]]
@@ -286,7 +293,7 @@ class _Sample:
     def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter], head: Sequence[str]) -> None:
         self.names, self.parameters = list(names), list(parameters)
         self.place = {id(p): i for i, p in enumerate(self.parameters)}
-        self.tracked = SampledElements(self.parameters, [SAMPLE] * len(self.parameters))
+        self.tracked = SampledElements(self.parameters, [SAMPLE] * len(self.parameters), alike=True)
         counts = self.tracked.counts
         device = self.tracked.device
         self.owner = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts).to(device))
@@ -365,6 +372,7 @@ class _Sample:
             if m.cosine is not None
             and m.cosine < WRONG_DIRECTION
             and scale * m.reference / SHORTER < m.actual < LONGER * scale * m.reference
+            and m.cosine * m.actual < CONTAINED * m.reference
         ]
         parts = {
             "head": [i for i in held if self.head[i]],
@@ -384,6 +392,19 @@ class _Sample:
             wrong_direction=tuple(wrong_direction),
             least_aligned=tuple(each[:4]),
             backward_reached=window.backward_reached,
+            exchanged=self._exchanged(window, [i for i in real if float(mine[i]) > 0 and i not in bad_actual]),
+        )
+
+    def _exchanged(self, window: _Window, places: Sequence[int]) -> tuple[Exchange, ...]:
+        """Tensors with the gradient of another one, of those that have a gradient and enough elements."""
+        assert window.actual is not None
+        places = [i for i in places if self.tracked.counts[i] >= LEAST_ELEMENTS]
+        actual, reference = self.tracked.split(window.actual), self.tracked.split(window.sum)
+        return exchanged(
+            [self.names[i] for i in places],
+            [self.parameters[i].shape for i in places],
+            [actual[i] for i in places],
+            [reference[i] for i in places],
         )
 
     def _sparse(self, i: int) -> bool:
