@@ -189,7 +189,7 @@ def _one_signed(shape: LossShape) -> Verdict | None:
 
 def _too_many_outputs(shape: LossShape) -> Verdict | None:
     """Many more outputs than classes."""
-    if shape.kind != "single" or shape.largest_label is None or shape.labels_seen < 32:
+    if shape.kind != "single" or shape.vocabulary or shape.largest_label is None or shape.labels_seen < 32:
         return None
     used = shape.largest_label + 1
     if shape.outputs < 2 * used + 1:

@@ -123,6 +123,8 @@ class LossShape(Measurement, probe="loss_shape"):
     largest_label: int | None = None
     label_range: tuple[float, float] | None = None
     labels_seen: int = 0
+    #: The outputs are the model's vocabulary: no text has all of its words.
+    vocabulary: bool = False
     #: Spread of the real logits over the rows (standard deviation, mean over outputs), and their root mean square around a row's mean
     #: (one output: around zero), before the run and after it.
     spread_first: float | None = None
