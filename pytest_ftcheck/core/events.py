@@ -53,6 +53,20 @@ class BaselineListener(Protocol):
 
 
 @runtime_checkable
+class RankListener(Protocol):
+    """A listener on one of several ranks, which knows what the others measured."""
+
+    def merged(self, trace: Trace) -> Trace:
+        """The trace merged with those of the other ranks, or itself; may wait for them. The same trace is merged once."""
+
+
+def merged_over_ranks(trace: Trace) -> Trace:
+    """Ask a `RankListener`; without one, the trace itself."""
+    listener: object = current()
+    return listener.merged(trace) if isinstance(listener, RankListener) else trace
+
+
+@runtime_checkable
 class TraceVerdictListener(Protocol):
     """A listener that keeps all verdicts of a trace, for reports which show them."""
 

@@ -14,7 +14,7 @@ _MODEL_ITEMS = os.path.join(_PACKAGE, "pytest_plugin", "model_items.py")  # noqa
 
 
 @functools.cache
-def _library_folders() -> tuple[str, ...]:
+def library_folders() -> tuple[str, ...]:
     """Folders of code that is no test: this package, the standard library and installed packages."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     return (_PACKAGE, *sorted({sysconfig.get_path(kind) + os.sep for kind in kinds}))
@@ -35,7 +35,7 @@ def called_from(test: str | None, root: str) -> tuple[str, int] | None:
         hidden = "__tracebackhide__" in frame.f_code.co_varnames  # a helper that pytest's tracebacks hide, too
         if file == test and not hidden:
             return _relative(file, root), frame.f_lineno
-        if fallback is None and not hidden and os.path.isabs(file) and not file.startswith(_library_folders()):  # noqa: PTH117
+        if fallback is None and not hidden and os.path.isabs(file) and not file.startswith(library_folders()):  # noqa: PTH117
             fallback = file, frame.f_lineno
         frame = frame.f_back
     return (_relative(fallback[0], root), fallback[1]) if fallback else None

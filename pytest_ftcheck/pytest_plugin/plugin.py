@@ -15,6 +15,7 @@ from ..core.verdict import CheckFailed
 from . import options
 from .call_site import called_from
 from .fixtures import NAMES, _ftcheck_suite, finetune, tiny_distilbert, toy_batches, toy_features
+from .ranks import marker as ranks
 from .suite import SUITE
 from .verdict_log import ATTRIBUTE, Record
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .baseline.recorder import BaselineRecorder
     from .phase_report import PhaseReport
     from .progress import ProgressLine
+    from .ranks.shared_traces import SharedTraces
     from .write_reports import WrittenReports
 
 __all__ = ["RECORD", "Record", "_ftcheck_suite", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
@@ -51,7 +53,7 @@ ANNOTATOR = "pytest_github_actions_annotate_failures"
 
 #: ``item.stash[RECORD]``: present once a test has been set up.
 RECORD: pytest.StashKey[Record] = pytest.StashKey()
-_LISTENER: pytest.StashKey[SessionListener] = pytest.StashKey()
+LISTENER: pytest.StashKey[SessionListener] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[bool] = pytest.StashKey()
 _PROPERTIES: pytest.StashKey[bool] = pytest.StashKey()
 #: Packs traces for the HTML page; None: no page is written.
@@ -70,6 +72,8 @@ class SessionListener:
         self.baseline: BaselineRecorder | None = None
         #: File of the test; the root directory that call sites are relative to.
         self.test: str | None = None
+        #: On a rank of a test of several: the traces of all of them.
+        self.shared_traces: SharedTraces | None = None
         self._root = root
 
     def progress(self, done: int, total: int, loss: float | None) -> None:
@@ -78,9 +82,17 @@ class SessionListener:
             self.progress_line.update(done, total, loss)
 
     def traced(self, trace: Trace) -> None:
-        """Record it with the test."""
+        """Record it with the test; of a distributed run once it is merged."""
         self.erase_progress()
-        self.record.current.measured(trace)
+        if self.shared_traces is None or not self.shared_traces.publish(trace):
+            self.record.current.measured(trace)
+
+    def merged(self, trace: Trace) -> Trace:
+        """On a rank of a test: with what the other ranks measured."""
+        found = trace if self.shared_traces is None else self.shared_traces.merged(trace)
+        if found is not trace:
+            self.record.current.measured(found)
+        return found
 
     def judged(self, verdict: Verdict, trace: Trace | None) -> None:
         """Record it with the test."""
@@ -112,10 +124,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
-        "ftcheck: a test that fine-tunes a model; added to every test that uses a fixture or a suite of pytest-ftcheck",
-    )
+    config.addinivalue_line("markers", ranks.HELP)
     config.stash[options.FIELDS] = options.read(config)
     config.stash[options.SEEDS] = options.seeds(config)
     config.stash[options.EXTEND_SECONDS] = options.extend_seconds(config)
@@ -126,12 +135,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_PROGRESS] = options.progress_wanted(config)
     config.stash[_PROPERTIES] = options.properties_wanted(config)
     config.stash[_TRACE_SENDER] = _trace_sender(config)
-    config.stash[_LISTENER] = SessionListener(str(config.rootpath))
+    config.stash[LISTENER] = SessionListener(str(config.rootpath))
     if compared := options.baseline(config):
         from .baseline.session import install
 
         try:
-            config.stash[_LISTENER].baseline = install(
+            config.stash[LISTENER].baseline = install(
                 config, *compared, config.stash[options.SEEDS], strict=options.baseline_strict(config)
             )
         except ValueError as error:
@@ -185,6 +194,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("ftcheck")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # of the tests that were chosen; a rank itself runs its test as any other
+    declared = {item: found for item in items if (found := ranks.declared(item))}
+    if declared and not ranks.is_rank(config):
+        from .ranks.rank_tests import RankTests
+
+        config.pluginmanager.register(RankTests(declared), "ftcheck-ranks")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if config.getvalue("dist") != "loadgroup":
@@ -198,14 +217,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
     item.stash[RECORD] = Record()
-    if (baseline := item.config.stash[_LISTENER].baseline) is not None:
+    if (baseline := item.config.stash[LISTENER].baseline) is not None:
         baseline.begin(item)
     return (yield from _listening(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
-    if (baseline := request.config.stash[_LISTENER].baseline) is None:
+    if (baseline := request.config.stash[LISTENER].baseline) is None:
         return (yield)
     with baseline.fixture(fixturedef, request):
         return (yield)
@@ -214,7 +233,7 @@ def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Gen
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
-    if (baseline := item.config.stash[_LISTENER].baseline) is None:
+    if (baseline := item.config.stash[LISTENER].baseline) is None:
         return (yield from _listening(item))
     try:
         result = yield from _listening(item)
@@ -233,7 +252,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def _listening(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
-    listener = item.config.stash[_LISTENER]
+    listener = item.config.stash[LISTENER]
     listener.record, listener.test = item.stash.setdefault(RECORD, Record()), str(item.path)
     with listening(listener):
         try:
@@ -320,7 +339,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     config.add_cleanup(stream.close)
     writer = config.get_terminal_writer()
-    config.stash[_LISTENER].progress_line = ProgressLine(
+    config.stash[LISTENER].progress_line = ProgressLine(
         stream, lambda: writer.fullwidth - writer.width_of_current_line
     )
 
@@ -331,8 +350,8 @@ class _SessionSummary:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._reports: list[pytest.TestReport] = []
-        # only the controller writes, and --collect-only does not replace earlier results
-        silent = hasattr(config, "workerinput") or config.option.collectonly
+        # only the session that was started writes, and --collect-only does not replace earlier results
+        silent = hasattr(config, "workerinput") or ranks.is_rank(config) or config.option.collectonly
         files, github = options.reports(config), options.github_wanted(config) and bool(GITHUB & os.environ.keys())
         self._files, self._github = ({}, False) if silent else (files, github)
         self._written: WrittenReports | None = None

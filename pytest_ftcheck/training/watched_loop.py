@@ -205,6 +205,7 @@ class WatchedLoop:
         """What happened; available after the end."""
         if self._trace is None:
             raise RuntimeError("the trace is ready after the with block")
+        self._trace = events.merged_over_ranks(self._trace)
         return self._trace
 
     # ------------------------------------------------------------------ probes

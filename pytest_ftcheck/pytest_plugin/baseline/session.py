@@ -10,6 +10,7 @@ import pytest
 
 from ...core.formatting import clean, one_line
 from ..phase_report import PhaseReport
+from ..ranks.marker import is_rank
 from .file import Baseline
 from .recorder import SEEDS, BaselineRecorder, Mode
 from .summary import BaselineSummary
@@ -34,7 +35,7 @@ class BaselineSession:
         count = max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS
         self.recorder = BaselineRecorder(baseline, shown, mode, seeds=count, strict=strict)
         self._is_worker = hasattr(config, "workerinput")
-        self._summary = None if self._is_worker else BaselineSummary(path, shown, baseline, mode, root)
+        self._summary = None if self._is_worker or is_rank(config) else BaselineSummary(path, shown, baseline, mode, root)
         self._deselected = 0
         self._mode = mode
 
