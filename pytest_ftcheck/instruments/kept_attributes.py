@@ -193,7 +193,7 @@ class PlainAttributes:
                     self.tensors.append(KeptTensor(value))
             values.append((key, value))
         self.contents = KeptContents(containers) if containers else None
-        tables = (owner._buffers, owner._modules) if isinstance(owner, nn.Module) else ()
+        tables: tuple[dict[str, Any], ...] = (owner._buffers, owner._modules) if isinstance(owner, nn.Module) else ()
         self.tables = [(table, dict(table)) for table in tables if table]
 
     def restore(self) -> None:

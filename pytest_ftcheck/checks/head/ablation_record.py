@@ -40,6 +40,10 @@ class SimplerHead:
     #: Share of correct predictions, and of rows with the same prediction as the trained head's.
     accuracy: float
     agreement: float
+    #: Name of the module that takes these features alone and returns the logits: the layer can stand in its place; empty: there is none.
+    replaces: str = ""
+    #: The layer that the features enter.
+    first: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Stage, check, not_measured
 from . import faults
-from .ablation_record import Counterfactuals, Outcome
+from .ablation_record import Counterfactuals, Outcome, SimplerHead
 
 NAME = "head_needed"
 #: Accuracy that a simpler head may be behind, and still be called as good.
@@ -60,7 +60,7 @@ def check_head_needed(trace: Trace) -> Verdict:
             fault, conclusion = faults.HEAD_WASTES_FEATURES, "the head does not use its input"
         else:
             fault, conclusion = faults.HEAD_REDUNDANT, "these rows need no hidden layer"
-        return fault.with_details(code=_code(trace, simple.features, simple.outputs)).verdict(
+        return fault.with_details(code=_code(simple)).verdict(
             NAME,
             f"One linear layer on the same features scores {percent(simple.accuracy)}, the trained head of {simple.layers} layers "
             f"{percent(trained)}: {conclusion}.",
@@ -101,8 +101,20 @@ def _against(now: Outcome, trained: Outcome) -> str:
     return f"{loss}, the accuracy {percent(now.accuracy)} instead of {percent(trained.accuracy)}"
 
 
-def _code(trace: Trace, features: int, outputs: int) -> str:
-    return f"model.{trace.head[0] if trace.head else 'classifier'} = torch.nn.Linear({features}, {outputs})"
+def _code(simple: SimplerHead) -> str:
+    """What to write: an assignment only where one module is all that has to be replaced."""
+    layer = f"torch.nn.Linear({simple.features}, {simple.outputs})"
+    if simple.replaces:
+        return f"{_place(simple.replaces)} = {layer}, before the optimizer is made"
+    return (
+        f"one {layer} in place of the head's {simple.layers} layers: in forward(), apply it to what enters {simple.first or 'the head'} "
+        "now, and return its output as the logits"
+    )
+
+
+def _place(name: str) -> str:
+    """A module of the model as Python writes it: members of a list by their index."""
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
 
 
 def _notes(found: Counterfactuals) -> tuple[str, ...]:

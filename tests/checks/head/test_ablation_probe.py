@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_ftcheck import check_head_needed, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck import check_head_needed, diagnose, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks.head.ablation_record import Counterfactuals
 from pytest_ftcheck.checks.head.probe.ablation import parts_of, ridge
 from pytest_ftcheck.core.trace import Trace
@@ -59,7 +59,75 @@ def test_a_linear_layer_does_what_this_head_does(rows):
         eval_batches=toy_batches(4, seed=1),
     )  # fmt: skip
     assert check_head_needed(toy).fault == "head_redundant"
-    assert "torch.nn.Linear(64, 2)" in check_head_needed(toy).remedy
+    code = check_head_needed(toy).remedy.removeprefix("try ").partition(",")[0] + ", 2)"
+    model = tiny_distilbert(seed=0)
+    exec(code, {"model": model, "torch": torch})
+    again = finetune(model, toy_batches(8), steps=40, lr=1e-3, eval_batches=toy_batches(4, seed=1))
+    assert type(model.classifier) is nn.Linear
+    assert not diagnose(again).having("fail")
+
+
+class Parts(Net):
+    """A head in two parts, one after the other, with a function between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.pre, self.classifier = nn.Linear(32, 32), nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.classifier(torch.relu(self.pre(self.body(x))))
+
+
+class Recurrent(Net):
+    """What enters the layer of the head is not what enters the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(32, 16, batch_first=True)
+        self.classifier = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, x):
+        return self.classifier(self.lstm(self.body(x)[:, None])[0][:, -1])
+
+
+class Pooled(nn.Module):
+    """A head that takes the states of all places and pools them itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(32, 32), nn.Linear(32, 2)
+
+    def forward(self, states):
+        return self.second(torch.relu(self.first(states[:, 0])))
+
+
+class Pooling(Net):
+    def __init__(self):
+        super().__init__()
+        self.classifier = Pooled()
+
+    def forward(self, x):
+        return self.classifier(self.body(x)[:, None].expand(-1, 3, -1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "replaces", "first"),
+    [
+        (Net, ("classifier",), "classifier", "classifier.0"),
+        (Parts, ("pre", "classifier"), "", "pre"),
+        (Recurrent, ("lstm", "classifier"), "classifier", "classifier.0"),
+        (Pooling, ("classifier",), "", "classifier.first"),
+    ],
+)
+def test_only_a_module_that_one_layer_can_stand_for_is_replaced(rows, kind, head, replaces, first):
+    torch.manual_seed(0)
+    trace = finetune(kind(), rows[:4], steps=5, lr=1e-2, head=head, probes=["counterfactuals"], eval_batches=rows[4:])
+    simple = trace.measured(Counterfactuals).simpler
+    assert (simple.replaces, simple.first) == (replaces, first)
+    if replaces:
+        model = kind()
+        model.classifier = nn.Linear(simple.features, simple.outputs)
+        assert model(rows[0][0]).shape == (len(rows[0][0]), 2)
 
 
 def test_one_layer_has_nothing_simpler(rows):
@@ -177,8 +245,8 @@ def test_the_cost_is_honest():
     bare = sum(counted)
     counted.clear()
     finetune(model, batches, steps=4, probes=["counterfactuals"], eval_batches=toy_batches(4, seed=1))
-    # trained; 2 layers of the head and all of it; that shuffled; embeddings, 2 blocks and the base; then the features
-    assert sum(counted) - bare == 64 * (1 + 3 + 1 + 4) + 128 + 64
+    # trained; 2 layers of the head and all of it; that shuffled; embeddings, 2 blocks and the base; the features; what they enter
+    assert sum(counted) - bare == 64 * (1 + 3 + 1 + 4) + 128 + 64 + 2
 
 
 def test_a_costly_model_gets_the_head_and_the_base_only():

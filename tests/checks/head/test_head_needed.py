@@ -19,7 +19,7 @@ FOUND = Counterfactuals(
         Rewound("head", 4290, Outcome(0.7, 0.6), Outcome(0.9, 0.5)),
         Rewound("base", 83000, Outcome(0.69, 0.51)),
     ),
-    simpler=SimplerHead(64, 2, 128, 2, 0.7, 0.75),
+    simpler=SimplerHead(64, 2, 128, 2, 0.7, 0.75, "classifier", "classifier.0"),
 )
 
 
@@ -48,8 +48,24 @@ def test_one_linear_layer_would_do():
     assert v.ok
     assert "84 %" in v.headline
     assert "85 %" in v.headline
-    assert "model.classifier = torch.nn.Linear(64, 2)" in v.remedy
+    assert v.remedy == "try model.classifier = torch.nn.Linear(64, 2), before the optimizer is made"
     assert verdict(simpler=replace(FOUND.simpler, accuracy=0.85 - BEHIND - 0.001)).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("replaces", "remedy"),
+    [
+        ("parts.1", "try model.parts[1] = torch.nn.Linear(64, 2), before the optimizer is made"),
+        ("1", "try model[1] = torch.nn.Linear(64, 2), before the optimizer is made"),
+        (
+            "",
+            "try one torch.nn.Linear(64, 2) in place of the head's 2 layers: in forward(), apply it to what enters classifier.0 now, and "
+            "return its output as the logits",
+        ),
+    ],
+)
+def test_the_code_names_the_one_module_that_can_be_replaced(replaces, remedy):
+    assert verdict(simpler=replace(FOUND.simpler, accuracy=0.84, replaces=replaces)).remedy == remedy
 
 
 def test_a_head_that_wastes_its_features():
@@ -99,7 +115,7 @@ def test_wording():
         "  head                  0.700      60 %           0.900                50 %\n"
         "  base                  0.690      51 %               -                   -\n"
         "  cause: the base is expressive enough for a linear head\n"
-        "  do: try model.classifier = torch.nn.Linear(64, 2)\n"
+        "  do: try model.classifier = torch.nn.Linear(64, 2), before the optimizer is made\n"
         "  limit: at most 2.0 % behind, on at least 50 held-out rows\n"
         "  measured: 64 rows (held-out rows), dropout off; one part at a time reset to its initial values; the linear layer by "
         "ridge regression on 128 training rows\n"

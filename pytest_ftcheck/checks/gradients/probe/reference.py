@@ -42,7 +42,7 @@ WRONG_DIRECTION = 0.1
 #: ... and is neither this many times longer than those of the others are, nor this many times shorter, has that of something else.
 LONGER = 5.0
 SHORTER = 100.0
-#: Where something is added to a gradient (decay by hand), its projection on what it should be keeps that length; it is judged below this share.
+#: Where something is added to a gradient (decay by hand), its projection on what it should be keeps the length; judged is less than this.
 CONTAINED = 0.5
 #: Elements from which on two gradients do not point in one direction by chance: for 16 numbers a cosine of 0.999 has a p-value below 1e-18.
 LEAST_ELEMENTS = 16

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ....core.formatting import block_of
-from ....instruments.batches import row_count, split, to_device
+from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.global_state import seed_everything
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
+from ....instruments.reader import Reader
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import FREE
@@ -61,7 +62,7 @@ class AblationProbe(Probe):
         """One pass for the trained model, one for each reset part, and one for the shuffled head."""
         passes = 1 + len(self.parts) + ("head" in self.parts)
         fitted = (
-            2 * min(FITTED, sum(rows_of(b) for b in self.context.batches.known)) + 2 * self.rows if self.rich else 0
+            2 * min(FITTED, sum(rows_of(b) for b in self.context.batches.known)) + 2 * self.rows + 2 if self.rich else 0
         )
         return passes * self.rows + fitted
 
@@ -161,11 +162,49 @@ class AblationProbe(Probe):
             layers=len(train.order),
             accuracy=float((guess == answers).double().mean()),
             agreement=float((guess == own).double().mean()),
+            replaces=replaceable(context.model, context.reader, take_rows(self.batches[0], [0, 1]), first),
+            first=first,
         )
 
     def record(self) -> Counterfactuals | None:
         """What was measured."""
         return self.found
+
+
+def replaceable(model: nn.Module, reader: Reader, batch: Any, first: str) -> str:
+    """Name of the outermost module that takes nothing but the input of the layer ``first`` and returns the logits; empty: there is none.
+
+    Another layer with as many inputs and outputs can stand in its place. The one layer of a head that has no other is none to replace.
+    """
+    around = {n: m for n, m in model.named_modules() if n and (n == first or first.startswith(f"{n}."))}
+    calls: dict[str, list[tuple[Any, Any]]] = {name: [] for name in around}
+
+    def hook(name: str) -> Any:
+        def remember(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            alone = (
+                len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor)
+            )
+            calls[name].append((args[0].detach().clone(), out.detach().clone()) if alone else (None, None))
+
+        return remember
+
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in around.items()]
+    try:
+        with quiet(model):
+            logits = reader.logits(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if logits is None or len(calls.get(first, [])) != 1 or calls[first][0][0] is None:
+        return ""
+    features = calls[first][0][0]
+    for name, found in calls.items():
+        if name != first and len(found) == 1 and found[0][0] is not None:
+            given, out = found[0]
+            whole = out.numel() == logits.numel() and torch.equal(out.reshape(-1).float(), logits.reshape(-1).float())
+            if whole and given.shape == features.shape and torch.equal(given, features):
+                return name
+    return ""
 
 
 def parts_of(model: nn.Module, head: Sequence[str], rich: bool) -> dict[str, tuple[str, ...]]:
