@@ -385,6 +385,14 @@ def test_the_recipes_optimizer_and_schedule(rows):
     assert trace.tensor("classifier.weight").lr_sum == pytest.approx(trace.recipe.lr_sum())
 
 
+def test_an_optimizer_that_this_torch_does_not_have(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Adafactor")  # as in torch 2.4
+    with pytest.raises(
+        ValueError, match=r"optimizer='adafactor': torch .* has no torch.optim.Adafactor; upgrade torch, name another"
+    ):
+        finetune(tiny_distilbert, toy_batches(), optimizer="adafactor", steps=1)
+
+
 @pytest.mark.parametrize(
     "name", ["adamw", "adam", "nadam", "radam", "adamax", "adagrad", "adafactor", "rmsprop", "sgd"]
 )
