@@ -140,3 +140,30 @@ class LogProbabilities(Classifier):
 
     def loss(self, logits, labels):
         return nll_loss(logits.log_softmax(-1), labels)
+
+
+class DividesItself(Classifier):
+    """Divides for accumulation, as Lightning does anyway."""
+
+    def loss(self, logits, labels):
+        return super().loss(logits, labels) / self.trainer.accumulate_grad_batches
+
+
+class AddsUp(Classifier):
+    """Undoes Lightning's division for accumulation."""
+
+    def loss(self, logits, labels):
+        return super().loss(logits, labels) * self.trainer.accumulate_grad_batches
+
+
+class TwoLossesOfOneBatch(Manual):
+    """Two losses of the same rows, from one line, before one step: meant to be added up."""
+
+    def training_step(self, batch, batch_idx):
+        logits = self.logits(batch)
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        for loss in (self.loss(logits, batch[-1]), self.loss(logits.flip(0), batch[-1].flip(0))):
+            self.manual_backward(loss, retain_graph=True)
+        for optimizer in self.optimizers():
+            optimizer.step()

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning_modules import Classifier, loader, trainer
 
-from pytest_ftcheck import CheckFailed, FtcheckCallback, diagnose, watch
+from pytest_ftcheck import CheckFailed, FtcheckCallback, check_loss_scale, diagnose, watch
+from pytest_ftcheck.checks.loss.loss_scale_record import LossScale
 from pytest_ftcheck.instruments.batches import tensors_in
 from pytest_ftcheck.instruments.undisturbed import quiet
 from pytest_ftcheck.integrations.lightning import LightningAdapter, package_of
@@ -338,6 +339,31 @@ def test_healthy_modules_are_silent(kind, options):
 )
 def test_the_fault_is_the_first_cause(kind, fault):
     assert first_cause(watched(kind())) == fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "fault"),
+    [
+        (modules.Classifier, "pass", ""),
+        (modules.DividesItself, "advice", ""),  # the gradient is too short to be clipped: eps alone sees it
+        (modules.AddsUp, "fail", "accumulation_not_averaged"),
+    ],
+)
+def test_the_scale_of_the_loss_under_automatic_optimization(kind, status, fault):
+    found = check_loss_scale(watched(kind(), accumulate_grad_batches=4, gradient_clip_val=0.1))
+    assert (found.status, found.fault) == (status, fault)
+
+
+def test_rows_are_known_where_only_a_part_of_the_module_is_called():
+    (window, *_) = watched(Classifier(), accumulate_grad_batches=4).measured(LossScale).windows
+    assert [b.rows for b in window.backwards] == [16] * 4
+    assert not any(b.repeated for b in window.backwards)
+
+
+def test_two_losses_of_one_batch_may_be_added_up():
+    trace = watched(modules.TwoLossesOfOneBatch())
+    assert [b.repeated for b in trace.measured(LossScale).windows[0].backwards] == [False, True]
+    assert check_loss_scale(trace).status == "skipped"
 
 
 def test_overfitting_a_few_batches_and_validation_are_silent():

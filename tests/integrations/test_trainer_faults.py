@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from trainers import FAULTS, HEALTHY, WAYS
+from trainers import FAULTS, HEALTHY, WAYS, make_trainer
 
 from pytest_ftcheck import diagnose
 
@@ -25,6 +25,8 @@ def judged(name, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_fault_is_named_first(name, way):
+    if FAULTS[name][1] == "num_items_ignored" and not make_trainer().model_accepts_loss_kwargs:
+        pytest.skip("this version of transformers divides the loss of this model itself")
     found = judged(name, way)
     assert found.status == "unhealthy"
     assert found.causes[0].fault == FAULTS[name][1], found

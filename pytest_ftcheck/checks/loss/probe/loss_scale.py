@@ -36,7 +36,9 @@ MOST_LOSSES = 256
 ELEMENTS = 4096
 #: Frames that tell one line of the loop from others.
 FRAMES = 16
-_NOT_THE_LOOPS = (torch.__name__, __package__.partition(".")[0])
+#: Their automatic optimization calls ``backward()`` for one loss from several lines of theirs, inside and outside the step's closure.
+_LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
+_NOT_THE_LOOPS = (torch.__name__, __package__.partition(".")[0], *_LIGHTNING)
 
 
 class LossScaleProbe(ModelProbe):
@@ -106,8 +108,9 @@ class StepObserver(LoopCallListener):
         self._older: list[LossOutput] = []  # those that one backward() has passed by
         #: Of the model's last call: rows, what tells them from others, whether it was given num_items_in_batch.
         self._batch: tuple[int | None, Any, bool] = (None, None, False)
+        self._new_batch = True  # no call of a part of the model since the last backward()
         self._hooks: list[Any] = []
-        self._hook_of_model: Any = None
+        self._hooks_of_model: list[Any] = []
 
     # ------------------------------------------------------------------ on and off
     def start(self) -> None:
@@ -127,22 +130,26 @@ class StepObserver(LoopCallListener):
     def _begin(self) -> None:
         self._open = _OpenWindow()
         self._own = {id(p) for p in self.model.parameters()}
-        self._hook_of_model = self.model.register_forward_pre_hook(outside_graphs(self._called), with_kwargs=True)
+        # a loop may call the parts of the model and never the whole, as a Lightning module's training_step does
+        for module in (self.model, *self.model.children()):
+            hook = outside_graphs(self._called)
+            self._hooks_of_model.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         subscribe(self)
 
     def _end(self) -> None:
         unsubscribe(self)
-        if self._hook_of_model is not None:
-            self._hook_of_model.remove()
-        self._open = self._hook_of_model = None
+        while self._hooks_of_model:
+            self._hooks_of_model.pop().remove()
+        self._open, self._new_batch = None, True
         self._losses, self._older, self._batch = [], [], (None, None, False)
 
     # ------------------------------------------------------------------ the loop's calls
-    def _called(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        if is_probing() or not torch.is_grad_enabled():
+    def _called(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if is_probing() or not torch.is_grad_enabled() or not (module is self.model or self._new_batch):
             return
         with contextlib.suppress(Exception):
             given = next((t for t in tensors_in((args, kwargs)) if t.dim()), None)
+            self._new_batch = self._new_batch and module is not self.model and given is None
             rows = None if given is None else len(given)
             self._batch = rows, _digest(given), kwargs.get("num_items_in_batch") is not None
 
@@ -158,6 +165,7 @@ class StepObserver(LoopCallListener):
         window = self._open
         if window is None:
             return
+        self._new_batch = True
         known, self._older, self._losses = self._older + self._losses, self._losses, []
         if GradientSample(self.model).is_zero:
             window.backwards.clear()  # what was backpropagated before was cleared
