@@ -149,9 +149,13 @@ def execute(block: Block, path: str, namespace: dict[str, Any]) -> str:
 
 
 def command(line: str) -> str:
-    """What ``pytest ...`` or ``ftcheck ...`` prints in 80 columns, without what is the machine's."""
+    """What ``pytest ...``, ``ftcheck ...`` or ``torchrun ...`` prints in 80 columns, without what is the machine's."""
     words = shlex.split(line)
-    known = {"pytest": ["pytest", "-p", "no:cacheprovider", "-p", "no:randomly"], "ftcheck": ["pytest_ftcheck"]}
+    known = {
+        "pytest": ["pytest", "-p", "no:cacheprovider", "-p", "no:randomly"],
+        "ftcheck": ["pytest_ftcheck"],
+        "torchrun": ["torch.distributed.run"],
+    }
     if words[0] not in known:
         raise ValueError(f"$ {line}: expected one of {', '.join(known)}")
     done = subprocess.run(

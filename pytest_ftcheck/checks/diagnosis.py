@@ -133,7 +133,7 @@ class Diagnosis:
 
         >>> from pytest_ftcheck import Verdict
         >>> Diagnosis("healthy", (Verdict("weights_move", "pass", "4 of 4 tensors moved."),)).coverage
-        '1 of 44 checks judged; 43 not run'
+        '1 of 45 checks judged; 44 not run'
         """
         judged = sum(v.check in CHECKS for v in self.judged)
         parts = [f"{judged} of {plural(len(CHECKS), 'check')} judged"]

@@ -17,6 +17,7 @@ from ..core.trace import Trace
 from ..instruments.reader import LossFn
 from ..integrations.adapters import find_adapter
 from ..integrations.framework_loop import FrameworkAdapter, StartedLoop
+from .gather import gather
 from .started_loop import watch_started
 from .watched_loop import WatchedLoop
 
@@ -152,6 +153,30 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
                 else "the trace is ready after the with block"
             )
         return self._loop.trace
+
+    def gather(self, *, group: Any = None, timeout: float = 300.0) -> Trace:
+        """The traces of all ranks as one, on every rank: that of the first, with the records of all, which `check_ranks_agree` compares.
+
+        It is a collective: call it on every rank, after the block, while the process group exists. Objects go over a gloo group, which is
+        made for it where the group is of another backend. Tensors that are sharded are merged. In a single process it is the trace itself,
+        with a note.
+
+        :param group: a ``torch.distributed`` process group of the ranks that hold the same model; default: all ranks.
+        :param timeout: seconds to wait for the other ranks.
+        :raises RuntimeError: not all ranks called it in time; ``torch.distributed`` is not initialized, or was not when the block began.
+
+        >>> from pytest_ftcheck import tiny_distilbert, toy_batches
+        >>> model, batches = tiny_distilbert(), toy_batches()
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        >>> with watch(model) as w:
+        ...     for inputs, labels in batches[:2]:
+        ...         optimizer.zero_grad()
+        ...         torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+        ...         optimizer.step()
+        >>> w.gather().notes[-1]
+        'one process trained: there are no ranks to gather'
+        """
+        return gather(self.trace, group=group, timeout=timeout)
 
 
 def _several(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:

@@ -86,7 +86,7 @@ def test_what_is_left_out_changes_no_pass_into_a_failure():
 def test_the_whole_run_is_judged_by_most_of_them():
     """Else the property above would say little."""
     trains_again = {n for n, spec in SPECS.items() if any(kind.on_request for kind in spec.measurements)}
-    by_default = set(JUDGED) - trains_again
+    by_default = set(JUDGED) - trains_again - {"ranks_agree"}  # one process has no other ranks
     judged = [name for name in by_default if SPECS[name].judge(full()).status == "pass"]
     assert len(judged) >= 0.75 * len(by_default)
 

@@ -181,7 +181,7 @@ def test_probes_change_nothing_about_the_training():
 def test_every_default_probe_measures():
     trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6)
     # pretrained values are not declared, and there are no embeddings, no labels of tokens, no vocabulary, no answers
-    other_tasks = {"pretrained", "embeddings", "token_labels", "lm_targets", "answer_spans"}
+    other_tasks = {"pretrained", "embeddings", "token_labels", "lm_targets", "answer_spans", "ranks"}
     default = {kind.name for kind in probes.PROBE_CLASSES if kind.default}
     assert set(trace.not_applicable) == other_tasks
     assert set(trace.measurements) == default - other_tasks

@@ -1,0 +1,1 @@
+"""The probe of a rank's own record."""
