@@ -1,10 +1,10 @@
-"""Every sequence classifier of transformers that can be built tiny and offline: a healthy short fine-tune, all checks.
+"""Every sequence classifier of transformers, or model for another task, that can be built tiny and offline: a healthy short fine-tune.
 
-    python benchmarks/architectures.py [--only NAME ...] [--steps 60] [--ask]
+    python benchmarks/architectures.py [--task token-classification] [--only NAME ...] [--steps 60] [--ask]
 
 ``--ask`` calls each check by itself, so that what runs only on request (training again, micro-batches, autocast) is measured, too.
 
-Each is what ``pytest --ftcheck-model tiny:NAME`` judges.
+Each is what ``pytest --ftcheck-model tiny:NAME/TASK`` judges.
 
 Prints, for each architecture, which check does not pass and why, and for all of them together how well the rounding-noise probe
 separates: the relative difference between the gradients of ``loss`` and of ``3 * loss / 3`` for every tensor whose gradient is below
@@ -25,6 +25,7 @@ from pytest_ftcheck import diagnose, finetune
 from pytest_ftcheck.checks.catalogue import CHECKS
 from pytest_ftcheck.checks.tensor_state import NOISE
 from pytest_ftcheck.instruments.tiny_architectures import architectures
+from pytest_ftcheck.instruments.tiny_tasks import DEFAULT, TASKS
 from pytest_ftcheck.pytest_plugin.build_subject import build
 from pytest_ftcheck.pytest_plugin.model_spec import subject_named
 
@@ -32,6 +33,7 @@ from pytest_ftcheck.pytest_plugin.model_spec import subject_named
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--task", default=DEFAULT, choices=TASKS)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--ask", action="store_true")
     args = parser.parse_args()
@@ -42,12 +44,14 @@ def main() -> None:
     alarms: list[str] = []
     noise: list[tuple[float, float, str]] = []
     judged = undecided = 0
-    for kind in architectures():
+    for kind in architectures(args.task):
         if args.only and kind not in args.only:
             continue
         began = time.perf_counter()
         try:
-            subject = build(subject_named(f"tiny:{kind}", {} if args.steps is None else {"steps": args.steps}), seed=0)
+            subject = build(
+                subject_named(f"tiny:{kind}/{args.task}", {} if args.steps is None else {"steps": args.steps}), seed=0
+            )
             with torch.no_grad():
                 subject.model()(**subject.batches[0])
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Tiny versions of all sequence classifiers of transformers, and batches that any model with a vocabulary can learn."""
+"""Tiny versions of the architectures of transformers, for the tasks that it has classes for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Classes of a tiny model.
-CLASSES = 3
+from .tiny_tasks import CLASSES, DEFAULT, TASKS
+
 #: A model with more parameters than this was not made small by `SIZES`.
 LARGEST = 30_000_000
 _VOCABULARY, _WIDTH, _HEADS, _LAYERS = 128, 64, 4, 2
@@ -61,43 +61,37 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "reformer": {"lr": 3e-3, "steps": 120},  # its hashing is noisy
     "perceiver": {"head": "perceiver.decoder"},  # its last layer is called final_layer, as many others are
 }
-#: Batches of `keyword_batches`, rows in each, longest row, keywords in every row.
-_BATCHES, _ROWS, _LENGTH, _KEYWORDS = 6, 8, 16, 5
-_CHARACTERS = 128
-#: Different keywords of a class, if the vocabulary is large enough.
-_WORDS = 8
-#: Classes in the labels, at most.
-_MOST_CLASSES = 8
 
 
-def architectures() -> dict[str, str]:
-    """Model types of transformers' mapping for sequence classification, and the class that each names.
+def architectures(task: str = DEFAULT) -> dict[str, str]:
+    """Model types that transformers has a class for this task of, and the class that each names.
 
-    >>> architectures()["distilbert"]
-    'DistilBertForSequenceClassification'
+    >>> architectures()["distilbert"], architectures("causal-lm")["gpt2"]
+    ('DistilBertForSequenceClassification', 'GPT2LMHeadModel')
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NAMES
+    from transformers.models.auto import modeling_auto
 
-    return {kind: name if isinstance(name, str) else name[0] for kind, name in NAMES.items()}
+    names = getattr(modeling_auto, f"MODEL_FOR_{TASKS[task].mapping}_MAPPING_NAMES")
+    return {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
 
 
-def tiny(kind: str) -> nn.Module:
+def tiny(kind: str, task: str = DEFAULT) -> nn.Module:
     """The architecture with every known size of its config made small; weights from torch's current random state.
 
-    :param kind: a key of :func:`architectures`.
+    :param kind: a key of :func:`architectures`.  :param task: a key of `TASKS`.
     :raises ValueError: no such architecture, or these sizes do not make it small.
 
-    >>> sum(p.numel() for p in tiny("distilbert").parameters()) < 100_000
+    >>> sum(p.numel() for p in tiny("distilbert", "token-classification").parameters()) < 100_000
     True
     """
     import transformers
 
-    name = architectures().get(kind)
+    name = architectures(task).get(kind)
     if name is None:
-        raise ValueError(f"{kind!r} is no architecture of transformers' sequence-classification mapping")
+        raise ValueError(f"{kind!r} is no architecture that transformers has a class for {task} of")
     try:
         model_class = getattr(transformers, name)
-        config = _small(model_class.config_class, PECULIAR.get(kind, {}))
+        config = _small(model_class.config_class, {**PECULIAR.get(kind, {}), **TASKS[task].config})
         with torch.device("meta"):
             size = sum(p.numel() for p in model_class(config).parameters())
     except Exception as error:
@@ -106,9 +100,10 @@ def tiny(kind: str) -> nn.Module:
     if size > LARGEST:
         raise ValueError(f"{kind} cannot be made tiny: {size / 1e6:,.0f} M parameters with all its known sizes small")
     model: nn.Module = model_class(config)
-    for part, parameter in model.named_parameters():
-        if "vision" in part or "visual" in part:  # the batches have no images
-            parameter.requires_grad_(False)
+    if TASKS[task].reads_text:
+        for part, parameter in model.named_parameters():
+            if "vision" in part or "visual" in part:  # the batches have no images
+                parameter.requires_grad_(False)
     return model
 
 
@@ -132,72 +127,3 @@ def _settings(config_class: Any) -> dict[str, Any]:
     if "kv_lora_rank" in found:  # latent attention has no groups of heads
         found["num_key_value_heads"] = _HEADS
     return found
-
-
-def keyword_batches(config: Any) -> list[dict[str, torch.Tensor]]:
-    """Six batches of eight rows for a model with this config: 9 to 16 tokens, padded on the right, five of them indicate the class.
-
-    The words are drawn from the config's vocabulary, the labels fit its ``num_labels`` and ``problem_type``. The same config gives
-    the same batches.
-
-    :param config: of a transformers model; needs ``vocab_size``, uses ``pad_token_id`` and ``eos_token_id``.
-    :raises ValueError: the vocabulary is unknown or too small for the task.
-
-    >>> from transformers import DistilBertConfig
-    >>> batch = keyword_batches(DistilBertConfig(vocab_size=100))[0]
-    >>> batch["input_ids"].shape, sorted(set(batch["labels"].tolist()))
-    (torch.Size([8, 16]), [0, 1])
-    """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    # CANINE reads characters, and has no vocabulary
-    size = getattr(text, "vocab_size", None) or (_CHARACTERS if hasattr(text, "num_hash_buckets") else None)
-    if not isinstance(size, int):
-        raise ValueError("the model's config has no vocab_size: pass batches")
-    outputs = int(getattr(config, "num_labels", 2))
-    classes = min(max(outputs, 2), _MOST_CLASSES)
-    first = 10  # special tokens usually come before
-    words = min(_WORDS, (size - first) // (2 * classes))
-    if words < 1:
-        raise ValueError(f"the model's vocabulary of {size} words is too small for {classes} classes: pass batches")
-    filler = first + words * classes
-    pad, eos = (_token(text, name, size) for name in ("pad_token_id", "eos_token_id"))
-    g = torch.Generator().manual_seed(0)
-    batches = []
-    for _ in range(_BATCHES):
-        # all classes in random order: each batch with enough rows has every class
-        labels = (torch.arange(_ROWS) % classes)[torch.randperm(_ROWS, generator=g)]
-        ids = torch.randint(filler, size, (_ROWS, _LENGTH), generator=g)
-        keywords = torch.randint(words, (_ROWS, _KEYWORDS), generator=g)
-        ids[:, 1 : 1 + _KEYWORDS] = first + words * labels[:, None] + keywords
-        length = torch.randint(_LENGTH // 2 + 1, _LENGTH + 1, (_ROWS,), generator=g)
-        length[0] = _LENGTH
-        ids[torch.arange(_ROWS), length - 1] = 2 if eos is None else eos
-        mask = (torch.arange(_LENGTH) < length[:, None]).long()
-        ids = torch.where(mask.bool(), ids, torch.tensor(0 if pad is None else pad))
-        kind = getattr(config, "problem_type", None)
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": _labels(labels, outputs, kind)}
-        for part in ("shape", "pronunciation"):  # further inputs of RoCBERT
-            if isinstance(views := getattr(text, f"{part}_vocab_size", None), int):
-                batch[f"input_{part}_ids"] = torch.randint(views, ids.shape, generator=g) * mask
-        if isinstance(
-            places := getattr(text, "max_2d_position_embeddings", None), int
-        ):  # the place of a word on its page
-            corners = torch.randint(places // 2, (2, *ids.shape, 2), generator=g)
-            batch["bbox"] = torch.cat([corners[0], corners[0] + corners[1]], dim=-1) * mask[..., None]
-        batches.append(batch)
-    return batches
-
-
-def _labels(classes: torch.Tensor, outputs: int, kind: str | None) -> torch.Tensor:
-    if kind == "multi_label_classification":
-        return nn.functional.one_hot(classes, outputs).float()
-    if outputs == 1:  # transformers then computes a regression
-        return classes.float() * 2 - 1
-    return classes
-
-
-def _token(config: Any, name: str, size: int) -> int | None:
-    found = getattr(config, name, None)
-    if isinstance(found, (list, tuple)):  # Llama 3 has several
-        found = found[0] if found else None
-    return found if isinstance(found, int) and 0 <= found < size else None

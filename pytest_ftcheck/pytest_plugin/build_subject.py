@@ -12,7 +12,7 @@ from torch import nn
 
 from ..core.formatting import describe_type
 from ..instruments.global_state import preserved_globals, seed_everything
-from ..instruments.tiny_architectures import keyword_batches
+from ..instruments.tiny_tasks import batches_for
 from .subject import Subject
 
 _EXPECTED = "expected a model, (model, batches) or a Subject"
@@ -109,10 +109,7 @@ def _model_and_batches(name: str, returned: Any) -> tuple[nn.Module, Any]:
 
 
 def _batches_for(name: str, model: nn.Module) -> Any:
-    config = getattr(model, "config", None)
     try:
-        if config is None:
-            raise ValueError(f"{type(model).__name__} has no config to make batches from")
-        return keyword_batches(config)
+        return batches_for(model)
     except ValueError as error:
         raise ValueError(f"{name}: it has no batches, and none can be made: {error}; {_EXPECTED}") from None

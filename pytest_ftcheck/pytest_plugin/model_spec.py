@@ -1,13 +1,13 @@
-"""Names of models for ``--ftcheck-model``: ``pkg.module:make_model``, ``hf:NAME``, ``tiny:ARCHITECTURE``."""
+"""Names of models for ``--ftcheck-model``: ``pkg.module:make_model``, ``hf:NAME``, ``tiny:ARCHITECTURE``, ``tiny:ARCHITECTURE/TASK``."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.formatting import describe_type, one_line
 from .subject import Subject, check_name
@@ -15,14 +15,15 @@ from .subject import Subject, check_name
 if TYPE_CHECKING:
     from torch import nn
 
-ACCEPTED = "expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"
+Loaded = TypeVar("Loaded")
+ACCEPTED = "expected pkg.module:make_model, hf:NAME, tiny:ARCHITECTURE or tiny:ARCHITECTURE/TASK"
 #: Defaults for tiny models: enough steps for every check to decide, at the learning rate that random weights of width 64 need
 #: (benchmarks/architectures.py).
 TINY: dict[str, Any] = {"lr": 1e-3, "steps": 60}
 
 
 def subject_named(name: str, settings: Mapping[str, Any]) -> Subject:
-    """The subject of that name. A module is imported, an architecture is looked up; no model is made or loaded.
+    """The subject of that name. A module is imported, an architecture or a checkpoint's config is looked up; no model is made or loaded.
 
     :param name: as on the command line.
     :param settings: fields of the recipe that the session sets; they take precedence over the defaults of a tiny model.
@@ -32,7 +33,7 @@ def subject_named(name: str, settings: Mapping[str, Any]) -> Subject:
     Subject('tiny:distilbert', lr=0.001)
     >>> subject_named("tiny:unheard-of", {})
     Traceback (most recent call last):
-    ValueError: transformers has no sequence classifier 'unheard-of'; distilbert, bert and gpt2 are some that it has
+    ValueError: transformers has no class for text-classification of 'unheard-of'; albert, arcee, bart are some that it has
     """
     check_name(name)
     kind, colon, rest = name.partition(":")
@@ -41,6 +42,7 @@ def subject_named(name: str, settings: Mapping[str, Any]) -> Subject:
     if kind == "tiny":
         return _tiny(name, rest, settings)
     if kind == "hf":
+        _require_checkpoint(rest)
         return Subject(name, lambda: _pretrained(rest))
     return _imported(name, kind, rest)
 
@@ -61,21 +63,36 @@ def definition_of(subject: Subject, root: Path) -> tuple[str, int] | None:
 
 
 # ---------------------------------------------------------------------- tiny:
-def _tiny(name: str, kind: str, settings: Mapping[str, Any]) -> Subject:
+def _tiny(name: str, rest: str, settings: Mapping[str, Any]) -> Subject:
     from ..instruments.tiny_architectures import ARGUMENTS, architectures, tiny
+    from ..instruments.tiny_tasks import DEFAULT, TASKS
 
-    known = architectures()
+    kind, slash, given = rest.partition("/")
+    task = given if slash else DEFAULT
+    if task not in TASKS:
+        raise ValueError(f"{task!r} is no task of a tiny model; expected one of {', '.join(TASKS)}")
+    known = architectures(task)
     if kind not in known:
         near = difflib.get_close_matches(kind, known, 3)
-        hint = f"did you mean {', '.join(near)}?" if near else "distilbert, bert and gpt2 are some that it has"
-        raise ValueError(f"transformers has no sequence classifier {kind!r}; {hint}")
-    defaults = {field: value for field, value in {**TINY, **ARGUMENTS.get(kind, {})}.items() if field not in settings}
-    return Subject(name, lambda: tiny(kind), **defaults)
+        others = [t for t in TASKS if kind in architectures(t)]
+        hint = f"did you mean {', '.join(near)}?" if near else f"{', '.join(list(known)[:3])} are some that it has"
+        if others:
+            hint = f"it has one for {', '.join(others)}: tiny:{kind}/{others[0]}"
+        raise ValueError(f"transformers has no class for {task} of {kind!r}; {hint}")
+    defaults = {**TINY, **TASKS[task].arguments, **ARGUMENTS.get(kind, {})}
+    return Subject(name, lambda: tiny(kind, task), **{f: v for f, v in defaults.items() if f not in settings})
 
 
 # ---------------------------------------------------------------------- hf:
+def _require_checkpoint(name: str) -> None:
+    """``ValueError`` unless the checkpoint has a config that can be read: then its name is right, and the hub can be reached if it must."""
+    from transformers import AutoConfig
+
+    _found_first_here(name, lambda **where: AutoConfig.from_pretrained(name, trust_remote_code=False, **where))
+
+
 def _pretrained(name: str) -> nn.Module:
-    """A checkpoint's sequence classifier: from a folder, else from the cache, else from the hub. Safetensors only, no remote code."""
+    """A checkpoint's sequence classifier. Safetensors only, no remote code."""
     from transformers import AutoModelForSequenceClassification
 
     def load(**where: bool) -> nn.Module:
@@ -84,24 +101,29 @@ def _pretrained(name: str) -> nn.Module:
         )
         return model
 
+    model = _found_first_here(name, load)
+    config: Any = model.config
+    if config.pad_token_id is None:  # without it GPT-2 and others refuse batches of more than one row
+        config.pad_token_id = config.eos_token_id
+    return model
+
+
+def _found_first_here(name: str, load: Callable[..., Loaded]) -> Loaded:
+    """What is loaded from a folder, else from the cache, else from the hub. ``ValueError`` says why it is in none of them."""
     try:
-        model = load(local_files_only=True)
+        return load(local_files_only=True)
     except (OSError, ValueError) as missing:
         if Path(name).is_dir():
             raise ValueError(
                 f"hf:{name}: the folder has no sequence classifier: {one_line(str(missing), 300)}"
             ) from None
         try:
-            model = load()
+            return load()
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"hf:{name} is not a folder, is not in the cache, and cannot be loaded from the hub: {one_line(str(error), 300)}. "
                 "Without a network, name the folder of a checkpoint, or load it once while online"
             ) from None
-    config: Any = model.config
-    if config.pad_token_id is None:  # without it GPT-2 and others refuse batches of more than one row
-        config.pad_token_id = config.eos_token_id
-    return model
 
 
 # ---------------------------------------------------------------------- pkg.module:make_model

@@ -153,7 +153,7 @@ def add(parser: pytest.Parser) -> None:
     group.addoption(_flag(_CALIBRATE), dest=_CALIBRATE, default=None, metavar="N", help=text)
     text = (
         "Run every check on this model, one test per check: pkg.module:make_model, hf:NAME (a folder, or a name on the Hugging Face "
-        "hub) or tiny:ARCHITECTURE (such as tiny:distilbert). May be given more than once"
+        "hub) or tiny:ARCHITECTURE[/TASK] (such as tiny:gpt2/causal-lm). May be given more than once"
     )
     group.addoption(_flag(MODEL), dest=MODEL, action="append", default=None, metavar="MODEL", help=text)
     parser.addini(MODEL, f"{text}. Ignored where pytest is started with paths", type="linelist", default=[])

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..checks.catalogue import CHECKS
-from ..core.formatting import describe_type
+from ..core import arguments as check_arguments
+from ..core.formatting import as_given, describe_type
 from ..core.recipe import Recipe
 from ..training.finetune_arguments import ARGUMENTS
 
@@ -27,7 +28,7 @@ class Subject:
         function may also return ``(model, batches)``, or another `Subject`.
     :param batches: as :func:`pytest_ftcheck.finetune` takes them, or a function without arguments that returns them (so that nothing
         is loaded while tests are collected). None, where the model's function returns none either: batches are made from the model's
-        config by `pytest_ftcheck.instruments.tiny_architectures.keyword_batches`.
+        config by `pytest_ftcheck.instruments.tiny_tasks.batches_for`.
     :param expected_failures: check -> reason why it is expected to fail. That test is a strict ``xfail``: it fails when the check passes.
     :param arguments: all other arguments of ``finetune``: fields of the recipe, ``intent``, ``eval_batches``, ``step``, ``probes``
         ... They take precedence over the session's options.
@@ -62,12 +63,12 @@ class Subject:
     ) -> None:
         set_ = object.__setattr__
         set_(self, "name", check_name(name))
-        who = f"Subject({name!r})"
+        who = f"Subject({as_given(name)})"
         if not callable(model):  # a module is callable, too
             raise TypeError(f"{who}: model is {describe_type(model)}: expected a module, or a function that makes one")
         set_(self, "model", model)
         if batches is not None and not (
-            callable(batches) or isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+            callable(batches) or isinstance(batches, Iterable) or hasattr(type(batches), "__getitem__")
         ):
             raise TypeError(
                 f"{who}: batches is {describe_type(batches)}: expected batches, or a function that returns them"
@@ -89,16 +90,17 @@ class Subject:
 
     def __repr__(self) -> str:
         fields = "".join(
-            f", {name}={value!r}" for name, value in self.arguments.items() if name in Recipe.field_names()
+            f", {name}={as_given(value)}" for name, value in self.arguments.items() if name in Recipe.field_names()
         )
         return f"Subject({self.name!r}{fields})"
 
 
-def as_subject(thing: Any) -> Subject:
+def as_subject(thing: Any, argument: str = "subject") -> Subject:
     """Convert to a `Subject`.
 
     :param thing: a `Subject`; a mapping of its arguments; or a function that makes a model, ``(model, batches)`` or a `Subject`. The
         subject then has the function's name, and the function is called when the first check runs.
+    :param argument: its name in errors.
     :raises ValueError, TypeError: it is none of them, or has no name.
 
     >>> def make_mine(): ...
@@ -108,19 +110,20 @@ def as_subject(thing: Any) -> Subject:
     if isinstance(thing, Subject):
         return thing
     if isinstance(thing, Mapping):
-        missing = [name for name in ("name", "model") if name not in thing]
-        if missing or not all(isinstance(key, str) for key in thing):
+        given = check_arguments.mapping(argument, thing, "the arguments of Subject")
+        if not {"name", "model"} <= set(given):
+            keys = as_given(list(given))
             raise TypeError(
-                f"subject with the keys {list(thing)}: expected the arguments of Subject, including name and model"
+                f"{argument} with the keys {keys}: expected the arguments of Subject, including name and model"
             )
-        return Subject(**thing)
+        return Subject(**given)
     if not callable(thing):
         raise TypeError(
-            f"subject is {describe_type(thing)}: expected a Subject, a mapping of its arguments, or a function that makes one"
+            f"{argument} is {describe_type(thing)}: expected a Subject, a mapping of its arguments, or a function that makes one"
         )
     name = getattr(thing, "__name__", None)
-    if name is None or name == "<lambda>":
-        raise TypeError(f"subject is {describe_type(thing)} without a name of its own: expected Subject(name, ...)")
+    if not isinstance(name, str) or name == "<lambda>":
+        raise TypeError(f"{argument} is {describe_type(thing)} without a name of its own: expected Subject(name, ...)")
     return Subject(name, thing)
 
 
@@ -132,9 +135,11 @@ def check_name(name: Any) -> str:
     ValueError: name='a::b': expected a text without '::', line breaks, and leading or trailing blanks
     """
     if not isinstance(name, str):
-        raise TypeError(f"name={name!r}: expected a text")
+        raise TypeError(f"name={as_given(name)}: expected a text")
     if not name or name != name.strip() or "::" in name or not name.isprintable():
-        raise ValueError(f"name={name!r}: expected a text without '::', line breaks, and leading or trailing blanks")
+        raise ValueError(
+            f"name={as_given(name)}: expected a text without '::', line breaks, and leading or trailing blanks"
+        )
     return name
 
 
@@ -146,15 +151,15 @@ def check_names(argument: str, names: Iterable[Any]) -> tuple[str, ...]:
     >>> check_names("checks", ["check_weights_move", "head_init"])
     ('head_init', 'weights_move')
     """
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if isinstance(names, str):
         raise TypeError(f"{argument} is {describe_type(names)}: expected names of checks")
     found = set()
-    for name in names:
-        plain = str(name).removeprefix("check_").removeprefix("assert_")
+    for name in check_arguments.texts(argument, names, "names of checks"):
+        plain = name.removeprefix("check_").removeprefix("assert_")
         if plain not in CHECKS:
             near = difflib.get_close_matches(plain, CHECKS, 3)
             hint = f"did you mean {', '.join(near)}?" if near else f"the checks are {', '.join(CHECKS)}"
-            raise ValueError(f"{argument}: there is no check {name!r}; {hint}")
+            raise ValueError(f"{argument}: there is no check {as_given(name)}; {hint}")
         found.add(plain)
     return tuple(name for name in CHECKS if name in found)
 
@@ -169,12 +174,10 @@ def check_reasons(argument: str, reasons: Any) -> dict[str, str]:
     """
     if reasons is None:
         return {}
-    if not isinstance(reasons, Mapping):
-        raise TypeError(f"{argument} is {describe_type(reasons)}: expected a mapping check -> reason")
     found = {}
-    for name, reason in reasons.items():
+    for name, reason in check_arguments.mapping(argument, reasons, "a mapping check -> reason").items():
         (plain,) = check_names(argument, [name])
         if not isinstance(reason, str) or not reason.strip():
-            raise TypeError(f"{argument}[{name!r}]={reason!r}: expected the reason, a text")
+            raise TypeError(f"{argument}[{name!r}]={as_given(reason)}: expected the reason, a text")
         found[plain] = reason
     return found

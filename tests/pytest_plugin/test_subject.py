@@ -8,10 +8,11 @@ import random
 import pytest
 import torch
 
-from pytest_ftcheck import Recipe, Subject, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck import Recipe, Subject, diagnose, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.instruments import tiny_architectures
 from pytest_ftcheck.instruments.environment import WORKERS, thread_share
 from pytest_ftcheck.instruments.parameter_roles import roles
+from pytest_ftcheck.instruments.tiny_tasks import CLASSES, batches_for
 from pytest_ftcheck.pytest_plugin.build_subject import build
 from pytest_ftcheck.pytest_plugin.model_spec import definition_of, subject_named
 from pytest_ftcheck.pytest_plugin.subject import as_subject
@@ -192,7 +193,12 @@ def test_a_config_tells_what_batches_must_be():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tiny:distlbert", "has no sequence classifier 'distlbert'; did you mean distilbert"),
+        ("tiny:distlbert", "has no class for text-classification of 'distlbert'; did you mean distilbert"),
+        ("tiny:vit", "of 'vit'; it has one for image-classification: tiny:vit/image-classification"),
+        (
+            "tiny:distilbert/ner",
+            "'ner' is no task of a tiny model; expected one of text-classification, token-classification",
+        ),
         ("tiny:", "expected pkg.module:make_model"),
         ("json", "expected pkg.module:make_model"),
         ("nowhere:make", "there is no module 'nowhere'"),
@@ -273,19 +279,41 @@ def test_a_checkpoint_that_cannot_be_had_offline(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"hf:nobody/nothing is not a folder, is not in the cache.*Without a network"):
-        subject_named("hf:nobody/nothing", {}).model()
+        subject_named("hf:nobody/nothing", {})
 
 
 @pytest.mark.parametrize("kind", ["xlnet", "roc_bert", "canine", "t5", "deepseek_v3", "zamba2", "gemma3"])
 def test_tiny_architectures_of_every_sort_take_their_batches(kind):
     """Biases of two dimensions, further inputs, no vocabulary, two stacks, latent attention, no attention, a part that sees."""
     model = tiny_architectures.tiny(kind)
-    batch = tiny_architectures.keyword_batches(model.config)[0]
+    batch = batches_for(model)[0]
     with torch.no_grad():
         out = model(**batch)
-    assert out.logits.shape == (8, tiny_architectures.CLASSES)
+    assert out.logits.shape == (8, CLASSES)
     assert sum(p.numel() for p in model.parameters()) < 1e6
     assert not any(p.requires_grad for n, p in model.named_parameters() if "vision" in n)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("distilbert", "token-classification"),
+        ("distilbert", "question-answering"),
+        ("distilbert", "masked-lm"),
+        ("bert", "multiple-choice"),
+        ("gpt2", "causal-lm"),
+        ("t5", "seq2seq"),
+        ("vit", "image-classification"),
+    ],
+)
+def test_a_tiny_model_of_each_task_learns_and_passes_every_check(kind, task):
+    subject = build(subject_named(f"tiny:{kind}/{task}", {}), seed=0)
+    trace = finetune(subject.model, subject.batches, **subject.arguments)
+    diagnosis = diagnose(trace)
+    assert diagnosis.status == "healthy", str(diagnosis)
+    assert trace.reading.task == "single_label"
+    assert trace.probe.points[-1].reference < 0.75 * trace.probe.prior_entropy
+    assert trace.metrics
 
 
 def test_a_bias_of_two_dimensions_is_a_bias():

@@ -419,8 +419,14 @@ class TestModel:
         [
             ("subjects:GOD", "--ftcheck-model=subjects:GOD: subjects has no 'GOD'; did you mean GOOD?"),
             ("subject:GOOD", "--ftcheck-model=subject:GOOD: there is no module 'subject'"),
-            ("tiny:distlbert", "--ftcheck-model=tiny:distlbert: transformers has no sequence classifier 'distlbert'*"),
-            ("nonsense", "--ftcheck-model=nonsense: expected pkg.module:make_model, hf:NAME or tiny:ARCHITECTURE"),
+            (
+                "tiny:distlbert",
+                "--ftcheck-model=tiny:distlbert: transformers has no class for text-classification of 'distlbert'*",
+            ),
+            (
+                "nonsense",
+                "--ftcheck-model=nonsense: expected pkg.module:make_model, hf:NAME, tiny:ARCHITECTURE or tiny:ARCHITECTURE/TASK",
+            ),
             ("a::b", "--ftcheck-model=a::b: name='a::b': expected a text without*"),
         ],
     )

@@ -19,7 +19,8 @@ from pytest_ftcheck import (
     toy_batches,
 )
 from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, Difference, TwinComparison
-from pytest_ftcheck.instruments.tiny_architectures import keyword_batches, tiny
+from pytest_ftcheck.instruments.tiny_architectures import tiny
+from pytest_ftcheck.instruments.tiny_tasks import keyword_batches
 
 SAME = TwinComparison("bert", "BertModel", 2, 40, 40, 0.0, 7.6e-6, "sdpa")
 HOOKED = replace(
