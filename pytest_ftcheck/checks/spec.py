@@ -22,6 +22,7 @@ from ..seeds.judge import judge as judge_seeds
 from ..seeds.runs import Runs
 from ..seeds.thresholds import Threshold
 from .longer_runs import judged_longer
+from .shards import careful_with_shards
 
 P = ParamSpec("P")
 Confidence = Literal["certain", "likely", "possible"]
@@ -175,7 +176,7 @@ def check(
         function: Callable[Concatenate[Trace, P], Verdict],
     ) -> Callable[Concatenate[Trace | Runs, P], Verdict]:
         name = function.__name__.removeprefix("check_")
-
+        function = careful_with_shards(function, of_values=stage in (Stage.GRADIENTS, Stage.WEIGHTS))
         measured = measure_if_missing(function)
 
         def over_seeds(

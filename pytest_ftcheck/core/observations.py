@@ -211,6 +211,9 @@ class Tensor:
     in_other_optimizer: bool = False
     #: At the end of the run its name belongs to another tensor, which is in no optimizer.
     orphaned: bool = False
+    #: Shape of the part that this rank holds, where the tensor is sharded over ranks (``fully_shard``): all other numbers but ``shape``
+    #: are those of this part. None: they are those of the whole tensor.
+    shard: tuple[int, ...] | None = None
 
     @property
     def numel(self) -> int:

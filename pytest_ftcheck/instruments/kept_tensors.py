@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from .sharded_tensors import is_sharded, local, memory_of
+
 #: Integers of the same number of bytes: as such, -0.0 differs from 0.0, and a NaN equals itself.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class KeptTensor:
-    """A tensor as it is now: its memory, and a copy of the values in it.
+    """A tensor as it is now: its memory, and a copy of the values in it; of a sharded tensor, the part that this process holds.
 
     Memory that may not be written to (a read-only file, a buffer that a row shares with all others) never differs, so it is never
     written.
@@ -23,12 +25,12 @@ class KeptTensor:
     def __init__(self, tensor: torch.Tensor, name: str = "") -> None:
         self.tensor, self.name = tensor, name
         # another handle on the same memory, which stays there when the tensor is given other memory, or is resized
-        self.memory = tensor.data
+        self.memory = memory_of(tensor)
         self.values = None if tensor.device.type == "meta" else self.memory.clone()
 
     def restore(self) -> bool:
         """Memory and values as they were when the tensor was kept; whether anything differed."""
-        moved = not same_memory(self.tensor, self.memory)
+        moved = not same_memory(local(self.tensor), self.memory)
         if moved:
             use_memory(self.tensor, self.memory)
         if self.values is None or identical(self.memory, self.values):
@@ -90,7 +92,12 @@ def same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def use_memory(tensor: torch.Tensor, memory: torch.Tensor) -> None:
-    """Let a tensor be these elements."""
+    """Let a tensor be these elements.
+
+    :raises TypeError: a sharded tensor, whose memory is not ours to exchange.
+    """
+    if is_sharded(tensor):
+        raise TypeError("a sharded tensor cannot be given other memory")
     if tensor.is_inference() or memory.is_inference():
         with torch.inference_mode():  # outside it, a tensor that was made inside cannot be changed
             tensor.data = memory

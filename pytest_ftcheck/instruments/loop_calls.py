@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
+from .sharded_tensors import local
 from .uncompiled import leave_uncompiled
 from .undisturbed import is_probing, off_while_probing
 
@@ -88,7 +89,7 @@ class _Calls(TorchFunctionMode):
         elif func in _CHOICES and not is_probing() and (chosen := _indices(out)) is not None:
             self._tell("largest_chosen", args[0], chosen)
         elif func is torch.clamp and sys._getframe(1).f_globals.get("__name__") == _CLIPPING and not is_probing():
-            self._tell("gradients_clipped", out)
+            self._tell("gradients_clipped", local(out))
         return out
 
     def _tell(self, what: str, *arguments: Any) -> None:

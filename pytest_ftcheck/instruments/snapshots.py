@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from .kept_attributes import KeptGenerator, ObjectAttributes, configs_in, kind_of, refill
 from .kept_tensors import KeptTensor, small
+from .sharded_tensors import memory_of
 from .undisturbed import modules_of, named_tensors_of
 from .undo import NotRestored, Restorable, restore_or_name
 
@@ -44,7 +45,7 @@ class _KeptParameter(KeptTensor):
         if values:
             super().__init__(p, name)
         else:
-            self.tensor, self.name, self.memory, self.values = p, name, p.data, None
+            self.tensor, self.name, self.memory, self.values = p, name, memory_of(p), None
         self.requires_grad, self.grad = p.requires_grad, p.grad
         self.attributes = dict(vars(p))
         self.hooks = [(h, table, dict(table or ())) for h in self._HOOKS for table in [getattr(p, h, None)]]

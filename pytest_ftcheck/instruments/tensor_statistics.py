@@ -1,4 +1,4 @@
-"""From tensors to the plain numbers of a trace."""
+"""From tensors to the plain numbers of a trace; of a sharded tensor, those of the part that this process holds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zlib
 import torch
 
 from ..core.observations import Histogram, Statistics
+from .sharded_tensors import local
 
 BINS = 48
 
@@ -16,7 +17,7 @@ def digest(tensor: torch.Tensor) -> int | None:
     """Checksum of every byte: shows whether anything changed, without a copy."""
     if tensor.device.type == "meta" or tensor.is_sparse:
         return None
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = local(tensor).detach().cpu().contiguous().reshape(-1)
     return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
 
 
@@ -24,6 +25,7 @@ def nonfinite(buffer: torch.Tensor) -> int:
     """NaN and +inf values of a buffer."""
     if not buffer.is_floating_point() or buffer.device.type == "meta" or buffer.is_sparse:
         return 0
+    buffer = local(buffer)
     # attention masks contain -inf; a running statistic never does
     return int((torch.isnan(buffer) | (buffer == math.inf)).sum())
 
@@ -39,6 +41,7 @@ def rms(x: torch.Tensor) -> float:
 
 def statistics(p: torch.Tensor) -> Statistics:
     """Moments, exact for tensors of up to a million elements, else of every k-th row; non-finite values are counted in all rows."""
+    p = local(p)
     if p.device.type == "meta" or p.numel() == 0 or not p.is_floating_point():
         return Statistics(0.0, 0.0, 0.0, 0.0, 0.0, 0)
     with torch.no_grad():

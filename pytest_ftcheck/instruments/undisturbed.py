@@ -13,6 +13,7 @@ from torch import nn
 from .global_state import GlobalState
 from .kept_attributes import PlainAttributes, configs_in
 from .kept_tensors import FreshMemory, KeptTensor
+from .other_processes import alone
 from .undo import Undo
 
 #: The weights of a model with more parameters are not copied as a precaution.
@@ -40,7 +41,7 @@ def is_probing() -> bool:
 
 
 #: What is switched off while a probe measures: each is called when a block begins, and what it returns when the block ends.
-_SWITCHES: list[Callable[[], Callable[[], None]]] = []
+_SWITCHES: list[Callable[[], Callable[[], None]]] = [alone]
 
 
 def off_while_probing(switch_off: Callable[[], Callable[[], None]]) -> None:

@@ -76,7 +76,7 @@ class GradientStatistics:
             first_nonfinite=index_of(float(self._first_nonfinite[slot])),
             max_norm=max_norm,
             last_norm=float(self._last_norm[slot]),
-            max_rms=max_norm / math.sqrt(max(1.0, share_with_gradient * w.parameter.numel())),
+            max_rms=max_norm / math.sqrt(max(1.0, share_with_gradient * w.values.numel())),
             stride=w.stride,
         )
 

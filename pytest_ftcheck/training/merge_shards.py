@@ -17,11 +17,12 @@ def merge_shards(shards: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """
     held = [(t, n) for t, n in zip(shards, counts, strict=True) if n]
     if len(held) < 2:
-        return held[0][0] if held else shards[0]
+        return dataclasses.replace(held[0][0] if held else shards[0], shard=None)
     tensors, sizes = [t for t, _ in held], [n for _, n in held]
     sampled = [t.motion.elements for t in tensors]
     return dataclasses.replace(
         tensors[0],
+        shard=None,
         unchanged=_all(t.unchanged for t in tensors),
         gradients=_gradients([t.gradients for t in tensors], sizes),
         motion=_motion([t.motion for t in tensors], [t.first for t in tensors], sizes),

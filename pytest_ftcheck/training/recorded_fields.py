@@ -23,6 +23,7 @@ from ..instruments.optimizers import (
     state_steps,
 )
 from ..instruments.sampled_elements import SampledElements
+from ..instruments.sharded_tensors import stored_parameters
 from ..instruments.tensor_statistics import digest, rms, series, statistics
 from .external_writes import ExternalWrites, share_retained
 from .gradient_statistics import GradientStatistics
@@ -73,7 +74,7 @@ def tensor_records(
     between = [v.tolist() for v in (writes.squares, writes.count, writes.largest, writes.resets)]
     stacked = torch.stack(list(rows)).cpu().double() if rows else torch.zeros(0, 3, len(sampled.counts))
     pieces = {name: sampled.split(vector) for name, vector in vectors.items()}
-    now = dict(model.named_parameters(remove_duplicate=False))
+    now = stored_parameters(model, every_name=True)
     held_now = optimizers.held()
     tensors = []
     for w in watched:
@@ -117,7 +118,7 @@ def _motion(
     had_gradient = own["had_gradient"]
     hit = int(had_gradient.sum())
     if w.initial is not None:
-        first, last = w.initial.reshape(-1).float(), w.parameter.detach().reshape(-1).float()
+        first, last = w.initial.reshape(-1).float(), w.values.reshape(-1).float()
     else:
         first, last = own["start"], own["final"]
     delta = last - first
@@ -163,6 +164,7 @@ def _tensor(w: WatchedParameter, **measured: Any) -> Tensor:
         part=w.part,
         role=w.role,
         shape=tuple(w.parameter.shape),
+        shard=w.shard,
         dtype=str(w.parameter.dtype).removeprefix("torch."),
         trainable=w.trainable,
         trainable_last=w.parameter.requires_grad,

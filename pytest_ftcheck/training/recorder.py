@@ -20,6 +20,7 @@ from ..core.observations import Iteration, Step
 from ..instruments import loop_calls
 from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
 from ..instruments.sampled_elements import SAMPLE_HEAD, SampledElements, gradient_norm, sample_size
+from ..instruments.sharded_tensors import value_here
 from ..instruments.tensor_statistics import histogram_of, plain, short
 from ..instruments.uncompiled import between_graphs
 from .external_writes import ExternalWrites
@@ -77,8 +78,8 @@ class Recorder:
         sizes = [sample_size(w.parameter, w.part, w.role) for w in self._live]
         self._sampled = SampledElements([w.parameter for w in self._live], sizes)
         for w in self._live:
-            if w.part == "head" and w.parameter.numel() > SAMPLE_HEAD:
-                w.initial = w.parameter.detach().clone()
+            if w.part == "head" and w.values.numel() > SAMPLE_HEAD:
+                w.initial = w.values.clone()
         t = self._sampled
         # flat vectors of the sampled elements: before the run, before and after a step, and sums over all steps
         self._start = t.values(t.zeros())
@@ -133,7 +134,7 @@ class Recorder:
     def end_iteration(self, loss: Any, backward_error: str | None = None) -> None:
         """The loss of the current iteration; kept as a tensor for now, because reading it would make a GPU wait."""
         current = self.iterations[-1]
-        current.loss = loss.detach() if isinstance(loss, torch.Tensor) else loss if loss is None else float(loss)
+        current.loss = _detached(loss) if isinstance(loss, torch.Tensor) else loss if loss is None else float(loss)
         current.backward_error = backward_error
         current.training = self.model.training
 
@@ -315,7 +316,7 @@ class Recorder:
         values = self._start if number < 0 else self._after
         for w, sample in zip(self._live, self._sampled.split(values), strict=True):
             if w.trainable:
-                source = w.parameter.detach().reshape(-1).float() if exact and w.part == "head" else sample
+                source = w.values.reshape(-1).float() if exact and w.part == "head" else sample
                 if (histogram := histogram_of(number, source)) is not None:
                     w.histograms.append(histogram)
 
@@ -382,6 +383,12 @@ class Recorder:
             if w.histograms and w.histograms[-1].step == last:
                 w.histograms.pop()
         self._add_histograms(last, exact=True)
+
+
+def _detached(loss: torch.Tensor) -> torch.Tensor | None:
+    """The loss without its graph; None: it is spread over the ranks."""
+    here = value_here(loss)
+    return None if here is None else here.detach()
 
 
 def _scale_of(optimizer: TorchOptimizer) -> torch.Tensor | None:

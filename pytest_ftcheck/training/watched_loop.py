@@ -23,10 +23,12 @@ from ..instruments.batches import Batches, device_of, row_count, split, to_devic
 from ..instruments.environment import environment
 from ..instruments.fixed_rows import LossTracker, MetricTracker
 from ..instruments.loop_calls import subscribe, unsubscribe
+from ..instruments.other_processes import refusals
 from ..instruments.parameter_roles import find_head_if_any, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
 from ..instruments.reader import LossFn, Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
+from ..instruments.sharded_tensors import NO_PASSES, has_shards
 from ..instruments.undisturbed import quiet
 from ..instruments.wrapped_models import unwrapped, without_wrappers
 from .build_trace import build_trace, measured_fields
@@ -34,6 +36,7 @@ from .loop_losses import LoopLosses
 from .loss_graph import differs_from, has_no_graph
 from .recorder import Recorder
 from .resolve import check_parameters
+from .sharded_models import refuse_flat_parameters, shard_notes
 from .watched_optimizers import as_one
 
 T = TypeVar("T")
@@ -90,18 +93,38 @@ class WatchedLoop:
             self._notes.append(f"scheduler: {type(scheduler).__name__}")
         self._probe_batch, self._loss_fn = probe_batch, loss_fn
         self._reader: Reader | None = None
+        #: Why nothing is measured on rows; None: it is.
+        self._no_rows: str | None = "watch has no probe_batch"
         self._loss_tracker: LossTracker | None = None
         self._metric_tracker: MetricTracker | None = None
+        self._notes += shard_notes(model)
         if probe_batch is not None:
-            with quiet(model, weights=True):
-                self._reader = Reader(model, probe_batch, loss_fn=loss_fn, argument="probe_batch")
-                self._reader.check_labels(probe_batch, 0, "probe_batch")
-            self._notes += self._reader.notes
+            self._read(probe_batch)
         self._recorder: Recorder | None = None
         self._losses: LoopLosses | None = None
         self._began = 0.0
         self._ended = self._listening = False
         self._trace: Trace | None = None
+
+    def _read(self, probe_batch: Any) -> None:
+        """Find out how the model reads the batch; or why that takes the other ranks, and so is not done."""
+        if has_shards(self._model):
+            self._no_rows = NO_PASSES
+        else:
+            with refusals() as refused:
+                try:
+                    with quiet(self._model, weights=True):
+                        reader = Reader(self._model, probe_batch, loss_fn=self._loss_fn, argument="probe_batch")
+                        reader.check_labels(probe_batch, 0, "probe_batch")
+                except Exception:
+                    if not refused:
+                        raise
+                    self._no_rows = refused[0]
+                else:
+                    self._reader, self._no_rows = reader, None
+                    self._notes += reader.notes
+        if self._no_rows is not None:
+            self._notes.append(f"nothing was measured on rows: {self._no_rows}")
 
     # ------------------------------------------------------------------ begin and end
     def begin(self) -> None:
@@ -293,8 +316,7 @@ class WatchedLoop:
 
     def _measured(self, *, partial: bool) -> dict[str, Any]:
         """What the probes measured; not the loss function where the graph shows that the loop uses another one."""
-        without_batches = "watch has no probe_batch" if self._reader is None else None
-        measured = measured_fields(self._probe_runner, self._probes, without_batches, partial=partial)
+        measured = measured_fields(self._probe_runner, self._probes, self._no_rows, partial=partial)
         nodes = self._losses.nodes if self._losses is not None else frozenset[str]()
         other = differs_from(self._reader.reading.loss, nodes) if self._reader else None
         if other is not None and measured["measurements"].pop("loss_shape", None) is not None:

@@ -11,6 +11,7 @@ from torch import nn
 from ..core.observations import Buffer, Histogram, Statistics
 from ..instruments.parameter_roles import in_part, roles
 from ..instruments.sampled_elements import LARGE_BASE, LARGE_HEAD, row_stride
+from ..instruments.sharded_tensors import local, shape_here, stored_parameters
 from ..instruments.tensor_statistics import digest, nonfinite, statistics
 
 
@@ -45,13 +46,20 @@ class WatchedParameter:
     steps: int = 0
     without_gradient: int = 0
     histograms: list[Histogram] = field(default_factory=list)
+    #: Shape of the part that this process holds, where the parameter is sharded; None: it holds all of it.
+    shard: tuple[int, ...] | None = None
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The values that this process holds."""
+        return local(self.parameter).detach()
 
 
 def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParameter]:
     """Every parameter of the model, tied ones once."""
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
-    for name, p in model.named_parameters(remove_duplicate=False):
+    for name, p in stored_parameters(model, every_name=True).items():
         names.setdefault(id(p), []).append(name)
         parameters[id(p)] = p
     role = roles(model)
@@ -59,7 +67,7 @@ def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParam
     for key, (name, *aliases) in names.items():
         p = parameters[key]
         part = "head" if any(in_part(n, head) for n in (name, *aliases)) else "base"
-        sampled = p.is_floating_point() and p.device.type != "meta" and p.numel() > 0
+        sampled = p.is_floating_point() and p.device.type != "meta" and local(p).numel() > 0
         found.append(
             WatchedParameter(
                 name=name,
@@ -73,6 +81,7 @@ def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParam
                 digest=None if p.requires_grad else digest(p),
                 initial=None,
                 first=statistics(p),
+                shard=shape_here(p),
             )
         )
         slot += sampled

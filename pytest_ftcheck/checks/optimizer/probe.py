@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...instruments.probe import LeftOut, ModelProbe
+from ...instruments.sharded_tensors import local
 from .record import OptimizerStart
 
 
@@ -29,7 +30,8 @@ class OptimizerStartProbe(ModelProbe):
         # some count their steps for a whole group
         steps += [_number(group["step"]) for group in optimizer.param_groups if "step" in group]
         kept = sum(
-            any(isinstance(v, torch.Tensor) and v.dim() and bool((v != 0).any()) for v in s.values()) for s in states
+            any(isinstance(v, torch.Tensor) and v.dim() and bool((local(v) != 0).any()) for v in s.values())
+            for s in states
         )
         self.found = OptimizerStart(max(steps, default=0), kept)
 
@@ -39,4 +41,6 @@ class OptimizerStartProbe(ModelProbe):
 
 
 def _number(step: Any) -> int:
-    return int(step) if isinstance(step, (int, float, torch.Tensor)) else 0
+    if isinstance(step, torch.Tensor):
+        return int(local(step))
+    return int(step) if isinstance(step, (int, float)) else 0

@@ -9,9 +9,13 @@ from torch import nn
 from ....instruments.model_call import unwrapped
 from ....instruments.parameter_roles import outside_head
 from ....instruments.probe import LeftOut, ModelContext, ModelProbe
+from ....instruments.sharded_tensors import is_sharded
 from ..record import HeadWeights, Layer, Pretrained
 from .layers import describe_layer, linear_layers, matrix_of
 from .pretrained import compare
+
+#: Why whole matrices are not read.
+SHARDED = "the parameters are sharded over the ranks, and this rank holds parts of them"
 
 
 class PretrainedProbe(ModelProbe):
@@ -32,6 +36,8 @@ class PretrainedProbe(ModelProbe):
         assert context.intent.pretrained is not None
         own_range = initializer_range(context.model)
         try:
+            if any(map(is_sharded, context.model.parameters())):
+                raise ValueError(SHARDED)
             self.found = compare(context.model, context.intent.pretrained, context.head, own_range)
         except Exception as error:  # noqa: BLE001 - values that are declared and cannot be compared are no pass
             self.found = Pretrained(0, 0, error=f"it raised {type(error).__name__}: {str(error).strip()[:200]}")
@@ -55,6 +61,8 @@ class HeadWeightsProbe(ModelProbe):
     def before(self) -> None:
         """Read them."""
         context = self.context
+        if any(map(is_sharded, context.model.parameters())):
+            raise LeftOut(SHARDED)
         self.layers = stored_layers(linear_layers(context.model, context.head))
         self.outside = outside_head(context.model, context.head)
 
