@@ -37,9 +37,20 @@ def averaged_weights(optimizers: Iterable[Any]) -> Iterator[None]:
                 del optimizer.state[p]
 
 
+def start_training(optimizer: Any) -> None:
+    """An optimizer that has ``train()`` and ``eval()`` refuses to step before ``train()``."""
+    if _has_modes(optimizer) and not _trains(optimizer):
+        optimizer.train()
+
+
+def _has_modes(optimizer: Any) -> bool:
+    named = all(callable(getattr(optimizer, n, None)) for n in ("train", "eval"))
+    return isinstance(optimizer, Optimizer) and named
+
+
 def _trains(optimizer: Any) -> bool:
-    if not isinstance(optimizer, Optimizer) or not all(
-        callable(getattr(optimizer, n, None)) for n in ("train", "eval")
-    ):
-        return False
-    return bool(optimizer.param_groups) and all(group.get("train_mode") for group in optimizer.param_groups)
+    return (
+        _has_modes(optimizer)
+        and bool(optimizer.param_groups)
+        and all(g.get("train_mode") for g in optimizer.param_groups)
+    )

@@ -11,8 +11,8 @@ from typing import Any
 from ..instruments.undisturbed import is_probing
 from .trainer_loss import is_trainer
 
-#: What a training loop calls on its trainer: batches, a step, a log with evaluation and checkpoint.
-_STEPS_OF_THE_LOOP = ("get_batch_samples", "training_step", "_maybe_log_save_evaluate", "evaluate")
+#: What a training loop calls on its trainer: an epoch, as newer ones do; batches, a step, a log with evaluation and checkpoint.
+_STEPS_OF_THE_LOOP = ("_run_epoch", "get_batch_samples", "training_step", "_maybe_log_save_evaluate", "evaluate")
 
 
 def calling_trainer(callback: Any) -> Any:
@@ -43,6 +43,8 @@ class CrashGuard:
         self._wrapped: list[tuple[Any, str, Any]] = []
         handler = trainer.callback_handler
         owners = [(trainer, name) for name in _STEPS_OF_THE_LOOP] + [(handler, "call_event")]
+        if not hasattr(trainer, "_run_epoch"):
+            owners.append((trainer.optimizer, "step"))
         # the callbacks hear that training begins; the last one has yet to, from a call_event that is not wrapped
         owners.append((handler.callbacks[-1], "on_train_begin"))
         for owner, name in owners:

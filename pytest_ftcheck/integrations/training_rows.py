@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, SequentialSampler
 
+from ..instruments.batches import tensors_in
 from ..instruments.global_state import preserved_globals
 from ..instruments.kept_attributes import ObjectAttributes
 from ..instruments.undo import Undo
 
 #: Rows of the probe batch. On 16 rows the loss of a healthy fine-tune rose now and then; on 64 it did not.
 ROWS = 64
+#: Tokens of the probe batch, padding included: 64 rows of 512, the longest that the usual encoders take. Of longer rows fewer are taken,
+#: down to `LEAST_ROWS`: a probe must not need more memory than the training's own batches do.
+TOKENS, LEAST_ROWS = 64 * 512, 8
 
 
 def training_rows(loader: Any, rows: int = ROWS, within: int | None = None) -> Any:
@@ -21,6 +26,7 @@ def training_rows(loader: Any, rows: int = ROWS, within: int | None = None) -> A
     Read are data sets with ``__getitem__`` and ``__len__``, through ``collate_fn``. A stream is not: what is read of it, the training
     would miss. The rows are chosen by a generator of their own, because a training set may be sorted by label.
 
+    :param rows: at most so many; fewer of rows that are long (`TOKENS`).
     :param within: the training reads only so many rows: the first ones, if it does not shuffle.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
@@ -46,9 +52,18 @@ def training_rows(loader: Any, rows: int = ROWS, within: int | None = None) -> A
         undo.keep(ObjectAttributes(owner))
     with preserved_globals():
         try:
-            return collate(_items(dataset, chosen.tolist()))
+            items = _items(dataset, chosen.tolist())
+            batch = collate(items)
+            fitting = max(LEAST_ROWS, TOKENS // _tokens_of_a_row(batch))
+            return batch if fitting >= len(items) else collate(items[:: -(-len(items) // fitting)])
         finally:
             undo.restore()
+
+
+def _tokens_of_a_row(batch: Any) -> int:
+    """The width of the widest tensor of whole numbers; 1: there is none."""
+    whole = [t for t in tensors_in(batch) if t.dim() >= 2 and not t.is_floating_point() and not t.is_complex()]
+    return max([1, *(math.prod(t.shape[1:]) for t in whole)])
 
 
 def _items(dataset: Any, chosen: list[int]) -> Any:

@@ -147,14 +147,27 @@ def resolve_scheduler(
     """The user's scheduler; else the recipe's, with the recipe's optimizer only; else none."""
     if scheduler is None:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.lr_factor) if own_optimizer else None
-    if callable(getattr(scheduler, "step", None)):
+    if callable(getattr(scheduler, "step", None)) and not isinstance(scheduler, type):
         undo.keep(SchedulerSnapshot(scheduler))
         return scheduler
     if not callable(scheduler):
         raise TypeError(
             f"scheduler is {describe_type(scheduler)}: expected a learning-rate scheduler or a callable(optimizer) -> scheduler"
         )
-    built = scheduler(optimizer)
+    built = _built_scheduler(scheduler, optimizer)
     if not callable(getattr(built, "step", None)):
         raise TypeError(f"scheduler(optimizer) returned {describe_type(built)}: expected a learning-rate scheduler")
     return built
+
+
+def _built_scheduler(factory: Any, optimizer: torch.optim.Optimizer) -> Any:
+    """What the user's function, or class, makes of the optimizer."""
+    if not isinstance(factory, type):
+        return factory(optimizer)
+    try:
+        return factory(optimizer)
+    except TypeError as error:
+        raise TypeError(
+            f"scheduler={factory.__name__} is a class, called with the optimizer alone, and raised TypeError: {error}; expected a "
+            f"learning-rate scheduler or a callable(optimizer) -> scheduler: lambda optimizer: {factory.__name__}(optimizer, ...)"
+        ) from error

@@ -19,6 +19,7 @@ from ..core.intent import Intent
 from ..core.observations import Descent, Metric, Reading, Tensor
 from ..core.recipe import Recipe
 from ..core.trace import Trace
+from ..instruments.averaged_weights import averaged_weights
 from ..instruments.batches import MOST, Batches, device_of, in_words, row_count, split, to_device
 from ..instruments.environment import environment, thread_share
 from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
@@ -272,7 +273,8 @@ class FinetuneRun:
                     self._probe_runner.stepped(len(recorder.steps) - 1)
                 since_step = []
                 if self._loss_tracker is not None and len(recorder.steps) in self._loss_tracker.when:
-                    self._loss_tracker.evaluate(len(recorder.steps))
+                    with averaged_weights(recorder.optimizers.innermost()):
+                        self._loss_tracker.evaluate(len(recorder.steps))
             value = None if loss is None else float(loss)
             if listener and i + 1 < total:
                 listener.progress(i + 1, total, value)
@@ -336,15 +338,8 @@ class FinetuneRun:
         metrics: tuple[Metric, ...] = ()
         noise: dict[str, float | None] = {}
         if not partial:
-            if self._loss_tracker is not None:
-                self._loss_tracker.evaluate(len(self._recorder.steps))
-            metrics = self._final_metrics()
-            if "noise" in self._probes and self._reader is not None:
-                noise = self._gradient_noise(self._reader, fields["tensors"])
-            if self._probe_runner is not None:
-                self._probe_runner.context.tensors = fields["tensors"]
-                self._probe_runner.after(self._out_of_time)
-                self._notes += self._probe_runner.context.notes
+            with averaged_weights(self._recorder.optimizers.innermost()):
+                metrics, noise = self._measure_at_end(fields["tensors"])
         without_batches = "the batches could not be read" if self._reader is None else None
         return build_trace(
             "finetune",
@@ -363,6 +358,20 @@ class FinetuneRun:
             stopped=self._stopped,
             notes=tuple(self._notes),
         )
+
+    def _measure_at_end(self, tensors: Sequence[Tensor]) -> tuple[tuple[Metric, ...], dict[str, float | None]]:
+        """The loss on fixed rows, the metrics, the rounding noise of small gradients; and the probes' last moment."""
+        noise: dict[str, float | None] = {}
+        if self._loss_tracker is not None:
+            self._loss_tracker.evaluate(len(self._recorder.steps))
+        metrics = self._final_metrics()
+        if "noise" in self._probes and self._reader is not None:
+            noise = self._gradient_noise(self._reader, tensors)
+        if self._probe_runner is not None:
+            self._probe_runner.context.tensors = tuple(tensors)
+            self._probe_runner.after(self._out_of_time)
+            self._notes += self._probe_runner.context.notes
+        return metrics, noise
 
     def _final_metrics(self) -> tuple[Metric, ...]:
         metrics: tuple[Metric, ...] = ()

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.recipe import Recipe
+from ..instruments.averaged_weights import start_training
 from ..instruments.batches import device_of, to_device
 from ..instruments.optimizers import expects_metric, needs_closure
 from ..instruments.reader import Reader
@@ -46,6 +47,8 @@ class TrainingStep:
         self._scaler = torch.amp.GradScaler("cuda") if scaled else None
         self._scheduler_takes_loss = ours and scheduler is not None and expects_metric(scheduler)
         self._closure = ours and needs_closure(optimizer)
+        if ours:
+            start_training(optimizer)
 
     def run(self, batch: Any) -> tuple[Any, str | None]:
         """One iteration; the loss, and why backward could not run, if so."""

@@ -76,8 +76,9 @@ class WatchedLoop:
             raise ValueError(
                 "probes is given without probe_batch: there is nothing to measure on; pass both or neither"
             )
-        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-            raise TypeError(f"scheduler is {describe_type(scheduler)}: expected a learning-rate scheduler")
+        if isinstance(scheduler, type) or (scheduler is not None and not callable(getattr(scheduler, "step", None))):
+            given = f"the class {scheduler.__name__}" if isinstance(scheduler, type) else describe_type(scheduler)
+            raise TypeError(f"scheduler is {given}: expected a learning-rate scheduler")
         model, head = unwrapped(model), without_wrappers(model, head)
         check_parameters(model)
         arguments.instance("intent", intent, Intent, "a pytest_ftcheck.Intent", optional=True)

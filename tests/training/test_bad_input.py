@@ -340,6 +340,12 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
         ("optimizer", lambda m: None, TypeError, ("optimizer(model) returned a NoneType",)),
         ("scheduler", 3, TypeError, ("scheduler is an int", "expected a learning-rate scheduler")),
         ("scheduler", lambda o: None, TypeError, ("scheduler(optimizer) returned a NoneType",)),
+        (
+            "scheduler",
+            torch.optim.lr_scheduler.StepLR,
+            TypeError,
+            ("scheduler=StepLR is a class", "'step_size'", "lambda optimizer: StepLR(optimizer, ...)"),
+        ),
         ("loss_fn", 3, TypeError, ("loss_fn is an int", "callable")),
         ("forward", 3, TypeError, ("forward is an int", "callable")),
         ("forward", lambda m, b: {"logits": 1}, TypeError, ("forward returned a dict", "expected the logits")),
@@ -537,6 +543,7 @@ def test_watch_refuses_what_it_cannot_watch(rows):
     for arguments, given, error, words in (
         (("model", optimizer), {}, TypeError, "the first argument is a str"),
         ((model, scheduler), {}, TypeError, "optimizer is a ConstantLR"),
+        ((model, optimizer), {"scheduler": type(scheduler)}, TypeError, "scheduler is the class ConstantLR: expected"),
         ((model, optimizer), {"scheduler": 3}, TypeError, "scheduler is an int"),
         ((model, optimizer), {"loss_fn": 3}, TypeError, "loss_fn is an int"),
         ((model, optimizer), {"loss_fn": lambda m, b: 0}, ValueError, "loss_fn is given without probe_batch"),

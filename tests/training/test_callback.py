@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from trainers import SoftmaxTwice, make_rows, make_trainer
 from transformers import Trainer, TrainerCallback
 
 from pytest_ftcheck import CheckFailed, FtcheckCallback
+from pytest_ftcheck.integrations.trainer_guard import CrashGuard
 
 pytestmark = pytest.mark.trains
 SHORT = 6
@@ -71,7 +73,7 @@ def test_a_second_training_is_watched_anew():
     assert len(callback.trace.steps) == SHORT
 
 
-@pytest.mark.parametrize("crash", ["compute_loss", "get_batch_samples", "evaluate", "another callback"])
+@pytest.mark.parametrize("crash", ["compute_loss", "get_batch_samples", "evaluate", "another callback", "optimizer"])
 def test_when_the_training_crashes_the_hooks_are_off_before_anybody_can_catch_the_error(crash):
     def raises(*given, **options):
         if trainer.state.global_step == 2:
@@ -83,12 +85,19 @@ def test_when_the_training_crashes_the_hooks_are_off_before_anybody_can_catch_th
             if state.global_step == 3:
                 raise KeyboardInterrupt("stop")
 
+    class Crashes(torch.optim.AdamW):
+        def step(self, *given, **options):
+            if trainer.state.global_step == 2:
+                raise KeyboardInterrupt("stop")
+            return super().step(*given, **options)
+
     callback = FtcheckCallback(raises=True)
+    optimizers = (lambda model: (Crashes(model.parameters(), lr=1e-3), None)) if crash == "optimizer" else None
     arguments = {"eval_strategy": "steps", "eval_steps": 1} if crash == "evaluate" else {}
-    trainer = short(callback, arguments=arguments, eval_dataset=make_rows()[:8])
+    trainer = short(callback, arguments=arguments, eval_dataset=make_rows()[:8], optimizers=optimizers)
     if crash == "another callback":
         trainer.add_callback(Raises())
-    else:
+    elif crash != "optimizer":
         original = getattr(trainer, crash)
         setattr(trainer, crash, raises)
     callbacks = list(trainer.callback_handler.callbacks)
@@ -96,7 +105,8 @@ def test_when_the_training_crashes_the_hooks_are_off_before_anybody_can_catch_th
         trainer.train()
     assert hooks() == 0
     assert trainer.callback_handler.callbacks == callbacks
-    assert "training_step" not in vars(trainer)
+    assert not {"training_step", "_run_epoch"} & set(vars(trainer))
+    assert getattr(trainer.optimizer.step, "__code__", None) is not CrashGuard._guarded(None, print).__code__
     assert "KeyboardInterrupt" in callback.trace.stopped
 
 

@@ -70,15 +70,15 @@ def check_head_needed(trace: Trace) -> Verdict:
             measured=f"{measured}; the linear layer by ridge regression on {simple.rows} training rows",
             notes=_notes(found),
         )
-    headline = _headline(found, learned)
+    headline = _headline(found, learned, has_head=bool(trace.head))
     return Verdict(NAME, "pass", headline, evidence=_rows(found), measured=measured, notes=_notes(found))
 
 
-def _headline(found: Counterfactuals, learned: bool) -> str:
+def _headline(found: Counterfactuals, learned: bool, *, has_head: bool) -> str:
     trained = found.trained.accuracy
     head = next((p for p in found.parts if p.part == "head"), None)
     if head is None:
-        return "The head was not trained; parts of the base were reset."
+        return f"{'The head was not trained' if has_head else 'The model has no head'}; parts of the base were reset."
     if found.baseline is not None and not learned:
         return (
             f"Nothing to compare: the trained model is right for {percent(trained)} of {plural(found.rows, 'row')}, the majority baseline "
