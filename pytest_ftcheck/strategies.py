@@ -17,14 +17,15 @@ from typing import Any
 from hypothesis import register_random
 from hypothesis import strategies as st
 
-from .core import init_distributions
+from .core import arguments, init_distributions
+from .core.formatting import as_given
 from .core.hypothesis_target import toward_border
 from .core.init_distributions import FANS
 from .core.init_scheme import TORCH_BIAS, InitScheme
 from .core.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from .core.seeding import reseed
 from .initialization.heads import ACTIVATIONS, Head
-from .instruments.token_batches import TokenBatches
+from .instruments.token_batches import TokenBatches, checked_spec
 
 __all__ = [
     "Head",
@@ -83,14 +84,13 @@ def init_schemes(
     stds, gains = _logarithmic("std", std), _logarithmic("gain", gain)
     names = _choice("kinds", KINDS if kinds is None else kinds, (*KINDS, *SPECIAL))
     shapes = [(nonlinearity, fan) for nonlinearity in _NONLINEARITIES for fan in _choice("fans", fans, FANS)]
-    if not isinstance(positions, bool):
-        raise TypeError(f"positions={positions!r}: expected True or False")
-    if isinstance(bias, str) or not isinstance(bias, Sequence) or not bias:
-        raise TypeError(f"bias={bias!r}: expected one or more values such as (0.0, 'torch')")
-    for value in bias:
-        known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if value != TORCH_BIAS and not known:
-            raise ValueError(f"bias={bias!r}: expected finite numbers, or {TORCH_BIAS!r}")
+    arguments.flag("positions", positions)
+    bias = arguments.items("bias", bias, "one or more values such as (0.0, 'torch')")
+    if not bias:
+        raise ValueError("bias is empty: expected one or more values such as (0.0, 'torch')")
+    for i, value in enumerate(bias):
+        if not (isinstance(value, str) and value == TORCH_BIAS):
+            arguments.number(f"bias[{i}]", value, accepted=f"finite numbers, or {TORCH_BIAS!r}")
     plain = st.sampled_from(names).flatmap(lambda name: _of_kind(name, stds, gains, shapes))
     biases = st.sampled_from(list(bias))
     layers = st.sampled_from(["alike", "last zero", "last half", "first half"] if positions else ["alike"])
@@ -165,8 +165,7 @@ def heads(
     low, high = _whole("widths", (min(8, in_features), in_features) if widths is None else widths, least=1)
     names = _choice("activations", activations, tuple(ACTIVATIONS))
     shares = _shares("dropout", dropout)
-    if layer_norm not in (None, True, False):
-        raise TypeError(f"layer_norm={layer_norm!r}: expected True, False or None")
+    arguments.flag("layer_norm", layer_norm, optional=True)
     norms = st.booleans() if layer_norm is None else st.just(layer_norm)
 
     @st.composite
@@ -214,7 +213,7 @@ def recipes(
     """
     decay = _pair("weight_decay", weight_decay)
     if decay[0] < 0:
-        raise ValueError(f"weight_decay={weight_decay!r}: expected numbers >= 0")
+        raise ValueError(f"weight_decay={as_given(weight_decay)}: expected numbers >= 0")
     return st.builds(
         Recipe,
         optimizer=st.sampled_from(_choice("optimizers", optimizers, tuple(OPTIMIZERS))),
@@ -262,14 +261,17 @@ def batches(
         _whole(name, value, least=1) for name, value in (("count", count), ("rows", rows), ("words", words))
     )
     sides = _choice("padding", padding, ("right", "left"))
-    if not isinstance(every_class, bool):
-        raise TypeError(f"every_class={every_class!r}: expected True or False")
+    arguments.flag("every_class", every_class)
     fixed = {"classes": classes, "layout": layout, **task}
     most = {"batches": counts[1], "rows": sizes[1], "empty_classes": 0 if every_class else classes - 1}
-    TokenBatches(**most, **fixed)  # validates them, and that there is room for all classes
+    sizes_of_all = {"shortest": lengths[0], "longest": lengths[1]}
+    try:  # validates them, and that there is room for all classes
+        checked_spec(**most, **sizes_of_all, **fixed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("batches=", "count=").replace("longest=", "words=")) from None
     shares = None if majority is None else _pair("majority", majority)
     if shares and not 1 / classes <= shares[0] <= shares[1] <= 1:
-        raise ValueError(f"majority={majority!r}: expected shares from {1 / classes:.3g} to 1")
+        raise ValueError(f"majority={as_given(majority)}: expected shares from {1 / classes:.3g} to 1")
 
     @st.composite
     def strategy(draw: st.DrawFn) -> TokenBatches:
@@ -308,7 +310,8 @@ def seeds(*, max_value: int = 2**32 - 1) -> st.SearchStrategy[int]:
     >>> find(seeds(), lambda seed: True, settings=settings(database=None))
     0
     """
-    return st.integers(0, _whole("max_value", max_value, least=0)[1])
+    arguments.whole("max_value", max_value, least=0)
+    return st.integers(0, max_value)
 
 
 class _TorchRandom:
@@ -340,35 +343,42 @@ register_random(_TORCH_RANDOM)
 # ---------------------------------------------------------------------- ranges
 def _pair(name: str, value: Any) -> tuple[float, float]:
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in pair):
-        raise TypeError(f"{name}={value!r}: expected a number, or (lowest, highest)")
+    expected = "a number, or (lowest, highest)"
+    if len(pair) != 2:
+        raise TypeError(f"{name}={as_given(value)}: expected {expected}")
     low, high = pair
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"{name}={value!r}: expected finite numbers, the lowest first")
+    for i, end in enumerate(pair):
+        arguments.number(f"{name}[{i}]" if pair is value else name, end, accepted=expected)
+    if low > high:
+        raise ValueError(f"{name}={as_given(value)}: expected finite numbers, the lowest first")
     return low, high
 
 
-def _whole(name: str, value: Any, *, least: int) -> tuple[int, int]:
+def _whole(name: str, value: Any, *, least: int, most: int = arguments.MOST_ITEMS) -> tuple[int, int]:
     low, high = _pair(name, value)
     if not isinstance(low, int) or not isinstance(high, int):
-        raise TypeError(f"{name}={value!r}: expected whole numbers")
-    if low < least:
-        raise ValueError(f"{name}={value!r}: expected whole numbers >= {least}")
+        raise TypeError(f"{name}={as_given(value)}: expected whole numbers")
+    if not least <= low <= high <= most:
+        raise ValueError(f"{name}={as_given(value)}: expected whole numbers >= {least} and <= {most:,}")
     return low, high
 
 
 def _choice(name: str, value: Any, known: tuple[str, ...]) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise TypeError(f"{name}={value!r}: expected one or more of {', '.join(known)}")
-    if unknown := [v for v in value if v not in known]:
-        raise ValueError(f"{name}={value!r}: {unknown[0]!r} is none of {', '.join(known)}")
-    return list(value)
+    expected = f"one or more of {', '.join(known)}"
+    if isinstance(value, str):
+        raise TypeError(f"{name}={as_given(value)}: expected {expected}")
+    names = arguments.texts(name, value, expected)
+    if not names:
+        raise ValueError(f"{name} is empty: expected {expected}")
+    if unknown := [v for v in names if v not in known]:
+        raise ValueError(f"{name}={as_given(value)}: {as_given(unknown[0])} is none of {', '.join(known)}")
+    return list(names)
 
 
 def _shares(name: str, value: Any) -> st.SearchStrategy[float]:
     low, high = _pair(name, value)
     if not 0 <= low <= high < 1:
-        raise ValueError(f"{name}={value!r}: expected shares from 0 to below 1")
+        raise ValueError(f"{name}={as_given(value)}: expected shares from 0 to below 1")
     between = [k / 10 for k in range(1, 10) if low < k / 10 < high]
     return st.sampled_from(list(dict.fromkeys([low, *between, high])))
 
@@ -388,7 +398,7 @@ def _logarithmic(name: str, value: Any) -> st.SearchStrategy[float]:
     """
     low, high = _pair(name, value)
     if low <= 0:
-        raise ValueError(f"{name}={value!r}: expected numbers > 0")
+        raise ValueError(f"{name}={as_given(value)}: expected numbers > 0")
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     marks = [float(f"{first}e{decade}") for decade in decades for first in _ROUND]
     edges = [float(low), *(mark for mark in marks if low < mark < high), float(high)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..core import arguments
+from ..core.formatting import as_given
 from ..instruments.probe import ModelProbe, ProbeBase
 from .loop.record import LoopCalls
 from .room_modules import room_modules
@@ -39,11 +41,12 @@ def chosen_probes(probes: Sequence[str] | None) -> tuple[str, ...]:
     if probes is None:
         on_request = {kind.name for kind in PROBE_CLASSES if not kind.default}
         return tuple(p for p in PROBES if p not in on_request)
-    names = tuple(probes) if isinstance(probes, Iterable) and not isinstance(probes, str) else None
-    if names is None or not all(isinstance(p, str) for p in names):
-        raise TypeError(f"probes={probes!r}: expected a sequence of names, any of {', '.join(PROBES)}")
+    expected = f"a sequence of names, any of {', '.join(PROBES)}"
+    if isinstance(probes, str):
+        raise TypeError(f"probes={as_given(probes)}: expected {expected}")
+    names = arguments.texts("probes", probes, expected)
     if unknown := [p for p in names if p not in PROBES]:
-        raise ValueError(f"probes={probes!r}: {unknown[0]!r} is none of {', '.join(PROBES)}")
+        raise ValueError(f"probes={as_given(probes)}: {unknown[0]!r} is none of {', '.join(PROBES)}")
     return names
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from . import arguments
+from .formatting import as_given, describe_type
 from .observations import (
     Descent,
     Gradients,
@@ -129,7 +131,20 @@ def example_trace(**changes: Any) -> Trace:
 
     Fields named in ``changes`` replace those of the example.
 
+    :raises TypeError: no such field, or a value of another type.
+
     >>> example_trace()
     <Trace of 20 steps in 1.0 s: 4 tensors, head classifier, loss 0.700 -> 0.320>
     """
-    return dataclasses.replace(_example(), **changes)
+    example = _example()
+    for name, value in changes.items():
+        if name not in Trace.__dataclass_fields__:
+            raise TypeError(f"{name}={as_given(value)}: a Trace has no field of this name")
+        default = getattr(example, name)
+        if isinstance(default, (tuple, dict, str, float)):  # as is written by hand: steps=20
+            kind = (int, float) if isinstance(default, float) else type(default)
+            arguments.instance(name, value, kind, f"{describe_type(default)}, as in the example")
+        if isinstance(default, tuple) and default and not isinstance(default[0], str):
+            for i, item in enumerate(value):
+                arguments.instance(f"{name}[{i}]", item, type(default[0]), describe_type(default[0]))
+    return dataclasses.replace(example, **changes)

@@ -9,9 +9,15 @@ from __future__ import annotations
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from . import arguments
+from .formatting import as_given
+
+T = TypeVar("T")
 
 #: Bytes of a file that is read. The trace of a run of 600 steps has 4 MB, a page of 50 fine-tunes 10 MB.
 LARGEST = 256 * 1024**2
@@ -79,6 +85,30 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_text(path: str | os.PathLike[str], text: str) -> None:
+    """`write_atomically`, with errors that name the argument ``path``.
+
+    :raises TypeError, ValueError: no path, or none of a regular file.  :raises OSError: the error of the system.
+    """
+    named = arguments.path("path", path)
+    try:
+        write_atomically(named, text)
+    except ValueError as error:
+        raise ValueError(f"path={as_given(named)}: {error}") from None
+
+
+def load_text(path: str | os.PathLike[str], parsed: Callable[[str], T]) -> T:
+    """What is made of the text of a file, with errors that name the argument ``path``.
+
+    :raises TypeError, ValueError: no path, none of a regular file, or a text that is refused.  :raises OSError: the error of the system.
+    """
+    named = arguments.path("path", path)
+    try:
+        return parsed(read_text(named))
+    except ValueError as error:
+        raise ValueError(f"path={as_given(named)}: {error}") from None
 
 
 def append(path: str | os.PathLike[str], text: str) -> None:

@@ -54,6 +54,18 @@ def describe_type(value: Any) -> str:
     return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
 
 
+def as_given(value: Any, width: int = 80) -> str:
+    """An argument's value for an error: its ``repr`` on one line, cut, harmless; where there is none, its type.
+
+    >>> as_given(-1.0), as_given("a\\nb"), as_given([0] * 1000)[:12], len(as_given([0] * 1000)), as_given(10**5000)
+    ('-1.0', "'a\\\\nb'", '[0, 0, 0, 0,', 80, 'an int whose repr raises ValueError')
+    """
+    try:
+        return one_line(repr(value), width)
+    except Exception as error:  # noqa: BLE001 - the user's object; python's own for a number of very many digits
+        return f"{describe_type(value)} whose repr raises {type(error).__name__}"
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage with two or three significant digits.
 
@@ -253,7 +265,10 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if value is None or isinstance(value, (int, float)):
         return number(value)
-    return one_line(str(value), 72)
+    try:
+        return one_line(str(value), 72)
+    except Exception as error:  # noqa: BLE001 - an object of the user's
+        return f"{describe_type(value)} whose text raises {type(error).__name__}"
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | None = None) -> list[str]:

@@ -6,6 +6,9 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from . import arguments
+from .formatting import as_given
+
 if TYPE_CHECKING:
     from .verdict import Verdict
 
@@ -36,9 +39,8 @@ def toward_border(margin: float | Verdict, *, label: str = "margin") -> None:
             return
         margin = margin.margin
     if isinstance(margin, bool) or not isinstance(margin, (int, float)):
-        raise TypeError(f"margin={margin!r}: expected a number or a Verdict")
-    if not isinstance(label, str):
-        raise TypeError(f"label={label!r}: expected a string")
+        raise TypeError(f"margin={as_given(margin)}: expected a number or a Verdict")
+    arguments.text("label", label)
     if not in_example():
         return
     from hypothesis import target  # loaded already, or no example could run

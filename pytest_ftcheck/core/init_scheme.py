@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .arguments import number, one_of, positive
-from .formatting import PrintedAsRepr
+from .arguments import as_number, flag, instance, items, number, one_of, positive, whole
+from .arguments import seed as seed_of
+from .formatting import PrintedAsRepr, as_given
 from .init_distributions import FANS, NONLINEARITIES, Draw
 from .late_binding import provided
 
@@ -47,6 +48,16 @@ class InitScheme(PrintedAsRepr):
     #: How the first, and the last, linear layer is initialised, where that differs.
     first: InitScheme | None = None
     last: InitScheme | None = None
+
+    def __post_init__(self) -> None:
+        instance("weight", self.weight, Draw, "what InitScheme.normal() and the other constructors make")
+        if not (isinstance(self.bias, str) and self.bias == TORCH_BIAS):
+            number("bias", self.bias, accepted=f"a number, or {TORCH_BIAS!r}")
+        for i, share in enumerate(() if self.prior is None else items("prior", self.prior, "one number a class")):
+            number(f"prior[{i}]", share, above=0, below=1)
+        flag("tags", self.tags)
+        for name in ("first", "last"):
+            instance(name, getattr(self, name), InitScheme, "an InitScheme or None", optional=True)
 
     # ------------------------------------------------------------------ constructors
     @classmethod
@@ -105,9 +116,7 @@ class InitScheme(PrintedAsRepr):
     def sparse(cls, sparsity: float = 0.1, std: float = 0.01) -> InitScheme:
         """N(0, std) with a share ``sparsity`` of each column at zero (Martens 2010)."""
         positive(std=std)
-        number("sparsity", sparsity)
-        if not 0 <= sparsity < 1:
-            raise ValueError(f"sparsity={sparsity!r}: expected a share from 0 to below 1")
+        number("sparsity", sparsity, least=0, below=1)
         return cls(Draw("sparse", std=float(std), sparsity=float(sparsity)))
 
     @classmethod
@@ -135,16 +144,15 @@ class InitScheme(PrintedAsRepr):
     @classmethod
     def mup(cls, std: float = 0.02, base_width: int = 64) -> InitScheme:
         """muP: N(0, std * sqrt(base_width / fan_in)), for the last layer N(0, std * base_width / fan_in) (Yang and Hu 2021)."""
-        positive(std=std, base_width=base_width)
-        if not isinstance(base_width, int):
-            raise TypeError(f"base_width={base_width!r}: expected a whole number")
+        positive(std=std)
+        whole("base_width", base_width, least=1)
         return cls(Draw("mup", std=float(std), base_width=base_width))
 
     # ------------------------------------------------------------------ refinements
     def with_bias(self, value: float | str) -> InitScheme:
         """Biases that start at ``value``; ``"torch"``: uniform up to 1/sqrt(fan_in)."""
         if not (isinstance(value, str) and value == TORCH_BIAS):
-            number("value", value)
+            number("value", value, accepted=f"a number, or {TORCH_BIAS!r}")
             value = float(value)
         return replace(self, bias=value)
 
@@ -154,17 +162,15 @@ class InitScheme(PrintedAsRepr):
         :param shares: one above 0 a class, together 1; with ``tags`` each between 0 and 1, and the bias is the log-odds.
         """
         # a tensor or array, too: torch.bincount(y) / len(y)
-        listed = shares.tolist() if hasattr(shares, "tolist") else shares
-        if isinstance(listed, str) or not isinstance(listed, Iterable):
-            raise TypeError(f"shares={shares!r}: expected one number a class")
-        values = tuple(listed)
+        values = tuple(as_number(v) for v in items("shares", shares, "one number a class"))
         if not values:
-            raise ValueError(f"shares={shares!r}: expected one number a class")
-        for value in values:
-            number("shares", value)
+            raise ValueError(f"shares={as_given(shares)}: expected one number a class")
+        for i, value in enumerate(values):
+            number(f"shares[{i}]", value)
+        flag("tags", tags)
         if any(not 0 < v < 1 for v in values) or (not tags and (len(values) < 2 or abs(sum(values) - 1) > 1e-3)):
             wanted = "each between 0 and 1" if tags else "two or more above 0 that sum to 1"
-            raise ValueError(f"shares={shares!r}: expected {wanted}")
+            raise ValueError(f"shares={as_given(shares)}: expected {wanted}")
         return replace(self, prior=tuple(float(v) for v in values), tags=bool(tags))
 
     def with_last(self, scheme: InitScheme) -> InitScheme:
@@ -191,6 +197,8 @@ class InitScheme(PrintedAsRepr):
     # ------------------------------------------------------------------ use
     def at(self, position: int, layers: int) -> InitScheme:
         """The scheme of one linear layer of ``layers``, 0 being the first."""
+        whole("layers", layers, least=1)
+        whole("position", position, least=0, most=layers - 1)
         if position == layers - 1:
             scheme = self.last or self
             return replace(scheme, prior=self.prior, tags=self.tags) if self.prior and not scheme.prior else scheme
@@ -209,6 +217,7 @@ class InitScheme(PrintedAsRepr):
         >>> round(head[0].weight.std().item(), 3), head[0].bias.any().item()
         (0.02, False)
         """
+        seed_of("seed", seed)
         applied: M = provided("apply_scheme")(self, module, seed, only)
         return applied
 
@@ -249,5 +258,5 @@ def _kaiming(kind: str, nonlinearity: str, fan: str, slope: float) -> Draw:
 
 def _scheme(name: str, value: Any) -> InitScheme:
     if not isinstance(value, InitScheme):
-        raise TypeError(f"{name}={value!r}: expected an InitScheme")
+        raise TypeError(f"{name}={as_given(value)}: expected an InitScheme")
     return value

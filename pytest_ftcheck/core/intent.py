@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import arguments
-from .formatting import describe_type
+from .formatting import as_given, describe_type, one_line
 from .init_scheme import InitScheme
 from .recipe import OPTIMIZERS, SCHEDULES, Recipe
 
@@ -70,8 +70,9 @@ class Intent:
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         arguments.one_of("task", self.task, TASKS, optional=True)
         arguments.one_of("schedule", self.schedule, SCHEDULES, optional=True)
-        if self.optimizer is not None and not isinstance(self.optimizer, str):
-            raise TypeError(f"optimizer={self.optimizer!r}: expected the name of an optimizer class, such as 'AdamW'")
+        arguments.text(
+            "optimizer", self.optimizer, optional=True, expected="the name of an optimizer class, such as 'AdamW',"
+        )
         if self.optimizer == "":
             raise ValueError("optimizer='': expected the name of an optimizer class, such as 'AdamW', or None")
         for name in ("peak_lr", "max_grad_norm", "weight_decay"):
@@ -83,33 +84,33 @@ class Intent:
         smallest = {"warmup_steps": 0, "total_steps": 1, "accumulation": 1, "pad_token_id": None, "thaw_step": 0}
         for name, least in smallest.items():
             arguments.whole(name, getattr(self, name), least=least, optional=True)
-        if self.no_decay not in (None, True, False):
-            raise TypeError(f"no_decay={self.no_decay!r}: expected True, False or None")
+        arguments.flag("no_decay", self.no_decay, optional=True)
         if self.dropout is not None and not isinstance(self.dropout, bool):
             arguments.number("dropout", self.dropout, least=0, optional=True)
             if self.dropout >= 1:
-                raise ValueError(f"dropout={self.dropout!r}: expected True, False or a rate below 1")
+                raise ValueError(f"dropout={as_given(self.dropout)}: expected True, False or a rate below 1")
         object.__setattr__(self, "tied", _pairs(self.tied))
         expected = "a mapping parameter name -> tensor"
-        arguments.instance("pretrained", self.pretrained, Mapping, expected, optional=True)
-        for name, values in (self.pretrained or {}).items():
-            if not isinstance(name, str):
-                raise TypeError(f"pretrained has the key {name!r}: expected the name of a parameter")
-            if not all(hasattr(values, part) for part in ("shape", "dtype", "detach")):
-                raise TypeError(f"pretrained[{name!r}] is {describe_type(values)}: expected a tensor")
+        given = {} if self.pretrained is None else arguments.mapping("pretrained", self.pretrained, expected)
+        for name, values in given.items():
+            if not all(_has(values, part) for part in ("shape", "dtype", "detach")):
+                raise TypeError(f"pretrained[{as_given(name)}] is {describe_type(values)}: expected a tensor")
 
     def wants_trained(self, name: str) -> bool | None:
         """Whether the parameter of that name should learn; None: not declared."""
+        arguments.text("name", name)
         if _any(self.frozen, name) or _any(self.unused, name):
             return False
         return _any(self.trained, name) if self.trained else None
 
     def wants_frozen(self, name: str) -> bool:
         """Whether the parameter of that name was declared frozen."""
+        arguments.text("name", name)
         return _any(self.frozen, name)
 
     def is_unused(self, name: str) -> bool:
         """Whether the parameter of that name was declared to take no part in the forward pass."""
+        arguments.text("name", name)
         return _any(self.unused, name)
 
     def lr_at(self, step: int) -> float | None:
@@ -118,6 +119,7 @@ class Intent:
         >>> Intent(peak_lr=1e-3, schedule="linear", warmup_steps=4, total_steps=12).lr_at(8)
         0.0005
         """
+        arguments.whole("step", step, least=0)
         if self.peak_lr is None or self.schedule is None:
             return None
         warm = self.warmup_steps or 0
@@ -140,6 +142,7 @@ class Intent:
 
     def filled(self, recipe: Recipe) -> Intent:
         """Fields left out are taken from the recipe, whose own optimizer and schedule do the training."""
+        arguments.instance("recipe", recipe, Recipe, "a pytest_ftcheck.Recipe")
         known: dict[str, Any] = {
             "optimizer": OPTIMIZERS[recipe.optimizer],
             "peak_lr": recipe.lr,
@@ -162,8 +165,8 @@ class Intent:
         >>> intent.trained, intent.frozen
         (('classifier.',), ('encoder.', 'pooler.'))
         """
-        known = list(names)
-        shown = ", ".join(known[:3])
+        known, head = list(arguments.texts("names", names)), arguments.texts("head", head)
+        shown = one_line(", ".join(known[:3]), 200)
         resolved: dict[str, tuple[str, ...]] = {}
         for field in ("trained", "frozen", "unused"):
             prefixes: list[str] = []
@@ -172,14 +175,14 @@ class Intent:
                     found = _prefixes_of_part(pattern, known, head)
                     if not found:
                         raise ValueError(
-                            f"intent.{field}={pattern!r}: every parameter is in the head ({', '.join(head)})"
+                            f"intent.{field}={as_given(pattern)}: every parameter is in the head ({', '.join(head)})"
                         )
                     prefixes += found
                 elif any(_fits(pattern, n) for n in known):
                     prefixes.append(pattern)
                 else:
                     raise ValueError(
-                        f"intent.{field}={pattern!r} matches none of the {len(known)} parameters ({shown}, ...), and is no part "
+                        f"intent.{field}={as_given(pattern)} matches none of the {len(known)} parameters ({shown}, ...), and is no part "
                         f"({', '.join(PARTS)})"
                     )
             resolved[field] = tuple(dict.fromkeys(prefixes))
@@ -223,22 +226,20 @@ def _any(patterns: Iterable[str], name: str) -> bool:
 
 
 def _names(field: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if value is None:
-        return ()
+    expected = "a prefix or glob of parameter names, or a sequence of them"
+    return () if value is None else arguments.texts(field, value, expected)
+
+
+def _has(value: Any, part: str) -> bool:
     try:
-        names = tuple(value)
-    except TypeError:
-        names = (value,)
-    if not all(isinstance(n, str) for n in names):
-        raise TypeError(f"{field}={value!r}: expected a prefix or glob of parameter names, or a sequence of them")
-    return names
+        return hasattr(value, part)
+    except Exception:  # noqa: BLE001 - an object of the user's
+        return False
 
 
 def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    given = () if value is None else tuple(value) if isinstance(value, Iterable) else (value,)
+    given = () if value is None else arguments.items("tied", value, "pairs of parameter names")
     pairs = tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in given)
     if not all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs):
-        raise TypeError(f"tied={value!r}: expected pairs of parameter names")
+        raise TypeError(f"tied={as_given(value)}: expected pairs of parameter names")
     return pairs

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from . import arguments
-from .formatting import PrintedAsRepr
+from .formatting import PrintedAsRepr, as_given
 
 #: Names that `Recipe.optimizer` accepts; each is the class of that name in ``torch.optim``.
 OPTIMIZERS = {
@@ -88,17 +88,16 @@ class Recipe(PrintedAsRepr):
         arguments.number("warmup", self.warmup, least=0)
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(
-                f"warmup={self.warmup!r}: expected a share of the steps below 1, or a whole number of steps"
+                f"warmup={as_given(self.warmup)}: expected a share of the steps below 1, or a whole number of steps"
             )
-        arguments.whole("steps", self.steps, least=1)
+        arguments.whole("steps", self.steps, least=1, most=arguments.MOST_STEPS)
         arguments.seed("seed", self.seed)
         arguments.number("max_grad_norm", self.max_grad_norm, above=0, optional=True)
         arguments.number("max_seconds", self.max_seconds, above=0, optional=True)
-        arguments.whole("threads", self.threads, least=1, optional=True)
+        arguments.whole("threads", self.threads, least=1, most=arguments.MOST_THREADS, optional=True)
         arguments.one_of("dtype", self.dtype, DTYPES, optional=True)
         arguments.one_of("autocast", self.autocast, AUTOCASTS, optional=True)
-        if self.device is not None and not isinstance(self.device, str):
-            raise TypeError(f"device={self.device!r}: expected a string such as 'cpu' or 'cuda:0', or None")
+        arguments.text("device", self.device, optional=True, expected="a text such as 'cpu' or 'cuda:0'")
 
     def for_own_optimizer(self) -> Recipe:
         """The same for an optimizer of the user's own: gradients are clipped only if that was asked for.
@@ -119,6 +118,7 @@ class Recipe(PrintedAsRepr):
 
         The first step of a warm-up of W steps has 1/W, not 0: a step at zero would be wasted.
         """
+        arguments.whole("step", step, least=0)
         warm = self.warmup_steps
         if step < warm:
             return (step + 1) / warm

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import arguments
-from .files import read_text, write_atomically
-from .formatting import clean, one_line
+from .files import load_text, save_text
+from .formatting import as_given, clean, one_line
 from .intent import PARTS, Intent
 from .late_binding import provided
 from .measurement import M, Measurement, kind_of
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Version of the JSON layout; raised when a field changes its meaning or goes away.
 SCHEMA = 2
+#: What ``include=`` and ``ignore=`` of the checks accept.
+GLOBS = "a glob or a sequence of globs"
 #: In `Trace.skipped`: ``probes=`` was given, or its default applied, and this probe was not in it.
 NOT_NAMED = "not among the probes= of this run"
 
@@ -129,6 +131,7 @@ class Trace:
         >>> example_trace().measured(Modes) is None
         True
         """
+        _check_kind(kind)
         measurement = self.measurements.get(kind.probe)
         return measurement if isinstance(measurement, kind) else None
 
@@ -142,6 +145,8 @@ class Trace:
         >>> example_trace(skipped={"modes": "the run ended early"}).why_not_measured(Modes)
         'Not measured: the run ended early.'
         """
+        _check_kind(kind)
+        arguments.text("part", part, optional=True)
         reason = part or self.skipped.get(kind.probe) or self.skipped.get("all") or ""
         if kind.on_request and reason in ("", NOT_NAMED):
             reason = f"{kind.on_request}, so this probe runs only with probes=[{kind.probe!r}]"
@@ -159,11 +164,14 @@ class Trace:
         >>> example_trace().tensor("classifier.weight").part
         'head'
         """
+        arguments.text("name", name)
         for t in self.tensors:
             if t.name == name or name in t.aliases:
                 return t
         near = [t.name for t in self.tensors if name.rsplit(".", 1)[0] in t.name][:5]
-        raise ValueError(f"name={name!r}: no such tensor{'; did you mean ' + ', '.join(near) + '?' if near else ''}")
+        raise ValueError(
+            f"name={as_given(name)}: no such tensor{'; did you mean ' + ', '.join(near) + '?' if near else ''}"
+        )
 
     def select(
         self,
@@ -182,24 +190,28 @@ class Trace:
         ['classifier.weight']
         """
         arguments.one_of("part", part, PARTS)
+        include = None if include is None else _patterns("include", include)
+        ignore = None if ignore is None else _patterns("ignore", ignore)
         found = [t for t in self.tensors if part in ("all", t.part)]
         if not found:
-            raise ValueError(f"part={part!r}: the trace has no {part} tensors (head: {', '.join(self.head)})")
+            raise ValueError(f"part={as_given(part)}: the trace has no {part} tensors (head: {', '.join(self.head)})")
         for argument, patterns in (("include", include), ("ignore", ignore)):
-            for pattern in _patterns(argument, patterns):
+            for pattern in patterns or ():
                 if not any(_matches(pattern, t) for t in self.tensors):
                     names = ", ".join(t.name for t in self.tensors[:3])
                     raise ValueError(
-                        f"{argument}={pattern!r} matches none of the {len(self.tensors)} tensors ({names}, ...)"
+                        f"{argument}={as_given(pattern)} matches none of the {len(self.tensors)} tensors ({names}, ...)"
                     )
-        wanted, unwanted = _patterns("include", include), _patterns("ignore", ignore)
+        wanted, unwanted = include or (), ignore or ()
         chosen = tuple(
             t
             for t in found
             if (include is None or any(_matches(p, t) for p in wanted)) and not any(_matches(p, t) for p in unwanted)
         )
         if not chosen:
-            raise ValueError(f"part={part!r}, include={include!r}, ignore={ignore!r} leave no tensor to judge")
+            raise ValueError(
+                f"part={as_given(part)}, include={as_given(include)}, ignore={as_given(ignore)} leave no tensor to judge"
+            )
         return chosen
 
     # ------------------------------------------------------------------ writing
@@ -216,9 +228,10 @@ class Trace:
         >>> Trace.from_json(trace.to_json()) == trace
         True
         """
+        arguments.text("text", text)
         try:
             raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of more digits than python reads
             raise ValueError(f"not a trace: no valid JSON ({error})") from None
         if not isinstance(raw, dict) or "schema" not in raw:
             raise ValueError("not a trace: no field 'schema'")
@@ -241,7 +254,7 @@ class Trace:
 
         :raises ValueError: it is no regular file.  :raises OSError: it cannot be written; an old file is then unchanged.
         """
-        write_atomically(path, self.to_json())
+        save_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Trace:
@@ -249,7 +262,7 @@ class Trace:
 
         :raises ValueError: it is no regular file, has more than 256 MiB, or is no trace.  :raises OSError: it cannot be read.
         """
-        return cls.from_json(read_text(path))
+        return load_text(path, cls.from_json)
 
     def to_tensorboard(self, directory: str | PathLike[str]) -> None:
         """Write event files that TensorBoard shows (needs the extra ``tensorboard``), one directory a run.
@@ -263,7 +276,7 @@ class Trace:
 
         :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is left unchanged.
         """
-        write_atomically(path, provided("page")([self]))
+        save_text(path, provided("page")([self]))
 
     def log_to(self, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
         """Log to an experiment tracker: settings, curves, histograms of the head, the diagnosis.
@@ -317,12 +330,15 @@ class Trace:
 def _patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str, ...]:
     if patterns is None:
         return ()
-    if isinstance(patterns, str):
-        return (patterns,)
-    result = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
-    if not all(isinstance(p, str) for p in result):
-        raise TypeError(f"{argument}={patterns!r}: expected a glob or a sequence of globs")
-    return result
+    found = arguments.texts(argument, patterns, GLOBS)
+    if not found and argument == "include":
+        raise ValueError(f"{argument}={as_given(patterns)}: these leave no tensor to judge; expected {GLOBS}")
+    return found
+
+
+def _check_kind(kind: Any) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Measurement)):
+        raise TypeError(f"kind={as_given(kind)}: expected the class of a measurement")
 
 
 def _matches(pattern: str, tensor: Tensor) -> bool:

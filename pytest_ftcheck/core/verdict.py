@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 from . import arguments
-from .formatting import block_of, clean, clean_fields, fit, table
+from .formatting import block_of, clean, clean_fields, describe_type, fit, table
 from .late_binding import provided
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "advice"]
@@ -21,6 +20,8 @@ WORST_FIRST: tuple[str, ...] = ("fail", "inconclusive", "advice", "pass", "skipp
 ROWS_SHOWN = 8
 #: Lines of a brief message.
 BRIEF = 12
+#: Columns that it needs.
+NARROWEST = 20
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,18 @@ class Verdict:
 
     def __post_init__(self) -> None:
         arguments.one_of("status", self.status, STATUSES)
-        if self.margin is not None and not math.isfinite(self.margin):
-            raise ValueError(f"margin={self.margin!r}: expected a finite number, or None")
+        for name in ("check", "headline", "limit", "remedy", "measured", "fault", "unmeasured"):
+            arguments.text(name, getattr(self, name))
+        if self.margin is not None:
+            arguments.number("margin", arguments.as_number(self.margin), accepted="a finite number, or None")
+        set_ = object.__setattr__
+        for name in ("causes", "notes"):
+            set_(self, name, arguments.texts(name, getattr(self, name)))
+        rows = arguments.items("evidence", self.evidence, "a sequence of mappings, one a row")
+        set_(self, "evidence", tuple(arguments.mapping(f"evidence[{i}]", row) for i, row in enumerate(rows)))
+        set_(self, "extended", tuple(arguments.items("extended", self.extended, "a sequence of numbers of steps")))
+        for i, steps in enumerate(self.extended):
+            arguments.whole(f"extended[{i}]", steps, least=0)
         clean_fields(self, one_line=("check", "headline", "fault"))  # names of layers, texts of exceptions
 
     @property
@@ -98,6 +109,7 @@ class Verdict:
         weights_move: FAIL. 1 of 4 tensors did not move.
           cause: it is frozen
         """
+        arguments.whole("width", width, least=NARROWEST)
         headline = textwrap.shorten(self._first_line, 3 * width, placeholder=" ...")
         action = "what would settle it" if self.status == "inconclusive" else "do"
         causes = brief_field("cause", self.causes[0], width) if self.causes else []
@@ -168,6 +180,10 @@ class CheckFailed(AssertionError):
     """
 
     def __init__(self, verdict: Verdict, message: str | None = None, about: Brief | None = None) -> None:
+        arguments.instance("verdict", verdict, Verdict, "a pytest_ftcheck.Verdict")
+        arguments.text("message", message, optional=True)
+        if about is not None and not callable(getattr(type(about), "brief", None)):
+            raise TypeError(f"about is {describe_type(about)}: expected a verdict or a diagnosis")
         super().__init__(str(verdict) if message is None else message)
         #: The verdict behind the message.
         self.verdict = verdict
@@ -175,6 +191,7 @@ class CheckFailed(AssertionError):
 
     def brief(self, width: int = 100) -> str:
         """The message in at most 12 lines of ``width`` columns."""
+        arguments.whole("width", width, least=NARROWEST)
         text, status = self._about.brief(width), self.verdict.status
         return f"{text}\n  note: {status} fails because of --ftcheck-fail-on={status}" if self.verdict.ok else text
 

@@ -14,6 +14,7 @@ from ..checks.head.probe.layers import linear_layers
 from ..core import arguments
 from ..core.init_distributions import Draw
 from ..core.init_scheme import TORCH_BIAS, InitScheme
+from ..instruments import given
 from ..instruments.parameter_roles import find_head
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,8 +28,7 @@ def head_layers(module: nn.Module, only: str | Sequence[str] | None = None) -> d
 
     :raises ValueError: there is none, or ``only`` names nothing.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module is a {type(module).__name__}: expected a torch.nn.Module")
+    given.module("module", module)
     for name, part in module.named_modules():
         if isinstance(getattr(part, "weight", None), nn.UninitializedParameter):
             raise ValueError(
@@ -56,10 +56,7 @@ def head_layers(module: nn.Module, only: str | Sequence[str] | None = None) -> d
 
 def _prefixes(module: nn.Module, only: str | Sequence[str] | None) -> tuple[str, ...]:
     if only is not None:
-        try:
-            return find_head(module, only)
-        except (ValueError, TypeError) as error:
-            raise type(error)(str(error).replace("head=", "only=", 1)) from None
+        return find_head(module, only, "only")
     if isinstance(module, (nn.Linear, nn.Sequential, nn.ModuleList)):
         return ()
     try:

@@ -52,7 +52,8 @@ def extract_features(
     >>> extract_features(tiny_distilbert(seed=0), toy_batches(4), held_out=toy_batches(2, seed=1))
     <Features of 64 rows x 64, 32 held out: single_label, 2 classes, what enters classifier of a TinyClassifier>
     """
-    arguments.whole("rows", rows, least=2, optional=True)
+    arguments.whole("rows", rows, least=2, most=arguments.MOST_ROWS, optional=True)
+    arguments.callables(forward=forward)
     most = rows or MOST_ROWS
     share = None if held_out is None or not isinstance(held_out, (int, float)) else share_of(held_out)
     undo = Undo()

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
-from ..core.formatting import PrintedAsRepr
+from ..core import arguments
+from ..core.formatting import PrintedAsRepr, as_given, describe_type, one_line
 from ..instruments.batches import in_words
+from ..instruments.given import device as device_named
+from ..instruments.given import tensor
 from ..instruments.tasks import IGNORED
 
 TASKS = ("single_label", "multi_label", "regression")
@@ -39,8 +42,14 @@ class Features(PrintedAsRepr):
     source: str = "given by hand"
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"task={self.task!r}: expected one of {', '.join(TASKS)}")
+        arguments.one_of("task", self.task, TASKS)
+        arguments.whole("classes", self.classes, least=1, optional=True)
+        arguments.text("source", self.source)
+        for name in ("x", "y", "held_x", "held_y"):
+            value = getattr(self, name)
+            if value is not None or name in ("x", "y"):
+                arguments.instance(name, value, torch.Tensor, "a tensor; Features.of takes arrays, too")
+                tensor(name, value)
         _check_rows("x", "y", self.x, self.y, self.task)
         if (self.held_x is None) != (self.held_y is None):
             raise ValueError("held_x and held_y go together: give both or neither")
@@ -74,8 +83,12 @@ class Features(PrintedAsRepr):
         >>> Features.of(torch.eye(4), torch.tensor([0, 1, 0, 1])).to("cpu").x.device.type
         'cpu'
         """
+        device = device_named("device", device)
         tensors = {name: getattr(self, name) for name in ("x", "y", "held_x", "held_y")}
-        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+        try:
+            return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"device={as_given(str(device))}: {one_line(str(error), 200)}") from None
 
     @classmethod
     def of(
@@ -100,13 +113,16 @@ class Features(PrintedAsRepr):
         >>> Features.of([[0.0, 1.0], [1.0, 0.0]], [0, 1]).width
         2
         """
-        x, y = _tensor("x", x), _tensor("y", y)
+        x, y = tensor("x", x), tensor("y", y)
+        arguments.one_of("task", task, TASKS, optional=True)
+        arguments.whole("classes", classes, least=1, optional=True)
+        arguments.seed("seed", seed)
         other: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         share = None
         if isinstance(held_out, tuple):
             if len(held_out) != 2:
                 raise ValueError(f"held_out is a tuple of {len(held_out)}: expected (x, y), or a share of the rows")
-            other = _tensor("held_x", held_out[0]), _tensor("held_y", held_out[1])
+            other = tensor("held_out[0]", held_out[0]), tensor("held_out[1]", held_out[1])
         elif held_out is not None:
             share = share_of(held_out)
         if task is None:
@@ -114,21 +130,19 @@ class Features(PrintedAsRepr):
             task = "single_label" if whole and y.dim() == 1 else "regression"
             if y.dim() == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all()):
                 task = "multi_label"
-        if task not in TASKS:
-            raise ValueError(f"task={task!r}: expected one of {', '.join(TASKS)}")
         _check_rows("x", "y", x, y, task)
         x, y = _kept(x, y, task)
         if not len(y):
             raise ValueError(f"y: every row is labelled {IGNORED}, and left out")
         held_x, held_y = other
         if held_x is not None and held_y is not None:
-            _check_rows("held_x", "held_y", held_x, held_y, task)
+            _check_rows("held_out[0]", "held_out[1]", held_x, held_y, task)
             held_x, held_y = _kept(held_x, held_y, task)
             if not len(held_y):
-                raise ValueError(f"held_y: every row is labelled {IGNORED}, and left out")
+                raise ValueError(f"held_out[1]: every row is labelled {IGNORED}, and left out")
         if share is not None:
             if len(x) < 2:
-                raise ValueError(f"held_out={held_out!r}: there is {len(x)} row, and none to hold out")
+                raise ValueError(f"held_out={as_given(held_out)}: there is {len(x)} row, and none to hold out")
             count = min(len(x) - 1, max(1, round(share * len(x))))
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu").to(x.device)
             held_x, held_y, x, y = x[order[:count]], y[order[:count]], x[order[count:]], y[order[count:]]
@@ -143,21 +157,26 @@ class Features(PrintedAsRepr):
         return f"<Features of {len(self.x):,} rows x {self.width}{held}: {self.task}{classes}, {self.source}>"
 
 
-def _tensor(argument: str, value: Any) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value.detach()
+def features_of(given: Any) -> Features:
+    """The argument ``features``, which may be ``(x, y)``.
+
+    :raises TypeError, ValueError: it is neither, or no head can learn from them.
+    """
+    if isinstance(given, Features):
+        return given
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise TypeError(
+            f"features is {describe_type(given)}: expected Features, by extract_features(model, batches), or (x, y)"
+        )
     try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{argument} is a {type(value).__name__}: expected a tensor or an array ({error})") from None
+        return Features.of(*given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"features: {error}") from None
 
 
 def share_of(value: Any) -> float:
     """A share of the rows to hold out, checked."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"held_out={value!r}: expected a share of the rows, or other rows")
-    if not 0 < value < 1:
-        raise ValueError(f"held_out={value!r}: expected a share of the rows above 0 and below 1")
+    arguments.number("held_out", value, above=0, below=1, accepted="a share of the rows, or other rows")
     return float(value)
 
 

@@ -25,6 +25,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 
+#: Hidden layers of a head.
+MOST_LAYERS = 1000
+
 
 class Head(PrintedAsRepr, nn.Sequential):
     """A classification head ``[rows, in_features] -> [rows, classes]``: linear layers with activations between them.
@@ -57,14 +60,17 @@ class Head(PrintedAsRepr, nn.Sequential):
         bias: bool = True,
         seed: int = 0,
     ) -> None:
-        if isinstance(widths, (str, int)):
-            raise TypeError(f"widths={widths!r}: expected the hidden layers' widths, such as (64, 32)")
+        widths = arguments.items("widths", widths, "the hidden layers' widths, such as (64, 32)", most=MOST_LAYERS)
         sizes = {"in_features": in_features, **{f"widths[{i}]": w for i, w in enumerate(widths)}, "classes": classes}
         for name, size in sizes.items():
-            arguments.whole(name, size, least=1)
+            arguments.whole(name, size, least=1, most=arguments.MOST_ITEMS)
+        for (name, size), before in zip(list(sizes.items())[1:], sizes.values(), strict=False):
+            arguments.together("weights", **{name: size, "width before it": before})
         arguments.one_of("activation", activation, tuple(ACTIVATIONS))
         arguments.number("dropout", dropout, least=0, below=1)
-        arguments.whole("seed", seed, least=0)
+        arguments.seed("seed", seed)
+        arguments.flag("layer_norm", layer_norm)
+        arguments.flag("bias", bias)
         generator = torch.Generator().manual_seed(seed)
         *hidden, last = list(sizes.values())[1:]
         layers: list[nn.Module] = []

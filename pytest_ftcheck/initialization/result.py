@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from ..core import arguments
 from ..core.arguments import as_positive
-from ..core.files import read_text, write_atomically
-from ..core.formatting import number, percent, plural, table
+from ..core.files import load_text, save_text
+from ..core.formatting import as_given, number, percent, plural, table
 from ..core.late_binding import provided
 from ..core.recipe import Recipe
 from ..core.serialization import decode, encode
@@ -138,8 +139,7 @@ class SweepResult:
         :param measure: a number of `Cell`: ``drop``, ``motion`` (rms displacement over initial std of the first layer), ``dead``, ...
         :raises ValueError: no such measure.
         """
-        if measure not in MEASURES:
-            raise ValueError(f"measure={measure!r}: expected one of {', '.join(MEASURES)}")
+        arguments.one_of("measure", measure, MEASURES)
         return [[_median([getattr(c, measure) for c in same]) for same in line] for line in self._lines()]
 
     @property
@@ -182,9 +182,10 @@ class SweepResult:
 
         :raises ValueError: not a sweep, or one of another version; names the field that does not fit.
         """
+        arguments.text("text", text)
         try:
             raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"not a sweep: no valid JSON ({error})") from None
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "cells" not in raw:
             found = raw.get("schema") if isinstance(raw, dict) else None
@@ -196,13 +197,19 @@ class SweepResult:
         return result
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_json` to a file."""
-        write_atomically(path, self.to_json())
+        """Write :meth:`to_json` to a file, as :meth:`pytest_ftcheck.Trace.save` does.
+
+        :raises TypeError, ValueError: no path, or none of a regular file.  :raises OSError: it cannot be written.
+        """
+        save_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SweepResult:
-        """Read what :meth:`save` wrote."""
-        return cls.from_json(read_text(path))
+        """Read what :meth:`save` wrote.
+
+        :raises TypeError, ValueError: no path, or none of a sweep's file.  :raises OSError: it cannot be read.
+        """
+        return load_text(path, cls.from_json)
 
     def plot(self, mark: tuple[float, float] | Recipe | None = None) -> Figure:
         """The trainability map as a matplotlib figure: ``result.plot().savefig("map.png")``.
@@ -269,5 +276,5 @@ def mark_of(mark: Any) -> tuple[float, float] | None:
     if isinstance(mark, Recipe):
         return 0.02, as_positive("mark.lr", mark.lr)
     if not isinstance(mark, (tuple, list)) or len(mark) != 2:
-        raise ValueError(f"mark={mark!r}: expected (std, learning rate), or a Recipe")
+        raise ValueError(f"mark={as_given(mark)}: expected (std, learning rate), or a Recipe")
     return as_positive("mark[0]", mark[0]), as_positive("mark[1]", mark[1])

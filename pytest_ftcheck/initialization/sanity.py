@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..checks.assertions import enforce
 from ..checks.head.init_sane import judge
+from ..core.formatting import as_given
 from ..core.init_scheme import InitScheme
 from ..core.verdict import Verdict
 from ..instruments.batches import split
@@ -61,7 +63,7 @@ def check_init(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
     if expected is not None and not isinstance(expected, InitScheme):
-        raise TypeError(f"expected={expected!r}: expected an InitScheme, or None")
+        raise TypeError(f"expected={as_given(expected)}: expected an InitScheme, or None")
     if pretrained is not None and not isinstance(pretrained, Mapping):
         raise TypeError(f"pretrained is a {type(pretrained).__name__}: expected a mapping parameter name -> tensor")
     if isinstance(batches, Features):
@@ -84,8 +86,8 @@ def check_init(
     try:
         return undo.after(check)
     except (ValueError, TypeError) as error:
-        if str(error).startswith("only="):  # `only` there is `head` here
-            raise type(error)(f"head={str(error).removeprefix('only=')}") from None
+        if re.match(r"only\b", str(error)):  # `only` there is `head` here
+            raise type(error)(f"head{str(error).removeprefix('only')}") from None
         raise
 
 

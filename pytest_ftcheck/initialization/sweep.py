@@ -12,12 +12,13 @@ from torch import nn
 
 from ..core import arguments
 from ..core.arguments import as_positive, distinct, sequence
+from ..core.formatting import as_given
 from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
 from ..instruments.tasks import prior_entropy
 from .engine import train_heads
 from .extract import module_of
-from .features import Features
+from .features import Features, features_of
 from .jobs import Job, Plan, Run, judged_rows
 from .judge_heads import deciding_headline, judge, traces
 from .result import Cell, SweepResult, mark_of
@@ -73,14 +74,8 @@ def sweep(
     ('vectorised', [[0.0, 1.0], [0.0, 1.0]])
     """
     began = time.perf_counter()
-    if isinstance(features, tuple) and len(features) == 2:
-        features = Features.of(*features)
-    if not isinstance(features, Features):
-        raise TypeError(
-            f"features is a {type(features).__name__}: expected Features, by extract_features(model, batches), or (x, y)"
-        )
-    if not isinstance(vectorise, bool):
-        raise TypeError(f"vectorise={vectorise!r}: expected True or False")
+    features = features_of(features)
+    arguments.flag("vectorise", vectorise)
     made = _head(head)
     chosen, stds = _schemes(schemes)
     rates = _rates(lrs)
@@ -203,10 +198,9 @@ def _rates(lrs: Any) -> tuple[float, ...]:
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
-        if seeds < 1:
-            raise ValueError(f"seeds={seeds!r}: expected at least 1, or the seeds themselves")
+        arguments.whole("seeds", seeds, least=1, most=arguments.MOST_SEEDS)
         return tuple(range(seeds))
-    numbers = sequence("seeds", seeds)
+    numbers = sequence("seeds", seeds, most=arguments.MOST_SEEDS)
     for i, seed in enumerate(numbers):
         arguments.seed(f"seeds[{i}]", seed)
     distinct("seeds", numbers)
@@ -215,17 +209,19 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 def _plan(recipe: Recipe | None, recipe_fields: dict[str, Any], batch_size: Any, momentum: Any) -> Plan:
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe={recipe!r}: expected a Recipe")
+        raise TypeError(f"recipe={as_given(recipe)}: expected a Recipe")
     accepted = ("optimizer", "steps", "warmup", "schedule", "weight_decay", "max_grad_norm")
     unknown = sorted(set(recipe_fields) - set(accepted))
     if unknown:
         hint = "; give lrs= and seeds=" if unknown[0] in ("lr", "seed") else ""
         raise TypeError(f"sweep() has no argument {unknown[0]!r}{hint}; of a Recipe it takes {', '.join(accepted)}")
     made = replace(recipe or Recipe(steps=30), **recipe_fields)
-    arguments.whole("batch_size", batch_size, least=1)
+    arguments.whole("batch_size", batch_size, least=1, most=arguments.MOST_ROWS)
     arguments.number("momentum", momentum, least=0, below=1)
     if momentum and made.optimizer != "sgd":
-        raise ValueError(f"momentum={momentum!r} is given with optimizer={made.optimizer!r}: expected 'sgd'")
+        raise ValueError(
+            f"momentum={as_given(momentum)} is given with optimizer={as_given(made.optimizer)}: expected 'sgd'"
+        )
     return Plan(made, batch_size, float(momentum))
 
 

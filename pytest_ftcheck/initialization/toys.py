@@ -9,6 +9,11 @@ import torch
 from ..core import arguments
 from .features import Features
 
+#: Directions are made orthogonal to one another: a thousand take half a second.
+MOST_CLASSES = 1000
+#: Beyond it the noise is lost in float32.
+MOST_SEPARATION = 1e6
+
 
 def toy_features(
     rows: int = 256, width: int = 64, classes: int = 2, *, held_out: int = 128, separation: float = 3.0, seed: int = 0
@@ -26,11 +31,14 @@ def toy_features(
     >>> toy_features()
     <Features of 256 rows x 64, 128 held out: single_label, 2 classes, toy_features(seed=0)>
     """
-    arguments.whole("classes", classes, least=2)
+    arguments.whole("classes", classes, least=2, most=MOST_CLASSES)
     arguments.whole("rows", rows, least=classes)
     arguments.whole("width", width, least=classes + 2)
     arguments.whole("held_out", held_out, least=0)
-    arguments.number("separation", separation, least=0)
+    arguments.number("separation", separation, least=0, most=MOST_SEPARATION)
+    arguments.seed("seed", seed)
+    arguments.together("features", rows=rows, width=width)
+    arguments.together("features", held_out=held_out, width=width)
     g = torch.Generator().manual_seed(seed)
     directions = torch.linalg.qr(torch.randn(width, classes + 1, generator=g))[0].t()
     total = rows + held_out

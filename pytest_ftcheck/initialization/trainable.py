@@ -18,7 +18,7 @@ from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..core.verdict import Verdict
 from ..training.finetune import finetune
-from .features import Features
+from .features import Features, features_of
 
 NAME = "trainable"
 #: Short enough for a hundred examples in seconds, long enough for the sign test on every step's own batch.
@@ -114,14 +114,11 @@ def train(
     """The fine-tune behind `check_trainable`."""
     if not isinstance(head, torch.nn.Module):
         raise TypeError(f"head is a {type(head).__name__}: expected a torch.nn.Module that takes features")
-    arguments.whole("batch_size", batch_size, least=1)
+    arguments.whole("batch_size", batch_size, least=1, most=arguments.MOST_ROWS)
     if given := sorted({"eval_batches", "head", "batches", "model"} & set(recipe)):
         raise TypeError(f"{given[0]}: not an argument of this check; it trains on the features, and judges by them")
     Recipe(lr=lr, steps=steps, seed=seed)  # refuses bad values before rows are drawn
-    if not isinstance(features, Features):
-        if not isinstance(features, (tuple, list)) or len(features) != 2:
-            raise TypeError(f"features is a {type(features).__name__}: expected Features, or (x, y)")
-        features = Features.of(*features)
+    features = features_of(features)
     # a head in bfloat16 takes no float32
     dtype = next((p.dtype for p in head.parameters() if p.is_floating_point()), features.x.dtype)
     batches = drawn(features.x.to(dtype), features.y, batch_size, steps, seed)
@@ -145,6 +142,7 @@ def train(
 
 def drawn(x: Any, y: Any, size: int, steps: int, seed: int) -> list[tuple[Any, Any]]:
     """As many batches as there are steps, rows in random order, none twice before all were seen."""
+    size = min(size, len(x))
     g = torch.Generator().manual_seed(seed)
     order = torch.cat(
         [torch.randperm(len(x), generator=g, device="cpu") for _ in range(-(-max(1, steps) * size // len(x)))]

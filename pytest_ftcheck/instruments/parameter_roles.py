@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
+
+from ..core import arguments
+from ..core.formatting import as_given
 
 #: Usual names of heads: in transformers, in torchvision, and in most people's own code.
 KNOWN_HEADS = (
@@ -22,15 +25,16 @@ KNOWN_HEADS = (
 )
 
 
-def find_head(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
+def find_head(model: nn.Module, head: str | Sequence[str] | None, argument: str = "head") -> tuple[str, ...]:
     """Prefixes of the head's parameter names: those given, else found by name, with all that is new beside a pretrained base, else what
     comes after the base model.
 
+    :param argument: its name in errors.
     :raises ValueError: a prefix matches no parameter, or no head is given and none is found; lists the candidates.
     """
     names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
     if head is not None:
-        return _given(head, names, model)
+        return _given(head, names, model, argument)
     # the shallowest occurrence: base_model.model.classifier.modules_to_save.default.weight under PEFT
     depths = {n: [i for i, s in enumerate(n.split(".")) if s in KNOWN_HEADS] for n in names}
     hits = {n: d[0] for n, d in depths.items() if d}
@@ -64,15 +68,16 @@ def find_head_if_any(model: nn.Module, head: str | Sequence[str] | None) -> tupl
         return ()
 
 
-def _given(head: str | Sequence[str], names: list[str], model: nn.Module) -> tuple[str, ...]:
-    prefixes = (head,) if isinstance(head, str) else tuple(head) if isinstance(head, Iterable) else ()
-    if not prefixes or not all(isinstance(p, str) and p for p in prefixes):
-        raise TypeError(f"head={head!r}: expected a prefix of parameter names, or a list of prefixes")
+def _given(head: str | Sequence[str], names: list[str], model: nn.Module, argument: str) -> tuple[str, ...]:
+    expected = "a prefix of parameter names, or a list of prefixes"
+    prefixes = arguments.texts(argument, head, expected)
+    if not all(prefixes) or not prefixes:
+        raise TypeError(f"{argument}={as_given(head)}: expected {expected}")
     prefixes = tuple(p.rstrip(".") for p in prefixes)
     for prefix in prefixes:
         if not any(in_part(n, (prefix,)) for n in names):
             raise ValueError(
-                f"head={prefix!r}: no parameter of {type(model).__name__} starts with it; candidates: {_candidates(model)}"
+                f"{argument}={as_given(prefix)}: no parameter of {type(model).__name__} starts with it; candidates: {_candidates(model)}"
             )
     return prefixes
 

@@ -14,6 +14,10 @@ from .toys import CLS, PAD, SEP, VOCABULARY
 
 #: First keyword of class 0, and keywords of each class; filler words come after those of the last class.
 _FIRST_WORD, _WORDS = 10, 8
+#: Words of all rows together, at most: they are made one by one.
+MOST_TOKENS = 1_000_000
+#: Each has keywords of its own.
+MOST_CLASSES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +68,7 @@ class TokenBatches(PrintedAsRepr, tuple[Any, ...]):
         known = [f.name for f in dataclasses.fields(_Spec)]
         if unknown := sorted(set(spec) - set(known)):
             raise TypeError(f"{unknown[0]}: TokenBatches has no such argument; it has {', '.join(known)}")
-        checked = _Spec(**spec)
-        _check(checked)
+        checked = checked_spec(**spec)
         new = super().__new__(cls, _batches(checked))
         new._spec = checked
         return new
@@ -101,8 +104,15 @@ TokenBatches.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 )
 
 
+def checked_spec(**fields: Any) -> _Spec:
+    """The arguments of `TokenBatches`, checked; nothing is made of them."""
+    spec = _Spec(**fields)
+    _check(spec)
+    return spec
+
+
 def _check(spec: _Spec) -> None:
-    arguments.whole("classes", spec.classes, least=2)
+    arguments.whole("classes", spec.classes, least=2, most=MOST_CLASSES)
     fillers = _FIRST_WORD + _WORDS * spec.classes
     smallest = {
         "batches": 1,
@@ -112,10 +122,12 @@ def _check(spec: _Spec) -> None:
         "longest": 1,
         "empty_classes": 0,
         "pad": 0,
-        "seed": 0,
     }
     for name, least in {**smallest, "vocabulary": fillers + _WORDS}.items():
-        arguments.whole(name, getattr(spec, name), least=least, optional=name == "last")
+        most = arguments.MOST_ITEMS
+        arguments.whole(name, getattr(spec, name), least=least, most=most, optional=name == "last")
+    arguments.seed("seed", spec.seed)
+    arguments.together("words", MOST_TOKENS, batches=spec.batches, rows=spec.rows, longest=spec.longest)
     if spec.last is not None and spec.last > spec.rows:
         raise ValueError(f"last={spec.last}: expected at most rows={spec.rows}")
     if spec.longest < spec.shortest:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..core import arguments
+from ..core.formatting import as_given, one_line
 
 if TYPE_CHECKING:
     from transformers import DistilBertConfig
@@ -16,6 +17,8 @@ VOCABULARY = 200
 PAD, UNK, CLS, SEP = 0, 1, 2, 3
 _FIRST_KEYWORD, _KEYWORDS, _FIRST_FILLER = 10, 8, 80
 _WORDS = (5, 13)
+#: Rows of `toy_batches`, which are made one by one: so many take some seconds.
+MOST_ROWS = 100_000
 
 
 class TinyClassifier(nn.Module):
@@ -56,7 +59,8 @@ def tiny_distilbert(classes: int = 2, *, seed: int | None = None, **config: Any)
     """
     from transformers import DistilBertConfig
 
-    arguments.whole("classes", classes, least=2)
+    arguments.whole("classes", classes, least=2, most=arguments.MOST_ITEMS)
+    arguments.seed("seed", seed, optional=True)
     settings = {
         "vocab_size": VOCABULARY,
         "dim": 64,
@@ -66,11 +70,52 @@ def tiny_distilbert(classes: int = 2, *, seed: int | None = None, **config: Any)
         "max_position_embeddings": 64,
         **config,
     }
+    made = _config(DistilBertConfig, settings, config)
     if seed is None:
-        return TinyClassifier(DistilBertConfig(**settings), classes)
+        return TinyClassifier(made, classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TinyClassifier(DistilBertConfig(**settings), classes)
+        return TinyClassifier(made, classes)
+
+
+def _config(kind: type[DistilBertConfig], settings: dict[str, Any], given: dict[str, Any]) -> DistilBertConfig:
+    """The config; what transformers says of a wrong field names neither the field nor its value.
+
+    :raises TypeError, ValueError: names the field.
+    """
+    default = kind()
+    known = default.to_dict()
+    for name, value in given.items():
+        if name not in known and not any(hasattr(default, n) for n in (name, f"_{name}")):
+            raise TypeError(f"{name}={as_given(value)}: DistilBertConfig has no field of this name")
+        _check_field(name, value, known.get(name))
+    for sizes in (("vocab_size", "dim"), ("max_position_embeddings", "dim"), ("hidden_dim", "dim", "n_layers")):
+        arguments.together("weights", **{name: settings[name] for name in sizes})
+    arguments.together(
+        "weights", arguments.MOST_NUMBERS // settings["dim"], dim=settings["dim"], n_layers=settings["n_layers"]
+    )
+    if settings["dim"] % settings["n_heads"]:
+        name = "n_heads" if "n_heads" in given else "dim"
+        raise ValueError(f"{name}={settings[name]}: expected a dim ({settings['dim']}) that n_heads divides")
+    try:
+        return kind(**settings)
+    except Exception as error:  # noqa: BLE001 - transformers 5 validates fields by exceptions of its own
+        why = one_line(str(error), 200)
+        raise ValueError(f"{', '.join(given)}: DistilBertConfig refuses them: {why}") from None
+
+
+def _check_field(name: str, value: Any, default: Any) -> None:
+    """The value has the type of the field's default."""
+    if isinstance(default, bool):
+        arguments.flag(name, value)
+    elif isinstance(default, int) and default > 0:
+        arguments.whole(name, value, least=1)
+    elif isinstance(default, (int, float)):
+        arguments.number(name, value, least=0, most=1 if "dropout" in name else None)
+    elif name == "activation" and not callable(value):
+        from transformers.activations import ACT2FN
+
+        arguments.one_of(name, value, tuple(ACT2FN))
 
 
 def toy_batches(
@@ -88,10 +133,12 @@ def toy_batches(
     >>> bool((mask.sum(1) == length).all()), sorted(set(labels.tolist()))
     (True, [0, 1])
     """
-    arguments.whole("batches", batches, least=1)
-    arguments.whole("size", size, least=1)
+    arguments.whole("batches", batches, least=1, most=arguments.MOST_ITEMS)
+    arguments.whole("size", size, least=1, most=arguments.MOST_ITEMS)
     arguments.whole("classes", classes, least=2, most=8)
     arguments.number("keywords", keywords, above=0, most=1)
+    arguments.seed("seed", seed)
+    arguments.together("rows", MOST_ROWS, batches=batches, size=size)
     g = torch.Generator().manual_seed(seed)
     # all classes in random order: each batch with enough rows has every class
     out = []

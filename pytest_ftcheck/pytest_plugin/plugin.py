@@ -11,7 +11,7 @@ import pytest
 from ..core import fail_level
 from ..core.events import listening
 from ..core.formatting import clean, one_line
-from ..core.verdict import CheckFailed
+from ..core.verdict import NARROWEST, CheckFailed
 from . import options
 from .call_site import called_from
 from .fixtures import NAMES, _ftcheck_suite, finetune, tiny_distilbert, toy_batches, toy_features
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .phase_report import PhaseReport
     from .progress import ProgressLine
     from .ranks.shared_traces import SharedTraces
+    from .trace_store import TraceStore
     from .write_reports import WrittenReports
 
 __all__ = ["RECORD", "Record", "_ftcheck_suite", "finetune", "tiny_distilbert", "toy_batches", "toy_features"]
@@ -197,8 +198,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # of the tests that were chosen; a rank itself runs its test as any other
-    declared = {item: found for item in items if (found := ranks.declared(item))}
-    if declared and not ranks.is_rank(config):
+    if not ranks.is_rank(config) and (declared := ranks.declared_by_all(items)):
         from .ranks.rank_tests import RankTests
 
         config.pluginmanager.register(RankTests(declared), "ftcheck-ranks")
@@ -271,7 +271,7 @@ def pytest_runtest_makereport(
     error = None if call.excinfo is None else call.excinfo.value
     if isinstance(error, CheckFailed) and item.config.get_verbosity() < 1:
         # pytest's own report of it is made below; reports of ours have the whole message from the verdict
-        error.args = (error.brief(item.config.get_terminal_writer().fullwidth - _MARGIN),)
+        error.args = (error.brief(max(NARROWEST, item.config.get_terminal_writer().fullwidth - _MARGIN)),)
     report = yield
     if isinstance(error, CheckFailed) and report.failed:
         if error.verdict.status == "inconclusive":
@@ -291,6 +291,8 @@ def pytest_runtest_makereport(
             rows, sender = item.config.get_verbosity() > 0, item.config.stash[_TRACE_SENDER]
             reported = PhaseReport.made_of(phase, report.when, failed=report.failed, rows=rows, sender=sender)
             reported.attach_to(report)
+        if report.when == "teardown":
+            record.release()
     return report
 
 
@@ -339,9 +341,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     config.add_cleanup(stream.close)
     writer = config.get_terminal_writer()
-    config.stash[LISTENER].progress_line = ProgressLine(
-        stream, lambda: writer.fullwidth - writer.width_of_current_line
-    )
+    config.stash[LISTENER].progress_line = ProgressLine(stream, lambda: writer.fullwidth - writer.width_of_current_line)
 
 
 class _SessionSummary:
@@ -355,10 +355,18 @@ class _SessionSummary:
         files, github = options.reports(config), options.github_wanted(config) and bool(GITHUB & os.environ.keys())
         self._files, self._github = ({}, False) if silent else (files, github)
         self._written: WrittenReports | None = None
+        self._traces: TraceStore | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if hasattr(report, ATTRIBUTE) or self._files or self._github:
             self._reports.append(report)
+        if hasattr(report, ATTRIBUTE) and "html" in self._files:
+            if self._traces is None:
+                from .trace_store import TraceStore
+
+                self._traces = TraceStore()
+                self._config.add_cleanup(self._traces.close)
+            self._traces.take_from(report)
 
     def _phases(self) -> list[tuple[pytest.TestReport, PhaseReport | None]]:
         """Each report, and what its phase concluded; None: nothing."""
@@ -384,7 +392,7 @@ class _SessionSummary:
             fail_on=fail_level.level(),
             exit_status=int(session.exitstatus),
         )
-        traces = collector.traces(result) if "html" in self._files else ()
+        traces = collector.traces(result, self._traces.get) if self._traces is not None else ()
         annotated = self._config.pluginmanager.hasplugin(ANNOTATOR)
         self._written = write_reports(
             result, self._files, root=self._config.rootpath, github=self._github, annotate=not annotated, traces=traces

@@ -10,7 +10,8 @@ import pytest
 
 from ..checks.assertions import enforce
 from ..checks.catalogue import CHECKS, SPECS
-from ..core.formatting import one_line
+from ..core import arguments
+from ..core.formatting import as_given, one_line
 from ..core.recipe import Recipe
 from ..core.verdict import CheckFailed
 from .options import FIELDS
@@ -56,8 +57,11 @@ def parametrize_with_checks(
     ...     check(subject)
     """
     if isinstance(subjects, (Subject, Mapping, str)) or not isinstance(subjects, Iterable):
-        raise TypeError(f"subjects={subjects!r}: expected a list of subjects")
-    converted = [as_subject(thing) for thing in subjects]
+        raise TypeError(f"subjects={as_given(subjects)}: expected a list of subjects")
+    converted = [
+        as_subject(thing, f"subjects[{i}]")
+        for i, thing in enumerate(arguments.items("subjects", subjects, "a list of subjects"))
+    ]
     names = [subject.name for subject in converted]
     if not names:
         raise ValueError("subjects is empty: expected at least one")
@@ -88,7 +92,7 @@ def _check(name: str, reason: str | None, *, by_name: bool) -> Check:
     def check(subject: Subject) -> None:
         __tracebackhide__ = True
         if not isinstance(subject, Subject):
-            raise TypeError(f"subject={subject!r}: expected the test's argument subject")
+            raise TypeError(f"subject={as_given(subject)}: expected the test's argument subject")
         runs, item = _current_test or (SubjectRuns(_finetune, 0), None)
         run_check(name, subject, runs, item, reason, by_name=by_name)
 

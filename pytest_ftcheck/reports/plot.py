@@ -13,7 +13,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..core.formatting import describe_type, number, percent, plural, shorten
+from ..core import arguments
+from ..core.formatting import as_given, number, percent, plural, shorten
 from . import chart_data
 from .chart_data import FAR, Lines, Series
 
@@ -58,6 +59,7 @@ def draw(trace: Trace, which: str | Sequence[str] | None = None, *, tensor: str 
     ['Loss', 'Learning rate', 'Gradient norms']
     """
     panels = _panels(which)
+    arguments.text("tensor", tensor, optional=True)
     if tensor is not None:
         trace.tensor(tensor)  # raises for an unknown name before anything is drawn
     try:
@@ -86,14 +88,12 @@ def draw(trace: Trace, which: str | Sequence[str] | None = None, *, tensor: str 
 def _panels(which: str | Sequence[str] | None) -> tuple[str, ...]:
     if which is None:
         return PANELS
-    names = (which,) if isinstance(which, str) else tuple(which) if isinstance(which, Sequence) else None
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"which={which!r} ({describe_type(which)}): expected one or several of {', '.join(PANELS)}")
+    names = arguments.texts("which", which, f"one or several of {', '.join(PANELS)}")
     for name in names:
         if name not in PANELS:
-            raise ValueError(f"which={name!r}: expected one or several of {', '.join(PANELS)}")
+            raise ValueError(f"which={as_given(name)}: expected one or several of {', '.join(PANELS)}")
     if not names:
-        raise ValueError(f"which={which!r}: expected at least one of {', '.join(PANELS)}")
+        raise ValueError(f"which={as_given(which)}: expected at least one of {', '.join(PANELS)}")
     return tuple(dict.fromkeys(names))
 
 

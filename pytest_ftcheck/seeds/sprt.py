@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from ..core.arguments import MOST_SEEDS
+from ..core.formatting import as_given
+
 Decision = Literal["pass", "fail"]
 #: Number of seeds; ``auto``: as many as the test needs.
 Seeds = int | Literal["auto"]
@@ -54,12 +57,16 @@ class SeedTest:
 
     def __post_init__(self) -> None:
         if not 0 < self.faulty < self.healthy < 1:
-            raise ValueError(f"healthy={self.healthy!r}, faulty={self.faulty!r}: expected 0 < faulty < healthy < 1")
+            raise ValueError(
+                f"healthy={as_given(self.healthy)}, faulty={as_given(self.faulty)}: expected 0 < faulty < healthy < 1"
+            )
         for name in ("alpha", "beta"):
             if not 0 < getattr(self, name) < 0.5:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a probability above 0 and below 0.5")
+                raise ValueError(
+                    f"{name}={as_given(getattr(self, name))}: expected a probability above 0 and below 0.5"
+                )
         if self.most < 1:
-            raise ValueError(f"most={self.most!r}: expected a whole number >= 1")
+            raise ValueError(f"most={as_given(self.most)}: expected a whole number >= 1")
 
     # ------------------------------------------------------------------ deciding
     @property
@@ -208,15 +215,15 @@ def check_seeds(value: Any) -> Seeds:
     ('auto', 3)
     """
     accepted = (
-        f"'auto' or a whole number >= {LEAST}, because fewer passes do not rule out a setup that mostly fails "
+        f"'auto' or a whole number >= {LEAST} (and <= {MOST_SEEDS:,}), because fewer passes do not rule out a setup that mostly fails "
         "(for a single run omit seeds=)"
     )
-    if value == "auto":
+    if isinstance(value, str) and value == "auto":
         return "auto"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise (ValueError if isinstance(value, str) else TypeError)(f"seeds={value!r}: expected {accepted}")
-    if value < LEAST:
-        raise ValueError(f"seeds={value!r}: expected {accepted}")
+        raise (ValueError if isinstance(value, str) else TypeError)(f"seeds={as_given(value)}: expected {accepted}")
+    if not LEAST <= value <= MOST_SEEDS:
+        raise ValueError(f"seeds={as_given(value)}: expected {accepted}")
     return value
 
 

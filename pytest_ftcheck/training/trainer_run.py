@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..core import events
-from ..core.formatting import describe_type
+from ..core.formatting import as_given, describe_type
 from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..instruments.global_state import seed_everything
@@ -48,14 +48,14 @@ def check_arguments(factory: Any, recipe: Recipe, given: dict[str, Any]) -> None
     for name, value in given.items():
         if name not in TAKEN and value is not None:
             raise ValueError(
-                f"{name}={value!r} is given without batches: the Trainer that the factory makes decides it; "
+                f"{name}={as_given(value)} is given without batches: the Trainer that the factory makes decides it; "
                 f"besides a factory of a Trainer finetune takes {', '.join(TAKEN)}, seeds"
             )
     for field in dataclasses.fields(Recipe):
         value = getattr(recipe, field.name)
         if field.name not in TAKEN and value != field.default:
             raise ValueError(
-                f"recipe: {field.name}={value!r} is given without batches: the Trainer that the factory makes decides it"
+                f"recipe: {field.name}={as_given(value)} is given without batches: the Trainer that the factory makes decides it"
             )
 
 

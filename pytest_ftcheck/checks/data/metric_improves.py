@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ...core import arguments
 from ...core.arguments import fraction
-from ...core.formatting import more_steps, number, percent, plural
+from ...core.formatting import as_given, more_steps, number, percent, plural
 from ...core.observations import Metric
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
@@ -51,11 +52,12 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     metric_improves: pass. accuracy 0.500 -> 0.900 on 64 held-out rows, against 0.530 for the majority class (p = 0.00100).
     """
     fraction("alpha", alpha)
+    arguments.text("metric", metric, optional=True)
     if not trace.metrics and "metrics" in trace.skipped:
         return run_not_measured(NAME, trace, "metrics", "There is no metric.")
     if metric is not None and metric not in [m.name for m in trace.metrics]:
         have = ", ".join(m.name for m in trace.metrics) or "none"
-        raise ValueError(f"metric={metric!r}: the trace has {have}")
+        raise ValueError(f"metric={as_given(metric)}: the trace has {have}")
     if not trace.metrics:
         reason = next((n for n in trace.notes if n.startswith("metrics skipped")), "no logits or labels could be read")
         return Verdict(NAME, "skipped", f"There is no metric: {reason}.")

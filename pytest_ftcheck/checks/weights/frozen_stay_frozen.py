@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ...core import arguments
 from ...core.formatting import percent, plural
-from ...core.intent import Intent
+from ...core.intent import PARTS, Intent
 from ...core.observations import Buffer, Tensor
-from ...core.trace import Trace
+from ...core.trace import GLOBS, Trace
 from ...core.verdict import Verdict
 from ..expected_roles import declared_frozen, ever_trainable, should_learn
 from ..spec import Fault, Stage, check
@@ -47,6 +48,9 @@ def check_frozen_stay_frozen(
     >>> check_frozen_stay_frozen(example_trace()).status, check_frozen_stay_frozen(example_trace(), "base").status
     ('skipped', 'fail')
     """
+    arguments.one_of("part", part, PARTS, optional=True)
+    include = None if include is None else arguments.texts("include", include, GLOBS)
+    ignore = None if ignore is None else arguments.texts("ignore", ignore, GLOBS)
     selected = part is not None or include is not None
     tensors = [t for t in _parameters(trace, part, include, ignore) if selected or _should_stay_frozen(t, trace)]
     intent = trace.intent if not selected else None
@@ -115,13 +119,10 @@ def _parameters(
     """The selection among the parameters; a pattern may name buffers only."""
 
     def without_buffers(patterns: str | Sequence[str] | None) -> Any:
-        if patterns is None or not isinstance(patterns, Iterable):
-            return patterns  # Trace.select refuses what is not a pattern
-        listed = [patterns] if isinstance(patterns, str) else list(patterns)
-        return [p for p in listed if not isinstance(p, str) or not _names_buffers_only(p, trace)]
+        return None if patterns is None else [p for p in patterns if not _names_buffers_only(p, trace)]
 
     included, ignored = without_buffers(include), without_buffers(ignore)
-    if isinstance(include, (str, Sequence)) and include and not included:
+    if include and not included:
         return ()
     return trace.select(part or "all", included, ignored)
 

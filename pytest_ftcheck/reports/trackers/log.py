@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from ...core.formatting import describe_type
+from ...core import arguments
+from ...core.formatting import as_given, describe_type
 from ...core.trace_writer import TraceWriter
 from ..session_diagnosis import diagnosis_of
 from . import content
@@ -27,12 +29,19 @@ WRITERS = {
 
 def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
     """Log a trace; see :meth:`pytest_ftcheck.Trace.log_to`."""
+    arguments.flag("tensors", tensors)
     if isinstance(to, str):
         if to not in WRITERS:
-            raise ValueError(f"to={to!r}: expected one of {', '.join(WRITERS)}, or a TraceWriter")
+            raise ValueError(f"to={as_given(to)}: expected one of {', '.join(WRITERS)}, or a TraceWriter")
         module, name = WRITERS[to]
-        writer: TraceWriter = getattr(importlib.import_module(module, __package__), name)(**options)
-    elif isinstance(to, TraceWriter) and not isinstance(to, type):
+        kind = getattr(importlib.import_module(module, __package__), name)
+        known = inspect.signature(kind).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            for option in options:
+                if option not in known:
+                    raise TypeError(f"{option}=...: {to} has no such option; it has {', '.join(known)}")
+        writer: TraceWriter = kind(**options)
+    elif _is_writer(to):
         if options:
             raise TypeError(
                 f"{next(iter(options))}=...: options are for trackers given by name, and this is {describe_type(to)}"
@@ -49,6 +58,13 @@ def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options
         failed = False
     finally:
         writer.close(failed)
+
+
+def _is_writer(to: Any) -> bool:
+    try:
+        return isinstance(to, TraceWriter) and not isinstance(to, type)
+    except Exception:  # noqa: BLE001 - an object of the user's whose attributes raise
+        return False
 
 
 def to_tensorboard(trace: Trace, directory: str | PathLike[str]) -> None:

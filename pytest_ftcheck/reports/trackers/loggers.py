@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ...core.formatting import as_given
 from ...core.trace_writer import PROJECT, Setting
 from ..chart_data import density
 
@@ -35,7 +36,7 @@ def package(name: str, extra: str = "") -> ModuleType:
 def _named(prefix: str) -> str:
     if not isinstance(prefix, str) or not prefix or prefix.strip("/ .") != prefix:
         raise ValueError(
-            f"prefix={prefix!r}: expected a name such as {PROJECT!r}, without a slash, dot or blank at its ends"
+            f"prefix={as_given(prefix)}: expected a name such as {PROJECT!r}, without a slash, dot or blank at its ends"
         )
     return prefix
 
@@ -44,7 +45,7 @@ def _refuse(options: Mapping[str, Any], active: Any) -> None:
     """``ValueError`` for options of a new run where a run is active."""
     if active is not None and options:
         name, value = next(iter(options.items()))
-        raise ValueError(f"{name}={value!r}: a run is active, so this option has no effect")
+        raise ValueError(f"{name}={as_given(value)}: a run is active, so this option has no effect")
 
 
 class WandbWriter:

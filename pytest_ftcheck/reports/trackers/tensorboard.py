@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...core import arguments
 from ...core.trace_writer import Setting
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ class TensorBoardWriter:
     """
 
     def __init__(self, directory: str | PathLike[str]) -> None:
+        named = arguments.path("directory", directory)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(
                 "writing event files needs the package tensorboard: pip install 'pytest-ftcheck[tensorboard]'"
             ) from error
-        self._writer: Any = SummaryWriter(log_dir=str(directory))
+        self._writer: Any = SummaryWriter(log_dir=named)
         self._writer.add_custom_scalars(LAYOUT)
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
