@@ -32,6 +32,15 @@ WEIGHTS_RESET = Fault(
     explains=("weights_move", "frozen_stay_frozen"),
     confidence="certain",
 )
+RESTORE_WITHOUT_EFFECT = Fault(
+    "restore_without_effect",
+    Rank.WEIGHTS + 25,
+    "load_state_dict restores nothing: it is given the model's own weights",
+    cause="the state was kept without a copy (best = model.state_dict()): it holds the parameters' own memory, which each step changes, "
+    "so what is restored as the best or the first state is the last one",
+    remedy="keep a copy: best = copy.deepcopy(model.state_dict()), or write it to a file with torch.save",
+    confidence="certain",
+)
 FROZEN_WRITTEN = Fault(
     "frozen_written",
     Rank.WEIGHTS + 30,

@@ -11,6 +11,7 @@ from ...core.verdict import Verdict
 from ..expected_roles import should_learn
 from ..spec import Stage, check
 from . import faults
+from .record import Restores
 
 NAME = "weights_kept"
 #: Share of the updates that is still in the weights. Lookahead keeps a half, a norm constraint more; a running average with a decay
@@ -30,6 +31,7 @@ WHOLE_TENSOR = 0.95
     faults=(
         faults.WEIGHTS_OVERWRITTEN,
         faults.WEIGHTS_RESET,
+        faults.RESTORE_WITHOUT_EFFECT,
     ),
 )
 def check_weights_kept(trace: Trace) -> Verdict:
@@ -37,7 +39,8 @@ def check_weights_kept(trace: Trace) -> Verdict:
 
     For each matrix, ``<displacement, U> / <U, U>``, with ``U`` the sum of the optimizer's updates, is the share of the updates that is
     kept (1 where nothing else writes). Writes between steps are counted as resets if they undo 70 % or more of the displacement so far.
-    Writes after the last step (weight averaging, the best checkpoint) do not affect the training and are only noted.
+    Writes after the last step (weight averaging, the best checkpoint) do not affect the training and are only noted. A state that the loop
+    restores is a copy: ``load_state_dict`` is not given the parameters' own memory, changed since ``state_dict()`` returned it.
 
     >>> from pytest_ftcheck import example_trace
     >>> print(check_weights_kept(example_trace()))
@@ -48,6 +51,8 @@ def check_weights_kept(trace: Trace) -> Verdict:
     limit = f"at least {percent(LEAST_KEPT)} of the optimizer's updates are kept, and they are undone at most once"
     if not trace.steps:
         return Verdict(NAME, "skipped", "no optimizer step was taken.", measured=measured)
+    if (restored := _restored_without_effect(trace)) is not None:
+        return restored
     tensors = [t for t in trace.tensors if should_learn(t, trace) and t.motion.max_update > 0]
     written = [t for t in tensors if t.motion.between_steps_writes]
     if not written:
@@ -92,6 +97,21 @@ def check_weights_kept(trace: Trace) -> Verdict:
         ),
         limit=limit,
         measured=measured,
+    )
+
+
+def _restored_without_effect(trace: Trace) -> Verdict | None:
+    restores = trace.measured(Restores)
+    if restores is None or not restores.without_effect:
+        return None
+    own = plural(restores.parameters, "trainable parameter")
+    times = "" if restores.without_effect == 1 else f" in {restores.without_effect} of {plural(restores.calls, 'call')}"
+    return faults.RESTORE_WITHOUT_EFFECT.verdict(
+        NAME,
+        f"load_state_dict was given the model's own {own}{times}: {restores.changed} of them had changed since state_dict() returned them, "
+        "and stayed as they were.",
+        limit="what is loaded has memory of its own",
+        measured="the memory of what the loop's calls of load_state_dict are given",
     )
 
 
