@@ -105,6 +105,16 @@ class Rank:
             elif self.process.poll() is None:
                 self.process.kill()
 
+    def wait(self) -> int:
+        """Its exit status, once it has ended, and what it has started with it; after `kill`."""
+        status = self.process.wait()
+        until = time.monotonic() + TO_ANSWER  # where nobody reaps orphans, they stay in the group when they have ended
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            while hasattr(os, "killpg") and time.monotonic() < until:
+                os.killpg(self.process.pid, 0)
+                time.sleep(0.01)
+        return status
+
     def join(self) -> None:
         """Wait for its last events."""
         if self.reader is not None:
@@ -239,7 +249,7 @@ class Launch:
         for rank in ranks:
             rank.ended = not rank.finished
             rank.kill()
-            rank.status = rank.process.wait()
+            rank.status = rank.wait()
 
     def _ask(self, ranks: Sequence[Rank]) -> None:
         for rank in ranks:
@@ -309,7 +319,7 @@ class Launch:
         finally:
             for rank in self.ranks:
                 rank.ended = rank.ended or not (rank.gone or rank.finished)
-                rank.status = rank.process.wait()
+                rank.status = rank.wait()
                 rank.join()
                 rank.close()
 

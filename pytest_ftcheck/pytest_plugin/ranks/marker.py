@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ...core.formatting import describe_type, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MARKER = "ftcheck"
 #: Most ranks of a test. Each is a process that imports torch: about 0.3 GB, and seconds of a core. More belong on more than one machine.
@@ -46,6 +50,28 @@ def is_rank(config: pytest.Config) -> bool:
     return config.pluginmanager.hasplugin(RANK_PLUGIN)
 
 
+def declared_by_all(items: Sequence[pytest.Item]) -> dict[pytest.Item, Declared]:
+    """The tests of several ranks, and what they declare.
+
+    :raises pytest.UsageError: see `declared`. A worker of pytest-xdist cannot end the session: there the test fails in its setup.
+    """
+    found = {}
+    for item in items:
+        try:
+            if isinstance(item, pytest.Item) and (one := declared(item)) is not None:
+                found[item] = one
+        except pytest.UsageError as error:
+            if not hasattr(item.config, "workerinput"):
+                raise
+            item.setup = functools.partial(_raise, error)  # type: ignore[method-assign]
+    return found
+
+
+def _raise(error: Exception) -> None:
+    __tracebackhide__ = True
+    raise error
+
+
 def declared(item: pytest.Item) -> Declared | None:
     """What the markers of a test, its class and its module declare, the nearest first; None: it runs in this process.
 
@@ -78,7 +104,7 @@ def declared(item: pytest.Item) -> Declared | None:
 def _check_test(item: pytest.Item, given: str) -> None:
     """Only functions and methods that every rank runs alike."""
     if not isinstance(item, pytest.Function):
-        raise _refused(item, given, f"a {describe_type(item)} cannot run on several ranks: expected a test function")
+        raise _refused(item, given, f"{describe_type(item)} cannot run on several ranks: expected a test function")
     if getattr(item.obj, "is_hypothesis_test", False):
         raise _refused(item, given, "@given draws other examples on every rank: use @pytest.mark.parametrize")
     from ..suite import SUITE  # lazily: every start of pytest pays for imports

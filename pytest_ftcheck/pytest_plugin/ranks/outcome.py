@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import signal
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from _pytest._code.code import ExceptionChainRepr, ReprFileLocation, ReprTraceback
 
+from ..call_site import library_folders
 from .launch import TO_ANSWER, Launch, Phase, Rank
 from .marker import TO_START
 
@@ -51,7 +53,7 @@ def of_phase(report: pytest.TestReport, launch: Launch, root: Path) -> pytest.Te
     if expected and all(_is_strict_pass(f.shown) for f in failures):
         failures = []
     speaker = _speaker(mine, failures, expected)
-    merged = report if speaker is None else speaker
+    merged = copy.copy(report if speaker is None else speaker)
     merged.nodeid, merged.location, merged.keywords = report.nodeid, report.location, report.keywords
     merged.duration, merged.start, merged.stop = report.duration, report.start, report.stop
     if failures:
@@ -163,12 +165,14 @@ def _representation(failures: Sequence[_Failure], launch: Launch, root: Path) ->
         if hasattr(failure.shown, "chain"):
             chain += [_text(f"{who}:"), *failure.shown.chain]
         else:
-            chain.append(_text(f"{who}: {failure.shown}"))
+            separator = "\n" if "\n" in str(failure.shown) else " "
+            chain.append(_text(f"{who}:{separator}{failure.shown}"))
         chain += [_text(f"rank {rank}, at the same line: {message}") for rank, message in failure.others]
     first = failures[0]
     crash = getattr(first.shown, "reprcrash", None)
     others = [ranks_in_words(failure.ranks) for failure in failures[1:]]
-    summary = f"{ranks_in_words(first.ranks)}: {first.message}" + (f" (and {', '.join(others)})" if others else "")
+    reason = first.message if crash is not None else first.message.splitlines()[-1].removeprefix("E").strip()
+    summary = f"{ranks_in_words(first.ranks)}: {reason}" + (f" (and {', '.join(others)})" if others else "")
     file, line = (launch.file, launch.line) if crash is None else (crash.path, crash.lineno)
     failed = {rank for failure in failures for rank in failure.ranks if launch.timed_out is None}
     rest = "\n".join(_what_it_did(rank, root) for rank in launch.ranks if rank.number not in failed)
@@ -190,9 +194,17 @@ def _what_it_did(rank: Rank, root: Path) -> str:
     if report is None:
         return f"{who} did not run the test"
     if report.failed:
-        crash = report.longrepr.reprcrash  # type: ignore[union-attr]
-        return f"{who} lost its connection to the others at {_shown(Path(crash.path), root)}:{crash.lineno}"
+        return f"{who} lost its connection to the others{_users_line(report.longrepr)}"
     return f"{who} {'was skipped' if report.skipped else 'passed'}"
+
+
+def _users_line(shown: Any) -> str:
+    """The innermost line of a traceback that is in the user's code."""
+    for entry in reversed(getattr(getattr(shown, "reprtraceback", None), "reprentries", ())):
+        place = getattr(entry, "reprfileloc", None)
+        if place is not None and not str(Path(place.path).absolute()).startswith(library_folders()):
+            return f" at {place.path}:{place.lineno}"
+    return ""
 
 
 def where_in_words(rank: Rank, root: Path) -> str:

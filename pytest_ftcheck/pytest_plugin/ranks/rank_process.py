@@ -147,7 +147,7 @@ class RankPlugin:
         import torch.distributed as dist
 
         if not dist.is_available() or not dist.is_gloo_available():
-            missing = "torch.distributed" if not dist.is_available() else "torch.distributed's gloo backend"
+            missing = "torch.distributed" if not dist.is_available() else "gloo backend"
             self._link.send(
                 "unavailable", text=f"this build of torch has no {missing}, which a test of several ranks needs"
             )
@@ -216,9 +216,10 @@ def main(spec: dict[str, Any]) -> None:
                 config.hook.pytest_cmdline_main(config=config)
             finally:
                 config._ensure_unconfigure()
-        except BaseException as error:
+        except pytest.UsageError as error:
+            link.send("error", text=str(error))
+        except BaseException as error:  # noqa: BLE001 - it is told where the test was started
             link.send("error", text="".join(traceback.format_exception(error)))
-            raise
         finally:
             sys.stdout = stdout
     link.send("finished")
