@@ -1,7 +1,8 @@
 """Faults that exist only across ranks, and their healthy twins: ``python benchmarks/ranks.py [--seeds 10] [--ranks 2] [--only NAME]``.
 
-Each run trains a small classifier on gloo processes of this machine, and is watched, gathered and judged on every rank. The exit status is
-1 if a fault is not named, or a healthy run has one.
+Each run trains a small classifier on gloo processes of this machine, and is watched, gathered and judged on every rank. A healthy one runs
+unwatched, too, and ends with the same weights to the bit. The exit status is 1 if a fault is not named, a healthy run has one, or watching
+changed a bit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -82,18 +84,39 @@ def data() -> TensorDataset:
     return TensorDataset(x, (x[:, 0] > 0).long())
 
 
-def train(case: str, seed: int) -> Trace:
-    """The merged trace of one run of this case."""
+class Watch:
+    """``watch``, or nothing where it is off."""
+
+    def __init__(self, subject: Any, on: bool) -> None:
+        self._watch = watch(subject) if on else None
+
+    def __enter__(self) -> None:
+        if self._watch is not None:
+            self._watch.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._watch is not None:
+            self._watch.__exit__(*error)
+
+    def end(self, model: nn.Module) -> tuple[Trace | None, int]:
+        """The merged trace, and a checksum of the weights that this rank holds."""
+        held = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
+        checksum = zlib.crc32(torch.cat([p.detach().reshape(-1) for p in held]).numpy().tobytes())
+        return None if self._watch is None else self._watch.gather(timeout=60.0), checksum
+
+
+def train(case: str, seed: int, *, watched: bool = True) -> tuple[Trace | None, int]:
+    """One run of this case, see `Watch.end`."""
     torch.manual_seed(seed)
     if case.startswith("FSDP2"):
-        return fsdp(case, seed)
+        return fsdp(case, seed, watched)
     if case.startswith("accelerate"):
-        return accelerate(case)
-    return trainer(seed) if case == "Trainer" else plain(case, seed)
+        return accelerate(case, watched)
+    return trainer(seed, watched) if case == "Trainer" else plain(case, seed, watched)
 
 
 # ---------------------------------------------------------------------- a loop by hand
-def plain(case: str, seed: int) -> Trace:
+def plain(case: str, seed: int, watched: bool) -> tuple[Trace | None, int]:
     """DDP, or averaging by hand; each fault changes one thing."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
     one = rank == 1
@@ -122,7 +145,8 @@ def plain(case: str, seed: int) -> Trace:
     accumulation = 2 if "no_sync" in case else 1
     total = EPOCHS * len(loader) // accumulation
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / total))
-    with watch(called) as w:
+    w = Watch(called, watched)
+    with w:
         if inside:
             called = DistributedDataParallel(model)
         for number, (x, y) in enumerate(batches(loader, sampler, case)):
@@ -141,7 +165,7 @@ def plain(case: str, seed: int) -> Trace:
                 after_step(case, model, world, number)
                 for _ in range(world if case == "scheduler stepped once a rank" else 1):
                     scheduler.step()
-    return w.gather(timeout=60.0)
+    return w.end(model)
 
 
 def batches(loader: DataLoader[Any], sampler: Any, case: str) -> Iterator[Any]:
@@ -179,7 +203,7 @@ def after_step(case: str, model: nn.Module, world: int, number: int) -> None:
 
 
 # ---------------------------------------------------------------------- frameworks
-def fsdp(case: str, seed: int) -> Trace:
+def fsdp(case: str, seed: int, watched: bool) -> tuple[Trace | None, int]:
     """`fully_shard` on a mesh of CPUs."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -192,15 +216,16 @@ def fsdp(case: str, seed: int) -> Trace:
     sampler: Any = DistributedSampler(data(), world, rank, shuffle=True, seed=seed)
     loader = DataLoader(data(), BATCH, sampler=sampler)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    with watch(model) as w:
+    w = Watch(model, watched)
+    with w:
         for x, y in batches(loader, sampler, case):
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
-    return w.gather(timeout=60.0)
+    return w.end(model)
 
 
-def accelerate(case: str) -> Trace:
+def accelerate(case: str, watched: bool) -> tuple[Trace | None, int]:
     """Accelerate steps a prepared schedule once for each process, unless batches are split: its steps are to be those of one process."""
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -214,20 +239,21 @@ def accelerate(case: str) -> Trace:
     total = EPOCHS * len(loader) // (world if case.endswith("one rank's steps") else 1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / total))
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
-    with watch(model) as w:
+    w = Watch(model, watched)
+    with w:
         for _ in range(EPOCHS):
             for x, y in loader:
                 accelerator.backward(F.cross_entropy(model(x), y))
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-    merged = w.gather(timeout=60.0)
+    ended = w.end(model)
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-    return merged
+    return ended
 
 
-def trainer(seed: int) -> Trace:
+def trainer(seed: int, watched: bool) -> tuple[Trace | None, int]:
     """Its own DDP, samplers and schedule."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
     from transformers import Trainer, TrainingArguments
@@ -249,12 +275,13 @@ def trainer(seed: int) -> Trace:
             ddp_backend="gloo",
         )
         trained = Trainer(Classifier(), arguments, train_dataset=rows)
-        with watch(trained) as w:
+        w = Watch(trained, watched)
+        with w:
             trained.train()
-        merged = w.gather(timeout=60.0)
+        ended = w.end(trained.model)
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-    return merged
+    return ended
 
 
 # ---------------------------------------------------------------------- processes
@@ -271,8 +298,11 @@ def _rank(rank: int, world: int, folder: str, cases: Sequence[str], seeds: Seque
         with (Path(folder) / f"found{rank}").open("w", encoding="utf-8") as found:
             for case in cases:
                 for seed in seeds:
-                    verdict = check_ranks_agree(train(case, seed))
-                    row = [case, seed, verdict.status, verdict.fault, verdict.headline, list(verdict.causes)]
+                    trace, weights = train(case, seed)
+                    assert trace is not None
+                    verdict = check_ranks_agree(trace)
+                    same = case not in HEALTHY or train(case, seed, watched=False)[1] == weights
+                    row = [case, seed, verdict.status, verdict.fault, verdict.headline, list(verdict.causes), same]
                     found.write(json.dumps(row) + "\n")
                     found.flush()
     finally:
@@ -280,7 +310,7 @@ def _rank(rank: int, world: int, folder: str, cases: Sequence[str], seeds: Seque
 
 
 def judged(cases: Sequence[str], seeds: Sequence[int], ranks: int = 2, seconds: float = 600.0) -> list[list[Any]]:
-    """Of each run: case, seed, status, fault, headline, causes. The processes are ended in every case.
+    """Of each run: case, seed, status, fault, headline, causes, whether unwatched it is the same. All processes are ended in every case.
 
     :raises RuntimeError: a process failed, or the time is over.
     """
@@ -317,9 +347,11 @@ def main() -> int:
     for case in cases:
         runs = [row for row in found if row[0] == case]
         wanted = FAULTS.get(case, "")
-        wrong = [row for row in runs if row[3] != wanted or (not wanted and row[2] != "pass")]
+        wrong = [row for row in runs if row[3] != wanted or (not wanted and row[2] != "pass") or not row[6]]
         right += len(runs) - len(wrong)
-        other = "; ".join(sorted({f"{row[2]} {row[3]}".strip() for row in wrong}))
+        other = "; ".join(
+            sorted({f"{row[2]} {row[3]}".strip() + ("" if row[6] else ", weights differ") for row in wrong})
+        )
         print(f"| {case} | {wanted and f'`{wanted}`'} | {len(runs) - len(wrong)} of {len(runs)} | {other} |")
     print(f"\n{right} of {len(found)} runs are judged rightly.")
     return int(right < len(found))

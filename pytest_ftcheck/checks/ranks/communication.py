@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from ...core.formatting import number, plural
@@ -59,6 +61,8 @@ def _why(ranks: Sequence[Rank], steps: Sequence[RankStep]) -> Fault:
     if any(_changed(step) for step in steps):  # they were averaged or otherwise changed, and differ all the same
         return faults.RANK_GRADIENTS_DIFFER
     calls = {step.call for step in steps}
+    if any(rank.sharded or rank.sharded_otherwise for rank in ranks):  # parameters that FSDP is told to ignore
+        return faults.RANK_GRADIENTS_DIFFER
     if NO_SYNC in calls:
         return faults.NO_SYNC_LEFT_ON
     if BARE in calls and any(rank.wrapped for rank in ranks):
@@ -87,7 +91,7 @@ def scaled(ranks: Sequence[Rank]) -> Verdict | None:
         if not known:
             text = f"{headline} Whether each rank's loss makes up for it is not known: it is none of torch's losses."
             return Verdict(NAME, "inconclusive", text, remedy=fault.remedy)
-        if all(_near(weight, 1.0) for weight in known):
+        if _near(median(known), 1.0):  # a step that a GradScaler skipped counts with the next
             return fault.with_details(factor=factor).verdict(NAME, headline)
     return None
 
@@ -97,7 +101,7 @@ def _factor(at_step: Sequence[RankStep]) -> tuple[float, float | None] | None:
     if not all(step.local for step in at_step):
         return None
     compared = ratio(at_step[0].gradients, mean([step.local for step in at_step]))
-    if compared is None or compared[1] < PARALLEL or at_step[0].clipped <= 0:
+    if compared is None or compared[1] < PARALLEL or not 0 < at_step[0].clipped < math.inf:
         return None
     weights = [step.loss_weight for step in at_step if step.loss_weight is not None]
     weight = sum(weights) / len(weights) if len(weights) == len(at_step) else None

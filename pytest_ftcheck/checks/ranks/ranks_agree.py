@@ -107,13 +107,17 @@ def _passed(ranks: tuple[Rank, ...]) -> str:
 
 
 def _notes(ranks: tuple[Rank, ...]) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if shards := sum(w.sharded for w in ranks[0].weights):
         notes.append(
             f"{plural(shards, 'tensor')} of {len(ranks[0].weights)} are sharded: their values were not compared"
         )
     if not all(rank.rows for rank in ranks):
         notes.append("the rows were not compared: the model was not called with tensors in training mode")
+    if weights.written_after_last_step(ranks):
+        notes.append(
+            "weights differ between ranks at the end, and not before the last step: they were written after it"
+        )
     if ranks[0].sharded_otherwise:
         notes.append("the rows were not compared: tensor parallelism gives ranks the same rows")
     return tuple(notes)

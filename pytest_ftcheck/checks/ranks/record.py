@@ -1,7 +1,7 @@
 """What each rank of a distributed run did; the records of all ranks stand side by side after `watch.gather`.
 
-Tensors are recorded as sketches: sums of a fixed sample of their elements under fixed random signs. Equal tensors have equal sketches, the
-sketch of a mean is the mean of the sketches, and the squared distance of two sketches estimates that of the sampled elements
+Tensors are recorded as sketches: sums of a fixed sample of their elements under fixed random weights. Equal tensors have equal sketches,
+the sketch of a mean is the mean of the sketches, and the squared distance of two sketches estimates that of the sampled elements
 (Achlioptas 2003, Database-friendly random projections).
 """
 
@@ -36,7 +36,7 @@ class RankStep:
     step: int
     #: Weights before the step.
     weights: tuple[float, ...] = ()
-    #: Gradients as backward computed them on this rank, summed over the backward passes since the step before; as the optimizer got them.
+    #: Gradients as backward computed them on this rank alone, in all backward passes since ``zero_grad()``; as the optimizer got them.
     local: tuple[float, ...] = ()
     gradients: tuple[float, ...] = ()
     #: How the model was last called in training before the step: `WRAPPED`, `NO_SYNC` or `BARE`; empty: it was not.

@@ -10,7 +10,7 @@ from . import faults
 from .record import Rank
 
 NAME = "ranks_agree"
-#: Batches of which an epoch must have two to show an order.
+#: Different batches that it takes to show what they have in common, or their order.
 LEAST_BATCHES = 2
 
 
@@ -19,7 +19,8 @@ def same_on_all(ranks: Sequence[Rank]) -> Verdict | None:
     if any(rank.sharded_otherwise for rank in ranks):
         return None
     calls = list(zip(*(rank.rows for rank in ranks), strict=False))
-    if not calls or not all(len(set(of_ranks)) == 1 for of_ranks in calls):
+    # one batch again and again is meant to be the same, on all ranks as well
+    if len(set(calls)) < LEAST_BATCHES or not all(len(set(of_ranks)) == 1 for of_ranks in calls):
         return None
     return faults.SAME_ROWS.verdict(
         NAME, f"All {len(ranks)} ranks trained on the same rows in each of {plural(len(calls), 'batch', 'batches')}."

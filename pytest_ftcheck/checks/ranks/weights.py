@@ -93,7 +93,7 @@ def agree_again(ranks: Sequence[Rank]) -> bool:
 def drift_apart(ranks: Sequence[Rank]) -> Verdict | None:
     """Weights at the end, where gradients, starts, settings and steps do not explain it: those findings come first."""
     rows = apart_at_end(ranks)
-    if not rows or agree_again(ranks):
+    if not rows or agree_again(ranks) or written_after_last_step(ranks):
         return None
     step = _first_apart(ranks)
     since = "" if step is None else f" from step {step} on"
@@ -107,6 +107,21 @@ def drift_apart(ranks: Sequence[Rank]) -> Verdict | None:
         f"The weights of {plural(len(names), 'tensor')} differ between ranks{since}: {worst['tensor']} by {share}."
     )
     return faults.RANKS_DRIFT_APART.verdict(NAME, headline, evidence=tuple(rows))
+
+
+def written_after_last_step(ranks: Sequence[Rank]) -> bool:
+    """Whether followed tensors differ at the end, and did not before the last step, which had the same gradients: an average that one rank
+    evaluates, or a checkpoint that it loads, when the training is over."""
+    names = {row["tensor"] for row in apart_at_end(ranks)} & set(ranks[0].sampled)
+    last = [
+        rank.steps[-1]
+        for rank in ranks
+        if rank.steps and rank.run is not None and rank.steps[-1].step == rank.run.steps - 1
+    ]
+    if not names or len(last) < len(ranks) or len({step.step for step in last}) > 1:
+        return False
+    same = (relative(last[0].gradients, other.gradients) <= SAME for other in last[1:])
+    return _first_apart(ranks) is None and all(same)
 
 
 def _first_apart(ranks: Sequence[Rank]) -> int | None:

@@ -126,7 +126,7 @@ def test_three_ranks():
 
     found = check_ranks_agree(trace(rank(0), rank(1), rank(2, each_step=third)))
     assert found.status == "pass"
-    apart = rank(2, each_step=third, weights={"last": (9.0, 9.0)})
+    apart = rank(2, each_step=lambda i: {**third(i), **drifting(i)}, weights={"last": (9.0, 9.0)})
     found = check_ranks_agree(trace(rank(0), rank(1), apart))
     assert found.fault == "ranks_drift_apart"
     assert found.evidence[0]["ranks"] == "0 and 2"
@@ -142,20 +142,35 @@ def test_start_weights():
     assert rounded.status == "pass"
 
 
+def drifting(i):
+    """Weights that another write moved at step 6."""
+    return {"weights": moved(i + (i > 5))}
+
+
 def test_end_weights():
     moved_far = math.dist((3.0, 1.0), (3.5, 1.5))
     for share, fault in ((0.02, "ranks_drift_apart"), (0.005, "")):
-        found = verdict(rank(0), rank(1, weights={"last": (3.5 + share * moved_far, 1.5)}))
-        assert found.fault == fault
-    found = verdict(rank(0), rank(1, weights={"last": (4.5, 1.5)}, each_step=lambda i: {"weights": moved(i + (i > 5))}))
-    assert found.fault == "ranks_drift_apart"
+        last = {"last": (3.5 + share * moved_far, 1.5)}
+        assert verdict(rank(0), rank(1, weights=last, each_step=drifting)).fault == fault
+    found = verdict(rank(0), rank(1, weights={"last": (4.5, 1.5)}, each_step=drifting))
     assert "from step 6 on" in found.headline
 
 
 def test_weights_of_a_rank_that_never_moved():
     frozen = {"first": (3.0, 1.0), "last": (3.0, 1.0)}
     written = {"first": (3.0, 1.0), "last": (3.1, 1.0)}
-    assert verdict(rank(0, weights=frozen), rank(1, weights=written)).fault == "ranks_drift_apart"
+    found = verdict(rank(0, weights=frozen), rank(1, weights=written, each_step=drifting))
+    assert found.fault == "ranks_drift_apart"
+
+
+def test_weights_written_after_the_last_step():
+    """An average that one rank evaluates: the training is over."""
+    last = {"last": (9.0, 9.0)}
+    found = verdict(rank(0), rank(1, weights=last))
+    assert found.status == "pass"
+    assert "written after it" in found.notes[0]
+    unfollowed = [replace(r, sampled=("body.weight",)) for r in (rank(0), rank(1, weights=last))]
+    assert verdict(*unfollowed).fault == "ranks_drift_apart"
 
 
 def test_shards_are_not_compared():
@@ -329,6 +344,8 @@ def test_the_same_rows_on_all_ranks():
     some = (*one.rows[:6], *rank(1).rows[6:])
     assert verdict(one, rank(1, rows=some)).status == "pass"
     assert verdict(rank(0, rows=()), rank(1, rows=())).status == "pass"
+    again = tuple(one.rows[0] for _ in one.rows)  # one batch is to be overfitted
+    assert verdict(rank(0, rows=again), rank(1, rows=again)).status == "pass"
     tensor_parallel = [rank(r, rows=one.rows, sharded_otherwise=True) for r in (0, 1)]
     assert verdict(*tensor_parallel).status == "pass"
 

@@ -1,7 +1,8 @@
 """The optimizer steps of a rank: sketches of weights and gradients, and of the gradients before ranks are averaged.
 
-A hook on a parameter is called with the gradient of this rank, before it is added to ``.grad``; DDP averages afterwards, in a hook on the
-accumulation. Our hooks return nothing, so no gradient changes.
+A hook on a parameter is called with the gradient of this backward pass, before it is added to ``.grad``; DDP averages afterwards, in a hook
+on the accumulation. So the sum of the two is what this rank alone computed since ``zero_grad()``, over all micro-batches, and not before: a
+step that a GradScaler skipped does not count. Our hooks return nothing, so no gradient changes.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class StepObserver:
                     if self._local_is_old:
                         self._local.zero_()
                         self._local_is_old = False
-                    self._sketches.add(place, gradient.detach(), self._local)
+                    before = self._parameters[place].grad
+                    both = (gradient.detach(),) if before is None else (gradient.detach(), before)
+                    self._sketches.put_sum(place, both, self._local)
             except Exception as error:  # noqa: BLE001
                 self.error = f"the record of a gradient raised {type(error).__name__}: {str(error).strip()[:200]}"
 
