@@ -21,6 +21,12 @@ from .tasks import IGNORED, earlier, reference_loss, task_of
 LossFn = Callable[[Any, Any], Any]
 #: ``(model, batch) -> logits``.
 Forward = Callable[[Any, Any], Any]
+#: So many float labels that are all 0 or 1 are not so by chance.
+SURELY_CLASSES = 8
+ZERO_OR_ONE = (
+    "the labels of one output are floats that are all 0 or 1, and are fitted by mean squared error; for two classes make them whole "
+    "numbers, or pass a loss_fn that computes binary_cross_entropy_with_logits"
+)
 
 
 class Reader:
@@ -110,6 +116,9 @@ class Reader:
         else:
             self._classify(logits, labels, own=False, strict=True)
             loss = self._standard_loss(logits, labels)
+            one_each = self.task == "regression" and logits is not None and logits.numel() == len(labels)
+            if one_each and len(labels) >= SURELY_CLASSES and bool(((labels == 0) | (labels == 1)).all()):
+                self.notes.append(ZERO_OR_ONE)
         if self.loss_fn is None:
             self._count_outputs(logits, inputs)
         return Reading(how, outputs, loss, self.task, self.classes)
@@ -194,8 +203,7 @@ class Reader:
             return any(abs(first_loss - v) <= 0.01 * abs(v) for v in values)
 
         regression = equals(F.mse_loss) or equals(F.l1_loss) or equals(F.smooth_l1_loss)
-        # few numbers can all be 0 or 1 by chance
-        if equals(F.binary_cross_entropy_with_logits) or (len(y) >= 8 and not regression):
+        if equals(F.binary_cross_entropy_with_logits) or (len(y) >= SURELY_CLASSES and not regression):
             self.task, self.classes = "single_label", 2
 
     def _recognise_embeddings(self, batch: Any, labels: Any) -> None:

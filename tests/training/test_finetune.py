@@ -301,6 +301,17 @@ def test_one_logit_and_whole_labels_get_binary_cross_entropy(rows):
     assert {m.name for m in trace.metrics} == {"accuracy", "precision", "recall"}
 
 
+@pytest.mark.parametrize(("values", "noted"), [([0.0, 1.0], True), ([0.0, 1.0, 2.0], False), ([0.0, 0.5], False)])
+def test_floats_of_one_output_are_a_regression_and_said_to_be_all_0_or_1(rows, values, noted):
+    labels = torch.tensor(values).repeat(16)[:16]
+    batches = [(x, labels[: len(x)]) for x, _ in rows]
+    model = Net()
+    model.classifier = torch.nn.Linear(model.classifier.in_features, 1)
+    trace = finetune(model, batches, steps=2)
+    assert trace.reading.loss == "mean squared error"
+    assert any("floats that are all 0 or 1" in note for note in trace.notes) == noted
+
+
 class Squashed(Net):
     """Ends in a sigmoid, for ``BCELoss``."""
 
