@@ -48,8 +48,9 @@ def value_here(tensor: torch.Tensor) -> torch.Tensor | None:
     """The value, where this process has all of it; None: it would have to ask the others."""
     if not _is_dtensor(type(tensor)):
         return tensor
-    whole = all(placement.is_replicate() for placement in tensor.placements)  # type: ignore[attr-defined]
-    return local(tensor) if whole else None
+    held = local(tensor)
+    summand = any(placement.is_partial() for placement in tensor.placements)  # type: ignore[attr-defined]
+    return None if summand or held.shape != tensor.shape else held
 
 
 def shape_here(tensor: torch.Tensor) -> tuple[int, ...] | None:
