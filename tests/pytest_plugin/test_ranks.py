@@ -215,7 +215,7 @@ def test_a_time_limit_tells_where_each_rank_stood(output):
 
 def test_a_rank_that_dies_is_named_and_the_others_loss_is_no_failure(output):
     text = about(output, "test_killed")
-    assert outcome(output, "test_killed").endswith("- rank 1: its process was ended by SIGKILL in the test's call")
+    assert outcome(output, "test_killed").endswith("- rank 1: the process was ended by SIGKILL in the test's call")
     assert re.search(r"rank 0 (lost its connection to the others at|stood at) test_ranks.py:\d+", text)
     assert "RuntimeError" not in text.partition("Captured")[0]
 

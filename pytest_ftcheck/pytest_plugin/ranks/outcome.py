@@ -119,8 +119,8 @@ def _how_it_died(rank: Rank) -> str:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
-        return f"its process was ended by {name} in the test's {rank.phase}"
-    return f"its process ended by itself, with exit status {status}, in the test's {rank.phase}"
+        return f"the process was ended by {name} in the test's {rank.phase}"
+    return f"the process ended by itself, with exit status {status}, in the test's {rank.phase}"
 
 
 def _fold(found: list[_Failure], rank: int, shown: Any) -> None:
