@@ -24,7 +24,7 @@ def merge_shards(shards: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
         tensors[0],
         shard=None,
         unchanged=_all(t.unchanged for t in tensors),
-        gradients=_gradients([t.gradients for t in tensors], sizes),
+        gradients=_gradients(tensors, sizes),
         motion=_motion([t.motion for t in tensors], [t.first for t in tensors], sizes),
         first=_statistics([t.first for t in tensors], sizes),
         last=_statistics([t.last for t in tensors], sizes),
@@ -34,8 +34,16 @@ def merge_shards(shards: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     )
 
 
-def _gradients(shards: Sequence[Gradients], sizes: Sequence[int]) -> Gradients:
-    """A shard without a gradient counts where all are without one; zero, where all are zero."""
+def _gradients(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Gradients:
+    """A shard without a gradient counts where all are without one; zero, where all are zero.
+
+    The largest norm is that of the recorded steps; of a run that is longer it is at most this, the largest norms of all shards together.
+    """
+    shards = [t.gradients for t in tensors]
+    series = _series([t.grad_norms for t in tensors], _norm)
+    most = _norm([g.max_norm for g in shards])
+    max_norm = max(series) if len(series) == shards[0].steps and math.isfinite(most) else most
+    most_rms = _rms([g.max_rms for g in shards], sizes)
     nonzero = [g.first_nonzero for g in shards if g.first_nonzero is not None]
     nonfinite = [g.first_nonfinite for g in shards if g.first_nonfinite is not None]
     return dataclasses.replace(
@@ -45,9 +53,9 @@ def _gradients(shards: Sequence[Gradients], sizes: Sequence[int]) -> Gradients:
         nonfinite=max(g.nonfinite for g in shards),
         first_nonzero=min(nonzero, default=None),
         first_nonfinite=min(nonfinite, default=None),
-        max_norm=_norm([g.max_norm for g in shards]),
+        max_norm=max_norm,
         last_norm=_norm([g.last_norm for g in shards]),
-        max_rms=_rms([g.max_rms for g in shards], sizes),
+        max_rms=most_rms * max_norm / most if most else most_rms,
     )
 
 
