@@ -48,7 +48,7 @@ def processes() -> int:
     return int(distributed.get_world_size())
 
 
-class _Refusing(TorchDispatchMode):
+class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises in place of a collective."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,7 +80,7 @@ def alone() -> Callable[[], None]:
         return _nothing
     wrapper: Any = nn.parallel.DistributedDataParallel
     forward = vars(wrapper)["forward"]
-    mode = _Refusing()
+    mode: Any = _Refusing()  # type: ignore[no-untyped-call]
     mode.__enter__()
     hook = nn.modules.module.register_module_forward_pre_hook(_refuse_gathering)
     wrapper.forward = _inner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,9 +16,12 @@ NO_PASSES = (
 )
 
 
-@functools.lru_cache(maxsize=1024)
-def _is_dtensor(of: type) -> bool:
+def _is_dtensor_class(of: Any) -> bool:
     return any(c.__name__ == "DTensor" and c.__module__.startswith("torch.distributed") for c in of.__mro__)
+
+
+# cached: it is asked of every parameter at every step
+_is_dtensor: Callable[[Any], bool] = functools.lru_cache(maxsize=1024)(_is_dtensor_class)
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -110,11 +113,13 @@ def gathers_in_forward(module: nn.Module) -> bool:
     return bool(_sharding_classes(type(module)))
 
 
-@functools.lru_cache(maxsize=1024)
-def _sharding_classes(of: type) -> frozenset[str]:
+def _known_sharding_classes(of: Any) -> frozenset[str]:
     """Which of torch's two kinds of fully sharded modules a class is."""
     names = {c.__name__ for c in of.__mro__ if c.__module__.startswith("torch.distributed")}
     return frozenset(names & {"FSDPModule", "FullyShardedDataParallel"})
+
+
+_sharding_classes: Callable[[Any], frozenset[str]] = functools.lru_cache(maxsize=1024)(_known_sharding_classes)
 
 
 def _managed(module: Any) -> Iterator[Any]:
