@@ -30,6 +30,8 @@ from .one_by_one import labels_by_output, train_one_by_one
 GROUP_BYTES = 24 * 2**20
 #: Heads in a group, at most: beyond that, the overhead of a call no longer matters, and activations grow.
 GROUP_HEADS = 256
+#: With fewer heads a seed, heads of several seeds are computed together, though each has rows of its own.
+SHARED = 4
 #: Bytes of initial weights that are kept for other learning rates with the same scheme and seed.
 KEPT_BYTES = 128 * 2**20
 #: Optimizers that `batched_optimizers` has.
@@ -55,23 +57,11 @@ def train_heads(
     :param group: heads in a group; None: as many as fit `GROUP_BYTES`.
     :raises ValueError: the head does not take these features.
     """
-    layers: tuple[Layer, ...] = ()
-    reason = "" if vectorise else "vectorise=False"
-    template = template_of(head)
-    if vectorise:
-        try:
-            layers = read_layers(template)
-            _check_shapes(layers, features)
-            if plan.recipe.optimizer not in BATCHED_OPTIMIZERS:
-                raise Unstackable(
-                    f"{plan.recipe.optimizer!r} has no batched version ({', '.join(BATCHED_OPTIMIZERS)} have)"
-                )
-        except Unstackable as why:
-            reason = str(why)
+    layers, reason = _read(head, features, plan) if vectorise else ((), "vectorise=False")
     if reason:
         return list(train_one_by_one(head, features, jobs, plan)), f"one by one: {reason}"
     groups = _groups(jobs, group or _heads_in_a_group(layers))
-    trainer = _GroupTrainer(template, layers, features, plan)
+    trainer = _GroupTrainer(template_of(head), layers, features, plan)
     found: dict[int, Run] = {}
     # a GPU has one queue: further threads would wait for it
     workers = min(thread_share(), len(groups)) if features.x.device.type == "cpu" else 1
@@ -85,6 +75,33 @@ def train_heads(
             pool.shutdown(cancel_futures=True)  # Ctrl-C: skip the groups that are left
             raise
     return [found[i] for i in range(len(jobs))], VECTORISED
+
+
+def _read(head: nn.Module, features: Features, plan: Plan) -> tuple[tuple[Layer, ...], str]:
+    """The layers of a head that can be stacked; or why it cannot."""
+    try:
+        layers = read_layers(template_of(head))
+        _check_shapes(layers, features)
+    except Unstackable as why:
+        return (), str(why)
+    if plan.recipe.optimizer not in BATCHED_OPTIMIZERS:
+        return (), f"{plan.recipe.optimizer!r} has no batched version ({', '.join(BATCHED_OPTIMIZERS)} have)"
+    return layers, ""
+
+
+def seeds_of_a_task(
+    head: nn.Module, features: Features, seeds: Sequence[int], jobs_a_seed: int, plan: Plan, *, vectorise: bool
+) -> list[tuple[int, ...]]:
+    """The seeds in parts that can be trained apart from each other, each in the groups that `train_heads` makes of all of them.
+
+    :raises ValueError: the head does not take these features.
+    """
+    layers, reason = _read(head, features, plan) if vectorise else ((), "vectorise=False")
+    most = 1 if reason else _heads_in_a_group(layers)
+    if reason or jobs_a_seed >= min(SHARED, most):
+        return [(seed,) for seed in seeds]
+    ordered, size = sorted(seeds), most // math.gcd(most, jobs_a_seed)  # so many seeds fill whole groups
+    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
 
 
 def _check_shapes(layers: Sequence[Layer], features: Features) -> None:
@@ -113,7 +130,7 @@ def _groups(jobs: Sequence[Job], most: int) -> list[list[int]]:
         by_seed.setdefault(jobs[i].seed, []).append(i)
     out, rest = [], []
     for mine in by_seed.values():
-        if len(mine) >= min(4, most):
+        if len(mine) >= min(SHARED, most):
             parts = -(-len(mine) // most)
             out += [mine[round(k * len(mine) / parts) : round((k + 1) * len(mine) / parts)] for k in range(parts)]
         else:

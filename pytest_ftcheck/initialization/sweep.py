@@ -16,12 +16,14 @@ from ..core.formatting import as_given
 from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
 from ..instruments.tasks import prior_entropy
-from .engine import train_heads
+from ..seeds.executors import ExecutorOrFactory
+from .engine import seeds_of_a_task, train_heads
 from .extract import module_of
 from .features import Features, features_of
 from .jobs import Job, Plan, Run, judged_rows
 from .judge_heads import deciding_headline, judge, traces
 from .result import Cell, SweepResult, mark_of
+from .sweep_parts import sweep_parts
 
 #: Standard deviations and learning rates of a sweep that names none: three decades around the founding question's 0.02, and from
 #: a rate at which nothing moves in 30 steps to one at which everything diverges.
@@ -42,6 +44,7 @@ def sweep(
     momentum: float = 0.0,
     mark: tuple[float, float] | Recipe | None = None,
     vectorise: bool = True,
+    executor: ExecutorOrFactory | None = None,
     **recipe_fields: Any,
 ) -> SweepResult:
     """Train a copy of the head for every scheme, learning rate and seed, all at once, and judge each: does it learn?
@@ -63,6 +66,9 @@ def sweep(
     :param batch_size: rows a step.  :param momentum: of ``sgd``.
     :param mark: your own ``(std, lr)``, or recipe, to be marked on the map.
     :param vectorise: False: one by one, by torch's own modules and optimizers.
+    :param executor: where it is computed, a task a seed (several where a seed has less than four heads): an object with
+        ``submit(fn, *args)``, or a function that makes one, as in :func:`finetune`. The cells are the same, bit for bit; of heads that are
+        trained one by one, those of a sweep here on one thread.
     :raises TypeError, ValueError: an argument that is none of these, or a head that does not take the features; before any training.
 
     >>> import torch
@@ -83,8 +89,17 @@ def sweep(
     plan = _plan(recipe, recipe_fields, batch_size, momentum)
     marked = mark_of(mark)
     jobs = [Job(s, lr, seed) for s in chosen for lr in rates for seed in numbers]
-    runs, engine = train_heads(made, features, jobs, plan, vectorise=vectorise)
-    cells, metric, baseline = _judge_cells(runs, jobs, features, plan)
+    if executor is None:
+        runs, engine = train_heads(made, features, jobs, plan, vectorise=vectorise)
+        cells, metric, baseline = _judge_cells(runs, jobs, features, plan)
+    else:
+        parts = seeds_of_a_task(made, features, numbers, len(chosen) * len(rates), plan, vectorise=vectorise)
+        given = {"head": made, "features": features, "schemes": chosen, "lrs": rates, "recipe": plan.recipe}
+        given |= {"batch_size": batch_size, "momentum": momentum, "vectorise": vectorise}
+        found = sweep_parts(sweep, executor, given, parts)
+        of_job = {(c.scheme, c.lr, c.seed): c for part in found for c in part.cells}
+        cells = tuple(of_job[repr(j.scheme), j.lr, j.seed] for j in jobs)
+        engine, metric, baseline = found[0].engine, found[0].metric, found[0].baseline
     _, y, source = features.judged
     y = judged_rows(y, y)[1]
     return SweepResult(

@@ -91,6 +91,7 @@ NO_PROGRESS = "ftcheck_no_progress"
 NO_GITHUB = "ftcheck_no_github"
 NO_PROPERTIES = "ftcheck_no_properties"
 _SEEDS = "ftcheck_seeds"
+_EXECUTOR = "ftcheck_executor"
 _EXTEND = "ftcheck_extend_seconds"
 #: Both longer runs of a fine-tune (`checks.longer_runs`) cost at most six times the first: enough for one of five seconds.
 EXTEND_DEFAULT = 30.0
@@ -138,6 +139,14 @@ def add(parser: pytest.Parser) -> None:
         "N",
         "Run each fine-tune under several seeds: a whole number >= 3, auto for as many as the verdict needs, or 1 (default: 1). "
         "--ftcheck-max-seconds then limits all seeds together",
+    )
+    _add_text(
+        parser,
+        group,
+        _EXECUTOR,
+        "FUNCTION",
+        "Train the seeds on the executor that this function makes, pkg.module:make: several at once, also on other machines "
+        "(default: here, one after the other)",
     )
     text = (
         "Seconds in which a fine-tune of the fixture finetune is run again with twice and four times the steps where a check is "
@@ -234,6 +243,12 @@ def seeds(config: pytest.Config) -> Seeds | None:
     if raw is None or raw == "1":
         return None
     return _seeds(raw, given, "auto, 1, or a whole number >= 3")
+
+
+def executor(config: pytest.Config) -> tuple[str, str] | None:
+    """The name of the function that makes an executor, and how it was given; None: seeds are trained here."""
+    raw, given, _ = _text(config, _EXECUTOR)
+    return None if raw is None else (raw, given)
 
 
 def extend_seconds(config: pytest.Config) -> float | None:

@@ -16,6 +16,7 @@ from . import options
 from .call_site import called_from
 from .fixtures import NAMES, _ftcheck_suite, finetune, tiny_distilbert, toy_batches, toy_features
 from .ranks import marker as ranks
+from .session_executor import WORKERS, session_workers
 from .suite import SUITE
 from .verdict_log import ATTRIBUTE, Record
 
@@ -129,6 +130,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[options.FIELDS] = options.read(config)
     config.stash[options.SEEDS] = options.seeds(config)
     config.stash[options.EXTEND_SECONDS] = options.extend_seconds(config)
+    config.stash[WORKERS] = session_workers(config)
     if options.calibrate(config):
         from .calibration_report import CalibrationReport
 
@@ -179,7 +181,8 @@ def _settings(config: pytest.Config) -> dict[str, Any]:
     """What the session's options set for its runs."""
     fields: dict[str, Any] = config.stash[options.FIELDS]
     seeds, extend_seconds = config.stash[options.SEEDS], config.stash[options.EXTEND_SECONDS]
-    given = {"seeds": seeds, "extend_seconds": extend_seconds}
+    executor = options.executor(config)
+    given = {"seeds": seeds, "executor": executor and executor[0], "extend_seconds": extend_seconds}
     return {**fields, **{name: value for name, value in given.items() if value is not None}}
 
 

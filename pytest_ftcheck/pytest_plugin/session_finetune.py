@@ -9,6 +9,7 @@ import pytest
 from ..core.recipe import DECIDED_BY, Recipe
 from ..core.trace import Trace
 from .options import EXTEND_DEFAULT, EXTEND_SECONDS, FIELDS, SEEDS, calibrate
+from .session_executor import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
     given = config.stash[EXTEND_SECONDS]
     budget = EXTEND_DEFAULT if given is None else given
     calibrating = calibrate(config) is not None
+    workers = config.stash[WORKERS]
 
     def run(
         model: Any,
@@ -40,6 +42,8 @@ def session_finetune(config: pytest.Config) -> Callable[..., Trace | Runs]:
         longer = BudgetedRuns(budget if extend_seconds is None else extend_seconds)
         if calibrating or "seeds" not in arguments:
             arguments["seeds"] = seeds
+        if workers is not None and arguments["seeds"] is not None:
+            arguments.setdefault("executor", workers)
         if recipe is None:
             recipe = session if batches is not None else of_trainers
         measured: Trace | Runs = finetune(model, batches, recipe, **arguments)

@@ -77,6 +77,7 @@ def judge(
             break
         judged.append(judge_seed(check, runs, i, arguments, options))
         if runs.identical:
+            runs.cancel()
             return _from_one_seed(judged[0], runs)
         if runs.seeds != "auto":
             continue
@@ -85,6 +86,7 @@ def judge(
         if sum(s.status == "inconclusive" for s in judged) >= MOST_INCONCLUSIVE:
             ended = f"{MOST_INCONCLUSIVE} seeds are inconclusive, and more will not help"
             break
+    runs.cancel()
     return _conclude(runs, judged, _statistics(check, judged, arguments, options, thresholds), test, ended)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -30,6 +31,7 @@ class Runs(Sequence[Trace]):
     :param train: ``(seed, steps) -> Trace``.  :param recipe: of the first seed.  :param seeds: a number >= 3, or ``"auto"``.
     :param varies: what differs from seed to seed, in words.  :param no_longer: why no run can have more steps; None: it can.
     :param same_start: all seeds must start from the same weights.  :param calibrating: only statistics are collected.
+    :param cancel: cancels seeds that are being trained ahead; None: none are.
     :raises ValueError, TypeError: too few seeds for a verdict.
 
     >>> from pytest_ftcheck import Recipe, example_trace
@@ -48,6 +50,7 @@ class Runs(Sequence[Trace]):
         no_longer: str | None = None,
         same_start: bool = False,
         calibrating: bool = False,
+        cancel: Callable[[], None] | None = None,
     ) -> None:
         #: Number of seeds, or ``"auto"``: as many as the test needs.
         self.seeds: Seeds = check_seeds(seeds)
@@ -60,6 +63,9 @@ class Runs(Sequence[Trace]):
         #: Why no seed can be run longer; None: it can.
         self.no_longer = no_longer
         self._train = train
+        self._cancel = cancel
+        if cancel is not None:
+            weakref.finalize(self, cancel)
         self._same_start = same_start
         self._traces: dict[int, Trace] = {}
         self._longer: dict[int, Trace | None] = {}
@@ -114,6 +120,16 @@ class Runs(Sequence[Trace]):
     def seed(self, i: int) -> int:
         """The seed of the i-th run."""
         return self.recipe.seed + i
+
+    def cancel(self) -> None:
+        """Cancel the seeds that an executor trains ahead, as far as they have not begun; one that is read later is trained then.
+
+        >>> from pytest_ftcheck import Recipe, example_trace
+        >>> Runs(lambda seed, steps: example_trace(), Recipe(), 3, cancel=lambda: print("cancelled")).cancel()
+        cancelled
+        """
+        if self._cancel is not None:
+            self._cancel()
 
     @property
     def all_traces(self) -> tuple[Trace, ...]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
@@ -26,9 +22,11 @@ from ..instruments.nested_state import NestedState
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.undo import Undo
 from ..integrations.trainer_run import ProcessState
+from ..seeds.executors import ExecutorOrFactory
 from ..seeds.runs import DRAWN_TWICE, Runs
 from ..seeds.sprt import Seeds
 from .finetune_arguments import FinetuneArguments, OwnArguments
+from .repeatable import keep_repeatable, within_a_trace
 from .resolve import resolve_model, resolve_recipe
 from .run import FinetuneRun
 from .seeds import finetune_seeds, read_once
@@ -54,6 +52,7 @@ def finetune(
     recipe: Recipe | None = None,
     *,
     seeds: Seeds,
+    executor: ExecutorOrFactory | None = None,
     **arguments: Unpack[FinetuneArguments],
 ) -> Runs: ...
 def finetune(
@@ -62,6 +61,7 @@ def finetune(
     recipe: Recipe | None = None,
     *,
     seeds: Seeds | None = None,
+    executor: ExecutorOrFactory | None = None,
     **arguments: Unpack[FinetuneArguments],
 ) -> Trace | Runs:
     """Run one short fine-tune and return what happened; the model, the optimizer and all random states are as before.
@@ -74,6 +74,10 @@ def finetune(
     :param recipe: how to fine-tune; single fields can be given as keywords: ``finetune(model, batches, lr=1e-4, steps=50)``.
     :param seeds: the same fine-tune under several seeds, from the recipe's on: a number >= 3, or ``"auto"`` for as many as the checks
         need to decide. Returns `Runs`, which every check takes in place of a trace; ``max_seconds`` is then the limit of all together.
+    :param executor: where the seeds are trained: an object with ``submit(fn, *args)``, such as a ``ProcessPoolExecutor`` with spawned
+        processes, or a function that makes one. A worker computes with ``threads`` threads, by default one; the results are those of a run
+        here with as many, bit for bit. The model may be a function, batches a list or a DataLoader; all that is given has to be picklable
+        by cloudpickle (``pip install 'pytest-ftcheck[executor]'``).
     :param arguments: any of the following, and the fields of `Recipe`.
     :param optimizer: yours, an instance over this module's parameters or ``callable(model) -> optimizer``; it is used as it is,
         and gradients are clipped only if you give ``max_grad_norm``. A name such as ``"sgd"`` is the recipe's field.
@@ -111,7 +115,11 @@ def finetune(
     if batches is None:
         check_arguments(model, recipe, {**fields, **own})
     if seeds is not None:
-        return finetune_seeds(finetune, seeds, model, batches, recipe, own)
+        return finetune_seeds(finetune, seeds, model, batches, recipe, own, executor)
+    if executor is not None:
+        raise ValueError(
+            "executor is given without seeds=: expected seeds='auto' or a number >= 3, whose runs it computes"
+        )
     undo = Undo()
     nested = NestedState(model) if isinstance(model, nn.Module) else None
 
@@ -148,61 +156,21 @@ def finetune(
 
     def remeasure(probe: str) -> Trace:
         if probe not in measured:
-            with events.listening(None), events.repeating(), _within_a_trace():
+            with events.listening(None), events.repeating(), within_a_trace():
                 again = cast("OwnArguments", {**own, "probes": (probe,)})
                 measured[probe] = finetune(model, batches, recipe, **again)
         return measured[probe]
 
     def lengthen(steps: int, max_seconds: float) -> Trace:
         longer = dataclasses.replace(recipe, steps=steps, max_seconds=max_seconds)
-        with events.listening(events.ProgressOnly(events.current())), events.repeating(), _within_a_trace():
+        with events.listening(events.ProgressOnly(events.current())), events.repeating(), within_a_trace():
             return finetune(model, batches, longer, **own)
 
     # a scheduler of the user's is made for its number of steps
     fixed = own.get("scheduler") is not None or read_once(batches) or read_once(own.get("eval_batches"))
     fixed = fixed or (isinstance(run, TrainerRun) and run.steps_of_its_own <= recipe.steps)
-    _keep_repeatable(trace, remeasure, None if fixed else lengthen, holds_model=isinstance(model, nn.Module))
+    keep_repeatable(trace, remeasure, None if fixed else lengthen, holds_model=isinstance(model, nn.Module))
     return trace
-
-
-#: Runs of a module that was passed in whose model is kept alive by their trace, so that a probe can be run later; of older ones it is not.
-KEPT_MODELS = 4
-_holding_models: deque[weakref.ref[Trace]] = deque()
-
-
-#: Whether a trace repeats its own fine-tune. What comes of it is not repeated in turn.
-_repeated: ContextVar[bool] = ContextVar("pytest_ftcheck_repeated", default=False)
-
-
-@contextlib.contextmanager
-def _within_a_trace() -> Iterator[None]:
-    token = _repeated.set(True)
-    try:
-        yield
-    finally:
-        _repeated.reset(token)
-
-
-def _keep_repeatable(
-    trace: Trace,
-    remeasure: Callable[[str], Trace],
-    lengthen: Callable[[int, float], Trace] | None,
-    *,
-    holds_model: bool,
-) -> None:
-    """Set ``trace.remeasure`` and ``trace.lengthen``. Not a copy with them: the listener knows this trace."""
-    if _repeated.get():
-        return
-    object.__setattr__(trace, "remeasure", remeasure)
-    object.__setattr__(trace, "lengthen", lengthen)
-    if not holds_model:
-        return
-    _holding_models.append(weakref.ref(trace))
-    while len(_holding_models) > KEPT_MODELS:
-        oldest = _holding_models.popleft()()
-        if oldest is not None:
-            object.__setattr__(oldest, "remeasure", None)
-            object.__setattr__(oldest, "lengthen", None)
 
 
 def _modules_among(own: OwnArguments, known: set[int]) -> list[ModelSnapshot]:

@@ -19,7 +19,7 @@ Checkpoint = tuple[Callable[[Any, Any, Any, Any], Any], Callable[[Any, Any, Any,
 
 
 class OwnArguments(TypedDict, total=False):
-    """What `finetune` itself takes by keyword, without ``seeds``; each is explained there."""
+    """What `finetune` itself takes by keyword, without ``seeds`` and ``executor``; each is explained there."""
 
     optimizer: torch.optim.Optimizer | Callable[[Any], torch.optim.Optimizer] | str | None
     scheduler: Any
@@ -53,4 +53,4 @@ class FinetuneArguments(OwnArguments, total=False):
 
 
 #: Names of what ``finetune`` takes beside model, batches and the fields of the recipe (``optimizer`` is both).
-ARGUMENTS = ("recipe", *OwnArguments.__annotations__, "seeds")
+ARGUMENTS = ("recipe", *OwnArguments.__annotations__, "seeds", "executor")

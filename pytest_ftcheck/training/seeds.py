@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,14 +13,22 @@ from ..core.formatting import describe_type, plural
 from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..instruments.batches import spent
-from ..instruments.snapshots import LoaderSnapshot
+from ..seeds.executors import ExecutorOrFactory
 from ..seeds.runs import Runs
 from ..seeds.sprt import Seeds, check_seeds
+from .data_order import reordered
 from .finetune_arguments import OwnArguments
+from .seeds_on_executor import SeedsOnExecutor
 
 
 def finetune_seeds(
-    finetune: Callable[..., Trace], seeds: Seeds, model: Any, batches: Any, recipe: Recipe, own: OwnArguments
+    finetune: Callable[..., Trace],
+    seeds: Seeds,
+    model: Any,
+    batches: Any,
+    recipe: Recipe,
+    own: OwnArguments,
+    executor: ExecutorOrFactory | None = None,
 ) -> Runs:
     """`Runs` of a fine-tune. The first seed is trained at once, so that errors in the input are raised at once.
 
@@ -32,6 +38,7 @@ def finetune_seeds(
     * a function that makes the model is called under the seed; a module starts from the weights it has;
     * dropout, a shuffling DataLoader and all else that draws from torch, numpy or random follows the seed.
 
+    :param executor: trains them, some ahead of the one that is judged; None: they are trained here, one after the other.
     :raises ValueError: batches that can be read only once.
     """
     check_seeds(seeds)
@@ -45,20 +52,28 @@ def finetune_seeds(
     def run(seed: int, steps: int) -> Trace:
         of_seed = dataclasses.replace(recipe, seed=seed, steps=steps)
         first = (seed, steps) == (recipe.seed, recipe.steps)
-        with repeating(not first), _reordered(batches, seed, recipe.seed) as source:
+        with repeating(not first), reordered(batches, seed, recipe.seed) as source:
             return finetune(model, source, of_seed, **own)
 
+    elsewhere = None
+    if executor is not None:
+        elsewhere = SeedsOnExecutor(finetune, finetune_seeds, executor, seeds, model, batches, recipe, own)
     from_factory = not isinstance(model, nn.Module)
     own_scheduler = own.get("scheduler") is not None
     runs = Runs(
-        run,
+        elsewhere or run,
         recipe,
         seeds,
         varies=_varies(batches, from_factory),
         no_longer="the scheduler is yours, and made for this number of steps" if own_scheduler else None,
         same_start=not from_factory,
+        cancel=None if elsewhere is None else elsewhere.cancel,
     )
-    _ = runs[0]
+    try:
+        _ = runs[0]
+    except BaseException:
+        runs.cancel()
+        raise
     return runs
 
 
@@ -74,21 +89,3 @@ def _varies(batches: Any, from_factory: bool) -> tuple[str, ...]:
     if isinstance(batches, (list, tuple)) and len(batches) > 1:
         varying.append(f"order of the {plural(len(batches), 'batch', 'batches')}")
     return (*varying, "dropout and whatever else draws from torch, numpy or random")
-
-
-@contextlib.contextmanager
-def _reordered(batches: Any, seed: int, first: int) -> Iterator[Any]:
-    """The batches in the order of this seed; the first seed's order is the user's own. A loader's generators are restored."""
-    if seed == first:
-        yield batches
-    elif isinstance(batches, (list, tuple)):
-        order = list(batches)
-        random.Random(seed).shuffle(order)
-        yield order
-    else:
-        snapshot = LoaderSnapshot(batches)
-        try:
-            snapshot.reseed(seed)
-            yield batches
-        finally:
-            snapshot.restore()

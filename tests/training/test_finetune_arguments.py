@@ -20,8 +20,8 @@ def test_the_list_holds_every_field_of_the_recipe():
 
 def test_the_names_are_those_of_the_list():
     assert ARGUMENTS[0] == "recipe"
-    assert ARGUMENTS[-1] == "seeds"
-    assert set(ARGUMENTS) - set(OwnArguments.__annotations__) == {"recipe", "seeds"}
+    assert ARGUMENTS[-2:] == ("seeds", "executor")
+    assert set(ARGUMENTS) - set(OwnArguments.__annotations__) == {"recipe", "seeds", "executor"}
 
 
 def test_the_list_imports_no_torch():

@@ -1,0 +1,135 @@
+"""The seeds of a fine-tune on an executor: what travels there, and how a trace that comes back becomes one of this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import nn
+
+from ..core import events
+from ..core.recipe import Recipe
+from ..core.trace import Trace
+from ..seeds.executors import Task, workers_of
+from ..seeds.runs import Runs
+from ..seeds.spread import AHEAD, AHEAD_AUTO, Spread
+from ..seeds.sprt import Seeds, SeedTest
+from .data_order import reordered
+from .finetune_arguments import OwnArguments
+from .payload import packed
+from .repeatable import keep_repeatable
+from .worker import opened, origin, work_there
+
+#: torch's threads in a worker where the recipe names none: workers share a machine, and threads beyond its processors slow each other down.
+THREADS = 1
+
+
+class SeedsOnExecutor:
+    """``(seed, steps) -> Trace``, computed by workers; the arguments are those of `finetune_seeds`, and packed once."""
+
+    def __init__(
+        self,
+        finetune: Callable[..., Trace],
+        finetune_seeds: Callable[..., Runs],
+        executor: Any,
+        seeds: Seeds,
+        model: Any,
+        batches: Any,
+        recipe: Recipe,
+        own: OwnArguments,
+    ) -> None:
+        self._workers, _ = workers_of(executor)
+        _refuse_hooked(own.get("optimizer"))
+        self._payload = packed({"model": model, "batches": batches, "recipe": recipe, **own})
+        self._finetune, self._recipe = finetune, recipe
+        self._holds_model = isinstance(model, nn.Module)
+        self._more_seeds = lambda count: finetune_seeds(finetune, count, model, batches, recipe, own, self._workers)
+        few = seeds == "auto" or recipe.max_seconds is not None
+        self._spread = Spread(
+            self._begin,
+            first=recipe.seed,
+            steps=recipe.steps,
+            count=SeedTest().most if seeds == "auto" else seeds,
+            block=AHEAD_AUTO if few else AHEAD,
+        )
+
+    def __call__(self, seed: int, steps: int) -> Trace:
+        """Wait for the trace, and treat it as one that was made here."""
+        found = opened(self._spread.answer(seed, steps))
+        trace = Trace.from_json(found["trace"])
+        if listener := events.current():
+            listener.traced(trace)
+        with events.repeating((seed, steps) != (self._recipe.seed, self._recipe.steps)):
+            events.run_ended(
+                trace, events.Rerun(lambda: str(found["data"]), self._more_seeds, lambda: found["evaluation"])
+            )
+        measured: dict[str, Trace] = {}
+
+        def remeasure(probe: str) -> Trace:
+            if probe not in measured:
+                answer = self._begin(seed, steps, probes=(probe,)).result()
+                measured[probe] = Trace.from_json(opened(answer)["trace"])
+            return measured[probe]
+
+        # as here: checks find the same traces able to be measured again
+        keep_repeatable(trace, remeasure, None, holds_model=self._holds_model)
+        return trace
+
+    def cancel(self) -> None:
+        """Cancel what has been begun ahead."""
+        self._spread.cancel()
+
+    def _begin(self, seed: int, steps: int, probes: tuple[str, ...] | None = None) -> Task:
+        job = {"seed": seed, "steps": steps, "probes": probes}
+        threads = self._recipe.threads or THREADS
+        return Task(
+            self._workers,
+            f"seed {seed}",
+            work_there,
+            train_seed,
+            origin(),
+            self._payload,
+            threads,
+            self._finetune,
+            job,
+        )
+
+
+def train_seed(arguments: dict[str, Any], finetune: Callable[..., Trace], job: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: one seed.  :param arguments: of `finetune`, as packed.  :param job: ``seed``, ``steps``, and ``probes`` or None."""
+    model, batches, recipe = (arguments.pop(name) for name in ("model", "batches", "recipe"))
+    own = cast("OwnArguments", arguments)
+    if job["probes"] is not None:
+        own["probes"] = job["probes"]
+    of_seed = dataclasses.replace(recipe, seed=job["seed"], steps=job["steps"])
+    hashes, other = _Hashes(), (of_seed.seed, of_seed.steps) != (recipe.seed, recipe.steps)
+    with events.listening(hashes), events.repeating(other), reordered(batches, of_seed.seed, recipe.seed) as source:
+        trace = finetune(model, source, of_seed, **own)
+    return {"trace": trace.to_json(), "data": hashes.data, "evaluation": hashes.evaluation}
+
+
+class _Hashes(events.ProgressOnly):
+    """Notes what the data of a run were, for a baseline in the process that asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.data: str | None = None
+        self.evaluation: str | None = None
+
+    def run_ended(self, trace: Trace, rerun: events.Rerun | None) -> None:  # noqa: ARG002
+        """While the batches are in memory."""
+        if rerun is not None:
+            self.data = rerun.data()
+            self.evaluation = None if rerun.evaluation is None else rerun.evaluation()
+
+
+def _refuse_hooked(optimizer: Any) -> None:
+    """:raises TypeError: an optimizer with hooks, which torch leaves out when it pickles one: another training would come of it."""
+    if isinstance(optimizer, str) or not hasattr(optimizer, "param_groups"):
+        return
+    if any(getattr(optimizer, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post")):
+        raise TypeError(
+            f"optimizer cannot be sent to the executor's workers: the hooks of this {type(optimizer).__name__} would stay behind: "
+            "pass a function (model) -> optimizer that registers them"
+        )
