@@ -22,6 +22,8 @@ _FIRST, _MASK = 10, 3
 _WORDS = 8
 #: Classes in the labels, at most.
 _MOST_CLASSES = 8
+#: Where the question of a row ends.
+_QUESTION = 3
 #: Answers to choose from.
 _CHOICES = 4
 #: Topics of the texts of language models, and the words of each, which follow each other in turn.
@@ -178,7 +180,8 @@ def tagged_batches(config: Any) -> list[Batch]:
 
 
 def answer_batches(config: Any) -> list[Batch]:
-    """Extractive question answering: the answer begins with a word of one group and ends with one of another.
+    """Extractive question answering: a question, two separators, a context; the answer begins with a word of one group and ends with one
+    of another.
 
     >>> from transformers import DistilBertConfig
     >>> batch = answer_batches(DistilBertConfig(vocab_size=100))[0]
@@ -192,8 +195,9 @@ def answer_batches(config: Any) -> list[Batch]:
     batches = []
     for _ in range(_BATCHES):
         ids, length = text.draw(_FIRST + 2 * words, text.size, _ROWS, _LENGTH), text.lengths()
-        size = text.draw(1, 4, _ROWS)
-        start = 1 + (torch.rand(_ROWS, generator=text.g) * (length - 2 - size)).long()
+        ids[:, _QUESTION : _QUESTION + 2] = text.end
+        size, context = text.draw(1, 3, _ROWS), _QUESTION + 2
+        start = context + (torch.rand(_ROWS, generator=text.g) * (length - 1 - size - context)).long()
         ids[row, start] = _FIRST + text.draw(0, words, _ROWS)
         ids[row, start + size] = _FIRST + words + text.draw(0, words, _ROWS)
         batches.append(text.batch(ids, length, start_positions=start, end_positions=start + size))
