@@ -118,6 +118,11 @@ def test_order_does_not_matter():
     assert merge_ranks([other, one]).notes == ("gathered from 2 ranks",)
 
 
+def test_what_is_merged_is_not_gathered_again():
+    merged = merge_ranks([of_rank(0), of_rank(1)])
+    assert gather(merged) is merged
+
+
 def test_what_the_trace_says_is_in_the_record():
     run = own_record(of_rank(0)).run
     assert (run.steps, run.iterations, run.first_nonfinite_loss) == (20, 20, None)

@@ -135,6 +135,25 @@ def test_the_first_local_gradient_that_is_not_finite(group, rows):
     assert record(trace).first_nonfinite_local == 3
 
 
+class Inside(nn.Module):
+    """A model that is not a container of torch's: these are traced with their hooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_compiled_model(group, rows):
+    model = Inside()
+    rank = record(train(model, rows, called=torch.compile(model, backend="aot_eager")))
+    assert rank.calls == len(rank.rows) == 8
+    for step in rank.steps:
+        assert step.local == pytest.approx(step.gradients, rel=1e-4, abs=1e-6)
+
+
 def test_what_is_done_between_backward_and_step_does_not_change_the_local_gradient(group, rows):
     def halve(model):
         for p in model.parameters():
