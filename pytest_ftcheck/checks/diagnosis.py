@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core import fail_level
-from ..core.formatting import clean, describe_type, plural
+from ..core import arguments, fail_level
+from ..core.formatting import as_given, clean, describe_type, plural
 from ..core.late_binding import provided
 from ..core.trace import Trace
-from ..core.verdict import BRIEF, Status, Verdict, brief_field
+from ..core.verdict import BRIEF, NARROWEST, Status, Verdict, brief_field
 from ..seeds.runs import Runs, repeatable
 from .assertions import notify
 from .catalogue import CHECKS, FAULTS, SPECS, explained_by, rank_of
@@ -101,7 +101,7 @@ class Diagnosis:
 
         >>> from pytest_ftcheck import example_trace
         >>> [v.check for v in diagnose(example_trace()).not_applicable]
-        ['frozen_stay_frozen', 'metric_matches_reference']
+        ['frozen_stay_frozen', 'ranks_agree', 'metric_matches_reference']
         """
         skipped = (v for v in self.verdicts if v.status == "skipped" and not v.unmeasured)
         return (*skipped, *(v for v in self.having("inconclusive") if _is_required(v) and not v.unmeasured))
@@ -217,6 +217,7 @@ class Diagnosis:
           loss_decreases: 2 steps are too few.
           what would settle it: set steps=40
         """
+        arguments.whole("width", width, least=NARROWEST)
         status = {"healthy": "PASS", "unhealthy": "FAIL", "undecided": "INCONCLUSIVE"}[self.status]
         headline = f"healthy: {status}. {_capitalized(self.headline)}."
         lines = [textwrap.shorten(headline, 3 * width, placeholder=" ...")]
@@ -292,13 +293,13 @@ def assert_healthy(
     'healthy'
     """
     __tracebackhide__ = True
-    _validated("allow", allow, (*CHECKS, *FAULTS))
-    allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
+    allowed = arguments.mapping("allow", allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
+    _validated("allow", tuple(allowed), (*CHECKS, *FAULTS))
     for name, reason in allowed.items():
         if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"allow[{name!r}]={reason!r}: expected the reason, a text")
-    required = _validated("require", require, CHECKS)
-    if both := [name for name in required if name in _names("ignore", ignore)]:
+            raise TypeError(f"allow[{name!r}]={as_given(reason)}: expected the reason, a text")
+    required, ignore = _validated("require", require, CHECKS), _names("ignore", ignore)
+    if both := [name for name in required if name in ignore]:
         raise ValueError(f"require= and ignore= both name {', '.join(both)}")
     judged = (
         _judged_as_required(v, trace) if v.check in required else _judged_as_declared(v, trace)
@@ -426,10 +427,7 @@ def _is_required(verdict: Verdict) -> bool:
 
 def _names(argument: str, value: Iterable[str]) -> tuple[str, ...]:
     __tracebackhide__ = True
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
-    if names is None or not all(isinstance(n, str) for n in names):
-        raise TypeError(f"{argument}={value!r}: expected names of checks")
-    return names
+    return arguments.texts(argument, value, "names of checks")
 
 
 def _validated(argument: str, value: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
@@ -440,7 +438,7 @@ def _validated(argument: str, value: Iterable[str], known: Iterable[str]) -> tup
     for name in dict.fromkeys(n for n in names if n not in valid):
         near = difflib.get_close_matches(name.removeprefix("assert_").removeprefix("check_"), valid, 3)
         hint = f"did you mean {', '.join(near)}?" if near else f"the checks are {', '.join(CHECKS)}"
-        errors.append(f"{argument}={name!r} is no check{also}; {hint}")
+        errors.append(f"{argument}={as_given(name)} is no check{also}; {hint}")
     if errors:
         raise ValueError("\n".join(errors))
     return names

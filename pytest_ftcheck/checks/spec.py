@@ -184,12 +184,13 @@ def check(
         ) -> Callable[Concatenate[Trace | Runs, P], Verdict]:
             @functools.wraps(function)
             def judge(*arguments: Any, **options: Any) -> Verdict:
-                trace = arguments[0] if arguments else options.get("trace")
-                if isinstance(trace, Runs):
-                    rest = {name: value for name, value in options.items() if name != "trace"}
-                    return judge_seeds(one, trace, arguments[1:], rest, thresholds)
-                if (arguments or "trace" in options) and not isinstance(trace, Trace):
-                    raise TypeError(f"trace is {describe_type(trace)}: expected a trace from finetune() or watch()")
+                if not arguments and "trace" in options:  # by its name, as every other argument
+                    arguments = (options.pop("trace"),)
+                if arguments and isinstance(arguments[0], Runs):
+                    return judge_seeds(one, arguments[0], arguments[1:], options, thresholds)
+                if arguments and not isinstance(arguments[0], Trace):
+                    what = describe_type(arguments[0])
+                    raise TypeError(f"trace is {what}: expected a trace from finetune() or watch()")
                 return one(*arguments, **options)
 
             return judge

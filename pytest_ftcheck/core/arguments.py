@@ -188,7 +188,7 @@ def items(name: str, values: Any, expected: str = "a sequence", *, most: int = M
             found.append(value)
             if len(found) > most:
                 break
-    except Exception as error:  # a tensor without dimensions; an object of the user's
+    except Exception as error:  # noqa: BLE001 - a tensor without dimensions; an object of the user's
         raise TypeError(f"{name} is {describe_type(values)} that cannot be read: {_because(error)}") from None
     if len(found) > most:
         raise ValueError(f"{name} is {describe_type(values)} of more than {most:,} items: expected {expected}")
@@ -244,9 +244,12 @@ def path(name: str, value: Any) -> str:
         found = None
     if not isinstance(found, str):
         raise TypeError(expected)
-    if not found or "\0" in found:
-        raise ValueError(f"{expected}{' without NUL characters' if found else ''}")
-    return found
+    try:
+        if found and b"\0" not in os.fsencode(found):
+            return found
+    except UnicodeEncodeError:  # half of a surrogate pair
+        pass
+    raise ValueError(f"{expected}, which the system takes")
 
 
 def _because(error: Exception) -> str:

@@ -283,6 +283,16 @@ class ProbeRows:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """The area under the ROC curve, mean over classes or tags, before and after the run."""
+
+    first: float
+    last: float
+    #: Share of label permutations with an area of at least ``last``.
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Metric:
     """One metric before and after the run, with its majority-class baseline."""
 
@@ -303,6 +313,8 @@ class Metric:
     taken_for: tuple[tuple[int, float], ...] = ()
     #: How many standard deviations ``last`` is above the mean score of the permutations; None: not computed.
     deviations: float | None = None
+    #: How the outputs rank the rows, where every row has the same prediction; None: the metric sees what the outputs do.
+    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Recipe(PrintedAsRepr):
         arguments.one_of("schedule", self.schedule, SCHEDULES)
         arguments.number("lr", self.lr, least=0)
         arguments.number("weight_decay", self.weight_decay, least=0)
-        arguments.number("warmup", self.warmup, least=0)
+        arguments.number("warmup", self.warmup, least=0, most=arguments.MOST_STEPS)
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(
                 f"warmup={as_given(self.warmup)}: expected a share of the steps below 1, or a whole number of steps"
@@ -94,6 +94,10 @@ class Recipe(PrintedAsRepr):
         arguments.seed("seed", self.seed)
         arguments.number("max_grad_norm", self.max_grad_norm, above=0, optional=True)
         arguments.number("max_seconds", self.max_seconds, above=0, optional=True)
+        for name in ("lr", "weight_decay", "max_grad_norm"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value > 2**53:  # torch converts whole numbers, and not all of them
+                object.__setattr__(self, name, float(value))
         arguments.whole("threads", self.threads, least=1, most=arguments.MOST_THREADS, optional=True)
         arguments.one_of("dtype", self.dtype, DTYPES, optional=True)
         arguments.one_of("autocast", self.autocast, AUTOCASTS, optional=True)

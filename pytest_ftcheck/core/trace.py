@@ -268,6 +268,8 @@ class Trace:
         """Write event files that TensorBoard shows (needs the extra ``tensorboard``), one directory a run.
 
         The most useful charts are under *Custom Scalars*, runs side by side with their results under *HParams*.
+
+        :raises TypeError, ValueError: no path.  :raises OSError: it cannot be written.  :raises ImportError: the extra is missing.
         """
         provided("tensorboard")(self, directory)
 
@@ -276,6 +278,7 @@ class Trace:
 
         :raises ImportError: a package of the extra is missing.  :raises OSError: it cannot be written; an old file is left unchanged.
         """
+        arguments.path("path", path)  # before the page is made
         save_text(path, provided("page")([self]))
 
     def log_to(self, to: str | TraceWriter, *, tensors: bool = False, **options: Any) -> None:
@@ -287,6 +290,7 @@ class Trace:
         :param options: ``prefix=`` ("ftcheck"), the prefix of all names in an active run of yours; all others are passed to the tracker
             where a run is created (``project=``, ``name=``, ``run_name=``, ...).
         :raises ImportError: the tracker's package is missing.
+        :raises OSError: what the tracker writes cannot be written.
         :raises ValueError, TypeError: no such tracker; options for a run that is active already.
 
         An active run of yours (``wandb.run``, ``mlflow.active_run()``, trackio's) is used and stays open; else a run is created and

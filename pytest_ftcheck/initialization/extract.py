@@ -11,6 +11,7 @@ from torch import nn
 from ..checks.head.probe.layers import linear_layers
 from ..core import arguments
 from ..instruments.batches import Batches, device_of, in_words, split, to_device
+from ..instruments.given import listable, switchable
 from ..instruments.global_state import GlobalState, preserved_globals, seed_everything
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
@@ -116,6 +117,8 @@ def module_of(argument: str, given: Any) -> nn.Module:
         if not isinstance(given, nn.Module):
             raise TypeError(f"{argument}() returned a {type(given).__name__}: expected a torch.nn.Module")
     return given
+    listable(given, argument)
+    switchable(given, argument)
 
 
 class _Tap:

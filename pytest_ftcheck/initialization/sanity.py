@@ -12,10 +12,13 @@ from torch import nn
 
 from ..checks.assertions import enforce
 from ..checks.head.init_sane import judge
+from ..core import arguments
 from ..core.formatting import as_given
 from ..core.init_scheme import InitScheme
 from ..core.verdict import Verdict
-from ..instruments.batches import split
+from ..instruments.batches import check_nesting, split
+from ..instruments.given import module as checked_module
+from ..instruments.given import switchable
 from ..instruments.global_state import GlobalState
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.undisturbed import undisturbed
@@ -60,15 +63,14 @@ def check_init(
     >>> check_init(model, toy_batches(), InitScheme.normal(std=0.05)).fault
     'head_init_initializer_range'
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    switchable(checked_module("model", model))
     if expected is not None and not isinstance(expected, InitScheme):
         raise TypeError(f"expected={as_given(expected)}: expected an InitScheme, or None")
-    if pretrained is not None and not isinstance(pretrained, Mapping):
-        raise TypeError(f"pretrained is a {type(pretrained).__name__}: expected a mapping parameter name -> tensor")
+    if pretrained is not None:
+        pretrained = arguments.mapping("pretrained", pretrained, "a mapping parameter name -> tensor")
     if isinstance(batches, Features):
         batches = [(batches.x, batches.y)]
-    if isinstance(batches, (str, Mapping, torch.Tensor)) or not isinstance(batches, Iterable):
+    if isinstance(batches, (str, bytes, Mapping, torch.Tensor)) or not isinstance(batches, Iterable):
         raise TypeError(
             f"batches is a {type(batches).__name__}: expected batches as for finetune(), Features, or [(features, labels)]"
         )
@@ -80,6 +82,7 @@ def check_init(
         with torch.inference_mode(False), torch.enable_grad():
             rows = list(islice(iter(source), BATCHES))
             _check(model, rows)
+            check_nesting("batches", rows)
             with undisturbed(model, weights=True):
                 return judge(measure(model, rows, expected, head, pretrained))
 

@@ -37,7 +37,7 @@ class Batches:
         self.one_shot = False
         #: How often the source has been read from its start before the batch taken last: the epoch, counted from 0.
         self.epoch = 0
-        if isinstance(source, (Mapping, torch.Tensor, str)) or not isinstance(source, Iterable):
+        if isinstance(source, (Mapping, torch.Tensor, str, bytes)) or not isinstance(source, Iterable):
             raise TypeError(
                 f"{argument} is {describe_type(source)}: expected a list, a DataLoader or another iterable of batches"
             )
@@ -67,6 +67,7 @@ class Batches:
                     break
         if not self.known:
             raise ValueError(f"{argument} is empty: expected at least one batch")
+        check_nesting(argument, self.known[:2])
 
     def take(self, i: int) -> Any:
         """Batch ``i``; to be taken in order."""
@@ -84,6 +85,18 @@ class Batches:
                 return batch
             raise ValueError(
                 f"{self.argument}: can be read only once, and ended before batch {i}: pass a list or a DataLoader, or fewer steps"
+            ) from None
+
+
+def check_nesting(argument: str, batches: Sequence[Any]) -> None:
+    """``ValueError`` for a batch that is nested too deeply to be read, or contains itself."""
+    for i, batch in enumerate(batches):
+        try:
+            for _ in placed_tensors(batch):
+                pass
+        except RecursionError:
+            raise ValueError(
+                f"{argument}[{i}] is {describe_type(batch)} that is nested too deeply, or contains itself: expected a batch"
             ) from None
 
 
@@ -232,6 +245,16 @@ def to_device(value: Any, device: torch.device) -> Any:
             value = value.clone()  # made under the caller's inference_mode: autograd refuses the original
         return value if value.device == device else value.to(device)
     return _mapped(value, lambda v: to_device(v, device))
+
+
+def fresh(value: Any) -> Any:
+    """The same tensors in containers of their own: a model that pops from its batch takes nothing from the user's.
+
+    >>> batch = {"x": 1, "labels": 2}
+    >>> fresh(batch).pop("labels"), batch
+    (2, {'x': 1, 'labels': 2})
+    """
+    return _mapped(value, fresh, copied=isinstance(value, MutableMapping) or type(value) is list)
 
 
 def own_copy(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,7 +58,45 @@ def tensor(name: str, value: Any, expected: str = "a tensor or an array") -> tor
 
 
 def module(name: str, value: Any) -> nn.Module:
-    """``TypeError`` for what is no module."""
+    """The module, whose parameters torch can list.
+
+    :raises TypeError: it is no module.  :raises ValueError: torch cannot list its parameters.
+    """
     if not isinstance(value, nn.Module):
         raise TypeError(f"{name} is {describe_type(value)}: expected a torch.nn.Module")
+    listable(value, name)
     return value
+
+
+def listable(model: nn.Module, argument: str = "model") -> None:
+    """``ValueError`` for modules that torch itself cannot list, for they have no hash."""
+    for where, one in _modules(model, argument):
+        if type(one).__hash__ is None:
+            raise ValueError(
+                f"{where} has no __hash__ (a class with __eq__ has none of its own), so that torch cannot list its parameters; "
+                "add __hash__ = torch.nn.Module.__hash__ to the class"
+            )
+
+
+def switchable(model: nn.Module, argument: str = "model") -> None:
+    """``ValueError`` for modules that cannot be switched between training and evaluation, for they refuse attributes."""
+    for where, one in _modules(model, argument):
+        try:
+            one.training = one.training
+        except Exception as error:
+            raise ValueError(
+                f"{where} refuses attributes, so that train() and eval() cannot switch it ({type(error).__name__}: {error}); "
+                "let its __setattr__ take the attribute training"
+            ) from error
+
+
+def _modules(model: nn.Module, argument: str) -> Iterator[tuple[str, nn.Module]]:
+    """All modules, and where they are in words; without hashing them."""
+    todo, seen = [("", model)], set()
+    while todo:
+        name, one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield f"{argument}: {f'its module {name!r}, ' if name else ''}a {type(one).__name__},", one
+        todo += [(f"{name}.{child}".lstrip("."), m) for child, m in one._modules.items() if m is not None]

@@ -213,7 +213,7 @@ class PlainAttributes:
             generator.restore()
         for now, before in self.tables:
             for name, entry in before.items():
-                if now.get(name) is not entry:
+                if name not in now or now[name] is not entry:  # a scripted module's table has no get()
                     now[name] = entry
 
     def __str__(self) -> str:

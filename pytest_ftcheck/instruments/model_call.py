@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .batches import LABELS, SPAN, in_words, span_arguments
+from .batches import LABELS, SPAN, fresh, in_words, span_arguments
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 
@@ -41,6 +41,7 @@ class ModelCall:
             self._label_keys = SPAN
 
     def __call__(self, inputs: Any, labels: Any) -> Any:
+        inputs = fresh(inputs)
         if self.style == "keywords":
             chosen = {k: v for k, v in inputs.items() if k not in self.dropped}
             if self.passes_labels and labels is not None:
@@ -80,6 +81,14 @@ class ModelCall:
         self.style = "keywords"
         if not self._any_keyword:
             self.dropped = {k for k in inputs if k not in self._parameters}
+        if inputs and self._parameters and self.dropped == set(inputs):  # forward(batch): the mapping itself
+            self.style = "one argument"
+            try:
+                output = self(inputs, labels)
+                self.dropped = set()
+                return output, f"one {type(inputs).__name__} of {len(inputs)}"
+            except Exception:  # noqa: BLE001 - the message below is the better one
+                self.style = "keywords"
         used = ", ".join(k for k in inputs if k not in self.dropped)
         self.passes_labels = bool(self._label_keys) and labels is not None
         try:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ..core.formatting import describe_type
 from ..core.observations import Reading
-from .batches import device_of, in_words, own_copy, row_count, split, to_device, with_labels
+from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
 from .label_comparison import compares_only
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
@@ -69,7 +69,7 @@ class Reader:
         inputs, labels = split(batch)
         how, outputs, logits, output = "the user's loss_fn", "the loss only", None, None
         if self.user_forward is not None:
-            logits, how, outputs = self.user_forward(self.model, batch), "the user's forward", "logits"
+            logits, how, outputs = self.user_forward(self.model, fresh(batch)), "the user's forward", "logits"
             if not isinstance(logits, torch.Tensor):
                 raise TypeError(f"forward returned {describe_type(logits)}: expected the logits, a tensor")
             output = logits
@@ -257,6 +257,10 @@ class Reader:
         if self.loss_fn is not None or not isinstance(labels, torch.Tensor):
             return
         where = f"{argument}[{number}]"
+        if labels.dim() and not len(labels):
+            raise ValueError(
+                f"{where} has no rows: the mean of no losses is NaN, and so is every weight after a step with it; leave the batch out"
+            )
         self._compare_with_first(inputs, labels, where)
         if self.task == "single_label" and self.classes and labels.numel():
             if (labels.is_floating_point() and not self.uses_own_loss) or labels.is_complex():
@@ -319,7 +323,7 @@ class Reader:
             return self._user_loss(batch)
         inputs, labels = split(batch)
         if self.user_forward is not None:
-            logits = self.user_forward(self.model, batch)
+            logits = self.user_forward(self.model, fresh(batch))
             return self.reference(logits, labels), logits
         output = self._call(inputs, labels)
         logits = logits_in(output)
@@ -349,7 +353,7 @@ class Reader:
 
     def _user_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         assert self.loss_fn is not None
-        value = self.loss_fn(self.model, batch)
+        value = self.loss_fn(self.model, fresh(batch))
         if isinstance(value, tuple) and len(value) == 2:
             return value
         return value, None
@@ -358,7 +362,7 @@ class Reader:
         """The logits of a batch, which is not changed; None where there are none to read."""
         batch = own_copy(batch)
         if self.user_forward is not None:
-            found = self.user_forward(self.model, batch)
+            found = self.user_forward(self.model, fresh(batch))
             return found if isinstance(found, torch.Tensor) else None
         if self._call.style:
             inputs, labels = split(batch)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ..core import arguments
 from ..core.formatting import number, percent, plural, shorten
-from ..seeds.runs import Runs
+from ..seeds.runs import Runs, one_trace
 
 if TYPE_CHECKING:
     from ..core.observations import Tensor
@@ -32,8 +33,8 @@ def explain_weight_motion(trace: Trace | Runs, tensor: str | None = None) -> str
     >>> print(explain_weight_motion(example_trace()).splitlines()[1])
     Elements:  100 % of 128 moved; displacement: relative L2 0.69 %, rms 1.38e-04, largest 4.40e-04.
     """
-    if isinstance(trace, Runs):
-        trace = trace[0]
+    trace = one_trace(trace)
+    arguments.text("tensor", tensor, optional=True)
     t = shown_by_default(trace) if tensor is None else trace.tensor(tensor)
     lines = (
         ("Histogram:", f"{shorten(t.name, 60)}: {_histogram(t)}."),

@@ -7,15 +7,14 @@ import hashlib
 import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
-from ..core.formatting import plural
+from ..core import arguments
+from ..core.formatting import describe_type, plural
+from ..core.recipe import Recipe
 from ..core.serialization import encode
 from ..core.trace import Trace
 from .sprt import Seeds, SeedTest, check_seeds
-
-if TYPE_CHECKING:
-    from ..core.recipe import Recipe
 
 #: An inconclusive seed is run again with this many times the steps, once.
 LONGER = 2
@@ -54,10 +53,17 @@ class Runs(Sequence[Trace]):
     ) -> None:
         #: Number of seeds, or ``"auto"``: as many as the test needs.
         self.seeds: Seeds = check_seeds(seeds)
+        if not callable(train):
+            raise TypeError(f"train is {describe_type(train)}: expected a callable (seed, steps) -> Trace")
+        arguments.callables(cancel=cancel)
+        arguments.instance("recipe", recipe, Recipe, "a pytest_ftcheck.Recipe")
+        arguments.text("no_longer", no_longer, optional=True)
+        arguments.flag("same_start", same_start)
+        arguments.flag("calibrating", calibrating)
         #: The recipe of the first seed.
         self.recipe = recipe
         #: What differs from seed to seed.
-        self.varies = tuple(varies)
+        self.varies = arguments.texts("varies", varies)
         #: Only the checks' statistics are collected (``--ftcheck-calibrate``).
         self.calibrating = calibrating
         #: Why no seed can be run longer; None: it can.
@@ -89,6 +95,8 @@ class Runs(Sequence[Trace]):
             raise IndexError(f"seed number {i} of {len(self)}")
         if k not in self._traces:
             trace = self._train(self.seed(k), self.recipe.steps)
+            if not isinstance(trace, Trace):
+                raise TypeError(f"train returned {describe_type(trace)}: expected a Trace")
             self._check_start(k, trace)
             self._traces[k] = trace
         return self._traces[k]
@@ -119,6 +127,7 @@ class Runs(Sequence[Trace]):
 
     def seed(self, i: int) -> int:
         """The seed of the i-th run."""
+        arguments.whole("i", i, least=0)
         return self.recipe.seed + i
 
     def cancel(self) -> None:
@@ -143,6 +152,8 @@ class Runs(Sequence[Trace]):
 
     def affords(self, i: int, times: float = 1) -> bool:
         """Whether the i-th seed is trained, or fits into ``max_seconds`` if it takes as long as the slowest run so far."""
+        arguments.whole("i", i, least=0)
+        arguments.number("times", times, least=0)
         limit = self.recipe.max_seconds
         if limit is None or self.calibrating or (times == 1 and i in self._traces) or not self._traces:
             return True
@@ -150,6 +161,7 @@ class Runs(Sequence[Trace]):
 
     def longer(self, i: int) -> Trace | None:
         """The i-th seed with twice the steps, for an inconclusive one; None where that is not possible."""
+        arguments.whole("i", i, least=0, most=len(self) - 1)
         if i not in self._longer:
             if self.calibrating or self.no_longer is not None or self[i].stopped is not None:
                 return None
@@ -186,6 +198,17 @@ class Runs(Sequence[Trace]):
                 f"({plural(len(changed), 'tensor')}, {', '.join(changed[:1])}), and seed {self.seed(k)} must start from the same weights: "
                 "do not change the module while its runs are judged, or pass a function that makes one"
             )
+
+
+def one_trace(trace: Trace | Runs) -> Trace:
+    """The trace itself, of several seeds that of the first.
+
+    :raises TypeError: it is neither.
+    """
+    if isinstance(trace, Runs):
+        return trace[0]
+    arguments.instance("trace", trace, Trace, "a trace from finetune() or watch()")
+    return trace
 
 
 def digest(trace: Trace, *, seed: bool = True) -> str:

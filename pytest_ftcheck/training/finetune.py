@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
@@ -12,11 +12,13 @@ from torch import nn
 from ..checks.probes import chosen_probes
 from ..core import arguments as check
 from ..core import events
+from ..core.formatting import as_given
 from ..core.intent import Intent
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..core.trace import Trace
 from ..instruments.draws import draws_differ
 from ..instruments.environment import data_hash
+from ..instruments.given import listable
 from ..instruments.global_state import GlobalHooks, GlobalState, seed_everything
 from ..instruments.nested_state import NestedState
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
@@ -122,6 +124,8 @@ def finetune(
         )
     undo = Undo()
     nested = NestedState(model) if isinstance(model, nn.Module) else None
+    if isinstance(model, nn.Module):
+        listable(model)
 
     def train() -> tuple[FinetuneRun | TrainerRun, Trace]:
         undo.keep(GlobalState(), GlobalHooks())
@@ -191,21 +195,18 @@ def _separated(arguments: FinetuneArguments) -> tuple[OwnArguments, dict[str, An
         name = own.pop("optimizer")
         if name not in OPTIMIZERS:
             raise ValueError(
-                f"optimizer={name!r}: expected one of {', '.join(OPTIMIZERS)}, an optimizer, or a callable"
+                f"optimizer={as_given(name)}: expected one of {', '.join(OPTIMIZERS)}, an optimizer, or a callable"
             )
         given["optimizer"] = name
     return cast("OwnArguments", own), given
 
 
 def _check_callables(own: OwnArguments) -> None:
-    metrics = own.get("metrics")
-    check.instance("metrics", metrics, Mapping, "a mapping name -> callable(logits, labels)", optional=True)
-    for name in metrics or ():
-        if not isinstance(name, str):
-            raise TypeError(f"metrics has the key {name!r}: expected the metric's name, a string")
+    given, expected = own.get("metrics"), "a mapping name -> callable(logits, labels)"
+    metrics = {} if given is None else check.mapping("metrics", given, expected)
     checkpoint = own.get("checkpoint")
     if checkpoint is not None and not (isinstance(checkpoint, (tuple, list)) and len(checkpoint) == 2):
-        raise TypeError(f"checkpoint={checkpoint!r}: expected two functions, (save, load)")
+        raise TypeError(f"checkpoint={as_given(checkpoint)}: expected two functions, (save, load)")
     save, load = checkpoint or (None, None)
     check.callables(
         loss_fn=own.get("loss_fn"),

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.formatting import describe_type
+from ..core.formatting import as_given, describe_type
 from ..core.recipe import OPTIMIZERS, Recipe
+from ..instruments.given import device as device_named
+from ..instruments.given import listable, switchable
 from ..instruments.optimizers import wrapped_optimizers
 from ..instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
 from ..instruments.undisturbed import named_parameters_of
@@ -19,6 +21,8 @@ from ..instruments.undo import Undo
 #: Recipe fields that a user's optimizer decides itself, and those that a user's scheduler does.
 OPTIMIZER_FIELDS = ("lr", "weight_decay", "warmup", "schedule")
 SCHEDULE_FIELDS = ("warmup", "schedule")
+#: Optimizers of a recipe that take sparse gradients, without weight decay.
+TAKE_SPARSE = ("sgd", "adagrad")
 
 
 def resolve_recipe(recipe: Recipe | None, fields: Mapping[str, Any], optimizer: Any, scheduler: Any) -> Recipe:
@@ -27,7 +31,12 @@ def resolve_recipe(recipe: Recipe | None, fields: Mapping[str, Any], optimizer: 
     :raises TypeError: not a Recipe, or an unknown field.  :raises ValueError: a field that would be silently ignored.
     """
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe={recipe!r}: expected a Recipe")
+        raise TypeError(f"recipe={as_given(recipe)}: expected a Recipe")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
+        raise TypeError(
+            f"optimizer is {describe_type(optimizer)}: expected a torch.optim.Optimizer, a callable(model) -> optimizer, or a name "
+            f"({', '.join(OPTIMIZERS)})"
+        )
     unknown = sorted(set(fields) - set(Recipe.field_names()))
     if unknown:
         raise TypeError(
@@ -41,7 +50,7 @@ def resolve_recipe(recipe: Recipe | None, fields: Mapping[str, Any], optimizer: 
         clash = [name for name in decided if name in fields]
         if given is not None and clash:
             raise ValueError(
-                f"{clash[0]}={fields[clash[0]]!r} is given together with your own {what}, which decides it: leave one out"
+                f"{clash[0]}={as_given(fields[clash[0]])} is given together with your own {what}, which decides it: leave one out"
             )
     made = replace(recipe or Recipe(), **fields)
     return made if optimizer is None else made.for_own_optimizer()
@@ -67,19 +76,21 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model factory returned {describe_type(model)}: expected a torch.nn.Module")
     check_parameters(model)
+    switchable(model)
     if not from_factory:
         undo.keep(ModelSnapshot(model, known=undo.parameters))
     if recipe.device is not None or recipe.dtype is not None:
         try:
-            device = torch.device(recipe.device) if recipe.device is not None else None
+            device = device_named("device", recipe.device) if recipe.device is not None else None
             model.to(device=device, dtype=getattr(torch, recipe.dtype) if recipe.dtype else None)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={recipe.device!r}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"device={as_given(recipe.device)}: {str(error).splitlines()[0]}") from error
     return model  # type: ignore[no-any-return]
 
 
 def check_parameters(model: nn.Module) -> None:
     """``ValueError`` for a model that cannot be trained or measured."""
+    listable(model)
     trainable = 0
     for name, p in model.named_parameters():
         if p.device.type == "meta":
@@ -111,9 +122,25 @@ def check_parameters(model: nn.Module) -> None:
         )
 
 
+def refuse_sparse(model: nn.Module, recipe: Recipe) -> None:
+    """``ValueError`` for embeddings whose gradients are sparse, under an optimizer of the recipe that takes none."""
+    if recipe.optimizer in TAKE_SPARSE and not recipe.weight_decay:
+        return
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            if not module.weight.requires_grad:
+                continue
+            raise ValueError(
+                f"optimizer={recipe.optimizer!r} takes no sparse gradients, and {name or type(module).__name__} makes them (sparse=True): "
+                f"expected optimizer=callable(model) -> optimizer with torch.optim.SparseAdam for it, {' or '.join(TAKE_SPARSE)} "
+                "with weight_decay=0, or an embedding with sparse=False"
+            )
+
+
 def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Undo) -> torch.optim.Optimizer:
     """The user's optimizer, or the recipe's; an instance is snapshotted first."""
     if optimizer is None:
+        refuse_sparse(model, recipe)
         kind = getattr(torch.optim, OPTIMIZERS[recipe.optimizer], None)
         if kind is None:
             raise ValueError(

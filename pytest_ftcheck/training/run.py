@@ -20,7 +20,7 @@ from ..core.observations import Descent, Metric, Reading, Tensor
 from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..instruments.averaged_weights import averaged_weights
-from ..instruments.batches import MOST, Batches, device_of, in_words, row_count, split, to_device
+from ..instruments.batches import MOST, Batches, device_of, fresh, in_words, row_count, split, to_device
 from ..instruments.environment import environment, thread_share
 from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
 from ..instruments.global_state import preserved_globals
@@ -34,6 +34,7 @@ from ..instruments.undo import Undo
 from .build_trace import build_trace, measured_fields
 from .finetune_arguments import OwnArguments
 from .recorder import Recorder
+from .one_row import one_row_error
 from .resolve import resolve_optimizer, resolve_scheduler
 from .training_step import TrainingStep
 
@@ -286,7 +287,16 @@ class FinetuneRun:
     def _run_step(self, batch: Any, number: int) -> tuple[Any, str | None]:
         """One step; a label outside the classes, which the user's own step cannot take either, is a ``ValueError`` that names it."""
         try:
-            return self._step.run(batch)
+            return self._step.run(fresh(batch) if self._user_step is not None else batch)
+        except ValueError as error:
+            named = one_row_error(error, self._model, batch, f"batches[{number}]")
+            if named is None:
+                raise
+            if self._user_step is None:
+                raise ValueError(named) from error
+            if hasattr(error, "add_note"):  # python 3.11
+                error.add_note(named)
+            raise
         except (IndexError, RuntimeError) as error:
             text = "".join(str(error).strip().splitlines()[:1])
             if self._reader is None or self._user_step is None or "out of bounds" not in text:

@@ -22,7 +22,10 @@ from ..instruments.averaged_weights import averaged_weights
 from ..instruments.batches import Batches, device_of, row_count, split, to_device
 from ..instruments.environment import environment
 from ..instruments.fixed_rows import LossTracker, MetricTracker
-from ..instruments.loop_calls import subscribe, unsubscribe
+from ..instruments.given import module as checked_module
+from ..instruments.global_state import GlobalHooks, GlobalState
+from ..instruments.hooks import ModelHooks
+from ..instruments.loop_calls import FunctionModes, subscribe, unsubscribe
 from ..instruments.other_processes import refusals
 from ..instruments.parameter_roles import find_head_if_any, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
@@ -65,7 +68,7 @@ class WatchedLoop:
         probes: Sequence[str] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        arguments.instance("model", model, nn.Module, "a torch.nn.Module")
+        checked_module("model", model)
         arguments.callables(loss_fn=loss_fn)
         for optimizer in optimizers:
             arguments.instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")

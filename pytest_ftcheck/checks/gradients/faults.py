@@ -294,6 +294,18 @@ EPS_UNDERFLOW = Fault(
     explains=(Symptom.BLOWS_UP,),
     confidence="certain",
 )
+PARAMETRIZATION_DECAYED = Fault(
+    "parametrization_decayed",
+    Rank.OPTIMIZER + 315,
+    "weight decay moves values that a parametrization takes as constants",
+    cause="{tensor} had a gradient before it was decayed, and exactly none since: the weight that its parametrization computes depends on "
+    "it no longer. Weight decay ({decay}) moves all values, also those that a parametrization keeps for itself: "
+    "parametrizations.orthogonal stores signs on the diagonal and casts them to int, so that a 1 that was decayed becomes 0, and the "
+    "weight is zero",
+    remedy="no weight decay for *.parametrizations.*.original, in a parameter group of their own; or orthogonal(..., "
+    "orthogonal_map='cayley'), which stores no signs",
+    explains=(Symptom.STANDS_STILL, Symptom.INPUT_LOST, "units_alive", "loss_stable"),
+)
 GRADIENT_SATURATED = Fault(
     "gradient_saturated",
     Rank.OPTIMIZER + 320,

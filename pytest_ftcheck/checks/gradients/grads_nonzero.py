@@ -48,6 +48,7 @@ DESCRIPTIONS: dict[MissingKind, str] = {
     faults=(
         optimizer_faults.NO_STEP_TAKEN,
         faults.GRADIENTS_SWITCHED_OFF,
+        faults.PARAMETRIZATION_DECAYED,
         faults.GRADIENT_SATURATED,
         faults.NONFINITE,
         *FAULTS,

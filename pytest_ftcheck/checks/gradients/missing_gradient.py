@@ -67,6 +67,8 @@ def explain_missing_gradient(tensors: Sequence[Tensor], kind: MissingKind, trace
     if kind == "zero":
         return _zero(tensors, trace)
     if kind == "seldom":
+        if decayed := _decayed_constants(tensors, trace):
+            return decayed
         return explain_severed(tensors, trace, smooth=False) or faults.GRADIENT_ZERO
     if kind == "negligible":
         return _negligible(tensors, trace)
@@ -126,6 +128,8 @@ def _zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if all(_adapter(t) for t in tensors):
         more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
         return faults.ADAPTERS_SILENT.with_details(tensors=f"{shorten(tensors[0].name)}{more}")
+    if decayed := _decayed_constants(tensors, trace):
+        return decayed
     if fault := explain_severed(tensors, trace, smooth=True):
         return fault
     if all(t.gradients.max_norm == 0 for t in trace.tensors if t.trainable):
@@ -143,6 +147,26 @@ def _zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if all(t.part == "base" for t in tensors) and (fault := explain_severed(tensors, trace, smooth=False)):
         return fault
     return faults.GRADIENT_ZERO
+
+
+def _decayed_constants(tensors: Sequence[Tensor], trace: Trace) -> Fault | None:
+    """All of them are the originals of parametrised weights, had a gradient before they were decayed, and have had none since."""
+    groups = {group.index: group for group in trace.optimizer.groups}
+    originals = [t for t in tensors if ".parametrizations." in f".{t.name}" and ".original" in t.name]
+    decayed = [
+        t
+        for t in originals
+        if t.group in groups
+        and groups[t.group].weight_decay > 0
+        and t.gradients.first_nonzero == 0
+        and t.motion.share_changed
+    ]
+    if not decayed or len(decayed) < len(tensors):
+        return None
+    group = groups[decayed[0].group or 0]
+    return faults.PARAMETRIZATION_DECAYED.with_details(
+        tensor=shorten(decayed[0].name), decay=number(group.weight_decay)
+    )
 
 
 def _adapter(t: Tensor) -> bool:

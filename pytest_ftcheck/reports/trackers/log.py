@@ -39,7 +39,9 @@ def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options
         if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             for option in options:
                 if option not in known:
-                    raise TypeError(f"{option}=...: {to} has no such option; it has {', '.join(known)}")
+                    raise TypeError(
+                        f"{option}={as_given(options[option])}: {to} has no such option; it has {', '.join(known)}"
+                    )
         writer: TraceWriter = kind(**options)
     elif _is_writer(to):
         if options:
