@@ -50,7 +50,7 @@ class Workers:
     """
 
     def __init__(self, given: Any) -> None:
-        ready = hasattr(given, "submit") and not inspect.isclass(given)
+        ready = _takes_work(given) and not inspect.isclass(given)
         if not ready and not callable(given):
             raise TypeError(f"executor is {describe_type(given)}: {EXPECTED}")
         if ready:
@@ -84,7 +84,7 @@ class Workers:
             self.close()
         if not self._made:
             made = self._make()
-            if not hasattr(made, "submit"):
+            if not _takes_work(made):
                 raise TypeError(f"executor() returned {describe_type(made)}: expected an object with submit(fn, *args)")
             _refuse_threads(made)
             self._made.append(made)
@@ -153,6 +153,13 @@ class Task:
             return cancel() is not False
         except Exception:  # noqa: BLE001 - a scheduler's command that fails: then it runs on
             return False
+
+
+def _takes_work(thing: Any) -> bool:
+    try:
+        return callable(getattr(thing, "submit", None))
+    except Exception:  # noqa: BLE001 - the user's object
+        return False
 
 
 def _refuse_threads(executor: Any) -> None:

@@ -69,6 +69,10 @@ class Runs(Sequence[Trace]):
         #: Why no seed can be run longer; None: it can.
         self.no_longer = no_longer
         self._train = train
+        if cancel is not None and not callable(cancel):
+            raise TypeError(
+                f"cancel is of type {type(cancel).__name__}: expected a function without arguments, or None"
+            )
         self._cancel = cancel
         if cancel is not None:
             weakref.finalize(self, cancel)

@@ -120,7 +120,8 @@ def finetune(
         return finetune_seeds(finetune, seeds, model, batches, recipe, own, executor)
     if executor is not None:
         raise ValueError(
-            "executor is given without seeds=: expected seeds='auto' or a number >= 3, whose runs it computes"
+            f"executor, of type {type(executor).__name__}, is given without seeds=: expected seeds='auto' or a number >= 3, whose runs it "
+            "computes"
         )
     undo = Undo()
     nested = NestedState(model) if isinstance(model, nn.Module) else None

@@ -53,7 +53,15 @@ def finetune_seeds(
         of_seed = dataclasses.replace(recipe, seed=seed, steps=steps)
         first = (seed, steps) == (recipe.seed, recipe.steps)
         with repeating(not first), reordered(batches, seed, recipe.seed) as source:
-            return finetune(model, source, of_seed, **own)
+            trace = finetune(model, source, of_seed, **own)
+        again = trace.remeasure
+        if again is not None and not first:
+            object.__setattr__(trace, "remeasure", lambda probe: in_order(again, probe, seed))
+        return trace
+
+    def in_order(again: Callable[[str], Trace], probe: str, seed: int) -> Trace:
+        with reordered(batches, seed, recipe.seed):  # a loader's generator, when a probe is measured later
+            return again(probe)
 
     elsewhere = None
     if executor is not None:

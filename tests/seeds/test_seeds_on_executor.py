@@ -187,6 +187,26 @@ def test_verdicts_are_those_of_here_also_of_what_is_measured_again():
     assert len(theirs.traces) == len(mine.traces)
 
 
+def test_a_trainer_is_made_there():
+    from trainers import make_trainer
+
+    given = {"steps": 3, "probes": ["loss"], "seeds": 3}
+    mine, theirs = (finetune(make_trainer, **given, **more) for more in ({}, {"executor": Serial()}))
+    assert [digest(t) for t in theirs] == [digest(t) for t in mine]
+
+
+def test_what_is_measured_later_is_measured_in_the_seeds_own_order():
+    data = TensorDataset(torch.cat([b for b, _ in rows()]), torch.cat([y for _, y in rows()]))
+    found = []
+    for more in ({}, {"executor": Serial()}):
+        loader = DataLoader(data, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(7))
+        runs = finetune(Small, loader, **SHORT, probes=[], seeds=3, **more)
+        again = runs[1].remeasure("loss")
+        assert again.losses == runs[1].losses
+        found.append(digest(again))
+    assert found[0] == found[1]
+
+
 def test_few_heads_a_seed_are_grouped_as_here():
     few = {**GRID, "schemes": [0.1], "lrs": [1e-3, 1e-2]}
     assert plain(sweep(Head(6, 2), FEATURES, **few, executor=Serial())) == plain(sweep(Head(6, 2), FEATURES, **few))

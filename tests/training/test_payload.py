@@ -92,5 +92,7 @@ class Refused:
 
 
 def test_an_executor_without_seeds_is_refused():
-    with pytest.raises(ValueError, match=r"^executor is given without seeds=: expected seeds='auto' or a number >= 3"):
+    with pytest.raises(
+        ValueError, match=r"^executor, of type Refused, is given without seeds=: expected seeds='auto' or a number >= 3"
+    ):
         finetune(nn.Linear(2, 2), [], executor=Refused())
