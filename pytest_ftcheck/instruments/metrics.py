@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.observations import Metric
+from .ranking import ranking
 from .tasks import reference_loss
 
 MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
@@ -192,6 +193,8 @@ def _standard_metrics(
     permuted = _permuted_scores(task, after, truth)
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
     taken = taken_for(after, truth) if 0 < classes <= MOST_TAKEN else ()
+    blind = task != "regression" and bool((after == after[:1]).all())
+    ranked = ranking(task, first, last, truth) if blind else None
     out = []
     for name, fn in _default_metrics(task).items():
         score = fn(after, truth)
@@ -208,6 +211,7 @@ def _standard_metrics(
                 actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
                 taken_for=taken,
                 deviations=_deviations(score, permuted[name]),
+                ranking=ranked,
             )
         )
     return out
