@@ -39,6 +39,8 @@ MOST_REPEATED, MIN_POSSIBLE = 0.05, 10.0
 #: Cohen's kappa up to which two visits of the same rows agree slightly at best. Label noise that is drawn anew at each visit stays
 #: above it as long as fewer than a quarter of the labels of two classes are flipped.
 SLIGHT_AGREEMENT = 0.2
+#: Rows of one label that all come again with the same other label: label noise of 50 % does that to 16 rows with a probability of 2e-5.
+MIN_RECODED = 16
 #: Steps of which the model's own input is known, from which on one and the same input is judged.
 MIN_STEPS = 4
 #: Probability below which a class of the held-out rows is not missing from the training rows by chance.
@@ -407,7 +409,21 @@ def _judge_classes_trained(data: Data, _trace: Trace) -> Verdict | None:
 def _judge_labels_kept(data: Data, _trace: Trace) -> Verdict | None:
     """The labels of two visits of the same rows, compared like those of two annotators: by Cohen's kappa."""
     again = data.relabelled
-    if again is None or again.rows < 2 * MIN_ROWS or again.expected < MIN_CHANGES:
+    if again is None:
+        return None
+    recoded = [row for row in again.recoded if row[2] >= MIN_RECODED]
+    if recoded:
+        pairs = ", ".join(f"{old} as {new} ({plural(rows, 'row')})" for old, new, rows in recoded)
+        return _verdict(
+            data,
+            faults.LABELS_CHANGE.because(
+                "labels are recoded in place each time a row is read, so that the second reading recodes what the first one made",
+                "recode the labels once, before training, or a copy of them (label = int(stored), stored.clone())",
+            ),
+            f"All rows of a label come again with the same other label: {pairs}.",
+            f"no label of which {MIN_RECODED} rows or more all change for the same other one",
+        )
+    if again.rows < 2 * MIN_ROWS or again.expected < MIN_CHANGES:
         return None
     kappa = 1 - again.changed / again.expected
     if kappa > SLIGHT_AGREEMENT:

@@ -41,7 +41,8 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
 
     The baseline is the majority class (each tag's majority; the mean for regression) on the same rows; chance is measured by permuting
     the labels, so the test is exact for any metric and any class balance. With class weights against imbalance, accuracy may rightly
-    stay below the majority's: then macro recall decides.
+    stay below the majority's: then macro recall decides. Where every row has the same prediction, as with rare tags, no such metric sees
+    anything: then the area under the ROC curve decides, by permutation, too.
 
     :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy or R squared.
     :param alpha: largest share of label permutations that may do as well.
@@ -211,6 +212,8 @@ def _judge_better(judged: _Judged) -> Verdict:
 def _judge_not_better(judged: _Judged) -> Verdict:
     """Not better than permuted labels: worse, or too early to tell?"""
     m, single = judged.metric, _single_prediction(judged.metric)
+    if ranked := _judge_ranking(judged):
+        return ranked
     if m.deviations is not None and m.deviations <= -WORSE and not single and _fell(m):
         return judged.verdict(
             "fail",
@@ -232,6 +235,29 @@ def _judge_not_better(judged: _Judged) -> Verdict:
         "too few steps, too low a learning rate, or too few rows to decide",
         remedy=f"train for more steps (steps={more_steps(len(judged.trace.steps))}, or --ftcheck-steps), "
         "or evaluate on more rows (eval_batches=)",
+    )
+
+
+def _judge_ranking(judged: _Judged) -> Verdict | None:
+    """Every row has the same prediction, as where tags are rare: do the outputs rank the rows all the same?
+
+    Half of alpha, because it is the second test of the same run.
+    """
+    m, ranked = judged.metric, judged.metric.ranking
+    if ranked is None or ranked.p_value > judged.alpha / 2 or ranked.last <= max(0.5, ranked.first):
+        return None
+    return Verdict(
+        NAME,
+        "pass",
+        f"Every row has the same prediction, so {m.name} cannot show what was learnt; the outputs rank the rows: area under the ROC curve "
+        f"{number(ranked.first)} -> {number(ranked.last)} on {plural(m.rows, m.source.removesuffix('s'))}, against 0.500 by chance "
+        f"(p = {number(ranked.p_value)}).",
+        limit=f"matched by at most {percent(judged.alpha / 2)} of label permutations, and higher than before",
+        measured=judged.measured,
+        notes=(
+            "no row has another prediction than the majority: train for more steps, lower the threshold, or weight the rare class "
+            "(pos_weight=, weight=)",
+        ),
     )
 
 

@@ -133,6 +133,8 @@ class Relabelled:
     #: Rows whose label is another one when they come again; and how many would be if the two labels were independent.
     changed: int
     expected: float
+    #: Labels that all their rows have changed for the same other one: ``(old, new, rows)``.
+    recoded: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

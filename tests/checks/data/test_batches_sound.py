@@ -71,6 +71,7 @@ def test_not_measured():
         ("few_rows_drawn", {"drawn": replace(DRAWN, distinct=20, probed=32, never_drawn=16)}),
         ("few_rows_drawn", {"drawn": replace(DRAWN, distinct=16, repetitive=16), "median_values": 5.0}),
         ("labels_change", {"relabelled": Relabelled(64, 128, 160.0)}),
+        ("labels_change", {"relabelled": Relabelled(320, 16, 160.0, ((2, 1, 16),))}),
         ("class_missing", {"held_out_counts": (30, 30, 4)}),
         ("labels_contradict", {"contradictory": 256, "best_accuracy": 0.5}),
         ("sorted_by_class", {"order": replace(ORDER, changes=16)}),
@@ -112,6 +113,7 @@ def test_each_fault_is_named(fault, changes):
         {"drawn": replace(DRAWN, distinct=16, repetitive=20, possible=159.0), "median_values": 5.0},
         {"relabelled": Relabelled(64, 127, 160.0)},
         {"relabelled": Relabelled(63, 160, 160.0)},
+        {"relabelled": Relabelled(320, 15, 160.0, ((2, 1, 15),))},
         {"relabelled": Relabelled(320, 9, 9.9)},  # a rare class
         {"held_out_counts": (30, 30, 4), "distinct": 32, "rows": 1600},  # each row in many epochs
         {"held_out_counts": (30, 30, 2), "counts": (160, 160)},
@@ -229,6 +231,15 @@ def test_rows_of_one_epoch_count():
     assert sound(**once).headline.startswith("1,600 rows in 20 batches, 320 distinct (5 epochs), 2 classes")
     assert sound(**once, distinct=80, best_accuracy=0.54).fault == "inputs_alike"
     assert sound(**once, distinct=81, best_accuracy=0.54).status == "pass"
+
+
+def test_labels_that_are_recoded_in_place_are_named():
+    verdict = sound(relabelled=Relabelled(320, 160, 213.0, ((1, 0, 60), (2, 1, 100), (3, 4, 2))))
+    assert (
+        verdict.headline
+        == "All rows of a label come again with the same other label: 1 as 0 (60 rows), 2 as 1 (100 rows)."
+    )
+    assert "recoded in place" in verdict.causes[0]
 
 
 def test_the_wording_of_few_rows_and_changing_labels():

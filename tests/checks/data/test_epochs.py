@@ -443,6 +443,16 @@ def test_another_input_beside_the_tokens_tells_rows_apart():
     assert 16 < again.rows < 48
 
 
+def test_a_label_that_all_its_rows_change_for_the_same_other_one_is_recoded():
+    contents = [bytes([i]) for i in range(60)]
+    stars = np.arange(60) % 5
+    classes = np.array([0, 0, 1, 1, 2])[stars]  # read again, 2 becomes 1
+    again = relabelled(contents * 2, np.concatenate([classes, np.where(classes == 2, 1, classes)]), 60)
+    assert (again.changed, again.recoded) == (12, ((2, 1, 12),))
+    noise = np.where(np.arange(60) % 2, classes, 0)
+    assert relabelled(contents * 2, np.concatenate([classes, noise]), 60).recoded == ()
+
+
 # ---------------------------------------------------------------------------------------- the parts
 def rows_in(batches, epoch=()):
     rows = Rows()

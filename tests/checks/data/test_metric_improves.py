@@ -10,7 +10,7 @@ import torch
 
 from pytest_ftcheck import check_metric_improves, example_trace
 from pytest_ftcheck.checks.data.metric_improves import ALPHA, WORSE
-from pytest_ftcheck.core.observations import Metric
+from pytest_ftcheck.core.observations import Metric, Ranking
 from pytest_ftcheck.instruments.metrics import measure
 
 GOOD = example_trace()
@@ -293,3 +293,31 @@ def test_the_classes_that_rows_are_taken_for_are_measured():
     logits = torch.eye(3)[torch.tensor([0, 2, 2, 1, 1, 0])]
     found = measure("single_label", logits, logits, torch.tensor([0, 1, 1, 2, 2, 2]), "held-out rows")
     assert found[0].taken_for == ((0, 1.0), (2, 1.0), (1, 0.6667))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "p_value", "status"),
+    [
+        (0.5, 0.8, ALPHA / 2, "pass"),
+        (0.5, 0.8, ALPHA / 2 + 1e-4, "inconclusive"),
+        (0.8, 0.8, 0.001, "inconclusive"),  # it was so before the run
+        (0.3, 0.49, 0.001, "inconclusive"),
+    ],
+)
+def test_where_every_row_has_one_prediction_the_ranking_decides(first, last, p_value, status):
+    """Rare tags: nothing is above its threshold as yet, and accuracy is the majority's."""
+    trace = example_trace()
+    blind = replace(
+        trace.metrics[0],
+        first=0.3,
+        last=0.9,
+        baseline=0.9,
+        p_value=1.0,
+        deviations=None,
+        ranking=Ranking(first, last, p_value),
+    )
+    verdict = check_metric_improves(replace(trace, metrics=(blind,)))
+    assert verdict.status == status
+    if status == "pass":
+        assert "area under the ROC curve 0.500 -> 0.800" in verdict.headline
+    assert check_metric_improves(replace(trace, metrics=(replace(blind, ranking=None),))).status == "inconclusive"

@@ -126,7 +126,9 @@ def relabelled(contents: Sequence[bytes], labels: np.ndarray | None, first: int)
     n = len(again)
     old, new = Counter(before[key] for key in again), Counter(again.values())
     changed = sum(before[key] != label for key, label in again.items())
-    return Relabelled(n, changed, n - sum(old[c] * new[c] for c in old) / n)
+    pairs = Counter((before[key], label) for key, label in again.items())
+    recoded = tuple((a, b, rows) for (a, b), rows in sorted(pairs.items()) if a != b and rows == old[a])
+    return Relabelled(n, changed, n - sum(old[c] * new[c] for c in old) / n, recoded)
 
 
 def drawn_rows(rows: Rows, keys: Sequence[bytes], source: Any, reader: RowReader) -> Drawn | None:
