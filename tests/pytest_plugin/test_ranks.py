@@ -22,6 +22,9 @@ import psutil, pytest
 
 LEFT = pathlib.Path(__file__).parent / "left"
 
+def pytest_addoption(parser):
+    parser.addoption("--mine")
+
 if "RANK" in os.environ:
     @pytest.fixture(autouse=True)
     def _leave_traces():
@@ -62,7 +65,8 @@ def seven():
     dist.barrier()  # the group is there in a fixture's teardown, too
 
 @pytest.mark.parametrize("n", [pytest.param(3, id="three::[x]")])
-def test_passes(seven, n, tmp_path, capsys):
+def test_passes(seven, n, tmp_path, pytestconfig):
+    assert pytestconfig.getoption("mine") == "3"
     total = torch.tensor([1.0])
     dist.all_reduce(total)
     assert (seven, n, total.item(), dist.get_world_size()) == (7, 3, 2.0, 2)
@@ -90,7 +94,7 @@ def broken():
 
 def test_set_up(broken): ...
 
-@pytest.mark.ftcheck(timeout=1)
+@pytest.mark.ftcheck(timeout=3)
 def test_hangs():
     if dist.get_rank() == 0:
         dist.barrier()
@@ -141,7 +145,7 @@ def test_it(): ...
 
 def _pytest(folder, *arguments, **options):
     """Start pytest in the folder, without plugins that have nothing to do with it."""
-    others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio", "cacheprovider")
+    others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("GITHUB_", "COV_", "PYTEST_"))} | {
         "COLUMNS": "120"
     }
@@ -157,7 +161,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     for name, text in {"conftest": CONFTEST, "test_ranks": TESTS, **WITHOUT_A_GROUP}.items():
         (folder / f"{name}.py").write_text(text)
-    output, _ = _pytest(folder, "--pdb", "-rA", "--junitxml=junit.xml", "--ftcheck-json=out.json").communicate()
+    output, _ = _pytest(
+        folder, "--pdb", "-rA", "--mine=3", "--junitxml=junit.xml", "--ftcheck-json=out.json"
+    ).communicate()
     (folder / "output.txt").write_text(output)
     return folder
 
@@ -208,7 +214,7 @@ def test_ranks_that_fail_alike_are_told_once(output):
 
 def test_a_time_limit_tells_where_each_rank_stood(output):
     text = about(output, "test_hangs")
-    assert "not over after 1 s, the test's time limit; all processes were ended" in text
+    assert "not over after 3 s, the test's time limit; all processes were ended" in text
     assert re.search(r"rank 0 stood at test_ranks.py:\d+, in barrier; it was ended\nrank 1 passed", text)
     assert "Stack of rank 0" in text
 
@@ -239,6 +245,11 @@ def test_reports_have_each_test_once(folder):
     assert found["test_fails_on_one"] == found["test_killed"] == found["test_hangs"] == "failed"
     assert (found["test_set_up"], found["test_skips"], found["test_expected"]) == ("error", "skipped", "xfailed")
     assert (folder / "junit.xml").read_text().count('name="test_fails_on_one"') == 1
+    last_failed = json.loads((folder / ".pytest_cache/v/cache/lastfailed").read_text())
+    assert {name.partition("::")[2] for name, outcome in found.items() if outcome in ("failed", "error")} <= {
+        *last_failed,
+        "",
+    }
 
 
 # ---------------------------------------------------------------------- nothing is left

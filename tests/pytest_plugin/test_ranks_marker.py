@@ -81,6 +81,13 @@ def test_a_bad_argument_of_a_test_that_is_not_chosen_does_not_matter(run, pytest
     run("-k", "other").assert_outcomes(passed=1, deselected=1)
 
 
+@pytest.fixture
+def alone(monkeypatch, pytester):
+    """Neighbouring plugins warn about themselves."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:asyncio -p no:randomly -p no:pytest_torch")
+
+
+@pytest.mark.usefixtures("alone")
 def test_the_nearest_marker_decides_argument_by_argument(pytester):
     items = pytester.getitems(
         """
@@ -99,6 +106,7 @@ def test_the_nearest_marker_decides_argument_by_argument(pytester):
     assert [declared(item) for item in items] == [Declared(2), Declared(2, 9.0), Declared(1, 9.0), Declared(4, 9.0)]
 
 
+@pytest.mark.usefixtures("alone")
 def test_without_ranks_a_test_runs_here(pytester):
     (item,) = pytester.getitems("import pytest\n@pytest.mark.ftcheck\ndef test_it(): ...")
     assert declared(item) is None
@@ -132,17 +140,19 @@ def test_a_rank_knows_nothing_of_an_outer_launcher(pytestconfig, monkeypatch):
     assert not {"MASTER_PORT", "TORCHELASTIC_RUN_ID"} & found.keys()
 
 
-def test_much_output_is_cut_at_its_beginning(tmp_path):
+def test_what_a_rank_prints_is_shown_once_and_cut_at_its_beginning(tmp_path):
     file = tmp_path / "stdout"
     file.write_bytes(b"startup\n")
     printed = Printed(file)
+    assert printed.new_lines() == []
     printed.begin(8)
     with file.open("ab") as stream:
         stream.write(b"one\ntwo")
     assert printed.new_lines() == ["one"]
-    assert printed.new_text() == "one\ntwo"
+    assert printed.new_text() == "two"
     with file.open("ab") as stream:
         stream.write(b"\n" + b"x" * MOST_BYTES)
-    assert printed.new_lines() == ["two"]
     assert printed.new_text() == "... 1 bytes before are left out\n" + "x" * MOST_BYTES
-    assert Printed(tmp_path / "gone").new_text() == ""
+    assert Printed(tmp_path / "started").new_text() == ""
+    file.unlink()
+    assert printed.new_text() == ""

@@ -9,34 +9,35 @@ MOST_BYTES = 64 * 1024
 
 
 class Printed:
-    """One stream of one rank."""
+    """One stream of one rank. Everything is read once: what was shown at once is not reported again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._shown = self._reported = 0
+        self._offset = 0
+        self._begun = False
 
     def begin(self, offset: int) -> None:
         """What was printed before, while the process started, is not the test's."""
-        self._shown = self._reported = offset
+        self._offset, self._begun = offset, True
 
     def new_lines(self) -> list[str]:
-        """Whole lines since the last call."""
-        new = self._from(self._shown)
+        """Whole lines, once the test has begun."""
+        new = self._read() if self._begun else b""
         whole = new[: new.rfind(b"\n") + 1]
-        self._shown += len(whole)
+        self._offset += len(whole)
         return whole.decode(errors="replace").splitlines()
 
     def new_text(self) -> str:
-        """All since the last call, of much the end."""
-        new = self._from(self._reported)
-        self._reported += len(new)
+        """All that is left, of much the end."""
+        new = self._read()
+        self._offset += len(new)
         left_out = f"... {len(new) - MOST_BYTES:,} bytes before are left out\n" if len(new) > MOST_BYTES else ""
         return left_out + new[-MOST_BYTES:].decode(errors="replace")
 
-    def _from(self, offset: int) -> bytes:
+    def _read(self) -> bytes:
         try:
             with self._path.open("rb") as file:
-                file.seek(offset)
+                file.seek(self._offset)
                 return file.read()
         except FileNotFoundError:  # the session was interrupted
             return b""
