@@ -48,13 +48,13 @@ def check_ranks_agree(trace: Trace) -> Verdict:
 
     >>> from pytest_ftcheck import example_trace
     >>> check_ranks_agree(example_trace()).headline
-    'One process trained: there are no ranks to compare.'
+    'one process trained, so there are no ranks to compare.'
     """
     found = trace.measured(Ranks)
     if found is None:
         if Ranks.probe in trace.skipped and Ranks.probe not in trace.not_applicable:
             return Verdict(NAME, "skipped", trace.why_not_measured(Ranks), unmeasured=Ranks.probe)
-        return Verdict(NAME, "skipped", "One process trained: there are no ranks to compare.")
+        return Verdict(NAME, "skipped", "one process trained, so there are no ranks to compare.")
     if not found.gathered:
         return Verdict(
             NAME,

@@ -97,7 +97,7 @@ def test_ranks_that_agree_pass():
 def test_one_process_is_skipped_as_not_applicable():
     found = check_ranks_agree(example_trace())
     assert (found.status, found.unmeasured) == ("skipped", "")
-    assert "One process" in found.headline
+    assert "one process trained" in found.headline
 
 
 def test_without_gather_it_is_not_measured_and_says_how():
