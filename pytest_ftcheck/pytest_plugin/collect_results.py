@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -178,8 +178,13 @@ class ResultCollector:
             **fields,
         )
 
-    def traces(self, result: SessionResult) -> tuple[CollectedTrace, ...]:
-        """The traces that were sent, in the order of the tests, each with the tests of ``result`` that measured or judged it."""
+    def traces(
+        self, result: SessionResult, stored: Callable[[str], str | None] = lambda _: None
+    ) -> tuple[CollectedTrace, ...]:
+        """The traces that were sent, in the order of the tests, each with the tests of ``result`` that measured or judged it.
+
+        :param stored: the packed trace with a digest, where it was taken out of the reports; None: it was not.
+        """
         results = {(case.nodeid, case.worker): case for case in result.tests}
         tests: dict[str, list[CaseResult]] = {}
         verdicts: dict[str, list[Verdict]] = {}
@@ -193,7 +198,7 @@ class ResultCollector:
         return tuple(
             CollectedTrace(packed, tuple(tests[digest]), worst_of_each_check(verdicts[digest]))
             for digest in tests
-            if (packed := self._traces.get(digest)) is not None
+            if (packed := self._traces.get(digest) or stored(digest)) is not None
         )
 
 

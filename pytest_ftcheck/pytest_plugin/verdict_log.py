@@ -158,6 +158,11 @@ class FirstAndLast:
         """How many runs were counted, not kept."""
         return self.count - len(self._first) - len(self._last)
 
+    def release(self) -> None:
+        """Keep none of them; the number stays."""
+        self._first.clear()
+        self._last.clear()
+
     def add(self, trace: Trace) -> None:
         """Count the trace, and keep it if it is among the first or the last."""
         self.count += 1
@@ -207,6 +212,11 @@ class Phase:
         """Count a trace, and keep it if it is among the first or the last."""
         self._measured.add(trace)
 
+    def release(self) -> None:
+        """Keep the traces no longer: all that is reported of them was read."""
+        self._measured.release()
+        self._borrowed.release()
+
     @property
     def left_out(self) -> int:
         """How many measured runs were counted, not kept."""
@@ -238,7 +248,7 @@ class Record:
     """What one test concluded and measured, over all its phases.
 
     ``verdicts`` has one verdict a check and phase, the worst; ``counts`` says how many there were; ``traces`` has the first and
-    the last few of each phase.
+    the last few of each phase, until `release`.
     """
 
     def __init__(self) -> None:
@@ -254,6 +264,11 @@ class Record:
         ended = self.current
         self.phases.append(Phase())
         return ended
+
+    def release(self) -> None:
+        """The test is over and reported: keep its traces no longer. Pytest keeps its items until the session ends."""
+        for phase in self.phases:
+            phase.release()
 
     @property
     def verdicts(self) -> list[Verdict]:
