@@ -26,9 +26,6 @@ def gather(trace: Trace, *, group: Any = None, timeout: float = 300.0) -> Trace:
     known = trace.measured(Ranks)
     if known is not None and known.gathered:  # a test of several ranks has merged it already
         return trace
-    found_before = trace.measured(Ranks)
-    if found_before is not None and found_before.gathered:
-        return trace  # on a rank of a test of several, traces are merged already
     if not (distributed.is_available() and distributed.is_initialized()):
         _refuse_if_there_are_others()
         return merge_ranks([trace])
