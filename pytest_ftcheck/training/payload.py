@@ -35,11 +35,16 @@ def packed(arguments: Mapping[str, Any]) -> bytes:
         import cloudpickle  # type: ignore[import-untyped]
     except ImportError:
         raise ImportError(MISSING) from None
-    with _by_value(cloudpickle):
+    try:
+        with _by_value(cloudpickle):
+            return _dumped(dict(arguments), cloudpickle)
+    except Exception as error:  # noqa: BLE001 - the user's objects may raise anything
+        # by name nothing that a module holds is packed, such as a lock; a worker with the same path can import it
         try:
             return _dumped(dict(arguments), cloudpickle)
-        except Exception as error:  # noqa: BLE001 - the user's objects may raise anything
-            name, why = _culprit(arguments, cloudpickle, error)
+        except Exception:  # noqa: BLE001
+            with _by_value(cloudpickle):
+                name, why = _culprit(arguments, cloudpickle, error)
         text = one_line(str(why), 300) or type(why).__name__
         kind = f"it is {describe_type(arguments[name])}, and " if name in arguments else ""
         raise TypeError(f"{name} cannot be sent to the executor's workers: {kind}{text}") from why

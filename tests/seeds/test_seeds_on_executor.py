@@ -117,7 +117,8 @@ def test_dask_gives_the_same(local):
         same(client.get_executor(pure=False), local)
 
 
-def test_ray_gives_the_same(local, page_code):
+def test_ray_gives_the_same(local, page_code, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray = pytest.importorskip("ray")
     RayExecutor = page_code("ray_executor.py")["RayExecutor"]
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -56,6 +56,14 @@ def test_functions_of_a_module_that_is_not_installed_go_by_value(monkeypatch):
     assert there["batches"] is toy_batches  # installed: by name
 
 
+def test_a_function_whose_module_holds_a_lock_goes_by_name(monkeypatch):
+    module = ModuleType("somebodys_package")
+    module.__file__ = "/nowhere/somebodys_package.py"
+    exec("import threading\nLOCK = threading.Lock()\n\ndef locked():\n    return LOCK\n", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert unpacked(packed({"forward": module.locked}))["forward"] is module.locked
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
