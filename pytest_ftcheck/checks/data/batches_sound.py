@@ -8,6 +8,7 @@ from typing import Any
 from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
+from ..loss.record import LossShape
 from ..mode.record import Modes
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
@@ -51,8 +52,10 @@ MOST_CONTRADICTORY, HOPELESS_ACCURACY, MIN_LENGTH = 0.8, 0.6, 5
 SORTED_CHANGES, MIN_CHANGES = 0.1, 10.0
 #: Values of a channel in one batch: two values, normalised, are always -1 and 1.
 MIN_VALUES = 3
-#: Share of the majority class from which on a note mentions imbalance.
-IMBALANCE = 0.9
+#: Share of the majority class from which on a note mentions imbalance; ratio of class weights from which on the loss makes up for it.
+IMBALANCE, WEIGHTED = 0.9, 1.5
+#: p-value of a macro recall that shows that rare classes are learnt all the same.
+BETTER = 0.01
 
 
 @check(
@@ -78,6 +81,7 @@ IMBALANCE = 0.9
         faults.LABELS_CHANGE,
         faults.LABELS_CONTRADICT,
         faults.BATCHNORM_ON_FEW,
+        faults.CLASSES_IMBALANCED,
     ),
     measurements=(Data,),
 )
@@ -115,6 +119,8 @@ def check_batches_sound(trace: Trace) -> Verdict:
     ):
         if verdict := judge(data, trace):
             return verdict
+    if advice := _untreated_imbalance(data, trace):
+        return advice
     distinct = f", {data.distinct:,} distinct" if data.distinct is not None else ""
     if data.epochs > 1:
         distinct += f" ({plural(data.epochs, 'epoch')})"
@@ -515,6 +521,35 @@ def _judge_batch_norms(data: Data, _trace: Trace) -> Verdict | None:
         "two values, normalised, are always -1 and 1.",
         f"at least {MIN_VALUES} values per channel and batch, and far more to be useful (Wu and He 2018: error rises below 16 or 8)",
         evidence=tuple({"layer": norm.name, "values per channel": norm.values} for norm in few),
+    )
+
+
+def _untreated_imbalance(data: Data, trace: Trace) -> Verdict | None:
+    """More than half of the batches hold the majority class alone, and nothing makes up for it: advice, never a fault."""
+    order, total = data.order, sum(data.counts)
+    if (
+        order is None
+        or data.constant
+        or order.batches < MIN_BATCHES
+        or not total
+        or max(data.counts) < IMBALANCE * total
+    ):
+        return None
+    shape = trace.measured(LossShape)
+    weights = shape.class_weights if shape is not None else ()
+    weighted = bool(weights) and max(weights) >= WEIGHTED * min(weights)
+    recall = next((m for m in trace.metrics if m.name == "recall" and m.p_value is not None), None)
+    learnt = recall is not None and (recall.p_value or 0.0) <= BETTER and recall.last > (recall.baseline or 0.0)
+    if 2 * order.single_class <= order.batches or weighted or learnt:
+        return None
+    share = percent(max(data.counts) / total)
+    return _verdict(
+        data,
+        faults.CLASSES_IMBALANCED,
+        f"{share} of the rows are of one class, and {order.single_class} of {plural(order.batches, 'batch', 'batches')} hold no other.",
+        "some row of another class in half of the batches, class weights, or a macro recall better than chance",
+        status="advice",
+        notes=_notes(data),
     )
 
 

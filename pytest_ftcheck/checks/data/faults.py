@@ -253,3 +253,11 @@ METRIC_SCALED = Fault(
     cause="correct predictions are divided by the number of batches instead of rows",
     remedy="divide by the number of rows: total += len(labels)",
 )
+CLASSES_IMBALANCED = Fault(
+    "classes_imbalanced",
+    Rank.ADVICE + 15,
+    "most batches hold rows of one class alone, because the others are rare",
+    cause="one class has nearly all rows, and neither the sampler nor the loss makes up for it: most steps only raise that class",
+    remedy="weight the classes (weight=, pos_weight=), draw rare rows more often (WeightedRandomSampler), or use larger batches; judge by "
+    "macro recall or the area under the ROC curve",
+)

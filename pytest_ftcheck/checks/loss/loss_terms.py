@@ -17,6 +17,8 @@ from .record import LossShape
 
 #: A gradient this many times shorter than the textbook's is scaled to nothing: Adam divides by sqrt(v) + eps.
 NOTHING = 1e-3
+#: The factor is measured to within rounding: one of exactly `NOTHING` is found, too.
+ROUNDED = 1.05
 #: The gradient of other terms, as a multiple of the task's, above which it explains a run that learns nothing.
 LARGEST_OTHER_TERMS = 30.0
 #: Temperatures in use: 1/64 for cosines (ArcFace), 2 to 20 in distillation. Above this, the run decides.
@@ -131,7 +133,7 @@ def find_harmful_scale(trace: Trace, shape: LossShape) -> Verdict | None:
     ):
         return None
     learned = _learned(trace)
-    if scale < NOTHING:
+    if scale <= ROUNDED * NOTHING:
         headline = f"The loss is {number(scale)} times the textbook loss"
         limit = f"a scale above {NOTHING:g}, or a run that learns all the same"
         if learned:

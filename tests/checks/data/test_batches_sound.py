@@ -9,6 +9,7 @@ import pytest
 
 from pytest_ftcheck import check_batches_sound, example_trace
 from pytest_ftcheck.checks.data.record import BatchNormInput, Data, Drawn, Order, Relabelled, Tokens
+from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.core.observations import Metric, ProbePoint
 
@@ -272,3 +273,22 @@ def test_wording():
         "random order gives below 20 %",
         "  measured: all batches, 320 rows",
     ]
+
+
+RARE = {"counts": (311, 9), "order": Order(17, 17.5, 20, 11, 12.0)}
+
+
+def test_imbalance_that_nothing_makes_up_for_is_advice():
+    verdict = sound(**RARE)
+    assert (verdict.status, verdict.fault) == ("advice", "classes_imbalanced")
+    assert verdict.headline == "97 % of the rows are of one class, and 11 of 20 batches hold no other."
+    assert sound(**{**RARE, "order": replace(RARE["order"], single_class=10)}).status == "pass"
+    assert sound(**{**RARE, "counts": (280, 40)}).status == "pass"
+    trace = replace(
+        example_trace(),
+        measurements={"data": replace(GOOD, **RARE), "loss_shape": LossShape(class_weights=(0.5, 17.0))},
+    )
+    assert check_batches_sound(trace).status == "pass"
+    recall = Metric("recall", 0.5, 0.8, 64, "held-out rows", 0.5, 0.002)
+    trace = replace(example_trace(metrics=(recall,)), measurements={"data": replace(GOOD, **RARE)})
+    assert check_batches_sound(trace).status == "pass"

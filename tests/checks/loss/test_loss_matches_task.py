@@ -338,6 +338,7 @@ def test_a_sum_is_a_fault_only_where_the_run_breaks():
 
 def test_a_scale_of_nothing_is_a_fault_only_where_nothing_is_learnt():
     assert judged(scale=NOTHING * 0.9).status == "advice"
+    assert judged(scale=NOTHING * (1 + 1e-6)).headline == "The loss is 0.00100 times the textbook loss."
     assert judged(broken(), scale=NOTHING * 0.9).fault == "loss_scaled_to_nothing"
     assert judged(broken(), scale=NOTHING * 1.1).status == "pass"
 
