@@ -249,6 +249,7 @@ class Launch:
         for rank in ranks:
             rank.ended = not rank.finished
             rank.kill()
+        for rank in ranks:
             rank.status = rank.wait()
 
     def _ask(self, ranks: Sequence[Rank]) -> None:

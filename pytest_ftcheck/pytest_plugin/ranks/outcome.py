@@ -92,11 +92,10 @@ def _is_strict_pass(shown: Any) -> bool:
 def _failures(launch: Launch, phase: Phase) -> list[_Failure]:
     """Each kind of failure once; not what follows from another rank's end."""
     found: list[_Failure] = []
-    lost = any(rank.died for rank in launch.ranks)
     for rank in launch.ranks:
         report = rank.reports.get(phase)
         if report is not None and report.failed:
-            if launch.broken and (phase == "teardown" or (lost and _LOST.search(_message(report.longrepr)))):
+            if launch.broken and (phase == "teardown" or _LOST.search(_message(report.longrepr))):
                 continue
             _fold(found, rank.number, report.longrepr)
         elif rank.error and phase == rank.phase:
