@@ -1,8 +1,7 @@
 """What a session of many tests keeps in memory: ``python benchmarks/memory.py [tests] [steps] [--html]``.
 
-Each test fine-tunes a small model and judges the trace. Counted at the end of the session, after a garbage collection: traces that are still alive, the
-bytes that Python allocated after the first ten tests (tracemalloc) and the growth of the process, both for one test more. The exit status is 1 if a goal
-is missed.
+Each test judges a trace of its own. Counted at the end of the session, after a garbage collection: traces that are still alive, the bytes
+that Python allocated since the first ten tests (tracemalloc), and the growth of the process. The exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations

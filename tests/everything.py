@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pytest_ftcheck import Features
+
 WIDTH, ROWS = 6, 16
 
 
@@ -59,6 +61,8 @@ class Everything:
         torch.manual_seed(0)
         self.model = Model(path)
         self.criterion = nn.Linear(2, 2)
+        self.head, x = nn.Linear(WIDTH, 2), torch.randn(ROWS, WIDTH)
+        self.features = Features.of(x, (x[:, 0] > 0).long())
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW([*trained, *self.criterion.parameters()], lr=1e-2)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2)
@@ -94,10 +98,12 @@ class Everything:
     def state(self):
         """All of it, as plain data."""
         seen = {}
-        of_modules = [bits(vars(m), seen) for m in self.model.modules()]
+        of_modules = [bits(vars(m), seen) for m in (*self.model.modules(), self.head)]
         optimizer, scheduler = bits(vars(self.optimizer), seen), bits(vars(self.scheduler), seen)
         hooks = [list(p._backward_hooks or ()) for p in self.model.parameters()]
-        grads = [bits(p.grad, {}) for p in (*self.model.parameters(), *self.criterion.parameters())]
+        grads = [
+            bits(p.grad, {}) for p in (*self.model.parameters(), *self.criterion.parameters(), *self.head.parameters())
+        ]
         config = bits(vars(self.model.config), seen), bits(vars(self.model.config.text_config), seen)
         return of_modules, optimizer, scheduler, hooks, grads, config, process_state()
 
@@ -137,6 +143,7 @@ def process_state():
         torch.get_num_threads(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
+        torch._C._len_torch_function_stack(),
         (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
         torch._tensor_str.PRINT_OPTS.precision,
         {k: len(v) for m in (module, optimizer) for k, v in vars(m).items() if k.startswith("_global_") and v},

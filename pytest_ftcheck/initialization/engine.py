@@ -6,11 +6,10 @@ heads in one product does. Groups are spread over as many threads as torch is se
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +17,9 @@ import torch
 from torch import nn
 
 from ..instruments.environment import thread_share
+from ..instruments.global_state import GlobalHooks, GlobalState
+from ..instruments.inference import InferenceMode
+from ..instruments.undo import Undo
 from .batched_heads import BufferPool, StackedHeads, losses_of, parameters_of
 from .batched_optimizers import Adam, Sgd, clip
 from .features import Features
@@ -39,7 +41,6 @@ BATCHED_OPTIMIZERS = ("adamw", "adam", "sgd")
 VECTORISED = "vectorised"
 
 
-@torch.inference_mode(False)
 def train_heads(
     head: nn.Module,
     features: Features,
@@ -57,24 +58,19 @@ def train_heads(
     :param group: heads in a group; None: as many as fit `GROUP_BYTES`.
     :raises ValueError: the head does not take these features.
     """
-    layers, reason = _read(head, features, plan) if vectorise else ((), "vectorise=False")
-    if reason:
-        return list(train_one_by_one(head, features, jobs, plan)), f"one by one: {reason}"
-    groups = _groups(jobs, group or _heads_in_a_group(layers))
-    trainer = _GroupTrainer(template_of(head), layers, features, plan)
-    found: dict[int, Run] = {}
-    # a GPU has one queue: further threads would wait for it
-    workers = min(thread_share(), len(groups)) if features.x.device.type == "cpu" else 1
-    with _one_thread_each(), ThreadPoolExecutor(workers, "ftcheck", initializer=_flush_denormals) as pool:
-        try:
-            for numbers, runs in zip(
-                groups, pool.map(lambda g: trainer.train([jobs[i] for i in g]), groups), strict=True
-            ):
-                found.update(zip(numbers, runs, strict=True))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C: skip the groups that are left
-            raise
-    return [found[i] for i in range(len(jobs))], VECTORISED
+    return Undo(GlobalState(), GlobalHooks()).after(lambda: _train_heads(head, features, jobs, plan, vectorise, group))
+
+
+def _train_heads(
+    head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan, vectorise: bool, group: int | None
+) -> tuple[list[Run], str]:
+    with InferenceMode(False):
+        layers, reason = _read(head, features, plan) if vectorise else ((), "vectorise=False")
+        if reason:
+            return list(train_one_by_one(head, features, jobs, plan)), f"one by one: {reason}"
+        groups = _groups(jobs, group or _heads_in_a_group(layers))
+        trainer = _GroupTrainer(template_of(head), layers, features, plan)
+        return _train_groups(trainer, jobs, groups), VECTORISED
 
 
 def _read(head: nn.Module, features: Features, plan: Plan) -> tuple[tuple[Layer, ...], str]:
@@ -87,6 +83,24 @@ def _read(head: nn.Module, features: Features, plan: Plan) -> tuple[tuple[Layer,
     if plan.recipe.optimizer not in BATCHED_OPTIMIZERS:
         return (), f"{plan.recipe.optimizer!r} has no batched version ({', '.join(BATCHED_OPTIMIZERS)} have)"
     return layers, ""
+
+
+def _train_groups(trainer: _GroupTrainer, jobs: Sequence[Job], groups: Sequence[Sequence[int]]) -> list[Run]:
+    """The runs of all groups, in threads. On Ctrl-C each thread ends after its step."""
+    found: dict[int, Run] = {}
+    # a GPU has one queue: further threads would wait for it
+    workers = min(thread_share(), len(groups)) if trainer.x.device.type == "cpu" else 1
+    torch.set_num_threads(1)  # ours compute with one each; the caller restores the number
+    with ThreadPoolExecutor(workers, "ftcheck", initializer=_flush_denormals) as pool:
+        try:
+            for numbers, runs in zip(
+                groups, pool.map(lambda g: trainer.train([jobs[i] for i in g]), groups), strict=True
+            ):
+                found.update(zip(numbers, runs, strict=True))
+        finally:
+            trainer.stop.set()
+            pool.shutdown(cancel_futures=True)  # skip the groups that are left
+    return [found[i] for i in range(len(jobs))]
 
 
 def seeds_of_a_task(
@@ -139,34 +153,17 @@ def _groups(jobs: Sequence[Job], most: int) -> list[list[int]]:
 
 
 # ---------------------------------------------------------------------- threads
-_LOCK = threading.Lock()
-_INSIDE: list[int] = []
-
-
 def _flush_denormals() -> None:
     """Numbers below 1e-38 become zero, in this thread alone: the squared gradients of a confident head are such numbers, and a
     processor takes ten times as long for each of them."""
     torch.set_flush_denormal(True)
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """torch computes with one thread while ours run; the last of several callers restores it."""
-    with _LOCK:
-        if not _INSIDE:
-            _INSIDE.append(torch.get_num_threads())
-            torch.set_num_threads(1)
-        _INSIDE.append(0)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _INSIDE.pop()
-            if len(_INSIDE) == 1:
-                torch.set_num_threads(_INSIDE.pop())
-
-
 # ---------------------------------------------------------------------- one group
+class _Stopped(Exception):
+    """The caller was interrupted, so this group is of no use."""
+
+
 @dataclass
 class _Start:
     """Initial weights under one scheme and seed, and their loss and logits before training."""
@@ -187,6 +184,8 @@ class _GroupTrainer:
         self.x, self.y = features.x.to(self.dtype), features.y
         self.columns = self.x.t().contiguous()
         self.judged_x, self.judged_y = x.to(self.dtype).t().contiguous(), labels_by_output(y)
+        #: Set: the group that is trained ends after its step.
+        self.stop = threading.Event()
         self._lock = threading.Lock()
         self._pools = threading.local()
         self._starts: OrderedDict[tuple[object, int], _Start] = OrderedDict()
@@ -243,7 +242,9 @@ class _GroupTrainer:
         evaluated = set(self.plan.evaluated_steps)
         losses, descents, norms = [], [], torch.zeros(len(jobs))
         for step in range(recipe.steps):
-            x, y = batches.take(step)
+            if self.stop.is_set():
+                raise _Stopped
+            x, y = batches.take()
             # up to the first dropout training and evaluation are the same: computed once
             middle = heads.forward(x, last=heads.prefix) if masks is not None and heads.prefix else x
             done = heads.prefix if masks is not None else 0
@@ -319,12 +320,11 @@ class _Batches:
         self.seeds = list(dict.fromkeys(seeds))
         #: For every head the number of its seed.
         self.of_head = torch.tensor([self.seeds.index(s) for s in seeds], device=x.device)
-        orders = [order_of(len(x), plan.batch_size, plan.recipe.steps, s) for s in self.seeds]
-        self.orders = torch.stack(orders).to(x.device)
+        self.orders = [order_of(len(x), plan.batch_size, plan.recipe.steps, s) for s in self.seeds]
 
-    def take(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[width, rows]`` and labels, or with the heads in front."""
-        rows = self.orders[:, step]
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the next step ``[width, rows]`` and labels, or with the heads in front."""
+        rows = torch.stack([next(order) for order in self.orders]).to(self.x.device)
         if len(self.seeds) == 1:
             return self.columns.index_select(1, rows[0]), labels_by_output(self.y[rows[0]])
         x, y = self.x[rows].transpose(1, 2)[self.of_head], self.y[rows][self.of_head]

@@ -13,6 +13,7 @@ from ..core import arguments
 from ..instruments.batches import Batches, device_of, in_words, split, to_device
 from ..instruments.given import listable, switchable
 from ..instruments.global_state import GlobalState, preserved_globals, seed_everything
+from ..instruments.inference import InferenceMode
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
@@ -63,7 +64,7 @@ def extract_features(
         undo.keep(GlobalState(), LoaderSnapshot(batches), LoaderSnapshot(held_out))
         source = Batches(batches, None)
         other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
-        with torch.inference_mode(False), torch.no_grad():
+        with InferenceMode(False), torch.no_grad():
             module = module_of("model", model)
             prefixes = find_head(module, head)
             undo.keep(ModelSnapshot(module, values=False))
@@ -116,9 +117,9 @@ def module_of(argument: str, given: Any) -> nn.Module:
             given = given()
         if not isinstance(given, nn.Module):
             raise TypeError(f"{argument}() returned a {type(given).__name__}: expected a torch.nn.Module")
-    return given
     listable(given, argument)
     switchable(given, argument)
+    return given
 
 
 class _Tap:

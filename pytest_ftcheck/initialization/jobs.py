@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,17 +74,20 @@ class Run:
     logits_last: torch.Tensor
 
 
-def order_of(rows: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
-    """Row numbers of every step, ``[steps, rows in a batch]``: random orders of all rows in turn, cut into batches.
+def order_of(rows: int, batch_size: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
+    """Row numbers of every step, ``[rows in a batch]``: random orders of all rows in turn, cut into batches.
 
-    >>> order_of(4, 2, 4, seed=0).shape
-    torch.Size([4, 2])
+    >>> [batch.tolist() for batch in order_of(4, 3, 3, seed=0)]
+    [[0, 1, 3], [2, 0, 2], [3, 1, 3]]
     """
     size = min(batch_size, rows)
     generator = torch.Generator().manual_seed(seed)
-    needed = size * steps
-    epochs = [torch.randperm(rows, generator=generator, device="cpu") for _ in range(-(-needed // rows))]
-    return torch.cat(epochs)[:needed].reshape(steps, size)
+    left = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(left) < size:
+            left = torch.cat([left, torch.randperm(rows, generator=generator, device="cpu")])
+        yield left[:size]
+        left = left[size:]
 
 
 def judged_rows(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -115,12 +115,11 @@ def _gradients(
     """rms of the gradient of the mean loss with respect to each layer's weights, all rows together."""
     wanted = {n: m.weight for n, m in layers.items() if isinstance(m.weight, nn.Parameter)}
     total = {n: torch.zeros_like(w, dtype=torch.float64) for n, w in wanted.items()}
-    flags = {n: w.requires_grad for n, w in wanted.items()}
     count = sum(rows_of(b) for b in rows)
     try:
-        for w in wanted.values():
-            w.requires_grad_(True)
-        with quiet(model, grad=True):
+        with quiet(model, grad=True):  # which restores the flags
+            for w in wanted.values():
+                w.requires_grad_(True)
             for batch in rows:
                 seed_everything(0)
                 found = torch.autograd.grad(reader.loss(batch)[0], list(wanted.values()), allow_unused=True)
@@ -129,9 +128,6 @@ def _gradients(
                         total[name] += g.double() * (rows_of(batch) / count)
     except RuntimeError:
         return {}  # no graph: the training will report it
-    finally:
-        for n, w in wanted.items():
-            w.requires_grad_(flags[n])
     return {n: rms(g) for n, g in total.items()}
 
 

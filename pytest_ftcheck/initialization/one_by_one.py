@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..core.recipe import OPTIMIZERS
-from ..instruments.global_state import preserved_globals, seed_everything
+from ..instruments.global_state import GlobalState, preserved_globals, seed_everything
+from ..instruments.inference import InferenceMode
+from ..instruments.undo import Undo
 from .batched_heads import DEAD_BELOW, losses_of
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows, order_of, rms, std
@@ -22,13 +25,16 @@ def train_one_by_one(head: nn.Module, features: Features, jobs: Sequence[Job], p
     """The runs of the jobs, in their order; global random states and switches as before after each."""
     call = _call_of(head, features)
     for job in jobs:
-        with preserved_globals(), torch.inference_mode(False), torch.enable_grad():
-            seed_everything(job.seed)
-            made = template_of(head)
-            if job.scheme is not None:
-                job.scheme.apply(made, seed=job.seed)
-            run = _train(made, call, features, job, plan)
-        yield run
+        yield Undo(GlobalState()).after(partial(_run, head, call, features, job, plan))
+
+
+def _run(head: nn.Module, call: Call, features: Features, job: Job, plan: Plan) -> Run:
+    with InferenceMode(False), torch.enable_grad():
+        seed_everything(job.seed)
+        made = template_of(head)
+        if job.scheme is not None:
+            job.scheme.apply(made, seed=job.seed)
+        return _train(made, call, features, job, plan)
 
 
 def _call_of(head: nn.Module, features: Features) -> Call:

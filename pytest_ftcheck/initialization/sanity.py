@@ -16,10 +16,11 @@ from ..core import arguments
 from ..core.formatting import as_given
 from ..core.init_scheme import InitScheme
 from ..core.verdict import Verdict
-from ..instruments.batches import check_nesting, split
+from ..instruments.batches import check_readable, split
 from ..instruments.given import module as checked_module
 from ..instruments.given import switchable
 from ..instruments.global_state import GlobalState
+from ..instruments.inference import InferenceMode
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.undisturbed import undisturbed
 from ..instruments.undo import Undo
@@ -79,10 +80,10 @@ def check_init(
 
     def check() -> Verdict:
         undo.keep(GlobalState(), LoaderSnapshot(source), ModelSnapshot(model, values=False))
-        with torch.inference_mode(False), torch.enable_grad():
+        with InferenceMode(False), torch.enable_grad():
             rows = list(islice(iter(source), BATCHES))
+            check_readable("batches", rows)
             _check(model, rows)
-            check_nesting("batches", rows)
             with undisturbed(model, weights=True):
                 return judge(measure(model, rows, expected, head, pretrained))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from torch import nn
 
 from ..core.effect import Effect
 from .undisturbed import perturbed
+
+#: Numbers that are compared at once: 2 MB.
+BLOCK = 2**18
 
 
 @dataclass
@@ -132,16 +136,27 @@ def effect(
     if first.shape != second.shape or not first.numel():
         return None
     eps = precision or max(_eps(first), _eps(second))
-    a, b = (v.detach().double().reshape(len(v), -1) for v in (first, second))
-    all_rows = a if reference is None else reference.detach().double().reshape(len(reference), -1)
-    if not bool(torch.isfinite(a).all() and torch.isfinite(b).all() and torch.isfinite(all_rows).all()):
-        return None
-    return Effect(
-        change=float((a - b).abs().max()),
-        spread=float((all_rows - all_rows.mean(0)).square().mean().sqrt()),
-        scale=float(torch.stack([v.abs().max() for v in (a, b, all_rows)]).max()),
-        precision=eps,
-    )
+    a, b = (v.detach().reshape(len(v), -1) for v in (first, second))
+    all_rows = a if reference is None else reference.detach().reshape(len(reference), -1)
+    change = squares = scale = 0.0
+    for one, two in zip(_blocks(a), _blocks(b), strict=True):
+        largest = float((one - two).abs().max())
+        if not math.isfinite(largest):
+            return None
+        change = max(change, largest)
+        scale = max(scale, float(one.abs().max()), float(two.abs().max()))
+    for block in _blocks(all_rows):
+        squares += float((block - block.mean(0)).square().sum())
+        scale = max(scale, float(block.abs().max()))
+        if not math.isfinite(squares):
+            return None
+    return Effect(change=change, spread=math.sqrt(squares / all_rows.numel()), scale=scale, precision=eps)
+
+
+def _blocks(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Columns of all rows in float64, few enough to stay in the processor's cache."""
+    for block in rows.split(max(1, BLOCK // len(rows)), dim=1):  # type: ignore[no-untyped-call]
+        yield block.double()
 
 
 def precision_of(model: nn.Module) -> float:

@@ -13,6 +13,7 @@ import torch.utils._device
 import torch.utils.deterministic
 
 from ..core.seeding import reseed
+from .inference import end_inference_modes, open_inference_modes
 from .kept_attributes import refill
 from .undo import Undo
 
@@ -116,9 +117,11 @@ class GlobalState:
         ready = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self.cuda = torch.cuda.get_rng_state_all() if ready else None
         self.switches = [_read(get) for get, _ in _known_switches]
+        self.inference_modes = open_inference_modes()
 
     def restore(self) -> None:
         """Everything as it was when it was kept."""
+        end_inference_modes(self.inference_modes)
         for (get, set_), was in zip(_known_switches, self.switches, strict=True):
             now = _read(get)
             if now != was and was is not _UNREADABLE and now is not _UNREADABLE:

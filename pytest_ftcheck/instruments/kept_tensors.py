@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .inference import InferenceMode
 from .sharded_tensors import is_sharded, local, memory_of
 
 #: Integers of the same number of bytes: as such, -0.0 differs from 0.0, and a NaN equals itself.
@@ -54,7 +55,7 @@ class FreshMemory:
         for tensor, memory in self.kept:
             place = _place(memory)
             if place is None or place not in copies:
-                with torch.inference_mode(memory.is_inference()):  # a copy is of the same kind
+                with InferenceMode(memory.is_inference()):  # a copy is of the same kind
                     copy = memory.clone()
                 if place is not None:
                     copies[place] = copy
@@ -99,7 +100,7 @@ def use_memory(tensor: torch.Tensor, memory: torch.Tensor) -> None:
     if is_sharded(tensor):
         raise TypeError("a sharded tensor cannot be given other memory")
     if tensor.is_inference() or memory.is_inference():
-        with torch.inference_mode():  # outside it, a tensor that was made inside cannot be changed
+        with InferenceMode(True):  # outside it, a tensor that was made inside cannot be changed
             tensor.data = memory
     else:
         tensor.data = memory
@@ -142,7 +143,7 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def overwrite(memory: torch.Tensor, values: torch.Tensor) -> None:
     """Write these values, each element once: also where rows share their memory, or a tensor was made in inference mode."""
-    with torch.inference_mode(memory.is_inference()), torch.no_grad():
+    with InferenceMode(memory.is_inference()), torch.no_grad():
         if memory.layout is torch.strided:
             for dim, stride in enumerate(memory.stride()):
                 if stride == 0 and memory.shape[dim] > 1:

@@ -142,6 +142,32 @@ def resume() -> None:
     _paused = False
 
 
+class FunctionModes:
+    """The modes of functions that are active in this thread, and who listens to ours, as they are now."""
+
+    def __init__(self) -> None:
+        self.modes = self._active()
+        self.calls, self.paused = _calls, _paused
+        self.listeners = [] if _calls is None else list(_calls.listeners)
+
+    @staticmethod
+    def _active() -> list[TorchFunctionMode]:
+        return [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+
+    def restore(self) -> None:
+        """The same ones in the same order."""
+        global _calls, _paused
+        _calls, _paused = self.calls, self.paused
+        if _calls is not None:
+            _calls.listeners = list(self.listeners)
+        now = self._active()
+        if len(now) != len(self.modes) or any(a is not b for a, b in zip(now, self.modes, strict=True)):
+            while torch._C._len_torch_function_stack():
+                _pop_mode()  # type: ignore[no-untyped-call]
+            for mode in self.modes:
+                _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
 def _off() -> Callable[[], None]:
     """Pause; resume is for whoever paused."""
     if _calls is None or _paused:

@@ -72,11 +72,17 @@ def macro_recall(guess: np.ndarray, truth: np.ndarray) -> float:
 def _macro(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
     if truth.ndim == 2:  # tags: the "on" class of each column
         return float(np.mean([_share(g, t, axis) for g, t in zip(guess.T, truth.T, strict=True) if t.any()] or [0.0]))
-    table = _confusion(guess, truth)
-    present = table.sum(1) > 0
-    totals = table.sum(axis)
-    shares = np.divide(np.diag(table), totals, out=np.zeros(len(table)), where=totals > 0)
-    return float(shares[present].mean())
+    hits, predicted, actual = _counts(guess, truth)
+    totals = predicted if axis == 0 else actual
+    shares = np.divide(hits, totals, out=np.zeros(len(hits)), where=totals > 0)
+    return float(shares[actual > 0].mean())
+
+
+def _counts(guess: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each class the right predictions, all predictions, and the rows; a table of classes by classes may not fit into memory."""
+    classes = int(max(guess.max(initial=0), truth.max(initial=0))) + 1
+    hits, predicted, actual = (np.bincount(x, minlength=classes) for x in (truth[guess == truth], guess, truth))
+    return hits, predicted, actual
 
 
 def _share(guess: np.ndarray, truth: np.ndarray, axis: int) -> float:
@@ -131,8 +137,7 @@ def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     if truth.ndim == 2:
         hits, predicted, actual = (guess & truth).sum(0), guess.sum(0), truth.sum(0)
     else:
-        table = _confusion(guess, truth)
-        hits, predicted, actual = np.diag(table), table.sum(0), table.sum(1)
+        hits, predicted, actual = _counts(guess, truth)
     total = predicted + actual
     each = np.divide(2 * hits, total, out=np.zeros(len(hits)), where=total > 0)
     out = {"macro F1": float(each[total > 0].mean()) if (total > 0).any() else 0.0}
@@ -193,6 +198,7 @@ def _standard_metrics(
     permuted = _permuted_scores(task, after, truth)
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
     taken = taken_for(after, truth) if 0 < classes <= MOST_TAKEN else ()
+    predicted, actual = (tuple(np.bincount(x, minlength=classes).tolist()) if classes else () for x in (after, truth))
     blind = task != "regression" and bool((after == after[:1]).all())
     ranked = ranking(task, first, last, truth) if blind else None
     out = []
@@ -207,8 +213,8 @@ def _standard_metrics(
                 source=source,
                 baseline=fn(majority, truth),
                 p_value=_p_value(score, permuted[name]),
-                predicted=tuple(np.bincount(after, minlength=classes).tolist()) if classes else (),
-                actual=tuple(np.bincount(truth, minlength=classes).tolist()) if classes else (),
+                predicted=predicted,
+                actual=actual,
                 taken_for=taken,
                 deviations=_deviations(score, permuted[name]),
                 ranking=ranked,
@@ -233,18 +239,19 @@ def _permuted_scores(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[st
             for name, fn in _default_metrics(task).items():
                 out[name].append(fn(guess, shuffled))
         return out
-    classes = int(max(guess.max(), truth.max())) + 1
-    predicted, actual = (np.bincount(x, minlength=classes) for x in (guess, truth))  # the same for all permutations
-    at_once = max(1, CELLS // max(len(truth), classes))
+    # only classes that have rows count; how often each is predicted is the same for all permutations
+    present, actual = np.unique(truth, return_counts=True)
+    predicted = np.bincount(guess, minlength=int(present[-1]) + 1)[present]
+    place = np.searchsorted(present, guess)
+    at_once = max(1, CELLS // len(truth))
     for begin in range(0, PERMUTATIONS, at_once):
         count = min(at_once, PERMUTATIONS - begin)
         right = np.stack([rng.permutation(truth) for _ in range(count)]) == guess
-        cells = (np.arange(count)[:, None] * classes + guess)[right]
-        hits = np.bincount(cells, minlength=count * classes).reshape(count, classes)
+        cells = (np.arange(count)[:, None] * len(present) + place)[right]
+        hits = np.bincount(cells, minlength=count * len(present)).reshape(count, len(present))
         out["accuracy"] += (hits.sum(1) / len(truth)).tolist()
         for name, totals in (("precision", predicted), ("recall", actual)):
-            shares = hits / np.maximum(totals, 1)
-            out[name] += shares[:, actual > 0].mean(1).tolist()
+            out[name] += (hits / np.maximum(totals, 1)).mean(1).tolist()
     return out
 
 

@@ -6,7 +6,7 @@ A probe is a class with a name, a cost, and up to four moments at which it measu
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +18,11 @@ from torch import nn
 from ..core.intent import Intent
 from ..core.observations import Tensor
 from ..core.recipe import Recipe
-from .batches import Batches, tensors_in
+from .batches import Batches
 from .reader import Reader
 from .undisturbed import undisturbed
 from .undo import Undo
-
-#: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
-SHARE = 0.3
-#: ... and this many floating-point operations in any case: somewhat more than a second on one core.
-FREE = 4e10
+from .work import row_work, tokens_of
 
 
 @dataclass(kw_only=True)
@@ -68,6 +64,11 @@ class ProbeContext(ModelContext):
     steps: int = 0
     #: What the user's metric was before and after the training; filled in before `Probe.after`.
     user_metric_values: tuple[float, float] | None = None
+
+    @functools.cached_property
+    def row_work(self) -> float:
+        """Floating-point operations of one of the fixed rows through the model, and its loss."""
+        return row_work(self.model, max(map(tokens_of, self.fixed_batches), default=1), self.reader.outputs)
 
 
 C = TypeVar("C", bound=ModelContext)
@@ -262,18 +263,3 @@ class ProbeRunner:
                 text = str(error).strip().splitlines()
                 self.skipped[name] = f"it raised {type(error).__name__}" + (f": {text[0][:200]}" if text else "")
                 return None
-
-
-def allowance(model: nn.Module, rows: int, tokens: int, steps: int) -> float:
-    """Rows that all probes together may pass through the model.
-
-    Counted in work, not in seconds, so that the same run has the same probes on every machine.
-    """
-    size = sum(p.numel() for p in model.parameters())
-    return SHARE * 3 * rows * steps + FREE / (2.0 * max(1, size) * max(1, tokens))
-
-
-def tokens_of(batch: Any) -> int:
-    """Tokens in a row: the width of the widest integer tensor of a batch; 1 where there is none."""
-    widths = [math.prod(t.shape[1:]) for t in tensors_in(batch) if t.dim() >= 2 and not t.is_floating_point()]
-    return max([1, *widths])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .global_state import GlobalState
+from .inference import InferenceMode
 from .kept_attributes import PlainAttributes, configs_in
 from .kept_tensors import FreshMemory, KeptTensor
 from .other_processes import alone
@@ -77,7 +78,10 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     undo.keep(_Weights(model, all_of_them=weights))
     undo.keep(*(KeptTensor(b) for b in _distinct(m._buffers for m in modules)))
     undo.keep(*map(PlainAttributes, (*modules, *configs_in(modules))))
-    with undo, torch.inference_mode(False), torch.no_grad():
+    # what is switched here the undo switches back: a block of torch's own in a generator that an interrupt left behind ends when the
+    # generator is freed, which may be after everything was restored
+    with undo, InferenceMode(False):
+        torch.set_grad_enabled(False)
         _Probing.open += 1
         yield
 
@@ -85,7 +89,8 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Iterator[None]:
     """Dropout off, no gradients (unless ``grad``), everything restored as by :func:`undisturbed`: for every measurement on a model."""
-    with undisturbed(model, weights=weights), torch.set_grad_enabled(grad):
+    with undisturbed(model, weights=weights):
+        torch.set_grad_enabled(grad)
         # not .eval(): an overridden train() may do more than switch the mode
         _switch((m, False) for m in modules_of(model))
         yield

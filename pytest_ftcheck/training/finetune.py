@@ -20,6 +20,8 @@ from ..instruments.draws import draws_differ
 from ..instruments.environment import data_hash
 from ..instruments.given import listable
 from ..instruments.global_state import GlobalHooks, GlobalState, seed_everything
+from ..instruments.inference import InferenceMode
+from ..instruments.loop_calls import FunctionModes
 from ..instruments.nested_state import NestedState
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
 from ..instruments.undo import Undo
@@ -123,14 +125,14 @@ def finetune(
             f"executor, of type {type(executor).__name__}, is given without seeds=: expected seeds='auto' or a number >= 3, whose runs it "
             "computes"
         )
-    undo = Undo()
-    nested = NestedState(model) if isinstance(model, nn.Module) else None
     if isinstance(model, nn.Module):
         listable(model)
+    undo = Undo()
+    nested = NestedState(model) if isinstance(model, nn.Module) else None
 
     def train() -> tuple[FinetuneRun | TrainerRun, Trace]:
-        undo.keep(GlobalState(), GlobalHooks())
-        with torch.inference_mode(False), torch.enable_grad():
+        undo.keep(GlobalState(), GlobalHooks(), FunctionModes())
+        with InferenceMode(False), torch.enable_grad():
             if batches is None:
                 undo.keep(ProcessState())
                 seed_everything(recipe.seed)
@@ -215,5 +217,5 @@ def _check_callables(own: OwnArguments) -> None:
         step=own.get("step"),
         evaluate=own.get("evaluate"),
         **{"checkpoint[0]": save, "checkpoint[1]": load},
-        **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()},
+        **{f"metrics[{name!r}]": metric for name, metric in metrics.items()},
     )

@@ -26,15 +26,16 @@ from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTrack
 from ..instruments.global_state import preserved_globals
 from ..instruments.metrics import MetricFn
 from ..instruments.parameter_roles import find_head, head_notes
-from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
+from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner
 from ..instruments.reader import Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.undisturbed import quiet
 from ..instruments.undo import Undo
+from ..instruments.work import allowance, row_work, tokens_of
 from .build_trace import build_trace, measured_fields
 from .finetune_arguments import OwnArguments
-from .recorder import Recorder
 from .one_row import one_row_error
+from .recorder import Recorder
 from .resolve import resolve_optimizer, resolve_scheduler
 from .training_step import TrainingStep
 
@@ -42,8 +43,9 @@ from .training_step import TrainingStep
 MOST_NONFINITE = 3
 #: Models with fewer parameters are trained on one thread.
 ONE_THREAD = 1_000_000
-#: With at least this many parameters, the loss before and after single steps is measured as rarely as the sign test allows.
-LARGE = 20_000_000
+#: With at least this many parameters, or floating-point operations of a batch, the loss before and after single steps is measured as
+#: rarely as the sign test allows.
+LARGE, DEAR = 20_000_000, 2e9
 #: This many descents without an exception settle the sign test: 1 in 256 by chance.
 SETTLED = 8
 #: Batches since the last optimizer step that are kept, for the loss before and after it.
@@ -71,7 +73,6 @@ class FinetuneRun:
         self._notes: list[str] = list(recipe.warnings()) if by_recipe else []
         self.batches = Batches(batches, recipe.steps)
         limit_threads(model, recipe)
-        self._large = sum(p.numel() for p in model.parameters()) >= LARGE
         self._device = device_of(model)
         self._head = find_head(model, own.get("head"))
         self._notes += head_notes(model, self._head)
@@ -83,6 +84,7 @@ class FinetuneRun:
         if by_recipe and self._user_step is None:
             self._intent = (self._intent or Intent()).filled(recipe)
         self._reader = self._make_reader(own)
+        self._large = self._is_large()
         eval_batches = own.get("eval_batches")
         held_out = None if eval_batches is None else _held_out(eval_batches)
         self._check_labels(held_out)
@@ -114,6 +116,13 @@ class FinetuneRun:
         return self.batches.known
 
     # ------------------------------------------------------------------ before
+    def _is_large(self) -> bool:
+        if sum(p.numel() for p in self._model.parameters()) >= LARGE:
+            return True
+        first = self.batches.known[0]
+        rows = row_count(split(first)[0]) or 1
+        return self._reader is not None and rows * row_work(self._model, tokens_of(first), self._reader.outputs) >= DEAR
+
     def _make_reader(self, own: OwnArguments) -> Reader | None:
         loss_fn, forward = own.get("loss_fn"), own.get("forward")
         with quiet(self._model, weights=True):
@@ -198,8 +207,8 @@ class FinetuneRun:
             steps=self._recipe.steps,
         )
         rows = row_count(split(first)[0]) or 1
-        budget = math.inf if everything else allowance(self._model, rows, tokens_of(first), self._recipe.steps)
-        runner = ProbeRunner(context, kinds, budget)
+        budget = allowance(self._model, rows, tokens_of(first), self._recipe.steps, self._reader.outputs)
+        runner = ProbeRunner(context, kinds, math.inf if everything else budget)
         runner.before()
         return runner
 

@@ -15,6 +15,7 @@ from ..core.formatting import describe_type
 from ..core.intent import Intent
 from ..core.trace import Trace
 from ..instruments.reader import LossFn
+from ..instruments.undo import Undo
 from ..integrations.adapters import find_adapter
 from ..integrations.framework_loop import FrameworkAdapter, StartedLoop
 from .gather import gather
@@ -90,28 +91,33 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
     def __enter__(self) -> watch:
         if self._used:
             raise RuntimeError("this watch has been used already: create a new one for another loop")
-        self._used = True
-        if self._adapter is None:
-            assert self._loop is not None
-            self._loop.begin()
-            return self
         try:
-            self._adapter.attach(self)
-        except BaseException:
-            self._adapter.detach()
+            self._used = True
+            if self._adapter is not None:
+                self._adapter.attach(self)
+            else:
+                assert self._loop is not None
+                self._loop.begin()
+            return self
+        except BaseException:  # also one that comes between the end of what was called and our own
+            if self._adapter is not None:
+                Undo(_Detached(self._adapter)).after(lambda: None)
+            elif self._loop is not None:
+                self._loop.abandon()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        detached = () if self._adapter is None else (_Detached(self._adapter),)
+        Undo(*detached).after(lambda: self._leave(error))
+
+    def _leave(self, error: BaseException | None) -> None:
         self._over = True
-        try:
-            if self._adapter is not None:
-                self._adapter.detach()
-        finally:
-            if self._loop is not None:
-                self._loop.end(error)
+        if self._adapter is not None:
+            self._adapter.detach()
+        if self._loop is not None:
+            self._loop.end(error)
 
     # ------------------------------------------------------------------ what an adapter says
     def training_begins(self, loop: StartedLoop) -> None:
@@ -177,6 +183,17 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
         'one process trained: there are no ranks to gather'
         """
         return gather(self.trace, group=group, timeout=timeout)
+
+
+class _Detached:
+    """A framework's object that is not watched (any more)."""
+
+    def __init__(self, adapter: FrameworkAdapter) -> None:
+        self._adapter = adapter
+
+    def restore(self) -> None:
+        """As it was."""
+        self._adapter.detach()
 
 
 def _several(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:

@@ -19,7 +19,7 @@ from ..core.observations import Metric, Optimizer, Reading
 from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..instruments.averaged_weights import averaged_weights
-from ..instruments.batches import Batches, device_of, row_count, split, to_device
+from ..instruments.batches import Batches, check_readable, device_of, row_count, split, to_device
 from ..instruments.environment import environment
 from ..instruments.fixed_rows import LossTracker, MetricTracker
 from ..instruments.given import module as checked_module
@@ -28,11 +28,13 @@ from ..instruments.hooks import ModelHooks
 from ..instruments.loop_calls import FunctionModes, subscribe, unsubscribe
 from ..instruments.other_processes import refusals
 from ..instruments.parameter_roles import find_head_if_any, head_notes
-from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner, allowance, tokens_of
+from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner
 from ..instruments.reader import LossFn, Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.sharded_tensors import NO_PASSES, has_shards
 from ..instruments.undisturbed import quiet
+from ..instruments.undo import Restorable, Undo
+from ..instruments.work import allowance, tokens_of
 from ..instruments.wrapped_models import unwrapped, without_wrappers
 from .build_trace import build_trace, measured_fields
 from .loop_losses import LoopLosses
@@ -83,6 +85,7 @@ class WatchedLoop:
             given = f"the class {scheduler.__name__}" if isinstance(scheduler, type) else describe_type(scheduler)
             raise TypeError(f"scheduler is {given}: expected a learning-rate scheduler")
         model, head = unwrapped(model), without_wrappers(model, head)
+        refuse_flat_parameters(model)
         check_parameters(model)
         arguments.instance("intent", intent, Intent, "a pytest_ftcheck.Intent", optional=True)
         self._head = find_head_if_any(model, head)
@@ -109,6 +112,7 @@ class WatchedLoop:
         self._began = 0.0
         self._ended = self._listening = False
         self._trace: Trace | None = None
+        self._before: tuple[Restorable, ...] = ()
 
     def _read(self, probe_batch: Any) -> None:
         """Find out how the model reads the batch; or why that takes the other ranks, and so is not done."""
@@ -117,6 +121,7 @@ class WatchedLoop:
         else:
             with refusals() as refused:
                 try:
+                    check_readable("probe_batch", [probe_batch])
                     with quiet(self._model, weights=True):
                         reader = Reader(self._model, probe_batch, loss_fn=self._loss_fn, argument="probe_batch")
                         reader.check_labels(probe_batch, 0, "probe_batch")
@@ -135,12 +140,16 @@ class WatchedLoop:
         """Measure the model as it is, and watch from now on. If it raises, nothing is watched, and no hook is left."""
         if self._recorder is not None:
             raise RuntimeError("this watch has been used already: create a new one for another loop")
+        self._before = (GlobalState(), GlobalHooks(), FunctionModes(), ModelHooks(self._model), _Unwatched(self))
         try:
-            self._begin()
+            Undo().after(self._begin)  # which ends blocks of ours that an interrupt left open
         except BaseException:
-            self._detach()
-            self._close()
+            self.abandon()
             raise
+
+    def abandon(self) -> None:
+        """Watch no more, and measure nothing: hooks, random states and switches are as they were before :meth:`begin`."""
+        Undo(*self._before).after(lambda: None)
 
     def _begin(self) -> None:
         self._began = time.perf_counter()
@@ -171,13 +180,17 @@ class WatchedLoop:
             if error is not None:
                 _attach(self._trace, error)
             return
+        Undo(_Unwatched(self)).after(lambda: self._end(error))
+
+    def _end(self, error: BaseException | None) -> None:
         self._ended = True
-        try:
-            self._detach()
-            self._measure_at_end(error)
-        finally:
-            self._detach()
-            self._close()
+        self._detach()
+        self._measure_at_end(error)
+
+    def unwatch(self) -> None:
+        """Remove every hook; may be called at any time, and again."""
+        self._detach()
+        self._close()
 
     def _detach(self) -> None:
         if self._losses is not None:
@@ -219,6 +232,8 @@ class WatchedLoop:
                 )
         elif not isinstance(loss, (int, float)):
             raise TypeError(f"loss is {describe_type(loss)}: expected a scalar tensor or a number")
+        elif isinstance(loss, int) and not isinstance(loss, bool):
+            arguments.whole("loss", loss)
         self._losses.told(loss)
         return loss
 
@@ -257,8 +272,8 @@ class WatchedLoop:
         kinds = [kind for kind in probes_to_run(self._probes, without_batches=False, own_calls=True) if kind.watchable]
         rows = row_count(split(batch)[0]) or 1
         # the length of the loop is not known: the budget is that of a short one
-        budget = math.inf if self._everything else allowance(self._model, rows, tokens_of(batch), Recipe().steps)
-        return ProbeRunner(context, kinds, budget)
+        budget = allowance(self._model, rows, tokens_of(batch), Recipe().steps, reader.outputs)
+        return ProbeRunner(context, kinds, math.inf if self._everything else budget)
 
     def _make_model_probe_runner(self) -> ProbeRunner:
         """Without a probe batch, structure and stored values are measured all the same, and the loop's own calls are observed."""
@@ -321,6 +336,9 @@ class WatchedLoop:
     def _measured(self, *, partial: bool) -> dict[str, Any]:
         """What the probes measured; not the loss function where the graph shows that the loop uses another one."""
         measured = measured_fields(self._probe_runner, self._probes, self._no_rows, partial=partial)
+        if self._reader is None and self._probe_batch is not None and not has_shards(self._model):
+            # a loss_fn that calls no collective would have it measured
+            measured["lacking"] = {name: "loss_fn" for name, why in measured["skipped"].items() if why == self._no_rows}
         nodes = self._losses.nodes if self._losses is not None else frozenset[str]()
         other = differs_from(self._reader.reading.loss, nodes) if self._reader else None
         if other is not None and measured["measurements"].pop("loss_shape", None) is not None:
@@ -344,3 +362,14 @@ def _notes_on(optimizer: Optimizer) -> list[str]:
 def _attach(trace: Trace | None, error: BaseException) -> None:
     with contextlib.suppress(Exception):
         error.ftcheck_trace = trace  # type: ignore[attr-defined]
+
+
+class _Unwatched:
+    """A loop that is not watched (any more)."""
+
+    def __init__(self, loop: WatchedLoop) -> None:
+        self._loop = loop
+
+    def restore(self) -> None:
+        """Remove every hook."""
+        self._loop.unwatch()

@@ -10,7 +10,8 @@ import torch
 from pytest_ftcheck import finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks import probes
 from pytest_ftcheck.instruments.batches import take_rows
-from pytest_ftcheck.instruments.probe import Probe, ProbeRunner, allowance, tokens_of
+from pytest_ftcheck.instruments.probe import Probe, ProbeRunner
+from pytest_ftcheck.instruments.work import allowance, row_work, tokens_of
 
 
 class Noted(Probe):
@@ -153,6 +154,12 @@ def test_the_allowance_is_counted_in_work_not_in_seconds():
     assert allowance(large, 16, 64, 40) > 1.5 * allowance(large, 16, 64, 20)
 
 
+def test_outputs_are_work_too():
+    head = torch.nn.Linear(10, 10)
+    assert row_work(head, 64, 64 * 100_000) > 1000 * row_work(head, 64, 64)
+    assert allowance(head, 16, 64, 20, 64 * 100_000) < 2 * 16 * 20
+
+
 def test_the_width_of_a_batch():
     ids = torch.zeros(4, 7, dtype=torch.long)
     assert tokens_of({"input_ids": ids, "labels": torch.zeros(4, dtype=torch.long)}) == 7
@@ -180,7 +187,7 @@ def test_probes_change_nothing_about_the_training():
 
 def test_every_default_probe_measures():
     trace = finetune(tiny_distilbert, toy_batches(), lr=1e-3, steps=6)
-    # pretrained values are not declared, and there are no embeddings, no labels of tokens, no vocabulary, no answers
+    # pretrained values are not declared, and there are no embeddings, no labels of tokens, no vocabulary, no answers, no other ranks
     other_tasks = {"pretrained", "embeddings", "token_labels", "lm_targets", "answer_spans", "ranks"}
     default = {kind.name for kind in probes.PROBE_CLASSES if kind.default}
     assert set(trace.not_applicable) == other_tasks

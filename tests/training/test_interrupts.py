@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from everything import Everything, process_state
+from everything import Everything, bits, process_state
 
 import pytest_ftcheck
-from pytest_ftcheck import check_init, finetune
+from pytest_ftcheck import Features, Recipe, check_init, finetune, sweep, watch
 from pytest_ftcheck.instruments import undisturbed as blocks
 from pytest_ftcheck.instruments.global_state import GlobalHooks, GlobalState, preserved_globals, seed_everything
 from pytest_ftcheck.instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
@@ -101,6 +102,19 @@ def check(things):
     check_init(things.model, things.batches)
 
 
+def enter_watch(things):
+    """Only ``__enter__`` is interrupted: in the first instruction of ``__exit__`` no other code of ours is called."""
+    with watch(things.model, things.optimizer, probe_batch=things.batches[0]):
+        tracing = sys.gettrace()
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.settrace(tracing)
+
+
+def one_by_one(things):
+    sweep(things.head, things.features, schemes=[0.1], lrs=[1e-2], seeds=1, recipe=Recipe(steps=2), vectorise=False)
+
+
 #: What runs; in which files lines are interrupted; about how many of them in the sample.
 RUNS = {
     "restoring": (restore_all, "instruments", 60),
@@ -108,6 +122,8 @@ RUNS = {
     "quiet and perturbed": (measure, "instruments", 60),
     "finetune": (small_finetune, "", 30),
     "check_init": (check, "", 10),
+    "watch": (enter_watch, "", 30),
+    "sweep": (one_by_one, "", 15),
 }
 
 
@@ -145,8 +161,7 @@ def test_an_interrupt_at_any_line_leaves_everything_as_before(name, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
-# in `finetune` one of 36 signals left gradients switched off (docs/explanation/reliability.md): not in the everyday tests
-@pytest.mark.parametrize("name", ["restoring", *(["finetune"] if WHOLE else [])])
+@pytest.mark.parametrize("name", ["restoring", "finetune", "watch"])
 def test_a_signal_at_any_moment_leaves_everything_as_before(name, tmp_path):
     run = RUNS[name][0]
     things = Everything(tmp_path)
@@ -155,7 +170,7 @@ def test_a_signal_at_any_moment_leaves_everything_as_before(name, tmp_path):
     began = time.perf_counter()
     run(things)
     seconds = time.perf_counter() - began
-    tries = 300 if WHOLE else 12
+    tries = 300 if WHOLE else 12 if name == "restoring" else 6
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
     raised = 0
     try:
@@ -171,6 +186,55 @@ def test_a_signal_at_any_moment_leaves_everything_as_before(name, tmp_path):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert raised > tries / 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
+@pytest.mark.parametrize("vectorise", [True, False])
+def test_ctrl_c_ends_a_sweep_within_a_step(vectorise):
+    features = Features.of(torch.randn(64, 8), torch.arange(64) % 2)
+    head, sent = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), []
+
+    def ctrl_c(*_):
+        sent.append(time.perf_counter())
+        raise KeyboardInterrupt
+
+    def run(steps):
+        sweep(head, features, schemes=[0.1, 0.2], lrs=[1e-3], seeds=1, recipe=Recipe(steps=steps), vectorise=vectorise)
+
+    run(2)  # what is imported the first time
+    old, before = signal.signal(signal.SIGALRM, ctrl_c), (process_state(), bits(tuple(head.parameters()), {}))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            run(900_000)  # many minutes
+        seconds = time.perf_counter() - sent[0]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert seconds < 5  # a step takes a millisecond; the machine may be busy
+    assert not [t for t in threading.enumerate() if t.name.startswith("ftcheck")]
+    assert (process_state(), bits(tuple(head.parameters()), {})) == before
+
+
+def test_a_generator_that_an_interrupt_left_behind_changes_nothing_later(tmp_path):
+    """A block of ours that an interrupt left without an end is freed with the traceback, when everything is restored."""
+    things = Everything(tmp_path)
+    before, left = things.state(), []
+
+    def run():
+        outer = blocks.undisturbed(things.model)
+        outer.__enter__()
+        for _ in range(2):
+            left.append(blocks.quiet(things.model, grad=True))
+            left[-1].__enter__()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Undo(GlobalState()).after(run)
+    as_before(things, before, "quiet")
+    while left:
+        left.pop(0).gen.close()
+    as_before(things, before, "quiet, when it is freed")
 
 
 def test_two_interrupts_one_in_the_restoring_of_the_other(tmp_path):

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from ....instruments.batches import row_count, split, take_rows, to_device
-from ....instruments.probe import Probe, ProbeContext, allowance, tokens_of
+from ....instruments.probe import Probe, ProbeContext
 from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows, first_occurrences
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import quiet
+from ....instruments.work import allowance, tokens_of
 from ..record import BatchNormInput, Data, Overlap
 from .batch_statistics import class_counts, class_order, collisions, find_leaks, keys_by_batch, token_statistics
 from .epochs import (
@@ -55,8 +56,9 @@ class DataProbe(Probe):
         self.logits: HeldOutLogits | None = None
         if context.user_metric is not None and context.held_out:
             held = sum(row_count(split(b)[0]) or 1 for b in context.held_out)
+            tokens = tokens_of(context.fixed_batches[0])
             most = HELD_OUT_SHARE * allowance(
-                context.model, per_batch, tokens_of(context.fixed_batches[0]), max(1, context.steps)
+                context.model, per_batch, tokens, max(1, context.steps), context.reader.outputs
             )
             if 2 * held <= most:
                 self.logits = HeldOutLogits(context.model, context.reader, context.held_out, held)

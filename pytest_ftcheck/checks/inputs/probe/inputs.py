@@ -24,6 +24,8 @@ from .words import measure_words
 #: Rows compared; batches searched for padding.
 ROWS = 8
 SEARCHED = 8
+#: Comparisons of outputs, and floating-point operations in a matrix product that take as long as comparing one output of a row (10 ns).
+EFFECTS, EFFECT = 9, 400.0
 #: A change up to this many times what moving every weight by one rounding does is rounding, however large beside the outputs. Where those
 #: are nothing but rounding (equal weights in the head add normalised features up to zero) it came to 1.2 times at most, elsewhere to 914
 #: or more: `benchmarks/rounding.py`.
@@ -58,7 +60,8 @@ class InputsProbe(Probe):
     def cost(self) -> float:
         """Before: as given, with other batch mates, with other words, with less padding; afterwards the first, the third and shuffled;
         the rest only where padding has an effect."""
-        return 8.0 * len(self.sample.rows) + 4 * SHORT
+        compared = EFFECTS * EFFECT * self.context.reader.outputs / self.context.row_work
+        return (8.0 + compared) * len(self.sample.rows) + 4 * SHORT
 
     def before(self) -> None:
         """Structure, and what the output depends on, with the first weights."""

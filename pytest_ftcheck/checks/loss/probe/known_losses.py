@@ -96,14 +96,18 @@ def recognised(
     """
     y = labels[keep]
     groups = [torch.ones_like(y, dtype=torch.bool)] if kind == "regression" else [y == v for v in torch.unique(y)]
+    given = [(z[keep].double(), g[keep].double()) for z, g in draws]
     best, name = SAME, None
     for candidate, loss in TABLES[kind].items():
-        cosines = []
+        pairs = [(g, gradient_of(loss, z, y)) for z, g in given]
+        least = 1.0
         for group in groups:
-            a = torch.cat([g[keep][group].double().reshape(-1) for _, g in draws])
-            b = torch.cat([gradient_of(loss, z[keep].double(), y)[group].reshape(-1) for z, _ in draws])
+            a = torch.cat([own[group].reshape(-1) for own, _ in pairs])
+            b = torch.cat([textbook[group].reshape(-1) for _, textbook in pairs])
             size = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-            cosines.append(float((a * b).sum() / size) if size > 0 else 1.0 if not a.any() and not b.any() else 0.0)
-        if (least := min(cosines)) > best:
+            least = min(least, float((a * b).sum() / size) if size > 0 else 1.0 if not a.any() and not b.any() else 0.0)
+            if not least > best:
+                break
+        if least > best:
             best, name = least, candidate
     return name

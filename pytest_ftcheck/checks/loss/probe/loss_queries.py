@@ -17,6 +17,8 @@ from .targets import Targets
 
 #: Margins of the curve: label smoothing of 0.1 has its best near 1.5 for two classes, and 1.7 for ten.
 MARGINS = (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: Logits of tokens that are compared with those of the textbook losses, at most: each token has a loss of its own.
+CELLS = 2**20
 
 
 class LossQueries:
@@ -122,11 +124,12 @@ class LossQueries:
     def _compare_with_textbook(self, shape: LossShape, draws: list[tuple[torch.Tensor, torch.Tensor]]) -> LossShape:
         """The loss's name, and its gradient's length and direction beside the textbook loss's."""
         t = self.target
-        y = t.y[t.keep]
-        known = recognised(t.kind, draws, t.y, t.keep)
+        keep = t.keep if len(t.shape) < 3 else _at_most(t.keep, CELLS // (len(draws) * t.outputs))
+        y = t.y[keep]
+        known = recognised(t.kind, draws, t.y, keep)
         textbook = TABLES[t.kind][known if known in TABLES[t.kind] and known is not None else STANDARD[t.kind]]
-        a = torch.cat([g[t.keep].double().reshape(-1) for _, g in draws])
-        b = torch.cat([gradient_of(textbook, z[t.keep].double(), y).reshape(-1) for z, _ in draws])
+        a = torch.cat([g[keep].double().reshape(-1) for _, g in draws])
+        b = torch.cat([gradient_of(textbook, z[keep].double(), y).reshape(-1) for z, _ in draws])
         dot, squared = float((a * b).sum()), float((b * b).sum())
         lengths = float(torch.linalg.vector_norm(a)) * math.sqrt(squared)
         return dataclasses.replace(
@@ -164,10 +167,10 @@ class LossQueries:
             agrees = (g < 0) == (y > 0.5)
             return float(agrees[g != 0].float().mean()), ()
         most = g.argmin(-1)
-        raised = []
-        for c in range(t.outputs):
+        raised = [-1] * t.outputs
+        for c in torch.unique(y[has_gradient]).tolist():
             classes = torch.unique(most[has_gradient & (y == c)])
-            raised.append(int(classes[0]) if len(classes) == 1 else -1)
+            raised[c] = int(classes[0]) if len(classes) == 1 else -1
         return float((most == y)[has_gradient].float().mean()), tuple(raised)
 
     # ------------------------------------------------------------------ what follows the last layer
@@ -193,6 +196,16 @@ class LossQueries:
             return dataclasses.replace(shape, last_layer_curve=self._curve(injector, t.sign(t.y), t.sign(t.wrong())))
         except Exception:  # noqa: BLE001 - numbers that the rest of the model cannot take
             return shape
+
+
+def _at_most(keep: torch.Tensor, count: int) -> torch.Tensor:
+    """Of these rows so many, from all over, and not fewer than 8."""
+    chosen = keep.nonzero().reshape(-1)
+    if len(chosen) <= max(8, count):
+        return keep
+    some = torch.zeros_like(keep)
+    some[chosen[:: -(-len(chosen) // max(8, count))]] = True
+    return some
 
 
 def reach_of(injector: Injector, logits: torch.Tensor) -> float | None:

@@ -15,14 +15,19 @@ from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import perturbed, quiet
+from ....instruments.work import PER_OUTPUT
 from ...head.probe.unit_flow import compiled
 from ..record import LossShape
 from .largest_margin import largest_margin, margin_of
 from .loss_queries import LossQueries, reach_of
 from .targets import Targets, targets_of
 
-#: Rows used.
-ROWS = 16
+#: Rows used; where a row has many outputs so many that there are at most ``CELLS`` logits, but not fewer than ``FEW_ROWS``.
+ROWS, FEW_ROWS = 16, 4
+CELLS = 2**20
+#: The queries of a loss take as long as so many forward passes of it: some 45 with gradients, 25 without, and the textbook losses beside it.
+#: Measured by ``benchmarks/scale.py --loss``.
+QUERIES = 300
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
 #: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached.
@@ -44,13 +49,16 @@ class LossShapeProbe(Probe):
         batch = context.fixed_batches[0]
         inputs, labels = split(batch)
         count = len(labels) if isinstance(labels, torch.Tensor) and labels.dim() else row_count(inputs) or 1
-        self.batch = take_rows(batch, range(ROWS)) if count > ROWS else batch
+        most = max(FEW_ROWS, min(ROWS, CELLS // max(1, context.reader.outputs)))
+        self.batch = take_rows(batch, range(most)) if count > most else batch
         self.whole = batch
-        self.rows = min(count, ROWS)
+        self.rows = min(count, most)
         self.shape = LossShape(rows=self.rows)
 
     def cost(self) -> float:
-        return float(PASSES * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS)
+        """Passes of rows through the model; the queries of the loss beyond these, by its outputs."""
+        queries = QUERIES * PER_OUTPUT * self.context.reader.outputs * self.rows / self.context.row_work
+        return float(PASSES * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS) + queries
 
     def before(self) -> None:
         context, (norm_values, norm_name) = self.context, _tightest_norm(self.context)
@@ -317,6 +325,9 @@ def _labels(context: ProbeContext) -> dict[str, Any]:
     return {
         "largest_label": max(int(y.max()) for y in counted),
         "labels_seen": sum(int(y.numel()) for y in counted),
+        "vocabulary": any(
+            isinstance(m, nn.Embedding) and m.num_embeddings == context.reader.classes for m in context.model.modules()
+        ),
     }
 
 

@@ -1,0 +1,45 @@
+"""What a row costs, and what all probes of a run may cost.
+
+Counted in work, not in seconds, so that the same run has the same probes on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from .batches import tensors_in
+
+#: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
+SHARE = 0.3
+#: ... and this many floating-point operations in any case: somewhat more than a second on one core.
+FREE = 4e10
+#: Floating-point operations in a matrix product that take as long as the loss of one output does: its exponential, and memory that is
+#: read and written several times. Measured by ``benchmarks/scale.py --loss``: cross-entropy takes 0.7 to 2.2 ns an output and forward
+#: pass, on a core that does 35 to 70 operations a nanosecond.
+PER_OUTPUT = 60.0
+
+
+def row_work(model: nn.Module, tokens: int, outputs: int = 0) -> float:
+    """Floating-point operations of one row through the model, and its loss.
+
+    :param tokens: of a row.  :param outputs: numbers of a row in the logits: of a token-level head, outputs times tokens.
+    """
+    size = sum(p.numel() for p in model.parameters())
+    return 2.0 * max(1, size) * max(1, tokens) + PER_OUTPUT * outputs
+
+
+def allowance(model: nn.Module, rows: int, tokens: int, steps: int, outputs: int = 0) -> float:
+    """Rows that all probes together may pass through the model.
+
+    :param rows: of a training batch.  :param steps: of the training.  :param tokens, outputs: of a row, as for `row_work`.
+    """
+    return SHARE * 3 * rows * steps + FREE / row_work(model, tokens, outputs)
+
+
+def tokens_of(batch: Any) -> int:
+    """Tokens in a row: the width of the widest integer tensor of a batch; 1 where there is none."""
+    widths = [math.prod(t.shape[1:]) for t in tensors_in(batch) if t.dim() >= 2 and not t.is_floating_point()]
+    return max([1, *widths])
