@@ -13,6 +13,8 @@ from pytest_ftcheck.integrations.trainer_loss import TrainerLoss, makes_own_loss
 
 CONFIG = {"vocab_size": 200, "dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 128, "max_position_embeddings": 64}
 STEPS = 40
+#: A fault shows early.
+FEW = 12
 
 
 def make_rows(seed=0):

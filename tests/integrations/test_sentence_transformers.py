@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from sentence_transformers.sentence_transformer import losses
@@ -9,6 +11,7 @@ from tiny_sentence_transformer import make_data, make_model, make_trainer
 from torch import nn
 
 from pytest_ftcheck import diagnose, watch
+from pytest_ftcheck.checks.loop.record import LoopCalls
 
 pytestmark = pytest.mark.trains
 
@@ -31,13 +34,18 @@ class Softmax(losses.SoftmaxLoss):
         return self.of_logits(logits, labels.view(-1))
 
 
-def train(folder, kind, loss=None, *, watched=True, optimizer=None, family="DistilBert", seed=0):
+def train(
+    folder, kind, loss=None, *, watched=True, optimizer=None, collator=None, data=None, family="DistilBert", seed=0
+):
     """The trace (None: unwatched), and the trained weights of the model and its loss."""
     torch.manual_seed(seed)
     model = make_model(folder / "base", family=family, seed=seed)
     objective = (loss or KINDS[kind])(model)
     options = {} if optimizer is None else {"optimizers": (optimizer(model, objective), None)}
-    trainer = make_trainer(model, make_data(kind), objective, folder / "out", seed=seed, **options)
+    rows = make_data(kind) if data is None else data
+    trainer = make_trainer(model, rows, objective, folder / "out", seed=seed, **options)
+    if collator is not None:
+        trainer.data_collator = collator(trainer.data_collator)
     callbacks = list(trainer.callback_handler.callbacks)
     if watched:
         with watch(trainer) as w:
@@ -109,3 +117,39 @@ def head_at_zero(model, loss):
 def test_a_loss_module_that_is_not_trained_is_the_first_cause(tmp_path, fault, optimizer):
     trace, _ = train(tmp_path, "same", optimizer=optimizer)
     assert first_cause(trace) == fault, diagnose(trace)
+
+
+def mask_of_ones(collator):
+    """A collator that forgets which tokens are padding."""
+    kind = type(collator)
+
+    class Forgets(kind):
+        def __call__(self, rows):
+            batch = super().__call__(rows)
+            return {k: torch.ones_like(v) if k.endswith("attention_mask") else v for k, v in batch.items()}
+
+    collator = copy.copy(collator)
+    collator.__class__ = Forgets
+    return collator
+
+
+def some_short(kind):
+    """Every second text has two words: a mask matters where there is much padding."""
+
+    def shortened(row, i):
+        return {k: " ".join(v.split()[:2]) if isinstance(v, str) and i % 2 else v for k, v in row.items()}
+
+    return make_data(kind).map(shortened, with_indices=True)
+
+
+@pytest.mark.parametrize("kind", ["same", "pairs"])
+def test_a_healthy_training_on_texts_of_very_different_lengths_is_silent(tmp_path, kind):
+    trace, _ = train(tmp_path, kind, data=some_short(kind))
+    assert first_cause(trace) is None, diagnose(trace)
+    assert {c.mask for c in trace.measured(LoopCalls).calls} == {"right"}
+
+
+@pytest.mark.parametrize("kind", ["same", "pairs"])
+def test_a_mask_that_the_collator_forgets_is_the_first_cause(tmp_path, kind):
+    trace, _ = train(tmp_path, kind, collator=mask_of_ones, data=some_short(kind))
+    assert first_cause(trace) == "mask_all_ones", diagnose(trace)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 
 import pytest
-from trainers import FAULTS, HEALTHY, WAYS, make_trainer
+from trainers import FAULTS, FEW, HEALTHY, WAYS, make_trainer
 
 from pytest_ftcheck import diagnose
 
 pytestmark = pytest.mark.trains
-#: A fault shows early.
-FEW = 12
 
 
 @functools.cache
@@ -25,11 +23,12 @@ def judged(name, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_fault_is_named_first(name, way):
-    if FAULTS[name][1] == "num_items_ignored" and not make_trainer().model_accepts_loss_kwargs:
-        pytest.skip("this version of transformers divides the loss of this model itself")
     found = judged(name, way)
     assert found.status == "unhealthy"
-    assert found.causes[0].fault == FAULTS[name][1], found
+    expected = FAULTS[name][1]
+    if expected == "num_items_ignored" and not make_trainer().model_accepts_loss_kwargs:
+        expected = "accumulation_not_averaged"  # by transformers 4.46 itself
+    assert found.causes[0].fault == expected, found
 
 
 @pytest.mark.parametrize("name", [*FAULTS, *HEALTHY])
@@ -45,6 +44,6 @@ def test_no_way_passes_what_another_fails(name):
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_one_passes(name, way):
     found = diagnose(WAYS[way](**HEALTHY[name]))
-    # watch(model) alone measures nothing on rows, so it leaves open whether all is well
-    assert found.status == ("healthy" if way != "watch(model)" else "undecided"), found
+    # watch(model) alone measures nothing on rows, so it may leave open whether all is well
+    assert found.status in ("healthy", *["undecided"] * (way == "watch(model)")), found
     assert not found.causes

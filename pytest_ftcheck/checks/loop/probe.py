@@ -54,6 +54,8 @@ _PLAIN: tuple[str, ...] = (
     "TBackward",
 )
 _PLAIN += ("Slice", "Select", "Index", "AsStrided", "Split", "Chunk", "Unbind")
+#: What a mapping must have to be the base's input.
+_NEEDED = {"input_ids", "attention_mask"}
 _FORMS = {"SoftmaxBackward": "softmax", "LogSoftmaxBackward": "log_softmax", "SigmoidBackward": "sigmoid"}
 
 
@@ -153,6 +155,9 @@ class LoopObserver(LoopCallListener):
         self.outputs = self.backwards = self.reached = self.iteration = 0
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
         self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
+        self._through: nn.Module | None = (
+            None  # a module around the base, where the base's own forward is called without hooks
+        )
         self._batch: Any = None
         self._whole = self._on = False
         self._handles: list[RemovableHandle] = []
@@ -172,6 +177,9 @@ class LoopObserver(LoopCallListener):
         for base in self.bases:
             hook = outside_graphs(self._hook_of(base))
             self._handles.append(base.module.register_forward_hook(hook, with_kwargs=True))
+        for module in _around(self.model, self.bases):
+            hook = outside_graphs(self._called_around_base)
+            self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         subscribe(self)
         self._on = True
 
@@ -220,6 +228,16 @@ class LoopObserver(LoopCallListener):
                 self._note_base(base, call)
 
         return hook
+
+    def _called_around_base(self, module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
+        """A module around the base calls ``base.forward`` itself, as sentence-transformers' does: its mapping is the base's input."""
+        if not self._listening or not torch.is_grad_enabled() or not (self.base is None or module is self._through):
+            return
+        given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Mapping) and v.keys() >= _NEEDED), None)
+        if given is not None:
+            self._through = module
+            with contextlib.suppress(Exception):
+                self._note_base(self.bases[0], Call({name: given[name] for name in _NEEDED}))
 
     def _note_base(self, base: BaseModel, call: Call) -> None:
         ids = call.arguments.get("input_ids")
@@ -406,6 +424,14 @@ def _labels_of_rows(batches: Sequence[Any]) -> dict[bytes, float | None]:
             for key, label in zip(keys, labels.detach().reshape(-1).double().tolist(), strict=True):
                 found[key] = label if found.setdefault(key, label) == label else None
     return found
+
+
+def _around(model: nn.Module, bases: Sequence[BaseModel]) -> list[nn.Module]:
+    """The modules that the one base is in."""
+    if len(bases) != 1:
+        return []
+    parts = bases[0].name.split(".")
+    return [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
 
 
 def _memory_of(tensor: torch.Tensor) -> int:

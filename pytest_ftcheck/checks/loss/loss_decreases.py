@@ -16,10 +16,13 @@ from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
 from ..expected_roles import frozen_in_trained_head
+from ..loop.record import LoopCalls
 from ..no_step import no_step_verdict
 from ..optimizer.faults import HEAD_PARTLY_FROZEN
 from ..optimizer.partly_frozen_head import blocks_gradients, explain_partly_frozen_head
 from ..spec import Stage, Symptom, check
+from . import faults
+from .loss_in_loop import judge_loss_in_loop
 from .record import LossShape
 
 CHECK = "loss_decreases"
@@ -33,13 +36,15 @@ RISE = 0.25
 ROUNDING = 1e-6
 #: Rounding in other dtypes: half a spacing at 1.
 _ROUNDING = {"bfloat16": 4e-3, "float16": 5e-4}
+#: Minus the textbook loss, but for label smoothing and rows that are weighed differently.
+_MINUS = 0.1
 _COMPARE_WITH_CROSS_ENTROPY = "compare your loss with cross_entropy(logits, labels) on one batch"
 
 
 @check(
     stage=Stage.OUTCOME,
     position=1,
-    faults=(HEAD_PARTLY_FROZEN,),
+    faults=(faults.LOSS_NEGATED, HEAD_PARTLY_FROZEN),
     thresholds=(
         Threshold("min_drop", "at least", "relative drop of the probe loss", 1e-9, 1 - 1e-9, {"alpha": 1e-300}),
     ),
@@ -202,7 +207,12 @@ def _negative(judge: _Judge) -> Verdict | None:
         ["the loss is not a negative log-likelihood: NLL on raw logits or on probabilities, or a flipped sign"],
         "use cross_entropy on raw logits, or nll_loss on log_softmax",
     )
-    return dataclasses.replace(negative, limit="a cross-entropy is >= 0")
+    negative = dataclasses.replace(negative, limit="a cross-entropy is >= 0")
+    assert point.reference is not None
+    if abs(point.loss + point.reference) > _MINUS * point.reference:
+        return negative
+    flipped = faults.LOSS_NEGATED
+    return dataclasses.replace(negative, causes=(flipped.cause,), remedy=flipped.remedy, fault=flipped.name)
 
 
 # ------------------------------------------------------------------ decisions, in the order in which they are made
@@ -363,6 +373,8 @@ def _by_trend(judge: _Judge) -> Verdict:
     first, last = sum(losses[:n]) / n, sum(losses[-n:]) / n
     change = f"the first quarter's mean is {number(first, 4)}, the last quarter's {number(last, 4)}"
     if _falls(losses, judge.alpha) and last < first:
+        if why := _says_nothing(judge.trace):
+            return judge.verdict("inconclusive", f"The training loss falls: {change}. That says nothing: {why}.")
         notes = [f"judged only by the trend of {len(losses)} training losses{reason}"]
         if min(losses) < 0:
             notes.append("the loss is negative, which a cross-entropy cannot be: is its sign right?")
@@ -383,6 +395,16 @@ def _by_trend(judge: _Judge) -> Verdict:
 
 
 # ------------------------------------------------------------------ facts about the run
+def _says_nothing(trace: Trace) -> str:
+    """Why a training loss that falls may not be the task's; empty: nothing speaks against it."""
+    if judge_loss_in_loop(trace, CHECK) is not None:
+        return "it is not the loss of the task (assert_loss_matches_task)"
+    loop = trace.measured(LoopCalls)
+    if loop is not None and loop.backwards and not loop.losses and min(trace.losses) < 0:
+        return "it is negative, and computed without the losses of torch, so its sign is not known; give watch a probe_batch= and loss_fn="
+    return ""
+
+
 def _lowers(change: _Change) -> bool:
     return not change.changed or 2 * change.lowered > change.changed
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from pytest_ftcheck import Intent, check_loss_decreases, diagnose, example_trace
+from pytest_ftcheck.checks.loop.record import LoopCalls, LossCall
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, RISE
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.core.observations import Descent, Iteration, ProbePoint, ProbeRows
@@ -334,6 +335,13 @@ def test_a_negative_cross_entropy(task):
     assert "NLL on raw logits" in verdict.causes[0]
 
 
+@pytest.mark.parametrize(("loss", "fault"), [(-0.69, "loss_negated"), (-0.63, "loss_negated"), (-0.6, ""), (-0.8, "")])
+def test_minus_the_textbook_loss_has_its_sign_flipped(loss, fault):
+    trace = run(0.0)
+    verdict = check_loss_decreases(replace(trace, probe=replace(trace.probe, points=(ProbePoint(0, loss, 0.69),) * 2)))
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+
+
 @pytest.mark.parametrize(("task", "reference"), [("regression", 0.69), (None, 0.69), ("single_label", None)])
 def test_other_losses_may_be_negative(task, reference):
     trace = run(0.0)
@@ -387,6 +395,29 @@ def test_a_negative_loss_that_falls_gets_a_note():
     assert negative.status == "pass"
     assert any(note in n for n in negative.notes)
     assert not any(note in n for n in check_loss_decreases(watched([0.38 - 0.02 * i for i in range(20)])).notes)
+
+
+def call(**fields):
+    return LossCall(0, "cross_entropy", "output", 8, **fields)
+
+
+@pytest.mark.parametrize(
+    ("losses", "calls", "status"),
+    [
+        ([1 - 0.02 * i for i in range(20)], (call(),) * 3, "pass"),
+        ([1 - 0.02 * i for i in range(20)], (call(chosen_by_model=True),) * 3, "inconclusive"),
+        ([-0.5 - 0.02 * i for i in range(20)], (call(negated=True),) * 3, "inconclusive"),
+        ([0.1 - 0.02 * i for i in range(20)], (call(),) * 3, "pass"),  # an entropy bonus
+        ([0.1 - 0.02 * i for i in range(20)], (), "inconclusive"),
+        ([1 - 0.02 * i for i in range(20)], (), "pass"),
+    ],
+)
+def test_a_falling_loss_that_may_not_be_the_tasks_is_no_pass(losses, calls, status):
+    loop = LoopCalls(recipe_loop=False, iterations=(0, 1, 2), losses=calls, outputs=3, backwards=3, reached=3)
+    trace = watched(losses)
+    found = check_loss_decreases(replace(trace, measurements={**trace.measurements, "loop": loop}))
+    assert found.status == status
+    assert ("That says nothing" in found.headline) == (status == "inconclusive")
 
 
 def test_a_rising_trend():
