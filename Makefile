@@ -5,7 +5,7 @@ TIMES ?= 20
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test quick check lint types docs browser bench flakes interrupts clean
+.PHONY: help demo test quick check lint types docs browser bench flakes interrupts fuzz clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -56,6 +56,9 @@ flakes: $(STAMP) ## the tests again and again, in another order each time, until
 
 interrupts: $(STAMP)  ## an interrupt at every line of restoring and of a small fine-tune, and 300 signals (many hours)
 	FTCHECK_EVERY_LINE=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/training/test_interrupts.py
+
+fuzz: $(STAMP)   ## every argument of every public callable with each of 90 hostile values (about an hour)
+	FTCHECK_ONE_TRY_IN=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/test_every_argument.py
 
 clean:           ## remove the virtual environment and all that was made
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

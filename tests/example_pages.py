@@ -7,6 +7,8 @@ import json
 import re
 from html.parser import HTMLParser
 
+from hostile import WORST
+
 from pytest_ftcheck import example_trace
 from pytest_ftcheck.checks.head.ablation_record import Counterfactuals, Outcome, Rewound
 from pytest_ftcheck.core.observations import Histogram, Iteration
@@ -28,6 +30,7 @@ HOSTILE = (
     "half a pair \ud800",
     "line\nbreak\ttab\u2028separator",
     "javascript:window.harm=4",
+    WORST,
     "&amp;&lt;b&gt;",
     "x" * 10_000,
 )

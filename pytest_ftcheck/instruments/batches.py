@@ -67,7 +67,7 @@ class Batches:
                     break
         if not self.known:
             raise ValueError(f"{argument} is empty: expected at least one batch")
-        check_nesting(argument, self.known[:2])
+        check_readable(argument, self.known[:2])
 
     def take(self, i: int) -> Any:
         """Batch ``i``; to be taken in order."""
@@ -88,12 +88,16 @@ class Batches:
             ) from None
 
 
-def check_nesting(argument: str, batches: Sequence[Any]) -> None:
-    """``ValueError`` for a batch that is nested too deeply to be read, or contains itself."""
+def check_readable(argument: str, batches: Sequence[Any]) -> None:
+    """``ValueError`` for a batch that cannot be read: nested too deeply, containing itself, or with tensors without values or shape."""
     for i, batch in enumerate(batches):
         try:
-            for _ in placed_tensors(batch):
-                pass
+            for tensor in tensors_in(batch):
+                if tensor.is_meta or tensor.is_nested:
+                    kind = "on the meta device, without values" if tensor.is_meta else "a nested one, without a shape"
+                    raise ValueError(
+                        f"{argument}[{i}]: a tensor in it is {kind}: expected tensors with values and a shape"
+                    )
         except RecursionError:
             raise ValueError(
                 f"{argument}[{i}] is {describe_type(batch)} that is nested too deeply, or contains itself: expected a batch"

@@ -133,7 +133,8 @@ class Reader:
         except ValueError as error:
             wrong_labels = self._error_of_labels(inputs, labels)
             # without the traceback of torch's own error, which names neither
-            raise (wrong_labels or error) from (None if wrong_labels else error.__cause__)
+            named = ValueError(f"{self.argument}: {error}")
+            raise (wrong_labels or named) from (None if wrong_labels else error.__cause__)
         finally:
             if self._call.dropped:
                 self.notes.append(

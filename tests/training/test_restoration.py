@@ -10,6 +10,7 @@ import warnings
 import numpy
 import pytest
 import torch
+from special_tensors import add_tables
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
@@ -52,10 +53,10 @@ class Rich(nn.Module):
 
 
 @pytest.fixture
-def model(rows):
-    """In a mode and with gradients of its own."""
+def model(rows, tmp_path):
+    """In a mode and with gradients of its own, and with tables whose memory is not its own."""
     torch.manual_seed(1)
-    model = Rich()
+    model = add_tables(Rich(), tmp_path)
     model(rows[0][0]).sum().backward()
     model.drop.eval()
     model.frozen.eval()
