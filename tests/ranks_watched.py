@@ -16,7 +16,7 @@ from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from pytest_ftcheck import diagnose, watch
+from pytest_ftcheck import check_dropout_active, check_head_init, diagnose, watch
 
 RANKS, STEPS, EVERY = 2, 12, 4
 UNWATCHED, ALL, ONE = "unwatched", "all", "one"
@@ -148,6 +148,9 @@ def described(trace):
         "notes": list(trace.notes),
         "skipped": trace.skipped,
         "failed": {v.check: v.headline for v in diagnose(trace).verdicts if v.status == "fail"},
+        "asked": {
+            v.check: (v.status, v.headline, v.remedy) for v in (check_head_init(trace), check_dropout_active(trace))
+        },
         "first": {t.name: (t.first.mean, t.first.rms, t.first.std) for t in trace.tensors},
     }
 

@@ -266,6 +266,8 @@ def _how_to_measure(trace: Trace, probe: str) -> str:
     """The call that would have a probe measured."""
     if trace.lacking.get(probe) == "loss_fn":
         return "watch(model, optimizer, probe_batch=batch, loss_fn=(model, batch) -> loss)"
+    if any(t.shard is not None for t in trace.tensors):
+        return "watch the same training in one process, where this rank's shards are the whole tensors"
     if trace.source == "watch":
         return f"watch(model, optimizer, probe_batch=batch, probes=[{probe!r}])"
     by_default = "" if _on_request(probe) else ", or without probes=,"

@@ -53,6 +53,20 @@ def test_rows_that_take_the_other_ranks_are_not_measured_and_the_reason_is_said(
     assert any("nothing was measured on rows" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("case", OF_FSDP)
+@pytest.mark.parametrize("check", ["head_init", "dropout_active"])
+def test_what_cannot_be_measured_on_shards_is_no_pass_when_it_is_asked_for(ranks, case, check):
+    status, headline, remedy = ranks[0][case][ALL]["asked"][check]
+    assert status == "inconclusive"
+    assert "sharded over the ranks" in headline
+    assert "in one process" in remedy
+
+
+def test_a_loss_that_gathers_can_be_replaced(ranks):
+    status, headline, remedy = ranks[0]["ddp, loss_fn gathers"][ALL]["asked"]["dropout_active"]
+    assert (status, "allgather" in headline, "loss_fn=" in remedy) == ("inconclusive", True, True)
+
+
 def test_the_numbers_of_a_rank_are_those_of_its_shard(ranks):
     for rank in range(RANKS):
         found = ranks[rank]["fsdp"][ALL]

@@ -8,7 +8,7 @@ from torch import nn
 
 from ....instruments.model_call import unwrapped
 from ....instruments.parameter_roles import outside_head
-from ....instruments.probe import LeftOut, ModelContext, ModelProbe
+from ....instruments.probe import OUT_OF_BUDGET, LeftOut, ModelContext, ModelProbe
 from ....instruments.sharded_tensors import is_sharded
 from ..record import HeadWeights, Layer, Pretrained
 from .layers import describe_layer, linear_layers, matrix_of
@@ -62,7 +62,7 @@ class HeadWeightsProbe(ModelProbe):
         """Read them."""
         context = self.context
         if any(map(is_sharded, context.model.parameters())):
-            raise LeftOut(SHARDED)
+            raise LeftOut(f"{OUT_OF_BUDGET} {SHARDED}")
         self.layers = stored_layers(linear_layers(context.model, context.head))
         self.outside = outside_head(context.model, context.head)
 
