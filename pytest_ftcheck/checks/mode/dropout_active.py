@@ -37,6 +37,7 @@ ON_WHILE_TRAINED = "dropout with a rate above 0 is on while a parameter around i
         faults.DROPOUT_NOT_MEANT,
         faults.DROPOUT_RATE_DIFFERS,
         faults.SEEDED_EVERY_STEP,
+        faults.DROPOUT_ON_LOGITS,
     ),
     measurements=(Modes,),
 )
@@ -44,7 +45,8 @@ def check_dropout_active(trace: Trace) -> Verdict:
     """Dropout is on while parameters around it are trained, and at the declared rate (``Intent.dropout``).
 
     Modes are read right before and right after a step, at the beginning, in the middle and at the end; a module counts as off if it is
-    off at both moments. A model without dropout is healthy unless declared otherwise, and so are frozen parts in evaluation mode.
+    off at both moments. A model without dropout is healthy unless declared otherwise, and so are frozen parts in evaluation mode. Dropout
+    after the last layer, on the logits, is advice.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_dropout_active(example_trace()).status
@@ -62,6 +64,7 @@ def check_dropout_active(trace: Trace) -> Verdict:
         _judge_left_off,
         _judge_missing,
         _judge_declared_rate,
+        _judge_on_logits,
     ):
         if verdict := judge(dropout):
             return verdict
@@ -262,6 +265,21 @@ def _judge_declared_rate(dropout: _Dropout) -> Verdict | None:
         f"Declared: dropout at {declared:g}. The model's rates are {dropout.rates_text}.",
         f"some dropout at intent.dropout={declared:g}",
         sites,
+    )
+
+
+def _judge_on_logits(dropout: _Dropout) -> Verdict | None:
+    """Advice: a run may learn all the same."""
+    site = next((s for s in dropout.sites if s.name == dropout.modes.dropped_logits), None)
+    if site is None or site in dropout.always_off:
+        return None
+    return faults.DROPOUT_ON_LOGITS.with_details(module=site.name).verdict(
+        NAME,
+        f"The logits are the output of {site.name}, which sets {percent(site.rate)} of them to zero in training.",
+        "advice",
+        limit="no dropout after the last layer",
+        measured="a pass in training mode",
+        notes=_notes(dropout),
     )
 
 

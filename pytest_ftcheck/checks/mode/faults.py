@@ -42,6 +42,14 @@ DROPOUT_RATE_EXTREME = Fault(
     ),
     confidence="certain",
 )
+DROPOUT_ON_LOGITS = Fault(
+    "dropout_on_logits",
+    Rank.ADVICE + 20,
+    "dropout is applied to the logits",
+    cause="{module} comes after the last layer: it sets logits to zero, which is a score like any other, and enlarges the rest",
+    remedy="put the dropout before the last layer: features, dropout, linear layer",
+    confidence="certain",
+)
 DROPOUT_MISSING = Fault(
     "dropout_missing",
     Rank.INPUTS + 50,

@@ -76,6 +76,8 @@ class Modes(Measurement, probe="modes"):
     random_states_after: tuple[int, ...] = ()
     #: Some dropout dropped the very same values at each of its calls in those two passes in training mode.
     same_values_dropped: bool = False
+    #: Dropout module whose output, in training mode, is the logits; None: none is, or it is not known.
+    dropped_logits: str | None = None
     #: Checksums of the tensor that each step's last pass received, and of the one in the batch that the step was given.
     inputs_used: tuple[int, ...] = ()
     inputs_given: tuple[int, ...] = ()

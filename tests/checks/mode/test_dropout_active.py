@@ -176,3 +176,11 @@ def test_wording():
         "  limit: dropout with a rate above 0 is on while a parameter around it is trained",
         "  measured: modes right before and after 9 steps",
     ]
+
+
+def test_dropout_on_the_logits_is_advice():
+    verdict = judge(replace(GOOD, dropped_logits="classifier.2"))
+    assert (verdict.status, verdict.fault) == ("advice", "dropout_on_logits")
+    assert verdict.headline == "The logits are the output of classifier.2, which sets 20 % of them to zero in training."
+    always_off = replace(HEAD, off_at=OBSERVED)
+    assert judge(replace(GOOD, sites=(site(), always_off), dropped_logits="classifier.2")).fault != "dropout_on_logits"

@@ -158,6 +158,16 @@ def test_dropout_that_never_ends(rows):
     assert faults(trace) == ("", "random_in_evaluation")
 
 
+@pytest.mark.parametrize(("last", "rate", "name"), [(True, 0.2, "classifier.1"), (False, 0.2, None), (True, 0.0, None)])
+def test_dropout_after_the_last_layer(rows, last, rate, name):
+    model = Net()
+    layers = [nn.Linear(16, 2), nn.Dropout(rate)]
+    model.classifier = nn.Sequential(*(layers if last else reversed(layers)))
+    trace = traced(model, rows)
+    assert trace.measured(Modes).dropped_logits == name
+    assert check_dropout_active(trace).status == ("advice" if name else "pass")
+
+
 def test_what_is_dropped_by_hand_counts_as_dropout(rows):
     declared = Intent(dropout=True)
     assert faults(traced(Net(0.0, 0.0, by_hand=0.1).train(), rows, intent=declared))[0] == ""

@@ -83,3 +83,37 @@ def dropped_patterns(sites: Sequence[Site]) -> Iterator[dict[str, list[int]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def dropout_outputs(sites: Sequence[Site]) -> Iterator[dict[str, torch.Tensor]]:
+    """Inside the ``with``: the last output of each dropout module with a rate above 0, large ones left out."""
+    outputs: dict[str, torch.Tensor] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_module: nn.Module, _args: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor) and out.numel() <= MOST_COMPARED:
+                outputs[name] = out.detach()
+
+        return keep
+
+    modules = [s for s in sites if isinstance(s.module, nn.modules.dropout._DropoutNd) and s.rate > 0]
+    handles = [s.module.register_forward_hook(hook(s.name)) for s in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def last_of_all(outputs: dict[str, torch.Tensor], logits: torch.Tensor) -> str | None:
+    """The dropout module whose output is the logits; None: none is.
+
+    >>> last_of_all({"dropout": torch.ones(2, 3)}, torch.ones(2, 3)), last_of_all({"dropout": torch.ones(2, 3)}, torch.zeros(2, 3))
+    ('dropout', None)
+    """
+    flat = logits.detach().reshape(-1)
+    for name, out in outputs.items():
+        if out.numel() == len(flat) and torch.equal(out.reshape(-1).to(flat.dtype), flat):
+            return name
+    return None

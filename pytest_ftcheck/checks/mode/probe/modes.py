@@ -18,7 +18,7 @@ from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tokens import find_tokens
 from ....instruments.undisturbed import quiet
 from ..record import DropoutSite, Modes
-from .dropout_sites import Site, dropped_patterns, find_sites
+from .dropout_sites import Site, dropout_outputs, dropped_patterns, find_sites, last_of_all
 from .forward_passes import BatchNormObserver, LastTrainingPass, input_checksum, modes_of_passes
 
 #: Rows run twice.
@@ -200,8 +200,11 @@ class ModesProbe(Probe):
         kind = self.context.recipe.autocast if self.context.recipe_loop else None
         precision = torch.autocast(self.context.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
         try:
-            with precision, dropped_patterns(self.sites) as patterns:
-                self.fields["training"] = self._twice(batch)
+            with precision, dropped_patterns(self.sites) as patterns, dropout_outputs(self.sites) as outputs:
+                one, two = (self.context.reader.logits(batch) for _ in range(2))
+                self.fields["training"] = self._effect(one, two)
+            if two is not None and self.context.reader.task is not None:
+                self.fields["dropped_logits"] = last_of_all(outputs, two)
             self.fields["same_values_dropped"] = any(len(p) > 1 and len(set(p)) == 1 for p in patterns.values())
         finally:
             for module, mode in modes:
