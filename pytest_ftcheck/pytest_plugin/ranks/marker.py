@@ -22,7 +22,7 @@ MOST_RANKS = 16
 #: 15 on busy ones.
 TO_START = 120.0
 #: Seconds that a test of several ranks may take from the moment when all have joined: that of torch's own tests of several processes
-#: (torch.testing._internal.common_distributed). A short fine-tune takes seconds, and minutes were seen where ten processes shared two cores.
+#: (torch.testing._internal.common_distributed). A short fine-tune takes seconds; minutes were seen where ten processes shared two cores.
 TIMEOUT = 300.0
 #: The marker's line in ``pytest --markers``.
 HELP = (
