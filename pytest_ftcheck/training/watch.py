@@ -30,7 +30,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
 
     Nothing is patched, trained or restored: hooks on ``optimizer.step()`` read gradients and weights, and the loss is the tensor that
     ``backward()`` is called on. Accumulation, clipping, GradScaler and autocast, closures, several groups, groups added midway, shared
-    parameters, sparse gradients, wrapped and compiled models all work. One block watches one training, the first that begins in it.
+    parameters, sparse gradients, wrapped and compiled models all work. Of a model that ``fully_shard`` shards, each rank records its own
+    shards; nothing is said to other ranks. One block watches one training, the first that begins in it.
 
     :param subject: the module being trained; or an object of a framework that trains one (a ``transformers.Trainer``).
     :param optimizer: the ``torch.optim.Optimizer`` (or Accelerate's wrapper) that trains it, or a list of several; default: each
@@ -42,7 +43,8 @@ class watch:  # noqa: N801 - a context manager that reads as a verb
     :param intent: what you expect of the run (`Intent`).
     :param probes: which probes to run on the probe batch, names as for `finetune`; default: all that can run in a loop of yours.
     :param module: the module that a framework's object trains, where it does not know it beforehand (a ``lightning.Trainer``).
-    :raises ValueError, TypeError: bad input, before the block begins.
+    :raises ValueError, TypeError: bad input, before the block begins; a ``FullyShardedDataParallel`` (FSDP1), whose flat parameters
+        cannot be watched.
 
     >>> from pytest_ftcheck import tiny_distilbert, toy_batches
     >>> model, batches = tiny_distilbert(), toy_batches()
