@@ -13,7 +13,7 @@ NAME = "answers_inside_text"
 MOST_OUTSIDE = 0.2
 ANSWERS_OUTSIDE = Fault(
     "answers_outside",
-    Rank.DATA + 172,
+    Rank.LOSS_DISCONNECTED + 62,  # before "the loss is flat": where all are outside, it is
     "answer positions lie outside the tokens of their rows",
     cause="positions are offsets in characters or words of the text, not of tokens in the input; the loss silently ignores those "
     "beyond the row",
