@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from ..checks.ranks.record import Rank, RankGroup, RankRun, Ranks
+from ..checks.ranks.record import Rank, RankGroup, RankRun, Ranks, RankWeights
 from ..core.formatting import plural
 from ..core.observations import Tensor
 from ..core.trace import Trace
@@ -97,10 +97,18 @@ def _tensors(traces: Sequence[Trace], records: Sequence[Rank]) -> tuple[Tensor, 
     if not sharded:
         return traces[0].tensors
     of_rank = [{t.name: t for t in trace.tensors} for trace in traces]
-    counts = [{w.name: w.elements for w in record.weights} for record in records]
+    held = [{w.name: w for w in record.weights} for record in records]
+    everywhere = sharded.intersection(*of_rank, *held)
     return tuple(
-        merge_shards([named[t.name] for named in of_rank], [c[t.name] for c in counts])
-        if t.name in sharded and all(t.name in named for named in of_rank) and all(t.name in c for c in counts)
+        _whole([(named[t.name], weights[t.name]) for named, weights in zip(of_rank, held, strict=True)])
+        if t.name in everywhere
         else t
         for t in traces[0].tensors
     )
+
+
+def _whole(shards: Sequence[tuple[Tensor, RankWeights]]) -> Tensor:
+    """All of a tensor, each part of it once: ranks may hold copies of one part (``fully_shard`` on a mesh of two dimensions)."""
+    once = {weights.part: (tensor, weights.elements) for tensor, weights in reversed(shards)}
+    found = [once[part] for part in dict.fromkeys(weights.part for _, weights in shards)]
+    return merge_shards([tensor for tensor, _ in found], [count for _, count in found])

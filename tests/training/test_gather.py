@@ -161,8 +161,10 @@ def test_a_gradient_that_one_shard_has():
 
 def test_only_sharded_tensors_are_merged():
     name = example_trace().tensors[0].name
-    whole = (RankWeights(name, (64, 64), 2048, sharded=True),)
-    doubled = merge_ranks([of_rank(0, weights=whole), of_rank(1, weights=whole)])
+    halves = [(RankWeights(name, (64, 64), 2048, sharded=True, part=(i,)),) for i in (0, 1)]
+    doubled = merge_ranks([of_rank(i, weights=halves[i]) for i in (0, 1)])
     tensors = example_trace().tensors
     assert doubled.tensors[0].grad_norms[3] == pytest.approx(2**0.5 * tensors[0].grad_norms[3], rel=1e-3)
     assert doubled.tensors[1:] == tensors[1:]
+    copies = merge_ranks([of_rank(i, weights=halves[0]) for i in (0, 1)])
+    assert copies.tensors[0].grad_norms == tensors[0].grad_norms

@@ -27,6 +27,8 @@ class RankWeights:
     first: tuple[float, ...] = ()
     last: tuple[float, ...] = ()
     sharded: bool = False
+    #: Which part of a sharded tensor it is: ranks with the same numbers hold the same elements (coordinates in the mesh).
+    part: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

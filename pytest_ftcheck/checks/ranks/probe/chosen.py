@@ -7,27 +7,26 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ....instruments.sharded_tensors import stored_parameters
+from ....instruments.sharded_tensors import is_sharded, stored_parameters
 
 #: Tensors whose gradients are followed step by step.
 FOLLOWED = 8
 
 
-def is_shard(parameter: nn.Parameter) -> bool:
-    """Whether a rank holds a part of it: a DTensor (FSDP2, tensor parallelism), or a parameter of FSDP's flat ones."""
-    if getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_flat_param", False):
-        return True
-    return hasattr(parameter, "placements") and hasattr(parameter, "device_mesh")
-
-
 def several_dimensions(model: nn.Module) -> bool:
     """Whether shards lie along several dimensions of a mesh, or no module of the model is FSDP's: then ranks may share their rows."""
-    shards = [p for p in stored_parameters(model).values() if is_shard(p)]
-    meshes = [getattr(p, "device_mesh", None) for p in shards]
-    by_fsdp = any(
-        c.__name__ in ("FSDPModule", "FullyShardedDataParallel") for m in model.modules() for c in type(m).__mro__
-    )
-    return bool(shards) and (not by_fsdp or any(mesh is not None and mesh.ndim > 1 for mesh in meshes))
+    meshes = [p.device_mesh for p in stored_parameters(model).values() if is_sharded(p)]  # type: ignore[attr-defined]
+    by_fsdp = any(c.__name__ == "FSDPModule" for m in model.modules() for c in type(m).__mro__)
+    return bool(meshes) and (not by_fsdp or any(mesh.ndim > 1 for mesh in meshes))
+
+
+def part_of(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Coordinates of this rank along the dimensions of the mesh that a sharded parameter is divided along."""
+    if not is_sharded(parameter):
+        return ()
+    placements, mesh = parameter.placements, parameter.device_mesh  # type: ignore[attr-defined]
+    at = mesh.get_coordinate() or ()
+    return tuple(int(c) for c, placement in zip(at, placements, strict=False) if placement.is_shard())
 
 
 def replicated(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -36,7 +35,7 @@ def replicated(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: p
         for name, p in stored_parameters(model).items()
-        if p.is_floating_point() and p.device.type != "meta" and p.numel() and not is_shard(p) and name not in ignored
+        if p.is_floating_point() and p.device.type != "meta" and p.numel() and not is_sharded(p) and name not in ignored
     }
 
 

@@ -11,11 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ....instruments.loop_calls import subscribe, unsubscribe
 from ....instruments.probe import LeftOut, ModelContext, ModelProbe
-from ....instruments.sharded_tensors import stored_parameters
+from ....instruments.sharded_tensors import is_sharded, local, stored_parameters
 from ....instruments.uncompiled import outside_graphs
 from ....instruments.undisturbed import is_probing
 from ..record import BARE, NO_SYNC, WRAPPED, Rank, Ranks, RankWeights
-from .chosen import is_shard, replicated, several_dimensions
+from .chosen import part_of, replicated, several_dimensions
 from .live import ddp_around, epoch_never_set
 from .rows import RowChecksums
 from .sketches import NUMBERS, Sketches, plain
@@ -114,7 +114,7 @@ class RanksProbe(ModelProbe):
             raise RuntimeError(self._steps.error)
         rows, rows_in_order = self._rows.record()
         model = self.context.model
-        sharded, several = any(map(is_shard, stored_parameters(model).values())), several_dimensions(model)
+        sharded, several = any(map(is_sharded, stored_parameters(model).values())), several_dimensions(model)
         schedulers = self._steps.schedulers
         rank = Rank(
             rank=self.rank,
@@ -136,7 +136,15 @@ class RanksProbe(ModelProbe):
     def _weights(self) -> tuple[RankWeights, ...]:
         first, last = self._by_name(self._first), self._by_name(self._last)
         return tuple(
-            RankWeights(name, tuple(p.shape), _held(p), first.get(name, ()), last.get(name, ()), is_shard(p))
+            RankWeights(
+                name=name,
+                shape=tuple(p.shape),
+                elements=local(p).numel(),
+                first=first.get(name, ()),
+                last=last.get(name, ()),
+                sharded=is_sharded(p),
+                part=part_of(p),
+            )
             for name, p in stored_parameters(self.context.model).items()
         )
 
@@ -145,9 +153,3 @@ class RanksProbe(ModelProbe):
             return {}
         numbers = plain(sketch)
         return {name: numbers[i * NUMBERS : (i + 1) * NUMBERS] for i, name in enumerate(self._same)}
-
-
-def _held(parameter: nn.Parameter) -> int:
-    """Elements that this rank holds."""
-    local = getattr(parameter, "to_local", None)
-    return int((parameter if local is None else local()).numel())

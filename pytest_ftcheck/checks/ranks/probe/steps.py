@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ....instruments.sharded_tensors import stored_parameters
 from ....instruments.uncompiled import between_graphs
 from ....instruments.undisturbed import is_probing
 from ..record import RankStep
@@ -35,7 +36,7 @@ class StepObserver:
     """
 
     def __init__(self, model: nn.Module, before_first: Callable[[], None], call: Callable[[], str]) -> None:
-        self._in_model = {id(p) for p in model.parameters()}
+        self._in_model = {id(p) for p in stored_parameters(model).values()}
         self._before_first, self._call = before_first, call
         chosen = followed(model)
         self.names = tuple(chosen)
