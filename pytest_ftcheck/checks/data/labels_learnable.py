@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...core.formatting import number, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..spec import Stage, Symptom, check, not_measured
+from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
 from .held_out import HELD_OUT_ALPHA, better_than_chance
 from .record import Data, Dependence
@@ -99,13 +99,24 @@ def check_labels_learnable(trace: Trace) -> Verdict:
             remedy=remedy,
             measured=measured,
         )
-    return faults.LABELS_UNRELATED.verdict(
+    return _unrelated(data).verdict(
         NAME,
         f"Labels look unrelated to inputs: {nothing}. The same tests detect {tested.detected} of {tested.simulated} simulated "
         f"labellings of these {plural(tested.rows, 'distinct row')}, and the run learnt nothing that holds on other rows.",
         evidence=evidence,
         limit=LIMIT,
         measured=measured,
+    )
+
+
+def _unrelated(data: Data) -> Fault:
+    """The fault; where all rows are of one length, texts may have been cut off there."""
+    fault, tokens = faults.LABELS_UNRELATED, data.tokens
+    if tokens is None or tokens.longest < 1 or tokens.shortest != tokens.longest:
+        return fault
+    cut = f"all rows hold exactly {plural(tokens.longest, 'token')}: texts may be cut off at max_length, before the words that decide"
+    return fault.because(
+        f"{cut}; {fault.cause}", f"count the tokens of the whole texts, and raise max_length; {fault.remedy}"
     )
 
 

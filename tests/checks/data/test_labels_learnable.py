@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_labels_learnable, example_trace
-from pytest_ftcheck.checks.data.record import Data, Dependence
+from pytest_ftcheck.checks.data.record import Data, Dependence, Tokens
 from pytest_ftcheck.core.observations import Metric, ProbePoint
 
 DEPENDENCE = Dependence(
@@ -44,6 +44,14 @@ def test_unrelated_labels():
     assert "least p = 0.200" in verdict.headline
     assert "6 of 6 simulated labellings of these 320 distinct rows" in verdict.headline
     assert verdict.evidence[0] == {"rows compared by": "pairs of tokens", "p": 0.2}
+
+
+@pytest.mark.parametrize(("shortest", "named"), [(16, True), (15, False)])
+def test_rows_of_one_length_may_be_cut_off_texts(shortest, named):
+    verdict = judge(DEPENDENCE, tokens=Tokens(1000, 5120, 900, 7, 0.05, 0.04, 16, shortest=shortest, longest=16))
+    assert verdict.fault == "labels_unrelated"
+    assert ("exactly 16 tokens" in verdict.causes[0]) == named
+    assert ("raise max_length" in verdict.remedy) == named
 
 
 def test_shifted_labels():
