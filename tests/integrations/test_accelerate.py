@@ -119,6 +119,10 @@ def test_the_prepared_optimizer_and_its_schedule_are_adopted():
     [
         ("not_in_optimizer", {"trained": base_alone}),
         ("lr_zero", {"trained": head_at_zero}),
+        ("double_softmax", {"loss": lambda z, y: cross_entropy(z.softmax(-1), y)}),
+        ("loss_negated", {"loss": lambda z, y: -cross_entropy(z, y)}),
+        ("own_predictions_as_targets", {"loss": lambda z, _: cross_entropy(z, z.argmax(-1))}),
+        ("mask_all_ones", {"inputs": mask_of_ones}),
     ],
 )
 def test_faults_that_need_no_probe_batch(fault, options):
