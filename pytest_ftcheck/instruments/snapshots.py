@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..core.formatting import describe_type, one_line
 from .kept_attributes import KeptGenerator, ObjectAttributes, configs_in, kind_of, refill
 from .kept_tensors import KeptTensor, small
 from .sharded_tensors import memory_of
@@ -135,12 +136,23 @@ class OptimizerSnapshot(_Parts):
             kept.lend_gradient()
 
 
+def _copied(value: Any, what: str) -> Any:
+    """A deep copy; ``ValueError`` for what refuses to be copied, for it could not be restored."""
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        why = f"{type(error).__name__}: {one_line(str(error), 200)}"
+        raise ValueError(
+            f"{what} is {describe_type(value)} that cannot be copied ({why}), and so could not be restored: pass a function that makes it"
+        ) from error
+
+
 class _Others:
     """What an optimizer's state holds besides numbers, tensors and containers: kept as deep copies."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.entries = [
-            (state, key, copy.deepcopy(value))
+            (state, key, _copied(value, f"optimizer: its state {key!r}"))
             for state in optimizer.state.values()
             if isinstance(state, dict)
             for key, value in state.items()
@@ -168,7 +180,7 @@ class _LoadedState:
     """What a scheduler itself says it needs: it may hold other schedulers."""
 
     def __init__(self, scheduler: Any) -> None:
-        self.scheduler, self.state = scheduler, copy.deepcopy(scheduler.state_dict())
+        self.scheduler, self.state = scheduler, _copied(scheduler.state_dict(), "scheduler: its state_dict()")
 
     def restore(self) -> None:
         """The state as it was."""

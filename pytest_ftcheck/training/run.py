@@ -298,13 +298,13 @@ class FinetuneRun:
         try:
             return self._step.run(fresh(batch) if self._user_step is not None else batch)
         except ValueError as error:
-            named = one_row_error(error, self._model, batch, f"batches[{number}]")
-            if named is None:
+            one_row = one_row_error(error, self._model, batch, f"batches[{number}]")
+            if one_row is None:
                 raise
             if self._user_step is None:
-                raise ValueError(named) from error
+                raise ValueError(one_row) from error
             if hasattr(error, "add_note"):  # python 3.11
-                error.add_note(named)
+                error.add_note(one_row)
             raise
         except (IndexError, RuntimeError) as error:
             text = "".join(str(error).strip().splitlines()[:1])

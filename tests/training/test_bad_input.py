@@ -484,6 +484,32 @@ def test_other_errors_of_torch_pass_through(rows):
     assert info.value.ftcheck_trace.steps == ()
 
 
+def test_an_optimizer_whose_state_cannot_be_copied_is_refused_by_name(rows):
+    """It could not be restored; one that is made for the run, or that is merely no deep copy itself, will do."""
+
+    class Keeping(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            for p in self.param_groups[0]["params"]:
+                self.state[p]["generator"] = (i for i in ())
+
+        def __deepcopy__(self, memo):
+            raise TypeError("it cannot be copied")
+
+    def make(model):
+        return Keeping(model.parameters(), lr=0.1)
+
+    model = Net()
+    assert len(finetune(model, rows, optimizer=make, steps=2).steps) == 2
+    fresh, used = make(model), make(model)
+    assert len(finetune(model, rows, optimizer=fresh, steps=2).steps) == 2
+    F.cross_entropy(model(rows[0][0]), rows[0][1]).backward()
+    used.step()
+    message = r"^optimizer: its state 'generator' is a generator that cannot be copied \(TypeError: .* pass a function"
+    with pytest.raises(ValueError, match=message):
+        finetune(model, rows, optimizer=used, steps=2)
+
+
 # ------------------------------------------------------------------ selection in checks
 @pytest.mark.parametrize("check", [check_weights_move, check_grads_nonzero, check_all_finite, check_frozen_stay_frozen])
 def test_an_unknown_part_or_glob(rows, check):
