@@ -65,18 +65,19 @@ def _train_heads(
     head: nn.Module, features: Features, jobs: Sequence[Job], plan: Plan, vectorise: bool, group: int | None
 ) -> tuple[list[Run], str]:
     with InferenceMode(False):
-        layers, reason = _read(head, features, plan) if vectorise else ((), "vectorise=False")
+        template = template_of(head)
+        layers, reason = _read(template, features, plan) if vectorise else ((), "vectorise=False")
         if reason:
             return list(train_one_by_one(head, features, jobs, plan)), f"one by one: {reason}"
         groups = _groups(jobs, group or _heads_in_a_group(layers))
-        trainer = _GroupTrainer(template_of(head), layers, features, plan)
+        trainer = _GroupTrainer(template, layers, features, plan)
         return _train_groups(trainer, jobs, groups), VECTORISED
 
 
-def _read(head: nn.Module, features: Features, plan: Plan) -> tuple[tuple[Layer, ...], str]:
-    """The layers of a head that can be stacked; or why it cannot."""
+def _read(template: nn.Module, features: Features, plan: Plan) -> tuple[tuple[Layer, ...], str]:
+    """The layers of a copy of the head, whose weights the schemes set; or why they cannot be stacked."""
     try:
-        layers = read_layers(template_of(head))
+        layers = read_layers(template)
         _check_shapes(layers, features)
     except Unstackable as why:
         return (), str(why)
@@ -110,7 +111,7 @@ def seeds_of_a_task(
 
     :raises ValueError: the head does not take these features.
     """
-    layers, reason = _read(head, features, plan) if vectorise else ((), "vectorise=False")
+    layers, reason = _read(template_of(head), features, plan) if vectorise else ((), "vectorise=False")
     most = 1 if reason else _heads_in_a_group(layers)
     if reason or jobs_a_seed >= min(SHARED, most):
         return [(seed,) for seed in seeds]
