@@ -141,10 +141,12 @@ def has_span(batch: Any) -> bool:
     """Whether the labels of the batch are the positions of an answer, one a row each."""
     if not isinstance(batch, Mapping) or any(key in batch for key in LABELS):
         return False
-    places = [batch.get(key) for key in SPAN]
-    return all(isinstance(p, torch.Tensor) and not p.is_floating_point() and 1 <= p.dim() <= 2 for p in places) and (
-        places[0].numel() == places[1].numel() == len(places[0])
-    )
+    start, end = (batch.get(key) for key in SPAN)
+    if not isinstance(start, torch.Tensor) or not isinstance(end, torch.Tensor):
+        return False
+    if start.is_floating_point() or end.is_floating_point() or not 1 <= start.dim() <= 2:
+        return False
+    return start.numel() == end.numel() == len(start)
 
 
 def span_arguments(labels: torch.Tensor) -> dict[str, torch.Tensor]:

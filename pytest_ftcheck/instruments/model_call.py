@@ -36,7 +36,7 @@ class ModelCall:
         self.dropped: set[str] = set()
         self._parameters, self._any_keyword = _parameters(unwrapped(model).forward)
         #: Names under which the model takes labels: one, or both positions of an answer.
-        self._label_keys = next(((k,) for k in LABELS if k in self._parameters), ())
+        self._label_keys: tuple[str, ...] = next(((k,) for k in LABELS if k in self._parameters), ())
         if not self._label_keys and all(k in self._parameters for k in SPAN):
             self._label_keys = SPAN
 
