@@ -23,7 +23,7 @@ CASES = [case for case in (*FAULTS, *HEALTHY) if case not in SLOW]
 @pytest.fixture(scope="module")
 def found():
     """Case -> status, fault, headline, causes, whether the unwatched run was the same."""
-    return {row[0]: row[2:] for row in judged(CASES, [0], seconds=300.0)}
+    return {row[0]: row[2:] for row in judged(CASES, [0], seconds=540.0)}
 
 
 @pytest.mark.trains
