@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -39,7 +40,8 @@ _BEYOND = 60.0
 class Link:
     """Events to the process that started this one, and its answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
         self._events = os.fdopen(os.dup(1), "w", encoding="utf-8")
         self._answers = os.fdopen(os.dup(0), "rb", buffering=0)
         self._lock = threading.Lock()
@@ -69,6 +71,7 @@ class Link:
                     self.send("where", **_where(sys._current_frames().get(threading.main_thread().ident or 0)))
                 else:
                     self._received.put(words)
+        shutil.rmtree(self._folder, ignore_errors=True)  # nobody else is left to do it
         _end_all()
 
 
@@ -204,7 +207,7 @@ class RankPlugin:
 
 def main(spec: dict[str, Any]) -> None:
     """Run the test that the starting process has described."""
-    link, stdout = Link(), sys.stdout
+    link, stdout = Link(spec["folder"]), sys.stdout
     with open(spec["stdout"], "ab") as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123
