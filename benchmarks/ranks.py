@@ -107,6 +107,8 @@ class Watch:
 
 def train(case: str, seed: int, *, watched: bool = True) -> tuple[Trace | None, int]:
     """One run of this case, see `Watch.end`."""
+    if case not in (*FAULTS, *HEALTHY):
+        raise ValueError(f"no such case: {case}")
     torch.manual_seed(seed)
     if case.startswith("FSDP2"):
         return fsdp(case, seed, watched)
