@@ -252,14 +252,26 @@ def checkpointing():
     return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": True}
 
 
+def by_length():
+    names = {f.name for f in dataclasses.fields(TrainingArguments)}
+    return {"group_by_length": True} if "group_by_length" in names else {"train_sampling_strategy": "group_by_length"}
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of old versions of accelerate about autocast
 @pytest.mark.parametrize(
     "arguments",
-    [{"bf16": True}, checkpointing(), {"optim": "adafactor"}, {"neftune_noise_alpha": 0.5}],
+    [
+        {"bf16": True},
+        checkpointing(),
+        {"optim": "adafactor"},
+        {"neftune_noise_alpha": 0.5},
+        by_length(),
+    ],
     ids=lambda arguments: next(iter(arguments)),
 )
 def test_a_healthy_training_with_a_switch_of_the_trainer_is_healthy(arguments):
-    trace = watched(make_trainer(arguments=arguments))
+    lists = [{**r, "input_ids": r["input_ids"].tolist()} for r in make_rows()]  # lengths are counted in lists
+    trace = watched(make_trainer(arguments=arguments, rows=lists, collator=pad_lists))
     assert len(trace.losses) == STEPS
     found = diagnose(trace)
     assert found.status == "healthy", found
