@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..core.events import repeating
-from ..core.formatting import describe_type, plural
+from ..core.formatting import as_given, describe_type, plural
 from ..core.recipe import Recipe
 from ..core.trace import Trace
 from ..instruments.batches import spent
@@ -45,7 +45,7 @@ def finetune_seeds(
     for name, source in (("batches", batches), ("eval_batches", own.get("eval_batches"))):
         if read_once(source):
             raise ValueError(
-                f"{name} is {describe_type(source)}, which can be read only once, but seeds={seeds!r} reads it for every seed: "
+                f"{name} is {describe_type(source)}, which can be read only once, but seeds={as_given(seeds)} reads it for every seed: "
                 "pass a list, a DataLoader, or another iterable that starts anew"
             )
 
