@@ -293,7 +293,9 @@ def assert_healthy(
     'healthy'
     """
     __tracebackhide__ = True
-    allowed = arguments.mapping("allow", allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
+    allowed = (
+        arguments.mapping("allow", allow) if isinstance(allow, Mapping) else dict.fromkeys(_names("allow", allow), "")
+    )
     _validated("allow", tuple(allowed), (*CHECKS, *FAULTS))
     for name, reason in allowed.items():
         if reason is not None and not isinstance(reason, str):

@@ -144,8 +144,8 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
         kind = getattr(torch.optim, OPTIMIZERS[recipe.optimizer], None)
         if kind is None:
             raise ValueError(
-                f"optimizer={recipe.optimizer!r}: torch {torch.__version__} has no torch.optim.{OPTIMIZERS[recipe.optimizer]}; upgrade torch, "
-                "name another optimizer, or pass a callable(model) -> optimizer"
+                f"optimizer={recipe.optimizer!r}: torch {torch.__version__} has no torch.optim.{OPTIMIZERS[recipe.optimizer]}; "
+                "upgrade torch, name another optimizer, or pass a callable(model) -> optimizer"
             )
         trainable = [p for p in model.parameters() if p.requires_grad]
         made: torch.optim.Optimizer = kind(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)

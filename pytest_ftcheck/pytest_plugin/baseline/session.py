@@ -35,7 +35,9 @@ class BaselineSession:
         count = max(seeds, SEEDS) if isinstance(seeds, int) else SEEDS
         self.recorder = BaselineRecorder(baseline, shown, mode, seeds=count, strict=strict)
         self._is_worker = hasattr(config, "workerinput")
-        self._summary = None if self._is_worker or is_rank(config) else BaselineSummary(path, shown, baseline, mode, root)
+        self._summary = (
+            None if self._is_worker or is_rank(config) else BaselineSummary(path, shown, baseline, mode, root)
+        )
         self._deselected = 0
         self._mode = mode
 

@@ -25,8 +25,8 @@ from .targets import Targets, targets_of
 #: Rows used; where a row has many outputs so many that there are at most ``CELLS`` logits, but not fewer than ``FEW_ROWS``.
 ROWS, FEW_ROWS = 16, 4
 CELLS = 2**20
-#: The queries of a loss take as long as so many forward passes of it: some 45 with gradients, 25 without, and the textbook losses beside it.
-#: Measured by ``benchmarks/scale.py --loss``.
+#: The queries of a loss are taken to last as long as so many forward passes of it: some 45 with gradients, 25 without, and the textbook
+#: losses beside them. An estimate; what one output costs is measured by ``benchmarks/scale.py --loss``.
 QUERIES = 300
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
