@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +12,34 @@ import torch
 def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
     """A hook of a module: where torch.compile traces through its place, the graph is the same as without it, and it is not called.
 
-    The hooks of a model that is compiled as a whole run outside its graph, and are called.
+    The hooks of a model that is compiled as a whole run outside its graph, and are called. A copy of the module, also a pickled one, has
+    in its place a function that does nothing: ``torch.save(model)`` works while the model is watched, and what it saves can be loaded
+    where this package is not installed.
 
-    >>> outside_graphs(print)("called")
+    >>> import copy
+    >>> hook = outside_graphs(print)
+    >>> hook("called")
     called
+    >>> copy.deepcopy(hook)("not called")
     """
+    return _Hook(hook).__exit__
 
-    def called(*args: Any, **kwargs: Any) -> None:
-        if not torch.compiler.is_dynamo_compiling():
-            hook(*args, **kwargs)
 
-    leave_uncompiled(called, with_callees=True)
-    return called
+class _Hook:
+    """A hook as a method of the name that `contextlib.nullcontext` has for one that does nothing: that is how a method is pickled."""
+
+    def __init__(self, hook: Callable[..., None] | None = None) -> None:
+        self._hook = hook
+
+    def __exit__(self, *args: Any) -> None:
+        if not torch.compiler.is_dynamo_compiling() and self._hook is not None:
+            self._hook(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return contextlib.nullcontext, ()
+
+    def __deepcopy__(self, memo: Any) -> _Hook:
+        return _Hook()
 
 
 def between_graphs(hook: Callable[..., None]) -> Callable[..., None]:
@@ -45,3 +62,6 @@ def leave_uncompiled(function: Any, *, with_callees: bool = False) -> None:
         return
     callees = _FrameAction.SKIP if with_callees else _FrameAction.DEFAULT
     set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, callees))
+
+
+leave_uncompiled(_Hook.__exit__, with_callees=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import random
 import threading
 
@@ -14,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
-from pytest_ftcheck import assert_init_sane, check_init, extract_features, finetune, watch
+from pytest_ftcheck import assert_init_sane, check_init, extract_features, finetune, tiny_distilbert, toy_batches, watch
 from pytest_ftcheck.seeds.runs import repeatable
 
 pytestmark = pytest.mark.trains
@@ -358,3 +360,22 @@ def test_two_fine_tunes_in_two_threads_are_those_of_one(rows):
         thread.join()
     assert [found[1], found[2]] == expected
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_watched_model_can_be_copied_and_saved_whole():
+    """The copies have none of our hooks, and need nothing of ours to be loaded."""
+    model, batches = tiny_distilbert(seed=0), toy_batches(3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with watch(model) as w:
+        for batch, labels in batches:
+            torch.nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            file = io.BytesIO()
+            torch.save(model, file)
+            copy.deepcopy(model)(batch)
+    assert len(w.trace.losses) == 3
+    assert b"pytest_ftcheck.instruments.uncompiled" not in file.getvalue()
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False).eval()
+    assert loaded(batches[0][0]).equal(model.eval()(batches[0][0]))

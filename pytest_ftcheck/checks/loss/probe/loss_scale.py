@@ -110,7 +110,6 @@ class StepObserver(LoopCallListener):
         self._batch: tuple[int | None, Any, bool] = (None, None, False)
         self._new_batch = True  # no call of a part of the model since the last backward()
         self._hooks: list[Any] = []
-        self._hooks_of_model: list[Any] = []
 
     # ------------------------------------------------------------------ on and off
     def start(self) -> None:
@@ -119,6 +118,10 @@ class StepObserver(LoopCallListener):
             register_optimizer_step_pre_hook(between_graphs(self._before_step)),
             register_optimizer_step_post_hook(between_graphs(self._after_step)),
         ]
+        # a loop may call the parts of the model and never the whole, as a Lightning module's training_step does; the hooks stay to the
+        # end, for a compiled model is compiled again where one goes
+        for module in (self.model, *self.model.children()):
+            self._hooks.append(module.register_forward_pre_hook(outside_graphs(self._called), with_kwargs=True))
         self._begin()
 
     def stop(self) -> None:
@@ -130,22 +133,21 @@ class StepObserver(LoopCallListener):
     def _begin(self) -> None:
         self._open = _OpenWindow()
         self._own = {id(p) for p in self.model.parameters()}
-        # a loop may call the parts of the model and never the whole, as a Lightning module's training_step does
-        for module in (self.model, *self.model.children()):
-            hook = outside_graphs(self._called)
-            self._hooks_of_model.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         subscribe(self)
 
     def _end(self) -> None:
         unsubscribe(self)
-        while self._hooks_of_model:
-            self._hooks_of_model.pop().remove()
         self._open, self._new_batch = None, True
         self._losses, self._older, self._batch = [], [], (None, None, False)
 
     # ------------------------------------------------------------------ the loop's calls
     def _called(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if is_probing() or not torch.is_grad_enabled() or not (module is self.model or self._new_batch):
+        if (
+            self._open is None
+            or is_probing()
+            or not torch.is_grad_enabled()
+            or not (module is self.model or self._new_batch)
+        ):
             return
         with contextlib.suppress(Exception):
             given = next((t for t in tensors_in((args, kwargs)) if t.dim()), None)
