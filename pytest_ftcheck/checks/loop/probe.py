@@ -363,21 +363,27 @@ def _form(given: torch.Tensor, outputs: set[Any]) -> str:
     """How an input of a loss comes from the model's output: what was done to it last, but for views and casts."""
     node, steps = given.grad_fn, 0
     while node is not None and node not in outputs and steps < 16:
-        name = node.name()
-        for begin, form in _FORMS.items():
-            if name.startswith(begin):
-                return form
-        if not name.startswith(_PLAIN) or not node.next_functions:
+        form = _made_by(node)
+        if form is not None:
+            return form
+        if not node.name().startswith(_PLAIN) or not node.next_functions:
             return "other"
         node, steps = node.next_functions[0][0], steps + 1
     if node is None:
         return "other"
-    return _own_form(node)
+    return _made_by(node) or "output"
 
 
-def _own_form(node: Any) -> str:
-    """The same of an output of the model's that is the loss's input as it is."""
-    return next((form for begin, form in _FORMS.items() if node.name().startswith(begin)), "output")
+def _made_by(node: Any) -> str | None:
+    """The form that an autograd node gives its output; None: it is none of those that are looked for."""
+    form = next((form for begin, form in _FORMS.items() if node.name().startswith(begin)), None)
+    if form in ("softmax", "log_softmax"):
+        columns = node._saved_result.dim()
+        dim = (
+            node._saved_dim if node._saved_dim < columns else node._saved_dim - 2**64 + columns
+        )  # a negative one, as torch keeps it
+        return f"{form}_over_batch" if columns > 1 and dim == 0 else form
+    return form
 
 
 def _behind(node: Any, outputs: set[Any]) -> set[Any]:

@@ -40,7 +40,8 @@ class LossCall:
     iteration: int
     #: ``cross_entropy``, ``nll_loss``, ``binary_cross_entropy_with_logits``, ...
     function: str
-    #: How its input comes from the model's output: ``output`` (as it is), ``softmax``, ``log_softmax``, ``sigmoid`` or ``other``.
+    #: How its input comes from the model's output: ``output`` (as it is), ``softmax``, ``log_softmax`` (these two also
+    #: ``_over_batch``), ``sigmoid`` or ``other``.
     input: str
     rows: int
     #: Share of rows whose label is that of the batch; None: the batch's labels are not known, or have another shape.

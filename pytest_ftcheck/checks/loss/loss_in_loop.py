@@ -20,6 +20,8 @@ LUCK = 1e-4
 #: Loss function and what it was given -> the fault. A loss on log(softmax(x)) or on scaled logits is none of these.
 _FAULTS: dict[tuple[str, str], Fault] = {
     ("cross_entropy", "softmax"): faults.DOUBLE_SOFTMAX,
+    ("cross_entropy", "softmax_over_batch"): faults.DOUBLE_SOFTMAX_OVER_BATCH,
+    ("nll_loss", "log_softmax_over_batch"): faults.SOFTMAX_OVER_BATCH,
     ("cross_entropy", "sigmoid"): faults.SIGMOID_BEFORE_CROSS_ENTROPY,
     ("nll_loss", "softmax"): faults.NLL_ON_PROBABILITIES,
     ("nll_loss", "sigmoid"): faults.NLL_ON_SIGMOID,
@@ -66,9 +68,15 @@ def _wrong_input(loop: LoopCalls, name: str) -> Verdict | None:
     if fault is None or found:
         return None
     call = loop.losses[0]
+    function, over_batch = call.input.removesuffix("_over_batch"), call.input.endswith("_over_batch")
+    what = (
+        f"the {function} runs over the rows of the batch"
+        if over_batch
+        else f"the {function} is applied before a loss that expects {_EXPECTED[call.function]}"
+    )
     headline = (
-        f"The loop computes {call.function}({call.input}(logits), labels) in {all_observed(len(loop.losses))}: "
-        f"the {call.input} is applied before a loss that expects {_EXPECTED[call.function]}."
+        f"The loop computes {call.function}({function}(logits{', dim=0' if over_batch else ''}), labels) in "
+        f"{all_observed(len(loop.losses))}: {what}."
     )
     return fault.verdict(name, headline, **_details(loop))
 

@@ -33,7 +33,7 @@ def by_finetune(model: nn.Module, intent: Intent, **options: Any) -> Trace:
 def over_budget(model: nn.Module, intent: Intent) -> Trace:
     """One step of one row: hardly any probe is within the budget."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pytest_ftcheck.instruments.probe.FREE", 0.0)
+        patch.setattr("pytest_ftcheck.instruments.work.FREE", 0.0)
         trace = finetune(model, toy_batches(1), steps=1, lr=1e-3, intent=intent)
     assert trace.measured(Head) is None
     assert "of the budget" in trace.skipped["head_state"]

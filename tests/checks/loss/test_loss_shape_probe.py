@@ -324,7 +324,7 @@ def test_a_model_that_raises_is_skipped_with_the_reason():
 
         def forward(self, x):
             Moody.calls += 1
-            if any(m._forward_hooks for m in self.modules()):
+            if self.classifier._forward_hooks:
                 raise RuntimeError("no hooks, please")
             return super().forward(x)
 

@@ -465,7 +465,7 @@ def test_a_batch_norm_that_stays_in_evaluation_mode(rows):
 def over_budget(model, rows, **options):
     """A run whose evaluation costs more rows than the budget has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pytest_ftcheck.instruments.probe.FREE", 0.0)
+        patch.setattr("pytest_ftcheck.instruments.work.FREE", 0.0)
         options = {"steps": 3, "lr": 1e-2, "evaluate": lambda m: 0.5, "eval_batches": rows * 4, **options}
         trace = finetune(model, rows, head="classifier", **options)
     assert trace.measured(Modes).reduced
