@@ -27,11 +27,16 @@ def environment(model: nn.Module) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "platform": platform.system(),
     }
-    if transformers := sys.modules.get("transformers"):
+    # where the model has parts of it: what else the process has loaded does not change the run
+    if (transformers := sys.modules.get("transformers")) and any(map(_is_of_transformers, model.modules())):
         found["transformers"] = str(getattr(transformers, "__version__", "?"))
     if first.device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(first.device)
     return found
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    return any(c.__module__.partition(".")[0] == "transformers" for c in type(module).__mro__)
 
 
 def thread_share() -> int:

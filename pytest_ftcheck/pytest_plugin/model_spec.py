@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Loaded = TypeVar("Loaded")
 ACCEPTED = "expected pkg.module:make_model, hf:NAME, tiny:ARCHITECTURE or tiny:ARCHITECTURE/TASK"
+#: Architectures that a message names as examples.
+WELL_KNOWN = ("distilbert", "bert", "gpt2", "t5", "vit")
 #: Defaults for tiny models: enough steps for every check to decide, at the learning rate that random weights of width 64 need
 #: (benchmarks/architectures.py).
 TINY: dict[str, Any] = {"lr": 1e-3, "steps": 60}
@@ -33,7 +35,7 @@ def subject_named(name: str, settings: Mapping[str, Any]) -> Subject:
     Subject('tiny:distilbert', lr=0.001)
     >>> subject_named("tiny:unheard-of", {})
     Traceback (most recent call last):
-    ValueError: transformers has no class for text-classification of 'unheard-of'; albert, arcee, bart are some that it has
+    ValueError: transformers has no class for text-classification of 'unheard-of'; distilbert, bert, gpt2, t5 are some that it has
     """
     check_name(name)
     kind, colon, rest = name.partition(":")
@@ -75,7 +77,8 @@ def _tiny(name: str, rest: str, settings: Mapping[str, Any]) -> Subject:
     if kind not in known:
         near = difflib.get_close_matches(kind, known, 3)
         others = [t for t in TASKS if kind in architectures(t)]
-        hint = f"did you mean {', '.join(near)}?" if near else f"{', '.join(list(known)[:3])} are some that it has"
+        some = [k for k in WELL_KNOWN if k in known]
+        hint = f"did you mean {', '.join(near)}?" if near else f"{', '.join(some)} are some that it has"
         if others:
             hint = f"it has one for {', '.join(others)}: tiny:{kind}/{others[0]}"
         raise ValueError(f"transformers has no class for {task} of {kind!r}; {hint}")

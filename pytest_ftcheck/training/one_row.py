@@ -17,7 +17,7 @@ def one_row_error(error: ValueError, model: nn.Module, batch: Any, where: str) -
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> batch = (torch.zeros(1, 2), torch.zeros(1))
     >>> one_row_error(ValueError("Expected more than 1 value per channel"), model, batch, "batches[3]")[:67]
-    'batches[3] has one row, and BatchNorm (1) cannot take the mean and v'
+    'batches[3] has one row, and BatchNorm (1) cannot take the mean and '
     """
     norms = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
     if "more than 1 value per channel" not in str(error) or not norms or rows_of(batch) != 1:

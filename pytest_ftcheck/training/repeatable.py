@@ -21,6 +21,7 @@ _repeated: ContextVar[bool] = ContextVar("pytest_ftcheck_repeated", default=Fals
 
 @contextlib.contextmanager
 def within_a_trace() -> Iterator[None]:
+    """What is called inside is not repeated by a trace of its own."""
     token = _repeated.set(True)
     try:
         yield

@@ -224,7 +224,6 @@ def test_an_error_in_a_group_comes_out_and_the_threads_are_put_back(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_heads(two_layers(), CLASSES, jobs(), Plan(Recipe(steps=2), 16), group=1)
     assert torch.get_num_threads() == 2
-    assert engine._INSIDE == []
 
 
 class Residual(nn.Module):

@@ -209,7 +209,11 @@ def test_a_loss_that_empties_its_batch_does_it_to_a_copy():
     assert len(trace.losses) == 6
     assert torch.equal(batches[7]["x"], before)
     assert set(batches[7]) == {"x", "labels"}
-    assert batches[0] == {}  # the training is the user's: there the batch itself is handed over
+    assert set(batches[0]) == {
+        "x",
+        "labels",
+    }  # in training, too, containers are copies: the next epoch needs the labels
+    assert not torch.equal(batches[0]["x"], rows(8)[0][0])  # its tensors are the batch's own
 
 
 def test_gradients_and_flags_are_as_before_when_a_metric_of_ones_own_clears_them():

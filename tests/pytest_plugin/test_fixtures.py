@@ -94,4 +94,4 @@ def test_the_marker_selects_who_uses_a_fixture_even_through_others(pytester, run
     assert names == ["test_direct", "test_through_two", "test_method"]
     result = run("-m", "not ftcheck", "--strict-markers")
     result.assert_outcomes(passed=1, deselected=3)
-    run("--markers").stdout.fnmatch_lines(["@pytest.mark.ftcheck: *"])
+    run("--markers").stdout.fnmatch_lines(["@pytest.mark.ftcheck(ranks=None, timeout=300): *"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -281,7 +282,10 @@ def test_it():
 def test_ranks_end_with_the_session(tmp_path, number):
     (tmp_path / "test_it.py").write_text(HANGS)
     files = [tmp_path / f"here-{rank}" for rank in (0, 1)]
-    with _pytest(tmp_path, start_new_session=True) as session:
+    unignored = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell ignores it for what runs in the background
+    with _pytest(tmp_path, start_new_session=True, preexec_fn=unignored) as session:
         try:
             _wait_until(lambda: all(file.exists() and file.read_text() for file in files))
             ranks = [psutil.Process(int(file.read_text())) for file in files]

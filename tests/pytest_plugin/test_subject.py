@@ -297,12 +297,7 @@ def test_tiny_architectures_of_every_sort_take_their_batches(kind):
 @pytest.mark.parametrize(
     ("kind", "task"),
     [
-        ("distilbert", "token-classification"),
-        ("distilbert", "question-answering"),
-        ("distilbert", "masked-lm"),
-        ("bert", "multiple-choice"),
-        ("gpt2", "causal-lm"),
-        ("t5", "seq2seq"),
+        ("bert", "multiple-choice"),  # the other tasks have pages of the documentation that are run
         ("vit", "image-classification"),
     ],
 )

@@ -284,7 +284,7 @@ class TestDecorator:
             ValueError,
             "two are named 'tiny_distilbert'",
         ),
-        (([3],), TypeError, "subject is an int"),
+        (([3],), TypeError, r"subjects\[0\] is an int"),
     ],
 )
 def test_bad_subjects(arguments, error, message):

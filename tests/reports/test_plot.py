@@ -219,7 +219,7 @@ def test_any_choice_in_any_order(which):
         (["loss", "x"], ValueError, "which='x'"),
         ([], ValueError, "at least one of"),
         (3, TypeError, "which=3"),
-        ([3], TypeError, r"which=\[3\]"),
+        ([3], TypeError, r"which\[0\]=3"),
     ],
 )
 def test_bad_panels(which, error, message):

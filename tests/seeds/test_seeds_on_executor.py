@@ -404,6 +404,9 @@ def test_ctrl_c_ends_all_of_it(tmp_path):
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell ignores it for what runs in the background
     )
     assert running.stdout.readline() == "BEGUN\n"
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
