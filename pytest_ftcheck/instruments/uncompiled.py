@@ -42,6 +42,11 @@ class _Hook:
         return _Hook()
 
 
+def pickled_as_nothing() -> tuple[Any, ...]:
+    """What ``__reduce__`` of a hook returns that is a function of Python's, which does nothing, in a copy of the model that was pickled."""
+    return getattr, (contextlib.nullcontext(), "__exit__")
+
+
 def between_graphs(hook: Callable[..., None]) -> Callable[..., None]:
     """A hook of an optimizer's step: where the step is compiled, the graph ends at the hook, and it is called.
 

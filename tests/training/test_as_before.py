@@ -379,3 +379,17 @@ def test_a_watched_model_can_be_copied_and_saved_whole():
     file.seek(0)
     loaded = torch.load(file, weights_only=False).eval()
     assert loaded(batches[0][0]).equal(model.eval()(batches[0][0]))
+
+
+def test_a_watched_model_that_is_saved_whole_names_nothing_of_ours():
+    model, file = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2)), io.BytesIO()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model):
+        F.cross_entropy(model(torch.randn(8, 6)), torch.zeros(8, dtype=torch.long)).backward()
+        optimizer.step()
+        torch.save(model, file)
+    assert b"pytest_ftcheck" not in file.getvalue()
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    loaded.load_state_dict(model.state_dict())
+    assert loaded.state_dict().keys() == model.state_dict().keys()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ...instruments.probe import ModelContext, ModelProbe
+from ...instruments.uncompiled import pickled_as_nothing
 from ...instruments.undisturbed import is_probing
 from .record import Restores
 
@@ -92,11 +93,7 @@ class _Hook:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (_nothing,)
-
-
-def _nothing(*_: Any) -> None:
-    """What a pickled hook calls."""
+        return pickled_as_nothing()
 
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -6,12 +6,11 @@ By default a third of the cases, chosen by name, as in the fault matrix; ``FTCHE
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
+from a_third import chosen
 
 torch = pytest.importorskip("torch")
 if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
@@ -22,11 +21,7 @@ from ranks import FAULTS, HEALTHY, judged  # noqa: E402
 
 #: Of the frameworks' own runs each takes seconds to import; the benchmark has them.
 SLOW = ("Trainer",)
-CASES = [
-    case
-    for case in (*FAULTS, *HEALTHY)
-    if case not in SLOW and (os.environ.get("FTCHECK_MATRIX") == "all" or zlib.crc32(case.encode()) % 3 == 0)
-]
+CASES = [case for case in (*FAULTS, *HEALTHY) if case not in SLOW and chosen(case)]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ....instruments.batches import SPAN
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.tokens import find_tokens
 from ..answer_record import AnswerSpans
@@ -50,7 +51,7 @@ class AnswerSpansProbe(Probe):
 def _positions(batch: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     if not isinstance(batch, Mapping):
         return None
-    start, end = batch.get("start_positions"), batch.get("end_positions")
+    start, end = (batch.get(key) for key in SPAN)
     if not isinstance(start, torch.Tensor) or not isinstance(end, torch.Tensor) or start.is_floating_point():
         return None
     return start.reshape(-1), end.reshape(-1)

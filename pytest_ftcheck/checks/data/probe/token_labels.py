@@ -9,6 +9,7 @@ import torch
 
 from ....instruments.batches import device_of, split, take_rows, to_device, with_labels
 from ....instruments.probe import LeftOut, Probe, ProbeContext
+from ....instruments.row_hashes import vocabulary_of
 from ....instruments.tasks import IGNORED
 from ....instruments.tokens import Tokens, find_tokens
 from ....instruments.undisturbed import quiet
@@ -59,7 +60,7 @@ class TokenLabelsProbe(Probe):
     def record(self) -> TokenLabels | None:
         """What was measured."""
         outputs = self.context.reader.classes
-        ids_are_labels = self.of_decoder or (outputs is not None and outputs == self._vocabulary())
+        ids_are_labels = self.of_decoder or (outputs is not None and outputs == vocabulary_of(self.context.model))
         return TokenLabels(
             rows=sum(len(labels) for _, labels in self.batches),
             at_tokens=sum(int((tokens.real & (labels != IGNORED)).sum()) for tokens, labels in self.batches),
@@ -67,10 +68,6 @@ class TokenLabelsProbe(Probe):
             padding_counts=self.padding_counts,
             explained={} if ids_are_labels else explained(self.batches),
         )
-
-    def _vocabulary(self) -> int | None:
-        embedding = next((m for m in self.context.model.modules() if isinstance(m, torch.nn.Embedding)), None)
-        return None if embedding is None else embedding.num_embeddings
 
     def _read(self, batch: Any) -> tuple[Tokens, torch.Tensor] | None:
         labels = split(batch)[1]

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import nn
 
 from ....instruments.batches import own_copy, row_count, split, take_rows, with_values
 from ....instruments.model_outputs import logits_in
 from ....instruments.probe import LeftOut, Probe, ProbeContext
+from ....instruments.row_hashes import vocabulary_of
 from ....instruments.tasks import IGNORED
 from ....instruments.tokens import find_tokens
 from ....instruments.undisturbed import quiet
@@ -30,8 +30,7 @@ class LmTargetsProbe(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        sizes = [m.num_embeddings for m in context.model.modules() if isinstance(m, nn.Embedding)]
-        self.vocabulary = max(sizes, default=0)
+        self.vocabulary = vocabulary_of(context.model)
         if getattr(getattr(context.model, "config", None), "is_encoder_decoder", False):
             raise LeftOut("the targets are those of a decoder with inputs of its own")
         tokens = find_tokens(context.fixed_batches[0], context.intent.pad_token_id)

@@ -13,6 +13,7 @@ from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.logit_injection import Injector, sites
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
+from ....instruments.row_hashes import vocabulary_of
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import PER_OUTPUT
@@ -325,9 +326,7 @@ def _labels(context: ProbeContext) -> dict[str, Any]:
     return {
         "largest_label": max(int(y.max()) for y in counted),
         "labels_seen": sum(int(y.numel()) for y in counted),
-        "vocabulary": any(
-            isinstance(m, nn.Embedding) and m.num_embeddings == context.reader.classes for m in context.model.modules()
-        ),
+        "vocabulary": vocabulary_of(context.model) == context.reader.classes,
     }
 
 

@@ -76,10 +76,17 @@ def dropped_patterns(sites: Sequence[Site]) -> Iterator[dict[str, list[int]]]:
 
         return compare
 
-    modules = [s for s in sites if isinstance(s.module, nn.modules.dropout._DropoutNd) and 0 < s.rate < 1]
+    with _hooked([s for s in sites if s.rate < 1], hook):
+        yield patterns
+
+
+@contextlib.contextmanager
+def _hooked(sites: Sequence[Site], hook: Callable[[str], Callable[[nn.Module, Any, Any], None]]) -> Iterator[None]:
+    """Inside the ``with``: ``hook(name)`` is a forward hook of each dropout module with a rate above 0."""
+    modules = [s for s in sites if isinstance(s.module, nn.modules.dropout._DropoutNd) and s.rate > 0]
     handles = [s.module.register_forward_hook(hook(s.name)) for s in modules]
     try:
-        yield patterns
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -97,13 +104,8 @@ def dropout_outputs(sites: Sequence[Site]) -> Iterator[dict[str, torch.Tensor]]:
 
         return keep
 
-    modules = [s for s in sites if isinstance(s.module, nn.modules.dropout._DropoutNd) and s.rate > 0]
-    handles = [s.module.register_forward_hook(hook(s.name)) for s in modules]
-    try:
+    with _hooked(sites, hook):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def last_of_all(outputs: dict[str, torch.Tensor], logits: torch.Tensor) -> str | None:
