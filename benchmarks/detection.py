@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 PAGE = ROOT / "docs" / "explanation" / "detection.md"
 
 from faults import CASES, Case, Run, observe  # noqa: E402
-from faults.cases import cross_entropy, labels_of, textbook  # noqa: E402
+from faults.cases import cross_entropy, labels_of, standard_step  # noqa: E402
 from faults.judged import judge  # noqa: E402
 
 
@@ -65,7 +65,7 @@ def ours(case: Case, seed: int) -> tuple[bool, bool, str, dict[str, str]]:
 
 
 def step_of(run: Run) -> Callable[[Any, Any, Any, Any], Any]:
-    return run.step or textbook(run.loss_fn or cross_entropy, 1.0)
+    return run.step or standard_step(run.loss_fn or cross_entropy, 1.0)
 
 
 def optimizer_of(run: Run) -> Any:

@@ -255,10 +255,10 @@ def statistic(trace: Trace) -> dict[str, float]:
     if slow:
         # without Adam's normalisation only a part that is slow as a whole counts
         out["steps to matter"] = max(slow) if trace.optimizer.family == "adam" else min(slow)
-    if trace.probe is not None and len(trace.probe.points) > 1:
-        first, last = trace.probe.points[0].loss, trace.probe.points[-1].loss
+    if trace.probe_loss is not None and len(trace.probe_loss.points) > 1:
+        first, last = trace.probe_loss.points[0].loss, trace.probe_loss.points[-1].loss
         out["drop"] = (first - last) / (abs(first) or 1.0)
-        descents = trace.probe.descents
+        descents = trace.probe_loss.descents
         if descents:
             out["descents"] = sum(d.after < d.before - ROUNDING * abs(d.before) for d in descents) / len(descents)
     if trace.metrics and trace.metrics[0].p_value is not None:

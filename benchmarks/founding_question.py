@@ -59,7 +59,7 @@ def twenty_steps(seeds: int) -> None:
         )
         for name, check in CHECKS.items():
             counts[name][check(trace).status] += 1
-        points, descents = trace.probe.points, trace.probe.descents
+        points, descents = trace.probe_loss.points, trace.probe_loss.descents
         down = sum(d.after < d.before for d in descents)
         print(
             f"{seed:4}  {points[0].loss:.3f} -> {points[-1].loss:.3f}    {down:2} of {len(descents)}            "

@@ -114,7 +114,7 @@ def empty_trace():
         steps=(),
         recorded=(),
         tensors=(),
-        probe=None,
+        probe_loss=None,
         metrics=(),
         recipe=None,
     )
@@ -138,7 +138,7 @@ def hostile_trace():
         notes=HOSTILE,
         skipped={name: name for name in HOSTILE},
         stopped=HOSTILE[1],
-        probe=dataclasses.replace(trace.probe, source=HOSTILE[0]),
+        probe_loss=dataclasses.replace(trace.probe_loss, source=HOSTILE[0]),
     )
 
 

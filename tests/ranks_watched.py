@@ -144,7 +144,7 @@ def described(trace):
         "replaced": [t.name for t in trace.tensors if t.replaced],
         "steps": len(trace.steps),
         "losses": len(trace.losses),
-        "points": 0 if trace.probe is None else len(trace.probe.points),
+        "points": 0 if trace.probe_loss is None else len(trace.probe_loss.points),
         "notes": list(trace.notes),
         "skipped": trace.skipped,
         "failed": {v.check: v.headline for v in diagnose(trace).verdicts if v.status == "fail"},

@@ -254,7 +254,7 @@ def remeasured(trace: Trace, probe: str) -> Trace:
         skipped[probe] = again.skipped[probe]
     return dataclasses.replace(
         trace,
-        probe=again.probe if probe == "loss" else trace.probe,
+        probe_loss=again.probe_loss if probe == "loss" else trace.probe_loss,
         metrics=again.metrics if probe == "metrics" else trace.metrics,
         measurements={**trace.measurements, **{n: m for n, m in again.measurements.items() if n == probe}},
         skipped=skipped,

@@ -15,8 +15,8 @@ from .observations import (
     Metric,
     Motion,
     Optimizer,
-    ProbePoint,
-    ProbeRows,
+    ProbeLoss,
+    ProbeLossPoint,
     Reading,
     Statistics,
     Step,
@@ -112,10 +112,10 @@ def _example() -> Trace:
             tensor("classifier.weight", "head", shape=(2, 64)),
             tensor("classifier.bias", "head", shape=(2,)),
         ),
-        probe=ProbeRows(
+        probe_loss=ProbeLoss(
             rows=32,
             source="the first 2 training batches",
-            points=tuple(ProbePoint(s, loss, loss) for s, loss in ((0, 0.70), (5, 0.6), (10, 0.5), (20, 0.31))),
+            points=tuple(ProbeLossPoint(s, loss, loss) for s, loss in ((0, 0.70), (5, 0.6), (10, 0.5), (20, 0.31))),
             descents=tuple(Descent(i, 0.7 - 0.02 * i, 0.69 - 0.02 * i) for i in range(12)),
             prior_entropy=0.6931,
         ),

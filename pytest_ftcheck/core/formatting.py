@@ -119,9 +119,9 @@ def shorten(name: str, width: int = 44) -> str:
 
 #: What a CI machine takes for a command of its own, where it stands in a log: GitHub's runner reads ``::name`` after white space and
 #: ``##[name]`` anywhere (github.com/actions/runner, ``ActionCommand``), Azure's and TeamCity's ``##vso[`` and ``##teamcity[``. A long
-#: text may be wrapped anywhere, so the names of GitHub's commands are looked for within a line, too.
+#: text may be wrapped anywhere, so the names of GitHub's commands are looked for within a line, too; and a colon of ours may follow a text.
 _COMMAND = re.compile(
-    r"(?:^|(?<=\s)):(?=:)|:(?=:(?:add-|remove-|set-|save-|stop-|error|warning|notice|debug|group|endgroup|echo|internal-)[^:\n]*::)"
+    r"(?:^|(?<=\s)):(?=:|$)|:(?=:(?:add-|remove-|set-|save-|stop-|error|warning|notice|debug|group|endgroup|echo|internal-)[^:\n]*::)"
     r"|#(?=#(?:\[|vso\[|teamcity\[))",
     re.MULTILINE,
 )
@@ -136,7 +136,7 @@ def clean(text: str) -> str:
     >>> clean("bell \\x07, half \\ud800\\n::error::no command")
     'bell \\\\x07, half \\\\ud800\\n\\\\x3a:error::no command'
     """
-    if text.isascii() and text.isprintable() and "::" not in text and "##" not in text:
+    if text.isascii() and text.isprintable() and "::" not in text and "##" not in text and text[-1:] != ":":
         return text
     if not text.isprintable():
         text = "".join(map(_spelled, text.replace("\r\n", "\n")))

@@ -248,7 +248,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class ProbePoint:
+class ProbeLossPoint:
     """The loss on the fixed rows after some number of optimizer steps."""
 
     step: int
@@ -268,13 +268,13 @@ class Descent:
 
 
 @dataclass(frozen=True)
-class ProbeRows:
+class ProbeLoss:
     """The loss on a fixed set of rows, with dropout off, before, during and after the run."""
 
     rows: int
     #: Where the rows come from.
     source: str
-    points: tuple[ProbePoint, ...]
+    points: tuple[ProbeLossPoint, ...]
     descents: tuple[Descent, ...] = ()
     #: Entropy of the label frequencies in nats: the loss of predicting the class prior for every row.
     prior_entropy: float | None = None

@@ -15,7 +15,7 @@ from .formatting import as_given, clean, one_line
 from .intent import PARTS, Intent
 from .late_binding import provided
 from .measurement import M, Measurement, kind_of
-from .observations import Buffer, Iteration, Metric, Optimizer, ProbeRows, Reading, Step, Tensor
+from .observations import Buffer, Iteration, Metric, Optimizer, ProbeLoss, Reading, Step, Tensor
 from .recipe import DECIDED_BY, Recipe
 from .serialization import NOT_SAVED, decode, encode
 
@@ -73,7 +73,7 @@ class Trace:
     tensors: tuple[Tensor, ...]
     buffers: tuple[Buffer, ...] = ()
     #: The loss on fixed rows with dropout off, before, during and after the run.
-    probe: ProbeRows | None = None
+    probe_loss: ProbeLoss | None = None
     metrics: tuple[Metric, ...] = ()
     #: What was declared of the run, without its tensors; None: nothing.
     intent: Intent | None = None

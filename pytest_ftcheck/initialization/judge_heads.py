@@ -10,7 +10,7 @@ import torch
 
 from ..checks.data.metric_improves import check_metric_improves
 from ..checks.loss.loss_decreases import check_loss_decreases
-from ..core.observations import Descent, Iteration, Metric, Optimizer, ProbePoint, ProbeRows, Reading, Step
+from ..core.observations import Descent, Iteration, Metric, Optimizer, ProbeLoss, ProbeLossPoint, Reading, Step
 from ..core.recipe import OPTIMIZERS
 from ..core.trace import Trace
 from ..core.verdict import Verdict
@@ -48,10 +48,10 @@ def traces(runs: Sequence[Run], jobs: Sequence[Job], features: Features, plan: P
                 steps=tuple(Step(i, (recipe.lr_at(i),), run.grad_norm, run.grad_norm, True) for i in range(steps)),
                 recorded=(),
                 tensors=(),
-                probe=ProbeRows(
+                probe_loss=ProbeLoss(
                     rows=metric.rows,
                     source=source,
-                    points=(ProbePoint(0, run.first, run.first), ProbePoint(steps, run.last, run.last)),
+                    points=(ProbeLossPoint(0, run.first, run.first), ProbeLossPoint(steps, run.last, run.last)),
                     descents=tuple(Descent(*d) for d in run.descents),
                     prior_entropy=entropy,
                 ),

@@ -96,7 +96,7 @@ def assert_trainable(
 
 def _starts_above_prior(trace: Trace) -> bool:
     """The head starts above the class-prior loss, by more than the least drop that counts."""
-    probe = trace.probe
+    probe = trace.probe_loss
     entropy = None if probe is None else probe.prior_entropy
     return probe is not None and entropy is not None and probe.points[0].loss > (1 + LEAST_DROP) * entropy
 
@@ -203,7 +203,7 @@ def _margin(trace: Trace, loss: Verdict, deciding: Verdict) -> float | None:
 
 def _drop(trace: Trace) -> float | None:
     """Relative drop of the probe's loss."""
-    probe = trace.probe
+    probe = trace.probe_loss
     if probe is None or len(probe.points) < 2 or not probe.points[0].loss:
         return None
     return (probe.points[0].loss - probe.points[-1].loss) / abs(probe.points[0].loss)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..core.observations import Descent, Metric, ProbePoint, ProbeRows
+from ..core.observations import Descent, Metric, ProbeLoss, ProbeLossPoint
 from .batches import device_of, rows_of, split, to_device
 from .metrics import MetricFn, measure
 from .reader import Reader
@@ -30,7 +30,7 @@ class LossTracker:
         self.model, self.reader, self.source = model, reader, source
         self.batches = [to_device(b, device_of(model)) for b in batches]
         self.rows = sum(rows_of(b) for b in self.batches)
-        self.points: list[ProbePoint] = []
+        self.points: list[ProbeLossPoint] = []
         self.descents: list[Descent] = []
         self.skipped: str | None = None
         #: Numbers of steps after which the rows are to be evaluated.
@@ -45,7 +45,7 @@ class LossTracker:
         except Exception as error:  # noqa: BLE001 - the user's model may do anything in eval mode
             self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
             return
-        self.points = [p for p in self.points if p.step != step] + [ProbePoint(step, loss, reference)]
+        self.points = [p for p in self.points if p.step != step] + [ProbeLossPoint(step, loss, reference)]
 
     def loss_of(self, batches: Sequence[Any]) -> float | None:
         """Loss of other batches, evaluated the same way; None if that failed."""
@@ -83,9 +83,9 @@ class LossTracker:
             return None
         return prior_entropy(self.reader.task, [self.reader.targets(y) for y in labels])
 
-    def record(self) -> ProbeRows:
+    def record(self) -> ProbeLoss:
         """The measured losses, as plain data."""
-        return ProbeRows(
+        return ProbeLoss(
             rows=self.rows,
             source=self.source,
             points=tuple(self.points),

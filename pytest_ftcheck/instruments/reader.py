@@ -174,7 +174,7 @@ class Reader:
 
     # ------------------------------------------------------------------ labels and task
     def _align(self, value: Any, logits: Any, labels: Any) -> None:
-        """Which position's logits meet which position's label: the textbook loss that is nearer to the loss says it."""
+        """Which position's logits meet which position's label: the standard loss that is nearer to the loss says it."""
         if self.task != "single_label" or not isinstance(logits, torch.Tensor) or logits.dim() < 3:
             return
         first_loss, losses = float(value), {0: float(reference_loss(self.task, logits.float(), labels))}
@@ -187,7 +187,7 @@ class Reader:
             self.task, self.classes = None, None
             self.notes.append(
                 f"the model's own loss ({first_loss:.4g}) is not the cross-entropy of its logits and labels ({losses[0]:.4g}), "
-                "nor with labels shifted by one position: there are no metrics and no textbook loss"
+                "nor with labels shifted by one position: there are no metrics and no standard loss"
             )
 
     def _recognise_two_classes(self, value: Any, logits: Any, labels: Any) -> None:
@@ -215,7 +215,7 @@ class Reader:
             self.task, self.classes, self.embeddings = None, None, True
             self.notes.append(
                 "the loss only compares labels with each other, as in metric learning: the outputs are embeddings, and there are no "
-                "metrics and no textbook loss"
+                "metrics and no standard loss"
             )
 
     def _classify(self, logits: Any, labels: Any, *, own: bool, strict: bool) -> None:
@@ -248,7 +248,7 @@ class Reader:
         if low < 0 or high >= self.classes:
             self.notes.append(
                 f"label {low if low < 0 else high} is none of the {self.classes} classes of the output; your loss_fn may use another label "
-                "code: there are no metrics and no textbook loss"
+                "code: there are no metrics and no standard loss"
             )
             self.task, self.classes = None, None
 

@@ -35,7 +35,7 @@ def task_of(logits: torch.Tensor, labels: torch.Tensor, *, regression: bool = Fa
 
 
 def reference_loss(task: str | None, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The textbook loss of a task, from logits and labels as :func:`task_of` read them."""
+    """The standard loss of a task, from logits and labels as :func:`task_of` read them."""
     if task == "multi_label":
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     if task == "regression":

@@ -162,7 +162,7 @@ def loss(trace: Trace) -> Lines:
     places = positions(trace)
     points = [(x, i.loss) for x, i in zip(places, trace.iterations, strict=True) if i.loss is not None]
     found = [_series("training", "train", points)] if points else []
-    probe, note = trace.probe, ""
+    probe, note = trace.probe_loss, ""
     if probe is not None and probe.points:
         found.append(_series("probe, dropout off", "probe", [(float(p.step), p.loss) for p in probe.points]))
     elif probe is not None:

@@ -61,8 +61,8 @@ def of_trace(trace: Trace) -> str:
         for curve in lines.series:
             if name := {"lr": curve.name, **CURVES}.get(curve.kind):
                 rows.append((name, _ends(curve), _spark(curve, f"{name}, {_ends(curve)}")))
-    if trace.probe is not None and trace.probe.prior_entropy is not None:
-        rows.append(("loss of the class prior", number(trace.probe.prior_entropy), ""))
+    if trace.probe_loss is not None and trace.probe_loss.prior_entropy is not None:
+        rows.append(("loss of the class prior", number(trace.probe_loss.prior_entropy), ""))
     for metric in trace.metrics:
         baseline = f"; majority baseline {number(metric.baseline)}" if metric.baseline is not None else ""
         rows.append((metric.name, f"{number(metric.first)} -> {number(metric.last)}{baseline}", ""))

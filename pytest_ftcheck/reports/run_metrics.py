@@ -39,8 +39,8 @@ def run_metrics(trace: Trace) -> dict[str, float]:
         found["seconds.step"] = trace.training_seconds / len(trace.steps)
     if losses := trace.losses:
         found |= {"loss.initial": losses[0], "loss.final": losses[-1]}
-    if trace.probe is not None and trace.probe.points:
-        found |= {"probe.initial": trace.probe.points[0].loss, "probe.final": trace.probe.points[-1].loss}
+    if trace.probe_loss is not None and trace.probe_loss.points:
+        found |= {"probe.initial": trace.probe_loss.points[0].loss, "probe.final": trace.probe_loss.points[-1].loss}
     for metric in trace.metrics:
         name = f"metric.{one_line(metric.name, 100)}"
         found |= {f"{name}.initial": metric.first, f"{name}.final": metric.last}

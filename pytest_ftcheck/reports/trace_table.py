@@ -15,7 +15,7 @@ from .layer_groups import blocks, kinds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..core.observations import ProbeRows, Tensor
+    from ..core.observations import ProbeLoss, Tensor
     from ..core.trace import Trace
 
 WIDTH = 80
@@ -107,7 +107,7 @@ def _course(trace: Trace) -> list[str]:
     nonfinite = sum(not math.isfinite(v) for v in losses)
     remark = plural(len(losses), "iteration") + (f", {nonfinite:,} not finite" if nonfinite else "")
     rows: list[Row] = [("training loss", _span(losses), sparkline(losses), remark if losses else "not reported", "")]
-    rows += _probe(trace.probe) if trace.probe is not None else ()
+    rows += _probe(trace.probe_loss) if trace.probe_loss is not None else ()
     rows += _rates(trace)
     baseline = "mean alone" if trace.reading.task == "regression" else "majority class"
     for metric in trace.metrics:
@@ -135,7 +135,7 @@ def _course(trace: Trace) -> list[str]:
     return lines
 
 
-def _probe(probe: ProbeRows) -> Iterable[Row]:
+def _probe(probe: ProbeLoss) -> Iterable[Row]:
     losses = [p.loss for p in probe.points]
     if losses:
         beside = f"class prior {number(probe.prior_entropy)}" if probe.prior_entropy is not None else ""

@@ -194,7 +194,7 @@ def _used(trace: Trace, t: Tensor) -> tuple[str, bool]:
 
 def _learned(trace: Trace, sound: bool) -> str:
     """Whether the run learned, by its losses; ``sound``: the motion was as expected."""
-    points = [p.loss for p in trace.probe.points] if trace.probe is not None else []
+    points = [p.loss for p in trace.probe_loss.points] if trace.probe_loss is not None else []
     if len(points) > 1:
         first, last, which = points[0], points[-1], "probe loss"
     elif len(trace.losses) >= 10:

@@ -368,7 +368,7 @@ class FinetuneRun:
             recipe=self._recipe,
             own_arguments=self._own_arguments,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's step"),
-            probe=self._loss_tracker.record() if self._loss_tracker is not None else None,
+            probe_loss=self._loss_tracker.record() if self._loss_tracker is not None else None,
             metrics=metrics,
             noise=noise,
             environment=environment(self._model),

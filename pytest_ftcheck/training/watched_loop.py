@@ -304,7 +304,7 @@ class WatchedLoop:
             intent=self._intent.plain() if self._intent is not None else None,
             recipe=None,
             reading=self._reader.reading if self._reader else Reading("not read", "not read", "the user's loop"),
-            probe=self._loss_tracker.record() if self._loss_tracker is not None else None,
+            probe_loss=self._loss_tracker.record() if self._loss_tracker is not None else None,
             metrics=metrics,
             noise=noise,
             environment=environment(self._model),

@@ -19,7 +19,7 @@ from pytest_ftcheck.checks.retraining.record import Attempt, Overfit
 from pytest_ftcheck.checks.spec import Fault, Symptom
 from pytest_ftcheck.core.events import listening
 from pytest_ftcheck.core.example_trace import example_trace, tensor
-from pytest_ftcheck.core.observations import ProbePoint
+from pytest_ftcheck.core.observations import ProbeLossPoint
 
 
 def failed(check, fault="", headline=None, **fields):
@@ -48,8 +48,8 @@ def unhealthy():
 @pytest.fixture
 def undecided():
     trace = example_trace()
-    points = (ProbePoint(0, 0.70, 0.70), ProbePoint(20, 0.699, 0.699))
-    return dataclasses.replace(trace, probe=dataclasses.replace(trace.probe, points=points, descents=()))
+    points = (ProbeLossPoint(0, 0.70, 0.70), ProbeLossPoint(20, 0.699, 0.699))
+    return dataclasses.replace(trace, probe_loss=dataclasses.replace(trace.probe_loss, points=points, descents=()))
 
 
 # ---------------------------------------------------------------------- the table
@@ -299,7 +299,7 @@ def test_an_allowed_failure_is_reported_as_advice(undecided):
 
 
 def test_what_is_inconclusive_because_of_a_known_cause_takes_one_line(unhealthy, undecided):
-    both = dataclasses.replace(unhealthy, probe=undecided.probe)
+    both = dataclasses.replace(unhealthy, probe_loss=undecided.probe_loss)
     diagnosis = diagnose(both)
     assert {"loss_decreases"} == {v.check for v in diagnosis.having("inconclusive")}
     text = str(diagnosis)

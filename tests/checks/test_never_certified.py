@@ -38,7 +38,7 @@ def without(trace: Trace, left_out: set[str], reason: str = "left out: it costs 
     """The trace of a run whose budget did not suffice for these probes."""
     return dataclasses.replace(
         trace,
-        probe=None if "loss" in left_out else trace.probe,
+        probe_loss=None if "loss" in left_out else trace.probe_loss,
         metrics=() if "metrics" in left_out else trace.metrics,
         measurements={name: m for name, m in trace.measurements.items() if name not in left_out},
         skipped={**trace.skipped, **dict.fromkeys(left_out, reason)},
@@ -98,7 +98,7 @@ def test_a_run_of_which_nothing_was_noted_is_never_a_pass(name):
         tensors=(),
         iterations=(),
         steps=(),
-        probe=None,
+        probe_loss=None,
         metrics=(),
         optimizer=dataclasses.replace(example.optimizer, groups=()),
     )

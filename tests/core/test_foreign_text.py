@@ -49,6 +49,7 @@ def test_the_kinds_by_name():
 @few
 @given(TEXTS, st.sampled_from(["pass", "fail", "inconclusive", "skipped", "advice"]), st.integers(20, 100))
 @example(WORST, "fail", 40)
+@example(":", "pass", 20)
 def test_every_field_of_a_verdict(text, status, width):
     verdict = Verdict(
         text, status, text, ({"tensor": text, "why": text, text: text},), text, (text, text), text, text, (text,), text, unmeasured=text

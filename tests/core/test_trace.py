@@ -45,7 +45,7 @@ def with_group(**changes):
 
 
 # ------------------------------------------------------------------ JSON
-@pytest.mark.parametrize("trace", [example_trace(), full(), example_trace(tensors=(), probe=None, recipe=None)])
+@pytest.mark.parametrize("trace", [example_trace(), full(), example_trace(tensors=(), probe_loss=None, recipe=None)])
 def test_round_trip(trace, tmp_path):
     assert Trace.from_json(trace.to_json()) == trace
     trace.save(tmp_path / "trace.json")
@@ -133,7 +133,7 @@ def test_missing_field():
         ({"reading": []}, r"trace\.reading: expected Reading"),
         ({"environment": []}, r"trace\.environment: expected an object"),
         ({"environment": {"torch": 2}}, r"trace\.environment\.torch: expected str"),
-        ({"probe": 1}, r"trace\.probe: expected ProbeRows"),
+        ({"probe_loss": 1}, r"trace\.probe_loss: expected ProbeLoss"),
         ({"notes": "one"}, r"trace\.notes: expected a list"),
     ],
 )

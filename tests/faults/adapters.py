@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cases import Classifier, Run, adamw, fault, textbook, textual, two_layers
+from .cases import Classifier, Run, adamw, fault, standard_step, textual, two_layers
 
 LORA = "arXiv:2106.09685 (LoRA)"
 ADAPTERS = ("*.lora_a", "*.lora_b", "head")
@@ -124,7 +124,7 @@ def merged_at_every_evaluation(seed: int) -> Run:
     count = [0]
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
-        value = textbook()(model, batch, optimizer, scheduler)
+        value = standard_step()(model, batch, optimizer, scheduler)
         count[0] += 1
         if count[0] % 10 == 0:
             with torch.no_grad():

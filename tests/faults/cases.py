@@ -1,4 +1,4 @@
-"""What a case is, the toy language, small models and the textbook loop; the families take these and break one thing.
+"""What a case is, the toy language, small models and the standard loop; the families take these and break one thing.
 
 Nothing in this package imports pytest_ftcheck but for `Intent`, so that a case can be run by any other tool, or by none.
 """
@@ -375,7 +375,7 @@ def right(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def accuracy(batches: Sequence[Any], forward: Callable[[Any, Any], Any] = logits_of) -> Callable[[Any], float]:
-    """The textbook evaluation: eval mode, no gradients, back to the mode it was in."""
+    """The standard evaluation: eval mode, no gradients, back to the mode it was in."""
 
     def evaluate(model: Any) -> float:
         training = model.training
@@ -388,7 +388,7 @@ def accuracy(batches: Sequence[Any], forward: Callable[[Any, Any], Any] = logits
     return evaluate
 
 
-def textbook(loss_fn: LossFn = cross_entropy, clip: float | None = None) -> Callable[[Any, Any, Any, Any], Any]:
+def standard_step(loss_fn: LossFn = cross_entropy, clip: float | None = None) -> Callable[[Any, Any, Any, Any], Any]:
     """The loop body of every tutorial."""
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> float:
@@ -468,7 +468,7 @@ def textual(
         batches=batches,
         optimizer=optimizer(net),
         loss_fn=loss_fn,
-        step=step or textbook(loss_fn or cross_entropy, clip),
+        step=step or standard_step(loss_fn or cross_entropy, clip),
         eval_batches=held_out,
         clean=held_out,
         intent=Intent(**{k: v for k, v in told.items() if v is not None}),
@@ -493,7 +493,7 @@ def observe(run: Run, seed: int = 0) -> Seen:
     before = score(model)
     told = [run.evaluate(model)] if run.evaluate else []
     torch.set_rng_state(random_state)
-    step = run.step or textbook(run.loss_fn or _default_loss, 1.0)
+    step = run.step or standard_step(run.loss_fn or _default_loss, 1.0)
     optimizer = run.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(model) if callable(optimizer) else adamw(model, run.recipe.get("lr", 5e-5))

@@ -367,7 +367,7 @@ def soft_capped_logits(seed: int) -> Run:
 
 
 @control(
-    "head", "log_softmax in the model and NLLLoss outside: the textbook's other way", "PyTorch docs: torch.nn.NLLLoss"
+    "head", "log_softmax in the model and NLLLoss outside: the standard's other way", "PyTorch docs: torch.nn.NLLLoss"
 )
 def log_softmax_and_nll(seed: int) -> Run:
     class Logged(Classifier):

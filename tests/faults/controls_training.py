@@ -22,7 +22,7 @@ from .cases import (
     linear_decay,
     logits_of,
     sgd,
-    textbook,
+    standard_step,
     textual,
 )
 
@@ -192,7 +192,7 @@ def sharpness_aware(seed: int) -> Run:
 @control("optimizer", "Lookahead: every five steps the weights go half of the way back", "arXiv:1907.08610")
 def lookahead(seed: int) -> Run:
     state: dict[str, Any] = {"count": 0}
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if state["count"] == 0:
@@ -216,7 +216,7 @@ def lookahead(seed: int) -> Run:
 )
 def average_kept_beside(seed: int) -> Run:
     state: dict[str, Any] = {}
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)
@@ -232,7 +232,7 @@ def average_kept_beside(seed: int) -> Run:
 
 @control("loop", "A max-norm constraint that bites now and then", "Srivastava et al., JMLR 2014")
 def mild_max_norm(seed: int) -> Run:
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)
@@ -285,7 +285,7 @@ def the_tools_own_loop_with_sgd(seed: int) -> Run:
 @control("loop", "Evaluated every ten steps, and back to train mode", "PyTorch docs: torch.nn.Module.train")
 def evaluated_now_and_then(seed: int) -> Run:
     count = [0]
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)
@@ -361,7 +361,7 @@ def one_cycle(seed: int) -> Run:
 
 @control(
     "slow",
-    "The textbook recipe, 5e-5 with warm-up: 40 of 3,000 steps, the loss hardly moves",
+    "The standard recipe, 5e-5 with warm-up: 40 of 3,000 steps, the loss hardly moves",
     "arXiv:1810.04805, appendix A.3",
     slow=True,
 )
@@ -542,7 +542,7 @@ def frozen_base_in_eval_mode(seed: int) -> Run:
 )
 def thawed_on_time(seed: int) -> Run:
     count = [0]
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if count[0] == 10:

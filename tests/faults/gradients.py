@@ -17,7 +17,7 @@ from .cases import (
     fault,
     light,
     sgd,
-    textbook,
+    standard_step,
     textual,
     two_layers,
 )
@@ -348,7 +348,7 @@ def annealing_by_integer_division(seed: int) -> Run:
     def loss_fn(model: Any, batch: Any) -> Any:
         return cross_entropy(model, batch) * (count[0] // 1000)
 
-    body = textbook(loss_fn)
+    body = standard_step(loss_fn)
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         count[0] += 1

@@ -7,7 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cases import Classifier, Run, accuracy, bert, fault, labels_of, logits_of, right, textbook, textual, two_layers
+from .cases import (
+    Classifier,
+    Run,
+    accuracy,
+    bert,
+    fault,
+    labels_of,
+    logits_of,
+    right,
+    standard_step,
+    textual,
+    two_layers,
+)
 
 ACTIVE = ("dropout_active",)
 TRAIN = "PyTorch docs: torch.nn.Module.train and eval"
@@ -24,7 +36,7 @@ def never_back_to_train_mode(seed: int) -> Run:
     count = [0]
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
-        value = textbook()(model, batch, optimizer, scheduler)
+        value = standard_step()(model, batch, optimizer, scheduler)
         count[0] += 1
         if count[0] % 10 == 0:
             model.eval()
@@ -181,7 +193,7 @@ def gradients_left_disabled(seed: int) -> Run:
         if count[0] == 10:
             torch.set_grad_enabled(False)
             logits_of(model, batch)
-        return textbook()(model, batch, optimizer, scheduler)
+        return standard_step()(model, batch, optimizer, scheduler)
 
     return textual(seed, step=step)
 

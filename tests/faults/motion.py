@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cases import Classifier, Run, adamw, cross_entropy, fault, textbook, textual
+from .cases import Classifier, Run, adamw, cross_entropy, fault, standard_step, textual
 
 KEPT = ("weights_kept", "weights_move")
 
@@ -24,7 +24,7 @@ KEPT = ("weights_kept", "weights_move")
 )
 def best_checkpoint_is_the_first(seed: int) -> Run:
     state: dict[str, Any] = {"count": 0}
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if state["count"] == 0:
@@ -48,7 +48,7 @@ def best_checkpoint_is_the_first(seed: int) -> Run:
 )
 def averaged_with_the_start(seed: int) -> Run:
     start: dict[str, Any] = {}
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if not start:
@@ -70,7 +70,7 @@ def averaged_with_the_start(seed: int) -> Run:
     ("rounded", "overwritten", "reset", "written", "weights_overwritten"),
 )
 def quantised_in_place(seed: int) -> Run:
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)
@@ -90,7 +90,7 @@ def quantised_in_place(seed: int) -> Run:
     ("overwritten", "norm", "constraint", "written", "weights_overwritten"),
 )
 def max_norm_crushes_the_head(seed: int) -> Run:
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)
@@ -196,7 +196,7 @@ def _with(run: Run, **fields: Any) -> Any:
 )
 def teacher_copied_over_student(seed: int) -> Run:
     state: dict[str, Any] = {"count": 0}
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if state["count"] == 0:
@@ -220,7 +220,7 @@ def teacher_copied_over_student(seed: int) -> Run:
     ("overwritten", "written", "norm", "weights_reset", "weights_overwritten"),
 )
 def normalised_twice(seed: int) -> Run:
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)

@@ -19,7 +19,7 @@ from .cases import (
     light,
     logits_of,
     sgd,
-    textbook,
+    standard_step,
     textual,
     two_layers,
 )
@@ -281,11 +281,11 @@ def clipped_before_unscaling(seed: int) -> Run:
     "log-sum-exp written by hand; PyTorch docs: torch.logsumexp",
     ("loss_matches_task", "initial_loss", "grads_match_reference", "loss_decreases"),
     ("loss", "gradient", "clamp"),
-    uncatchable="at ordinary logits the clamp never bites: the loss equals the textbook's to six digits",
+    uncatchable="at ordinary logits the clamp never bites: the loss equals the standard's to six digits",
 )
 def log_of_a_clamp(seed: int) -> Run:
     def loss_fn(model: Any, batch: Any) -> Any:
         p = F.softmax(logits_of(model, batch), -1).clamp(1e-7, 1)
         return -torch.log(p.gather(1, batch["labels"][:, None])).mean()
 
-    return textual(seed, loss_fn=loss_fn, step=textbook(loss_fn))
+    return textual(seed, loss_fn=loss_fn, step=standard_step(loss_fn))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .cases import SGD_BELIEFS, Run, adamw, cross_entropy, fault, light, linear_decay, sgd, textbook, textual
+from .cases import SGD_BELIEFS, Run, adamw, cross_entropy, fault, light, linear_decay, sgd, standard_step, textual
 
 FOLLOWS = ("lr_follows_schedule", "weights_move", "lr_sensible")
 LINEAR = {"schedule": "linear", "warmup_steps": 6, "total_steps": 40}
@@ -41,7 +41,7 @@ def warmup_longer_than_the_run(seed: int) -> Run:
 )
 def stepped_once_an_epoch(seed: int) -> Run:
     count = [0]
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, None)
@@ -62,7 +62,7 @@ def stepped_once_an_epoch(seed: int) -> Run:
     shows=lambda s: s.rates[25] == 0,
 )
 def stepped_twice(seed: int) -> Run:
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         value = body(model, batch, optimizer, scheduler)
@@ -110,7 +110,7 @@ def warmup_by_integer_division(seed: int) -> Run:
 )
 def plateau_in_the_wrong_mode(seed: int) -> Run:
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
-        value = textbook()(model, batch, optimizer, None)
+        value = standard_step()(model, batch, optimizer, None)
         scheduler.step(value)
         return value
 
@@ -273,7 +273,7 @@ def no_decay_group_overwritten(seed: int) -> Run:
 )
 def clipped_after_the_step(seed: int) -> Run:
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
-        value = textbook()(model, batch, optimizer, scheduler)
+        value = standard_step()(model, batch, optimizer, scheduler)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         return value
 

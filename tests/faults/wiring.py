@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .cases import Classifier, Run, adamw, bert, cross_entropy, fault, textbook, textual, two_layers
+from .cases import Classifier, Run, adamw, bert, cross_entropy, fault, standard_step, textual, two_layers
 
 COVERS = ("optimizer_covers_model", "weights_move")
 OPTIM = "PyTorch docs: torch.optim (constructing it)"
@@ -195,7 +195,7 @@ def embeddings_grown_after_optimizer(seed: int) -> Run:
     ("rebuilt", "anew", "every step", "state"),
 )
 def optimizer_made_every_step(seed: int) -> Run:
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         return body(model, batch, adamw(model), scheduler)
@@ -236,7 +236,7 @@ def one_model_two_optimizers(seed: int) -> Run:
 )
 def base_never_thaws(seed: int) -> Run:
     count = [0]
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if count[0] == 10:
@@ -262,7 +262,7 @@ def base_never_thaws(seed: int) -> Run:
 )
 def thawed_outside_the_optimizer(seed: int) -> Run:
     count = [0]
-    body = textbook()
+    body = standard_step()
 
     def step(model: Any, batch: Any, optimizer: Any, scheduler: Any) -> Any:
         if count[0] == 10:

@@ -70,7 +70,7 @@ def test_judged_by_the_checks_themselves():
         assert (answer == "yes") == (loss.status == metric.status == "pass")
         assert (answer == "no") == ("fail" in (loss.status, metric.status))
         assert type(trace).from_json(trace.to_json()) == trace
-        assert trace.probe.points[-1].loss == run.last
+        assert trace.probe_loss.points[-1].loss == run.last
 
 
 @pytest.mark.parametrize("lr", [1e-6, 1e-2])
@@ -86,8 +86,8 @@ def test_agrees_with_finetune_on_the_same_head_and_rows(lr):
         p.requires_grad_(False)
     trace = finetune(model, [(x[:32], y[:32]), (x[32:], y[32:])], head="1", lr=lr, steps=30, probes=("loss", "metrics"))
     found = sweep(HEAD, Features.of(x, y), schemes=[scheme], lrs=[lr], seeds=1).cells[0]
-    assert found.loss_first == pytest.approx(trace.probe.points[0].loss, rel=1e-4)
-    assert found.loss_last == pytest.approx(trace.probe.points[-1].loss, rel=0.1)
+    assert found.loss_first == pytest.approx(trace.probe_loss.points[0].loss, rel=1e-4)
+    assert found.loss_last == pytest.approx(trace.probe_loss.points[-1].loss, rel=0.1)
     statuses = check_loss_decreases(trace).status, check_metric_improves(trace).status
     assert (found.trainable == "yes") == (statuses == ("pass", "pass"))
 

@@ -194,7 +194,7 @@ def test_watching_with_a_probe_batch_is_the_same_too(kind):
     others, as_well, trace = run(probe_batch=rows()[0], probes=PROBES)
     assert others == losses
     assert all(torch.equal(a, b) for a, b in zip(weights, as_well, strict=True))
-    assert len(trace.probe.points) == 2
+    assert len(trace.probe_loss.points) == 2
 
 
 def test_a_loss_that_empties_its_batch_does_it_to_a_copy():

@@ -75,7 +75,7 @@ def test_embeddings_have_no_head_and_no_logits(tmp_path):
     assert trace.head == ()
     assert any("no head was found" in note for note in trace.notes)
     assert trace.reading.task is None
-    assert trace.probe.points[-1].loss < trace.probe.points[0].loss
+    assert trace.probe_loss.points[-1].loss < trace.probe_loss.points[0].loss
 
 
 def test_parameters_of_the_loss_are_the_head(tmp_path):

@@ -355,7 +355,7 @@ def test_rows_that_do_not_make_a_batch_together_are_left_out():
 
 def test_a_probe_batch_of_the_users_goes_first():
     trace = watched(short(kind=SoftmaxTwice), probe_batch=pad(make_rows(seed=5)[:32]))
-    assert trace.probe.rows == 32
+    assert trace.probe_loss.rows == 32
 
 
 # ------------------------------------------------------------------ bad input

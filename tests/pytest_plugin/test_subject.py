@@ -307,7 +307,7 @@ def test_a_tiny_model_of_each_task_learns_and_passes_every_check(kind, task):
     diagnosis = diagnose(trace)
     assert diagnosis.status == "healthy", str(diagnosis)
     assert trace.reading.task == "single_label"
-    assert trace.probe.points[-1].reference < 0.75 * trace.probe.prior_entropy
+    assert trace.probe_loss.points[-1].reference < 0.75 * trace.probe_loss.prior_entropy
     assert trace.metrics
 
 

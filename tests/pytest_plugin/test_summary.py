@@ -413,7 +413,7 @@ SLOW = example_trace(skipped={name: "left out for its cost" for name in PROBES})
 
 @pytest.mark.parametrize("seconds", [1.0, 2.0])
 def test_red(seconds):
-    assert_healthy(dataclasses.replace(SLOW, metrics=(), probe=None, iterations=(), seconds=seconds))
+    assert_healthy(dataclasses.replace(SLOW, metrics=(), probe_loss=None, iterations=(), seconds=seconds))
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_ftcheck.checks.head.ablation_record import Counterfactuals, Outcome, Rewound
 from pytest_ftcheck.core.example_trace import example_trace, tensor
-from pytest_ftcheck.core.observations import Histogram, Iteration, ProbeRows, Step
+from pytest_ftcheck.core.observations import Histogram, Iteration, ProbeLoss, Step
 from pytest_ftcheck.reports import chart_data
 from pytest_ftcheck.reports.chart_data import Series
 from pytest_ftcheck.reports.html.charts import charts
@@ -36,7 +36,7 @@ def test_losses_are_the_traces():
     found = by_kind(chart_data.loss(made))
     assert found["train"][0].y == made.losses
     assert found["train"][0].x == tuple(range(1, 21))
-    assert [(x, y) for x, y in found["probe"][0].finite] == [(p.step, p.loss) for p in made.probe.points]
+    assert [(x, y) for x, y in found["probe"][0].finite] == [(p.step, p.loss) for p in made.probe_loss.points]
     assert found["prior"][0].y == (0.6931, 0.6931)
     assert found["prior"][0].x == (0.0, 20.0)
 
@@ -52,7 +52,7 @@ def test_iterations_that_know_of_no_step_are_counted():
 
 
 def test_what_was_not_measured_is_said():
-    empty = example_trace(steps=(), iterations=(), recorded=(), probe=None, tensors=())
+    empty = example_trace(steps=(), iterations=(), recorded=(), probe_loss=None, tensors=())
     assert chart_data.loss(empty).missing == "no loss was reported"
     assert chart_data.rates(empty).missing == "no optimizer step was taken"
     assert chart_data.gradients(empty).missing == "no optimizer step was taken"
@@ -60,7 +60,7 @@ def test_what_was_not_measured_is_said():
     assert chart_data.weights(empty).missing == "the trace has no tensors"
     assert chart_data.course(empty).missing
     assert "No part was reset" in charts(empty)["rewound"].missing
-    unprobed = example_trace(probe=ProbeRows(0, "", (), skipped="the loader is endless"))
+    unprobed = example_trace(probe_loss=ProbeLoss(0, "", (), skipped="the loader is endless"))
     assert chart_data.loss(unprobed).note == "no probe loss: the loader is endless"
 
 

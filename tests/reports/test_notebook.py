@@ -76,7 +76,9 @@ def test_bars_are_as_long_as_the_share():
 
 
 def test_curves_end_where_they_should():
-    made = example_trace(iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate((1.0, 0.5, 0.0))), probe=None)
+    made = example_trace(
+        iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate((1.0, 0.5, 0.0))), probe_loss=None
+    )
     points = [value for tag, name, value in safe(made).attributes if tag == "polyline"]
     (curve,) = [value for value in points if value.startswith("2.0,2.0")][:1]
     assert curve == "2.0,2.0 100.0,18.0 198.0,34.0"
@@ -99,7 +101,13 @@ def test_hostile_names_do_no_harm():
 
 ODD = {
     "nothing": example_trace(
-        tensors=(), steps=(), iterations=(), recorded=(), probe=None, metrics=(), optimizer=Optimizer("", "other", ())
+        tensors=(),
+        steps=(),
+        iterations=(),
+        recorded=(),
+        probe_loss=None,
+        metrics=(),
+        optimizer=Optimizer("", "other", ()),
     ),
     "diverged": example_trace(
         iterations=tuple(

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from pytest_ftcheck.core.example_trace import example_trace, tensor
-from pytest_ftcheck.core.observations import Histogram, Iteration, Optimizer, ProbePoint, ProbeRows, Step
+from pytest_ftcheck.core.observations import Histogram, Iteration, Optimizer, ProbeLoss, ProbeLossPoint, Step
 from pytest_ftcheck.reports import chart_data
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -62,7 +62,7 @@ def test_losses_and_rates():
     curves = lines(top)
     assert list(curves["train"].get_ydata()) == list(made.losses)
     assert list(curves["probe"].get_xdata()) == [0, 5, 10, 20]
-    assert list(curves["probe"].get_ydata()) == [p.loss for p in made.probe.points]
+    assert list(curves["probe"].get_ydata()) == [p.loss for p in made.probe_loss.points]
     assert set(curves["prior"].get_ydata()) == {0.6931}
     assert list(lines(bottom)["lr"].get_ydata()) == [s.lrs[0] for s in made.steps]
     assert top.get_xlim() == bottom.get_xlim()
@@ -131,13 +131,19 @@ NAN = math.nan
 W = tensor("classifier.weight", "head", shape=(2, 64))
 ODD = {
     "nothing": example_trace(
-        tensors=(), steps=(), iterations=(), recorded=(), probe=None, metrics=(), optimizer=Optimizer("", "other", ())
+        tensors=(),
+        steps=(),
+        iterations=(),
+        recorded=(),
+        probe_loss=None,
+        metrics=(),
+        optimizer=Optimizer("", "other", ()),
     ),
     "one step": example_trace(
         steps=(Step(0, (1e-3,), 1.0, None, True),),
         iterations=(Iteration(1.0, 0, 1, True),),
         recorded=(0,),
-        probe=ProbeRows(8, "", (ProbePoint(0, 1.0),)),
+        probe_loss=ProbeLoss(8, "", (ProbeLossPoint(0, 1.0),)),
         tensors=(dataclasses.replace(W, grad_norms=(1.0,), displacements=(1e-4,), updates=(1e-4,)),),
     ),
     "diverged": example_trace(
@@ -148,7 +154,7 @@ ODD = {
         ),
     ),
     "negative": example_trace(iterations=tuple(Iteration(-v, int(v), 1, True) for v in range(20))),
-    "constant": example_trace(iterations=tuple(Iteration(0.0, i, 1, True) for i in range(20)), probe=None),
+    "constant": example_trace(iterations=tuple(Iteration(0.0, i, 1, True) for i in range(20)), probe_loss=None),
     "zero gradients": example_trace(
         tensors=(dataclasses.replace(W, grad_norms=(0.0,) * 20, displacements=(0.0,) * 20),),
         steps=tuple(Step(i, (0.0,), 0.0, None, True) for i in range(20)),

@@ -10,7 +10,16 @@ import sys
 import pytest
 
 from pytest_ftcheck.core.example_trace import example_trace, tensor
-from pytest_ftcheck.core.observations import Buffer, Group, Iteration, Metric, Optimizer, ProbePoint, ProbeRows, Step
+from pytest_ftcheck.core.observations import (
+    Buffer,
+    Group,
+    Iteration,
+    Metric,
+    Optimizer,
+    ProbeLoss,
+    ProbeLossPoint,
+    Step,
+)
 from pytest_ftcheck.reports.trace_table import describe, sparkline
 
 NAN = math.nan
@@ -54,7 +63,7 @@ ODD = {
         steps=(),
         iterations=(),
         recorded=(),
-        probe=None,
+        probe_loss=None,
         metrics=(),
         optimizer=adam(),
         environment={},
@@ -79,9 +88,9 @@ ODD = {
         stopped="s" * 10_000,
     ),
     "line breaks": example_trace(tensors=(tensor("a\nb\tc", "head"),), notes=("one\ntwo",)),
-    "no probe": example_trace(probe=None),
-    "probe skipped": example_trace(probe=ProbeRows(0, "", (), skipped="the step function hides the batches")),
-    "probe NaN": example_trace(probe=ProbeRows(4, "rows", (ProbePoint(0, NAN), ProbePoint(1, math.inf)))),
+    "no probe": example_trace(probe_loss=None),
+    "probe skipped": example_trace(probe_loss=ProbeLoss(0, "", (), skipped="the step function hides the batches")),
+    "probe NaN": example_trace(probe_loss=ProbeLoss(4, "rows", (ProbeLossPoint(0, NAN), ProbeLossPoint(1, math.inf)))),
     "no metrics": example_trace(metrics=()),
     "lr_sum 0": example_trace(tensors=tuple(dataclasses.replace(t, lr_sum=0.0) for t in example_trace().tensors)),
     "sgd": example_trace(optimizer=Optimizer("SGD", "sgd", (group(0),))),

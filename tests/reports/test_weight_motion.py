@@ -9,7 +9,7 @@ import pytest
 
 from pytest_ftcheck.core.example_trace import example_trace, tensor
 from pytest_ftcheck.core.intent import Intent
-from pytest_ftcheck.core.observations import Iteration, Optimizer, ProbePoint, ProbeRows
+from pytest_ftcheck.core.observations import Iteration, Optimizer, ProbeLoss, ProbeLossPoint
 from pytest_ftcheck.reports.weight_motion import explain_weight_motion
 
 HEALTHY = tensor("classifier.0.weight", "head", shape=(768, 768))
@@ -183,17 +183,17 @@ def test_another_dead_head_tensor_is_not_forgotten():
     ("trace_changes", "expected"),
     [
         (
-            {"probe": ProbeRows(8, "rows", (ProbePoint(0, 0.7), ProbePoint(9, 0.69)))},
+            {"probe_loss": ProbeLoss(8, "rows", (ProbeLossPoint(0, 0.7), ProbeLossPoint(9, 0.69)))},
             "undecided: probe loss 0.700 -> 0.690",
         ),
         (
-            {"probe": ProbeRows(8, "rows", (ProbePoint(0, 0.7), ProbePoint(9, 0.9)))},
+            {"probe_loss": ProbeLoss(8, "rows", (ProbeLossPoint(0, 0.7), ProbeLossPoint(9, 0.9)))},
             "did not fall (probe loss 0.700 -> 0.900)",
         ),
-        ({"probe": ProbeRows(8, "rows", (ProbePoint(0, 0.7), ProbePoint(9, math.nan)))}, "did not fall"),
-        ({"probe": ProbeRows(8, "rows", (ProbePoint(0, -1.0), ProbePoint(9, -9.0)))}, "is undecided"),
-        ({"probe": None}, "training loss 0.660 -> 0.360"),
-        ({"probe": None, "iterations": (Iteration(0.7, 0, 1, True),)}, "is not measured: there is no loss"),
+        ({"probe_loss": ProbeLoss(8, "rows", (ProbeLossPoint(0, 0.7), ProbeLossPoint(9, math.nan)))}, "did not fall"),
+        ({"probe_loss": ProbeLoss(8, "rows", (ProbeLossPoint(0, -1.0), ProbeLossPoint(9, -9.0)))}, "is undecided"),
+        ({"probe_loss": None}, "training loss 0.660 -> 0.360"),
+        ({"probe_loss": None, "iterations": (Iteration(0.7, 0, 1, True),)}, "is not measured: there is no loss"),
     ],
 )
 def test_what_the_loss_says(trace_changes, expected):

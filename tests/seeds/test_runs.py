@@ -320,7 +320,9 @@ def test_the_breaking_point_is_where_the_verdict_flips():
     threshold = SPECS["loss_decreases"].thresholds[0]
     point = breaking_point(threshold, check_loss_decreases, example_trace(), (), {})
     assert point == pytest.approx(0.39 / 0.70, rel=1e-4)
-    assert breaking_point(threshold, check_loss_decreases, example_trace(probe=None, iterations=()), (), {}) is None
+    assert (
+        breaking_point(threshold, check_loss_decreases, example_trace(probe_loss=None, iterations=()), (), {}) is None
+    )
 
 
 # ---------------------------------------------------------------------- real fine-tunes

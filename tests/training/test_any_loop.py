@@ -216,7 +216,7 @@ def test_schedule_free_weights_are_evaluated_as_their_optimizer_asks(model, rows
     of_trained = float(F.cross_entropy(model(rows[0][0]), rows[0][1]))
     optimizer.eval()
     averaged = float(F.cross_entropy(model(rows[0][0]), rows[0][1]))
-    assert w.trace.probe.points[-1].loss == pytest.approx(averaged, rel=1e-5)
+    assert w.trace.probe_loss.points[-1].loss == pytest.approx(averaged, rel=1e-5)
     assert abs(averaged - of_trained) > 1e-4
 
 
@@ -667,7 +667,7 @@ def test_a_frameworks_training_is_watched_from_its_begin_to_its_end(framework, r
         framework.fit()  # one block watches one training
     assert steps == len(w.trace.steps) == len(rows)
     assert w.trace.notes[0] == "a note"
-    assert len(w.trace.probe.points) == 2
+    assert len(w.trace.probe_loss.points) == 2
     assert w.trace.tensor("classifier.weight").motion.between_steps == 0
     assert hooks_and_modes() == before
     assert not framework.attached

@@ -543,7 +543,7 @@ def test_what_is_no_trace(name, value):
 def test_probes_may_come_from_a_generator(rows):
     trace = finetune(Net, rows, steps=2, probes=(name for name in ["data"]))
     assert trace.measured(Data) is not None
-    assert trace.probe is None
+    assert trace.probe_loss is None
 
 
 def test_the_trace_says_why_a_probe_measured_nothing(rows):

@@ -176,7 +176,7 @@ def test_a_data_loader(rows):
     data = TensorDataset(torch.cat([x for x, _ in rows]), torch.cat([y for _, y in rows]))
     loader = DataLoader(data, batch_size=32, shuffle=True)
     trace = healthy(finetune(Net(), loader, steps=10, lr=1e-2), steps=10)  # 4 batches a pass: it is read again
-    assert trace.probe.rows == 64
+    assert trace.probe_loss.rows == 64
 
 
 def test_a_one_shot_generator_that_is_long_enough(rows):
@@ -234,7 +234,7 @@ def test_a_loss_fn_that_returns_loss_and_logits(rows):
     assert trace.reading.outputs == "(loss, logits) from the loss_fn"
     assert trace.reading.task == "single_label"
     assert trace.metrics
-    assert trace.probe.points[0].reference == pytest.approx(trace.probe.points[0].loss)
+    assert trace.probe_loss.points[0].reference == pytest.approx(trace.probe_loss.points[0].loss)
 
 
 def test_a_loss_fn_may_do_without_labels(rows):
@@ -271,7 +271,7 @@ def test_multi_hot_labels_get_binary_cross_entropy(rows, dtype):
     trace = healthy(finetune(Net(out=3), batches, **FAST))
     assert (trace.reading.task, trace.reading.classes) == ("multi_label", 3)
     assert trace.reading.loss == "binary cross-entropy of the logits, one a tag"
-    assert trace.probe.points[0].loss == pytest.approx(0.69, abs=0.2)
+    assert trace.probe_loss.points[0].loss == pytest.approx(0.69, abs=0.2)
 
 
 @pytest.mark.parametrize("shape", [(16,), (16, 1)])
@@ -291,7 +291,7 @@ def test_the_squared_error_does_not_broadcast(rows):
     trace = finetune(model, batches, probes=["loss"], **FAST)
     with torch.no_grad():
         by_hand = sum(F.mse_loss(model(x).squeeze(-1), y) for x, y in batches[:2]) / 2
-    assert trace.probe.points[0].loss == pytest.approx(float(by_hand))
+    assert trace.probe_loss.points[0].loss == pytest.approx(float(by_hand))
 
 
 def test_one_logit_and_whole_labels_get_binary_cross_entropy(rows):
@@ -362,7 +362,7 @@ def test_token_classification_leaves_out_minus_100():
     assert (trace.reading.task, trace.reading.classes) == ("single_label", 3)
     with torch.no_grad():
         by_hand = F.cross_entropy(model(ids)[labels >= 0], labels[labels >= 0])
-    assert trace.probe.points[0].loss == pytest.approx(float(by_hand))
+    assert trace.probe_loss.points[0].loss == pytest.approx(float(by_hand))
     assert trace.metrics[0].rows == int((labels >= 0).sum())
 
 
@@ -382,7 +382,7 @@ def test_tokens_padded_to_different_widths_have_metrics_too():
 
 def test_the_reference_loss_stands_beside_the_users(rows):
     trace = finetune(Net(), rows, loss_fn=lambda m, b: 3 * F.cross_entropy(m(b[0]), b[1]), **FAST)
-    for point in trace.probe.points:
+    for point in trace.probe_loss.points:
         assert point.loss == pytest.approx(3 * point.reference, rel=1e-5)
 
 
@@ -562,7 +562,7 @@ def test_accumulation_shows_iterations_without_a_step(rows):
     trace = finetune(Net(), rows, step=step, steps=8, lr=1e-2)
     assert [i.step for i in trace.iterations] == [None, None, None, 0, None, None, None, 1]
     assert [s.iteration for s in trace.steps] == [3, 7]
-    assert len(trace.probe.descents) == 2
+    assert len(trace.probe_loss.descents) == 2
     assert len(trace.losses) == 8
 
 
@@ -621,7 +621,7 @@ def test_batches_that_only_the_step_can_read(rows):
         y: torch.Tensor
 
     trace = healthy(finetune(Net(), [Batch(*r) for r in rows], step=step, **FAST))
-    assert trace.probe is None
+    assert trace.probe_loss is None
     assert any("no probes" in note for note in trace.notes)
 
 
@@ -655,7 +655,7 @@ def test_max_seconds_ends_the_run_and_says_so(rows):
     trace = finetune(Net(), rows, steps=100_000, lr=1e-4, max_seconds=0.2)
     assert 0 < len(trace.steps) < 100_000
     assert "max_seconds=0.2" in trace.stopped
-    assert trace.probe.points[-1].step == len(trace.steps)
+    assert trace.probe_loss.points[-1].step == len(trace.steps)
 
 
 def test_a_loss_that_stays_nan_ends_the_run(rows):
@@ -744,8 +744,8 @@ def test_learning_shows_in_every_number(rows):
     accuracy = next(m for m in trace.metrics if m.name == "accuracy")
     assert accuracy.last > 0.9
     assert accuracy.p_value == pytest.approx(1 / 500)
-    assert trace.probe.points[-1].loss < 0.5 * trace.probe.points[0].loss
-    assert sum(d.after < d.before for d in trace.probe.descents) >= 18
+    assert trace.probe_loss.points[-1].loss < 0.5 * trace.probe_loss.points[0].loss
+    assert sum(d.after < d.before for d in trace.probe_loss.descents) >= 18
 
 
 # ------------------------------------------------------------------ probes
@@ -760,23 +760,23 @@ def test_the_probe_is_taken_with_dropout_off():
     trace = finetune(model, [(x, y)], lr=0.0, steps=4, weight_decay=0.0)
     with torch.no_grad():
         quiet = float(F.cross_entropy(model.eval()(x), y))
-    assert {round(p.loss, 6) for p in trace.probe.points} == {round(quiet, 6)}
+    assert {round(p.loss, 6) for p in trace.probe_loss.points} == {round(quiet, 6)}
     assert len(set(trace.losses)) == 4
-    assert [p.step for p in trace.probe.points] == [0, 1, 2, 3, 4]
+    assert [p.step for p in trace.probe_loss.points] == [0, 1, 2, 3, 4]
 
 
 def test_descents_look_at_the_steps_own_batch(rows):
     trace = finetune(Net(), rows, steps=6, lr=1e-3)
-    assert [d.step for d in trace.probe.descents] == list(range(6))
+    assert [d.step for d in trace.probe_loss.descents] == list(range(6))
     # without dropout the training loss of a batch is its loss just before the step
-    assert [d.before for d in trace.probe.descents] == pytest.approx(list(trace.losses))
+    assert [d.before for d in trace.probe_loss.descents] == pytest.approx(list(trace.losses))
 
 
 @pytest.mark.parametrize("wanted", [(), ("loss",), ("loss", "descent"), ("metrics",), ("noise",)])
 def test_only_the_probes_that_are_asked_for(rows, wanted):
     trace = finetune(Net(), rows, probes=wanted, **FAST)
-    assert (trace.probe is not None) == ("loss" in wanted)
-    assert bool(trace.probe and trace.probe.descents) == ("descent" in wanted)
+    assert (trace.probe_loss is not None) == ("loss" in wanted)
+    assert bool(trace.probe_loss and trace.probe_loss.descents) == ("descent" in wanted)
     assert bool(trace.metrics) == ("metrics" in wanted)
 
 
@@ -1208,7 +1208,7 @@ def test_labels_that_are_no_columns_of_the_output_are_the_own_losses_affair(kind
     assert trace.reading.task == (None if unreadable else "single_label")
     assert any("none of the 2 classes of the output" in n for n in trace.notes) is unreadable
     assert not [why for why in trace.skipped.values() if "Error" in why]
-    assert all(math.isfinite(p.loss) for p in trace.probe.points)
+    assert all(math.isfinite(p.loss) for p in trace.probe_loss.points)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -1218,7 +1218,7 @@ def test_a_causal_models_logits_are_compared_with_the_label_of_the_next_position
     ids = [torch.randint(32, (4, 8), generator=g) for _ in range(3)]
     trace = finetune(causal(shift), [{"input_ids": i, "labels": i} for i in ids], steps=3, lr=1e-3)
     assert (trace.reading.loss, trace.reading.task, trace.reading.classes) == ("the model's own", "single_label", 32)
-    assert all(p.reference == pytest.approx(p.loss, rel=1e-5) for p in trace.probe.points)
+    assert all(p.reference == pytest.approx(p.loss, rel=1e-5) for p in trace.probe_loss.points)
     assert trace.metrics[0].rows == 8 * (7 if shift else 8)
     assert not trace.notes
 

@@ -31,7 +31,7 @@ def test_the_averaged_weights_are_evaluated_and_all_is_as_before():
     assert len(modes) >= 2
     assert not any(modes)  # before train() was called, and with the average in place
     last = next(m.last for m in trace.metrics if m.name == "evaluate")
-    assert trace.probe.points[-1].loss == pytest.approx(last, rel=1e-4)
+    assert trace.probe_loss.points[-1].loss == pytest.approx(last, rel=1e-4)
     assert len(trace.steps) == 20
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert not optimizer.param_groups[0]["train_mode"]

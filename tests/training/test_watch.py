@@ -449,8 +449,8 @@ def test_a_probe_batch_is_looked_at_before_and_after(model, rows):
         train(model, optimizer, rows, w, steps=30)
     with torch.no_grad():
         last = float(F.cross_entropy(model(rows[0][0]), rows[0][1]))
-    assert [p.step for p in w.trace.probe.points] == [0, 30]
-    assert [p.loss for p in w.trace.probe.points] == pytest.approx([first, last], rel=1e-5)
+    assert [p.step for p in w.trace.probe_loss.points] == [0, 30]
+    assert [p.loss for p in w.trace.probe_loss.points] == pytest.approx([first, last], rel=1e-5)
     assert {m.name for m in w.trace.metrics} == {"accuracy", "precision", "recall"}
     assert check_loss_decreases(w.trace).status == "pass"
     assert w.trace.reading.loss == "cross-entropy of the logits"
@@ -460,7 +460,7 @@ def test_a_probe_batch_with_a_loss_fn(model, rows):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with watch(model, optimizer, probe_batch=rows[0][0], loss_fn=lambda m, x: m(x).square().mean()) as w:
         train(model, optimizer, rows, w)
-    assert len(w.trace.probe.points) == 2
+    assert len(w.trace.probe_loss.points) == 2
     assert w.trace.metrics == ()
 
 

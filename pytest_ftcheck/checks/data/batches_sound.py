@@ -148,7 +148,7 @@ def _distinct(data: Data) -> int:
 
 def _judge_inputs_finite(data: Data, trace: Trace) -> Verdict | None:
     """NaN among the inputs, and a loss that shows it (some models take NaN for a missing value)."""
-    losses = [*trace.losses, *(p.loss for p in (trace.probe.points if trace.probe is not None else ()))]
+    losses = [*trace.losses, *(p.loss for p in (trace.probe_loss.points if trace.probe_loss is not None else ()))]
     if not data.nonfinite_inputs or all(map(math.isfinite, losses)):
         return None
     return _verdict(

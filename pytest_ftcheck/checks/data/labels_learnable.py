@@ -163,7 +163,7 @@ def _undecided(trace: Trace) -> tuple[str, str] | None:
 
 def _loss_fell(trace: Trace) -> bool:
     """The probe's loss ends clearly below the class prior's, or (without a prior) below the first."""
-    probe = trace.probe
+    probe = trace.probe_loss
     if probe is None or not probe.points:
         return False
     first, last = probe.points[0], probe.points[-1]

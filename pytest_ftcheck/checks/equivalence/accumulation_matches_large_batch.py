@@ -15,7 +15,7 @@ from ..spec import Stage, check, not_measured
 from . import faults
 from .record import NEGLIGIBLE, ROUNDINGS, Accumulated, Accumulation, rounding_limit
 
-CHECK = "accumulation_matches_large_batch"
+NAME = "accumulation_matches_large_batch"
 #: Where rounding alone explains so large a share of the gradient, nothing can be concluded.
 UNCERTAIN = 0.05
 
@@ -47,7 +47,7 @@ def check_accumulation_matches_large_batch(trace: Trace) -> Verdict:
     """
     found = trace.measured(Accumulation)
     if found is None:
-        return not_measured(CHECK, trace, Accumulation)
+        return not_measured(NAME, trace, Accumulation)
     declared = trace.intent.accumulation if trace.intent is not None else None
     return dataclasses.replace(
         _judge(found, averages_declared=(declared or 1) > 1),
@@ -71,16 +71,16 @@ def _judge(found: Accumulation, *, averages_declared: bool) -> Verdict:
         headline = f"The gradient of {parts}, weighted by {how}, is that of the {sum(found.rows)} rows at once up to {_error(error)}."
         by_rows = found.accumulated.errors["rows"]
         if by_rows <= limit:
-            return Verdict(CHECK, "pass", headline)
+            return Verdict(NAME, "pass", headline)
         note = f"weigh each micro-batch by its labels ({_sizes(found.labels)}): the mean of their losses has an error of {_error(by_rows)}"
         if averages_declared:
             return _weights_differ(found, headline)
-        return Verdict(CHECK, "pass", headline, notes=(note,))
+        return Verdict(NAME, "pass", headline, notes=(note,))
     headline = f"The mean gradient of {parts} differs from that of the {sum(found.rows)} rows at once by {_error(error)} of its length."
     fixed = found.fixed_statistics
     if fixed is not None and fixed.averaged[1] <= limit:
         return faults.STATISTICS_OF_MICRO_BATCHES.verdict(
-            CHECK,
+            NAME,
             f"{headline[:-1]}, because of {_names(found.statistics)}: with its running statistics fixed, by "
             f"{_error(fixed.averaged[1])}.",
             status="advice",
@@ -92,16 +92,16 @@ def _of_loss_or_rows(found: Accumulation, errors: Accumulated, headline: str, li
     """The difference is no rounding, and not that of running statistics."""
     if errors.errors["sum"] <= limit:
         return SUM_REDUCTION.verdict(
-            CHECK,
+            NAME,
             f"{headline[:-1]}; their sum, by {_error(errors.errors['sum'])}: the loss is a sum over the rows.",
             remedy="reduction='mean'; or keep the sum, and do not divide the loss by the number of micro-batches",
         )
     if found.mixes_rows is not None:
         fault = ROWS_MIXED.with_details(where=f"in {found.mixes_rows} ({found.mixes_rows_class})")
-        return fault.verdict(CHECK, f"{headline[:-1]}: {found.mixes_rows} returns something else for the same rows.")
+        return fault.verdict(NAME, f"{headline[:-1]}: {found.mixes_rows} returns something else for the same rows.")
     if errors.fit_error <= limit and abs(sum(errors.fit) - 1) <= 0.01 and min(errors.fit) > 0:
         return _weights_differ(found, headline, errors)
-    return faults.LOSS_NOT_A_MEAN.verdict(CHECK, headline)
+    return faults.LOSS_NOT_A_MEAN.verdict(NAME, headline)
 
 
 def _weights_differ(found: Accumulation, headline: str, errors: Accumulated | None = None) -> Verdict:
@@ -109,7 +109,7 @@ def _weights_differ(found: Accumulation, headline: str, errors: Accumulated | No
     weights = ", ".join(percent(w) for w in errors.fit)
     by_rows = errors.errors["rows"]
     return faults.WEIGHTS_OF_MICRO_BATCHES_DIFFER.verdict(
-        CHECK,
+        NAME,
         f"{headline} The weights of the micro-batches in it are {weights}; the mean of their losses has an error of {_error(by_rows)}.",
         status="advice",
     )
@@ -122,10 +122,10 @@ def _carried(found: Accumulation) -> Verdict:
     fault = faults.STATE_CARRIED_OVER.with_details(what=what)
     if found.in_turn_raised:
         return fault.verdict(
-            CHECK, f"The second micro-batch cannot be computed after the first: {found.in_turn_raised.rstrip('.')}."
+            NAME, f"The second micro-batch cannot be computed after the first: {found.in_turn_raised.rstrip('.')}."
         )
     return fault.verdict(
-        CHECK,
+        NAME,
         f"Computed one after another, the micro-batches give another gradient than each on its own: the error is "
         f"{_error(found.in_turn.averaged[1])} of its length, not {_error(found.accumulated.averaged[1])}.",
     )
@@ -138,7 +138,7 @@ def _undecided(found: Accumulation) -> Verdict:
     else:
         cause = f"another order of the rows alone changes the gradient by {percent(found.rounding)}"
         remedy = "float32 weights for this comparison; a random model must not be random in evaluation mode"
-    return Verdict(CHECK, "inconclusive", f"The gradients cannot be compared: {cause}.", causes=(cause,), remedy=remedy)
+    return Verdict(NAME, "inconclusive", f"The gradients cannot be compared: {cause}.", causes=(cause,), remedy=remedy)
 
 
 def _error(value: float) -> str:

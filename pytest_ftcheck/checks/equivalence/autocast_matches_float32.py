@@ -13,7 +13,7 @@ from ..spec import Stage, check, not_measured
 from . import faults
 from .record import Autocast, Errors
 
-CHECK = "autocast_matches_float32"
+NAME = "autocast_matches_float32"
 #: So many unit roundoffs are allowed in any case: errors of single operations add up over the layers.
 UNITS = 16.0
 #: Beyond that, so many times what rounding weights, activations and gradients to autocast's digits does in float32.
@@ -46,7 +46,7 @@ def check_autocast_matches_float32(trace: Trace) -> Verdict:
     """
     found = trace.measured(Autocast)
     if found is None:
-        return not_measured(CHECK, trace, Autocast)
+        return not_measured(NAME, trace, Autocast)
     return dataclasses.replace(
         _judge(found),
         evidence=_rows(found),
@@ -69,7 +69,7 @@ def limit_of(rounding: float | None, unit: float) -> float:
 def _judge(found: Autocast) -> Verdict:
     if not math.isfinite(found.loss32) or not math.isfinite(found.gradient32):
         return Verdict(
-            CHECK,
+            NAME,
             "inconclusive",
             f"There is nothing to compare with: in float32 the loss is {number(found.loss32)}, the length of its gradient "
             f"{number(found.gradient32)}.",
@@ -80,7 +80,7 @@ def _judge(found: Autocast) -> Verdict:
     if errors is None:
         where = found.raised_in or "the loss, or the model itself"
         return faults.AUTOCAST_RAISES.with_details(where=where).verdict(
-            CHECK, f"Under autocast to {found.dtype}, {where} raises: {found.raised.rstrip('.')}."
+            NAME, f"Under autocast to {found.dtype}, {where} raises: {found.raised.rstrip('.')}."
         )
     values = _pairs(errors, rounding)
     if any(math.isnan(error) for _, error, _ in values):
@@ -93,7 +93,7 @@ def _judge(found: Autocast) -> Verdict:
         tensor = found.tensor or "the weights"
         fault = faults.AUTOCAST_GRADIENT_INACCURATE.with_details(tensor=tensor, dtype=found.dtype)
         return fault.verdict(
-            CHECK,
+            NAME,
             f"Under autocast to {found.dtype} the {wrong[0][0]} differs by {percent(wrong[0][1])} of its length, though outputs and loss "
             f"are those of float32; nearest to the loss in {tensor}.",
         )
@@ -101,7 +101,7 @@ def _judge(found: Autocast) -> Verdict:
     gradients = {"gradient of the loss", "gradient of the outputs"} & {what for what, _, _ in values}
     if gradients <= set(undecided) or "outputs" in undecided:
         return Verdict(
-            CHECK,
+            NAME,
             "inconclusive",
             f"Rounding to the digits of {found.dtype} changes the {undecided[0]} by "
             f"{percent(next(r for w, _, r in values if w == undecided[0]))}: an error could not be told from it.",
@@ -115,7 +115,7 @@ def _judge(found: Autocast) -> Verdict:
         if what in undecided
     )
     return Verdict(
-        CHECK, "pass", f"Autocast to {found.dtype} differs from float32 by rounding: {parts}.", notes=notes,
+        NAME, "pass", f"Autocast to {found.dtype} differs from float32 by rounding: {parts}.", notes=notes,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def _not_finite(found: Autocast) -> Verdict:
     fault = faults.AUTOCAST_NOT_FINITE.with_details(where=(where or "the model itself") + kind, dtype=found.dtype)
     what = "loss" if found.loss is not None and not math.isfinite(found.loss) else "result"
     return fault.verdict(
-        CHECK,
+        NAME,
         f"Under autocast to {found.dtype} the {what} is not finite ({number(found.loss)}; in float32 {number(found.loss32)}); first in "
         f"{where or 'the model itself'}{kind}.",
     )
@@ -140,7 +140,7 @@ def _inaccurate(found: Autocast, wrong: list[tuple[str, float]]) -> Verdict:
     more = f"; {where} alone by {percent(place.error)}" if place is not None and what == "outputs" else ""
     fault = faults.AUTOCAST_INACCURATE.with_details(where=where, dtype=found.dtype)
     return fault.verdict(
-        CHECK,
+        NAME,
         f"Under autocast to {found.dtype} the {what} differ{'s' * (what == 'loss')} by {percent(error)} from float32{more}.",
     )
 

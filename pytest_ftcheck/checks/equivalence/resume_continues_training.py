@@ -13,7 +13,7 @@ from ..spec import Stage, check, not_measured
 from . import faults
 from .record import Resume
 
-CHECK = "resume_continues_training"
+NAME = "resume_continues_training"
 #: Weights that end this far apart, over the distance moved, are the same: float32 rounds at 1e-7, and each step may enlarge that.
 SAME = 1e-5
 #: ... or so many times as far apart as two uninterrupted runs end.
@@ -65,7 +65,7 @@ def check_resume_continues_training(trace: Trace) -> Verdict:
     """
     found = trace.measured(Resume)
     if found is None:
-        return not_measured(CHECK, trace, Resume)
+        return not_measured(NAME, trace, Resume)
     how = "your functions" if found.own_checkpoint else "state_dict() and torch.save() in memory, with random states"
     return dataclasses.replace(
         _judge(found),
@@ -79,7 +79,7 @@ def check_resume_continues_training(trace: Trace) -> Verdict:
 def _judge(found: Resume) -> Verdict:
     if found.raised:
         fault = faults.CHECKPOINT_FAILS.with_details(doing=found.raised_while)
-        return fault.verdict(CHECK, f"{found.raised_while.capitalize()} raised {found.raised.rstrip('.')}.")
+        return fault.verdict(NAME, f"{found.raised_while.capitalize()} raised {found.raised.rstrip('.')}.")
     if not found.repeat_difference <= NOT_REPEATABLE:
         return _inconclusive(
             f"Two uninterrupted runs end {percent(found.repeat_difference)} of the distance moved apart.",
@@ -114,9 +114,9 @@ def _same(found: Resume) -> Verdict:
     )
     if found.same_batches is False:
         return faults.DATA_POSITION_LOST.verdict(
-            CHECK, f"{headline} But reading the batches again gives others.", status="advice", notes=notes
+            NAME, f"{headline} But reading the batches again gives others.", status="advice", notes=notes
         )
-    return Verdict(CHECK, "pass", headline, notes=notes)
+    return Verdict(NAME, "pass", headline, notes=notes)
 
 
 def _not_restored(found: Resume, apart: str) -> Verdict:
@@ -128,7 +128,7 @@ def _not_restored(found: Resume, apart: str) -> Verdict:
     listed = _and([_names(of_model) if name == STATE else _CALLED[name] for name in groups])
     first = own[groups[0]]
     return first.verdict(
-        CHECK,
+        NAME,
         f"{apart}, because {listed} {'is' if _singular(found.needed) else 'are'} not restored; put back by hand, there is no difference.",
         status="advice" if groups == ["random"] else "fail",
         causes=tuple(own[name].cause for name in groups),
@@ -148,7 +148,7 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def _inconclusive(headline: str, cause: str, remedy: str) -> Verdict:
-    return Verdict(CHECK, "inconclusive", headline, causes=(cause,), remedy=remedy)
+    return Verdict(NAME, "inconclusive", headline, causes=(cause,), remedy=remedy)
 
 
 def _rows(found: Resume) -> tuple[dict[str, Any], ...]:

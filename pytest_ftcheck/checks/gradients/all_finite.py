@@ -15,7 +15,7 @@ from ..spec import Fault, Stage, Symptom, check
 from ..tensor_state import epsilon
 from . import faults
 
-CHECK = "all_finite"
+NAME = "all_finite"
 #: A loss this many times its first value has diverged.
 RUNAWAY = 5.0
 #: The smallest number of float16 is 6e-8; half of it and less becomes zero.
@@ -58,7 +58,7 @@ def check_all_finite(
     tensors = trace.select(part, include, ignore)
     if not trace.steps and not trace.losses:
         headline = "Nothing was recorded: no loss and no optimizer step."
-        return Verdict(CHECK, "inconclusive", headline, remedy="see assert_weights_move", measured=MEASURED)
+        return Verdict(NAME, "inconclusive", headline, remedy="see assert_weights_move", measured=MEASURED)
     loss = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
     # of the tensors whose gradient is bad at the first bad step, the last in the model's order is nearest to the loss
     bad = [(t.gradients.first_nonfinite, -i, t) for i, t in enumerate(tensors)]
@@ -67,7 +67,9 @@ def check_all_finite(
     ]
     weights = [t for t in tensors if t.last.nonfinite]
     buffers = [b for b in trace.buffers if b.nonfinite and part in ("all", b.part)]
-    probe_steps = [p.step for p in (trace.probe.points if trace.probe is not None else ()) if not math.isfinite(p.loss)]
+    probe_steps = [
+        p.step for p in (trace.probe_loss.points if trace.probe_loss is not None else ()) if not math.isfinite(p.loss)
+    ]
     findings = []
     if loss is not None:
         value = "NaN" if math.isnan(trace.iterations[loss].loss or 0) else "infinite"
@@ -86,11 +88,11 @@ def check_all_finite(
             f"{plural(len(trace.losses), 'loss', 'losses')}, the gradients of {plural(len(trace.steps), 'step')} "
             f"and {plural(len(tensors), 'tensor')} are finite."
         )
-        return Verdict(CHECK, "pass", headline, measured=MEASURED)
+        return Verdict(NAME, "pass", headline, measured=MEASURED)
     text = "; ".join(findings)
     first_gradient = gradients[0][0] if gradients else None
     return _origin(trace, tensors, loss, first_gradient, weights, buffers).verdict(
-        CHECK,
+        NAME,
         f"{text[:1].upper()}{text[1:]}.",
         evidence=_rows(gradients, weights),
         limit="no NaN, no infinity",

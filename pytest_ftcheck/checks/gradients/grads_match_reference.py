@@ -11,7 +11,7 @@ from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults
 from .record import ReferenceGradient, ReferenceStep
-from .reference_faults import CHECK, OTHER, Comparison, reference_verdicts, settled
+from .reference_faults import NAME, OTHER, Comparison, reference_verdicts, settled
 
 LIMIT = (
     "the optimizer finds the gradient of the loss (cosine >= 0.99), and not exactly (cosine >= 0.999) that of the last batch alone, of the "
@@ -77,14 +77,14 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
             notes=tuple(v.headline for v in others),
         )
     if record is None:
-        return not_measured(CHECK, trace, ReferenceGradient)
+        return not_measured(NAME, trace, ReferenceGradient)
     view = Comparison(trace, record)
     cosines = [m.cosine for _, m in view.matches("all") if m.cosine is not None]
     fresh = [s for s in record.watched_steps if s.fresh >= OTHER]
     slopes = [s.ratio for s in record.slopes if settled(s)]
     if not cosines and not record.watched_steps and not slopes:
         headline = f"{(record.reason or 'no gradient to compare').rstrip('.')}."
-        return Verdict(CHECK, "skipped", headline, measured=MEASURED)
+        return Verdict(NAME, "skipped", headline, measured=MEASURED)
     results, notes = [], []
     if cosines:
         least = min(cosines)
@@ -116,7 +116,7 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
         notes.append(record.reason)
     text = "; ".join(results)
     headline = f"{text[:1].upper()}{text[1:]}."
-    return Verdict(CHECK, "pass", headline, rows, LIMIT, measured=MEASURED, notes=tuple(notes))
+    return Verdict(NAME, "pass", headline, rows, LIMIT, measured=MEASURED, notes=tuple(notes))
 
 
 def _rows(record: ReferenceGradient) -> tuple[dict[str, Any], ...]:

@@ -27,7 +27,7 @@ from . import faults
 from .missing_gradient import FAULTS, MissingKind, explain_missing_gradient
 from .severed import by_design, by_design_note, seldom, severed
 
-CHECK = "grads_nonzero"
+NAME = "grads_nonzero"
 LIMIT = (
     "some step with a gradient that is not zero, not rounding noise and, under Adam, of rms >= eps / 100 (its step is then 1 % of the "
     "learning rate)"
@@ -80,14 +80,14 @@ def check_grads_nonzero(
     what = f"{part} tensors" if part != "all" else "tensors"
     measured = f"gradients as {trace.optimizer.name} saw them, over {plural(len(trace.steps), 'step')}"
     if not tensors and any(_exempt(t, trace) for t in chosen):
-        return Verdict(CHECK, "skipped", "All selected tensors are declared frozen or unused.", measured=measured)
+        return Verdict(NAME, "skipped", "All selected tensors are declared frozen or unused.", measured=measured)
     if not tensors:
-        return all_frozen(CHECK, part, chosen)
-    if (verdict := no_step_verdict(CHECK, trace, measured)) is not None:
+        return all_frozen(NAME, part, chosen)
+    if (verdict := no_step_verdict(NAME, trace, measured)) is not None:
         return verdict
     if trace.backward_error:
         return backward_fault(trace).verdict(
-            CHECK,
+            NAME,
             f"After {plural(len(trace.steps), 'step')} backward cannot run any more: {trace.backward_error}.",
             limit="backward runs at every iteration",
             measured=measured,
@@ -104,7 +104,7 @@ def check_grads_nonzero(
         norms = [t.gradients.max_norm for t in tensors if states[t.name] in ("fine", "transient")]
         spread = f"; norms {number(min(norms))} to {number(max(norms))}" if norms else ""
         headline = f"Gradients reach {len(norms)} of {len(tensors)} {what}{spread}."
-        return Verdict(CHECK, "pass", headline, limit=LIMIT, measured=measured, notes=notes)
+        return Verdict(NAME, "pass", headline, limit=LIMIT, measured=measured, notes=notes)
     counts = Counter(kind for t in faulty for kind in DESCRIPTIONS if kind == states[t.name])
     kind = counts.most_common(1)[0][0]
     affected = [t for t in faulty if states[t.name] == kind]
@@ -112,7 +112,7 @@ def check_grads_nonzero(
     undecided = kind == "zero" and len(trace.steps) < STEPS_FOR_ZERO
     status: Status = "inconclusive" if undecided else "fail"
     return fault.verdict(
-        CHECK,
+        NAME,
         f"{len(faulty)} of {len(tensors)} {what}: {DESCRIPTIONS[kind]}{_but_the_head(kind, affected, trace)}.",
         status,
         evidence=tuple(_row(t, states[t.name]) for t in faulty),

@@ -27,7 +27,7 @@ FALL_LAYER = 5.0
 BURST = 1e3
 #: ... and the loss ended this far above where it began.
 WORSE = 1.5
-CHECK = "grads_reach_depth"
+NAME = "grads_reach_depth"
 LIMIT = (
     f"below no layer does the gradient per weight fall {FALL:,.0f} times and under eps / 100 (Adam; else {FALL_SGD:.0e} times, "
     f"by {FALL_LAYER:g} a layer); its norm does not grow {BURST:,.0f} times while the loss rises by half"
@@ -68,7 +68,7 @@ def check_grads_reach_depth(trace: Trace) -> Verdict:
     if burst := _burst(trace):
         early, late, step = burst
         return faults.GRADS_EXPLODE.verdict(
-            CHECK,
+            NAME,
             f"The gradient explodes: its norm grew from {number(early)} to {number(late)} at step {step}, and the loss "
             f"from {number(trace.losses[0])} to {number(_final_loss(trace))}.",
             limit=LIMIT,
@@ -76,7 +76,7 @@ def check_grads_reach_depth(trace: Trace) -> Verdict:
         )
     layers = _layers(trace)
     if len(layers) < 2:
-        return Verdict(CHECK, "skipped", "Fewer than two layers with a gradient to compare.", measured=MEASURED)
+        return Verdict(NAME, "skipped", "Fewer than two layers with a gradient to compare.", measured=MEASURED)
     rows = tuple(_row(layer) for layer in layers)
     edge = _vanishing_edge(layers)
     if edge is None:
@@ -85,13 +85,13 @@ def check_grads_reach_depth(trace: Trace) -> Verdict:
             f"Over {plural(len(layers), 'layer')} the gradient per weight lies between "
             f"{number(min(sizes))} and {number(max(sizes))} (rms)."
         )
-        return Verdict(CHECK, "pass", headline, evidence=rows, limit=LIMIT, measured=MEASURED)
+        return Verdict(NAME, "pass", headline, evidence=rows, limit=LIMIT, measured=MEASURED)
     top = max(range(edge + 1, len(layers)), key=lambda i: layers[i].rms)
     below, above, distance = layers[edge], layers[top], top - edge
     factor = number((above.rms / below.rms) ** (1 / distance))
     eps = f", where {trace.optimizer.name} needs {number(below.least)} to move a weight" if below.least else ""
     return faults.GRADS_VANISH.with_details(above=above.name, below=below.name, factor=factor).verdict(
-        CHECK,
+        NAME,
         f"The gradient vanishes on its way down: rms {number(above.rms)} in {above.name}, {number(below.rms)} in {below.name} "
         f"{plural(distance, 'layer')} below{eps}; {plural(edge + 1, 'layer')} of {len(layers)} learn next to nothing.",
         evidence=tuple(reversed(rows)),

@@ -238,7 +238,7 @@ def _clipped(trace: Trace) -> str | None:
 
 def _scaled_down(trace: Trace) -> str | None:
     """The loss beside the standard loss of the same logits, if it is a thousandth of it or less."""
-    point = trace.probe.points[0] if trace.probe is not None and trace.probe.points else None
+    point = trace.probe_loss.points[0] if trace.probe_loss is not None and trace.probe_loss.points else None
     if point is None or not point.reference or not math.isfinite(point.loss):
         return None
     if abs(point.loss) > NEARLY_NOTHING * point.reference:

@@ -18,7 +18,7 @@ from ..spec import Fault
 from . import faults
 from .record import GradientMatch, ReferenceGradient, ReferenceStep, Slope
 
-CHECK = "grads_match_reference"
+NAME = "grads_match_reference"
 #: Two gradients of one direction: recomputed ones reach 0.999999 (measured), float16 sums 0.9999.
 SAME = 0.999
 #: Below this the direction differs beyond all rounding.
@@ -136,7 +136,7 @@ def nan_gradients_replaced(view: Comparison) -> Verdict | None:
         return None
     most = max(s.nonfinite for s in bad)
     return faults.NAN_GRADIENTS_REPLACED.verdict(
-        CHECK,
+        NAME,
         f"The gradient of the loss is NaN or infinite in {most} of {bad[0].tensors} tensors at {len(bad)} of {len(view.steps)} recomputed "
         "steps, but the optimizer found finite numbers there.",
     )
@@ -151,9 +151,9 @@ def gradient_lost(view: Comparison) -> Verdict | None:
     steps = f"at {len(empty)} of {len(view.steps)} recomputed steps"
     if all(s.backward_reached is False for s in empty):
         return faults.BACKWARD_REACHES_NOTHING.verdict(
-            CHECK, f"{loss}, but {steps} the loop's backward() brought none to any tensor."
+            NAME, f"{loss}, but {steps} the loop's backward() brought none to any tensor."
         )
-    return faults.GRADS_GONE_BEFORE_STEP.verdict(CHECK, f"{loss}, but {steps} the optimizer found none.")
+    return faults.GRADS_GONE_BEFORE_STEP.verdict(NAME, f"{loss}, but {steps} the optimizer found none.")
 
 
 def loss_cut_off(view: Comparison) -> Verdict | None:
@@ -167,13 +167,13 @@ def loss_cut_off(view: Comparison) -> Verdict | None:
             "(loss.requires_grad_(True) only silences autograd)",
             "compute the loss from the logits as the model returns them, and do not call requires_grad_(True) on it",
         )
-        return fault.verdict(CHECK, f"{headline}, though the logits do: the graph is cut between them.")
+        return fault.verdict(NAME, f"{headline}, though the logits do: the graph is cut between them.")
     fault = faults.LOSS_CUT_OFF.because(
         "nothing connects the loss to the weights: .detach(), .data, torch.no_grad() or numpy in the forward pass",
         "let the tensors of the forward pass reach the loss unchanged",
     )
     where = " inside the model" if view.record.logits_connected is False else ""
-    return fault.verdict(CHECK, f"{headline}: the graph is cut{where}.")
+    return fault.verdict(NAME, f"{headline}: the graph is cut{where}.")
 
 
 def grads_negated(view: Comparison) -> Verdict | None:
@@ -185,7 +185,7 @@ def grads_negated(view: Comparison) -> Verdict | None:
             continue
         gradient = "The gradient" if part == "all" else f"The gradient of the {part}"
         return faults.GRADS_NEGATED.verdict(
-            CHECK,
+            NAME,
             f"{gradient} that the optimizer found points against that of the loss, so the optimizer climbs (cosine "
             f"{number(median(cosines))} at {plural(len(cosines), 'step')}).",
         )
@@ -203,7 +203,7 @@ def grads_never_zeroed(view: Comparison) -> Verdict | None:
         step, match = min(decisive, key=lambda row: row[1].cosine or 0.0)
         where = "" if part == "all" else f" in the {part}"
         return faults.GRADS_NEVER_ZEROED.verdict(
-            CHECK,
+            NAME,
             f"At step {step.step} the optimizer found{where} the sum of all gradients since the run began (cosine "
             f"{number(match.since_start)}), not that of the step's own {_batches(step)} (cosine {number(match.cosine)}).",
         )
@@ -219,7 +219,7 @@ def grads_never_zeroed_while_watched(view: Comparison) -> Verdict | None:
         return None
     step = min(decisive, key=lambda s: s.fresh)
     return faults.GRADS_NEVER_ZEROED.verdict(
-        CHECK,
+        NAME,
         f"At {plural(len(steps), 'step')} the optimizer found the new gradient added to that of the step before (cosine "
         f"{number(min(s.accumulated for s in steps))} or more), not the new one alone (cosine {number(step.fresh)} at step {step.step}).",
     )
@@ -237,7 +237,7 @@ def micro_batches_lost(view: Comparison) -> Verdict | None:
     step, match = min(found, key=lambda row: row[1].cosine or 0.0)
     k = len(step.iterations)
     return faults.MICRO_BATCHES_LOST.with_details(share=percent(1 - 1 / k)).verdict(
-        CHECK,
+        NAME,
         f"Of the {k} batches for one optimizer step only the last one counts: the optimizer found the gradient of the last (cosine "
         f"{number(match.last_batch)}), not that of all {k} (cosine {number(match.cosine)}).",
     )
@@ -250,7 +250,7 @@ def grads_one_step_late(view: Comparison) -> Verdict | None:
         return None
     step, match = found[0]
     return faults.GRADS_ONE_STEP_LATE.verdict(
-        CHECK,
+        NAME,
         f"At step {step.step} the optimizer found the gradient of the step before (cosine {number(match.previous_step)}), not that of this "
         f"step (cosine {number(match.cosine)}).",
     )
@@ -280,7 +280,7 @@ def clipped_to_nothing(view: Comparison) -> Verdict | None:
     before = median(_whole(s).reference / len(s.iterations) for s, _ in clipped)
     against = f"where {declared:g} is declared" if declared else "too little beside Adam's eps"
     return fault.verdict(
-        CHECK,
+        NAME,
         f"The gradient is clipped from a norm of {number(before)} to {number(norm)} at {len(norms)} of {len(view.comparable)} recomputed "
         f"steps, {against}.",
     )
@@ -295,7 +295,7 @@ def gradient_reversed(view: Comparison) -> Verdict | None:
         reversed_slopes, key=lambda s: (s.part == "embeddings", s.ratio)
     )  # the embeddings are a part of the base
     return faults.GRADIENT_REVERSED.verdict(
-        CHECK,
+        NAME,
         f"Moving the {slope.part} along its own gradient lowers the loss: it changes by {number(slope.ratio)} times what the gradient "
         "predicts (dropout off).",
     )
@@ -313,7 +313,7 @@ def grads_removed(view: Comparison) -> Verdict | None:
     if not names:
         return None
     return faults.GRADS_REMOVED.verdict(
-        CHECK,
+        NAME,
         f"Backward gives a gradient to {plural(len(names), 'tensor')} declared to be trained, but the optimizer found none at "
         f"{plural(len(steps), 'recomputed step')}: {_first(names)}.",
     )
@@ -334,7 +334,7 @@ def grads_of_another(view: Comparison) -> Verdict | None:
     known = [m.cosine for s in steps for m in s.least_aligned if m.name in names and m.cosine is not None]
     cosine = f" (lowest cosine {number(min(known))})" if known else ""
     return faults.GRADS_OF_ANOTHER.verdict(
-        CHECK,
+        NAME,
         f"{plural(len(names), 'tensor')} got a gradient of about the right size in another direction{cosine} at each of {len(steps)} "
         f"recomputed steps: {_first(names)}.",
     )
@@ -349,7 +349,7 @@ def _exchanged(steps: Sequence[ReferenceStep]) -> Verdict | None:
     known = [e for s in steps for e in s.exchanged if (e.tensor, e.of) == (tensor, other)]
     cosine, own = min(e.other_cosine for e in known), max(e.own_cosine for e in known)
     return faults.GRADS_OF_ANOTHER.because("gradients are assigned in another order than the parameters").verdict(
-        CHECK,
+        NAME,
         f"{plural(len(pairs), 'tensor')} got the gradient of another tensor at each of {len(steps)} recomputed steps: {shorten(tensor)} "
         f"has that of {shorten(other)} (cosine {number(cosine)}; with its own {number(own)} at most).",
     )
@@ -371,24 +371,24 @@ def wrong_length(view: Comparison) -> Verdict | None:
     )
     if k > 1 and abs(ratio / k - 1) <= SAME_NORM:
         return faults.ACCUMULATION_NOT_AVERAGED.with_details(batches=k).verdict(
-            CHECK,
+            NAME,
             f"The gradients of {k} batches are summed, not averaged: {number(ratio)} times the mean; {effect}.",
             status,
         )
     if k > 1 and abs(ratio * k - 1) <= SAME_NORM and status == "fail":
         return faults.ACCUMULATION_DIVIDED_TWICE.verdict(
-            CHECK,
+            NAME,
             f"The gradient of {k} batches is divided by {k} twice: {number(ratio)} times their mean, so the steps are that much shorter.",
         )
     declared = view.trace.intent.accumulation if view.trace.intent is not None else None
     if k == 1 and declared and declared > 1 and abs(ratio * declared - 1) <= SAME_NORM:
         return faults.BATCHES_NOT_ACCUMULATED.with_details(batches=declared).verdict(
-            CHECK,
+            NAME,
             f"The optimizer steps at every batch, on 1/{declared} of its gradient, but accumulation over {declared} batches is declared.",
         )
     if ratio >= LEAST_SCALE and _is_power_of_two(ratio):
         return faults.GRADS_STILL_SCALED.verdict(
-            CHECK,
+            NAME,
             f"The optimizer found {_power_of_two(ratio)} times the gradient of the loss at {len(ratios)} recomputed steps; {effect}.",
             status,
         )
@@ -412,7 +412,7 @@ def clipping_without_effect(trace: Trace) -> Verdict | None:
     if len(above) < max(3, 0.1 * len(norms)):
         return None
     return faults.CLIPPING_WITHOUT_EFFECT.verdict(
-        CHECK,
+        NAME,
         f"Gradients are declared to be clipped to a norm of {declared:g}, but the norm exceeded {number(limit)} at {len(above)} of "
         f"{len(norms)} steps ({number(max(above))} at most).",
     )

@@ -122,7 +122,7 @@ def _learns(trace: Trace) -> bool | None:
     for m in trace.metrics:
         if m.baseline is not None:
             known.append(m.last > m.baseline and (m.p_value is None or m.p_value <= ALPHA))
-    probe = trace.probe
+    probe = trace.probe_loss
     if probe is not None and probe.points:
         first, last = probe.points[0], probe.points[-1]
         if probe.prior_entropy and last.reference is not None:

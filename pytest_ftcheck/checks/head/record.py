@@ -147,7 +147,7 @@ class Head(Measurement, probe="head_state"):
     hidden: tuple[Hidden, ...] = ()
     #: Variation over rows of the head's input (as `UnitState.variation`), before and after.
     features: tuple[float, float | None] | None = None
-    #: rms of the logits about each row's mean before the run, and the textbook loss on these rows over the class-prior entropy.
+    #: rms of the logits about each row's mean before the run, and the standard loss on these rows over the class-prior entropy.
     logit_spread: float | None = None
     loss_over_chance: float | None = None
     reload: Reload | None = None

@@ -6,7 +6,7 @@ import math
 
 from ...core import arguments
 from ...core.formatting import number, percent, plural
-from ...core.observations import ProbePoint, ProbeRows
+from ...core.observations import ProbeLoss, ProbeLossPoint
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
@@ -14,7 +14,7 @@ from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
 from .record import LossShape
 
-#: The first textbook loss as a multiple of ln(classes): above this no false alarm in 69 healthy runs, nor in 125 architectures.
+#: The first standard loss as a multiple of ln(classes): above this no false alarm in 69 healthy runs, nor in 125 architectures.
 HIGHEST = 3.0
 #: Below this share of the labels' entropy the model has learnt the rows already.
 LOWEST = 0.4
@@ -35,7 +35,7 @@ TEMPERATURE = 2.0
 def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     """The first loss is near that of a uniform prediction, ln(classes), and not far above it.
 
-    Judged is the textbook loss of the first logits on the probe, dropout off, so the scale of the user's own loss does not matter. Far
+    Judged is the standard loss of the first logits on the probe, dropout off, so the scale of the user's own loss does not matter. Far
     above ln(classes) the head starts with large logits, which training has to unlearn first (``advice`` only, where a temperature is
     built in). Far below it, the model already distinguishes the rows (a warm start, or labels in the inputs). That is a note, not a
     failure, because a low cross-entropy cannot be reached by chance.
@@ -50,7 +50,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     initial_loss: pass. The first loss is 0.7000, 1.01 times ln 2.
     """
     arguments.number("highest", highest, above=1)
-    probe = trace.probe
+    probe = trace.probe_loss
     if probe is None or not probe.points:
         return run_not_measured("initial_loss", trace, "loss", f"Not measured: {_why_no_rows(probe)}.")
     point = probe.points[0]
@@ -65,7 +65,7 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
     uniform, name = _uniform_loss(trace)
     ratio = loss / uniform
     own_loss = abs(point.loss - loss) <= 1e-3 * uniform
-    own = "" if own_loss else f" (textbook; the run's own loss is {number(point.loss, 4)})"
+    own = "" if own_loss else f" (standard; the run's own loss is {number(point.loss, 4)})"
     first_loss = f"The first loss is {number(loss, 4)}{own}, {number(ratio)} times {name}"
     trained = _first_training_loss(trace)
     if ratio > highest and own_loss and trained is not None and trained <= highest * uniform:
@@ -105,12 +105,12 @@ def _skipped(headline: str) -> Verdict:
     return Verdict("initial_loss", "skipped", headline)
 
 
-def _why_no_rows(probe: ProbeRows | None) -> str:
+def _why_no_rows(probe: ProbeLoss | None) -> str:
     return probe.skipped.rstrip(".") if probe is not None and probe.skipped else "there are no fixed rows"
 
 
-def _why_not_judged(trace: Trace, point: ProbePoint) -> str | None:
-    """Why there is no textbook loss of the first logits to judge; None: there is."""
+def _why_not_judged(trace: Trace, point: ProbeLossPoint) -> str | None:
+    """Why there is no standard loss of the first logits to judge; None: there is."""
     task, shape = trace.reading.task, trace.measured(LossShape)
     if task == "regression":
         return "The loss of an untrained model is known for classes and tags, not for regression."
@@ -121,9 +121,9 @@ def _why_not_judged(trace: Trace, point: ProbePoint) -> str | None:
     if point.step != 0:
         return "There is no loss from before the first step."
     if shape is not None and shape.form is not None:
-        return f"The model returns {shape.form.replace('_', ' ')}, not logits: they have no textbook loss."
+        return f"The model returns {shape.form.replace('_', ' ')}, not logits: they have no standard loss."
     if point.reference is None:
-        return "The textbook loss could not be computed: there are no logits to read."
+        return "The standard loss could not be computed: there are no logits to read."
     return None
 
 
@@ -135,7 +135,7 @@ def _uniform_loss(trace: Trace) -> tuple[float, str]:
     return math.log(classes), f"ln {classes}"
 
 
-def _notes(probe: ProbeRows, loss: float) -> tuple[str, ...]:
+def _notes(probe: ProbeLoss, loss: float) -> tuple[str, ...]:
     entropy = probe.prior_entropy
     if entropy is None or entropy <= 0.1 or loss >= LOWEST * entropy:
         return ()

@@ -85,14 +85,14 @@ def find_known_wrong_loss(shape: LossShape) -> Verdict | None:
 
 
 def find_negated_gradient(shape: LossShape) -> Verdict | None:
-    """The gradient is the opposite of the textbook loss's."""
+    """The gradient is the opposite of the standard loss's."""
     if shape.random or shape.cosine is None or shape.cosine > -0.9:
         return None
     return failure(
         faults.LOSS_NEGATED,
-        f"The loss pushes away from the labels: its gradient is opposite to the textbook loss's (cosine {number(shape.cosine)}).",
+        f"The loss pushes away from the labels: its gradient is opposite to the standard loss's (cosine {number(shape.cosine)}).",
         shape,
-        "cosine with the textbook loss's gradient above -0.9; healthy losses have 0.5 to 1",
+        "cosine with the standard loss's gradient above -0.9; healthy losses have 0.5 to 1",
     )
 
 

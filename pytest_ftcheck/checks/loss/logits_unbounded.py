@@ -19,7 +19,7 @@ from .record import LossCurve, LossShape
 MAX_SHARE = 0.10
 #: Share of regression labels' range that may lie outside the range of the output.
 OUTSIDE = 0.10
-CHECK = "logits_unbounded"
+NAME = "logits_unbounded"
 #: Losses that need logits of both signs.
 _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
 
@@ -55,7 +55,7 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     fraction("max_share", max_share)
     shape = trace.measured(LossShape)
     if shape is None:
-        return not_measured(CHECK, trace, LossShape)
+        return not_measured(NAME, trace, LossShape)
     if (verdict := _bounded_for_any_weights(shape, max_share)) is not None:
         return verdict
     if not shape.last_layer or shape.high_logits is None or shape.low_logits is None:
@@ -69,7 +69,7 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     if shape.reach is not None and shape.reach < 100 and shape.form is None:
         notes.append(f"two logits differ by {number(shape.reach)} at most, which is enough for the loss to fall")
     return Verdict(
-        CHECK, "pass", f"The logits follow {shape.last_layer} as far as the loss requires.", notes=tuple(notes)
+        NAME, "pass", f"The logits follow {shape.last_layer} as far as the loss requires.", notes=tuple(notes)
     )
 
 
@@ -77,7 +77,7 @@ def _fail(fault: Fault, headline: str, shape: LossShape, limit: str) -> Verdict:
     """A fault between the last layer and the loss."""
     measured = f"chosen outputs of {shape.last_layer}, dropout off, on {plural(shape.rows, 'row')}"
     fault = fault.with_details(layer=shape.last_layer)
-    return fault.verdict(CHECK, headline, evidence=_levels(shape), limit=limit, measured=measured)
+    return fault.verdict(NAME, headline, evidence=_levels(shape), limit=limit, measured=measured)
 
 
 def _levels(shape: LossShape) -> tuple[dict[str, Any], ...]:
@@ -93,11 +93,11 @@ def _levels(shape: LossShape) -> tuple[dict[str, Any], ...]:
 
 def _without_last_layer(shape: LossShape) -> Verdict:
     if shape.largest_margin is None:
-        return Verdict(CHECK, "skipped", "No last layer was found whose outputs become the logits one by one.")
+        return Verdict(NAME, "skipped", "No last layer was found whose outputs become the logits one by one.")
     if math.isinf(shape.largest_margin):
-        return Verdict(CHECK, "pass", "Some weights give a right answer as large a margin as the loss requires.")
+        return Verdict(NAME, "pass", "Some weights give a right answer as large a margin as the loss requires.")
     margin = number(shape.largest_margin)
-    return Verdict(CHECK, "pass", f"Weights can give a right answer a margin of {margin}, enough for the loss to fall.")
+    return Verdict(NAME, "pass", f"Weights can give a right answer a margin of {margin}, enough for the loss to fall.")
 
 
 def _bounded_after_last_layer(shape: LossShape, max_share: float) -> Verdict | None:
@@ -135,7 +135,7 @@ def _bounded_for_any_weights(shape: LossShape, max_share: float) -> Verdict | No
         "multiply the logits by a scale of 10 to 30, or by a learnt one",
     )
     return cosines.verdict(
-        CHECK,
+        NAME,
         f"Whatever the weights are, a right answer's margin is {number(margin)} at most: the loss cannot fall below {number(floor)}, "
         f"{percent(share)} of the loss of a uniform prediction.",
         evidence=({"largest margin for any weights": number(margins[0]), "largest after the run": number(margins[1])},),
@@ -195,7 +195,7 @@ def _too_many_outputs(shape: LossShape) -> Verdict | None:
     if shape.outputs < 2 * used + 1:
         return None
     return Verdict(
-        CHECK,
+        NAME,
         "advice",
         f"The head has {plural(shape.outputs, 'output')}, but the largest of {shape.labels_seen} labels is {shape.largest_label}.",
         causes=("num_labels does not fit the data, or these batches contain only some of the classes",),
@@ -210,7 +210,7 @@ def _regression(shape: LossShape) -> Verdict:
     assert shape.low_logits is not None
     low, high = shape.low_logits[1], shape.high_logits[1]
     if shape.label_range is None or shape.known not in ("squared_error", "absolute_error", "huber"):
-        return Verdict(CHECK, "skipped", "It is not known which outputs have the lowest loss.")
+        return Verdict(NAME, "skipped", "It is not known which outputs have the lowest loss.")
     first, last = shape.label_range
     width = last - first
     outside = max(0.0, low - first, last - high) if low <= high else 0.0
@@ -221,4 +221,4 @@ def _regression(shape: LossShape) -> Verdict:
             shape,
             f"labels lie outside the outputs' range by at most {percent(OUTSIDE)} of their own range",
         )
-    return Verdict(CHECK, "pass", f"The outputs can reach the labels ({number(first)} to {number(last)}).")
+    return Verdict(NAME, "pass", f"The outputs can reach the labels ({number(first)} to {number(last)}).")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.arguments import fraction
 from ...core.formatting import more_steps, number, percent, plural
-from ...core.observations import Descent, ProbePoint, ProbeRows
+from ...core.observations import Descent, ProbeLoss, ProbeLossPoint
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
@@ -25,18 +25,18 @@ from . import faults
 from .loss_in_loop import judge_loss_in_loop
 from .record import LossShape
 
-CHECK = "loss_decreases"
+NAME = "loss_decreases"
 #: Least relative drop of the probe loss that counts by itself: no broken trainer of 60 x 4 passed it (needs 60 steps or so).
 LEAST_DROP = 0.05
 #: False-pass rate of the sign test on same-batch descents, and of the trend test.
 ALPHA = 0.01
-#: A rise of the textbook loss, as a share of the class-prior loss, that no other sound objective explains.
+#: A rise of the standard loss, as a share of the class-prior loss, that no other sound objective explains.
 RISE = 0.25
 #: A change of the loss below this share of it is rounding (float32 has 6e-8; a mean over a batch a few times that).
 ROUNDING = 1e-6
 #: Rounding in other dtypes: half a spacing at 1.
 _ROUNDING = {"bfloat16": 4e-3, "float16": 5e-4}
-#: Minus the textbook loss, but for label smoothing and rows that are weighed differently.
+#: Minus the standard loss, but for label smoothing and rows that are weighed differently.
 _MINUS = 0.1
 _COMPARE_WITH_CROSS_ENTROPY = "compare your loss with cross_entropy(logits, labels) on one batch"
 
@@ -67,26 +67,26 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
     """
     fraction("min_drop", min_drop)
     fraction("alpha", alpha)
-    no_step = no_step_verdict(CHECK, trace, _measured(trace.probe))
+    no_step = no_step_verdict(NAME, trace, _measured(trace.probe_loss))
     # an optimizer that no hook sees may have stepped: then the losses fall
     if no_step is not None and (trace.backward_error or not _falls(trace.losses, alpha)):
         return dataclasses.replace(no_step, fault="")
     judge = _Judge(trace, min_drop, alpha)
     if (verdict := _not_finite(judge) or _negative(judge)) is not None:
         return verdict
-    points = trace.probe.points if trace.probe is not None else ()
+    points = trace.probe_loss.points if trace.probe_loss is not None else ()
     if len(points) < 2:
         return _or_frozen_head(_by_trend(judge), trace)
     change = _probe_change(trace, points)
     for decide in (
-        _textbook_loss_rises,
+        _standard_loss_rises,
         _unchanged,
         _steps_raise,
         _bad_last_step,
         _rises_at_first,
         _rises,
         _falls_clearly,
-        _textbook_loss_rises_slightly,
+        _standard_loss_rises_slightly,
         _falls_slowly,
     ):
         if (verdict := decide(judge, change)) is not None:
@@ -108,7 +108,7 @@ class _Judge:
     ) -> Verdict:
         """A verdict with what all of them show."""
         return Verdict(
-            CHECK,
+            NAME,
             status,
             headline,
             () if status == "pass" else _rows(self.trace),
@@ -116,7 +116,7 @@ class _Judge:
             f"loss (sign test, p < {self.alpha:g})",
             tuple(causes),
             remedy,
-            _measured(self.trace.probe),
+            _measured(self.trace.probe_loss),
             tuple(notes),
         )
 
@@ -130,9 +130,9 @@ class _Judge:
 class _Change:
     """How the loss on the probe changed, and that of the steps' own batches."""
 
-    first: ProbePoint
-    last: ProbePoint
-    points: Sequence[ProbePoint]
+    first: ProbeLossPoint
+    last: ProbeLossPoint
+    points: Sequence[ProbeLossPoint]
     #: Relative drop of the probe loss.
     drop: float
     descents: Sequence[Descent]
@@ -162,15 +162,15 @@ class _Change:
         """Both changes in words."""
         return f"{self.on_probe}{'; ' + self.on_own_batches if self.steps else ''}"
 
-    def textbook(self, digits: int) -> str:
-        """The textbook loss before and after, in words."""
+    def standard(self, digits: int) -> str:
+        """The standard loss before and after, in words."""
         return f"{number(self.first.reference, digits)} -> {number(self.last.reference, digits)}"
 
 
-def _probe_change(trace: Trace, points: Sequence[ProbePoint]) -> _Change:
+def _probe_change(trace: Trace, points: Sequence[ProbeLossPoint]) -> _Change:
     first, last = points[0], points[-1]
     scale = abs(first.loss) or max((abs(p.loss) for p in points), default=1.0) or 1.0
-    descents = _counted(trace, trace.probe)
+    descents = _counted(trace, trace.probe_loss)
     lowered, unchanged, steps = _tally(trace, descents)
     return _Change(first, last, points, (first.loss - last.loss) / scale, descents, lowered, unchanged, steps)
 
@@ -179,7 +179,7 @@ def _probe_change(trace: Trace, points: Sequence[ProbePoint]) -> _Change:
 def _not_finite(judge: _Judge) -> Verdict | None:
     trace = judge.trace
     bad = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
-    if bad is None and (trace.probe is None or all(math.isfinite(p.loss) for p in trace.probe.points)):
+    if bad is None and (trace.probe_loss is None or all(math.isfinite(p.loss) for p in trace.probe_loss.points)):
         return None
     return judge.verdict(
         "fail",
@@ -191,19 +191,19 @@ def _not_finite(judge: _Judge) -> Verdict | None:
 
 def _negative(judge: _Judge) -> Verdict | None:
     trace = judge.trace
-    if trace.reading.task not in ("single_label", "multi_label") or trace.probe is None:
+    if trace.reading.task not in ("single_label", "multi_label") or trace.probe_loss is None:
         return None
-    # an entropy bonus may make a sound loss a little negative; half the entropy of the labels below the textbook loss is no bonus
-    gap = 0.5 * (trace.probe.prior_entropy or math.log(trace.reading.classes or 2))
+    # an entropy bonus may make a sound loss a little negative; half the entropy of the labels below the standard loss is no bonus
+    gap = 0.5 * (trace.probe_loss.prior_entropy or math.log(trace.reading.classes or 2))
     point = next(
-        (p for p in trace.probe.points if p.reference is not None and p.loss < min(-1e-6, p.reference - gap)), None
+        (p for p in trace.probe_loss.points if p.reference is not None and p.loss < min(-1e-6, p.reference - gap)), None
     )
     if point is None:
         return None
     negative = judge.verdict(
         "fail",
         f"The loss is negative ({number(point.loss, 4)} after {plural(point.step, 'step')}), which a cross-entropy cannot be; "
-        f"the textbook loss of the same logits is {number(point.reference, 4)}.",
+        f"the standard loss of the same logits is {number(point.reference, 4)}.",
         ["the loss is not a negative log-likelihood: NLL on raw logits or on probabilities, or a flipped sign"],
         "use cross_entropy on raw logits, or nll_loss on log_softmax",
     )
@@ -216,7 +216,7 @@ def _negative(judge: _Judge) -> Verdict | None:
 
 
 # ------------------------------------------------------------------ decisions, in the order in which they are made
-def _textbook_loss_rises(judge: _Judge, change: _Change) -> Verdict | None:
+def _standard_loss_rises(judge: _Judge, change: _Change) -> Verdict | None:
     first, last = change.first.reference, change.last.reference
     if first is None or last is None or change.drop < judge.min_drop:
         return None
@@ -226,7 +226,7 @@ def _textbook_loss_rises(judge: _Judge, change: _Change) -> Verdict | None:
         return None
     return judge.verdict(
         "fail",
-        f"The loss {change.on_probe}, but the textbook loss of the same logits rose, {change.textbook(4)}.",
+        f"The loss {change.on_probe}, but the standard loss of the same logits rose, {change.standard(4)}.",
         ["the minimised loss is not the task's: a flipped sign, the wrong targets, or another scale"],
         _COMPARE_WITH_CROSS_ENTROPY,
     )
@@ -308,7 +308,7 @@ def _falls_clearly(judge: _Judge, change: _Change) -> Verdict | None:
     return judge.verdict("pass", f"The probe loss {change.both}.", notes=_class_prior_note(judge.trace, change.last))
 
 
-def _textbook_loss_rises_slightly(judge: _Judge, change: _Change) -> Verdict | None:
+def _standard_loss_rises_slightly(judge: _Judge, change: _Change) -> Verdict | None:
     first, last = change.first.reference, change.last.reference
     if first is None or last is None or not 0 < change.drop < judge.min_drop:
         return None
@@ -316,7 +316,7 @@ def _textbook_loss_rises_slightly(judge: _Judge, change: _Change) -> Verdict | N
         return None
     return judge.verdict(
         "inconclusive",
-        f"The loss {change.on_probe}, and the textbook loss of the same logits rose, {change.textbook(6)}.",
+        f"The loss {change.on_probe}, and the standard loss of the same logits rose, {change.standard(6)}.",
         ["the minimised loss may not be the task's: a flipped sign, or the wrong targets"],
         f"{_COMPARE_WITH_CROSS_ENTROPY}, and run longer",
     )
@@ -360,7 +360,7 @@ def _undecided(judge: _Judge, change: _Change) -> Verdict:
 
 def _by_trend(judge: _Judge) -> Verdict:
     """The trend of the training losses, where there is no probe."""
-    losses, probe = judge.trace.losses, judge.trace.probe
+    losses, probe = judge.trace.losses, judge.trace.probe_loss
     reason = f" (the probe was skipped: {probe.skipped})" if probe is not None and probe.skipped else ""
     if len(losses) < 8:
         return judge.verdict(
@@ -397,7 +397,7 @@ def _by_trend(judge: _Judge) -> Verdict:
 # ------------------------------------------------------------------ facts about the run
 def _says_nothing(trace: Trace) -> str:
     """Why a training loss that falls may not be the task's; empty: nothing speaks against it."""
-    if judge_loss_in_loop(trace, CHECK) is not None:
+    if judge_loss_in_loop(trace, NAME) is not None:
         return "it is not the loss of the task (assert_loss_matches_task)"
     loop = trace.measured(LoopCalls)
     if loop is not None and loop.backwards and not loop.losses and min(trace.losses) < 0:
@@ -445,13 +445,13 @@ def _on_another_scale(trace: Trace) -> bool:
 
 def _raises_the_labels(trace: Trace) -> bool:
     """The loss was measured at chosen logits, and raises the label's own logit in every row: it is the task's, though it may weight rows
-    otherwise than the textbook loss (class weights, focal)."""
+    otherwise than the standard loss (class weights, focal)."""
     shape = trace.measured(LossShape)
     return shape is not None and shape.direction_known and shape.agreement == 1
 
 
-def _clearly_lower_before(points: Sequence[ProbePoint], min_drop: float) -> ProbePoint | None:
-    """The best point between first and last, if the loss, and the textbook loss, were clearly lower there than at first."""
+def _clearly_lower_before(points: Sequence[ProbeLossPoint], min_drop: float) -> ProbeLossPoint | None:
+    """The best point between first and last, if the loss, and the standard loss, were clearly lower there than at first."""
     first, best = points[0], min(points[1:-1], key=lambda p: p.loss, default=None)
     if best is None or best.loss > first.loss - min_drop * abs(first.loss):
         return None
@@ -462,7 +462,7 @@ def _clearly_lower_before(points: Sequence[ProbePoint], min_drop: float) -> Prob
 
 def _class_prior_loss(trace: Trace) -> float:
     """The loss of predicting the class priors: the entropy of the labels, or of equal classes."""
-    entropy = trace.probe.prior_entropy if trace.probe is not None else None
+    entropy = trace.probe_loss.prior_entropy if trace.probe_loss is not None else None
     return entropy or math.log(max(2, trace.reading.classes or 2))
 
 
@@ -481,7 +481,7 @@ def _without_gradient(trace: Trace) -> list[str]:
     return [f"{len(without)} of {len(trainable)} tensors get no gradient, or only zeros; see assert_grads_nonzero"]
 
 
-def _counted(trace: Trace, probe: ProbeRows | None) -> list[Descent]:
+def _counted(trace: Trace, probe: ProbeLoss | None) -> list[Descent]:
     """Descents of steps that had a learning rate: a warm-up may begin at zero."""
     if probe is None:
         return []
@@ -529,8 +529,8 @@ def _falls(losses: Sequence[float], alpha: float) -> bool:
     return bool(kendalltau(range(blocks), means, alternative="less").pvalue < alpha)
 
 
-def _class_prior_note(trace: Trace, last: ProbePoint) -> list[str]:
-    probe = trace.probe
+def _class_prior_note(trace: Trace, last: ProbeLossPoint) -> list[str]:
+    probe = trace.probe_loss
     if probe is None or probe.prior_entropy is None or "user" in trace.reading.loss:
         return []
     if last.loss < probe.prior_entropy - 1e-3:
@@ -541,15 +541,15 @@ def _class_prior_note(trace: Trace, last: ProbePoint) -> list[str]:
 
 
 def _rows(trace: Trace) -> tuple[dict[str, Any], ...]:
-    if trace.probe is None or len(trace.probe.points) < 2:
+    if trace.probe_loss is None or len(trace.probe_loss.points) < 2:
         return ()
     return tuple(
-        {"after steps": p.step, "probe loss": number(p.loss, 5), "textbook loss": number(p.reference, 5)}
-        for p in trace.probe.points
+        {"after steps": p.step, "probe loss": number(p.loss, 5), "standard loss": number(p.reference, 5)}
+        for p in trace.probe_loss.points
     )
 
 
-def _measured(probe: ProbeRows | None) -> str:
+def _measured(probe: ProbeLoss | None) -> str:
     if probe is None or not probe.points:
         return "training losses only"
     return f"dropout off, on {plural(probe.rows, 'row')} ({probe.source}), and on the own batch of {plural(len(probe.descents), 'step')}"

@@ -9,12 +9,12 @@ from ...core.verdict import Verdict
 from ..spec import Fault
 from .record import LossShape
 
-CHECK = "loss_matches_task"
+NAME = "loss_matches_task"
 
 
 def failure(fault: Fault, headline: str, shape: LossShape, limit: str) -> Verdict:
     """The verdict that the loss function has a fault."""
-    return fault.verdict(CHECK, headline, evidence=answers(shape), limit=limit, measured=how_measured(shape))
+    return fault.verdict(NAME, headline, evidence=answers(shape), limit=limit, measured=how_measured(shape))
 
 
 def how_measured(shape: LossShape) -> str:

@@ -140,5 +140,5 @@ def _notes(shape: LossShape) -> tuple[str, ...]:
     if shape.agreement is not None and shape.agreement <= label_use.LEAST_AGREEMENT and shape.by_row:
         notes.append(f"the loss raises the label's logit most in only {percent(shape.agreement)} of the rows")
     if shape.scale is not None and shape.known is not None and abs(shape.scale - 1) > 0.05:
-        notes.append(f"its gradient is {number(shape.scale)} times that of the textbook loss")
+        notes.append(f"its gradient is {number(shape.scale)} times that of the standard loss")
     return tuple(notes)

@@ -52,7 +52,7 @@ def check_loss_stable(trace: Trace) -> Verdict:
     loss_stable: pass. The training loss never rose above 1.00 times its first value, 0.700.
     """
     losses = trace.losses
-    points = trace.probe.points if trace.probe is not None else ()
+    points = trace.probe_loss.points if trace.probe_loss is not None else ()
     if len(losses) < 2 and len(points) < 2:
         return Verdict("loss_stable", "skipped", "Fewer than two training losses were recorded, and there is no probe.")
     for find in (
@@ -95,8 +95,8 @@ def _start(trace: Trace) -> float | None:
         scale = shape.scale if shape is not None and shape.known else None
         classes = 2 if trace.reading.task == "multi_label" else max(2, trace.reading.classes or 2)
         candidates.append((scale if scale and scale > 0 else 1.0) * math.log(classes))
-    if trace.probe is not None and trace.probe.points and math.isfinite(trace.probe.points[0].loss):
-        candidates.append(abs(trace.probe.points[0].loss))
+    if trace.probe_loss is not None and trace.probe_loss.points and math.isfinite(trace.probe_loss.points[0].loss):
+        candidates.append(abs(trace.probe_loss.points[0].loss))
     start = max(candidates)
     return start if start > 0 else None
 
@@ -104,9 +104,11 @@ def _start(trace: Trace) -> float | None:
 def _find_not_finite(trace: Trace) -> Verdict | None:
     losses = trace.losses
     bad = next((i for i, v in enumerate(losses) if not math.isfinite(v)), None)
-    if bad is None and (trace.probe is None or all(math.isfinite(p.loss) for p in trace.probe.points)):
+    if bad is None and (trace.probe_loss is None or all(math.isfinite(p.loss) for p in trace.probe_loss.points)):
         return None
-    if bad == 0 or (trace.probe is not None and trace.probe.points and not math.isfinite(trace.probe.points[0].loss)):
+    if bad == 0 or (
+        trace.probe_loss is not None and trace.probe_loss.points and not math.isfinite(trace.probe_loss.points[0].loss)
+    ):
         where = "from the start, before any instability"
     else:
         where = f"from iteration {bad} on" if bad is not None else "on the probe, after training"
@@ -143,7 +145,7 @@ def _find_explosion(trace: Trace) -> Verdict | None:
 
 def _learnt_nothing(trace: Trace) -> bool:
     """At the end the loss on the fixed rows is less than 10 % below the start."""
-    points = trace.probe.points if trace.probe is not None else ()
+    points = trace.probe_loss.points if trace.probe_loss is not None else ()
     if len(points) < 2:
         return False
     first = points[0].reference if points[0].reference is not None else points[0].loss
@@ -170,7 +172,7 @@ def _find_collapse(trace: Trace) -> Verdict | None:
 
 
 def _find_divergence(trace: Trace) -> Verdict | None:
-    points = trace.probe.points if trace.probe is not None else ()
+    points = trace.probe_loss.points if trace.probe_loss is not None else ()
     start = _start(trace)
     if len(points) < 2 or start is None or trace.reading.task not in ("single_label", "multi_label"):
         return None
@@ -179,7 +181,7 @@ def _find_divergence(trace: Trace) -> Verdict | None:
     if learns:  # one bad step at the very end of a run that learns
         return None
     first, last = points[0], points[-1]
-    # the textbook loss has a known scale; both must have risen, because another sound objective may raise one
+    # the standard loss has a known scale; both must have risen, because another sound objective may raise one
     rises = [(first.loss, last.loss, start)]
     if first.reference is not None and last.reference is not None:
         uniform = math.log(max(2, trace.reading.classes or 2))

@@ -12,10 +12,10 @@ from ...core.verdict import Verdict
 from ..data.record import Data
 from ..spec import Fault
 from . import faults
-from .loss_evidence import CHECK, answers, failure, how_measured
+from .loss_evidence import NAME, answers, failure, how_measured
 from .record import LossShape
 
-#: A gradient this many times shorter than the textbook's is scaled to nothing: Adam divides by sqrt(v) + eps.
+#: A gradient this many times shorter than the standard's is scaled to nothing: Adam divides by sqrt(v) + eps.
 NOTHING = 1e-3
 #: The factor is measured to within rounding: one of exactly `NOTHING` is found, too.
 ROUNDED = 1.05
@@ -134,11 +134,11 @@ def find_harmful_scale(trace: Trace, shape: LossShape) -> Verdict | None:
         return None
     learned = _learned(trace)
     if scale <= ROUNDED * NOTHING:
-        headline = f"The loss is {number(scale)} times the textbook loss"
+        headline = f"The loss is {number(scale)} times the standard loss"
         limit = f"a scale above {NOTHING:g}, or a run that learns all the same"
         if learned:
             return _advice(faults.LOSS_SCALED_TO_NOTHING, f"{headline}.", shape, limit)
-        headline += ", and the textbook loss of the logits does not fall."
+        headline += ", and the standard loss of the logits does not fall."
         return failure(faults.LOSS_SCALED_TO_NOTHING, headline, shape, limit)
     if shape.rows >= 4 and abs(scale / shape.rows - 1) < 0.05 and trace.optimizer.family != "adam":
         fault = faults.SUM_REDUCTION
@@ -153,34 +153,38 @@ def find_harmful_scale(trace: Trace, shape: LossShape) -> Verdict | None:
 def _advice(fault: Fault, headline: str, shape: LossShape, limit: str) -> Verdict:
     """What would be the fault if the run suffered from it."""
     return fault.verdict(
-        CHECK, headline, "advice", fault="", evidence=answers(shape), limit=limit, measured=how_measured(shape)
+        NAME, headline, "advice", fault="", evidence=answers(shape), limit=limit, measured=how_measured(shape)
     )
 
 
-def _textbook_losses(trace: Trace) -> list[float]:
-    """The textbook losses of the probe rows, in the order of the run."""
-    return [p.reference for p in trace.probe.points if p.reference is not None] if trace.probe is not None else []
+def _standard_losses(trace: Trace) -> list[float]:
+    """The standard losses of the probe rows, in the order of the run."""
+    return (
+        [p.reference for p in trace.probe_loss.points if p.reference is not None]
+        if trace.probe_loss is not None
+        else []
+    )
 
 
 def _beats_start_and_chance(trace: Trace) -> bool:
-    """The textbook loss ended 5 % below both its start and that of the class priors; True, too, where that is not known."""
-    losses = _textbook_losses(trace)
-    if trace.probe is None or len(losses) < 2:
+    """The standard loss ended 5 % below both its start and that of the class priors; True, too, where that is not known."""
+    losses = _standard_losses(trace)
+    if trace.probe_loss is None or len(losses) < 2:
         return True
-    chance = trace.probe.prior_entropy
+    chance = trace.probe_loss.prior_entropy
     least = losses[0] if chance is None else min(losses[0], chance)
     return math.isfinite(losses[-1]) and losses[-1] < 0.95 * least
 
 
 def _learned(trace: Trace) -> bool:
-    """The textbook loss on the probe rows fell by 5 %."""
-    losses = _textbook_losses(trace)
+    """The standard loss on the probe rows fell by 5 %."""
+    losses = _standard_losses(trace)
     return len(losses) > 1 and math.isfinite(losses[-1]) and losses[-1] < 0.95 * losses[0]
 
 
 def _broke(trace: Trace) -> bool:
     """The run diverged, or ended worse than it began."""
-    losses = _textbook_losses(trace)
+    losses = _standard_losses(trace)
     if any(not math.isfinite(loss) for loss in (*losses, *trace.losses)):
         return True
     return len(losses) > 1 and losses[-1] > 1.05 * losses[0]

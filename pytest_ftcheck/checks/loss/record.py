@@ -73,7 +73,7 @@ class LossShape(Measurement, probe="loss_shape"):
     shift: float | None = None
     #: Name of the loss, if its gradients are those of a known one (`known_losses`).
     known: str | None = None
-    #: Length of the gradient as a multiple of the textbook loss's, and their cosine, at random logits.
+    #: Length of the gradient as a multiple of the standard loss's, and their cosine, at random logits.
     scale: float | None = None
     cosine: float | None = None
     #: Share of rows (tags: of entries) in which the loss raises the label's logit most; rows with a gradient.
@@ -103,8 +103,8 @@ class LossShape(Measurement, probe="loss_shape"):
     #: One label a token: share of tokens whose label changes its own token's gradient (or that of the token before) twice as much as
     #: any other's.
     own_tokens: float | None = None
-    #: Length of the weights' gradient that does not come from the textbook loss of the logits, over the length of that which does; None:
-    #: the loss is little more than the textbook's.
+    #: Length of the weights' gradient that does not come from the standard loss of the logits, over the length of that which does; None:
+    #: the loss is little more than the standard's.
     other_terms: float | None = None
     #: The last layer with as many outputs as logits ("" for none).
     last_layer: str = ""
@@ -164,8 +164,8 @@ class LossShape(Measurement, probe="loss_shape"):
 
         def differs(loss: float, margin: float) -> bool:
             exponent = max(-700.0, min(700.0, -width * margin / temperature))
-            textbook = math.log1p((classes - 1) * math.exp(exponent))
-            return abs(loss - textbook) > 0.01 * max(textbook, math.log(classes))
+            standard = math.log1p((classes - 1) * math.exp(exponent))
+            return abs(loss - standard) > 0.01 * max(standard, math.log(classes))
 
         for margin, right, wrong in zip(curve.margins, curve.right, curve.wrong, strict=True):
             if differs(right, margin) or (self.kind == "binary" and differs(wrong, -margin)):

@@ -74,7 +74,7 @@ def check_fresh_start(trace: Trace) -> Verdict:
 
 def _losses(trace: Trace) -> tuple[float, float] | None:
     """The first cross-entropy on the probe, and that of the class priors; None: not both of them are known."""
-    probe = trace.probe
+    probe = trace.probe_loss
     if probe is None or not probe.points or not probe.prior_entropy:
         return None
     first = probe.points[0].reference

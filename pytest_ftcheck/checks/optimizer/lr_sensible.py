@@ -11,6 +11,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..expected_roles import should_learn
 from ..spec import Stage, Symptom, check
+from ..tensor_state import LEAST_SHARE_CHANGED
 from . import faults
 
 NAME = "lr_sensible"
@@ -19,8 +20,6 @@ NAME = "lr_sensible"
 LARGEST_STEP = 1.0
 #: Distance between neighbouring numbers from 1 to 2: 2 to the minus digits of the mantissa.
 SPACING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
-#: Share of the elements that must change in low precision, as for `check_weights_move`.
-LEAST_CHANGED = 0.5
 
 
 @check(
@@ -114,7 +113,7 @@ def _rounded_away(matrices: Sequence[Tensor], trace: Trace) -> Verdict | None:
     rounded = []
     for t in matrices:
         spacing = SPACING.get(t.dtype)
-        unchanged = t.motion.share_changed < LEAST_CHANGED * t.motion.share_with_gradient
+        unchanged = t.motion.share_changed < LEAST_SHARE_CHANGED * t.motion.share_with_gradient
         if spacing is None or trace.optimizer.family != "adam" or not unchanged:
             continue
         distance = spacing * 2.0 ** math.floor(math.log2(t.first.rms))

@@ -146,7 +146,7 @@ def _state_cleared(trace: Trace) -> Verdict | None:
 # ------------------------------------------------------------------ absurd on their own
 def _maximizes(trace: Trace) -> Verdict | None:
     """Only where the loss did rise: maximize=True with a negated loss is a descent."""
-    points = trace.probe.points if trace.probe is not None else ()
+    points = trace.probe_loss.points if trace.probe_loss is not None else ()
     losses = [p.loss for p in points] if len(points) > 1 else list(trace.losses)
     fell = len(losses) > 1 and losses[-1] < losses[0]
     negative = bool(losses) and losses[0] < 0

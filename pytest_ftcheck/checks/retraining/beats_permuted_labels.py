@@ -18,7 +18,7 @@ from ..spec import Stage, Symptom, check, not_measured
 from . import faults
 from .record import Permuted, Rerun
 
-CHECK = "beats_permuted_labels"
+NAME = "beats_permuted_labels"
 #: Error rate of a pass, shared by the comparisons made; and of "no better", which a failure requires.
 ALPHA, DOUBT = 0.05, 0.05
 #: Share of the best constant prediction's loss that a run must have removed, with permuted labels too, to have memorised the rows.
@@ -27,10 +27,10 @@ MEMORISED = 0.5
 NONE, CLEAR = 0.05, 0.25
 #: Rows trained on, and held out, that a failure requires: sixteen rows are memorised as fast whatever their labels.
 LEAST_ROWS, LEAST_HELD_OUT = 128, 64
-#: The weights moved at least this share of their displacement under the textbook loss: the run did train. (Steps that contradict each other
+#: The weights moved at least this share of their displacement under the standard loss: the run did train. (Steps that contradict each other
 #: move them less far than those that agree: after 60 of them about a quarter to a half.)
 LEAST_DISPLACEMENT = 0.25
-#: The own loss counts as a loss of these labels if it starts within this factor of the textbook loss.
+#: The own loss counts as a loss of these labels if it starts within this factor of the standard loss.
 SIMILAR = 2.0
 
 
@@ -51,7 +51,7 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
     Measured only when asked for (``probes=["permuted"]``, beside others), and only for a loop of ours. The run is repeated from its
     initial weights with the same batches, optimizer and learning rates: once with the true labels, six times with permuted ones. Passes
     if the true labels are fitted better, or score better on held-out rows, than the prediction interval of the permuted runs allows.
-    Fails if permuted labels are memorised as well as the true ones, for many rows and held-out rows, or if the textbook loss clearly
+    Fails if permuted labels are memorised as well as the true ones, for many rows and held-out rows, or if the standard loss clearly
     beats permuted labels where the run's own loss does not. Else ``inconclusive``.
 
     :param alpha: error rate of a pass.
@@ -65,7 +65,7 @@ def check_beats_permuted_labels(trace: Trace, *, alpha: float = ALPHA) -> Verdic
     fraction("alpha", alpha)
     runs = trace.measured(Permuted)
     if runs is None:
-        return not_measured(CHECK, trace, Permuted)
+        return not_measured(NAME, trace, Permuted)
     held_out = f" and {runs.held_out_rows} held out" if runs.held_out_rows else ""
     return dataclasses.replace(
         _judge(runs, alpha),
@@ -83,28 +83,28 @@ def _judge(runs: Permuted, alpha: float) -> Verdict:
     own = _comparisons(runs, runs.true)
     if not own:
         return Verdict(
-            CHECK,
+            NAME,
             "inconclusive",
             f"The runs with permuted labels did not end in finite losses ({number(runs.permuted[0].fit.loss)}).",
             causes=("the run diverges: with such steps it learns nothing, whatever the labels",),
             remedy="see assert_loss_stable and assert_all_finite",
         )
-    textbook = [] if runs.textbook is None else _comparisons(runs, runs.textbook)
-    if _loss_misses_labels(runs, own, textbook, alpha):
+    standard = [] if runs.standard is None else _comparisons(runs, runs.standard)
+    if _loss_misses_labels(runs, own, standard, alpha):
         return faults.LOSS_MISSES_LABELS.verdict(
-            CHECK,
-            f"The run does no better than with permuted labels ({own[0]}), but with the textbook loss it does ({textbook[0]}).",
+            NAME,
+            f"The run does no better than with permuted labels ({own[0]}), but with the standard loss it does ({standard[0]}).",
         )
     best = max(own, key=lambda c: c.advantage_t)
     if best.advantage_t > _quantile(alpha / len(own), len(runs.permuted)):
-        return Verdict(CHECK, "pass", f"The run learns from its labels: {best}.", notes=_notes(runs))
+        return Verdict(NAME, "pass", f"The run learns from its labels: {best}.", notes=_notes(runs))
     all_comparisons = "; ".join(str(c) for c in own)
     memorised = _memorised(runs)
     enough_rows = runs.rows >= LEAST_ROWS and runs.held_out_rows >= LEAST_HELD_OUT
     if memorised and enough_rows and _no_advantage(own, runs):
         fault = faults.NO_BETTER_THAN_PERMUTED
         return fault.verdict(
-            CHECK,
+            NAME,
             f"The run memorises its labels, and permuted ones as well: {all_comparisons}.",
             causes=(
                 fault.cause,
@@ -112,7 +112,7 @@ def _judge(runs: Permuted, alpha: float) -> Verdict:
             ),
         )
     return Verdict(
-        CHECK,
+        NAME,
         "inconclusive",
         f"The run cannot be distinguished from one with permuted labels: {all_comparisons}.",
         causes=(
@@ -226,14 +226,14 @@ def _no_advantage(own: Sequence[_Comparison], runs: Permuted) -> bool:
 
 
 def _loss_misses_labels(
-    runs: Permuted, own: Sequence[_Comparison], textbook: Sequence[_Comparison], alpha: float
+    runs: Permuted, own: Sequence[_Comparison], standard: Sequence[_Comparison], alpha: float
 ) -> bool:
-    """The textbook loss learns what this loss does not, although it is a loss of these labels and moves the weights."""
-    if runs.textbook is None or not textbook or not runs.textbook_first or runs.own_first is None:
+    """The standard loss learns what this loss does not, although it is a loss of these labels and moves the weights."""
+    if runs.standard is None or not standard or not runs.standard_first or runs.own_first is None:
         return False
-    similar = 1 / SIMILAR <= abs(runs.own_first) / runs.textbook_first <= SIMILAR
-    moved = runs.true.displacement >= LEAST_DISPLACEMENT * runs.textbook.displacement
-    return similar and moved and _negligible(own) and _clear_advantage(textbook, alpha, runs)
+    similar = 1 / SIMILAR <= abs(runs.own_first) / runs.standard_first <= SIMILAR
+    moved = runs.true.displacement >= LEAST_DISPLACEMENT * runs.standard.displacement
+    return similar and moved and _negligible(own) and _clear_advantage(standard, alpha, runs)
 
 
 def _clear_advantage(comparisons: Sequence[_Comparison], alpha: float, runs: Permuted) -> bool:
@@ -262,8 +262,8 @@ def _notes(runs: Permuted) -> tuple[str, ...]:
 
 def _rows(runs: Permuted) -> tuple[dict[str, Any], ...]:
     rows = [("the run", runs.run), ("true labels", runs.true)]
-    if runs.textbook is not None:
-        rows.append(("true labels, textbook loss", runs.textbook))
+    if runs.standard is not None:
+        rows.append(("true labels, standard loss", runs.standard))
     rows += [(f"permuted labels {i + 1}", r) for i, r in enumerate(runs.permuted)]
     return tuple(
         {

@@ -14,7 +14,7 @@ from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
 from .record import Attempt, Overfit
 
-CHECK = "overfits_one_batch"
+NAME = "overfits_one_batch"
 #: Share of the model that must be trained for a failure to overfit to count: the features of a frozen base may not separate sixteen labels
 #: for any head.
 LEAST_TRAINED = 0.5
@@ -24,7 +24,7 @@ NO_PROGRESS = 0.1
 EQUAL_ROWS = 1e-5
 #: A first loss above this many times that of the best constant prediction may need more than 100 steps.
 FAR_OFF = 3.0
-#: The own loss counts as a loss of these labels if it starts within this factor of the textbook loss.
+#: The own loss counts as a loss of these labels if it starts within this factor of the standard loss.
 SIMILAR = 2.0
 
 
@@ -44,7 +44,7 @@ def check_overfits_one_batch(trace: Trace) -> Verdict:
 
     Measured only when asked for (``probes=["overfit"]``, beside others). Up to 16 rows of the first batch are trained on alone, from
     the weights of the run's start, dropout off, by Adam at up to four learning rates and up to 100 steps each, until all predictions are
-    right and half of the textbook loss is gone (regression: 90 % of the variance). Fails if no learning rate changes the loss at all, if
+    right and half of the standard loss is gone (regression: 90 % of the variance). Fails if no learning rate changes the loss at all, if
     the rows' outputs stay equal, or if a model of which most is trained makes no progress. A frozen base, or a loss of another kind, makes
     it ``inconclusive``.
 
@@ -55,15 +55,15 @@ def check_overfits_one_batch(trace: Trace) -> Verdict:
     """
     overfit = trace.measured(Overfit)
     if overfit is None:
-        return not_measured(CHECK, trace, Overfit)
+        return not_measured(NAME, trace, Overfit)
     best = overfit.best
     if best is None:
-        return not_measured(CHECK, trace, Overfit, "no learning rate was tried")
+        return not_measured(NAME, trace, Overfit, "no learning rate was tried")
     verdict = _judge(overfit, best, trace.reading.task)
     return dataclasses.replace(
         verdict,
         evidence=_rows(overfit),
-        limit="all predictions right that can be, and half of the textbook loss gone (regression: 90 %); a failure only if the loss or the "
+        limit="all predictions right that can be, and half of the standard loss gone (regression: 90 %); a failure only if the loss or the "
         f"outputs do not change, or if no learning rate removes {percent(NO_PROGRESS)} of the loss although at least "
         f"{percent(LEAST_TRAINED)} of the model is trained",
         measured=f"{plural(overfit.rows, 'row')} ({plural(overfit.labels, 'label')}) of a training batch, from the run's initial weights, "
@@ -77,7 +77,7 @@ def _judge(overfit: Overfit, best: Attempt, task: str | None) -> Verdict:
     if overfit.fitted:
         right = f", {percent(best.accuracy)} right" if best.accuracy is not None else ""
         return Verdict(
-            CHECK,
+            NAME,
             "pass",
             f"The model overfits {rows} in {plural(best.steps, 'step')} at a learning rate of {number(best.lr)}: "
             f"{_change(overfit, best)}{right}.",
@@ -110,7 +110,7 @@ def _judge(overfit: Overfit, best: Attempt, task: str | None) -> Verdict:
     if overfit.constant_loss is None or best.reference is None:
         return _inconclusive(
             f"The model does not overfit {rows}: the loss went from {number(overfit.loss, 4)} to {number(best.loss, 4)} at best, {tried}.",
-            ["the loss has no textbook form here, so its lowest value is not known"],
+            ["the loss has no standard form here, so its lowest value is not known"],
             "compare with the lowest value that your loss can have",
         )
     headline = (
@@ -147,11 +147,11 @@ def _judge(overfit: Overfit, best: Attempt, task: str | None) -> Verdict:
 
 
 def _fail(fault: Fault, headline: str, causes: Sequence[str] = ()) -> Verdict:
-    return fault.verdict(CHECK, headline, causes=tuple(causes) or (fault.cause,))
+    return fault.verdict(NAME, headline, causes=tuple(causes) or (fault.cause,))
 
 
 def _inconclusive(headline: str, causes: Sequence[str], remedy: str) -> Verdict:
-    return Verdict(CHECK, "inconclusive", headline, causes=tuple(causes), remedy=remedy)
+    return Verdict(NAME, "inconclusive", headline, causes=tuple(causes), remedy=remedy)
 
 
 def _outputs_equal(overfit: Overfit) -> bool:
@@ -181,7 +181,7 @@ def _progress(overfit: Overfit, best: Attempt) -> float:
 
 
 def _is_loss_of_these_labels(overfit: Overfit) -> bool:
-    """Before the first step the own loss is, apart from its sign, about as large as the textbook loss of these labels."""
+    """Before the first step the own loss is, apart from its sign, about as large as the standard loss of these labels."""
     if overfit.reference is None or overfit.reference <= 0:
         return False
     return 1 / SIMILAR <= abs(overfit.loss) / overfit.reference <= SIMILAR
@@ -196,14 +196,14 @@ def _starts_near(overfit: Overfit) -> bool:
 def _change(overfit: Overfit, best: Attempt) -> str:
     if best.reference is None or overfit.reference is None:
         return f"the loss went from {number(overfit.loss, 4)} to {number(best.loss, 4)}"
-    return f"the textbook loss went from {number(overfit.reference, 4)} to {number(best.reference, 4)}"
+    return f"the standard loss went from {number(overfit.reference, 4)} to {number(best.reference, 4)}"
 
 
 def _notes(overfit: Overfit) -> tuple[str, ...]:
     notes = []
     if overfit.floor:
         notes.append(
-            f"rows with equal inputs have different labels: no model can bring the textbook loss below {number(overfit.floor)}"
+            f"rows with equal inputs have different labels: no model can bring the standard loss below {number(overfit.floor)}"
         )
     if overfit.fitted:
         notes.append("this does not test the optimizer, the schedule and the loop of the run")
@@ -216,7 +216,7 @@ def _rows(overfit: Overfit) -> tuple[dict[str, Any], ...]:
             "learning rate": number(a.lr),
             "steps": a.steps,
             "own loss": number(a.loss, 4),
-            "textbook loss": number(a.reference, 4),
+            "standard loss": number(a.reference, 4),
             "right": None if a.accuracy is None else percent(a.accuracy),
         }
         for a in overfit.attempts

@@ -14,10 +14,10 @@ class Attempt:
 
     lr: float
     steps: int
-    #: The run's own loss at the last step, and the lowest textbook loss of all steps (None: it cannot be computed).
+    #: The run's own loss at the last step, and the lowest standard loss of all steps (None: it cannot be computed).
     loss: float
     reference: float | None
-    #: Accuracy where the textbook loss was lowest; None: the task has none.
+    #: Accuracy where the standard loss was lowest; None: the task has none.
     accuracy: float | None
     #: Largest difference between two rows' outputs at the end, over the largest output; None: no outputs could be read.
     row_difference: float | None
@@ -31,10 +31,10 @@ class Overfit(Measurement, probe="overfit", on_request="it trains the model agai
     rows: int
     #: Labels in it that count (one a row, a token or a tag).
     labels: int
-    #: The run's own loss, and the textbook loss, before the first step.
+    #: The run's own loss, and the standard loss, before the first step.
     loss: float
     reference: float | None
-    #: Textbook loss of the best constant prediction, and of the best one that depends on the inputs alone (rows with equal inputs may
+    #: Standard loss of the best constant prediction, and of the best one that depends on the inputs alone (rows with equal inputs may
     #: have different labels); None: unknown.
     constant_loss: float | None
     floor: float | None
@@ -83,17 +83,17 @@ class Permuted(Measurement, probe="permuted", on_request="it trains the model ag
     held_out_rows: int
     #: Share of the labels that a permutation changed, on average.
     changed: float
-    #: Textbook loss of the best constant prediction: on the rows trained on, and held out.
+    #: Standard loss of the best constant prediction: on the rows trained on, and held out.
     constant_loss: float | None
     held_out_constant_loss: float | None
     #: The run itself, as it ended; its repetition with the true labels; with permuted ones.
     run: Rerun
     true: Rerun
     permuted: tuple[Rerun, ...]
-    #: Once more with the true labels, but with the textbook loss in place of the run's own; None: the run's own is the textbook loss.
-    textbook: Rerun | None = None
-    #: The run's own loss and the textbook loss of the first batch, before the first step; None: the run's own is the textbook loss.
+    #: Once more with the true labels, but with the standard loss in place of the run's own; None: the run's own is the standard loss.
+    standard: Rerun | None = None
+    #: The run's own loss and the standard loss of the first batch, before the first step; None: the run's own is the standard loss.
     own_first: float | None = None
-    textbook_first: float | None = None
+    standard_first: float | None = None
     #: Accuracy of the best constant prediction on the held-out rows.
     baseline: float | None = None

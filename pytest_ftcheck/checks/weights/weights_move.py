@@ -21,6 +21,7 @@ from ..no_step import no_step_verdict
 from ..optimizer import faults as optimizer_faults
 from ..spec import Stage, Symptom, check
 from ..tensor_state import (
+    LEAST_SHARE_CHANGED,
     RUN_LONGER,
     STEPS_FOR_ZERO,
     all_frozen,
@@ -54,8 +55,6 @@ LEAST_SHARE = 1e-4
 #: pace `MOST_STEPS` would change the loss by less than this share of itself.
 ADAM_LR = 2e-4
 LEAST_GAIN = 0.05
-#: Share of a matrix that must change in low precision (bf16 cannot add 5e-5 to 43 % of N(0, 0.02), measured).
-LEAST_MOVED = 0.5
 
 
 @check(
@@ -151,7 +150,7 @@ def check_weights_move(
     elif state == "slow":
         limit = steps_limit
     elif state == "rounded_away":
-        limit = f"at least {percent(LEAST_MOVED)} of the elements of a matrix move in {affected[0].dtype}"
+        limit = f"at least {percent(LEAST_SHARE_CHANGED)} of the elements of a matrix move in {affected[0].dtype}"
     else:
         limit = "every tensor that should learn moves"
     verb = "did not learn" if state in DID_NOT_LEARN else "did not move"
@@ -232,7 +231,7 @@ def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     if m.share_with_gradient == 0:
         return None  # only rows outside the sample got gradients: a large embedding table
     low_precision = t.dtype in ("bfloat16", "float16")
-    if low_precision and m.share_changed < LEAST_MOVED * m.share_with_gradient:
+    if low_precision and m.share_changed < LEAST_SHARE_CHANGED * m.share_with_gradient:
         return "rounded_away"
     if m.share_changed == 0:
         return "restored" if m.between_steps > 0 or t.replaced else "unexplained"
@@ -326,11 +325,11 @@ def _may_be_healthy(slow: Sequence[Tensor], trace: Trace) -> str | None:
 
 def _adam_lr_for_sgd(trace: Trace) -> bool:
     """SGD at a learning rate usual for Adam, under which a loss that is far from zero hardly changes."""
-    if trace.optimizer.family != "sgd" or trace.probe is None or not trace.steps:
+    if trace.optimizer.family != "sgd" or trace.probe_loss is None or not trace.steps:
         return False
     groups = trace.optimizer.groups
     effective = [g.lr_peak / max(1e-9, 1 - min(1.0, g.settings.get("momentum", 0.0))) for g in groups]
-    points, prior = trace.probe.points, trace.probe.prior_entropy
+    points, prior = trace.probe_loss.points, trace.probe_loss.prior_entropy
     if not effective or max(effective) > ADAM_LR or len(points) < 2 or prior is None:
         return False
     first, last = points[0].loss, points[-1].loss

@@ -61,8 +61,8 @@ def measures(trace: Trace) -> dict[str, Measure]:
 
 
 def _all(trace: Trace) -> Iterator[tuple[str, Measure]]:
-    if trace.probe is not None and len(trace.probe.points) > 1:
-        points = trace.probe.points
+    if trace.probe_loss is not None and len(trace.probe_loss.points) > 1:
+        points = trace.probe_loss.points
         yield "loss.drop", Measure(points[0].loss - points[-1].loss, "linear", "lower")
     if len(trace.losses) > 1:
         yield "training_loss.drop", _drop(trace.losses)

@@ -66,11 +66,11 @@ def _losses(trace: Trace) -> Iterator[tuple[str, float, int]]:
             losses_at.setdefault(math.ceil(place), []).append(iteration.loss)
     for x, losses in losses_at.items():
         yield "loss/train", sum(v / len(losses) for v in losses), x
-    if trace.probe is not None:
-        for point in trace.probe.points:
+    if trace.probe_loss is not None:
+        for point in trace.probe_loss.points:
             yield "loss/probe", point.loss, point.step
-            if trace.probe.prior_entropy is not None:
-                yield "loss/class_prior", trace.probe.prior_entropy, point.step
+            if trace.probe_loss.prior_entropy is not None:
+                yield "loss/class_prior", trace.probe_loss.prior_entropy, point.step
 
 
 def _of_tensors(trace: Trace) -> Iterator[tuple[str, float, int]]:

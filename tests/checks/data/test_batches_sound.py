@@ -11,7 +11,7 @@ from pytest_ftcheck import check_batches_sound, example_trace
 from pytest_ftcheck.checks.data.record import BatchNormInput, Data, Drawn, Order, Relabelled, Tokens
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.checks.mode.record import Modes
-from pytest_ftcheck.core.observations import Metric, ProbePoint
+from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
 
 ORDER = Order(changes=150, expected_changes=160.0, batches=20, single_class=0, expected_single_class=0.0)
 TOKENS = Tokens(
@@ -37,7 +37,9 @@ GOOD = Data(
 UNLEARNT = replace(
     example_trace(),
     metrics=(Metric("accuracy", 0.5, 0.48, 64, "held-out rows", 0.53, 0.7),),
-    probe=replace(example_trace().probe, points=(ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.69, 0.69))),
+    probe_loss=replace(
+        example_trace().probe_loss, points=(ProbeLossPoint(0, 0.7, 0.7), ProbeLossPoint(20, 0.69, 0.69))
+    ),
 )
 
 
@@ -142,8 +144,10 @@ def test_inputs_that_are_nan_are_a_fault_where_the_loss_shows_it():
     verdict = check_batches_sound(replace(trace, iterations=(*trace.iterations[:3], bad)))
     assert (verdict.status, verdict.fault) == ("fail", "inputs_nan")
     assert "2 distinct rows, of 320 rows read, contain NaN or infinity (in 'features')" in verdict.headline
-    points = (ProbePoint(0, math.inf, None),)
-    assert check_batches_sound(replace(trace, probe=replace(trace.probe, points=points))).fault == "inputs_nan"
+    points = (ProbeLossPoint(0, math.inf, None),)
+    assert (
+        check_batches_sound(replace(trace, probe_loss=replace(trace.probe_loss, points=points))).fault == "inputs_nan"
+    )
     # a model that takes NaN for a missing value
     assert (
         check_batches_sound(replace(trace, measurements={"data": replace(GOOD, nonfinite_inputs=2)})).status == "pass"

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_ftcheck import check_labels_learnable, example_trace
 from pytest_ftcheck.checks.data.record import Data, Dependence, Tokens
-from pytest_ftcheck.core.observations import Metric, ProbePoint
+from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
 
 DEPENDENCE = Dependence(
     320, 499, {"tokens": 0.4, "pairs of tokens": 0.2}, simulated=6, detected=6, shifted={"one row on": 1.2}
@@ -17,7 +17,9 @@ DEPENDENCE = Dependence(
 UNLEARNT = replace(
     example_trace(),
     metrics=(Metric("accuracy", 0.5, 0.48, 64, "held-out rows", 0.53, 0.7),),
-    probe=replace(example_trace().probe, points=(ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.69, 0.69))),
+    probe_loss=replace(
+        example_trace().probe_loss, points=(ProbeLossPoint(0, 0.7, 0.7), ProbeLossPoint(20, 0.69, 0.69))
+    ),
 )
 
 

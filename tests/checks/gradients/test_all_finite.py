@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_all_finite, example_trace
-from pytest_ftcheck.core.observations import Buffer, Iteration, ProbePoint
+from pytest_ftcheck.core.observations import Buffer, Iteration, ProbeLossPoint
 
 GOOD = example_trace()
 
@@ -133,11 +133,11 @@ def test_a_buffer_that_is_not_finite():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_probe_loss_that_is_not_finite(value):
-    points = (*GOOD.probe.points[:2], ProbePoint(10, value))
-    verdict = check_all_finite(replace(GOOD, probe=replace(GOOD.probe, points=points)))
+    points = (*GOOD.probe_loss.points[:2], ProbeLossPoint(10, value))
+    verdict = check_all_finite(replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=points)))
     assert verdict.status == "fail"
     assert "The probe loss is not finite after 10 steps" in verdict.headline
-    assert check_all_finite(replace(GOOD, probe=replace(GOOD.probe, points=points[:2]))).status == "pass"
+    assert check_all_finite(replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=points[:2]))).status == "pass"
 
 
 def test_an_eps_that_float16_cannot_hold_is_named():

@@ -179,8 +179,8 @@ def test_negligible_beside_eps(share, status):
 
 
 def test_a_loss_that_is_scaled_down_is_the_root():
-    point = replace(GOOD.probe.points[0], loss=7e-13, reference=0.70)
-    trace = replace(GOOD, probe=replace(GOOD.probe, points=(point, *GOOD.probe.points[1:])))
+    point = replace(GOOD.probe_loss.points[0], loss=7e-13, reference=0.70)
+    trace = replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=(point, *GOOD.probe_loss.points[1:])))
     verdict = check_grads_nonzero(with_gradients((*BASE, *HEAD), trace, max_rms=1e-14))
     assert verdict.status == "fail"
     assert verdict.fault == "gradient_negligible"
@@ -189,9 +189,9 @@ def test_a_loss_that_is_scaled_down_is_the_root():
     assert "undo the scaling of the loss" in verdict.remedy
 
 
-@pytest.mark.parametrize("probe", [None, replace(GOOD.probe, points=())])
+@pytest.mark.parametrize("probe", [None, replace(GOOD.probe_loss, points=())])
 def test_without_a_probe_the_scale_of_the_loss_is_a_guess(probe):
-    verdict = check_grads_nonzero(with_gradients(HEAD, replace(GOOD, probe=probe), max_rms=1e-14))
+    verdict = check_grads_nonzero(with_gradients(HEAD, replace(GOOD, probe_loss=probe), max_rms=1e-14))
     assert not any("it starts at" in c for c in verdict.causes)
     assert any("the loss is scaled down" in c for c in verdict.causes)
 

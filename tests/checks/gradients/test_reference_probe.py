@@ -45,7 +45,7 @@ def sgd(model):
 
 
 def loop(between=lambda model: None, *, loss=cross_entropy, sign=1.0):
-    """The textbook step, with something of the test's own between backward() and step()."""
+    """The standard step, with something of the test's own between backward() and step()."""
 
     def step(model, batch, optimizer, scheduler):
         value = loss(model, batch)
@@ -89,7 +89,7 @@ def verdict(step, rows, **options):
 
 
 # ---------------------------------------------------------------------- healthy
-def test_the_textbook_loop_has_the_gradient_of_its_loss_to_the_last_digit(rows):
+def test_the_standard_loop_has_the_gradient_of_its_loss_to_the_last_digit(rows):
     trace = run(loop(), rows)
     record = trace.measured(ReferenceGradient)
     assert [s.step for s in record.steps] == [0, 1, 2, 6, 11]

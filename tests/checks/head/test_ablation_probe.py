@@ -164,7 +164,7 @@ def test_the_experiment_changes_nothing(rows):
     b = run(with_it, rows, probes=("loss", "counterfactuals"))
     assert a.losses == b.losses
     assert a.tensors == b.tensors
-    assert a.probe.points == b.probe.points
+    assert a.probe_loss.points == b.probe_loss.points
     assert all(torch.equal(p, q) for p, q in zip(with_it.parameters(), make().parameters(), strict=True))
 
 

@@ -50,15 +50,15 @@ def verdict(model, batches=None, **settings):
 def test_the_run_decides_between_advice_and_failure():
     trace = example_trace()
     assert judge(HOOKED).status == "advice"  # it learns
-    points = tuple(replace(p, reference=0.7) for p in trace.probe.points)
+    points = tuple(replace(p, reference=0.7) for p in trace.probe_loss.points)
     bad = {
         "metrics": (replace(trace.metrics[0], last=0.5, baseline=0.5),),
-        "probe": replace(trace.probe, points=points),
+        "probe_loss": replace(trace.probe_loss, points=points),
     }
     failed = judge(HOOKED, **bad)
     assert (failed.status, failed.fault) == ("fail", "base_altered")
     assert judge(SAME, **bad).status == "pass"
-    unknown = judge(HOOKED, metrics=(), probe=None)
+    unknown = judge(HOOKED, metrics=(), probe_loss=None)
     assert unknown.status == "advice"
     assert "whether the run learns is not known" in unknown.notes[-1]
 
@@ -451,4 +451,4 @@ def test_the_training_is_the_same_with_and_without_it():
         finetune(tiny_distilbert(seed=0), toy_batches(4, 8), steps=3, lr=1e-3, probes=probes)
         for probes in (["base_twin", "loss"], ["loss"])
     ]
-    assert traces[0].probe.points == traces[1].probe.points
+    assert traces[0].probe_loss.points == traces[1].probe_loss.points

@@ -1,4 +1,4 @@
-"""initial_loss: two-sided, by the textbook loss of the first logits, whatever the run's own loss is."""
+"""initial_loss: two-sided, by the standard loss of the first logits, whatever the run's own loss is."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from pytest_ftcheck import check_initial_loss, diagnose, example_trace, finetune
 from pytest_ftcheck.checks.loss.initial_loss import HIGHEST
 from pytest_ftcheck.checks.loss.record import LossShape
-from pytest_ftcheck.core.observations import Buffer, ProbePoint
+from pytest_ftcheck.core.observations import Buffer, ProbeLossPoint
 
 
 def run(reference, *, loss=None, task="single_label", classes=3, entropy=1.09, **changes):
     trace = example_trace()
-    points = (ProbePoint(0, reference if loss is None else loss, reference), *trace.probe.points[1:])
+    points = (ProbeLossPoint(0, reference if loss is None else loss, reference), *trace.probe_loss.points[1:])
     return dataclasses.replace(
         trace,
-        probe=dataclasses.replace(trace.probe, points=points, prior_entropy=entropy),
+        probe_loss=dataclasses.replace(trace.probe_loss, points=points, prior_entropy=entropy),
         reading=dataclasses.replace(trace.reading, task=task, classes=classes),
         **changes,
     )
@@ -88,7 +88,7 @@ def test_not_finite():
         run(9.0, task="regression"),
         run(None, loss=9.0),
         run(9.0, measurements={"loss_shape": LossShape(form="probabilities")}),
-        dataclasses.replace(example_trace(), probe=None),
+        dataclasses.replace(example_trace(), probe_loss=None),
     ],
 )
 def test_what_is_not_judged(trace):
@@ -135,7 +135,7 @@ def test_batch_normalisation_of_inputs_in_the_thousands():
     names = ("norm", "classifier")
     model = torch.nn.Sequential(OrderedDict(zip(names, (torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2)), strict=True)))
     trace = finetune(model, batches, steps=6, lr=1e-2)
-    assert trace.probe.points[0].loss > 10
+    assert trace.probe_loss.points[0].loss > 10
     assert check_initial_loss(trace).status == "pass"
     assert diagnose(trace).status != "unhealthy"
 

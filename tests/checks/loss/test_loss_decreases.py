@@ -12,7 +12,7 @@ from pytest_ftcheck import Intent, check_loss_decreases, diagnose, example_trace
 from pytest_ftcheck.checks.loop.record import LoopCalls, LossCall
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, RISE
 from pytest_ftcheck.checks.loss.record import LossShape
-from pytest_ftcheck.core.observations import Descent, Iteration, ProbePoint, ProbeRows
+from pytest_ftcheck.core.observations import Descent, Iteration, ProbeLoss, ProbeLossPoint
 
 GOOD = example_trace()
 
@@ -21,12 +21,12 @@ def run(drop=0.0, *, first=0.7, down=0, still=0, up=0, trace=GOOD, reference=Tru
     """A trace whose probe loss fell by ``drop`` (relative), and whose steps' own batches went down, stood still, went up."""
     last = first * (1 - drop)
     values = [first, *middle, last]
-    points = tuple(ProbePoint(10 * i, v, v if reference else None) for i, v in enumerate(values))
+    points = tuple(ProbeLossPoint(10 * i, v, v if reference else None) for i, v in enumerate(values))
     descents = [Descent(i, 0.7, 0.7 + d) for i, d in enumerate([-0.01] * down + [0.0] * still + [0.01] * up)]
     flat = [0.7 + 0.01 * (-1) ** i for i in range(20)]
     return replace(
         trace,
-        probe=ProbeRows(32, "the first 2 training batches", points, tuple(descents), prior_entropy=0.6931),
+        probe_loss=ProbeLoss(32, "the first 2 training batches", points, tuple(descents), prior_entropy=0.6931),
         iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate(losses or flat)),
     )
 
@@ -113,17 +113,19 @@ def test_own_batches_alone_are_not_enough_if_the_probe_did_not_fall():
 
 
 def test_steps_within_rounding_count_for_nothing():
-    tiny = replace(GOOD.probe, descents=tuple(Descent(i, 0.7, 0.7 - 5e-7) for i in range(12)))
-    trace = replace(run(1e-4), probe=replace(tiny, points=run(1e-4).probe.points))
+    tiny = replace(GOOD.probe_loss, descents=tuple(Descent(i, 0.7, 0.7 - 5e-7) for i in range(12)))
+    trace = replace(run(1e-4), probe_loss=replace(tiny, points=run(1e-4).probe_loss.points))
     verdict = check_loss_decreases(trace)
     assert verdict.status == "inconclusive"
     assert any(
         "12 of 12 steps changed the loss of their own batch by less than its rounding" in c for c in verdict.causes
     )
-    small = replace(tiny, descents=tuple(Descent(i, 0.7, 0.7 - 1e-6) for i in range(12)), points=trace.probe.points)
-    assert check_loss_decreases(replace(trace, probe=small)).status == "pass"
+    small = replace(
+        tiny, descents=tuple(Descent(i, 0.7, 0.7 - 1e-6) for i in range(12)), points=trace.probe_loss.points
+    )
+    assert check_loss_decreases(replace(trace, probe_loss=small)).status == "pass"
     # what float32 can tell, bfloat16 cannot
-    coarse = replace(trace, probe=small, environment={"dtype": "bfloat16, float32"})
+    coarse = replace(trace, probe_loss=small, environment={"dtype": "bfloat16, float32"})
     assert check_loss_decreases(coarse).status == "inconclusive"
 
 
@@ -132,7 +134,9 @@ def test_steps_without_a_learning_rate_are_not_counted():
     idle = tuple(replace(s, lrs=(0.0,)) if i < 10 else s for i, s in enumerate(GOOD.steps))
     trace = run(1e-4, still=10, down=0)
     later = tuple(Descent(10 + i, 0.7, 0.69) for i in range(8))
-    trace = replace(trace, steps=idle, probe=replace(trace.probe, descents=(*trace.probe.descents, *later)))
+    trace = replace(
+        trace, steps=idle, probe_loss=replace(trace.probe_loss, descents=(*trace.probe_loss.descents, *later))
+    )
     verdict = check_loss_decreases(trace)
     assert verdict.status == "pass"
     assert "8 of 8 steps" in verdict.headline
@@ -183,8 +187,11 @@ def test_a_loss_that_stands_still_while_something_learns_is_no_proof():
     # exactly equal, on the probe too
     assert status(1e-9, still=20, trace=unmoved()) == "inconclusive"
     trace = run(0.0, still=20, trace=unmoved())
-    nearly = (*trace.probe.descents[:-1], Descent(19, 0.7, math.nextafter(0.7, 1)))
-    assert check_loss_decreases(replace(trace, probe=replace(trace.probe, descents=nearly))).status == "inconclusive"
+    nearly = (*trace.probe_loss.descents[:-1], Descent(19, 0.7, math.nextafter(0.7, 1)))
+    assert (
+        check_loss_decreases(replace(trace, probe_loss=replace(trace.probe_loss, descents=nearly))).status
+        == "inconclusive"
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +210,7 @@ def test_wording():
     assert str(check_loss_decreases(run(-0.01, down=2, up=6))) == (
         "loss_decreases: FAIL. The steps raise the loss: only 2 of 8 lowered the loss of their own batch; on the probe it rose "
         "by 1.0 %, 0.7000 -> 0.7070.\n"
-        "  after steps  probe loss  textbook loss\n"
+        "  after steps  probe loss  standard loss\n"
         "            0  0.70000     0.70000\n"
         "           10  0.70700     0.70700\n"
         "  cause: the sign is flipped (loss negated, maximize=True, gradient ascent), or the learning rate is far too high\n"
@@ -248,13 +255,13 @@ def test_a_rise_is_inconclusive_while_most_steps_lower_the_loss_of_their_own_bat
 
 
 @pytest.mark.parametrize(("rise", "expected"), [(1.01, "fail"), (0.99, "pass")])
-def test_a_loss_that_falls_while_the_textbook_loss_rises(rise, expected):
+def test_a_loss_that_falls_while_the_standard_loss_rises(rise, expected):
     trace = run(0.5)
-    points = (ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.35, 0.7 * (1 + rise * RISE)))
-    verdict = check_loss_decreases(replace(trace, probe=replace(trace.probe, points=points)))
+    points = (ProbeLossPoint(0, 0.7, 0.7), ProbeLossPoint(20, 0.35, 0.7 * (1 + rise * RISE)))
+    verdict = check_loss_decreases(replace(trace, probe_loss=replace(trace.probe_loss, points=points)))
     assert verdict.status == expected
     if expected == "fail":
-        assert "but the textbook loss of the same logits rose, 0.7000 -> 0.8767" in verdict.headline
+        assert "but the standard loss of the same logits rose, 0.7000 -> 0.8767" in verdict.headline
         assert "the minimised loss is not the task's" in verdict.causes[0]
 
 
@@ -264,12 +271,12 @@ def test_a_loss_that_falls_while_the_textbook_loss_rises(rise, expected):
 )
 def test_numbers_may_be_predicted_on_another_scale_than_that_of_the_labels(task, p_value, expected):
     """A sigmoid or an exponential in the loss, labels that it standardises: what is predicted goes with the labels all the same."""
-    points = (ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.35, 4.0))
+    points = (ProbeLossPoint(0, 0.7, 0.7), ProbeLossPoint(20, 0.35, 4.0))
     trace = run(0.5)
     metric = replace(GOOD.metrics[0], name="r_squared", first=-5.0, last=-19.0, p_value=p_value)
     trace = replace(
         trace,
-        probe=replace(trace.probe, points=points),
+        probe_loss=replace(trace.probe_loss, points=points),
         reading=replace(trace.reading, task=task),
         metrics=(metric,),
     )
@@ -278,26 +285,28 @@ def test_numbers_may_be_predicted_on_another_scale_than_that_of_the_labels(task,
 
 @pytest.mark.parametrize(("rise", "expected"), [(1.01, "fail"), (0.99, "pass")])
 @pytest.mark.parametrize(("entropy", "scale"), [(1.2, 1.2), (None, math.log(2))])
-def test_the_textbook_loss_may_rise_by_a_share_of_the_class_prior_loss(entropy, scale, rise, expected):
+def test_the_standard_loss_may_rise_by_a_share_of_the_class_prior_loss(entropy, scale, rise, expected):
     """A model that begins near zero, under smoothed labels or a teacher: its own first value is no yardstick."""
-    points = (ProbePoint(0, 0.7, 0.1), ProbePoint(20, 0.35, 0.1 + rise * RISE * scale))
+    points = (ProbeLossPoint(0, 0.7, 0.1), ProbeLossPoint(20, 0.35, 0.1 + rise * RISE * scale))
     trace = run(0.5)
-    verdict = check_loss_decreases(replace(trace, probe=replace(trace.probe, points=points, prior_entropy=entropy)))
+    verdict = check_loss_decreases(
+        replace(trace, probe_loss=replace(trace.probe_loss, points=points, prior_entropy=entropy))
+    )
     assert verdict.status == expected
 
 
 @pytest.mark.parametrize(("rise", "expected"), [(2e-6, "inconclusive"), (0.5e-6, "pass"), (-0.01, "pass")])
-def test_a_slow_fall_against_the_textbook_loss_is_inconclusive(rise, expected):
+def test_a_slow_fall_against_the_standard_loss_is_inconclusive(rise, expected):
     trace = run(1e-3, down=20)
-    points = (ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.6993, 0.7 * (1 + rise)))
-    verdict = check_loss_decreases(replace(trace, probe=replace(trace.probe, points=points)))
+    points = (ProbeLossPoint(0, 0.7, 0.7), ProbeLossPoint(20, 0.6993, 0.7 * (1 + rise)))
+    verdict = check_loss_decreases(replace(trace, probe_loss=replace(trace.probe_loss, points=points)))
     assert verdict.status == expected
     if expected == "inconclusive":
-        assert "and the textbook loss of the same logits rose, 0.700000 -> 0.700001" in verdict.headline
+        assert "and the standard loss of the same logits rose, 0.700000 -> 0.700001" in verdict.headline
         assert "the minimised loss may not be the task's" in verdict.causes[0]
 
 
-def test_without_logits_there_is_no_textbook_loss_to_compare():
+def test_without_logits_there_is_no_standard_loss_to_compare():
     assert status(0.5, reference=False) == "pass"
 
 
@@ -309,8 +318,8 @@ def test_a_loss_that_is_not_finite(value):
     assert verdict.headline == "The loss is not finite from iteration 2 on."
     assert "assert_all_finite" in verdict.causes[0]
     trace = run(0.5)
-    points = (*trace.probe.points[:1], ProbePoint(20, value, None))
-    assert check_loss_decreases(replace(trace, probe=replace(trace.probe, points=points))).headline == (
+    points = (*trace.probe_loss.points[:1], ProbeLossPoint(20, value, None))
+    assert check_loss_decreases(replace(trace, probe_loss=replace(trace.probe_loss, points=points))).headline == (
         "The loss is not finite on the probe."
     )
 
@@ -326,27 +335,33 @@ def test_iterations_without_a_loss_are_counted():
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
 def test_a_negative_cross_entropy(task):
     trace = run(0.0)
-    points = (ProbePoint(0, -0.5, 0.69), ProbePoint(20, -3.0, 0.9))
-    trace = replace(trace, probe=replace(trace.probe, points=points), reading=replace(trace.reading, task=task))
+    points = (ProbeLossPoint(0, -0.5, 0.69), ProbeLossPoint(20, -3.0, 0.9))
+    trace = replace(
+        trace, probe_loss=replace(trace.probe_loss, points=points), reading=replace(trace.reading, task=task)
+    )
     verdict = check_loss_decreases(trace)
     assert verdict.status == "fail"
     assert "The loss is negative (-0.5000 after 0 steps)" in verdict.headline
-    assert "textbook loss of the same logits is 0.6900" in verdict.headline
+    assert "standard loss of the same logits is 0.6900" in verdict.headline
     assert "NLL on raw logits" in verdict.causes[0]
 
 
 @pytest.mark.parametrize(("loss", "fault"), [(-0.69, "loss_negated"), (-0.63, "loss_negated"), (-0.6, ""), (-0.8, "")])
-def test_minus_the_textbook_loss_has_its_sign_flipped(loss, fault):
+def test_minus_the_standard_loss_has_its_sign_flipped(loss, fault):
     trace = run(0.0)
-    verdict = check_loss_decreases(replace(trace, probe=replace(trace.probe, points=(ProbePoint(0, loss, 0.69),) * 2)))
+    verdict = check_loss_decreases(
+        replace(trace, probe_loss=replace(trace.probe_loss, points=(ProbeLossPoint(0, loss, 0.69),) * 2))
+    )
     assert (verdict.status, verdict.fault) == ("fail", fault)
 
 
 @pytest.mark.parametrize(("task", "reference"), [("regression", 0.69), (None, 0.69), ("single_label", None)])
 def test_other_losses_may_be_negative(task, reference):
     trace = run(0.0)
-    points = (ProbePoint(0, -0.5, reference), ProbePoint(20, -3.0, reference))
-    trace = replace(trace, probe=replace(trace.probe, points=points), reading=replace(trace.reading, task=task))
+    points = (ProbeLossPoint(0, -0.5, reference), ProbeLossPoint(20, -3.0, reference))
+    trace = replace(
+        trace, probe_loss=replace(trace.probe_loss, points=points), reading=replace(trace.reading, task=task)
+    )
     verdict = check_loss_decreases(trace)
     assert verdict.status == "pass"
     assert "fell" in verdict.headline
@@ -377,8 +392,10 @@ def test_above_the_entropy_of_the_labels_a_note_says_so():
 
 
 # ------------------------------------------------------------------ without a probe
-def watched(losses, probe=None):
-    return replace(GOOD, probe=probe, iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate(losses)))
+def watched(losses, probe_loss=None):
+    return replace(
+        GOOD, probe_loss=probe_loss, iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate(losses))
+    )
 
 
 def test_the_trend_of_the_training_losses():
@@ -444,7 +461,7 @@ def test_too_few_training_losses():
 
 
 def test_a_probe_that_was_skipped_is_explained():
-    skipped = ProbeRows(16, "probe_batch", (), skipped="RuntimeError: no eval")
+    skipped = ProbeLoss(16, "probe_batch", (), skipped="RuntimeError: no eval")
     verdict = check_loss_decreases(watched([1.0], skipped))
     assert "the probe was skipped: RuntimeError: no eval" in verdict.headline
     assert "RuntimeError: no eval" in check_loss_decreases(watched([1 - 0.02 * i for i in range(20)], skipped)).notes[0]
@@ -461,8 +478,10 @@ FALLING = [1.1 - 0.01 * i for i in range(60)]
 
 def ended(probe, losses):
     """A run with these probe losses, the last one after the last step."""
-    points = tuple(ProbePoint(10 * i, v, v) for i, v in enumerate(probe))
-    return check_loss_decreases(replace(watched(losses), probe=replace(GOOD.probe, points=points, descents=())))
+    points = tuple(ProbeLossPoint(10 * i, v, v) for i, v in enumerate(probe))
+    return check_loss_decreases(
+        replace(watched(losses), probe_loss=replace(GOOD.probe_loss, points=points, descents=()))
+    )
 
 
 def test_one_bad_step_at_the_end_of_a_run_that_learns():
@@ -564,11 +583,11 @@ def test_a_partly_frozen_head_explains_nothing_else():
 
 
 @pytest.mark.parametrize(("agreement", "status"), [(1.0, "pass"), (0.9, "fail")])
-def test_a_reweighted_loss_may_raise_the_textbook_loss(agreement, status):
+def test_a_reweighted_loss_may_raise_the_standard_loss(agreement, status):
     shape = LossShape(rows=16, kind="single", outputs=2, uses_labels=True, agreement=agreement)
     points = (
-        replace(GOOD.probe.points[0], loss=0.93, reference=0.50),
-        replace(GOOD.probe.points[-1], loss=0.70, reference=0.70),
+        replace(GOOD.probe_loss.points[0], loss=0.93, reference=0.50),
+        replace(GOOD.probe_loss.points[-1], loss=0.70, reference=0.70),
     )
-    trace = replace(GOOD, probe=replace(GOOD.probe, points=points), measurements={"loss_shape": shape})
+    trace = replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=points), measurements={"loss_shape": shape})
     assert check_loss_decreases(trace).status == status

@@ -14,7 +14,7 @@ from pytest_ftcheck.checks.loss.logit_response import LEAST_GAIN, WRONG_LOSSES, 
 from pytest_ftcheck.checks.loss.loss_terms import HIGHEST_TEMPERATURE, LARGEST_OTHER_TERMS, NOTHING
 from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
 from pytest_ftcheck.core.intent import Intent
-from pytest_ftcheck.core.observations import Metric, ProbePoint
+from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
 from pytest_ftcheck.core.trace import Trace
 
 MARGINS = (0.0, 0.5, 1.0, 2.0, 8.0, 16.0, 32.0)
@@ -64,17 +64,17 @@ def judged_tags(**changes):
 
 
 def ending_at(share):
-    """A trace whose textbook loss ends at this share of the class-prior loss."""
+    """A trace whose standard loss ends at this share of the class-prior loss."""
     trace = example_trace()
-    points = (ProbePoint(0, 1.3, 1.3), ProbePoint(20, share, trace.probe.prior_entropy * share))
-    return dataclasses.replace(trace, probe=dataclasses.replace(trace.probe, points=points))
+    points = (ProbeLossPoint(0, 1.3, 1.3), ProbeLossPoint(20, share, trace.probe_loss.prior_entropy * share))
+    return dataclasses.replace(trace, probe_loss=dataclasses.replace(trace.probe_loss, points=points))
 
 
 def broken(**changes):
-    """A trace whose textbook loss on the probe does not fall."""
+    """A trace whose standard loss on the probe does not fall."""
     trace = example_trace()
-    probe = dataclasses.replace(trace.probe, points=(ProbePoint(0, 0.7, 0.7), ProbePoint(20, 0.9, 0.9)))
-    return dataclasses.replace(trace, probe=probe, **changes)
+    probe = dataclasses.replace(trace.probe_loss, points=(ProbeLossPoint(0, 0.7, 0.7), ProbeLossPoint(20, 0.9, 0.9)))
+    return dataclasses.replace(trace, probe_loss=probe, **changes)
 
 
 def optimizer(family):
@@ -338,7 +338,7 @@ def test_a_sum_is_a_fault_only_where_the_run_breaks():
 
 def test_a_scale_of_nothing_is_a_fault_only_where_nothing_is_learnt():
     assert judged(scale=NOTHING * 0.9).status == "advice"
-    assert judged(scale=NOTHING * (1 + 1e-6)).headline == "The loss is 0.00100 times the textbook loss."
+    assert judged(scale=NOTHING * (1 + 1e-6)).headline == "The loss is 0.00100 times the standard loss."
     assert judged(broken(), scale=NOTHING * 0.9).fault == "loss_scaled_to_nothing"
     assert judged(broken(), scale=NOTHING * 1.1).status == "pass"
 

@@ -10,15 +10,17 @@ import pytest
 from pytest_ftcheck import check_loss_stable, example_trace
 from pytest_ftcheck.checks.loss.loss_stable import COLLAPSE, EXPLOSION, RISE, SPIKE, SUSPICIOUS
 from pytest_ftcheck.checks.loss.record import LossShape
-from pytest_ftcheck.core.observations import Iteration, ProbePoint
+from pytest_ftcheck.core.observations import Iteration, ProbeLossPoint
 
 
 def run(losses=None, *, first=0.7, last=0.31, shape=None, **changes):
     trace = example_trace()
     if losses is not None:
         changes["iterations"] = tuple(Iteration(v, i, 1, True) for i, v in enumerate(losses))
-    probe = dataclasses.replace(trace.probe, points=(ProbePoint(0, first, first), ProbePoint(20, last, last)))
-    return dataclasses.replace(trace, probe=probe, measurements={"loss_shape": shape}, **changes)
+    probe = dataclasses.replace(
+        trace.probe_loss, points=(ProbeLossPoint(0, first, first), ProbeLossPoint(20, last, last))
+    )
+    return dataclasses.replace(trace, probe_loss=probe, measurements={"loss_shape": shape}, **changes)
 
 
 def peak(times, at=10, start=0.7):
@@ -132,4 +134,4 @@ def test_suspiciously_fast_is_advice():
 
 
 def test_nothing_to_judge():
-    assert check_loss_stable(dataclasses.replace(example_trace(), iterations=(), probe=None)).status == "skipped"
+    assert check_loss_stable(dataclasses.replace(example_trace(), iterations=(), probe_loss=None)).status == "skipped"

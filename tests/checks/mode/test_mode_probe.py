@@ -38,7 +38,7 @@ class Net(nn.Module):
         return self.classifier(F.dropout(hidden, self.always))
 
 
-def textbook(model, batch, optimizer, scheduler):
+def standard_step(model, batch, optimizer, scheduler):
     loss = F.cross_entropy(model(batch[0]), batch[1])
     optimizer.zero_grad()
     loss.backward()
@@ -46,7 +46,7 @@ def textbook(model, batch, optimizer, scheduler):
     return loss.detach()
 
 
-def traced(model, rows, steps=12, step=textbook, **settings):
+def traced(model, rows, steps=12, step=standard_step, **settings):
     """One run, through the user's own step unless ``step=None``."""
     if step is not None:
         settings.update(step=step, optimizer=torch.optim.SGD(model.parameters(), 0.1))
@@ -59,7 +59,7 @@ def faults(trace):
     return check_dropout_active(trace).fault, check_eval_deterministic(trace).fault
 
 
-@pytest.mark.parametrize("step", [textbook, None])
+@pytest.mark.parametrize("step", [standard_step, None])
 def test_a_healthy_model(rows, step):
     trace = traced(Net().train(), rows, step=step)
     modes = trace.measured(Modes)
@@ -121,7 +121,7 @@ def test_a_part_without_gradients_may_be_in_evaluation_mode(rows):
 
 def test_an_evaluation_during_training_without_train_afterwards(rows):
     def step(model, batch, optimizer, scheduler, calls=iter(range(99))):  # noqa: B008
-        loss = textbook(model, batch, optimizer, scheduler)
+        loss = standard_step(model, batch, optimizer, scheduler)
         if next(calls) == 5:
             model.eval()
         return loss
@@ -134,7 +134,7 @@ def test_an_evaluation_during_training_without_train_afterwards(rows):
 def test_a_step_that_switches_both_ways_is_healthy(rows):
     def step(model, batch, optimizer, scheduler):
         model.train()
-        loss = textbook(model, batch, optimizer, scheduler)
+        loss = standard_step(model, batch, optimizer, scheduler)
         model.eval()
         return loss
 
@@ -195,7 +195,7 @@ def test_a_watched_loop(rows):
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         with watch(model, optimizer, probe_batch=rows[0]) as watched:
             for batch in rows:
-                textbook(model, batch, optimizer, None)
+                standard_step(model, batch, optimizer, None)
         return watched.trace
 
     assert faults(run(Net().train())) == ("", "")
@@ -243,7 +243,7 @@ def test_nothing_is_left_behind(rows):
         seen = []
 
         def step(model, batch, optimizer, scheduler):
-            textbook(model, batch, optimizer, scheduler)
+            standard_step(model, batch, optimizer, scheduler)
             buffers = [b.clone() for b in model.buffers()]
             seen.append(
                 ([p.detach().clone() for p in model.parameters()], buffers, [m.training for m in model.modules()])
@@ -300,7 +300,7 @@ def seeded(every):
         if count[0] % every == 0:
             torch.manual_seed(0)
         count[0] += 1
-        return textbook(model, batch, optimizer, scheduler)
+        return standard_step(model, batch, optimizer, scheduler)
 
     return step
 
@@ -403,10 +403,10 @@ def test_gradients_left_switched_off_in_the_loop(rows, when):
     count = [0]
 
     def step(model, batch, optimizer, scheduler):
-        loss = textbook(model, batch, optimizer, scheduler) if count[0] != when or when else None
+        loss = standard_step(model, batch, optimizer, scheduler) if count[0] != when or when else None
         if count[0] == when:
             torch.set_grad_enabled(False)
-            loss = loss if loss is not None else textbook(model, batch, optimizer, scheduler)
+            loss = loss if loss is not None else standard_step(model, batch, optimizer, scheduler)
         count[0] += 1
         return loss
 
@@ -433,7 +433,7 @@ def test_a_step_that_keeps_one_batch(rows):
     batches = list(rows)
 
     def step(model, batch, optimizer, scheduler):
-        return textbook(model, batches[0], optimizer, scheduler)
+        return standard_step(model, batches[0], optimizer, scheduler)
 
     model = Net().train()
     modes = traced(model, rows, step=step).measured(Modes)
@@ -477,7 +477,7 @@ def over_budget(model, rows, **options):
     [(0.2, 0.2, ""), (0.2, 0.1, "dropout_rate_differs"), (0.2, False, "dropout_not_meant"), (0.2, None, "")],
 )
 def test_declared_dropout_is_judged_outside_the_budget(rows, rate, declared, fault):
-    for options in ({}, {"step": textbook}):
+    for options in ({}, {"step": standard_step}):
         model = Net(rate, rate).train()
         trace = over_budget(model, rows, intent=Intent(dropout=declared), **options)
         assert check_dropout_active(trace).fault == fault
@@ -487,7 +487,7 @@ def test_declared_dropout_is_judged_outside_the_budget(rows, rate, declared, fau
 def test_a_part_left_in_evaluation_mode_is_found_outside_the_budget(rows):
     model = Net().train()
     model.classifier.eval()
-    assert check_dropout_active(over_budget(model, rows, step=textbook)).fault == "part_in_evaluation_mode"
+    assert check_dropout_active(over_budget(model, rows, step=standard_step)).fault == "part_in_evaluation_mode"
 
 
 def test_declared_dropout_without_a_module_needs_the_passes(rows):

@@ -14,10 +14,10 @@ GOOD = example_trace()
 
 
 def started(steps, first, last, kept=4):
-    points = (replace(GOOD.probe.points[0], reference=first), replace(GOOD.probe.points[-1], reference=last))
+    points = (replace(GOOD.probe_loss.points[0], reference=first), replace(GOOD.probe_loss.points[-1], reference=last))
     return replace(
         GOOD,
-        probe=replace(GOOD.probe, points=points, prior_entropy=0.69),
+        probe_loss=replace(GOOD.probe_loss, points=points, prior_entropy=0.69),
         measurements={"optimizer_start": OptimizerStart(steps, kept)},
     )
 

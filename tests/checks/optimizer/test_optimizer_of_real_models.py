@@ -53,7 +53,7 @@ def adamw(model, **changes):
 
 
 def loop(model, optimizer, rows, *, steps=12, scheduler=None, before=None, after=None, tell=True, **watching):
-    """A watched textbook loop; ``before(i)`` and ``after(i)`` are called around each step."""
+    """A watched standard loop; ``before(i)`` and ``after(i)`` are called around each step."""
     with watch(model, optimizer, scheduler=scheduler, **watching) as w:
         for i in range(steps):
             x, y = rows[i % len(rows)]
@@ -88,7 +88,7 @@ def linear(optimizer, total=12):
 
 
 @pytest.mark.trains
-def test_a_textbook_loop_is_healthy_and_its_trace_is_plain_data(model, rows):
+def test_a_standard_loop_is_healthy_and_its_trace_is_plain_data(model, rows):
     optimizer = adamw(model)
     trace = loop(model, optimizer, rows, scheduler=linear(optimizer))
     all_pass(trace)

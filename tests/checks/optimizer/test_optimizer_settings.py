@@ -276,9 +276,10 @@ def test_no_groups_is_nothing_to_judge():
 # ------------------------------------------------------------------ directions and momenta
 def losses(first, last):
     probe = replace(
-        GOOD.probe, points=(replace(GOOD.probe.points[0], loss=first), replace(GOOD.probe.points[-1], loss=last))
+        GOOD.probe_loss,
+        points=(replace(GOOD.probe_loss.points[0], loss=first), replace(GOOD.probe_loss.points[-1], loss=last)),
     )
-    return replace(GOOD, probe=probe)
+    return replace(GOOD, probe_loss=probe)
 
 
 def test_an_optimizer_that_maximizes_is_named():

@@ -27,7 +27,7 @@ MEMORISED = tuple(rerun(0.10 + d, 1.40 + 10 * d, 0.5 + d) for d in (-0.04, -0.01
 FOUND = Permuted(
     steps=100, rows=LEAST_ROWS, scored_rows=LEAST_ROWS, held_out_rows=LEAST_HELD_OUT, changed=0.5,
     constant_loss=LN2, held_out_constant_loss=LN2,
-    run=rerun(0.68), true=rerun(0.68), permuted=LUCK, baseline=0.5, own_first=0.7, textbook_first=0.7,
+    run=rerun(0.68), true=rerun(0.68), permuted=LUCK, baseline=0.5, own_first=0.7, standard_first=0.7,
 )  # fmt: skip
 
 
@@ -110,19 +110,19 @@ def test_too_little_to_be_sure(changes):
 
 
 def test_the_loss_misses_the_labels():
-    textbook = rerun(0.2, 0.25, 0.95)
-    v = verdict(textbook=textbook)
+    standard = rerun(0.2, 0.25, 0.95)
+    v = verdict(standard=standard)
     assert (v.status, v.fault) == ("fail", "loss_misses_labels")
     assert (
-        verdict(textbook=replace(textbook, displacement=0.05)).status == "inconclusive"
+        verdict(standard=replace(standard, displacement=0.05)).status == "inconclusive"
     )  # the run's own steps were small
-    assert verdict(textbook=rerun(0.6, 0.6)).status == "inconclusive"  # no plain advantage
-    assert verdict(true=rerun(0.6, 0.65), textbook=textbook).status != "fail"  # a hint of one
+    assert verdict(standard=rerun(0.6, 0.6)).status == "inconclusive"  # no plain advantage
+    assert verdict(true=rerun(0.6, 0.65), standard=standard).status != "fail"  # a hint of one
     assert (
-        verdict(true=rerun(0.67), textbook=textbook).status == "fail"
+        verdict(true=rerun(0.67), standard=standard).status == "fail"
     )  # beyond luck, and next to nothing beside what could be learnt
-    assert verdict(textbook=textbook, own_first=-0.7).status == "fail"
-    assert verdict(textbook=textbook, own_first=1.5).status == "inconclusive"  # a loss of another kind
+    assert verdict(standard=standard, own_first=-0.7).status == "fail"
+    assert verdict(standard=standard, own_first=1.5).status == "inconclusive"  # a loss of another kind
 
 
 def test_wording():

@@ -53,7 +53,7 @@ def test_no_progress_at_any_learning_rate():
 def test_wording():
     v = verdict()
     assert v.headline == (
-        "The model does not overfit 16 rows at 2 learning rates (0.00100, 1.00e-04): the textbook loss went from 0.7000 to 0.6800; the "
+        "The model does not overfit 16 rows at 2 learning rates (0.00100, 1.00e-04): the standard loss went from 0.7000 to 0.6800; the "
         "best constant prediction has 0.693."
     )
     assert v.causes == (
@@ -64,7 +64,7 @@ def test_wording():
         v.remedy == "compare your loss with cross_entropy(logits, labels) on this batch; see assert_loss_matches_task"
     )
     assert v.limit == (
-        "all predictions right that can be, and half of the textbook loss gone (regression: 90 %); a failure only if the loss or the "
+        "all predictions right that can be, and half of the standard loss gone (regression: 90 %); a failure only if the loss or the "
         "outputs do not change, or if no learning rate removes 10 % of the loss although at least 50 % of the model is trained"
     )
     assert v.measured == (

@@ -68,7 +68,7 @@ def test_a_healthy_run(rows):
     assert 0.4 < again.changed < 0.6
     assert len(again.permuted) == PERMUTATIONS
     assert len({p.fit.loss for p in again.permuted}) == PERMUTATIONS
-    assert again.textbook is None
+    assert again.standard is None
     assert check_beats_permuted_labels(trace).status == "pass"
     assert Trace.from_json(trace.to_json()) == trace
 
@@ -148,7 +148,7 @@ def test_regression_tags_and_one_logit(rows):
         assert trace.skipped.get("overfit") is None
         assert check_overfits_one_batch(trace).status == "pass"
         assert check_beats_permuted_labels(trace).status == "pass"
-        assert (trace.measured(Permuted).textbook is not None) is bool(options)
+        assert (trace.measured(Permuted).standard is not None) is bool(options)
 
 
 def test_a_label_a_token():

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import Intent, Recipe, check_weights_move, example_trace
+from pytest_ftcheck.checks.tensor_state import LEAST_SHARE_CHANGED
 from pytest_ftcheck.checks.weights.weights_move import (
     LEAST_BUDGET,
-    LEAST_MOVED,
     LEAST_SHARE,
     MOST_STEPS,
     steps_to_matter,
@@ -243,8 +243,8 @@ def test_negligible_gradients_are_not_called_weight_decay():
 
 def scaled(factor, trace=GOOD):
     """The loss as the probe sees it at the start, beside the standard loss of 0.70."""
-    first = replace(trace.probe.points[0], loss=0.70 * factor, reference=0.70)
-    return replace(trace, probe=replace(trace.probe, points=(first, *trace.probe.points[1:])))
+    first = replace(trace.probe_loss.points[0], loss=0.70 * factor, reference=0.70)
+    return replace(trace, probe_loss=replace(trace.probe_loss, points=(first, *trace.probe_loss.points[1:])))
 
 
 def test_a_loss_that_is_scaled_down_is_the_root():
@@ -426,7 +426,7 @@ def test_a_tensor_without_elements_is_not_judged():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("share", "status"), [(0.99, "fail"), (1.01, "pass")])
 def test_updates_rounded_away(dtype, share, status):
-    verdict = check_weights_move(changed(HEAD[:1], motion={"share_changed": share * LEAST_MOVED}, dtype=dtype))
+    verdict = check_weights_move(changed(HEAD[:1], motion={"share_changed": share * LEAST_SHARE_CHANGED}, dtype=dtype))
     assert verdict.status == status
     if status == "fail":
         assert "(classifier.weight) did not move: updates rounded away" in verdict.headline
@@ -698,10 +698,10 @@ def slow_sgd(*, lr=2e-5, momentum=0.0, first=0.70, last=0.69999, prior=0.6931):
     trace = example_trace()
     group = replace(trace.optimizer.groups[0], lr_peak=lr, settings={"momentum": momentum})
     probe = replace(
-        trace.probe,
+        trace.probe_loss,
         points=(
-            replace(trace.probe.points[0], loss=first),
-            replace(trace.probe.points[-1], loss=last),
+            replace(trace.probe_loss.points[0], loss=first),
+            replace(trace.probe_loss.points[-1], loss=last),
         ),
         prior_entropy=prior,
     )
@@ -710,7 +710,7 @@ def slow_sgd(*, lr=2e-5, momentum=0.0, first=0.70, last=0.69999, prior=0.6931):
         for t in trace.tensors
     )
     optimizer = replace(trace.optimizer, name="SGD", family="sgd", groups=(group,))
-    return replace(trace, optimizer=optimizer, probe=probe, tensors=tensors)
+    return replace(trace, optimizer=optimizer, probe_loss=probe, tensors=tensors)
 
 
 def test_sgd_at_a_rate_for_adam_that_gains_nothing_fails():

@@ -117,7 +117,7 @@ def test_the_message_has_the_numbers_the_limit_and_what_to_do():
 
 def test_a_number_that_is_no_number_any_more_fails():
     broken = dataclasses.replace(
-        TRACE, iterations=tuple(dataclasses.replace(i, loss=float("nan")) for i in TRACE.iterations), probe=None
+        TRACE, iterations=tuple(dataclasses.replace(i, loss=float("nan")) for i in TRACE.iterations), probe_loss=None
     )
     verdict = judged(entry(training_loss__drop=RecordedMeasure(0.4, 0.02), loss__drop=None), broken)
     assert verdict.status == "fail"

@@ -212,7 +212,9 @@ def test_a_run_that_ended_early_makes_no_entry():
 def test_a_number_that_is_not_finite_makes_no_entry():
     trace = example_trace()
     first, *rest = trace.iterations
-    broken = dataclasses.replace(trace, probe=None, iterations=(dataclasses.replace(first, loss=float("nan")), *rest))
+    broken = dataclasses.replace(
+        trace, probe_loss=None, iterations=(dataclasses.replace(first, loss=float("nan")), *rest)
+    )
     with pytest.raises(Unrecordable, match=r"training_loss\.drop is nan"):
         entry_of([broken] * 3, {})
 

@@ -57,10 +57,10 @@ class TestNumbers:
         steps = [float(i + 1) for i in range(20)]
         assert curves["training"] == (steps, list(trace.losses))
         assert curves["probe, dropout off"] == (
-            [p.step for p in trace.probe.points],
-            [p.loss for p in trace.probe.points],
+            [p.step for p in trace.probe_loss.points],
+            [p.loss for p in trace.probe_loss.points],
         )
-        assert set(curves["class prior"][1]) == {trace.probe.prior_entropy}
+        assert set(curves["class prior"][1]) == {trace.probe_loss.prior_entropy}
         assert blocks(chart, "below") == {"learning rate": (steps, [s.lrs[0] for s in trace.steps])}
 
     def test_gradient_norms(self, whole):

@@ -52,8 +52,8 @@ def series(events, tag):
 
 def test_losses(trace, events):
     assert series(events, "loss/train") == [(i + 1, loss) for i, loss in enumerate(trace.losses)]
-    assert series(events, "loss/probe") == [(p.step, p.loss) for p in trace.probe.points]
-    assert series(events, "loss/class_prior") == [(p.step, 0.6931) for p in trace.probe.points]
+    assert series(events, "loss/probe") == [(p.step, p.loss) for p in trace.probe_loss.points]
+    assert series(events, "loss/class_prior") == [(p.step, 0.6931) for p in trace.probe_loss.points]
 
 
 def test_rates_gradients_and_metrics(trace, events):
@@ -147,7 +147,7 @@ def test_odd_traces_are_written(tmp_path):
     made = example_trace(
         tensors=(odd, odd, late),
         iterations=(Iteration(None, 0, 1, True), Iteration(math.nan, 1, 1, True)),
-        probe=None,
+        probe_loss=None,
         metrics=(),
         recorded=(*range(19), 77),
     )
@@ -167,7 +167,7 @@ def test_empty_trace_is_written(tmp_path):
         steps=(),
         iterations=(),
         recorded=(),
-        probe=None,
+        probe_loss=None,
         metrics=(),
         optimizer=Optimizer("none", "other", ()),
     )

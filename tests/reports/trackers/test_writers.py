@@ -169,7 +169,13 @@ def test_micro_batches_of_one_step_are_one_point():
 def test_an_empty_trace_is_undecided():
     notes = Notes()
     empty = example_trace(
-        tensors=(), steps=(), iterations=(), recorded=(), probe=None, metrics=(), optimizer=Optimizer("", "other", ())
+        tensors=(),
+        steps=(),
+        iterations=(),
+        recorded=(),
+        probe_loss=None,
+        metrics=(),
+        optimizer=Optimizer("", "other", ()),
     )
     empty.log_to(notes)
     assert notes.of("settings")[0][0]["status"] == "undecided"
@@ -256,7 +262,7 @@ def test_mlflow_makes_a_run_and_ends_it(trace, mlflow):
     assert run.data.params["status"] == "healthy"
     assert run.data.params["lr"] == "5e-05"
     assert history(mlflow, run.info.run_id, "loss/train") == [(i + 1, loss) for i, loss in enumerate(trace.losses)]
-    assert history(mlflow, run.info.run_id, "loss/probe") == [(p.step, p.loss) for p in trace.probe.points]
+    assert history(mlflow, run.info.run_id, "loss/probe") == [(p.step, p.loss) for p in trace.probe_loss.points]
     told = {tag for tag, _, _ in scalars(trace)}
     assert told <= set(run.data.metrics)
     kept = json.loads(

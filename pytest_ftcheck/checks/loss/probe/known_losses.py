@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-#: A loss is known when the cosine of its gradient with the textbook's is above this in every class: class weights and the
+#: A loss is known when the cosine of its gradient with the standard's is above this in every class: class weights and the
 #: reduction change its length only. Different losses have 0.99 or less at logits of spread 1.5.
 SAME = 0.9995
 
@@ -66,13 +66,13 @@ REGRESSION: dict[str, Loss] = {
     "huber": lambda z, y: F.smooth_l1_loss(z, y.to(z.dtype)),
     "bce": _bce,
 }
-#: The textbook loss of each kind of label, by its name in the tables above.
+#: The standard loss of each kind of label, by its name in the tables above.
 STANDARD = {"single": "cross_entropy", "binary": "bce", "tags": "bce", "regression": "squared_error"}
 TABLES = {"single": SINGLE, "binary": BINARY, "tags": TAGS, "regression": REGRESSION}
 
 
 def gradient_of(loss: Loss, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The gradient of a textbook loss with respect to the logits."""
+    """The gradient of a standard loss with respect to the logits."""
     leaf = z.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         (g,) = torch.autograd.grad(loss(leaf, y), [leaf])
@@ -103,7 +103,7 @@ def recognised(
         least = 1.0
         for group in groups:
             a = torch.cat([own[group].reshape(-1) for own, _ in pairs])
-            b = torch.cat([textbook[group].reshape(-1) for _, textbook in pairs])
+            b = torch.cat([standard[group].reshape(-1) for _, standard in pairs])
             size = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
             least = min(least, float((a * b).sum() / size) if size > 0 else 1.0 if not a.any() and not b.any() else 0.0)
             if not least > best:

@@ -17,7 +17,7 @@ from .targets import Targets
 
 #: Margins of the curve: label smoothing of 0.1 has its best near 1.5 for two classes, and 1.7 for ten.
 MARGINS = (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
-#: Logits of tokens that are compared with those of the textbook losses, at most: each token has a loss of its own.
+#: Logits of tokens that are compared with those of the standard losses, at most: each token has a loss of its own.
 CELLS = 2**20
 
 
@@ -70,7 +70,7 @@ class LossQueries:
                 draws.append((self.target.flat(z).float(), self.target.flat(g)))
         if not draws:
             return shape
-        shape = self._compare_with_textbook(shape, draws)
+        shape = self._compare_with_standard(shape, draws)
         return dataclasses.replace(shape, own_over_other=label_queries.own_over_other(self.chosen, injector))
 
     def _describe_classes(self, shape: LossShape, injector: Injector, random: bool) -> LossShape:
@@ -80,7 +80,7 @@ class LossQueries:
         shape = dataclasses.replace(shape, curve=self._curve(injector, right, wrong))
         if random:
             return shape
-        shape = self._compare_with_textbook(shape, self._gradients(injector))
+        shape = self._compare_with_standard(shape, self._gradients(injector))
         _, g = injector.gradient(self.chosen.random(0.05))
         if g is None:
             return shape
@@ -121,15 +121,15 @@ class LossQueries:
                 pairs.append((self.target.flat(z).float(), self.target.flat(g)))
         return pairs
 
-    def _compare_with_textbook(self, shape: LossShape, draws: list[tuple[torch.Tensor, torch.Tensor]]) -> LossShape:
-        """The loss's name, and its gradient's length and direction beside the textbook loss's."""
+    def _compare_with_standard(self, shape: LossShape, draws: list[tuple[torch.Tensor, torch.Tensor]]) -> LossShape:
+        """The loss's name, and its gradient's length and direction beside the standard loss's."""
         t = self.target
         keep = t.keep if len(t.shape) < 3 else _at_most(t.keep, CELLS // (len(draws) * t.outputs))
         y = t.y[keep]
         known = recognised(t.kind, draws, t.y, keep)
-        textbook = TABLES[t.kind][known if known in TABLES[t.kind] and known is not None else STANDARD[t.kind]]
+        standard = TABLES[t.kind][known if known in TABLES[t.kind] and known is not None else STANDARD[t.kind]]
         a = torch.cat([g[keep].double().reshape(-1) for _, g in draws])
-        b = torch.cat([gradient_of(textbook, z[keep].double(), y).reshape(-1) for z, _ in draws])
+        b = torch.cat([gradient_of(standard, z[keep].double(), y).reshape(-1) for z, _ in draws])
         dot, squared = float((a * b).sum()), float((b * b).sum())
         lengths = float(torch.linalg.vector_norm(a)) * math.sqrt(squared)
         return dataclasses.replace(

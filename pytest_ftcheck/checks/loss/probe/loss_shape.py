@@ -26,7 +26,7 @@ from .targets import Targets, targets_of
 #: Rows used; where a row has many outputs so many that there are at most ``CELLS`` logits, but not fewer than ``FEW_ROWS``.
 ROWS, FEW_ROWS = 16, 4
 CELLS = 2**20
-#: The queries of a loss are taken to last as long as so many forward passes of it: some 45 with gradients, 25 without, and the textbook
+#: The queries of a loss are taken to last as long as so many forward passes of it: some 45 with gradients, 25 without, and the standard
 #: losses beside them. An estimate; what one output costs is measured by ``benchmarks/scale.py --loss``.
 QUERIES = 300
 #: Losses that are lower the larger the margin of the right logit is.
@@ -131,7 +131,7 @@ class LossShapeProbe(Probe):
         return bool((before - after).abs().max() <= 1e-3 * before.abs().max())
 
     def _other_terms(self, shape: LossShape) -> float | None:
-        """Length of the gradient of other terms over that of the textbook loss, for a loss that is mostly other terms."""
+        """Length of the gradient of other terms over that of the standard loss, for a loss that is mostly other terms."""
         context = self.context
         labels = split(self.batch)[1]
         if shape.random or not shape.scale or shape.scale <= 0 or shape.cosine is None or shape.cosine < 0.9:

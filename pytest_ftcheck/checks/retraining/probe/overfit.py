@@ -41,7 +41,7 @@ FROZEN = 0.5
 LEFT, LEFT_REGRESSION = 0.5, 0.1
 #: A learning rate is given up if, after this share of the steps, this share of that loss is not gone.
 PATIENCE, LEAST_PROGRESS = 0.4, 0.05
-#: Where there is no textbook loss: the share of the run's own loss that must be gone.
+#: Where there is no standard loss: the share of the run's own loss that must be gone.
 GONE = 0.9
 
 
@@ -151,7 +151,7 @@ class OverfitProbe(Probe):
         seed_everything(0)
 
     def _evaluate(self) -> tuple[torch.Tensor, float | None, float | None, torch.Tensor | None]:
-        """Own loss, textbook loss, accuracy, logits."""
+        """Own loss, standard loss, accuracy, logits."""
         reader, labels = self.context.reader, split(self.batch)[1]
         with casting(self.context):
             loss, logits = reader.loss(self.batch)
@@ -265,7 +265,7 @@ def row_difference(logits: torch.Tensor) -> float | None:
 
 
 def attainable(task: str | None, batch: Any, shift: int = 0) -> tuple[float | None, float | None]:
-    """Textbook loss and accuracy of the best predictions that depend on the inputs alone.
+    """Standard loss and accuracy of the best predictions that depend on the inputs alone.
 
     Rows with equal inputs and different labels keep the loss up. None: unknown (several labels a row, and equal inputs).
 

@@ -39,7 +39,7 @@ PERMUTATIONS = 6
 #: Rows scored afterwards, of those trained on and of those held out, at most.
 SCORED, HELD_OUT = 256, 512
 #: Least share of the labels that the permutations must change, for the trainings to differ.
-LEAST_CHANGED = 0.1
+LEAST_LABELS_CHANGED = 0.1
 
 
 class PermutedProbe(Probe):
@@ -87,7 +87,7 @@ class PermutedProbe(Probe):
         self.settings.append(settings_of(self.context.optimizer))
 
     def after(self) -> None:
-        """Train again: as before, with the textbook loss, with permuted labels."""
+        """Train again: as before, with the standard loss, with permuted labels."""
         assert self.start is not None
         assert self.optimizer is not None
         if not self.optimizer.same_groups(self.context.optimizer):
@@ -101,7 +101,7 @@ class PermutedProbe(Probe):
             / max(1, sum(int(counted(task, split(b)[1]).sum()) for b in distinct))
             for order in orders
         ]
-        if sum(changed) / len(changed) < LEAST_CHANGED:
+        if sum(changed) / len(changed) < LEAST_LABELS_CHANGED:
             raise LeftOut("the labels are almost all the same, so permuting them changes next to nothing")
         self._require_use_of_labels(distinct, orders)
         scored = self._scored(distinct)
@@ -118,11 +118,11 @@ class PermutedProbe(Probe):
             self.start.restore()
             run = dataclasses.replace(now, start=score(context, scored).loss)
             true = self._train(self._sequence(distinct, distinct), self._own, scored, ended)
-            textbook: Rerun | None = None
+            standard: Rerun | None = None
             firsts: tuple[float | None, float | None] = (None, None)
             if task is not None and (context.reader.loss_fn is not None or context.reader.uses_own_loss):
                 firsts = self._firsts()
-                textbook = self._train(self._sequence(distinct, distinct), self._textbook, scored, ended)
+                standard = self._train(self._sequence(distinct, distinct), self._standard, scored, ended)
             permuted = [
                 self._train(self._sequence(distinct, order), self._own, self._scored(order), ended) for order in orders
             ]
@@ -137,9 +137,9 @@ class PermutedProbe(Probe):
             run=run,
             true=true,
             permuted=tuple(permuted),
-            textbook=textbook,
+            standard=standard,
             own_first=firsts[0],
-            textbook_first=firsts[1],
+            standard_first=firsts[1],
             baseline=_baseline(task, held),
         )
         self.start, self.optimizer, self.batches = None, None, []
@@ -230,20 +230,20 @@ class PermutedProbe(Probe):
     def _own(self, batch: Any) -> torch.Tensor:
         return torch.as_tensor(self.context.reader.loss(batch)[0])
 
-    def _textbook(self, batch: Any) -> torch.Tensor:
+    def _standard(self, batch: Any) -> torch.Tensor:
         logits = logits_for(self.context.reader, batch)
         if logits is None:
             raise LeftOut("there are no outputs to compare with the labels")
         return self.context.reader.reference(logits.float(), split(batch)[1])
 
     def _firsts(self) -> tuple[float, float]:
-        """Own and textbook loss of the first batch before the first step, dropout off."""
+        """Own and standard loss of the first batch before the first step, dropout off."""
         assert self.start is not None
         self.start.restore()
         batch = to_device(self.batches[0], self.context.device)
         with quiet(self.context.model):
             seed_everything(0)
-            return float(self._own(batch)), float(self._textbook(batch))
+            return float(self._own(batch)), float(self._standard(batch))
 
     def _train(
         self,

@@ -196,7 +196,7 @@ def casting(context: ProbeContext) -> contextlib.AbstractContextManager[Any]:
 
 
 def score(context: ProbeContext, batches: Sequence[Any]) -> Outcome:
-    """Textbook loss (the run's own where there is none) and accuracy, dropout off."""
+    """Standard loss (the run's own where there is none) and accuracy, dropout off."""
     reader, total, rows, right, count = context.reader, 0.0, 0, 0, 0
     with quiet(context.model):
         seed_everything(0)
@@ -223,7 +223,7 @@ def logits_for(reader: Reader, batch: Any) -> torch.Tensor | None:
 
 
 def constant_prediction_loss(task: str | None, labels: Sequence[torch.Tensor]) -> float | None:
-    """Textbook loss of the best constant prediction: the labels' entropy, or their variance.
+    """Standard loss of the best constant prediction: the labels' entropy, or their variance.
 
     >>> constant_prediction_loss("regression", [torch.tensor([1.0, 3.0])])
     1.0
