@@ -270,12 +270,20 @@ def _judge_declared_rate(dropout: _Dropout) -> Verdict | None:
 
 def _judge_on_logits(dropout: _Dropout) -> Verdict | None:
     """Advice: a run may learn all the same."""
-    site = next((s for s in dropout.sites if s.name == dropout.modes.dropped_logits), None)
-    if site is None or site in dropout.always_off:
+    modes = dropout.modes
+    site = next((s for s in dropout.sites if s.name == modes.dropped_logits), None)
+    if site is not None:
+        module, rate, off = site.name, site.rate, site in dropout.always_off
+    elif modes.dropped_logits_rate is not None:  # what is no module is on where the whole model is
+        off = bool(modes.observed) and modes.observed == modes.model_off_at and not dropout.switched_by_step
+        module, rate = "a functional dropout", modes.dropped_logits_rate
+    else:
         return None
-    return faults.DROPOUT_ON_LOGITS.with_details(module=site.name).verdict(
+    if off:
+        return None
+    return faults.DROPOUT_ON_LOGITS.with_details(module=module).verdict(
         NAME,
-        f"The logits are the output of {site.name}, which sets {percent(site.rate)} of them to zero in training.",
+        f"The logits are the output of {module}, which sets {percent(rate)} of them to zero in training.",
         "advice",
         limit="no dropout after the last layer",
         measured="a pass in training mode",

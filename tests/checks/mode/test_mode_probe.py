@@ -168,6 +168,31 @@ def test_dropout_after_the_last_layer(rows, last, rate, name):
     assert check_dropout_active(trace).status == ("advice" if name else "pass")
 
 
+class Functional(Net):
+    """A functional dropout after the last layer."""
+
+    def __init__(self, rate, at=F.dropout):
+        super().__init__()
+        self.rate, self.at = rate, at
+
+    def forward(self, x):
+        return self.at(super().forward(x), self.rate, self.training).unsqueeze(1).squeeze(1)
+
+
+@pytest.mark.parametrize("at", [F.dropout, torch.dropout, F.alpha_dropout])
+@pytest.mark.parametrize(("rate", "status"), [(0.2, "advice"), (0.0, "pass")])
+def test_functional_dropout_after_the_last_layer(rows, at, rate, status):
+    trace = traced(Functional(rate, at).train(), rows)
+    verdict = check_dropout_active(trace)
+    assert (trace.measured(Modes).dropped_logits_rate, verdict.status) == (rate or None, status)
+    assert ("a functional dropout, which sets 20 % of them to zero" in verdict.headline) == (status == "advice")
+
+
+def test_functional_dropout_before_the_last_layer_is_healthy(rows):
+    trace = traced(Net(by_hand=0.2).train(), rows)
+    assert (trace.measured(Modes).dropped_logits_rate, check_dropout_active(trace).status) == (None, "pass")
+
+
 def test_what_is_dropped_by_hand_counts_as_dropout(rows):
     declared = Intent(dropout=True)
     assert faults(traced(Net(0.0, 0.0, by_hand=0.1).train(), rows, intent=declared))[0] == ""

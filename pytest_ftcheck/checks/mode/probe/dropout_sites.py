@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
 
+from ....instruments.uncompiled import leave_uncompiled
+
+#: Functions ``(input, rate, training, ...)`` that drop values.
+_DROPOUTS = (F.dropout, F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout)
 #: Attributes that hold the rate of a dropout which a module applies itself.
 RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_rate", "hidden_dropout", "attn_dropout", "p")
 #: Values that a dropout must drop before the same pattern twice means something, and values of an output that is compared, at most.
@@ -108,14 +114,50 @@ def dropout_outputs(sites: Sequence[Site]) -> Iterator[dict[str, torch.Tensor]]:
         yield outputs
 
 
+class DropoutCalls(TorchFunctionMode):
+    """Inside the ``with``: the output and the rate of each call of a dropout function in training mode, large outputs left out.
+
+    A module of torch's calls such a function, too.
+
+    >>> with DropoutCalls() as calls:
+    ...     _ = F.dropout(torch.ones(2, 3), 0.5), F.dropout(torch.ones(2, 3), 0.5, training=False), torch.relu(torch.ones(2, 3))
+    >>> [rate for _, rate in calls.outputs]
+    [0.5]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[tuple[torch.Tensor, float]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hands every call on. Inside this function the mode is off."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func in _DROPOUTS and isinstance(out, torch.Tensor) and out.numel() <= MOST_COMPARED:
+            rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+            training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
+            if training and 0 < rate < 1:
+                self.outputs.append((out.detach(), float(rate)))
+        return out
+
+
+leave_uncompiled(DropoutCalls.__torch_function__)
+
+
+def rate_at_the_end(calls: DropoutCalls, logits: torch.Tensor) -> float | None:
+    """The rate of the dropout whose output is the logits; None: none is."""
+    return next((rate for out, rate in reversed(calls.outputs) if _same(out, logits)), None)
+
+
 def last_of_all(outputs: dict[str, torch.Tensor], logits: torch.Tensor) -> str | None:
     """The dropout module whose output is the logits; None: none is.
 
     >>> last_of_all({"dropout": torch.ones(2, 3)}, torch.ones(2, 3)), last_of_all({"dropout": torch.ones(2, 3)}, torch.zeros(2, 3))
     ('dropout', None)
     """
-    flat = logits.detach().reshape(-1)
-    for name, out in outputs.items():
-        if out.numel() == len(flat) and torch.equal(out.reshape(-1).to(flat.dtype), flat):
-            return name
-    return None
+    return next((name for name, out in outputs.items() if _same(out, logits)), None)
+
+
+def _same(out: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether these are the same values, in whatever shape and type."""
+    return out.numel() == logits.numel() and torch.equal(out.reshape(-1).to(logits.dtype), logits.detach().reshape(-1))

@@ -18,7 +18,15 @@ from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tokens import find_tokens
 from ....instruments.undisturbed import quiet
 from ..record import DropoutSite, Modes
-from .dropout_sites import Site, dropout_outputs, dropped_patterns, find_sites, last_of_all
+from .dropout_sites import (
+    DropoutCalls,
+    Site,
+    dropout_outputs,
+    dropped_patterns,
+    find_sites,
+    last_of_all,
+    rate_at_the_end,
+)
 from .forward_passes import BatchNormObserver, LastTrainingPass, input_checksum, modes_of_passes
 
 #: Rows run twice.
@@ -201,10 +209,13 @@ class ModesProbe(Probe):
         precision = torch.autocast(self.context.device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
         try:
             with precision, dropped_patterns(self.sites) as patterns, dropout_outputs(self.sites) as outputs:
-                one, two = (self.context.reader.logits(batch) for _ in range(2))
+                one = self.context.reader.logits(batch)
+                with DropoutCalls() as calls:
+                    two = self.context.reader.logits(batch)
                 self.fields["training"] = self._effect(one, two)
             if two is not None and self.context.reader.task is not None:
                 self.fields["dropped_logits"] = last_of_all(outputs, two)
+                self.fields["dropped_logits_rate"] = rate_at_the_end(calls, two)
             self.fields["same_values_dropped"] = any(len(p) > 1 and len(set(p)) == 1 for p in patterns.values())
         finally:
             for module, mode in modes:
