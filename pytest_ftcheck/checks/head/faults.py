@@ -61,6 +61,14 @@ PRETRAINED_SCALED = Fault(
     remedy=_LOAD_LAST,
     confidence="certain",
 )
+PRETRAINED_SHIFTED = Fault(
+    "pretrained_shifted",
+    Rank.START + 45,
+    "a constant was added to the pretrained weights",
+    cause="a constant was added after loading: {where}",
+    remedy=_LOAD_LAST,
+    confidence="certain",
+)
 PRETRAINED_SHUFFLED = Fault(
     "pretrained_shuffled",
     Rank.START + 50,
@@ -82,6 +90,14 @@ PRETRAINED_CHANGED = Fault(
     cause="changed after loading (trained, averaged or noised), or taken from another version of the checkpoint: {where}",
     remedy=_LOAD_LAST,
     confidence="certain",
+)
+#: The same along a line.
+PRETRAINED_SCALED_AND_SHIFTED = replace(
+    PRETRAINED_CHANGED, cause="multiplied by a factor after loading, and a constant was added: {where}"
+)
+#: The same where the declared values are one constant, and the model's another: a factor and a sum look alike.
+PRETRAINED_REFILLED = replace(
+    PRETRAINED_CHANGED, cause="filled with another constant after loading, multiplied by a factor or added to: {where}"
 )
 HEAD_ALL_ZERO = Fault(
     "head_all_zero",

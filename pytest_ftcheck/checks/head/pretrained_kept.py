@@ -24,6 +24,9 @@ _DIFFERENCES = {
     "resized": "rows added or cut off",
     "shape": "another shape",
     "scaled": "the same times a factor",
+    "shifted": "the same plus a constant",
+    "scaled and shifted": "the same times a factor, plus a constant",
+    "refilled": "another constant",
     "shuffled": "the same values in another order",
     "misplaced": "the declared values of another tensor",
     "constant": "reset to a constant",
@@ -34,6 +37,9 @@ _DIFFERENCES = {
 _FAULTS = {
     "shape": faults.PRETRAINED_OTHER_SHAPE,
     "scaled": faults.PRETRAINED_SCALED,
+    "shifted": faults.PRETRAINED_SHIFTED,
+    "scaled and shifted": faults.PRETRAINED_SCALED_AND_SHIFTED,
+    "refilled": faults.PRETRAINED_REFILLED,
     "shuffled": faults.PRETRAINED_SHUFFLED,
     "misplaced": faults.PRETRAINED_MISPLACED,
     "changed": faults.PRETRAINED_CHANGED,
@@ -49,6 +55,7 @@ _MEASURED = "every declared tensor against the parameter of that name before the
         faults.PRETRAINED_PARTLY_LOST,
         faults.PRETRAINED_OTHER_SHAPE,
         faults.PRETRAINED_SCALED,
+        faults.PRETRAINED_SHIFTED,
         faults.PRETRAINED_SHUFFLED,
         faults.PRETRAINED_CHANGED,
     ),
@@ -59,7 +66,7 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
 
     Formula: ``|w - declared| / |declared|`` (L2) of each tensor is at most 0.05; up to 0.004 is what casting to bf16 and back does.
     Where it is more, the correlation shows what happened: unrelated values (re-initialised after loading, or never loaded), the
-    same values in another order (transposed), times a factor, or a constant. Tensors of the head are noted, not judged: a checkpoint
+    same values in another order (transposed), times a factor, plus a constant, or reset to one. Tensors of the head are noted, not judged: a checkpoint
     usually gets a new head.
 
     >>> from pytest_ftcheck import example_trace
@@ -107,6 +114,8 @@ def _decisive_kind(faulty: Sequence[Differing]) -> str:
 def _difference(d: Differing) -> str:
     if d.shape != d.declared_shape:
         return f" ({d.shape}, declared {d.declared_shape})"
+    if d.std == 0 and d.mean is not None:
+        return f" ({number(d.mean)}, declared a mean of {number(d.declared_mean)})"
     if d.correlation is None:
         return f" (std {number(d.std)}, declared {number(d.declared_std)})"
     return f" (correlation {d.correlation:.3f}, relative difference {number(d.relative)})"

@@ -97,7 +97,8 @@ class Differing:
     """One tensor that does not start from the declared values."""
 
     name: str
-    #: ``rounded``, ``close``, ``resized``, ``shape``, ``scaled``, ``shuffled``, ``misplaced``, ``constant``, ``changed`` or ``unrelated``.
+    #: ``rounded``, ``close``, ``resized``, ``shape``, ``scaled``, ``shifted``, ``scaled and shifted``, ``refilled``, ``shuffled``,
+    #: ``misplaced``, ``constant``, ``changed`` or ``unrelated``.
     kind: str
     part: str
     relative: float | None
@@ -106,6 +107,8 @@ class Differing:
     declared_std: float
     shape: tuple[int, ...] = ()
     declared_shape: tuple[int, ...] = ()
+    mean: float | None = None
+    declared_mean: float | None = None
 
 
 @dataclass(frozen=True)

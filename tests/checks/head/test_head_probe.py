@@ -374,6 +374,28 @@ def shuffle(model):
         w.copy_(w.reshape(-1)[torch.randperm(w.numel())].reshape(w.shape))
 
 
+def add(model, constant, factor=1.0):
+    with torch.no_grad():
+        model.body[0].bias.mul_(factor).add_(constant)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault", "cause"),
+    [
+        (lambda m: scale(m, 3.0), "pretrained_scaled", "multiplied by a factor"),
+        (lambda m: add(m, 0.5), "pretrained_shifted", "a constant was added"),
+        (lambda m: add(m, 0.5, 2.0), "pretrained_changed", "multiplied by a factor after loading, and a constant was"),
+        (lambda m: nn.init.constant_(m.body[1].weight, 3.0), "pretrained_changed", "filled with another constant"),
+        (lambda m: nn.init.constant_(m.body[1].bias, 0.3), "pretrained_shifted", "a constant was added"),
+        (lambda m: nn.init.zeros_(m.body[1].weight), "pretrained_partly_lost", "re-initialised"),
+    ],
+)
+def test_a_sum_is_no_product(rows, change, fault, cause):
+    verdict = kept(lambda m, s: change(m), rows)
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+    assert verdict.causes[0].startswith(cause)
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

@@ -16,8 +16,11 @@ from ..record import Differing, Pretrained
 ROUNDED = 0.004
 #: ... and up to which the values are another state of the same checkpoint rather than other values.
 CLOSE = 0.05
-#: Correlation above which two tensors are one times a factor; beyond which (in either direction) they are related.
-SCALED, RELATED = 0.9999, 0.2
+#: Correlation above which one tensor is the other times a factor, plus a constant; beyond which (in either direction) they are related.
+ALONG_A_LINE, RELATED = 0.9999, 0.2
+#: Largest distance of such a factor from 1, and largest share of the size (rms) that such a constant has, that count as none: at that
+#: correlation what is no line is up to 1.4 % of the spread.
+NONE = 0.01
 
 
 def compare(
@@ -71,7 +74,8 @@ def _difference(name: str, part: str, value: torch.Tensor, expected: torch.Tenso
     correlation = None
     if stds[0] > 0 and stds[1] > 0:
         correlation = float(((a - a.mean()) * (b - b.mean())).mean()) / (stds[0] * stds[1])
-    return Differing(name, _kind(a, b, relative, correlation), part, relative, correlation, *stds, *shapes)
+    means = float(a.mean()), float(b.mean())
+    return Differing(name, _kind(a, b, relative, correlation), part, relative, correlation, *stds, *shapes, *means)
 
 
 def _kind(a: torch.Tensor, b: torch.Tensor, relative: float | None, correlation: float | None) -> str:
@@ -79,10 +83,27 @@ def _kind(a: torch.Tensor, b: torch.Tensor, relative: float | None, correlation:
         return "rounded" if relative <= ROUNDED else "close"
     if correlation is None:
         if a.numel() > 1 and float(a.std(correction=0)) == 0:
-            return "constant"
+            return _kind_of_constant(a, b)
         return "changed" if relative is not None and relative < 0.5 else "unrelated"
-    if correlation > SCALED:
-        return "scaled"
+    if correlation > ALONG_A_LINE:
+        return _kind_of_line(a, b, correlation)
     if bool(torch.equal(a.reshape(-1).sort().values, b.reshape(-1).sort().values)):
         return "shuffled"
     return "changed" if abs(correlation) > RELATED else "unrelated"
+
+
+def _kind_of_constant(a: torch.Tensor, b: torch.Tensor) -> str:
+    """Of a tensor whose values are all the same: initialisers leave norms at 1 and biases at 0."""
+    first, declared = float(a.reshape(-1)[0]), float(b.reshape(-1)[0])
+    if first in (0.0, 1.0) or float(b.std(correction=0)) > 0:
+        return "constant"
+    return "shifted" if declared == 0 else "refilled"
+
+
+def _kind_of_line(a: torch.Tensor, b: torch.Tensor, correlation: float) -> str:
+    """What was done to ``b`` where ``a`` is ``factor * b + constant``, by least squares."""
+    factor = correlation * float(a.std(correction=0)) / float(b.std(correction=0))
+    constant = float(a.mean()) - factor * float(b.mean())
+    if abs(constant) <= NONE * float(a.square().mean().sqrt()):
+        return "scaled"
+    return "shifted" if abs(factor - 1) <= NONE else "scaled and shifted"
