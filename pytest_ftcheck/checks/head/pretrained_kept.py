@@ -65,9 +65,9 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
     """Every declared base tensor starts with the declared values (``Intent(pretrained=state_dict)``), up to rounding.
 
     Formula: ``|w - declared| / |declared|`` (L2) of each tensor is at most 0.05; up to 0.004 is what casting to bf16 and back does.
-    Where it is more, the correlation shows what happened: unrelated values (re-initialised after loading, or never loaded), the
-    same values in another order (transposed), times a factor, plus a constant, or reset to one. Tensors of the head are noted, not judged: a checkpoint
-    usually gets a new head.
+    Where it is more, the correlation shows what happened: unrelated values (re-initialised after loading, or never loaded), the same
+    values in another order (transposed), times a factor, plus a constant, or reset to one. Tensors of the head are noted, not judged: a
+    checkpoint usually gets a new head.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_pretrained_kept(example_trace()).status
