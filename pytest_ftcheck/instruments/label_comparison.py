@@ -1,4 +1,4 @@
-"""Whether a loss reads labels as numbers of classes, or only compares them with each other."""
+"""Whether a loss reads labels as numbers of classes, or only compares them with each other; and whether outputs are its logits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from .global_state import seed_everything
+from .model_outputs import logits_in
 from .tasks import IGNORED
+from .undisturbed import quiet
+
+#: Cosine with the gradient of the standard loss from which outputs are its logits. Class weights and label smoothing leave more; the
+#: gradient of a loss of distances has one of about 1 / sqrt(outputs * rows).
+LEAST_COSINE = 0.8
 
 
 def compares_only(loss: Callable[[torch.Tensor], Any], labels: torch.Tensor, classes: int) -> bool:
@@ -30,6 +37,40 @@ def compares_only(loss: Callable[[torch.Tensor], Any], labels: torch.Tensor, cla
     if None in values or len(set(values)) > 1:
         return False
     return any(_value(loss, other) not in (None, values[0]) for other in _merged(labels))
+
+
+def trains_logits(
+    model: nn.Module, loss: Callable[[], torch.Tensor], reference: Callable[[torch.Tensor], torch.Tensor]
+) -> bool:
+    """Whether the gradient of a loss at the model's outputs is that of the standard loss of logits: the outputs are no embeddings.
+
+    :param loss: calls the model.  :param reference: the standard loss of its outputs and the labels.
+
+    >>> model, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.arange(8) % 3
+    >>> def of_logits(z): return nn.functional.cross_entropy(z, y)
+    >>> trains_logits(model, lambda: of_logits(model(x)), of_logits)
+    True
+    >>> trains_logits(model, lambda: torch.cdist(model(x), model(x)).mean(), of_logits)
+    False
+    """
+    outputs: list[torch.Tensor | None] = []
+    hook = model.register_forward_hook(lambda _model, _args, output: outputs.append(logits_in(output)))
+    try:
+        with quiet(model, grad=True):
+            value = loss()
+            found = [z for z in outputs if z is not None and z.requires_grad]
+            if len(found) != 1:  # two texts of a pair
+                return False
+            of_loss = torch.autograd.grad(value, found, allow_unused=True)[0]
+            chosen = found[0].detach().requires_grad_()
+            of_reference = torch.autograd.grad(reference(chosen), chosen)[0]
+    except Exception:  # noqa: BLE001 - the user's loss, or one that labels and outputs do not fit
+        return False
+    finally:
+        hook.remove()
+    if of_loss is None:
+        return False
+    return bool(nn.functional.cosine_similarity(of_loss.flatten(), of_reference.flatten(), dim=0) >= LEAST_COSINE)
 
 
 def _value(loss: Callable[[torch.Tensor], Any], labels: torch.Tensor) -> float | None:
