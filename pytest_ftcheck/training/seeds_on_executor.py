@@ -11,7 +11,7 @@ from torch import nn
 from ..core import events
 from ..core.recipe import Recipe
 from ..core.trace import Trace
-from ..seeds.executors import Task, workers_of
+from ..seeds.executors import Task, Workers, workers_of
 from ..seeds.runs import Runs
 from ..seeds.spread import AHEAD, AHEAD_AUTO, Spread
 from ..seeds.sprt import Seeds, SeedTest
@@ -26,7 +26,10 @@ THREADS = 1
 
 
 class SeedsOnExecutor:
-    """``(seed, steps) -> Trace``, computed by workers; the arguments are those of `finetune_seeds`, and packed once."""
+    """``(seed, steps) -> Trace``, computed by workers; the arguments are those of `finetune_seeds`, and packed once.
+
+    No part of it refers to it, so that an executor that was made for it is shut down as soon as nobody holds it.
+    """
 
     def __init__(
         self,
@@ -39,15 +42,16 @@ class SeedsOnExecutor:
         recipe: Recipe,
         own: OwnArguments,
     ) -> None:
-        self._workers, _ = workers_of(executor)
+        workers, _ = workers_of(executor)
         _refuse_hooked(own.get("optimizer"))
-        self._payload = packed({"model": model, "batches": batches, "recipe": recipe, **own})
-        self._finetune, self._recipe = finetune, recipe
+        payload = packed({"model": model, "batches": batches, "recipe": recipe, **own})
+        self._jobs = _Jobs(workers, payload, recipe.threads or THREADS, finetune)
+        self._recipe = recipe
         self._holds_model = isinstance(model, nn.Module)
-        self._more_seeds = lambda count: finetune_seeds(finetune, count, model, batches, recipe, own, self._workers)
+        self._more_seeds = lambda count: finetune_seeds(finetune, count, model, batches, recipe, own, workers)
         few = seeds == "auto" or recipe.max_seconds is not None
         self._spread = Spread(
-            self._begin,
+            self._jobs.begin,
             first=recipe.seed,
             steps=recipe.steps,
             count=SeedTest().most if seeds == "auto" else seeds,
@@ -64,36 +68,42 @@ class SeedsOnExecutor:
             events.run_ended(
                 trace, events.Rerun(lambda: str(found["data"]), self._more_seeds, lambda: found["evaluation"])
             )
-        measured: dict[str, Trace] = {}
-
-        def remeasure(probe: str) -> Trace:
-            if probe not in measured:
-                answer = self._begin(seed, steps, probes=(probe,)).result()
-                measured[probe] = Trace.from_json(opened(answer)["trace"])
-            return measured[probe]
-
         # as here: checks find the same traces able to be measured again
-        keep_repeatable(trace, remeasure, None, holds_model=self._holds_model)
+        keep_repeatable(trace, _Remeasured(self._jobs, seed, steps), None, holds_model=self._holds_model)
         return trace
 
     def cancel(self) -> None:
         """Cancel what has been begun ahead."""
         self._spread.cancel()
 
-    def _begin(self, seed: int, steps: int, probes: tuple[str, ...] | None = None) -> Task:
+
+@dataclasses.dataclass(frozen=True)
+class _Jobs:
+    """Begins seeds on the workers."""
+
+    workers: Workers
+    payload: bytes
+    threads: int
+    finetune: Callable[..., Trace]
+
+    def begin(self, seed: int, steps: int, probes: tuple[str, ...] | None = None) -> Task:
         job = {"seed": seed, "steps": steps, "probes": probes}
-        threads = self._recipe.threads or THREADS
-        return Task(
-            self._workers,
-            f"seed {seed}",
-            work_there,
-            train_seed,
-            origin(),
-            self._payload,
-            threads,
-            self._finetune,
-            job,
-        )
+        arguments = (train_seed, origin(), self.payload, self.threads, self.finetune, job)
+        return Task(self.workers, f"seed {seed}", work_there, *arguments)
+
+
+class _Remeasured:
+    """Trains a seed again on the workers with one probe, once for each probe."""
+
+    def __init__(self, jobs: _Jobs, seed: int, steps: int) -> None:
+        self._jobs, self._seed, self._steps = jobs, seed, steps
+        self._measured: dict[str, Trace] = {}
+
+    def __call__(self, probe: str) -> Trace:
+        if probe not in self._measured:
+            answer = self._jobs.begin(self._seed, self._steps, probes=(probe,)).result()
+            self._measured[probe] = Trace.from_json(opened(answer)["trace"])
+        return self._measured[probe]
 
 
 def train_seed(arguments: dict[str, Any], finetune: Callable[..., Trace], job: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
@@ -366,6 +367,24 @@ def test_one_that_is_killed_each_time_is_told_and_the_others_are_kept(tmp_path):
         check_loss_decreases(runs)
     assert [runs[i].recipe.seed for i in (0, 2)] == [0, 2]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_processes_of_a_pool_made_here_end_with_the_runs():
+    before = multiprocessing.active_children()
+    collecting = gc.isenabled()
+    gc.disable()  # what nobody holds is freed at once: nothing of it refers to itself
+    try:
+        runs = finetune(Small, rows(), **SHORT, probes=["loss"], seeds=3, executor=spawned)
+        assert len(list(runs)) == 3
+        assert len(multiprocessing.active_children()) > len(before)
+        del runs
+        until = time.monotonic() + 60
+        while (left := set(multiprocessing.active_children()) - set(before)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert left == set()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 INTERRUPTED = """

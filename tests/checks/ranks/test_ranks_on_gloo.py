@@ -24,8 +24,18 @@ SLOW = ("Trainer",)
 CASES = [case for case in (*FAULTS, *HEALTHY) if case not in SLOW and chosen(case)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def before():
+    """Processes of other tests, which may have yet to end."""
+    return multiprocessing.active_children()
+
+
+def started_since(before):
+    return [process for process in multiprocessing.active_children() if process not in before]
+
+
 @pytest.fixture(scope="module")
-def found():
+def found(before):
     """Case -> status, fault, headline, causes, whether the unwatched run was the same."""
     return {row[0]: row[2:] for row in judged(CASES, [0], seconds=540.0)}
 
@@ -45,13 +55,13 @@ def test_healthy_twins_pass_and_are_the_unwatched_run_to_the_bit(found, case):
 
 
 @pytest.mark.trains
-def test_no_process_is_left(found):
+def test_no_process_is_left(found, before):
     assert found
-    assert multiprocessing.active_children() == []
+    assert started_since(before) == []
 
 
 @pytest.mark.trains
-def test_processes_are_ended_when_one_fails():
+def test_processes_are_ended_when_one_fails(before):
     with pytest.raises(Exception, match="no such case"):
         judged(["no such case"], [0], seconds=120.0)
-    assert multiprocessing.active_children() == []
+    assert started_since(before) == []
