@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from ..core.observations import Metric
+from ..core.observations import Metric, Ranking
 from .ranking import ranking
 from .tasks import reference_loss
 
@@ -183,9 +184,26 @@ def measure(
     if not len(labels):
         return ()
     out = [_user_metric(name, fn, task, first, last, labels, source) for name, fn in (custom or {}).items()]
+    if any(_unmoved(m) for m in out) and (ranked := _ranking_where_blind(task, first, last, labels)) is not None:
+        out = [dataclasses.replace(m, ranking=ranked) if _unmoved(m) else m for m in out]
     if task is not None and custom is None:
         out += _standard_metrics(task, first, last, labels, source)
     return tuple(out)
+
+
+def _unmoved(metric: Metric) -> bool:
+    """Whether a metric is the same whatever the labels' order: it sees no more than how often each class is predicted."""
+    return metric.p_value == 1.0 and metric.deviations is None
+
+
+def _ranking_where_blind(
+    task: str | None, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor
+) -> Ranking | None:
+    """How the outputs rank the rows, where every row has the same prediction."""
+    if task not in ("single_label", "multi_label"):
+        return None
+    after = predictions(task, last, cut_of(first, last)).numpy()
+    return ranking(task, first, last, labels.long().numpy()) if bool((after == after[:1]).all()) else None
 
 
 def _standard_metrics(
@@ -289,9 +307,8 @@ def _user_metric(
 
 
 def _majority_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    majority = torch.as_tensor(
-        _majority(task, (labels.double() if task == "regression" else labels.long()).numpy().copy())
-    )
+    truth = (labels.double() if task == "regression" else labels.long()).numpy()
+    majority = torch.from_numpy(np.array(_majority(task, truth)))  # a copy: of tags it cannot be written to
     if task == "regression":
         return majority.to(logits.dtype).reshape(logits.shape)
     if task == "multi_label" or logits.shape[-1] == 1 or logits.dim() == 1:

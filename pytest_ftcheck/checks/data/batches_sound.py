@@ -10,9 +10,10 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..loss.record import LossShape
 from ..mode.record import Modes
-from ..spec import Fault, Stage, check, not_measured
+from ..spec import Fault, Stage, check, combine, not_measured
 from . import faults
 from .held_out import better_than_chance
+from .held_out_apart import held_out_apart, one_part_is_balanced
 from .record import FEW_DRAWN, MIN_DRAWN, Data, Order
 
 NAME = "batches_sound"
@@ -54,6 +55,10 @@ SORTED_CHANGES, MIN_CHANGES = 0.1, 10.0
 MIN_VALUES = 3
 #: Share of the majority class from which on a note mentions imbalance; ratio of class weights from which on the loss makes up for it.
 IMBALANCE, WEIGHTED = 0.9, 1.5
+#: An output is never a label only if a class of this part of an equal share would have been there.
+RARE = 0.25
+#: Share of copies that is worth a remark: near-duplicates are 3 to 14 % of corpora known for them (Lee et al. 2022, arXiv:2107.06499).
+MOST_COPIES = 0.25
 #: p-value of a macro recall that shows that rare classes are learnt all the same.
 BETTER = 0.01
 
@@ -82,6 +87,10 @@ BETTER = 0.01
         faults.LABELS_CONTRADICT,
         faults.BATCHNORM_ON_FEW,
         faults.CLASSES_IMBALANCED,
+        faults.OUTPUT_NEVER_A_LABEL,
+        faults.ROWS_REPEATED,
+        faults.LABELS_APART,
+        faults.TOKENS_APART,
     ),
     measurements=(Data,),
 )
@@ -119,7 +128,8 @@ def check_batches_sound(trace: Trace) -> Verdict:
     ):
         if verdict := judge(data, trace):
             return verdict
-    if advice := _untreated_imbalance(data, trace):
+    remarks = (_untreated_imbalance(data, trace), _outputs_without_labels(data), _repeated_rows(data))
+    if advice := combine([*remarks, *_unlike_held_out(data, trace)], notes=_notes(data)):
         return advice
     distinct = f", {data.distinct:,} distinct" if data.distinct is not None else ""
     if data.epochs > 1:
@@ -549,8 +559,58 @@ def _untreated_imbalance(data: Data, trace: Trace) -> Verdict | None:
         f"{share} of the rows are of one class, and {order.single_class} of {plural(order.batches, 'batch', 'batches')} hold no other.",
         "some row of another class in half of the batches, class weights, or a macro recall better than chance",
         status="advice",
-        notes=_notes(data),
     )
+
+
+def _outputs_without_labels(data: Data) -> Verdict | None:
+    """Classes of the head that are the label of no row, in so many rows that even a rare one would be there."""
+    rows = sum(data.counts)
+    trained = rows if data.distinct is None else min(rows, data.distinct)
+    if data.order is None or data.constant or not data.classes or data.source == "the probe batch":
+        return None
+    if trained * RARE / data.classes < -math.log(MISSING_BY_CHANCE):
+        return None
+    used = {c for counts in (data.counts, data.held_out_counts or ()) for c, n in enumerate(counts) if n}
+    never = [c for c in range(data.classes) if c not in used]
+    if not never:
+        return None
+    names = dict(enumerate(data.class_names))
+    shown = ", ".join(f"{c} ({names[c]!r})" if c in names else str(c) for c in never[:6])
+    more = f" and {len(never) - 6} more" if len(never) > 6 else ""
+    return _verdict(
+        data,
+        faults.OUTPUT_NEVER_A_LABEL,
+        f"{'Output' if len(never) == 1 else 'Outputs'} {shown}{more} of {data.classes} {'is' if len(never) == 1 else 'are'} the label of "
+        f"none of {plural(trained, 'distinct training row')}{', and of no held-out row' if data.held_out_counts else ''}.",
+        f"a label for each output, or so few rows that a class with {percent(RARE)} of an equal share could be missing with a probability "
+        f"above {MISSING_BY_CHANCE:g}",
+        status="advice",
+    )
+
+
+def _repeated_rows(data: Data) -> Verdict | None:
+    """Rows that are copies of others, where nobody repeats them to make up for an imbalance."""
+    found = data.copies
+    if found is None or found.rows < 2 * MIN_ROWS or found.copies < MOST_COPIES * found.rows:
+        return None
+    if (data.median_values or 0) < MIN_LENGTH:
+        return None
+    of_class = "" if found.label is None else f" of class {found.label}"
+    return _verdict(
+        data,
+        faults.ROWS_REPEATED,
+        f"{found.copies:,} of {plural(found.rows, 'training row')}{of_class} ({percent(found.copies / found.rows)}) have the inputs of an "
+        "earlier one.",
+        f"below {percent(MOST_COPIES)} of the rows, in the class that has the most distinct ones",
+        status="advice",
+    )
+
+
+def _unlike_held_out(data: Data, trace: Trace) -> list[Verdict]:
+    return [
+        _verdict(data, apart.fault, apart.headline, apart.limit, evidence=apart.evidence, status="advice")
+        for apart in held_out_apart(trace)
+    ]
 
 
 def _notes(data: Data) -> tuple[str, ...]:
@@ -559,6 +619,10 @@ def _notes(data: Data) -> tuple[str, ...]:
     if data.order is not None and total and max(data.counts) >= IMBALANCE * total and not data.constant:
         notes.append(
             f"{percent(max(data.counts) / total)} of the rows are of one class: accuracy says little; use macro recall"
+        )
+    if one_part_is_balanced(data):
+        notes.append(
+            "the classes are balanced in only one of training and held-out rows: predicted probabilities follow the training shares"
         )
     if data.constant and data.rows:
         notes.append("all labels are the same, but there are too few distinct rows to call it a fault")

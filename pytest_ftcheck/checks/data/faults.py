@@ -231,6 +231,25 @@ CLASSES_EXCHANGED = Fault(
     explains=("metric_improves", "metric_matches_reference"),
     confidence="certain",
 )
+TOKENS_APART = Fault(
+    "tokens_apart",
+    Rank.EVALUATION + 6,
+    "held-out texts are unlike the training texts",
+    cause="the held-out texts were tokenised or cleaned otherwise, or come from another source or language",
+    remedy="tokenise both parts with one function, and decode one row of either; where they differ on purpose, judge on held-out rows of "
+    "either kind",
+    explains=("metric_improves",),
+    confidence="possible",
+)
+LABELS_APART = Fault(
+    "labels_apart",
+    Rank.EVALUATION + 7,
+    "training and held-out labels are distributed differently",
+    cause="the rows were split in the order of the file, or one part was filtered or sampled by class",
+    remedy="shuffle before splitting, and split by class: train_test_split(rows, stratify=labels)",
+    explains=("metric_improves",),
+    confidence="possible",
+)
 METRIC_WRONG = Fault(
     "metric_wrong",
     Rank.EVALUATION + 10,
@@ -260,4 +279,18 @@ CLASSES_IMBALANCED = Fault(
     cause="one class has nearly all rows, and neither the sampler nor the loss makes up for it: most steps only raise that class",
     remedy="weight the classes (weight=, pos_weight=), draw rare rows more often (WeightedRandomSampler), or use larger batches; judge by "
     "macro recall or the area under the ROC curve",
+)
+OUTPUT_NEVER_A_LABEL = Fault(
+    "output_never_a_label",
+    Rank.ADVICE + 16,
+    "an output of the head is never a label",
+    cause="classes are numbered from 1 in place of 0, num_labels counts too many, or a filter removed the class",
+    remedy="number the labels from 0 without gaps, and set num_labels to their number; no change, where the class is expected later",
+)
+ROWS_REPEATED = Fault(
+    "rows_repeated",
+    Rank.ADVICE + 17,
+    "many training rows are copies of others",
+    cause="a file was read or concatenated several times, a join multiplied the rows, or templates give the same text",
+    remedy="drop copies before splitting (drop_duplicates); copies that fall on both sides of a split make its scores too good",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
 from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
+from .held_out_apart import held_out_apart
 
 NAME = "metric_improves"
 #: Share of label permutations that may do as well by chance: the false-pass rate.
@@ -32,7 +34,11 @@ DROP = 3
 @check(
     stage=Stage.OUTCOME,
     position=6,
-    faults=(faults.CLASSES_EXCHANGED,),
+    faults=(
+        faults.CLASSES_EXCHANGED,
+        faults.TOKENS_APART,
+        faults.LABELS_APART,
+    ),
     thresholds=(Threshold("alpha", "at most", "share of label permutations that score as well", 1e-9, 1 - 1e-9),),
     shows=(Symptom.OUTCOME,),
 )
@@ -42,7 +48,8 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     The baseline is the majority class (each tag's majority; the mean for regression) on the same rows; chance is measured by permuting
     the labels, so the test is exact for any metric and any class balance. With class weights against imbalance, accuracy may rightly
     stay below the majority's: then macro recall decides. Where every row has the same prediction, as with rare tags, no such metric sees
-    anything: then the area under the ROC curve decides, by permutation, too.
+    anything, yours neither: then the area under the ROC curve decides, by permutation, too. Where held-out rows are unlike the training
+    rows, by their labels or their tokens, that is named among the causes of a metric that does not improve.
 
     :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy or R squared.
     :param alpha: largest share of label permutations that may do as well.
@@ -65,24 +72,7 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     if exchanged := _judge_exchange(trace):
         return exchanged
     judged = _Judged(trace, next(m for m in trace.metrics if metric in (None, m.name)), alpha)
-    if not math.isfinite(judged.metric.last):
-        return judged.verdict(
-            "fail",
-            judged.scores,
-            "the metric is not a number: the outputs are not finite",
-            remedy="see assert_all_finite",
-        )
-    if judged.metric.p_value is None:
-        return _judge_without_p_value(judged)
-    if _dropped(judged.metric):
-        return judged.verdict(
-            "fail",
-            f"The metric got worse: {judged.scores}",
-            "training destroys what the model knew: the learning rate is too high, or the labels have another meaning",
-            *_single_prediction(judged.metric),
-            remedy="try a tenth of the learning rate; check the label mapping",
-        )
-    return _judge_better(judged) if judged.metric.p_value <= alpha else _judge_not_better(judged)
+    return _with_split(judged, _judge(judged))
 
 
 @dataclass(frozen=True)
@@ -128,6 +118,40 @@ class _Judged:
 
     def passed(self, *notes: str, limit: str | None = None) -> Verdict:
         return Verdict(NAME, "pass", self.scores, limit=limit or self.limit, measured=self.measured, notes=notes)
+
+
+def _judge(judged: _Judged) -> Verdict:
+    if not math.isfinite(judged.metric.last):
+        return judged.verdict(
+            "fail",
+            judged.scores,
+            "the metric is not a number: the outputs are not finite",
+            remedy="see assert_all_finite",
+        )
+    if judged.metric.p_value is None:
+        return _judge_without_p_value(judged)
+    if _dropped(judged.metric):
+        return judged.verdict(
+            "fail",
+            f"The metric got worse: {judged.scores}",
+            "training destroys what the model knew: the learning rate is too high, or the labels have another meaning",
+            *_single_prediction(judged.metric),
+            remedy="try a tenth of the learning rate; check the label mapping",
+        )
+    return _judge_better(judged) if judged.metric.p_value <= judged.alpha else _judge_not_better(judged)
+
+
+def _with_split(judged: _Judged, verdict: Verdict) -> Verdict:
+    """The verdict with what tells held-out from training rows among its causes; where a metric got worse on such rows, that comes first."""
+    if verdict.status not in ("fail", "inconclusive") or judged.metric.source == "training rows":
+        return verdict
+    apart = held_out_apart(judged.trace)
+    if not apart:
+        return verdict
+    causes = tuple(f"{a.headline.rstrip('.')}: {a.fault.cause}" for a in apart)
+    fault = apart[0].fault.name if verdict.status == "fail" and _dropped(judged.metric) else verdict.fault
+    remedy = f"{apart[0].fault.remedy}; {verdict.remedy}" if verdict.remedy else apart[0].fault.remedy
+    return dataclasses.replace(verdict, fault=fault, causes=(*causes, *verdict.causes), remedy=remedy)
 
 
 def _judge_exchange(trace: Trace) -> Verdict | None:

@@ -92,6 +92,45 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class TokenShift:
+    """The ids of training rows beside those of held-out rows."""
+
+    #: Rows compared.
+    rows: int
+    held_out_rows: int
+    #: Total variation distance between the two distributions of ids (0: equal, 1: no id in common); the mean and the standard deviation
+    #: of that of random divisions of the same rows.
+    distance: float
+    by_chance: float
+    spread: float
+    #: The id whose share of the tokens is higher in the held-out rows by most, and its share in either.
+    risen: int
+    risen_from: float
+    risen_to: float
+
+    @property
+    def excess(self) -> float:
+        """The distance beyond that of random divisions, as a share of the largest possible one: 0 for rows of one source, 1 for no id in
+        common.
+
+        >>> TokenShift(64, 64, distance=0.6, by_chance=0.2, spread=0.01, risen=5, risen_from=0.0, risen_to=0.1).excess
+        0.5
+        """
+        return (self.distance - self.by_chance) / max(1e-9, 1 - self.by_chance)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows that are copies of an earlier row, in the class that has the most distinct rows (without classes: in all rows). There nobody
+    repeats rows to make up for an imbalance."""
+
+    rows: int
+    copies: int
+    #: The class; None: all rows.
+    label: int | None = None
+
+
+@dataclass(frozen=True)
 class Drawn:
     """Which rows the source of batches draws in one epoch."""
 
@@ -181,8 +220,9 @@ class Data(Measurement, probe="data"):
     source: str = "all batches"
     #: Rows of one epoch with each class, or with each tag on; empty where that has no meaning.
     counts: tuple[int, ...] = ()
-    #: Classes that the model distinguishes; None: unknown.
+    #: Classes that the model distinguishes; None: unknown. Their names in the model's config, where it has names of its own.
     classes: int | None = None
+    class_names: tuple[str, ...] = ()
     #: Labels that are NaN or infinite; ignored labels (-100); labels in all: of rows that differ in inputs or label.
     nonfinite_labels: int = 0
     ignored_labels: int = 0
@@ -219,6 +259,9 @@ class Data(Measurement, probe="data"):
     drawn: Drawn | None = None
     relabelled: Relabelled | None = None
     overlap: Overlap | None = None
+    token_shift: TokenShift | None = None
+    #: None: not counted (a sampler that draws with replacement, or only the probe batch).
+    copies: Copies | None = None
     evaluation: Evaluation | None = None
     batch_norms: tuple[BatchNormInput, ...] = ()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_batches_sound, example_trace
-from pytest_ftcheck.checks.data.record import BatchNormInput, Data, Drawn, Order, Relabelled, Tokens
+from pytest_ftcheck.checks.data.record import BatchNormInput, Copies, Data, Drawn, Order, Relabelled, Tokens, TokenShift
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
@@ -296,3 +296,66 @@ def test_imbalance_that_nothing_makes_up_for_is_advice():
     recall = Metric("recall", 0.5, 0.8, 64, "held-out rows", 0.5, 0.002)
     trace = replace(example_trace(metrics=(recall,)), measurements={"data": replace(GOOD, **RARE)})
     assert check_batches_sound(trace).status == "pass"
+
+
+# ------------------------------------------------------------------ advice
+SHIFT = TokenShift(320, 64, distance=0.2, by_chance=0.17, spread=0.01, risen=7, risen_from=0.03, risen_to=0.05)
+#: The published split of TREC's question types (Li and Roth 2002): its test questions come from another source.
+TREC = {"counts": (86, 1250, 1162, 1223, 835, 896), "held_out_counts": (9, 94, 138, 65, 81, 113), "classes": 6}
+
+
+@pytest.mark.parametrize(
+    ("fault", "changes"),
+    [
+        ("output_never_a_label", {"classes": 3}),
+        ("output_never_a_label", {"classes": 3, "counts": (0, 160, 160), "held_out_counts": (0, 30, 34)}),
+        ("rows_repeated", {"copies": Copies(160, 40, 1), "median_values": 10.0}),
+        ("labels_apart", {"counts": (240, 80), "held_out_counts": (20, 44)}),
+        ("tokens_apart", {"token_shift": replace(SHIFT, distance=0.47)}),
+        ("tokens_apart", {"token_shift": replace(SHIFT, distance=0.3, risen_to=0.23)}),
+    ],
+)
+def test_what_is_no_fault_and_worth_a_remark(fault, changes):
+    verdict = sound(**changes)
+    assert (verdict.status, verdict.fault) == ("advice", fault)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": 12},  # 320 rows may well miss a rare one of twelve
+        {"classes": 3, "held_out_counts": (30, 30, 1)},
+        {"copies": Copies(160, 39, 1), "median_values": 10.0},
+        {"copies": Copies(160, 160, 1), "median_values": 4.0},  # a few bits
+        {"copies": Copies(63, 60), "median_values": 10.0},
+        {"counts": (280, 40), "held_out_counts": (32, 32)},  # balanced on purpose
+        {"counts": (160, 160), "held_out_counts": (60, 4)},
+        {"counts": (240, 80), "held_out_counts": (10, 21)},  # few rows
+        {"counts": (220, 100), "held_out_counts": (30, 34)},
+        {"counts": (240, 80), "held_out_counts": (20, 44), "source": "the probe batch"},
+        {
+            "counts": (240, 80),
+            "held_out_counts": (20, 44),
+            "source": "the batches trained on",
+            "order": replace(ORDER, changes=100),  # the first part of a file that is not shuffled
+        },
+        {**TREC, "rows": 5452, "distinct": 5452},
+        {"token_shift": SHIFT},
+        {"token_shift": replace(SHIFT, distance=0.45)},
+        {"token_shift": replace(SHIFT, distance=0.47, spread=0.05)},
+        {"token_shift": replace(SHIFT, distance=0.47), "tokens": replace(TOKENS, vocabulary=99)},  # an alphabet
+        {"token_shift": replace(SHIFT, distance=0.3, risen_to=0.22)},
+    ],
+)
+def test_healthy_twins_of_the_remarks(changes):
+    assert sound(**changes).status == "pass"
+
+
+def test_remarks_name_what_they_found():
+    verdict = sound(classes=3, class_names=("negative", "positive", "neutral\x1b[31m"), held_out_counts=None)
+    assert verdict.headline.startswith(
+        "Output 2 ('neutral\\x1b[31m') of 3 is the label of none of 320 distinct training rows"
+    )
+    assert "balanced in only one" in sound(counts=(280, 40), held_out_counts=(32, 32)).notes[-1]
+    both = sound(classes=3, copies=Copies(160, 80, 1), median_values=10.0)
+    assert any("80 of 160 training rows of class 1 (50 %)" in cause for cause in both.causes)

@@ -446,3 +446,78 @@ def test_infinite_labels_break_no_run_where_warnings_are_errors():
         model, batches, steps=3, head="0", loss_fn=lambda m, b: torch.nn.functional.mse_loss(m(b[0]), b[1])
     )
     assert diagnose(trace).causes[0].fault == "labels_nan"
+
+
+# ------------------------------------------------------------------ held-out rows beside training rows, and copies
+def kept(share_of):
+    """Only some rows of a class: ``share_of[label]`` of eight."""
+
+    def change(batch):
+        place = torch.arange(len(batch["labels"])) % 8
+        keep = place < torch.tensor(share_of)[batch["labels"]]
+        return {k: v[keep] for k, v in batch.items()}
+
+    return change
+
+
+def in_capitals(batch):
+    """Another tokenizer: words become the unknown token, 100."""
+    ids = batch["input_ids"]
+    return {**batch, "input_ids": torch.where(ids > 9, 100, ids)}
+
+
+def of_another_source(batch):
+    ids = batch["input_ids"]
+    return {**batch, "input_ids": torch.where(ids > 9, 10 + (ids + 30) % 110, ids)}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "fault"),
+    [
+        ({}, ""),
+        ({"change": in_capitals}, "tokens_apart"),
+        ({"change": of_another_source}, "tokens_apart"),
+        ({"change": kept([2, 8]), "n": 200}, "labels_apart"),
+        ({"change": kept([8, 2]), "n": 200}, ""),
+    ],
+)
+def test_held_out_rows_unlike_the_training_rows(held_out, fault):
+    trace = run(texts(change=kept([8, 2])), eval_batches=texts(**{"n": 96, "seed": 5, **held_out}))
+    verdict = check_batches_sound(trace)
+    assert (verdict.status, verdict.fault) == ("advice" if fault else "pass", fault)
+
+
+def shuffled_copies(batches, times):
+    rows = [{k: v[i] for k, v in b.items()} for b in batches for i in range(len(b["labels"]))] * times
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    return [rows[i] for i in order]
+
+
+def loader(rows, sampler=None):
+    return torch.utils.data.DataLoader(rows, batch_size=16, sampler=sampler)
+
+
+def test_copies():
+    verdict = check_batches_sound(run(loader(shuffled_copies(texts(160), 3)), steps=30))
+    assert (verdict.status, verdict.fault) == ("advice", "rows_repeated")
+    assert check_batches_sound(run(loader(shuffled_copies(texts(320), 1)), steps=40)).status == "pass"  # two epochs
+
+
+def test_a_rare_class_that_is_drawn_more_often_is_no_copy():
+    rows = shuffled_copies(texts(change=kept([8, 1])), 1)
+    rare = [row for row in rows if row["labels"] == 1]
+    repeated = rows + 6 * rare  # oversampling by hand
+    order = torch.randperm(len(repeated), generator=torch.Generator().manual_seed(0)).tolist()
+    assert run(loader([repeated[i] for i in order]), steps=15).measured(Data).copies.copies == 0
+    sampler = torch.utils.data.WeightedRandomSampler([1.0] * len(rows), 480)
+    assert run(loader(rows, sampler), steps=30).measured(Data).copies is None
+
+
+def test_an_output_that_is_never_a_label():
+    model = Bag(3)
+    model.config = type("Config", (), {"id2label": {0: "negative", 1: "neutral", 2: "positive"}})()
+    labels_from_1 = texts(change=lambda b: {**b, "labels": b["labels"] + 1})
+    verdict = check_batches_sound(run(labels_from_1, model))
+    assert (verdict.status, verdict.fault) == ("advice", "output_never_a_label")
+    assert verdict.headline.startswith("Output 0 ('negative') of 3 is the label of none of 320 distinct training rows")
+    assert check_batches_sound(run(texts(classes=3), Bag(3))).status == "pass"

@@ -10,6 +10,7 @@ import torch
 
 from pytest_ftcheck import check_metric_improves, example_trace
 from pytest_ftcheck.checks.data.metric_improves import ALPHA, WORSE
+from pytest_ftcheck.checks.data.record import Data, Order, Tokens, TokenShift
 from pytest_ftcheck.core.observations import Metric, Ranking
 from pytest_ftcheck.instruments.metrics import measure
 
@@ -321,3 +322,85 @@ def test_where_every_row_has_one_prediction_the_ranking_decides(first, last, p_v
     if status == "pass":
         assert "area under the ROC curve 0.500 -> 0.800" in verdict.headline
     assert check_metric_improves(replace(trace, metrics=(replace(blind, ranking=None),))).status == "inconclusive"
+
+
+# ------------------------------------------------------------------ held-out rows unlike the training rows
+ORDER = Order(changes=90, expected_changes=100.0, batches=20, single_class=0, expected_single_class=0.0)
+TOKENS = Tokens(
+    vocabulary=30_000, total=4000, distinct=900, most_common=12, share=0.05, second_share=0.04, median_length=20.0
+)
+SAME = Data(rows=320, batches=20, counts=(160, 160), labels=320, distinct=320, held_out_counts=(30, 34), order=ORDER)
+LABELS_APART = replace(SAME, counts=(280, 40), held_out_counts=(8, 56))
+SHIFT = TokenShift(320, 64, distance=0.2, by_chance=0.17, spread=0.01, risen=7, risen_from=0.05, risen_to=0.06)
+TOKENS_APART = replace(SAME, tokens=TOKENS, token_shift=replace(SHIFT, distance=0.6))
+UNKNOWN = replace(SAME, tokens=TOKENS, token_shift=replace(SHIFT, distance=0.3, risen=100, risen_to=0.25))
+WORSE_THAN_BEFORE = accuracy(first=0.95, last=0.6, p_value=0.01)
+NOT_YET = accuracy(last=0.52, p_value=0.4)
+
+
+def judge_split(data, metric):
+    return check_metric_improves(replace(GOOD, metrics=(metric,), measurements={"data": data}))
+
+
+@pytest.mark.parametrize(
+    ("data", "fault", "words"),
+    [
+        (LABELS_APART, "labels_apart", "Class 0 has 88 % of 320 training rows and 12 % of 64 held-out rows"),
+        (TOKENS_APART, "tokens_apart", "The tokens of 64 held-out rows are unlike those of 320 training rows"),
+        (UNKNOWN, "tokens_apart", "Id 100 is 25 % of the held-out tokens and 5.0 % of the training tokens"),
+    ],
+)
+def test_held_out_rows_unlike_the_training_rows(data, fault, words):
+    verdict = judge_split(data, WORSE_THAN_BEFORE)
+    assert (verdict.status, verdict.fault) == ("fail", fault)
+    assert verdict.causes[0].startswith(words)
+    verdict = judge_split(data, NOT_YET)
+    assert (verdict.status, verdict.fault) == ("inconclusive", "")
+    assert verdict.causes[0].startswith(words)
+    assert "steps=" in verdict.remedy
+    assert judge_split(data, ACCURACY) == judge(ACCURACY)  # advice of batches_sound, where the metric is fine
+
+
+def test_rows_of_one_kind_change_nothing():
+    for metric in (WORSE_THAN_BEFORE, NOT_YET, ACCURACY):
+        assert judge_split(SAME, metric) == judge(metric)
+    assert judge_split(LABELS_APART, replace(NOT_YET, source="training rows")).causes == judge(NOT_YET).causes
+
+
+# ------------------------------------------------------------------ metrics= that see nothing
+def f1(logits, labels):
+    guess = (logits > 0).long()
+    hits = (guess & labels.long()).sum()
+    return float(2 * hits / (guess.sum() + labels.sum()).clamp(min=1))
+
+
+def rare(learnt):
+    """Logits and tags of 96 rows: one tag in eight is on, and no output is above its threshold."""
+    g = torch.Generator().manual_seed(0)
+    tags = (torch.rand(96, 3, generator=g) < 0.125).float()
+    noise = torch.randn(96, 3, generator=g)
+    return -9 + noise, -9 + noise.roll(1, 0) + (3 * tags if learnt else 0), tags
+
+
+def test_your_metric_that_stays_zero_is_judged_by_ranking():
+    (metric,) = measure("multi_label", *rare(learnt=True), "held-out rows", {"f1": f1})
+    assert (metric.first, metric.last, metric.p_value) == (0.0, 0.0, 1.0)
+    verdict = judge(metric)
+    assert verdict.status == "pass"
+    assert verdict.headline.startswith("Every row has the same prediction, so f1 cannot show what was learnt")
+
+
+def test_your_metric_that_stays_zero_over_noise_passes_nothing():
+    (metric,) = measure("multi_label", *rare(learnt=False), "held-out rows", {"f1": f1})
+    assert metric.ranking is not None
+    assert judge(metric).status == "inconclusive"
+
+
+def test_your_metric_that_sees_something_is_judged_by_itself():
+    def best_threshold(logits, labels):
+        return f1(logits - logits.quantile(0.9), labels)
+
+    first, last, tags = rare(learnt=True)
+    (metric,) = measure("multi_label", first, last, tags, "held-out rows", {"f1 at the best threshold": best_threshold})
+    assert metric.ranking is None
+    assert judge(metric).status == "pass"

@@ -8,7 +8,8 @@ import numpy as np
 
 from ....instruments.row_hashes import Rows, first_occurrences
 from ....instruments.tasks import IGNORED
-from ..record import Leak, Order, Tokens
+from ..record import Copies, Leak, Order, Tokens
+from .epochs import possible_rows
 
 #: A leak holds without exception in at least this many rows, and in this many of each class.
 LEAK_ROWS, LEAK_ROWS_PER_CLASS = 64, 5
@@ -16,6 +17,8 @@ LEAK_ROWS, LEAK_ROWS_PER_CLASS = 64, 5
 FROM_START, FROM_END, MOST_LEAKS = 256, 8, 8
 #: Classes that are counted, at most.
 MOST_CLASSES = 10_000
+#: Copies are counted where the values at each position could form so many times as many rows: five bits are exhausted by chance.
+MIN_POSSIBLE = 10.0
 #: Share of the rows with one and the same token at an end from which on it is a special token.
 SPECIAL = 0.99
 
@@ -57,6 +60,24 @@ def collisions(keys: list[bytes], labels: np.ndarray | None) -> tuple[int | None
         return distinct, 0, None
     contradictory = sum(c.total() for c in labels_of.values() if len(c) > 1)
     return distinct, contradictory, sum(max(c.values()) for c in labels_of.values()) / rows
+
+
+def copies_of_rows(rows: Rows, keys: list[bytes], labels: np.ndarray | None) -> Copies | None:
+    """Rows that are copies of an earlier one, in the class that has the most distinct rows; None: the inputs have no keys, or the values
+    at each position could hardly form more rows than there are."""
+    if not keys:
+        return None
+    of_class: dict[int | None, list[bytes]] = {}
+    for key, label in zip(keys, labels.tolist() if labels is not None else [None] * len(keys), strict=True):
+        if label is None or label != IGNORED:
+            of_class.setdefault(None if label is None else int(label), []).append(key)
+    if not of_class:
+        return None
+    label, found = max(of_class.items(), key=lambda item: len(set(item[1])))
+    copies = len(found) - len(set(found))
+    if copies and possible_rows(rows, keys) < MIN_POSSIBLE * len(set(keys)):
+        return None
+    return Copies(len(found), copies, label)
 
 
 def class_order(labels: np.ndarray, batch: np.ndarray) -> Order | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ....core.formatting import one_line
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows, first_occurrences
@@ -16,10 +18,19 @@ from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import quiet
 from ....instruments.work import allowance, tokens_of
 from ..record import BatchNormInput, Data, Overlap
-from .batch_statistics import class_counts, class_order, collisions, find_leaks, keys_by_batch, token_statistics
+from .batch_statistics import (
+    class_counts,
+    class_order,
+    collisions,
+    copies_of_rows,
+    find_leaks,
+    keys_by_batch,
+    token_statistics,
+)
 from .epochs import (
     data_set_length,
     drawn_rows,
+    draws_with_replacement,
     first_epoch,
     labelled_keys,
     loader_epoch,
@@ -28,11 +39,14 @@ from .epochs import (
 )
 from .label_dependence import measure_dependence
 from .metric import HeldOutLogits
+from .token_shift import token_shift
 
 #: Batches read, at most.
 MOST_BATCHES = 256
 #: Share of the budget of all probes that the held-out rows may take, for the user's metric beside references.
 HELD_OUT_SHARE = 0.25
+#: Classes up to which their names are kept.
+MOST_NAMED = 100
 #: Rows from which a batch should hold more than one input.
 LARGE = 4
 #: Rows of a batch up to which the values that a batch normalisation gets are counted.
@@ -128,6 +142,7 @@ class DataProbe(Probe):
             source=source,
             counts=class_counts(data_target, task),
             classes=classes,
+            class_names=_class_names(self.context.model, classes),
             nonfinite_labels=int((~np.isfinite(flat)).sum()),
             ignored_labels=ignored,
             labels=len(flat),
@@ -153,6 +168,10 @@ class DataProbe(Probe):
             drawn=drawn_rows(rows.select(drawn), keys[: len(drawn)], batches.source, self.reader),
             relabelled=relabelled(rows.contents, single, first),
             overlap=self._overlap(held, keys, first),
+            token_shift=token_shift(data, held),
+            copies=None
+            if source == "the probe batch" or draws_with_replacement(batches.source)
+            else copies_of_rows(data, data_keys, data_single),
             evaluation=self.logits.evaluation(self.context.user_metric_values) if self.logits is not None else None,
             batch_norms=self.batch_norms,
         )
@@ -212,6 +231,17 @@ def _length(source: Any) -> int | None:
         return len(source)
     except TypeError:
         return None
+
+
+def _class_names(model: nn.Module, classes: int | None) -> tuple[str, ...]:
+    """The names of the classes in a config, as ``transformers`` keeps them; empty: there are none but its own ``LABEL_0``."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(names, Mapping) or classes is None or not 1 < classes == len(names) <= MOST_NAMED:
+        return ()
+    found = [names.get(i) for i in range(classes)]
+    if not all(isinstance(name, str) for name in found) or found == [f"LABEL_{i}" for i in range(classes)]:
+        return ()
+    return tuple(one_line(str(name), 40) for name in found)
 
 
 def _taken(target: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

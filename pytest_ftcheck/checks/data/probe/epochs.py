@@ -43,6 +43,11 @@ def data_set_length(source: Any) -> int | None:
         return None
 
 
+def draws_with_replacement(source: Any) -> bool:
+    """Whether a loader's sampler says that it draws with replacement (``WeightedRandomSampler``): then rows repeat on purpose."""
+    return bool(getattr(getattr(source, "sampler", None), "replacement", False))
+
+
 def labelled_keys(keys: Sequence[bytes], target: np.ndarray | None) -> list[Hashable]:
     """The key of each row's inputs together with its label."""
     if target is None or len(target) != len(keys):
@@ -146,7 +151,7 @@ def drawn_rows(rows: Rows, keys: Sequence[bytes], source: Any, reader: RowReader
         distinct=len(known),
         batches=len(large),
         repetitive=repetitive,
-        possible=_possible_rows(rows, keys) if repetitive else MOST_POSSIBLE,
+        possible=possible_rows(rows, keys) if repetitive else MOST_POSSIBLE,
         data_set=data_set_length(source),
     )
     if not drawn.few:
@@ -168,7 +173,7 @@ def _read_data_set(source: Any, length: int, reader: RowReader) -> list[bytes]:
         return []
 
 
-def _possible_rows(rows: Rows, keys: Sequence[bytes]) -> float:
+def possible_rows(rows: Rows, keys: Sequence[bytes]) -> float:
     """In how many ways the values at each position could be combined: a small space of inputs is exhausted by few rows."""
     places = first_occurrences(keys)
     if rows.ids:
