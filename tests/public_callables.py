@@ -25,7 +25,7 @@ from pytest_ftcheck.training.finetune_arguments import FinetuneArguments
 #: Called by others only: a framework's events, and methods whose first parameter is an object of ours in the middle of a run.
 INTERNAL = {"watch.training_begins", "watch.training_ends", "TraceWriter"}
 #: Classes whose methods are all events that a framework sends, or a protocol for the user's own class.
-EVENTS = {"FtcheckCallback", "TraceWriter"}
+EVENTS = {"FtcheckCallback", "TaskReader", "TraceWriter"}
 #: Records that our own functions make: every field is whatever they measured. Their methods are fuzzed.
 RECORDS = {"Cause", "Diagnosis", "SweepResult", "Trace"}
 
@@ -188,6 +188,7 @@ VALID: dict[str, Callable[[], dict[str, Any]]] = {
     "finetune": lambda: {"model": Net(), **_quick()},
     "head_of": lambda: {"model": Net(), "batches": rows()},
     "identify": lambda: {"module": Net()},
+    "register_task": lambda: {"reader": type("Mine", (ft.TaskReader,), {"name": "mine"})},
     "parametrize_with_checks": lambda: {"subjects": [ft.Subject("mine", Net, rows())]},
     "sweep": lambda: {
         "head": nn.Linear(6, 2),

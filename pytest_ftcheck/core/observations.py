@@ -315,6 +315,8 @@ class Metric:
     deviations: float | None = None
     #: How the outputs rank the rows, where every row has the same prediction; None: the metric sees what the outputs do.
     ranking: Ranking | None = None
+    #: Lower is better, as of a perplexity.
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -327,3 +329,6 @@ class Reading:
     #: ``single_label``, ``multi_label``, ``regression`` or None (unknown).
     task: str | None = None
     classes: int | None = None
+    #: Name of the task reader (``token classification``, ``causal language model``, ...), and what a label is, in words; None: unknown.
+    reader: str | None = None
+    labels: str | None = None

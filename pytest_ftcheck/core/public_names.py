@@ -21,6 +21,8 @@ HOMES = {
     "initialization.sweep": ("sweep",),
     "initialization.toys": ("toy_features",),
     "initialization.trainable": ("assert_trainable", "check_trainable"),
+    "instruments.task_readers.interface": ("TaskReader",),
+    "instruments.task_readers.registered": ("register_task",),
     "instruments.toys": ("tiny_distilbert", "toy_batches"),
     "pytest_plugin.subject": ("Subject",),
     "pytest_plugin.suite": ("parametrize_with_checks",),

@@ -15,7 +15,7 @@ from ..core.recipe import OPTIMIZERS
 from ..core.trace import Trace
 from ..core.verdict import Verdict
 from ..instruments.metrics import MOST_TAKEN, PERMUTATIONS, taken_for
-from ..instruments.tasks import prior_entropy
+from ..instruments.task_readers.registered import prior_entropy
 from .features import Features
 from .jobs import Job, Plan, Run, judged_rows
 

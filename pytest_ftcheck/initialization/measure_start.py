@@ -21,7 +21,7 @@ from ..instruments.global_state import seed_everything
 from ..instruments.model_call import unwrapped
 from ..instruments.parameter_roles import in_part
 from ..instruments.reader import Reader
-from ..instruments.tasks import prior_entropy
+from ..instruments.task_readers.registered import prior_entropy
 from ..instruments.undisturbed import quiet
 from .apply_scheme import head_layers
 from .goodness_of_fit import fit, identify

@@ -15,7 +15,7 @@ from ..core.arguments import as_positive, distinct, sequence
 from ..core.formatting import as_given
 from ..core.init_scheme import InitScheme
 from ..core.recipe import Recipe
-from ..instruments.tasks import prior_entropy
+from ..instruments.task_readers.registered import prior_entropy
 from ..seeds.executors import ExecutorOrFactory
 from .engine import seeds_of_a_task, train_heads
 from .extract import module_of

@@ -10,14 +10,10 @@ import torch
 from torch import nn
 
 from ..core.formatting import describe_type
-from .tasks import IGNORED
+from .task_readers.registered import LABELS, reader_of
 
 #: Where a tensor is in a batch: keys and positions, from the outside in.
 Path = tuple[Any, ...]
-#: Keys of the labels in a batch.
-LABELS = ("labels", "label")
-#: Keys of the labels in a batch of extractive question answering: the places of the answer's first and last token.
-SPAN = ("start_positions", "end_positions")
 #: Held-out batches that are read, at most: a stream without an end must not fill the memory.
 MOST = 1000
 
@@ -114,8 +110,7 @@ def spent(source: Any) -> bool:
 def split(batch: Any) -> tuple[Any, Any]:
     """``(inputs, labels)`` of a batch; labels are None where it has none.
 
-    The positions of an answer are labels of shape ``(rows, 2)``: its first and its last token. As in the loss of transformers' models,
-    one behind the end of the row's ids is ignored (-100), and a negative one is the first token.
+    Labels under other keys are found by the task reader of the batch (`reader_of`), such as the positions of an answer, ``(rows, 2)``.
 
     >>> split({"input_ids": 1, "labels": 2})
     ({'input_ids': 1}, 2)
@@ -125,42 +120,15 @@ def split(batch: Any) -> tuple[Any, Any]:
     [[3, 4], [5, 5]]
     """
     if isinstance(batch, Mapping):
+        if reader := reader_of(batch):
+            return {k: v for k, v in batch.items() if k not in reader.keys}, reader.read_labels(batch)
         for key in LABELS:
             if key in batch:
                 return {k: v for k, v in batch.items() if k != key}, batch[key]
-        if has_span(batch):
-            inputs = {k: v for k, v in batch.items() if k not in SPAN}
-            return inputs, _span(batch)
         return dict(batch.items()), None
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
     return batch, None
-
-
-def has_span(batch: Any) -> bool:
-    """Whether the labels of the batch are the positions of an answer, one a row each."""
-    if not isinstance(batch, Mapping) or any(key in batch for key in LABELS):
-        return False
-    start, end = (batch.get(key) for key in SPAN)
-    if not isinstance(start, torch.Tensor) or not isinstance(end, torch.Tensor):
-        return False
-    if start.is_floating_point() or end.is_floating_point() or not 1 <= start.dim() <= 2:
-        return False
-    return start.numel() == end.numel() == len(start)
-
-
-def span_arguments(labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Labels of `split` as the arguments of a model for question answering; an ignored position is one behind every row's end."""
-    behind = torch.where(labels == IGNORED, torch.iinfo(labels.dtype).max, labels)
-    return {key: behind[:, i] for i, key in enumerate(SPAN)}
-
-
-def _span(batch: Mapping[str, Any]) -> torch.Tensor:
-    places = torch.stack([batch[key].reshape(-1) for key in SPAN], dim=1).clamp(min=0)
-    ids = batch.get("input_ids")
-    if isinstance(ids, torch.Tensor) and ids.dim() == 2:
-        places = torch.where(places < ids.shape[1], places, IGNORED)
-    return places
 
 
 def with_labels(batch: Any, labels: torch.Tensor) -> Any:
@@ -169,8 +137,9 @@ def with_labels(batch: Any, labels: torch.Tensor) -> Any:
     >>> with_labels({"x": 1, "labels": 2}, torch.tensor([3]))["labels"]
     tensor([3])
     """
-    if has_span(batch):
-        return with_values(batch, {(k,): p.reshape(batch[k].shape) for k, p in span_arguments(labels).items()})
+    if reader := reader_of(batch):
+        written = reader.write_labels(labels)
+        return with_values(batch, {(k,): v.reshape(batch[k].shape) for k, v in written.items()})
     place = next(k for k in LABELS if k in batch) if isinstance(batch, Mapping) else len(batch) - 1
     return with_values(batch, {(place,): labels})
 

@@ -12,9 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from ..core.observations import Descent, Metric, ProbeLoss, ProbeLossPoint
 from .batches import device_of, rows_of, split, to_device
+from .field_metrics import measure_field
 from .metrics import MetricFn, measure
 from .reader import Reader
-from .tasks import prior_entropy
+from .task_readers.registered import prior_entropy
+from .tasks import IGNORED
 from .undisturbed import quiet
 
 #: Training batches whose rows are evaluated.
@@ -125,10 +127,17 @@ class MetricTracker:
             return ()
         try:
             with np.errstate(all="ignore"):  # a diverged run has NaN among its scores
-                return measure(self.reader.task, self.first[0], last[0], last[1], self.source, self.custom)
+                found = measure(self.reader.task, self.first[0], last[0], last[1], self.source, self.custom)
+                return found if self.custom is not None else (*found, *self._of_field(self.first[0], *last))
         except ValueError as error:
             self.notes.append(f"metrics skipped: {error}")
             return ()
+
+    def _of_field(self, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor) -> tuple[Metric, ...]:
+        task = self.reader.task_reader
+        if task is None:
+            return ()
+        return measure_field(self.reader.field_metrics, task.lower_is_better, (first, last), labels, self.source)
 
 
 def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -146,18 +155,22 @@ def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> t
 
 
 def joined(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The outputs and labels of several batches as one; where batches have different widths, one line a label.
+    """The outputs and labels of several batches as one. Rows of a narrower batch get tokens whose labels do not count:
 
-    >>> joined([torch.zeros(2, 5, 3), torch.zeros(2, 4, 3)], [torch.zeros(2, 5), torch.zeros(2, 4)])[0].shape  # a label a token
-    torch.Size([18, 3])
+    >>> outputs, labels = joined([torch.zeros(2, 5, 3), torch.zeros(2, 4, 3)], [torch.zeros(2, 5), torch.zeros(2, 4)])
+    >>> outputs.shape, labels[2].tolist()
+    (torch.Size([4, 5, 3]), [0.0, 0.0, 0.0, 0.0, -100.0])
 
     Where the classes are the positions of a row, positions that a shorter row does not have cannot be chosen:
 
-    >>> joined([torch.zeros(1, 2, 3), torch.zeros(1, 2, 4)], [torch.zeros(1, 2), torch.zeros(1, 2)])[0][0]
+    >>> joined([torch.zeros(1, 2, 3), torch.zeros(1, 2, 4)], [torch.zeros(1, 2), torch.zeros(1, 2)])[0][0, 0]
     tensor([0., 0., 0., -inf])
     """
-    if len({o.shape[1:] for o in outputs}) > 1 and outputs[0].dim() > 2:
-        widest = max(o.shape[-1] for o in outputs)
-        outputs = [F.pad(o, (0, widest - o.shape[-1]), value=-torch.inf).reshape(-1, widest) for o in outputs]
-        targets = [t.reshape(-1) for t in targets]
+    shapes = {o.shape[1:] for o in outputs}
+    if len(shapes) > 1 and all(len(shape) == 2 for shape in shapes):
+        tokens, classes = (max(shape[i] for shape in shapes) for i in range(2))
+        if len({shape[1] for shape in shapes}) > 1:  # elsewhere a class that is never predicted
+            outputs = [F.pad(o, (0, classes - o.shape[-1]), value=-torch.inf) for o in outputs]
+        outputs = [F.pad(o, (0, 0, 0, tokens - o.shape[1])) for o in outputs]
+        targets = [F.pad(t, (0, tokens - t.shape[1]), value=IGNORED) if t.dim() == 2 else t for t in targets]
     return torch.cat(list(outputs)), torch.cat(list(targets))

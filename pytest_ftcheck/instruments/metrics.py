@@ -12,7 +12,7 @@ import torch
 
 from ..core.observations import Metric, Ranking
 from .ranking import ranking
-from .tasks import reference_loss
+from .task_readers.registered import standard_loss
 
 MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
 #: Label permutations for the default metrics, and seconds that those of a user's metric may take.
@@ -107,7 +107,7 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float
     :param cut: as for `predictions`.
     """
     logits = logits.float()
-    out = {"loss": float(reference_loss(task, logits, labels))}
+    out = {"loss": float(standard_loss(task, logits, labels))}
     if task == "single_label":
         keep = labels.reshape(-1) != -100
         flat = logits.reshape(-1, logits.shape[-1]) if logits.dim() > 1 else logits[:, None]

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .batches import LABELS, SPAN, fresh, in_words, span_arguments
+from .batches import fresh, in_words
+from .task_readers.interface import TaskReader
+from .task_readers.registered import LABELS
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 
@@ -26,7 +28,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 class ModelCall:
     """Calls one model with batches of one form; which way works is found out by :meth:`first`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, task_reader: TaskReader | None = None) -> None:
         self.model = model
         #: None: no way of calling the model is known.
         self.style: Literal["keywords", "one argument", "several arguments"] | None = None
@@ -35,10 +37,9 @@ class ModelCall:
         #: Keys of the batch that the model does not take.
         self.dropped: set[str] = set()
         self._parameters, self._any_keyword = _parameters(unwrapped(model).forward)
-        #: Names under which the model takes labels: one, or both positions of an answer.
-        self._label_keys: tuple[str, ...] = next(((k,) for k in LABELS if k in self._parameters), ())
-        if not self._label_keys and all(k in self._parameters for k in SPAN):
-            self._label_keys = SPAN
+        #: Reads the labels of the batches, where they have keys of their own and the model takes these.
+        self._task_reader = task_reader if task_reader and _takes(self._parameters, task_reader.keys) else None
+        self._label_key = next((k for k in LABELS if k in self._parameters), None)
 
     def __call__(self, inputs: Any, labels: Any) -> Any:
         inputs = fresh(inputs)
@@ -50,9 +51,9 @@ class ModelCall:
         return self.model(*inputs) if self.style == "several arguments" else self.model(inputs)
 
     def _named(self, labels: Any) -> dict[str, Any]:
-        if len(self._label_keys) == 1:
-            return {self._label_keys[0]: labels}
-        return span_arguments(labels)
+        if self._task_reader is not None:
+            return dict(self._task_reader.write_labels(labels))
+        return {self._label_key: labels} if self._label_key is not None else {}
 
     def first(self, inputs: Any, labels: Any) -> tuple[Any, str]:
         """Try the ways of calling the model that fit the batch, the most literal first: output, and the way in words.
@@ -90,7 +91,8 @@ class ModelCall:
             except Exception:  # noqa: BLE001 - the message below is the better one
                 self.style = "keywords"
         used = ", ".join(k for k in inputs if k not in self.dropped)
-        self.passes_labels = bool(self._label_keys) and labels is not None
+        takes_labels = self._task_reader is not None or self._label_key is not None
+        self.passes_labels = takes_labels and labels is not None
         try:
             return self(inputs, labels), f"keywords {used}" + (" and labels" if self.passes_labels else "")
         except Exception as error:
@@ -98,6 +100,10 @@ class ModelCall:
                 f"the model could not be called with the keywords {used} "
                 f"({_in_short(error, 200)}); it takes {', '.join(self._parameters) or 'anything'}"
             ) from error
+
+
+def _takes(parameters: list[str], keys: tuple[str, ...]) -> bool:
+    return bool(keys) and all(key in parameters for key in keys)
 
 
 def _in_short(error: Exception, width: int) -> str:

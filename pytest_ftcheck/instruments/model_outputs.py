@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..core.formatting import describe_type
+from .task_readers.registered import logits_by_readers
 
 
 def logits_in(output: Any) -> torch.Tensor | None:
@@ -21,12 +22,14 @@ def logits_in(output: Any) -> torch.Tensor | None:
     >>> logits_in({"start_logits": torch.zeros(4, 9), "end_logits": torch.zeros(4, 9)}).shape
     torch.Size([4, 2, 9])
     """
+    if (known := logits_by_readers(output, theirs=True)) is not None:
+        return known
     if isinstance(output, torch.Tensor):
         return output if output.dim() else None
     if isinstance(output, Mapping):
         candidates = [output.get(key) for key in ("logits", "prediction_logits")]
         found = next((c for c in candidates if isinstance(c, torch.Tensor)), None)
-        return _span_logits(output) if found is None else found
+        return logits_by_readers(output, theirs=False) if found is None else found
     if isinstance(output, (tuple, list)) and output:
         first = output[0]
         if isinstance(first, torch.Tensor) and first.dim() == 0 and len(output) > 1:
@@ -34,18 +37,6 @@ def logits_in(output: Any) -> torch.Tensor | None:
         return first if isinstance(first, torch.Tensor) and first.dim() else None
     logits = getattr(output, "logits", None)
     return logits if isinstance(logits, torch.Tensor) else None
-
-
-def _span_logits(output: Mapping[str, Any]) -> torch.Tensor | None:
-    start, end = output.get("start_logits"), output.get("end_logits")
-    if (
-        isinstance(start, torch.Tensor)
-        and isinstance(end, torch.Tensor)
-        and start.shape == end.shape
-        and start.dim() == 2
-    ):
-        return torch.stack([start, end], dim=1)
-    return None
 
 
 def loss_in(output: Any) -> torch.Tensor | None:

@@ -15,7 +15,10 @@ from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_
 from .label_comparison import compares_only
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
-from .tasks import IGNORED, earlier, reference_loss, task_of
+from .row_hashes import vocabulary_of
+from .task_readers.interface import Example, FieldMetric, TaskReader
+from .task_readers.registered import declared_form, form_of, loss_in_words, reader_of, recognised, standard_loss
+from .tasks import IGNORED, earlier
 
 #: ``(model, batch) -> loss``, or ``(loss, logits)``.
 LossFn = Callable[[Any, Any], Any]
@@ -60,14 +63,18 @@ class Reader:
         self.uses_own_loss = False
         #: Remarks for the trace.
         self.notes: list[str] = []
-        self._call = ModelCall(model)
+        #: Reads the task of the batches; None: it is not known.
+        self.task_reader: TaskReader | None = reader_of(batch)
+        #: The metrics of the task's field.
+        self.field_metrics: Mapping[str, FieldMetric] = {}
+        self._call = ModelCall(model, self.task_reader)
         self._first: tuple[torch.Tensor, bool] | None = None  # labels of the first batch; whether there is one a row
         self.reading = self._read(own_copy(to_device(batch, device_of(model))))
 
     # ------------------------------------------------------------------ the first batch
     def _read(self, batch: Any) -> Reading:
         inputs, labels = split(batch)
-        how, outputs, logits, output = "the user's loss_fn", "the loss only", None, None
+        how, outputs, logits, output, given = "the user's loss_fn", "the loss only", None, None, None
         if self.user_forward is not None:
             logits, how, outputs = self.user_forward(self.model, fresh(batch)), "the user's forward", "logits"
             if not isinstance(logits, torch.Tensor):
@@ -121,7 +128,40 @@ class Reader:
                 self.notes.append(ZERO_OR_ONE)
         if self.loss_fn is None:
             self._count_outputs(logits, inputs)
-        return Reading(how, outputs, loss, self.task, self.classes)
+        self._recognise_task(logits if logits is not None else given, inputs, labels)
+        known = self.task_reader
+        return Reading(
+            inputs=how,
+            outputs=outputs,
+            loss=loss,
+            task=self.task,
+            classes=self.classes,
+            reader=known.name if known is not None else None,
+            labels=known.labels_are if known is not None else None,
+        )
+
+    def _recognise_task(self, logits: Any, inputs: Any, labels: Any) -> None:
+        """Which task reader is the one of this batch."""
+        if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor):
+            return
+        example = self._as_read(inputs, labels, logits, "embedding" if self.embeddings else self.task)
+        self.task_reader = recognised(example, self.task_reader)
+        if self.task_reader is not None:
+            self.field_metrics = self.task_reader.metrics(example)
+
+    def _as_read(self, inputs: Any, labels: torch.Tensor, logits: torch.Tensor, form: str | None) -> Example:
+        config = getattr(unwrapped(self.model), "config", None)
+        names = getattr(config, "id2label", None)
+        return Example(
+            inputs=inputs,
+            labels=labels,
+            logits=logits.detach(),
+            form=form,
+            shift=self.shift,
+            vocabulary=vocabulary_of(self.model),
+            encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+            names={int(k): str(v) for k, v in names.items()} if isinstance(names, Mapping) else {},
+        )
 
     def _count_outputs(self, logits: torch.Tensor | None, inputs: Any) -> None:
         if isinstance(logits, torch.Tensor):
@@ -165,21 +205,17 @@ class Reader:
             raise ValueError(
                 f"{self.argument}: labels {in_words(labels)} and logits {in_words(logits)} fit no standard loss: pass loss_fn="
             )
-        if self.task == "single_label":
-            one_logit = self.classes == 2 and logits is not None and logits.shape[-1] <= 1
-            return "binary cross-entropy of one logit" if one_logit else "cross-entropy of the logits"
-        if self.task == "multi_label":
-            return "binary cross-entropy of the logits, one a tag"
-        return "mean squared error"
+        assert logits is not None  # a task is found from logits and labels
+        return loss_in_words(self.task, logits, labels)
 
     # ------------------------------------------------------------------ labels and task
     def _align(self, value: Any, logits: Any, labels: Any) -> None:
         """Which position's logits meet which position's label: the standard loss that is nearer to the loss says it."""
         if self.task != "single_label" or not isinstance(logits, torch.Tensor) or logits.dim() < 3:
             return
-        first_loss, losses = float(value), {0: float(reference_loss(self.task, logits.float(), labels))}
+        first_loss, losses = float(value), {0: float(standard_loss(self.task, logits.float(), labels))}
         if labels.dim() == 2 and labels.shape[1] > 1 and bool((labels[:, 1:] != IGNORED).any()):
-            losses[1] = float(reference_loss(self.task, logits.float(), earlier(labels, 1)))
+            losses[1] = float(standard_loss(self.task, logits.float(), earlier(labels, 1)))
         near = min(losses, key=lambda k: abs(losses[k] - first_loss))
         if abs(first_loss - losses[near]) <= 0.01 * abs(losses[near]):
             self.shift = near
@@ -226,13 +262,15 @@ class Reader:
             return
         config = getattr(unwrapped(self.model), "config", None)
         # not problem_type, which the forward pass may have set from the labels just now
-        self.task = task_of(logits, labels, regression=own and getattr(config, "num_labels", None) == 1)
+        looks = form_of(logits, labels, regression=own and getattr(config, "num_labels", None) == 1)
+        declared = declared_form(self._as_read({}, labels, logits, looks), self.task_reader)
+        self.task = None if declared == "none" else declared or looks
         if self.task == "single_label":
             self.classes = 2 if logits.shape[-1] == 1 or logits.dim() == labels.dim() else logits.shape[-1]
             self._check_label_code(labels)
         elif self.task == "multi_label":
             self.classes = logits.shape[-1]
-        elif self.task is None and strict and not own:
+        elif self.task is None and declared is None and strict and not own:
             raise ValueError(
                 f"{self.argument}: labels {in_words(labels)} do not fit logits {in_words(logits)}: expected whole-number classes of shape "
                 f"{tuple(logits.shape[:-1])}, a multi-hot tensor of shape {tuple(logits.shape)}, or floats of shape "
@@ -377,4 +415,4 @@ class Reader:
     def reference(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The standard loss of the task, from logits and the labels of a batch: cross-entropy, binary cross-entropy or mean squared
         error."""
-        return reference_loss(self.task, logits, self.targets(labels))
+        return standard_loss(self.task, logits, self.targets(labels))

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from .batches import LABELS, SPAN, Path, placed_tensors, with_values
+from .batches import Path, placed_tensors, with_values
+from .task_readers.question_answering import SPAN
+from .task_readers.registered import LABELS, reader_of
 
 #: Usual names of token ids and of masks.
 IDS = ("input_ids", "ids", "tokens", "token_ids", "x")
@@ -220,5 +222,8 @@ def _tensors(batch: Any) -> Iterator[tuple[Path, torch.Tensor]]:
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         last = len(batch) - 1
         return ((path, t) for path, t in placed_tensors(batch) if path[0] != last)
-    in_mapping = isinstance(batch, Mapping)
-    return ((path, t) for path, t in placed_tensors(batch) if not in_mapping or path[0] not in (*LABELS, *SPAN))
+    if not isinstance(batch, Mapping):
+        return placed_tensors(batch)
+    reader = reader_of(batch)
+    of_labels = (*LABELS, *SPAN, *(reader.keys if reader else ()))
+    return ((path, t) for path, t in placed_tensors(batch) if path[0] not in of_labels)

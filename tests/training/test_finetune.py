@@ -89,6 +89,8 @@ def test_one_tensor_and_bare_logits(rows):
         "cross-entropy of the logits",
         "single_label",
         2,
+        "classification",
+        "a class for each row",
     )
 
 

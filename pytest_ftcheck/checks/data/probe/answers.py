@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ....instruments.batches import SPAN
 from ....instruments.probe import LeftOut, Probe, ProbeContext
+from ....instruments.task_readers.question_answering import SPAN
 from ....instruments.tokens import find_tokens
 from ..answer_record import AnswerSpans
 

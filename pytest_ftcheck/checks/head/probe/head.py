@@ -10,7 +10,7 @@ import torch
 
 from ....instruments.batches import split, take_rows
 from ....instruments.probe import Probe, ProbeContext
-from ....instruments.tasks import prior_entropy
+from ....instruments.task_readers.registered import prior_entropy
 from ..record import Head, Hidden, Layer, Reload
 from .layers import describe_layer, linear_layers
 from .reload import reload, unsaved

@@ -24,7 +24,8 @@ from ....instruments.optimizers import needs_closure
 from ....instruments.probe import LeftOut, ProbeContext
 from ....instruments.reader import Reader
 from ....instruments.sampled_elements import gradient_norm
-from ....instruments.tasks import IGNORED, prior_entropy
+from ....instruments.task_readers.registered import prior_entropy
+from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import perturbed, quiet
 from ...head.ablation_record import Outcome
 from ...head.probe.ablation import correct
