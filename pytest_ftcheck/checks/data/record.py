@@ -113,7 +113,7 @@ class TokenShift:
         """The distance beyond that of random divisions, as a share of the largest possible one: 0 for rows of one source, 1 for no id in
         common.
 
-        >>> TokenShift(64, 64, distance=0.6, by_chance=0.2, spread=0.01, risen=5, risen_from=0.0, risen_to=0.1).excess
+        >>> TokenShift(64, 64, distance=0.75, by_chance=0.5, spread=0.01, risen=5, risen_from=0.0, risen_to=0.1).excess
         0.5
         """
         return (self.distance - self.by_chance) / max(1e-9, 1 - self.by_chance)

@@ -115,6 +115,8 @@ class LossShape(Measurement, probe="loss_shape"):
     reach: float | None = None
     reach_last: float | None = None
     last_layer_curve: LossCurve | None = None
+    #: Rows have the same logits where that layer returns the same for all of them: nothing passes it by. None: not known.
+    nothing_passes_by: bool | None = None
     #: Largest margin of a right logit over the next (one logit, tags: over zero) that any weights give a row; infinity: more than matters.
     largest_margin: float | None = None
     #: Largest margin that any row had after the run.

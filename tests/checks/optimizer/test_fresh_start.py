@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from pytest_ftcheck import check_fresh_start, example_trace, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck import Intent, check_fresh_start, diagnose, example_trace, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.checks.loss.record import LossShape
+from pytest_ftcheck.checks.optimizer.fresh_start import KNOWN
 from pytest_ftcheck.checks.optimizer.record import OptimizerStart
 
 GOOD = example_trace()
@@ -97,3 +100,76 @@ def test_a_range_test_that_was_not_undone_is_found_and_its_undone_twin_is_silent
         model, toy_batches(), optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3), steps=10, probes=["loss"]
     )
     assert check_fresh_start(again).headline == "AdamW had taken no step before the run."
+
+
+# ------------------------------------------------------------------ rows that are known before the first step
+FRESH_HEAD = Intent(head_init=0.02)
+SHAPE = LossShape(last_layer="classifier", nothing_passes_by=True)
+
+
+def knowing(first, *, intent=FRESH_HEAD, shape=SHAPE):
+    trace = started(0, first, 0.01, kept=0)
+    return replace(trace, intent=intent, measurements={**trace.measurements, "loss_shape": shape})
+
+
+@pytest.mark.parametrize(("first", "fault"), [(KNOWN * 0.69 * 0.99, "known_at_start"), (KNOWN * 0.69 * 1.01, "")])
+def test_rows_known_before_the_first_step(first, fault):
+    verdict = check_fresh_start(knowing(first))
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"intent": None},
+        {"intent": Intent(peak_lr=1e-3)},  # a training that goes on
+        {"shape": replace(SHAPE, nothing_passes_by=False)},  # a head that corrects other logits
+        {"shape": replace(SHAPE, nothing_passes_by=None)},
+        {"shape": replace(SHAPE, last_layer="base_model.scores")},
+        {"shape": None},
+    ],
+)
+def test_a_model_that_may_know_its_rows(changes):
+    assert check_fresh_start(knowing(0.01, **changes)).status == "pass"
+
+
+def test_a_fresh_head_hardly_ever_knows_its_rows():
+    """The worst case: the inputs of two classes are one direction with two signs, as long as normalised inputs are."""
+    g = torch.Generator().manual_seed(0)
+    margin = 0.02 * 768**0.5 * 2**0.5 * torch.randn(20_000, generator=g)
+    loss = torch.nn.functional.softplus(-margin)
+    assert float((loss <= KNOWN * math.log(2)).float().mean()) < 0.012
+
+
+class Corrected(torch.nn.Module):
+    """A fresh head that only corrects the logits of a trained one."""
+
+    def __init__(self, trained):
+        super().__init__()
+        self.trained, self.classifier = trained, torch.nn.Linear(2, 2)
+        torch.nn.init.normal_(self.classifier.weight, std=0.02)
+        torch.nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, inputs):
+        logits = self.trained(inputs)
+        return logits + self.classifier(logits)
+
+
+def test_the_model_of_another_fold_on_a_real_model():
+    model, batches = tiny_distilbert(seed=0), toy_batches(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for inputs, labels in batches * 4:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+    def run(model, intent):
+        return finetune(
+            model, batches, steps=8, intent=intent, probes=["loss", "loss_shape", "metrics", "optimizer_start"]
+        )
+
+    declared = diagnose(run(model, FRESH_HEAD))
+    assert declared.causes[0].fault == "known_at_start", declared
+    assert check_fresh_start(run(model, None)).status == "pass"
+    assert check_fresh_start(run(tiny_distilbert(seed=0), FRESH_HEAD)).status == "pass"
+    assert check_fresh_start(run(Corrected(model), FRESH_HEAD)).status == "pass"

@@ -186,7 +186,12 @@ class LossQueries:
             return shape
         high1, high2, low1, low2 = (float(v.mean()) for v in logits if v is not None)
         return dataclasses.replace(
-            shape, last_layer=name, high_logits=(high1, high2), low_logits=(low1, low2), reach=reach
+            shape,
+            last_layer=name,
+            high_logits=(high1, high2),
+            low_logits=(low1, low2),
+            reach=reach,
+            nothing_passes_by=_same_in_all_rows(logits[0]),
         )
 
     def last_layer_curve(self, shape: LossShape, injector: Injector) -> LossShape:
@@ -196,6 +201,13 @@ class LossQueries:
             return dataclasses.replace(shape, last_layer_curve=self._curve(injector, t.sign(t.y), t.sign(t.wrong())))
         except Exception:  # noqa: BLE001 - numbers that the rest of the model cannot take
             return shape
+
+
+def _same_in_all_rows(logits: torch.Tensor | None) -> bool | None:
+    """Whether all rows have the same logits; None: there is one row."""
+    if logits is None or not logits.dim() or len(logits) < 2:
+        return None
+    return float((logits - logits[:1]).abs().max()) <= 1e-5 * max(1.0, float(logits.abs().max()))
 
 
 def _at_most(keep: torch.Tensor, count: int) -> torch.Tensor:
