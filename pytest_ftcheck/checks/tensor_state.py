@@ -49,7 +49,7 @@ def gradient_state(tensor: Tensor, trace: Trace, largest: float) -> GradientStat
     if g.steps == 0 or g.none == g.steps:
         return "none"
     if g.max_norm == 0:
-        return "zero"
+        return "noise" if _cancels(tensor, trace) else "zero"
     if g.noise is not None and g.noise > NOISE:
         return "noise"
     if g.noise is None and len(tensor.shape) < 2 and g.max_norm < NOISE_ASSUMED * largest:
@@ -58,6 +58,20 @@ def gradient_state(tensor: Tensor, trace: Trace, largest: float) -> GradientStat
     if eps and g.max_rms < EPS_SHARE * eps:
         return "negligible"
     return "transient" if g.first_nonzero else "fine"
+
+
+def _cancels(tensor: Tensor, trace: Trace) -> bool:
+    """A bias that is added to all embeddings alike: their differences, and so the loss, do not depend on it."""
+    if tensor.role != "bias" or not of_embeddings(trace):
+        return False
+    module = tensor.name.rpartition(".")[0]
+    return any(t.name.rpartition(".")[0] == module and t.gradients.max_norm > 0 for t in trace.tensors)
+
+
+def of_embeddings(trace: Trace) -> bool:
+    """Whether the outputs are embeddings: found, or declared and not contradicted."""
+    declared = trace.intent.task if trace.intent is not None else None
+    return "embedding" in (trace.reading.task, declared if trace.reading.task is None else None)
 
 
 def largest_norm(trace: Trace) -> float:

@@ -13,7 +13,7 @@ from .formatting import as_given, describe_type, one_line
 from .init_scheme import InitScheme
 from .recipe import OPTIMIZERS, SCHEDULES, Recipe
 
-TASKS = ("single_label", "multi_label", "regression")
+TASKS = ("single_label", "multi_label", "regression", "embedding")
 #: Names of parts, in ``part=`` of the checks and in `Intent`.
 PARTS = ("head", "base", "all")
 
@@ -31,7 +31,8 @@ class Intent:
     True
     """
 
-    #: ``single_label``, ``multi_label`` or ``regression``.
+    #: ``single_label``, ``multi_label``, ``regression``, or ``embedding``: outputs that the loss compares with each other (pairs,
+    #: triplets, in-batch negatives), and no logits.
     task: str | None = None
     #: Parameters that should learn; those that must stay unchanged; those that take no part in the forward pass.
     trained: tuple[str, ...] = ()

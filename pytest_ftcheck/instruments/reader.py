@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from ..core.formatting import describe_type
 from ..core.observations import Reading
 from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
-from .label_comparison import compares_only
+from .label_comparison import compares_only, trains_logits
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
 from .row_hashes import vocabulary_of
@@ -48,6 +48,7 @@ class Reader:
         *,
         loss_fn: LossFn | None = None,
         forward: Forward | None = None,
+        embeddings: bool = False,
         argument: str = "batches",
     ) -> None:
         self.model, self.loss_fn, self.user_forward, self.argument = model, loss_fn, forward, argument
@@ -57,8 +58,9 @@ class Reader:
         self.outputs = 0
         #: The logits of a position are compared with the label so many positions later: 1 in a causal language model.
         self.shift = 0
-        #: The loss only compares labels with each other: the outputs are embeddings.
+        #: The outputs are embeddings: declared, or the loss only compares labels with each other.
         self.embeddings = False
+        self._declared_embeddings = embeddings
         #: The model computes the loss itself.
         self.uses_own_loss = False
         #: Remarks for the trace.
@@ -102,7 +104,7 @@ class Reader:
         if self.loss_fn is not None:
             self._classify(logits, labels, own=False, strict=False)
             value, given = self._first_user_loss(batch)
-            check_loss(value, "loss_fn")
+            check_loss(value, "what loss_fn returned")
             if given is not None and logits is None:
                 outputs = "(loss, logits) from the loss_fn"
                 self._classify(given, labels, own=False, strict=False)
@@ -110,7 +112,9 @@ class Reader:
             self._align(value, outputs_read, labels)
             self._recognise_two_classes(value, outputs_read, labels)
             self._count_outputs(outputs_read, inputs)
-            if outputs_read is not None and outputs_read.dim() > 1 and outputs_read.shape[-1] > 1:
+            if self._declared_embeddings:
+                self._read_as_embeddings(batch, labels)
+            elif outputs_read is not None and outputs_read.dim() > 1 and outputs_read.shape[-1] > 1:
                 self._recognise_embeddings(batch, labels)
             loss = "the user's loss_fn"
         elif (own := loss_in(output)) is not None:
@@ -119,7 +123,14 @@ class Reader:
             self._classify(logits, labels, own=True, strict=True)
             self._align(own, logits, labels)
             self._recognise_two_classes(own, logits, labels)
+            if self._declared_embeddings:
+                self._read_as_embeddings(batch, labels)
             loss = "the model's own"
+        elif self._declared_embeddings:
+            raise ValueError(
+                "intent.task='embedding': embeddings have no standard loss; expected loss_fn=(model, batch) -> loss, or a model that "
+                "computes its own"
+            )
         else:
             self._classify(logits, labels, own=False, strict=True)
             loss = self._standard_loss(logits, labels)
@@ -134,7 +145,7 @@ class Reader:
             inputs=how,
             outputs=outputs,
             loss=loss,
-            task=self.task,
+            task="embedding" if self.embeddings else self.task,
             classes=self.classes,
             reader=known.name if known is not None else None,
             labels=known.labels_are if known is not None else None,
@@ -254,6 +265,15 @@ class Reader:
                 "metrics and no standard loss"
             )
 
+    def _read_as_embeddings(self, batch: Any, labels: Any) -> None:
+        """Outputs that are declared to be embeddings are read as such, unless the loss treats them as the logits of classes."""
+        if self.task in ("single_label", "multi_label") and trains_logits(
+            self.model, lambda: self.loss(batch)[0], lambda z: self.reference(z, labels)
+        ):
+            return
+        self.task, self.classes, self.embeddings = None, None, True
+        self.notes.append("the outputs are declared to be embeddings: there are no metrics and no standard loss")
+
     def _classify(self, logits: Any, labels: Any, *, own: bool, strict: bool) -> None:
         """Find the task from logits and labels; with ``strict`` reject labels that do not fit."""
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() == 0:
@@ -280,7 +300,7 @@ class Reader:
     def _check_label_code(self, labels: torch.Tensor) -> None:
         """A user's loss_fn may take labels that are no class indices: grades with K - 1 thresholds, -1 for unlabelled rows."""
         counted = labels[labels != IGNORED]
-        if self.loss_fn is None or not self.classes or not counted.numel():
+        if self.loss_fn is None or self._declared_embeddings or not self.classes or not counted.numel():
             return
         low, high = (int(v) for v in torch.aminmax(counted))
         if low < 0 or high >= self.classes:

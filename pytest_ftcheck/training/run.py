@@ -25,7 +25,7 @@ from ..instruments.environment import environment, thread_share
 from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
 from ..instruments.global_state import preserved_globals
 from ..instruments.metrics import MetricFn
-from ..instruments.parameter_roles import find_head, head_notes
+from ..instruments.parameter_roles import find_head, find_head_if_any, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner
 from ..instruments.reader import Reader
 from ..instruments.rounding_noise import noise_of_small_gradients
@@ -74,9 +74,10 @@ class FinetuneRun:
         self.batches = Batches(batches, recipe.steps)
         limit_threads(model, recipe)
         self._device = device_of(model)
-        self._head = find_head(model, own.get("head"))
-        self._notes += head_notes(model, self._head)
         self._intent = own.get("intent")
+        of_embeddings = self._intent is not None and self._intent.task == "embedding"
+        self._head = (find_head_if_any if of_embeddings else find_head)(model, own.get("head"))
+        self._notes += head_notes(model, self._head)
         if self._intent is not None:
             self._intent = self._intent.for_model(
                 [n for n, _ in model.named_parameters(remove_duplicate=False)], self._head
@@ -127,7 +128,13 @@ class FinetuneRun:
         loss_fn, forward = own.get("loss_fn"), own.get("forward")
         with quiet(self._model, weights=True):
             try:
-                return Reader(self._model, self.batches.known[0], loss_fn=loss_fn, forward=forward)
+                return Reader(
+                    self._model,
+                    self.batches.known[0],
+                    loss_fn=loss_fn,
+                    forward=forward,
+                    embeddings=self._intent is not None and self._intent.task == "embedding",
+                )
             except (ValueError, TypeError) as error:
                 if self._user_step is None or loss_fn is not None or forward is not None:
                     raise

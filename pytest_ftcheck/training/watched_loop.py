@@ -123,7 +123,13 @@ class WatchedLoop:
                 try:
                     check_readable("probe_batch", [probe_batch])
                     with quiet(self._model, weights=True):
-                        reader = Reader(self._model, probe_batch, loss_fn=self._loss_fn, argument="probe_batch")
+                        reader = Reader(
+                            self._model,
+                            probe_batch,
+                            loss_fn=self._loss_fn,
+                            embeddings=self._intent is not None and self._intent.task == "embedding",
+                            argument="probe_batch",
+                        )
                         reader.check_labels(probe_batch, 0, "probe_batch")
                 except Exception:
                     if not refused:
@@ -226,6 +232,8 @@ class WatchedLoop:
         if self._losses is None:
             raise RuntimeError("w.loss() outside the with block")
         if isinstance(loss, torch.Tensor):
+            if loss.is_nested:
+                raise ValueError("loss is a nested tensor: expected one number; take its mean over the rows")
             if loss.numel() != 1:
                 raise ValueError(
                     f"loss has shape {tuple(loss.shape)}: expected one number; take its mean over the rows"

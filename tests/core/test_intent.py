@@ -24,7 +24,7 @@ from pytest_ftcheck.core.example_trace import example_trace
 @pytest.mark.parametrize(
     ("field", "value", "error", "words"),
     [
-        ("task", "binary", ValueError, ["task='binary'", "single_label, multi_label, regression"]),
+        ("task", "binary", ValueError, ["task='binary'", "single_label, multi_label, regression, embedding"]),
         ("schedule", "cosine", ValueError, ["schedule='cosine'", "linear, constant"]),
         ("optimizer", torch.optim.AdamW, TypeError, ["optimizer=", "name of an optimizer class"]),
         ("peak_lr", "5e-5", TypeError, ["peak_lr='5e-5'", "number"]),

@@ -12,6 +12,7 @@ from ...core.verdict import Verdict
 from ..inputs.faults import ROWS_MIXED
 from ..loss.faults import SUM_REDUCTION
 from ..spec import Stage, check, not_measured
+from ..tensor_state import of_embeddings
 from . import faults
 from .record import NEGLIGIBLE, ROUNDINGS, Accumulated, Accumulation, rounding_limit
 
@@ -49,8 +50,14 @@ def check_accumulation_matches_large_batch(trace: Trace) -> Verdict:
     if found is None:
         return not_measured(NAME, trace, Accumulation)
     declared = trace.intent.accumulation if trace.intent is not None else None
+    verdict = _judge(found, averages_declared=(declared or 1) > 1)
+    if verdict.fault == faults.LOSS_NOT_A_MEAN.name and of_embeddings(trace):
+        headline = (
+            f"{verdict.headline[:-1]}: the loss compares rows with each other, and a micro-batch has fewer of them."
+        )
+        verdict = dataclasses.replace(verdict, status="advice", headline=headline)
     return dataclasses.replace(
-        _judge(found, averages_declared=(declared or 1) > 1),
+        verdict,
         evidence=_rows(found),
         limit=f"{number(rounding_limit(found.rounding))} of the gradient's length: {number(NEGLIGIBLE)}, or {ROUNDINGS:g} times what "
         "another order of the rows changes, if that is more",

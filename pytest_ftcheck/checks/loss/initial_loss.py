@@ -114,6 +114,8 @@ def _why_not_judged(trace: Trace, point: ProbeLossPoint) -> str | None:
     task, shape = trace.reading.task, trace.measured(LossShape)
     if task == "regression":
         return "The loss of an untrained model is known for classes and tags, not for regression."
+    if task == "embedding":
+        return "The outputs are embeddings: there is no uniform prediction to compare with."
     if task not in ("single_label", "multi_label"):
         return (
             "The task cannot be inferred from the outputs and labels, so the loss of a uniform prediction is not known."

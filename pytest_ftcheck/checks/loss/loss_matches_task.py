@@ -29,6 +29,7 @@ OF_THE_LOSS: tuple[Callable[[LossShape], Verdict | None], ...] = (
     logit_response.find_rewarded_mistakes,
     label_use.find_lowered_labels,
     logit_response.find_too_much_smoothing,
+    label_use.find_counted_ignored_labels,
     label_use.find_ignored_class,
     label_use.find_ignored_rows,
 )
@@ -74,6 +75,7 @@ OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
         faults.MISTAKES_PAY,
         faults.CLASS_IGNORED,
         faults.ROWS_IGNORED,
+        faults.IGNORED_LABELS_COUNT,
         faults.LOSS_UNBOUNDED,
         faults.CLASS_WEIGHTS_REVERSED,
         faults.SUM_REDUCTION,
@@ -99,9 +101,12 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     """
     if wrong := judge_loss_in_loop(trace, "loss_matches_task"):
         return wrong
+    if wrong := loss_terms.find_wrong_outputs(trace):
+        return wrong
     shape = trace.measured(LossShape)
     if shape is None:
-        return not_measured("loss_matches_task", trace, LossShape, declares="task")
+        declares = "" if trace.reading.task == "embedding" else "task"  # which then is judged: it is no other
+        return not_measured("loss_matches_task", trace, LossShape, declares=declares)
     if shape.reason is not None and shape.depends is None:
         return not_measured("loss_matches_task", trace, LossShape, shape.reason)
     for find in OF_THE_LOSS:

@@ -126,7 +126,7 @@ def _find_not_finite(trace: Trace) -> Verdict | None:
 
 def _find_explosion(trace: Trace) -> Verdict | None:
     start = _start(trace)
-    if start is None or len(trace.losses) < 2 or trace.reading.task is None:
+    if start is None or len(trace.losses) < 2 or trace.reading.task in (None, "embedding"):
         return None
     peak = max(trace.losses)
     at, ratio = trace.losses.index(peak), peak / start

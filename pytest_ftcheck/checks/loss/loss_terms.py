@@ -89,6 +89,28 @@ def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return statistics.correlation(ranks(a), ranks(b))
 
 
+def find_wrong_outputs(trace: Trace) -> Verdict | None:
+    """Embeddings where logits are declared, or logits where embeddings are."""
+    declared, measured = trace.intent.task if trace.intent is not None else None, trace.reading.task
+    if declared is None or measured is None or (declared == "embedding") == (measured == "embedding"):
+        return None
+    if measured == "embedding":
+        loss, instead = (
+            "The loss only compares labels with each other, as in metric learning",
+            "cross_entropy of logits",
+        )
+        how = "the loss with the classes renumbered, and with two classes made one"
+    else:
+        loss, instead = (
+            "The loss treats the outputs as the logits of classes",
+            "a loss that compares rows with each other",
+        )
+        how = "the gradient at the outputs, beside that of the standard loss"
+    fault = faults.WRONG_TASK.with_details(loss_of_task=f"{instead}, or declare task={measured!r}")
+    headline = f"{loss}, but the declared task is {declared!r}."
+    return fault.verdict(NAME, headline, limit="the loss of the declared task", measured=how)
+
+
 def find_wrong_task(trace: Trace, shape: LossShape) -> Verdict | None:
     """Another loss than that of the declared task."""
     declared = trace.intent.task if trace.intent is not None else None

@@ -21,7 +21,7 @@ from ...head.probe.unit_flow import compiled
 from ..record import LossShape
 from .largest_margin import largest_margin, margin_of
 from .loss_queries import LossQueries, reach_of
-from .targets import Targets, targets_of
+from .targets import OF_EMBEDDINGS, Targets, targets_of
 
 #: Rows used; where a row has many outputs so many that there are at most ``CELLS`` logits, but not fewer than ``FEW_ROWS``.
 ROWS, FEW_ROWS = 16, 4
@@ -193,6 +193,8 @@ def _measure(
     context: ProbeContext, batch: Any, logits: torch.Tensor | None, order: Sequence[nn.Module], last: nn.Module | None
 ) -> LossShape:
     rows = row_count(split(batch)[0]) or 0
+    if context.reader.embeddings:
+        return LossShape(rows=rows, reason=OF_EMBEDDINGS)
     if logits is None:
         return LossShape(rows=rows, reason="the model's logits could not be found")
     target = targets_of(context, batch, logits)

@@ -14,6 +14,9 @@ from ....instruments.batches import split
 from ....instruments.probe import ProbeContext
 from ....instruments.tasks import IGNORED
 
+#: Why there are none.
+OF_EMBEDDINGS = "the outputs are embeddings, and no logits"
+
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
@@ -63,6 +66,8 @@ class Targets:
 def targets_of(context: ProbeContext, batch: Any, logits: torch.Tensor) -> Targets | str:
     """How labels and logits belong together; a reason, if they do not."""
     of_batch, task = split(batch)[1], context.reader.task
+    if context.reader.embeddings:
+        return OF_EMBEDDINGS
     if not isinstance(of_batch, torch.Tensor) or task is None:
         return "labels and logits could not be matched"
     labels = context.reader.targets(of_batch)
