@@ -195,6 +195,15 @@ BATCH_STATISTICS_IN_EVALUATION = Fault(
     remedy="set track_running_stats=True, or use LayerNorm, which normalises within a row",
     confidence="certain",
 )
+MASK_HIDES_TOKENS = Fault(
+    "mask_hides_tokens",
+    Rank.OUTCOME + 195,
+    "the attention mask hides real tokens",
+    cause="the mask was made from other ids, for another length, or for other rows: it is 0 at {share} of the tokens whose id is not that "
+    "of the padding ({pad_id}, {source})",
+    remedy="build it from the ids of the same batch: attention_mask = (input_ids != pad_token_id).long(); if tokens are hidden on purpose, "
+    "do it in training rows alone",
+)
 HEAD_CONSTANT = Fault(
     "head_constant",
     Rank.HEAD + 90,

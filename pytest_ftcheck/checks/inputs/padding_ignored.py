@@ -12,6 +12,7 @@ from ...core.verdict import Status, Verdict
 from ..effects import LIMIT, ROUNDINGS, matters, share
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
+from .hidden_tokens import judge_hidden_tokens
 from .mask_in_loop import judge_mask_in_loop, mask_not_seen
 from .other_causes import mixed_rows, random_output, which_weights
 from .record import Inputs, PaddingMeasurement
@@ -77,6 +78,7 @@ UNEXPLAINED = Exemption(
         faults.PAD_ID_WRONG,
         faults.PADDING_READ,
         faults.PADDING_POOLED,
+        faults.MASK_HIDES_TOKENS,
     ),
     measurements=(Inputs,),
 )
@@ -89,6 +91,8 @@ def check_padding_ignored(trace: Trace) -> Verdict:
     with the right mask: if padding still has an effect there, that is its design, and no fault of the training script. A model without a
     library's base is judged by more padding: at its edge a convolution reads some, but 16 further columns of it change nothing then.
 
+    A mask that hides real tokens, too, is advice, and a fault where the run does not learn.
+
     Before that, the loop's own calls of the base are judged: a mask that our call passes and the loop forgets is the loop's fault.
 
     >>> from pytest_ftcheck import example_trace
@@ -100,6 +104,13 @@ def check_padding_ignored(trace: Trace) -> Verdict:
     inputs = trace.measured(Inputs)
     if inputs is None:
         return not_measured(NAME, trace, Inputs, declares="pad_token_id")
+    verdict = _judge_padding(trace, inputs)
+    hidden = judge_hidden_tokens(trace, inputs, NAME) if verdict.status in ("pass", "skipped", "advice") else None
+    return hidden or verdict
+
+
+def _judge_padding(trace: Trace, inputs: Inputs) -> Verdict:
+    """Whether padding has a part in the outputs."""
     padding = inputs.padding
     if padding is None:
         return not_measured(NAME, trace, Inputs, inputs.unmeasured.get("padding"))

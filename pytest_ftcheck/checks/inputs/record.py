@@ -140,6 +140,23 @@ class WordsMeasurement:
 
 
 @dataclass(frozen=True)
+class HiddenTokens:
+    """Tokens that are no padding, and that the attention mask of their own batch hides."""
+
+    pad_id: int
+    #: What says that this is the padding: ``declared``, ``config``, or ``at the end of rows``.
+    source: str
+    #: Rows of batches with a mask that hides something, and those in which it hides other ids than the padding's.
+    rows: int
+    rows_with_hidden: int
+    #: Tokens that are no padding in those batches, and those of them that are hidden.
+    tokens: int
+    hidden: int
+    #: Padding that the mask does not hide.
+    padding_shown: int = 0
+
+
+@dataclass(frozen=True)
 class Inputs(Measurement, probe="inputs"):
     """What the output depends on: the padding, the other rows of the batch, the words, their order."""
 
@@ -152,5 +169,7 @@ class Inputs(Measurement, probe="inputs"):
     repeat: Effect | None = None
     #: The same rows with every weight moved by one rounding, where something had an effect and the outputs are not random.
     rounding: Effect | None = None
+    #: None: not known, because no mask of a usual name hides something, or the padding id is not known.
+    hidden_tokens: HiddenTokens | None = None
     #: ``padding``, ``batch_mates`` or ``words`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

@@ -15,9 +15,10 @@ from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tokens import Tokens, find_tokens
 from ....instruments.undisturbed import quiet
-from ..record import BatchMatesMeasurement, Inputs, PaddingMeasurement, WordsMeasurement
+from ..record import BatchMatesMeasurement, HiddenTokens, Inputs, PaddingMeasurement, WordsMeasurement
 from .batch_mates import measure_batch_mates
 from .forward import Forward, Pass, Sample, rows_equal
+from .hidden_tokens import find_hidden_tokens
 from .padding import SHORT, config_pad_id, is_large, measure_inversion, measure_padding
 from .words import measure_words
 
@@ -56,6 +57,8 @@ class InputsProbe(Probe):
         self.declared_id = context.intent.pad_token_id
         self.sample = self._choose_sample()
         self.forward = Forward(context)
+        likely = _likely_pad_id(context.model)
+        self.hidden_tokens: HiddenTokens | None = find_hidden_tokens(self._searched(), self.declared_id, likely)
 
     def cost(self) -> float:
         """Before: as given, with other batch mates, with other words, with less padding; afterwards the first, the third and shuffled;
@@ -87,6 +90,7 @@ class InputsProbe(Probe):
             words=tuple(self.words),
             repeat=self.repeat,
             rounding=self.rounding,
+            hidden_tokens=self.hidden_tokens,
             unmeasured=dict(self.unmeasured),
         )
 
@@ -96,7 +100,7 @@ class InputsProbe(Probe):
         context = self.context
         likely = _likely_pad_id(context.model)
         best: tuple[float, Any, Tokens | None] | None = None
-        for batch in [*context.fixed_batches, *context.batches.known[len(context.fixed_batches) : SEARCHED]]:
+        for batch in self._searched():
             tokens = find_tokens(batch, self.declared_id, likely)
             rows = row_count(split(batch)[0]) or 0
             padded = 0.0 if tokens is None else float((~tokens.real).float().mean())
@@ -108,6 +112,11 @@ class InputsProbe(Probe):
         tokens = None if best[2] is None else find_tokens(batch, self.declared_id, likely)
         count = row_count(split(batch)[0]) or 0
         return Sample(batch, tokens, count, _choose_rows(tokens, count))
+
+    def _searched(self) -> list[Any]:
+        """The first batches."""
+        fixed = self.context.fixed_batches
+        return [*fixed, *self.context.batches.known[len(fixed) : SEARCHED]]
 
     # ------------------------------------------------------------------ comparing
     def _compare(self, when: str) -> None:
