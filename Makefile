@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TIMES ?= 20
+SLICE ?= 0/1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
@@ -55,10 +56,11 @@ flakes: $(STAMP) ## the tests again and again, in another order each time, until
 	  $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 -p randomly --dist loadfile tests || exit 1; done
 
 interrupts: $(STAMP)  ## an interrupt at every line of restoring and of a small fine-tune, and 300 signals (many hours)
-	FTCHECK_EVERY_LINE=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/training/test_interrupts.py
+	FTCHECK_EVERY_LINE=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/training/test_interrupts.py \
+	  tests/training/test_interrupted_probes.py tests/reports/test_interrupted_writers.py
 
-fuzz: $(STAMP)   ## every argument of every public callable with each of 90 hostile values (about an hour)
-	FTCHECK_ONE_TRY_IN=1 $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/test_every_argument.py
+fuzz: $(STAMP)   ## every argument of every public callable with each of 90 hostile values (about an hour); SLICE=3/20: a slice
+	FTCHECK_SLICE=$(SLICE) $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/test_every_argument.py
 
 clean:           ## remove the virtual environment and all that was made
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -49,7 +49,8 @@ class Model(nn.Module):
         self.seen["rows"].append(len(x))
         self.config.problem_type = "single"
         self.config.text_config.labels["b"] = 1
-        x = x + self.read_only + self.expanded + self.shared + self.of_inference
+        for table in (self.read_only, self.expanded, self.shared, self.of_inference):
+            x = x + table[: len(x)]
         x = x + 0.01 * torch.rand(WIDTH, generator=self.dice)
         return self.classifier(self.drop(torch.relu(self.norm(self.body(x)))))
 
@@ -119,9 +120,9 @@ def bits(value, seen):
             value.requires_grad,
             value.is_inference(),
         )
-        return kind, value.detach().contiguous().view(-1).view(torch.uint8).tolist()
+        return kind, value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, torch.Generator):
-        return id(value), value.get_state().tolist()
+        return id(value), value.get_state().numpy().tobytes()
     if isinstance(value, (dict, list, tuple, set)):
         if id(value) in seen:
             return id(value)
@@ -138,8 +139,8 @@ def process_state():
 
     return (
         random.getstate(),
-        numpy.random.get_state()[1].tolist(),  # noqa: NPY002
-        torch.get_rng_state().tolist(),
+        numpy.random.get_state()[1].tobytes(),  # noqa: NPY002
+        torch.get_rng_state().numpy().tobytes(),
         torch.get_num_threads(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),

@@ -114,7 +114,7 @@ _SCHEME = ft.InitScheme.normal
 
 
 def _file(text):
-    folder = Path(tempfile.mkdtemp(prefix="ftcheck_fuzz"))
+    folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
     (folder / "file.json").write_text(text)
     return folder / "file.json"
 

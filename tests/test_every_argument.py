@@ -1,6 +1,6 @@
 """Every argument of every public callable, one hostile value at a time: success, or one error that names the argument and the value.
 
-A sample of the tries runs here; all of them with ``make fuzz``, which prints the counts.
+A sample of the tries runs here; all of them with ``make fuzz``, one slice of twenty with ``make fuzz SLICE=3/20``. Both print the counts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 import warnings
 import zlib
@@ -26,9 +27,8 @@ from pytest_ftcheck.core.arguments import as_number
 from pytest_ftcheck.core.formatting import as_given
 from pytest_ftcheck.core.seeding import reseed
 
-#: Of so many tries one runs.
-SAMPLE = int(os.environ.get("FTCHECK_ONE_TRY_IN", "60"))
-WHOLE = SAMPLE == 1
+#: ``3/20``: of twenty slices of all tries, chosen by name, the one with this number (from 0) runs.
+SLICE, SLICES = map(int, os.environ.get("FTCHECK_SLICE", "0/60").split("/"))
 #: Seconds of the processor that a call with one hostile argument may take, and after which it is stopped.
 SECONDS, STOPPED = 20, 120
 TARGETS = {target.name: target for target in targets()}
@@ -69,8 +69,9 @@ CALLED_IN_ERRORS = {
 }
 #: Words of messages that describe a value otherwise than by its type or its repr.
 SAYS_WHAT_IT_IS = (
-    *("of shape", "has shape", "with the keys", "not a trace", "not a sweep", "leave no", "returned", "has no labels"),
+    *("of shape", "has shape", "with the keys", "not a trace", "not a sweep", "leave no", "returned", "is missing"),
     *(
+        "has no labels",
         "there is none",
         "could not be called",
         "go together",
@@ -115,7 +116,7 @@ def tries(target):
             at = zlib.crc32(f"{target.name} {parameter} {value}".encode())
             if (parameter, value) in LONG or (parameter in LATER and value in RAISE_WHEN_CALLED):
                 continue
-            if at % SAMPLE == 0:
+            if at % SLICES == SLICE:
                 yield parameter, value
 
 
@@ -197,16 +198,28 @@ def words_for(value, depth=0):
         yield from (str(value.dtype), "empty", "meta device")
     if callable(value):
         yield "returned"
+    if isinstance(value, torch.nn.Module):
+        yield from words_for(next(value.parameters(), None), depth)
     if isinstance(value, (list, tuple, dict, set)) and depth < 2:
         yield from ("empty", "no ") if not value else ()
         for item in list(dict.keys(value) if isinstance(value, dict) else value)[:3]:
             yield from words_for(item, depth + 1)
 
 
+@pytest.fixture(scope="module")
+def total(request):
+    """How many tries had which outcome; printed where more than the everyday sample was asked for."""
+    counts: Counter = Counter()
+    yield counts
+    if "FTCHECK_SLICE" in os.environ:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            sys.stdout.write(f"\nslice {SLICE}/{SLICES}: {sum(counts.values()):,} tries, {dict(counts)}\n")
+
+
 @pytest.mark.trains
-@pytest.mark.timeout(0 if WHOLE else 120)
+@pytest.mark.timeout(0 if SLICES < 60 else 120)
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_hostile_argument_is_taken_or_refused_by_name(name, record_property, tmp_path, monkeypatch):
+def test_a_hostile_argument_is_taken_or_refused_by_name(name, total, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counts: Counter = Counter()
     wrong = []
@@ -222,13 +235,13 @@ def test_a_hostile_argument_is_taken_or_refused_by_name(name, record_property, t
             wrong.append(f"{parameter}={value}: {found}")
         if seconds > SECONDS:
             wrong.append(f"{parameter}={value}: {seconds:.0f} s")
-    for kind, count in counts.items():
-        record_property(kind, count)
+    total += counts
     assert not wrong, f"{len(wrong)} of {sum(counts.values())} tries:\n" + "\n".join(wrong)
 
 
-def test_every_valid_call_succeeds():
+def test_every_valid_call_succeeds(tmp_path, monkeypatch):
     """Else a refusal would not be that of the hostile value."""
+    monkeypatch.chdir(tmp_path)
     for target in TARGETS.values():
         with contextlib.suppress(CheckFailed), warnings.catch_warnings():
             warnings.simplefilter("ignore")

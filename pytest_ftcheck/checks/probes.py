@@ -25,7 +25,7 @@ def _load() -> tuple[type[ProbeBase[Any]], ...]:
                 and hasattr(kind, "name")
             ):
                 probes.add(kind)
-    return tuple(sorted(probes, key=lambda kind: kind.order))
+    return tuple(sorted(probes, key=lambda kind: (kind.order, kind.name)))
 
 
 #: All probes, the cheapest and most informative first: the last ones are left out first where the budget is short.

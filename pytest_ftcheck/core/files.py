@@ -11,6 +11,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -187,12 +188,11 @@ def _resolved(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result | None
 def _opened(path: str | os.PathLike[str], flags: int) -> Iterator[int]:
     """The descriptor of a regular file; ``O_NONBLOCK``, for it may have been replaced by a pipe since it was looked at."""
     more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags | more, 0o666)
-    try:
-        _require_regular(os.fstat(descriptor))
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    mode = "a" if flags & os.O_APPEND else "r"
+    # an object, which an interrupt frees, and which is closed then
+    with FileIO(path, mode, opener=lambda name, _: os.open(name, flags | more, 0o666)) as file:
+        _require_regular(os.fstat(file.fileno()))
+        yield file.fileno()
 
 
 def _require_regular(found: os.stat_result) -> None:

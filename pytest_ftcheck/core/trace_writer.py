@@ -47,4 +47,4 @@ class TraceWriter(Protocol):
         """Lines of text with aligned columns."""
 
     def close(self, failed: bool) -> None:
-        """The last call; ``failed``: because of an exception."""
+        """The last call; ``failed``: because of an exception. It comes a second time if an interrupt (Ctrl-C) stopped the first."""

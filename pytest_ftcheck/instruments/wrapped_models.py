@@ -38,7 +38,8 @@ def without_wrappers(model: nn.Module, head: str | Sequence[str] | None) -> str 
     if isinstance(head, str):
         return _without(model, head)
     if isinstance(head, (list, tuple)):
-        return [_without(model, prefix) if isinstance(prefix, str) else prefix for prefix in head]
+        found = [_without(model, prefix) if isinstance(prefix, str) else prefix for prefix in head]
+        return tuple(found) if isinstance(head, tuple) else found
     return head
 
 

@@ -378,13 +378,13 @@ def test_an_optimizer_instance_beside_a_factory(rows):
 def test_a_loss_that_is_not_a_scalar(rows):
     refused(
         rows,
-        "loss_fn has shape (16,)",
+        "what loss_fn returned has shape (16,)",
         "expected one number",
         "mean",
         loss_fn=lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none"),
     )
-    refused(rows, "loss_fn is a str", "expected a scalar", error=TypeError, loss_fn=lambda m, b: "low")
-    refused(rows, "loss_fn is a NoneType", "expected a scalar", error=TypeError, loss_fn=lambda m, b: None)
+    refused(rows, "what loss_fn returned is a str", "expected a scalar", error=TypeError, loss_fn=lambda m, b: "low")
+    refused(rows, "what loss_fn returned is a NoneType", "expected a scalar", error=TypeError, loss_fn=lambda m, b: None)
 
 
 def test_a_models_own_loss_that_is_not_a_scalar(rows):

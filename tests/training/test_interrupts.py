@@ -10,13 +10,12 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from everything import Everything, bits, process_state
+from interrupted import Lines
 
-import pytest_ftcheck
 from pytest_ftcheck import Features, Recipe, check_init, finetune, sweep, watch
 from pytest_ftcheck.instruments import undisturbed as blocks
 from pytest_ftcheck.instruments.global_state import GlobalHooks, GlobalState, preserved_globals, seed_everything
@@ -24,35 +23,7 @@ from pytest_ftcheck.instruments.snapshots import ModelSnapshot, OptimizerSnapsho
 from pytest_ftcheck.instruments.undo import Undo, _blocks
 
 pytestmark = pytest.mark.trains
-PACKAGE = str(Path(pytest_ftcheck.__file__).parent)
 WHOLE = bool(os.environ.get("FTCHECK_EVERY_LINE"))
-
-
-class Lines:
-    """Inside the ``with``, the lines of the package that run are counted, and one of them raises `KeyboardInterrupt` in its place."""
-
-    def __init__(self, at=-1, files=""):
-        self.at, self.files, self.count, self.where = at, files, 0, None
-
-    def __enter__(self):
-        self.old = sys.gettrace()
-        sys.settrace(self.called)
-        return self
-
-    def __exit__(self, *args):
-        sys.settrace(self.old)
-
-    def called(self, frame, event, arg):
-        file = frame.f_code.co_filename
-        return self.line if file.startswith(PACKAGE) and self.files in file else None
-
-    def line(self, frame, event, arg):
-        if event == "line":
-            self.count += 1
-            if self.count == self.at + 1:
-                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self.line
 
 
 def restore_all(things):

@@ -54,12 +54,32 @@ def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options
         raise TypeError(
             f"to={what}: expected one of {', '.join(WRITERS)}, or an object with the methods of a TraceWriter"
         )
-    failed = True
+    closing = _Closing(writer)
     try:
-        write(trace, writer, tensors=tensors)
-        failed = False
-    finally:
-        writer.close(failed)
+        try:
+            write(trace, writer, tensors=tensors)
+            closing.failed = False
+        finally:
+            closing.close()
+    finally:  # for an interrupt in the line above
+        closing.close()
+
+
+class _Closing:
+    """Closes a writer once; again only if an interrupt stopped that."""
+
+    def __init__(self, writer: TraceWriter) -> None:
+        self._writer, self._closed, self.failed = writer, False, True
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        try:
+            self._writer.close(self.failed)
+        except Exception:
+            self._closed = True
+            raise
+        self._closed = True
 
 
 def _is_writer(to: Any) -> bool:

@@ -1,7 +1,7 @@
 """Weights & Biases, MLflow and trackio as `TraceWriter`s; each package is imported when its writer is created.
 
 An active run of the user is used, under names that begin with the prefix, and is otherwise unchanged: neither finished nor renamed, with
-its step counter as before. Otherwise a new run is created, and finished at the end.
+its step counter as before. Otherwise a new run is created with the settings, and finished at the end.
 """
 
 from __future__ import annotations
@@ -65,11 +65,8 @@ class WandbWriter:
         active = self._wandb.run if run is None else run
         _refuse(options, active)
         self._own = active is None
-        if self._own:
-            options.setdefault("project", os.environ.get("WANDB_PROJECT") or PROJECT)
-            active = self._wandb.init(**options)
-            active.define_metric(f"{prefix}/step")
-            active.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
+        self._options = {"project": os.environ.get("WANDB_PROJECT") or PROJECT, **options}
+        #: None: not begun.
         self._run: Any = active
         #: For a run of the user: tag -> steps and values; and the content of the row of the next ``log``.
         self._curves: dict[str, tuple[list[int], list[float]]] = {}
@@ -77,6 +74,10 @@ class WandbWriter:
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
         """As the run's configuration; the results into its summary."""
+        if self._own:
+            self._run = self._wandb.init(**self._options)
+            self._run.define_metric(f"{self._prefix}/step")
+            self._run.define_metric(f"{self._prefix}/*", step_metric=f"{self._prefix}/step")
         config: dict[str, Any] = dict(settings) if self._own else {self._prefix: dict(settings)}
         self._run.config.update(config, allow_val_change=True)
         self._run.summary.update({f"{self._prefix}/{tag}": value for tag, value in results.items()})
@@ -114,9 +115,9 @@ class WandbWriter:
 
     def close(self, failed: bool) -> None:
         """Finish a run of our own."""
-        if self._own:
+        if self._own and self._run is not None:
             self._run.finish(exit_code=int(failed))
-        elif not failed:
+        elif not (self._own or failed):
             self._run.log({**self._row, **self._charts()}, commit=False)
 
     def _charts(self) -> dict[str, Any]:
@@ -157,10 +158,8 @@ class MlflowWriter:
         self._mlflow = package("mlflow")
         active = self._mlflow.active_run()
         _refuse(options, active)
-        self._own = active is None
-        if self._own:
-            active = self._mlflow.start_run(**options)
-        self._run: str = active.info.run_id
+        self._own, self._options = active is None, options
+        self._run: str = "" if active is None else active.info.run_id
         # a client writes to the given run, whichever is active
         self._client: Any = self._mlflow.MlflowClient()
         self._metrics: list[Any] = []
@@ -171,6 +170,7 @@ class MlflowWriter:
         from mlflow.entities import Param, RunTag
 
         if self._own:
+            self._run = self._mlflow.start_run(**self._options).info.run_id
             found = [Param(key, str(value)) for key, value in settings.items()]
             self._client.log_batch(self._run, params=found[: self.TAGS])
         else:
@@ -208,7 +208,7 @@ class MlflowWriter:
             failed = True
             raise
         finally:
-            if self._own:
+            if self._own:  # nothing happens where no run is active
                 self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
     def _flush(self) -> None:
@@ -263,6 +263,7 @@ class TrackioWriter:
         """Finish a run of our own."""
         if self._own and self._run is not None:
             self._trackio.finish()
+            self._run = None
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         before = "" if self._own else f"{self._prefix}/"

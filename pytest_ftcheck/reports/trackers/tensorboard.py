@@ -43,20 +43,23 @@ class TensorBoardWriter:
     """
 
     def __init__(self, directory: str | PathLike[str]) -> None:
-        named = arguments.path("directory", directory)
+        self._directory = arguments.path("directory", directory)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(
                 "writing event files needs the package tensorboard: pip install 'pytest-ftcheck[tensorboard]'"
             ) from error
-        self._writer: Any = SummaryWriter(log_dir=named)
-        self._writer.add_custom_scalars(LAYOUT)
+        self._made_by: Any = SummaryWriter
+        #: None: not begun. What is begun is closed, whatever interrupts it.
+        self._writer: Any = None
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
         """As hyper-parameters; the results become their metrics."""
         from torch.utils.tensorboard.summary import hparams
 
+        self._writer = self._made_by(log_dir=self._directory)
+        self._writer.add_custom_scalars(LAYOUT)
         # not `add_hparams`, which would write a second run into a folder of its own
         named = {f"{FIRST.index(key) + 1}_{key}" if key in FIRST else key: value for key, value in settings.items()}
         for summary in hparams(named, dict(results)):  # type: ignore[no-untyped-call]
@@ -94,4 +97,5 @@ class TensorBoardWriter:
 
     def close(self, failed: bool) -> None:  # noqa: ARG002 - what is written is written
         """Close the files."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
