@@ -384,7 +384,9 @@ def test_a_loss_that_is_not_a_scalar(rows):
         loss_fn=lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none"),
     )
     refused(rows, "what loss_fn returned is a str", "expected a scalar", error=TypeError, loss_fn=lambda m, b: "low")
-    refused(rows, "what loss_fn returned is a NoneType", "expected a scalar", error=TypeError, loss_fn=lambda m, b: None)
+    refused(
+        rows, "what loss_fn returned is a NoneType", "expected a scalar", error=TypeError, loss_fn=lambda m, b: None
+    )
 
 
 def test_a_models_own_loss_that_is_not_a_scalar(rows):
