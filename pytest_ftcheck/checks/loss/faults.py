@@ -256,6 +256,16 @@ ROWS_IGNORED = Fault(
     explains=(Symptom.LOSS_WRONG,),
     confidence="certain",
 )
+IGNORED_LABELS_COUNT = Fault(
+    "ignored_labels_count",
+    Rank.LOSS + 255,
+    "labels that should be ignored (-100) count as a class",
+    cause="the loss makes a class of -100 before it reads the labels (clamp(min=0), %, where, abs): padding, prompts or parts of words are "
+    "taught as that class",
+    remedy="cross_entropy(logits, labels, ignore_index=-100) on the labels as they are; in a loss of your own take only labels != -100",
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
 LOSS_UNBOUNDED = Fault(
     "loss_unbounded",
     Rank.LOSS + 260,

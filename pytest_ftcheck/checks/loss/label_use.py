@@ -171,6 +171,21 @@ def find_ignored_class(shape: LossShape) -> Verdict | None:
     return failure(faults.CLASS_IGNORED, headline, shape, "every class's rows get a gradient")
 
 
+def find_counted_ignored_labels(shape: LossShape) -> Verdict | None:
+    """Labels of -100 have the gradient of a class."""
+    if shape.ignored_as is None:
+        return None
+    label, read, ignored = shape.ignored_as
+    if read < LEAST_READ * ignored:
+        return None
+    return failure(
+        faults.IGNORED_LABELS_COUNT,
+        f"{read} of {ignored} labels of -100 that were looked at count as class {label}: their gradient is that of cross-entropy with this class.",
+        shape,
+        "labels of -100 have no gradient, or that of another term",
+    )
+
+
 def find_ignored_rows(shape: LossShape) -> Verdict | None:
     """Some rows get no gradient."""
     if shape.random or not shape.by_row or shape.rows < 3 or not shape.ignored_rows:

@@ -83,6 +83,8 @@ class LossShape(Measurement, probe="loss_shape"):
     raised_classes: tuple[int, ...] = ()
     #: The loss changes when a label does.
     uses_labels: bool | None = None
+    #: The class that labels of -100 are read as, how many of them are, and of how many; None: none is, or there are few.
+    ignored_as: tuple[int, int, int] | None = None
     #: Rows that never get a gradient, however wrong they are, though their label counts.
     ignored_rows: tuple[int, ...] = ()
     #: Classes whose rows get none, and how many classes were tried.

@@ -200,3 +200,82 @@ def test_float_labels_of_two_classes_are_classes_unless_the_loss_is_a_regression
     assert trace.measured(LossShape).kind == "binary"
     assert check_loss_decreases(trace).status == "pass"
     assert check_loss_matches_task(trace).status == "pass"
+
+
+# ------------------------------------------------------------------ labels that should be ignored
+class Tagger(nn.Module):
+    """A class for each of twelve tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(40, 16), nn.Linear(16, 3)
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids))
+
+
+def tags(count=4):
+    """Ids, and their class; a third of the tokens has no label."""
+    g = torch.Generator().manual_seed(2)
+    out = []
+    for _ in range(count):
+        ids = torch.randint(40, (8, 12), generator=g)
+        out.append((ids, torch.where(torch.rand(8, 12, generator=g) < 0.33, -100, ids % 3)))
+    return out
+
+
+def flat(loss):
+    return lambda z, y: loss(z.flatten(0, -2), y.flatten())
+
+
+def own_mean(z, y):
+    """Only labels that count, by hand."""
+    picked = z.log_softmax(-1).gather(1, y.clamp(min=0)[:, None])[:, 0]
+    return -(picked * (y >= 0)).sum() / (y >= 0).sum()
+
+
+def with_confidence_penalty(z, y):
+    """An entropy of all positions beside cross-entropy (Pereyra et al. 2017)."""
+    return F.cross_entropy(z, y) + 0.5 * (z.softmax(-1) * z.log_softmax(-1)).sum(-1).mean()
+
+
+def with_teacher(z, y):
+    """Distillation at all positions (Hinton et al. 2015)."""
+    teacher = torch.randn(z.shape, generator=torch.Generator().manual_seed(3)).softmax(-1)
+    return F.cross_entropy(z, y) + F.kl_div(z.log_softmax(-1), teacher, reduction="batchmean")
+
+
+@pytest.mark.parametrize(
+    ("loss", "read_as"),
+    [
+        (lambda z, y: F.cross_entropy(z, y.clamp(min=0)), 0),
+        (lambda z, y: F.cross_entropy(z, torch.where(y < 0, 2, y)), 2),
+        (lambda z, y: F.cross_entropy(z, y % 3), -100 % 3),
+        (F.cross_entropy, None),
+        (own_mean, None),
+        (with_confidence_penalty, None),
+        (with_teacher, None),
+    ],
+)
+def test_labels_of_minus_100(loss, read_as):
+    torch.manual_seed(0)
+    run_loss = flat(loss)
+    trace = finetune(
+        Tagger(),
+        tags(),
+        loss_fn=lambda m, b: run_loss(m(b[0]), b[1]),
+        forward=lambda m, b: m(b[0]),
+        head="head",
+        steps=2,
+        probes=["loss_shape"],
+    )
+    found = trace.measured(LossShape).ignored_as
+    verdict = check_loss_matches_task(trace)
+    if read_as is None:
+        assert found is None or found[1] < found[2] / 10
+        assert verdict.fault != "ignored_labels_count"
+    else:
+        assert found[0] == read_as
+        assert found[1] == found[2]
+        assert (verdict.status, verdict.fault) == ("fail", "ignored_labels_count")
+        assert f"count as class {read_as}" in verdict.headline

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from ....instruments.logit_injection import Injector
 from .chosen_logits import ChosenLogits
-from .targets import zero_weight_rows
+from .targets import Targets, zero_weight_rows
 
 #: Passes over other labels, to try every class.
 CLASS_PASSES = 4
+#: Labels of -100 from which on it is judged what they are read as, and the cosine of a gradient with that of cross-entropy.
+IGNORED_LABELS, SAME_GRADIENT = 8, 0.999
+#: So many of them are looked at, at most.
+MOST_IGNORED = 64
 #: Rounds in which rows without a gradient are made the only wrong ones, or the only right ones, at most.
 ROUNDS = 8
 #: Tags that are flipped, and tokens whose label is changed, at most.
@@ -25,6 +30,32 @@ def uses_labels(chosen: ChosenLogits, injector: Injector) -> bool | None:
         return abs(float(injector.loss(z, target.as_labels(target.wrong()))) - float(injector.loss(z))) > 0
     except Exception:  # noqa: BLE001 - the labels may be bound to something else in the batch
         return None
+
+
+def ignored_as(target: Targets, draws: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, int, int] | None:
+    """The class that labels of -100 are read as, how many of them, and of how many; None: they count for nothing.
+
+    Cross-entropy with class c has the gradient softmax(logits) - one_hot(c). Other terms that go through the logits of a position without
+    a label (an entropy, a teacher) have another one.
+
+    :param draws: pairs of logits and the gradient that the loss had there, flat.
+    """
+    ignored = (~target.keep).nonzero().reshape(-1)
+    if target.kind != "single" or len(ignored) < IGNORED_LABELS:
+        return None
+    some = ignored[:: -(-len(ignored) // MOST_IGNORED)]
+    read_as = torch.full((len(draws), len(some)), -1)
+    for i, (z, g) in enumerate(draws):
+        own, expected = g[some].double(), z[some].double().softmax(-1)
+        raised = own.argmin(-1)  # all other logits fall
+        expected[torch.arange(len(some)), raised] -= 1
+        same = F.cosine_similarity(expected, own, dim=-1) >= SAME_GRADIENT
+        read_as[i] = torch.where(same, raised, -1).cpu()
+    read = read_as[0][(read_as == read_as[0]).all(0) & (read_as[0] >= 0)]
+    if not len(read):
+        return None
+    label = int(read.mode().values)
+    return label, int((read == label).sum()), len(some)
 
 
 # ------------------------------------------------------------------ rows and classes

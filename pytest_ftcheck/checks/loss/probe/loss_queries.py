@@ -80,7 +80,9 @@ class LossQueries:
         shape = dataclasses.replace(shape, curve=self._curve(injector, right, wrong))
         if random:
             return shape
-        shape = self._compare_with_standard(shape, self._gradients(injector))
+        draws = self._gradients(injector)
+        shape = self._compare_with_standard(shape, draws)
+        shape = dataclasses.replace(shape, ignored_as=label_queries.ignored_as(t, draws) if draws else None)
         _, g = injector.gradient(self.chosen.random(0.05))
         if g is None:
             return shape
