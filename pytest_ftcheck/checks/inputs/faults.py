@@ -204,6 +204,15 @@ MASK_HIDES_TOKENS = Fault(
     remedy="build it from the ids of the same batch: attention_mask = (input_ids != pad_token_id).long(); if tokens are hidden on purpose, "
     "do it in training rows alone",
 )
+FIRST_TOKEN_VARIES = Fault(
+    "first_token_varies",
+    Rank.OUTCOME + 196,
+    "the head reads the first token, which is another word in each row",
+    cause="the rows do not begin with the special token that {base} has for the whole text ([CLS], <s>): the head reads the vector of the "
+    "text's first word in its place",
+    remedy="tokenise with add_special_tokens=True, or average the vectors over the real tokens: "
+    "(hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
+)
 HEAD_CONSTANT = Fault(
     "head_constant",
     Rank.HEAD + 90,

@@ -9,6 +9,7 @@ from ...core.effect import Effect
 from ...core.formatting import number, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
+from ..learning import weight_of_suspicion
 from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
 from .other_causes import random_output
@@ -40,6 +41,7 @@ CLEAR_EFFECT_OF_EQUAL_ROWS = 32
         faults.WORDS_IGNORED,
         faults.HEAD_CONSTANT,
         faults.OUTPUT_COLLAPSED,
+        faults.FIRST_TOKEN_VARIES,
     ),
     measurements=(Inputs,),
     shows=(
@@ -54,7 +56,8 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
     output must be the same both times, or become the same in training, so a last layer that starts at zero passes, too.
 
     It fails as well where all rows have one output, which changes with their words, where only the first two words of longer texts
-    matter, and where positions or type ids are lost on the way to the base.
+    matter, and where positions or type ids are lost on the way to the base. A head that reads the first token alone, where that is another
+    word in each row, is advice, and a fault where the run does not learn.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_output_depends_on_input(example_trace()).status
@@ -76,10 +79,14 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
     }
     if no_effect(words[-1].effect):
         return _judge_same_output(inputs, words, trace, details)
-    return _judge_changing_output(words, details)
+    return (
+        _judge_changing_output(words, details)
+        or _judge_first_tokens(trace, inputs, words[-1])
+        or _passed(words, details)
+    )
 
 
-def _judge_changing_output(words: Sequence[WordsMeasurement], details: dict[str, Any]) -> Verdict:
+def _judge_changing_output(words: Sequence[WordsMeasurement], details: dict[str, Any]) -> Verdict | None:
     """The words have an effect: all of them, at their places?"""
     last = words[-1]
     if last.other_words is not None and last.other_words.ulps > CLEAR_EFFECT_OF_EQUAL_ROWS and _equal_rows(last):
@@ -88,6 +95,27 @@ def _judge_changing_output(words: Sequence[WordsMeasurement], details: dict[str,
     if partial := _find_partial_loss(words):
         fault, headline = partial
         return fault.with_details(base=words[0].base).verdict(NAME, headline, **details)
+    return None
+
+
+def _judge_first_tokens(trace: Trace, inputs: Inputs, words: WordsMeasurement) -> Verdict | None:
+    """A head on the first token where that is another word in each row: a fault only where the run does not learn."""
+    first = inputs.first_tokens
+    if first is None or not first.read_alone:
+        return None
+    return faults.FIRST_TOKEN_VARIES.with_details(base=words.base or "the base").verdict(
+        NAME,
+        f"The head reads the base's vector at the first token of each row alone, and {plural(first.rows, 'row')} begin with "
+        f"{first.distinct} different tokens (the most common one: {plural(first.most_common, 'row')}).",
+        weight_of_suspicion(trace),
+        limit="different first tokens in less than a quarter of the rows: a special token is the same in each row; a fault only in a run "
+        "that does not learn",
+        measured="first tokens of the first batches; gradient of the outputs with respect to the base's vectors, initial weights",
+    )
+
+
+def _passed(words: Sequence[WordsMeasurement], details: dict[str, Any]) -> Verdict:
+    last = words[-1]
     order_ignored = last.other_order is not None and no_effect(last.other_order)
     notes = ("the order of the words makes no difference: a bag of words",) if order_ignored else ()
     return Verdict(NAME, "pass", f"{_headline(last, 'an output')}.", notes=notes, **details)

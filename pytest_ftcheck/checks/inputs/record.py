@@ -157,6 +157,19 @@ class HiddenTokens:
 
 
 @dataclass(frozen=True)
+class FirstTokens:
+    """The first tokens of rows, after padding on the left."""
+
+    rows: int
+    #: Different ids among them, and rows with the most common one.
+    distinct: int
+    most_common: int
+    #: Of the vectors that the base gives, only those at the first tokens reach the output; None: not measured, because most rows begin with
+    #: the same few tokens, or there is no base.
+    read_alone: bool | None = None
+
+
+@dataclass(frozen=True)
 class Inputs(Measurement, probe="inputs"):
     """What the output depends on: the padding, the other rows of the batch, the words, their order."""
 
@@ -171,5 +184,7 @@ class Inputs(Measurement, probe="inputs"):
     rounding: Effect | None = None
     #: None: not known, because no mask of a usual name hides something, or the padding id is not known.
     hidden_tokens: HiddenTokens | None = None
+    #: None: no token ids were found, or too few rows.
+    first_tokens: FirstTokens | None = None
     #: ``padding``, ``batch_mates`` or ``words`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

@@ -15,8 +15,9 @@ from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tokens import Tokens, find_tokens
 from ....instruments.undisturbed import quiet
-from ..record import BatchMatesMeasurement, HiddenTokens, Inputs, PaddingMeasurement, WordsMeasurement
+from ..record import BatchMatesMeasurement, FirstTokens, HiddenTokens, Inputs, PaddingMeasurement, WordsMeasurement
 from .batch_mates import measure_batch_mates
+from .first_tokens import are_words, count_first_tokens, reads_first_token_alone
 from .forward import Forward, Pass, Sample, rows_equal
 from .hidden_tokens import find_hidden_tokens
 from .padding import SHORT, config_pad_id, is_large, measure_inversion, measure_padding
@@ -59,12 +60,13 @@ class InputsProbe(Probe):
         self.forward = Forward(context)
         likely = _likely_pad_id(context.model)
         self.hidden_tokens: HiddenTokens | None = find_hidden_tokens(self._searched(), self.declared_id, likely)
+        self.first_tokens: FirstTokens | None = count_first_tokens(self._searched(), self.declared_id, likely)
 
     def cost(self) -> float:
         """Before: as given, with other batch mates, with other words, with less padding; afterwards the first, the third and shuffled;
-        the rest only where padding has an effect."""
+        the rest only where padding has an effect, and one pass where rows begin with different tokens."""
         compared = EFFECTS * EFFECT * self.context.reader.outputs / self.context.row_work
-        return (8.0 + compared) * len(self.sample.rows) + 4 * SHORT
+        return (8.0 + are_words(self.first_tokens) + compared) * len(self.sample.rows) + 4 * SHORT
 
     def before(self) -> None:
         """Structure, and what the output depends on, with the first weights."""
@@ -73,6 +75,7 @@ class InputsProbe(Probe):
             return
         with quiet(self.context.model):
             self._compare("before")
+            self._follow_first_tokens()
 
     def after(self) -> None:
         """What the output depends on, with the last weights."""
@@ -91,6 +94,7 @@ class InputsProbe(Probe):
             repeat=self.repeat,
             rounding=self.rounding,
             hidden_tokens=self.hidden_tokens,
+            first_tokens=self.first_tokens,
             unmeasured=dict(self.unmeasured),
         )
 
@@ -144,6 +148,15 @@ class InputsProbe(Probe):
         large = {part: effects for part in missing if (effects := _large_effects(getattr(self, part)))}
         if large:
             self._drop_rounding(batch, tokens, whole, large)
+
+    def _follow_first_tokens(self) -> None:
+        """Where rows begin with different words: does the head read the vectors there, and no others?"""
+        if self.first_tokens is None or not are_words(self.first_tokens) or self.sample.tokens is None:
+            return
+        rows = self.sample.rows
+        batch, tokens = take_rows(self.sample.batch, rows), self.sample.tokens.of(rows)
+        alone = reads_first_token_alone(self.forward, batch, tokens)
+        self.first_tokens = dataclasses.replace(self.first_tokens, read_alone=alone)
 
     def _give_up(self, words: WordsMeasurement | None) -> None:
         """Outputs that are not finite, or that differ too little between rows: why parts were not measured."""
