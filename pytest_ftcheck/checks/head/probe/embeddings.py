@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,14 +92,27 @@ class EmbeddingsProbe(Probe):
         self.found.append(self._neighbours(texts, rows, spread))
 
     def _texts(self, batch: Any) -> list[torch.Tensor]:
-        """The embeddings that the loss computes of a batch, one tensor ``(rows, dimensions)`` for each call of the model."""
-        calls: list[Any] = []
-        hook = self.context.model.register_forward_hook(lambda _model, _args, output: calls.append(output))
+        """The embeddings that the loss computes of a batch, one tensor ``(rows, dimensions)`` for each call of the model.
+
+        Where a loss module calls a model inside the watched one, they are the outputs of the outermost module that names them so.
+        """
+        calls: dict[str, list[torch.Tensor | None]] = defaultdict(list)
+
+        def note(name: str, output: Any) -> None:
+            if not name or _named_embeddings(output) is not None:
+                calls[name].append(_vectors(output))
+
+        hooks = [
+            module.register_forward_hook(lambda _module, _args, output, name=name: note(name, output))
+            for name, module in self.context.model.named_modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+        ]
         try:
             self.context.reader.loss(batch)
         finally:
-            hook.remove()
-        outputs = [_vectors(call) for call in calls] or [self.context.reader.logits(batch)]
+            for hook in hooks:
+                hook.remove()
+        outputs = calls[min(calls, key=len)] if calls else [self.context.reader.logits(batch)]
         found = [z.detach().double().cpu() for z in outputs if z is not None and z.dim() == 2]
         if not found or len(found) < len(outputs):
             raise LeftOut("the model does not return one vector a row; pool its tokens in the model's forward")
@@ -121,13 +135,17 @@ class EmbeddingsProbe(Probe):
         return _Measured(rows, spread)
 
 
+def _named_embeddings(output: Any) -> torch.Tensor | None:
+    """What an output with several tensors calls embeddings."""
+    if not isinstance(output, Mapping):
+        return None
+    return next((output[key] for key in KEYS if isinstance(output.get(key), torch.Tensor)), None)
+
+
 def _vectors(output: Any) -> torch.Tensor | None:
     """One vector a row in a model's output."""
-    if isinstance(output, Mapping):
-        found = next((output[key] for key in KEYS if isinstance(output.get(key), torch.Tensor)), None)
-        if found is not None:
-            return found
-    return logits_in(output)
+    named = _named_embeddings(output)
+    return logits_in(output) if named is None else named
 
 
 def _of_labels(z: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float | None, float]:
