@@ -49,6 +49,7 @@ def strings(value):
         yield value
 
 
+@pytest.mark.trains
 @few
 @given(TEXTS)
 @example(WORST)

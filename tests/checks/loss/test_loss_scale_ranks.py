@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.trains
+
 SCRIPT = """
 import json, sys
 import torch

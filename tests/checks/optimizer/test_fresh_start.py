@@ -155,6 +155,7 @@ class Corrected(torch.nn.Module):
         return logits + self.classifier(logits)
 
 
+@pytest.mark.trains
 def test_the_model_of_another_fold_on_a_real_model():
     model, batches = tiny_distilbert(seed=0), toy_batches(8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

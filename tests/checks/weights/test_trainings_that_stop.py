@@ -15,6 +15,8 @@ from pytest_ftcheck import (
     watch,
 )
 
+pytestmark = pytest.mark.trains
+
 BATCHES = toy_batches()
 STEPS, STOP = 36, 10
 

@@ -408,6 +408,7 @@ def test_wandb_uses_the_active_run_and_costs_it_no_row(trace, wandb, tmp_path):
     assert any(key.startswith("ftcheck/loss") for key in together)
 
 
+@pytest.mark.trains
 def test_wandb_options_where_a_run_is_active(trace, wandb, tmp_path):
     with (
         wandb.init(project="theirs", dir=str(tmp_path)),
