@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -58,17 +57,17 @@ def reads_first_token_alone(forward: Forward, batch: Any, tokens: Tokens | None)
 
     handle = forward.base.module.register_forward_hook(keep)
     try:
-        with torch.enable_grad(), contextlib.suppress(Exception):
+        with torch.enable_grad():
             logits = forward.reader.logits(batch)
             if logits is None or len(vectors) != 1:
                 return None
             weights = torch.linspace(1, 2, logits.numel(), device=logits.device, dtype=logits.dtype)
             (gradient,) = torch.autograd.grad((logits.reshape(-1) * weights).sum(), vectors, allow_unused=True)
-            if gradient is None:
-                return None
-            read = (gradient != 0).any(-1)
-            first = nn.functional.one_hot(tokens.real.int().argmax(1), tokens.width).bool()
-            return bool((read == first).all())
+    except Exception:  # noqa: BLE001 - the user's model may have no gradient, or refuse another call
+        return None
     finally:
         handle.remove()
-    return None
+    if gradient is None:
+        return None
+    first = nn.functional.one_hot(tokens.real.int().argmax(1), tokens.width).bool()
+    return bool(((gradient != 0).any(-1) == first).all())
