@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-import warnings
 
 import numpy
 import torch
+from special_tensors import ROWS, WIDTH, add_tables
 from torch import nn
 from torch.nn import functional as F
 
 from pytest_ftcheck import Features
-
-WIDTH, ROWS = 6, 16
 
 
 class Config:
@@ -25,23 +23,13 @@ class Config:
 class Model(nn.Module):
     """Frozen tables of every kind, running statistics, attributes that its forward pass writes into."""
 
-    def __init__(self, path):
+    def __init__(self):
         super().__init__()
         self.config = Config()
         self.config.text_config = Config()
         self.body, self.norm, self.drop = nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.Dropout(0.3)
         self.classifier = nn.Linear(8, 2)
-        numpy.save(path / "table.npy", numpy.zeros((ROWS, WIDTH), dtype="float32"))
-        numpy.zeros(ROWS * WIDTH, dtype="float32").tofile(path / "table.bin")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says that the array is not writable
-            read_only = torch.from_numpy(numpy.load(path / "table.npy", mmap_mode="r"))
-        shared = torch.from_file(str(path / "table.bin"), shared=True, size=ROWS * WIDTH).reshape(ROWS, WIDTH)
-        self.read_only = nn.Parameter(read_only, requires_grad=False)
-        self.expanded = nn.Parameter(torch.zeros(1, WIDTH).expand(ROWS, WIDTH), requires_grad=False)
-        self.register_buffer("shared", shared)
-        with torch.inference_mode():
-            self.register_buffer("of_inference", torch.zeros(ROWS, WIDTH))
+        add_tables(self)
         self.calls, self.seen, self.dice = 0, {"rows": [0]}, torch.Generator().manual_seed(1)
 
     def forward(self, x):
@@ -49,7 +37,7 @@ class Model(nn.Module):
         self.seen["rows"].append(len(x))
         self.config.problem_type = "single"
         self.config.text_config.labels["b"] = 1
-        for table in (self.read_only, self.expanded, self.shared, self.of_inference):
+        for table in (*self.tables.parameters(), *self.tables.buffers()):
             x = x + table[: len(x)]
         x = x + 0.01 * torch.rand(WIDTH, generator=self.dice)
         return self.classifier(self.drop(torch.relu(self.norm(self.body(x)))))
@@ -58,9 +46,9 @@ class Model(nn.Module):
 class Everything:
     """A model, a used optimizer and a scheduler, with a learnable loss of their own."""
 
-    def __init__(self, path):
+    def __init__(self):
         torch.manual_seed(0)
-        self.model = Model(path)
+        self.model = Model()
         self.criterion = nn.Linear(2, 2)
         self.head, x = nn.Linear(WIDTH, 2), torch.randn(ROWS, WIDTH)
         self.features = Features.of(x, (x[:, 0] > 0).long())

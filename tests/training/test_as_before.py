@@ -38,6 +38,7 @@ class Net(nn.Module):
         self.config.inner = Config()
         self.base, self.classifier = nn.Linear(6, 8), nn.Linear(8, 2)
         self.nested = {"counts": {"calls": [0]}}
+        add_tables(self)
 
     def forward(self, x):
         self.config.problem_type = self.config.inner.problem_type = "single"
@@ -78,9 +79,9 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_configs_nested_containers_and_new_attributes(call, rows, tmp_path):
+def test_configs_nested_containers_and_new_attributes(call, rows):
     torch.manual_seed(0)
-    model = add_tables(Net(), tmp_path)
+    model = Net()
     before = plain(model), bits(vars(model.tables), {})
     CALLS[call](model, rows)
     assert (plain(model), bits(vars(model.tables), {})) == before

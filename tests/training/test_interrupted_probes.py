@@ -9,6 +9,7 @@ import pytest
 import torch
 from everything import Everything, bits, process_state
 from interrupted import KINDS, WHOLE, Lines, stopped, timer  # noqa: F401 - a fixture
+from special_tensors import add_tables
 
 from pytest_ftcheck import Intent, finetune
 from pytest_ftcheck.checks.probes import PROBE_CLASSES
@@ -37,7 +38,7 @@ class Tokens:
 
     def __init__(self, task):
         torch.manual_seed(0)
-        self.model = tiny("gpt2" if task == "causal-lm" else "distilbert", task)
+        self.model = add_tables(tiny("gpt2" if task == "causal-lm" else "distilbert", task))
         self.batches = batches_for(self.model)[:2]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.model(**self.batches[0]).loss.backward()
@@ -58,9 +59,9 @@ def by_label(model, batch):
     return (distance * same + (4 - distance).clamp_min(0) * ~same).mean()
 
 
-def things_for(name, path):
+def things_for(name):
     """A user's things on which the probe measures, and the arguments of `finetune`."""
-    things = Tokens(TASKS[name]) if name in TASKS else Everything(path)
+    things = Tokens(TASKS[name]) if name in TASKS else Everything()
     given = {"optimizer": things.optimizer, "steps": 2, "probes": [name]}
     if name == "embeddings":
         given |= {"loss_fn": by_label, "intent": Intent(task="embedding")}
@@ -70,8 +71,8 @@ def things_for(name, path):
 
 
 @pytest.mark.parametrize("kind", [k for k in PROBE_CLASSES if k.name not in ELSEWHERE], ids=lambda k: k.name)
-def test_what_stops_a_probe_leaves_everything_as_before(kind, tmp_path, timer):  # noqa: F811
-    things, given = things_for(kind.name, tmp_path)
+def test_what_stops_a_probe_leaves_everything_as_before(kind, timer):  # noqa: F811
+    things, given = things_for(kind.name)
     room = "/".join(kind.__module__.split(".")[1:3]) + "/"
 
     def run():

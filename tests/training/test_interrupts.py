@@ -91,9 +91,9 @@ RUNS = {
     "restoring": (restore_all, "instruments", 60),
     "preserved_globals": (change_globals, "instruments", 60),
     "quiet and perturbed": (measure, "instruments", 60),
-    "finetune": (small_finetune, "", 30),
+    "finetune": (small_finetune, "", 15),
     "check_init": (check, "", 10),
-    "watch": (enter_watch, "", 30),
+    "watch": (enter_watch, "", 15),
     "sweep": (one_by_one, "", 15),
 }
 
@@ -109,9 +109,9 @@ def as_before(things, before, where):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_an_interrupt_at_any_line_leaves_everything_as_before(name, tmp_path):
+def test_an_interrupt_at_any_line_leaves_everything_as_before(name):
     run, files, sample = RUNS[name]
-    things = Everything(tmp_path)
+    things = Everything()
     before = things.state()
     run(things)  # lines that run only the first time (imports, caches) are not those that run here
     as_before(things, before, "nothing")
@@ -133,9 +133,9 @@ def test_an_interrupt_at_any_line_leaves_everything_as_before(name, tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
 @pytest.mark.parametrize("name", ["restoring", "finetune", "watch"])
-def test_a_signal_at_any_moment_leaves_everything_as_before(name, tmp_path):
+def test_a_signal_at_any_moment_leaves_everything_as_before(name):
     run = RUNS[name][0]
-    things = Everything(tmp_path)
+    things = Everything()
     run(things)
     before = things.state()
     began = time.perf_counter()
@@ -187,9 +187,9 @@ def test_ctrl_c_ends_a_sweep_within_a_step(vectorise):
     assert (process_state(), bits(tuple(head.parameters()), {})) == before
 
 
-def test_a_generator_that_an_interrupt_left_behind_changes_nothing_later(tmp_path):
+def test_a_generator_that_an_interrupt_left_behind_changes_nothing_later():
     """A block of ours that an interrupt left without an end is freed with the traceback, when everything is restored."""
-    things = Everything(tmp_path)
+    things = Everything()
     before, left = things.state(), []
 
     def run():
@@ -208,8 +208,8 @@ def test_a_generator_that_an_interrupt_left_behind_changes_nothing_later(tmp_pat
     as_before(things, before, "quiet, when it is freed")
 
 
-def test_two_interrupts_one_in_the_restoring_of_the_other(tmp_path):
-    things = Everything(tmp_path)
+def test_two_interrupts_one_in_the_restoring_of_the_other():
+    things = Everything()
     before = things.state()
 
     class Twice(Lines):

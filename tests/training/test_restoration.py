@@ -24,7 +24,7 @@ class Boom(Exception):
 
 
 class Rich(nn.Module):
-    """A model with everything that can be disturbed."""
+    """A model with everything that can be disturbed, and tables whose memory is not its own."""
 
     def __init__(self):
         super().__init__()
@@ -40,6 +40,7 @@ class Rich(nn.Module):
         self.seen = {1}
         self.fail_at = None
         self.error = Boom("in the model")
+        add_tables(self)
 
     def forward(self, x):
         self.calls += 1
@@ -53,10 +54,10 @@ class Rich(nn.Module):
 
 
 @pytest.fixture
-def model(rows, tmp_path):
-    """In a mode and with gradients of its own, and with tables whose memory is not its own."""
+def model(rows):
+    """In a mode and with gradients of its own."""
     torch.manual_seed(1)
-    model = add_tables(Rich(), tmp_path)
+    model = Rich()
     model(rows[0][0]).sum().backward()
     model.drop.eval()
     model.frozen.eval()
@@ -82,7 +83,7 @@ def state_of(model):
     return {
         "parameters": {n: (id(p), bits(p), p.requires_grad, p.data_ptr()) for n, p in model.named_parameters()},
         "gradients": {n: (id(p.grad), bits(p.grad)) for n, p in model.named_parameters()},
-        "buffers": {n: (id(b), bits(b)) for n, b in model.named_buffers()},
+        "buffers": {n: (id(b), bits(b), b.data_ptr()) for n, b in model.named_buffers()},
         "modes": {n: m.training for n, m in model.named_modules()},
         "attributes": {
             n: copy.deepcopy({k: bits(v) for k, v in vars(m).items() if not k.startswith("_")})
