@@ -39,8 +39,10 @@ def _evaluate(example: Example) -> None:
         for block, output in zip(example.parsed, printed, strict=True):
             _compare(page, block, output)
     else:
+        from pytest_ftcheck.instruments.task_readers.registered import registered_tasks, tasks_alone
+
         namespace: dict[str, object] = {"__name__": "__main__"}
-        with outputs.workshop() as folder:
+        with outputs.workshop() as folder, tasks_alone(registered_tasks()):  # a page may register one
             for block in example.parsed:
                 _compare(page, block, outputs.execute(block, str(page), namespace))
             saved = {p.name for p in folder.iterdir() if p.suffix in outputs.PICTURES}

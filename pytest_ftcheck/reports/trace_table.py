@@ -65,7 +65,7 @@ def _header(trace: Trace) -> list[str]:
     place += [f"{key} {value}" for key, value in environment.items()]
     reading = trace.reading
     classes = plural(reading.classes, "class", "classes") if reading.classes else ""
-    kind = ", ".join(filter(None, [(reading.task or "").replace("_", " "), classes]))
+    kind = ", ".join(filter(None, [reading.reader or (reading.task or "").replace("_", " "), classes]))
     trainable = sum(t.trainable for t in trace.tensors)
     weights = sum(t.numel for t in trace.tensors)
     model = f"{plural(len(trace.tensors), 'tensor')} of {plural(weights, 'weight')}"

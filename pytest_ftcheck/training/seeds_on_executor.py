@@ -11,6 +11,8 @@ from torch import nn
 from ..core import events
 from ..core.recipe import Recipe
 from ..core.trace import Trace
+from ..instruments.task_readers.interface import TaskReader
+from ..instruments.task_readers.registered import registered_tasks, tasks_alone
 from ..seeds.executors import Task, Workers, workers_of
 from ..seeds.runs import Runs
 from ..seeds.spread import AHEAD, AHEAD_AUTO, Spread
@@ -44,7 +46,7 @@ class SeedsOnExecutor:
     ) -> None:
         workers, _ = workers_of(executor)
         _refuse_hooked(own.get("optimizer"))
-        payload = packed({"model": model, "batches": batches, "recipe": recipe, **own})
+        payload = packed({"model": model, "batches": batches, "recipe": recipe, **own, **_tasks()})
         self._jobs = _Jobs(workers, payload, recipe.threads or THREADS, finetune)
         self._recipe = recipe
         self._holds_model = isinstance(model, nn.Module)
@@ -109,14 +111,26 @@ class _Remeasured:
 def train_seed(arguments: dict[str, Any], finetune: Callable[..., Trace], job: dict[str, Any]) -> dict[str, Any]:
     """In a worker: one seed.  :param arguments: of `finetune`, as packed.  :param job: ``seed``, ``steps``, and ``probes`` or None."""
     model, batches, recipe = (arguments.pop(name) for name in ("model", "batches", "recipe"))
+    tasks = arguments.pop("register_task", registered_tasks())
     own = cast("OwnArguments", arguments)
     if job["probes"] is not None:
         own["probes"] = job["probes"]
     of_seed = dataclasses.replace(recipe, seed=job["seed"], steps=job["steps"])
     hashes, other = _Hashes(), (of_seed.seed, of_seed.steps) != (recipe.seed, recipe.steps)
-    with events.listening(hashes), events.repeating(other), reordered(batches, of_seed.seed, recipe.seed) as source:
+    with (
+        tasks_alone(tasks),
+        events.listening(hashes),
+        events.repeating(other),
+        reordered(batches, of_seed.seed, recipe.seed) as source,
+    ):
         trace = finetune(model, source, of_seed, **own)
     return {"trace": trace.to_json(), "data": hashes.data, "evaluation": hashes.evaluation}
+
+
+def _tasks() -> dict[str, tuple[TaskReader, ...]]:
+    """The user's task readers, for the workers; under the name by which they were registered, which an error names."""
+    tasks = registered_tasks()
+    return {"register_task": tasks} if tasks else {}
 
 
 class _Hashes(events.ProgressOnly):

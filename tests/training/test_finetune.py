@@ -89,7 +89,7 @@ def test_one_tensor_and_bare_logits(rows):
         "cross-entropy of the logits",
         "single_label",
         2,
-        "classification",
+        "single label",
         "a class for each row",
     )
 

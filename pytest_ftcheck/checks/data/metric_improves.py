@@ -181,8 +181,10 @@ def _judge_exchange(trace: Trace) -> Verdict | None:
 
 def _judge_without_p_value(judged: _Judged) -> Verdict:
     m = judged.metric
-    if m.last > m.first and judged.beats_baseline:
-        return judged.passed("how much of it is chance was not measured", limit="higher than before")
+    better = m.last < m.first if m.lower_is_better else m.last > m.first
+    if better and judged.beats_baseline:
+        limit = f"{'lower' if m.lower_is_better else 'higher'} than before"
+        return judged.passed("how much of it is chance was not measured", limit=limit)
     worse = m.last < m.first and m.baseline is not None and m.last < m.baseline
     return judged.verdict(
         "fail" if worse else "inconclusive",

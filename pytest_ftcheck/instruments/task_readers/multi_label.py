@@ -37,7 +37,7 @@ class Tags(Form):
 class MultiLabel(TaskReader):
     """Tags, on or off, for each row."""
 
-    name = "multi-label classification"
+    name = "multi label"
     labels_are = "tags that are on or off, for each row"
 
     def fits(self, example: Example) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -90,6 +91,19 @@ def register_task(reader: R) -> R:
 def forget_task(name: str) -> None:
     """Undo `register_task`; nothing where no task has that name."""
     _THEIRS.pop(name, None)
+
+
+@contextlib.contextmanager
+def tasks_alone(readers: Sequence[TaskReader]) -> Iterator[None]:
+    """Inside the block these are the user's readers, the first one first, and no others."""
+    before = dict(_THEIRS)
+    try:
+        _THEIRS.clear()
+        _THEIRS.update({reader.name: reader for reader in reversed(readers)})
+        yield
+    finally:
+        _THEIRS.clear()
+        _THEIRS.update(before)
 
 
 def registered_tasks() -> tuple[TaskReader, ...]:

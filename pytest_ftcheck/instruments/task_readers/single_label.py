@@ -43,7 +43,7 @@ class Classes(Form):
 class SingleLabel(TaskReader):
     """A class for each row."""
 
-    name = "classification"
+    name = "single label"
     labels_are = "a class for each row"
 
     def fits(self, example: Example) -> bool:

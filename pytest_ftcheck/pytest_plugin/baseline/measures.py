@@ -67,6 +67,8 @@ def _all(trace: Trace) -> Iterator[tuple[str, Measure]]:
     if len(trace.losses) > 1:
         yield "training_loss.drop", _drop(trace.losses)
     for metric in trace.metrics:
+        if metric.lower_is_better:  # the perplexity of a language model is its loss once more
+            continue
         share = metric.rows if 0 <= metric.last <= 1 else 0
         noise = Noise(binomial_sd(metric.last, share, 1), max(share - 1, 1)) if share else None
         yield f"metric.{metric.name}", Measure(metric.last, "linear", "lower", share, noise)

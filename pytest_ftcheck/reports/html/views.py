@@ -18,6 +18,7 @@ from ..session_diagnosis import diagnosis_of
 from ..sparkline import polylines
 from .chart import Chart
 from .charts import charts
+from .tokens import TokenPicture, token_picture
 
 if TYPE_CHECKING:
     from ...core.trace import Trace
@@ -129,6 +130,11 @@ class Section:
         return tuple(c for c in self.charts if c.kind == "metric")
 
     @cached_property
+    def tokens(self) -> TokenPicture | None:
+        """Which tokens are trained; None where there is not one label a token."""
+        return token_picture(self.trace)
+
+    @cached_property
     def explanation(self) -> tuple[tuple[str, str], ...]:
         """The four lines of `explain_weight_motion`."""
         return chart_data.weights(self.trace).explanation if self.trace.tensors else ()
@@ -223,6 +229,7 @@ class Section:
             ("inputs", trace.reading.inputs),
             ("outputs", trace.reading.outputs),
             ("loss", trace.reading.loss),
+            ("labels", trace.reading.labels or ""),
             ("seconds", f"{number(trace.seconds)}, of training {number(trace.training_seconds)}"),
         ]
         return tuple((one_line(k, 60), one_line(str(v), 400)) for k, v in rows if str(v))
