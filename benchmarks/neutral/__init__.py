@@ -1,0 +1,1 @@
+"""Faults that others published, on real weights and real texts; `__main__.py` runs them."""
