@@ -224,6 +224,8 @@ class Reader:
         """Which position's logits meet which position's label: the standard loss that is nearer to the loss says it."""
         if self.task != "single_label" or not isinstance(logits, torch.Tensor) or logits.dim() < 3:
             return
+        if not bool((labels != IGNORED).any()):  # no loss says anything
+            return
         first_loss, losses = float(value), {0: float(standard_loss(self.task, logits.float(), labels))}
         if labels.dim() == 2 and labels.shape[1] > 1 and bool((labels[:, 1:] != IGNORED).any()):
             losses[1] = float(standard_loss(self.task, logits.float(), earlier(labels, 1)))

@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from .batches import placed_tensors, row_count, split
+from .tasks import IGNORED
 
 #: Rows that are read, and numbers of each row, at most.
 MOST_ROWS = 4096
 MOST_NUMBERS = 512
+#: Labels of tokens that are put into one table, at most: 32 MB.
+MOST_LABELS = 4_000_000
 #: Bytes of a row's tensor up to which all of them are hashed.
 MOST_HASHED = 16_384
 
@@ -73,10 +76,25 @@ class Rows:
         return np.array([block.shape[1] for block in self.floats for _ in block] or [0])
 
     def target(self) -> np.ndarray | None:
-        """Labels of all rows, ``(n,)`` or ``(n, k)``; None where they do not fit together."""
-        if not self.labels or len({block.shape[1:] for block in self.labels}) > 1:
+        """Labels of all rows, ``(n,)`` or ``(n, k)``; None where they do not fit together.
+
+        Labels of tokens, in batches of different widths, are made as wide as the widest with labels that do not count (-100).
+
+        >>> Rows(labels=[np.array([[1, 2, 0]]), np.array([[2, 1]])]).target().tolist()
+        [[1, 2, 0], [2, 1, -100]]
+        """
+        if not self.labels:
             return None
-        return np.concatenate(self.labels)
+        if len({block.shape[1:] for block in self.labels}) == 1:
+            return np.concatenate(self.labels)
+        if not all(block.ndim == 2 and block.dtype.kind in "iu" for block in self.labels):
+            return None
+        widest = max(block.shape[1] for block in self.labels)
+        if widest * sum(map(len, self.labels)) > MOST_LABELS:
+            return None
+        wide = [((0, 0), (0, widest - block.shape[1])) for block in self.labels]
+        signed = [block.astype(np.int64) for block in self.labels]
+        return np.concatenate([np.pad(b, w, constant_values=IGNORED) for b, w in zip(signed, wide, strict=True)])
 
     def select(self, rows: np.ndarray) -> Rows:
         """Some of the rows, in their order; inputs that not all rows have are left out."""

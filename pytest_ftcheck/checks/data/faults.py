@@ -38,6 +38,7 @@ LABELS_ALL_IGNORED = Fault(
     explains=(
         Symptom.STANDS_STILL,
         Symptom.LOSS_WRONG,
+        "all_finite",  # the mean of no losses
     ),
     confidence="certain",
 )
