@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..spec import Fault, Rank, Symptom
 
 LOSS_NOT_DIFFERENTIABLE = Fault(
@@ -344,6 +346,31 @@ OUTPUTS_CANNOT_REACH_LABELS = Fault(
     remedy="remove what comes after {layer}, or scale the labels into its range",
     explains=("initial_loss",),
     confidence="certain",
+)
+#: The same where no single layer gives the output.
+OUTPUTS_BOUNDED_BY_DESIGN = replace(
+    OUTPUTS_CANNOT_REACH_LABELS,
+    cause="the output is bounded whatever the weights are: a cosine lies between -1 and 1, a norm or a distance has one sign",
+    remedy="bring the labels into the output's range (similarities of 0 to 5: label / 5), or scale the output",
+)
+TARGETS_UNSCALED = Fault(
+    "targets_unscaled",
+    Rank.LOSS + 335,
+    "the labels are so large that the outputs do not come near them",
+    cause="the numbers to predict are not scaled: a new head starts near 0, and a step moves its output by little more than the learning "
+    "rate times its inputs",
+    remedy="standardise the labels with the training rows' mean and standard deviation, and undo it in the predictions; or set the last "
+    "layer's bias to the mean",
+    explains=(Symptom.BLOWS_UP, Symptom.STANDS_STILL),
+)
+CLASSES_AS_NUMBERS = Fault(
+    "classes_as_numbers",
+    Rank.OUTCOME + 197,
+    "class numbers are predicted as if they were measurements",
+    cause="the loss is that of a regression, and the labels are the whole numbers from 0 to {last}: classes without an order have no "
+    "middle, and transformers takes num_labels=1 for a regression",
+    remedy="num_labels={classes} and whole-number labels (cross_entropy), unless the numbers are grades",
+    confidence="possible",
 )
 INITIAL_LOSS_NOT_FINITE = Fault(
     "initial_loss_not_finite",

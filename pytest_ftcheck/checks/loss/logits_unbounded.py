@@ -13,6 +13,7 @@ from ...seeds.thresholds import Threshold
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
 from .record import LossCurve, LossShape
+from .regression_targets import find_bounded_outputs, find_unscaled_targets
 
 #: Share of ln(classes), or of what the loss can fall, that a bound on the logits may keep. A tanh keeps 18 % for two classes and more for
 #: more classes; a soft cap at 30, or a clamp at 10, keeps nothing measurable.
@@ -31,6 +32,7 @@ _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
         faults.LOGITS_BOUNDED,
         faults.LOGITS_ONE_SIGNED,
         faults.OUTPUTS_CANNOT_REACH_LABELS,
+        faults.TARGETS_UNSCALED,
     ),
     thresholds=(
         Threshold("max_share", "at most", "share of the loss that a bound on the logits keeps", 1e-12, 1 - 1e-9),
@@ -58,6 +60,17 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
         return not_measured(NAME, trace, LossShape)
     if (verdict := _bounded_for_any_weights(shape, max_share)) is not None:
         return verdict
+    if (verdict := find_bounded_outputs(shape, NAME, OUTSIDE)) is not None:
+        return verdict
+    if (verdict := _judge_reach(shape, max_share)).ok and (
+        far := find_unscaled_targets(trace, shape, NAME)
+    ) is not None:
+        return far
+    return verdict
+
+
+def _judge_reach(shape: LossShape, max_share: float) -> Verdict:
+    """Whether what follows the last layer lets the outputs be as large, and as small, as the loss requires."""
     if not shape.last_layer or shape.high_logits is None or shape.low_logits is None:
         return _without_last_layer(shape)
     if shape.kind == "regression":

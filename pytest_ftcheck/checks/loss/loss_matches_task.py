@@ -11,6 +11,7 @@ from ..spec import Stage, Symptom, check, not_measured
 from . import faults, label_use, logit_response, loss_terms
 from .loss_in_loop import judge_loss_in_loop, loss_not_seen
 from .record import LossShape
+from .regression_targets import find_classes_as_numbers
 
 #: What can be wrong with the loss function itself, the first to be reported first.
 OF_THE_LOSS: tuple[Callable[[LossShape], Verdict | None], ...] = (
@@ -82,6 +83,7 @@ OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
         faults.TEMPERATURE_EXTREME,
         faults.OTHER_TERMS_DROWN,
         faults.LOSS_SCALED_TO_NOTHING,
+        faults.CLASSES_AS_NUMBERS,
     ),
     measurements=(LossShape,),
     shows=(Symptom.LOSS_WRONG,),
@@ -115,6 +117,8 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     for find_in_run in OF_THE_RUN:
         if (found := find_in_run(trace, shape)) is not None:
             return found
+    if numbers := find_classes_as_numbers(trace, shape, "loss_matches_task"):
+        return numbers
     if not_seen := loss_not_seen(trace, "loss_matches_task"):
         return not_seen
     return Verdict("loss_matches_task", "pass", _pass_headline(shape), notes=_notes(shape))

@@ -127,6 +127,11 @@ class LossShape(Measurement, probe="loss_shape"):
     largest_label: int | None = None
     label_range: tuple[float, float] | None = None
     labels_seen: int = 0
+    #: Regression: how many different labels there are, where they are whole numbers from 0 on without a gap; None: they are not.
+    label_levels: int | None = None
+    #: Regression without a last layer (a cosine): the least and the largest output that any weights give a row, the range of the labels
+    #: at most; None: not measured.
+    output_bounds: tuple[float, float] | None = None
     #: The outputs are the model's vocabulary: no text has all of its words.
     vocabulary: bool = False
     #: Spread of the real logits over the rows (standard deviation, mean over outputs), and their root mean square around a row's mean

@@ -62,11 +62,14 @@ def reads_first_token_alone(forward: Forward, batch: Any, tokens: Tokens | None)
             if logits is None or len(vectors) != 1:
                 return None
             weights = torch.linspace(1, 2, logits.numel(), device=logits.device, dtype=logits.dtype)
-            (gradient,) = torch.autograd.grad((logits.reshape(-1) * weights).sum(), vectors, allow_unused=True)
+            found: tuple[Any, ...] = torch.autograd.grad(
+                (logits.reshape(-1) * weights).sum(), vectors, allow_unused=True
+            )
     except Exception:  # noqa: BLE001 - the user's model may have no gradient, or refuse another call
         return None
     finally:
         handle.remove()
+    gradient = found[0]
     if gradient is None:
         return None
     first = nn.functional.one_hot(tokens.real.int().argmax(1), tokens.width).bool()

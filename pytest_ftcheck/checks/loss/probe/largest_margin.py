@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from .targets import Targets
 
 #: A margin at which cross-entropy is almost 0 compared with the logarithm of the classes.
 ENOUGH = 8.0
+#: An output of this size is not bounded, however far the labels are.
+FAR = 50.0
 #: Lengths of the ascent's steps, as multiples of the tensor's own length: a linear layer needs only the first, normalised vectors need
 #: ever shorter ones to converge.
 LENGTHS = (2.0,) * 4 + tuple(0.8**i for i in range(18))
@@ -37,15 +40,41 @@ def largest_margin(
         if not chosen or (margins and len(chosen) == len(sets[0])):
             continue
         with perturbed(chosen):
-            margin = _ascend(model, reader, batch, target, chosen, enough)
+            margin = _ascend(model, reader, batch, lambda z: _margin_of_first_row(z, target), chosen, enough)
         if margin is None or margin >= enough or not math.isfinite(margin):
             return None if margin is None else math.inf
         margins.append(margin)
     return max(margins) if margins else None
 
 
+def output_bounds(
+    model: nn.Module, reader: Reader, batch: Any, labels: tuple[float, float]
+) -> tuple[float, float] | None:
+    """The least and the largest output that any trainable weights give the first row, ``labels`` at most; None: not measured."""
+    trained = [p for p in model.parameters() if p.requires_grad and p.is_floating_point() and p.numel()]
+    bounds: list[float] = []
+    for sign, enough in ((-1.0, -labels[0]), (1.0, labels[1])):
+
+        def signed(outputs: torch.Tensor, sign: float = sign) -> tuple[float, torch.Tensor]:
+            first = sign * outputs.reshape(len(outputs), -1)[0].sum() / outputs[0].numel()
+            return float(first), first
+
+        goal = min(enough, FAR)
+        with perturbed(trained):
+            largest = _ascend(model, reader, batch, signed, trained, goal)
+        if largest is None:
+            return None
+        bounds.append(sign * (largest if largest < goal else enough))
+    return bounds[0], bounds[1]
+
+
 def _ascend(
-    model: nn.Module, reader: Reader, batch: Any, target: Targets, parameters: list[nn.Parameter], enough: float
+    model: nn.Module,
+    reader: Reader,
+    batch: Any,
+    objective_of: Callable[[torch.Tensor], tuple[float, torch.Tensor]],
+    parameters: list[nn.Parameter],
+    enough: float,
 ) -> float | None:
     best = -math.inf
     for length in LENGTHS:
@@ -53,7 +82,7 @@ def _ascend(
             logits = reader.logits(batch)
             if logits is None:
                 return None
-            margin, objective = _margin_of_first_row(logits, target)
+            margin, objective = objective_of(logits)
             best = max(best, margin)
             if best >= enough or not math.isfinite(margin):
                 return best if math.isfinite(margin) else math.inf

@@ -19,7 +19,7 @@ from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import PER_OUTPUT
 from ...head.probe.unit_flow import compiled
 from ..record import LossShape
-from .largest_margin import largest_margin, margin_of
+from .largest_margin import largest_margin, margin_of, output_bounds
 from .loss_queries import LossQueries, reach_of
 from .targets import OF_EMBEDDINGS, Targets, targets_of
 
@@ -35,6 +35,8 @@ UNBOUNDED = ("cross_entropy", "bce")
 PASSES = 6
 #: Rows whose margin is raised by gradient ascent, and the forward and backward passes that this takes for a linear last layer, at most.
 ASCENT_ROWS, ASCENT_PASSES = 2, 6
+#: Different whole numbers up to which labels may be classes.
+MOST_LEVELS = 32
 #: Logits of this size (rms around a row's mean) are large compared with those of a head near zero.
 LARGE = 1.0
 
@@ -82,6 +84,7 @@ class LossShapeProbe(Probe):
                 shape,
                 other_terms=self._other_terms(shape),
                 largest_margin=self._largest_margin(shape),
+                output_bounds=self._output_bounds(shape),
                 scale_free=self._scale_free(logits),
                 norm_values=norm_values,
                 norm_name=norm_name,
@@ -101,6 +104,19 @@ class LossShapeProbe(Probe):
             if target is None or isinstance(target, str):
                 return None
             return largest_margin(context.model, context.reader, few, target, context.head)
+        except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
+            return None
+
+    def _output_bounds(self, shape: LossShape) -> tuple[float, float] | None:
+        """The bounds of numbers that are predicted, where no last layer shows them."""
+        context, labels = self.context, _labels(self.context).get("label_range")
+        if shape.kind != "regression" or shape.random or labels is None or compiled(context.model):
+            return None
+        if shape.last_layer and shape.high_logits is not None:
+            return None
+        try:
+            few = take_rows(self.batch, range(min(ASCENT_ROWS, self.rows)))
+            return output_bounds(context.model, context.reader, few, labels)
         except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
             return None
 
@@ -315,7 +331,7 @@ def _labels(context: ProbeContext) -> dict[str, Any]:
         if not ys:
             return {}
         low, high = min(float(y.min()) for y in ys), max(float(y.max()) for y in ys)
-        return {"label_range": (low, high), "labels_seen": sum(int(y.numel()) for y in ys)}
+        return {"label_range": (low, high), "labels_seen": sum(int(y.numel()) for y in ys), "label_levels": _levels(ys)}
     if context.reader.task != "single_label":
         return {}
     labels = [
@@ -330,6 +346,16 @@ def _labels(context: ProbeContext) -> dict[str, Any]:
         "labels_seen": sum(int(y.numel()) for y in counted),
         "vocabulary": vocabulary_of(context.model) == context.reader.classes,
     }
+
+
+def _levels(labels: Sequence[torch.Tensor]) -> int | None:
+    """How many different labels there are, where they are the whole numbers from 0 on, and not more than `MOST_LEVELS`."""
+    levels: set[float] = set()
+    for y in labels:
+        levels |= set(torch.unique(y.detach().float()).tolist())
+        if len(levels) > MOST_LEVELS:
+            return None
+    return len(levels) if levels == set(range(len(levels))) else None
 
 
 def _tightest_norm(context: ProbeContext) -> tuple[int | None, str]:
