@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,13 +22,14 @@ from ...core.effect import Effect
 from ...core.intent import Intent
 from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
 from ...instruments.batches import split, tensors_in
+from ...instruments.linear_terms import Term, is_linear
 from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import ModelContext, ProbeBase, ProbeContext
 from ...instruments.tokens import find_tokens
 from ...instruments.uncompiled import outside_graphs
 from ...instruments.undisturbed import is_probing, quiet
 from ..inputs.probe.padding import received_mask
-from .record import BaseCall, LoopCalls, LossCall
+from .record import BaseCall, LoopCalls, LossCall, LossParts
 
 #: Iterations that are observed: the first ones, and then those at powers of two.
 FIRST = 3
@@ -112,7 +114,8 @@ class LoopProbe(ProbeBase[ModelContext]):
             base=seen.base.name if seen.base is not None else None,
             base_library=seen.base is not None and seen.base.library,
             calls=tuple(seen.calls),
-            losses=tuple(dataclasses.replace(call, negated=sign.negative()) for call, sign in seen.losses),
+            losses=tuple(dataclasses.replace(call, negated=term.negative()) for call, term in seen.losses),
+            linear=tuple(parts for made in seen.linear if (parts := made.parts()) is not None),
             outputs=seen.outputs,
             backwards=seen.backwards,
             reached=seen.reached,
@@ -151,7 +154,8 @@ class LoopObserver(LoopCallListener):
         self.pad_id = _pad_id(context.intent, batches)
         self.labels_of_probe = _labels_of_rows(batches)
         self.calls: list[BaseCall] = []
-        self.losses: list[tuple[LossCall, _Sign]] = []
+        self.losses: list[tuple[LossCall, Term]] = []
+        self.linear: list[_Linear] = []
         self.outputs = self.backwards = self.reached = self.iteration = 0
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
         self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
@@ -166,7 +170,7 @@ class LoopObserver(LoopCallListener):
         self._choices: list[torch.Tensor] = []  # what argmax of them returned
         self._rows: list[bytes] = []  # the rows that the model was called with last
         # losses whose backward() was not called as yet, by their node
-        self._pending: list[tuple[Any, LossCall, _Sign]] = []
+        self._pending: list[tuple[Any, LossCall, Term]] = []
 
     # ------------------------------------------------------------------ on and off
     def start(self, iteration: int, batch: Any, *, whole: bool = False) -> None:
@@ -305,9 +309,8 @@ class LoopObserver(LoopCallListener):
         chosen = labels.numel() > 0 and any(_memory_of(labels) == _memory_of(c) for c in self._choices)
         predicted = _predicted(given, labels)
         call = LossCall(self.iteration, function, form, rows, own, reordered, predicted, chosen_by_model=chosen)
-        sign = _Sign()
-        loss.register_hook(sign.note)  # type: ignore[no-untyped-call]
-        self._pending.append((loss.grad_fn, call, sign))
+        node = loss.grad_fn
+        self._pending.append((node, call, Term(loss)))
 
     def _compare(self, labels: torch.Tensor) -> tuple[float | None, bool]:
         """Share of the rows that the model was called with last whose label is their own, and whether these are their labels in
@@ -328,27 +331,32 @@ class LoopObserver(LoopCallListener):
                 nodes = _behind(loss.grad_fn, self._outputs)
                 self.backwards += 1
                 self.reached += bool(nodes & self._outputs)
-                reached = [(call, sign) for node, call, sign in self._pending if node in nodes]
-                self.losses += reached[: MOST - len(self.losses)]
+                reached = {node: (call, term) for node, call, term in self._pending if node in nodes}
+                self.losses += [*reached.values()][: MOST - len(self.losses)]
+                if reached and loss.dim() == 0 and len(self.linear) < MOST and is_linear(loss.grad_fn, reached):
+                    terms = [term for _, term in reached.values()]
+                    self.linear.append(_Linear(self.iteration, loss.detach().clone(), terms))
             self._forget()
         if self._whole:
             self.iteration += 1
 
 
-class _Sign:
-    """The sign of the gradient with respect to a loss, noted when it passes."""
+@dataclasses.dataclass(frozen=True)
+class _Linear:
+    """A loss that ``backward()`` was called on, and the terms that all its gradient goes to."""
 
-    def __init__(self) -> None:
-        self._gradient: torch.Tensor | None = None
+    iteration: int
+    value: torch.Tensor
+    terms: list[Term]
 
-    def note(self, gradient: torch.Tensor) -> None:
-        """A hook; the gradient is not changed."""
-        self._gradient = gradient.detach()
-
-    def negative(self) -> bool:
-        """Whether the loss is maximised, in all rows if it has one a row."""
-        g = self._gradient
-        return g is not None and bool((g <= 0).all()) and bool((g < 0).any())
+    def parts(self) -> LossParts | None:
+        """What its terms are worth in it, and what is left; None: no gradient arrived, or a number is not finite."""
+        shares = [term.share() for term in self.terms]
+        if None in shares:
+            return None
+        terms = sum(share for share in shares if share is not None)
+        rest = float(self.value.double()) - terms
+        return LossParts(self.iteration, terms, rest) if math.isfinite(terms) and math.isfinite(rest) else None
 
 
 # ------------------------------------------------------------------ reading tensors and graphs

@@ -57,6 +57,16 @@ class LossCall:
 
 
 @dataclass(frozen=True)
+class LossParts:
+    """One loss that ``backward()`` was called on, whose whole gradient goes to losses of ``torch.nn.functional``, and linearly."""
+
+    iteration: int
+    #: What these losses are worth in it, each times the gradient that arrives at it; and what else it holds, which has no gradient.
+    with_gradient: float
+    without: float
+
+
+@dataclass(frozen=True)
 class LoopCalls(Measurement, probe="loop"):
     """What the loop's own calls were, in a few iterations."""
 
@@ -73,6 +83,8 @@ class LoopCalls(Measurement, probe="loop"):
     calls: tuple[BaseCall, ...] = ()
     #: Losses that ``backward()`` was called on, or on something made from them.
     losses: tuple[LossCall, ...] = ()
+    #: Losses that are linear in those, without another term that has a gradient.
+    linear: tuple[LossParts, ...] = ()
     #: Calls of the model whose output had a graph; calls of ``backward()``, and those whose graph holds such an output.
     outputs: int = 0
     backwards: int = 0

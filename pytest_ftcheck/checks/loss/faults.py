@@ -420,3 +420,10 @@ COLLAPSED = Fault(
     remedy="try a hundredth of the learning rate, with a warm-up",
     explains=(Symptom.INPUT_LOST,),
 )
+TERM_WITHOUT_GRADIENT = Fault(
+    "term_without_gradient",
+    Rank.ADVICE + 18,
+    "a term of the loss has no gradient: the model does not learn from it",
+    cause="the term was cut off from the weights: detach(), .item(), .data, torch.tensor(...), numpy or no_grad() on the way to it",
+    remedy="compute the term from the outputs or the weights with operations of torch; leave it out where it is only meant for the log",
+)

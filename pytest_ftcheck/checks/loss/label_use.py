@@ -180,7 +180,7 @@ def find_counted_ignored_labels(shape: LossShape) -> Verdict | None:
         return None
     return failure(
         faults.IGNORED_LABELS_COUNT,
-        f"{read} of {ignored} labels of -100 that were looked at count as class {label}: their gradient is that of cross-entropy with this class.",
+        f"{read} of {ignored} labels of -100 that were looked at count as class {label}: they have its cross-entropy's gradient.",
         shape,
         "labels of -100 have no gradient, or that of another term",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core.formatting import percent, plural
+from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..loop.record import LoopCalls, LossCall, all_observed
@@ -17,6 +17,9 @@ LEAST_OWN_LABELS = 0.9
 LEAST_CALLS = 3
 #: The labels of the first iteration, before any step, may all be what the model predicts by luck: accuracy ** rows of the probe's accuracy.
 LUCK = 1e-4
+#: A term without a gradient is remarked on from this share of the others: bfloat16 rounds a loss by up to 0.4 %. It is constant where it
+#: differs by no more than rounding.
+LEAST_REST, SAME_REST = 0.02, 1e-5
 #: Loss function and what it was given -> the fault. A loss on log(softmax(x)) or on scaled logits is none of these.
 _FAULTS: dict[tuple[str, str], Fault] = {
     ("cross_entropy", "softmax"): faults.DOUBLE_SOFTMAX,
@@ -46,6 +49,37 @@ def judge_loss_in_loop(trace: Trace, name: str) -> Verdict | None:
     finders = (_wrong_input, _negated, _labels_of_other_rows)
     found = next((verdict for find in finders if (verdict := find(loop, name)) is not None), None)
     return found or _own_predictions(trace, loop, name)
+
+
+def term_without_gradient(trace: Trace, name: str) -> Verdict | None:
+    """Advice where the loop's loss holds more than the losses of torch, and the rest has no gradient: it changes the number alone."""
+    loop = trace.measured(LoopCalls)
+    if loop is None or len(loop.linear) < LEAST_CALLS:
+        return None
+    shares = [abs(p.without) / abs(p.with_gradient) if p.with_gradient else 0.0 for p in loop.linear]
+    if min(shares) < LEAST_REST or len({p.without > 0 for p in loop.linear}) > 1:
+        return None
+    least, most = min(loop.linear, key=lambda p: p.without), max(loop.linear, key=lambda p: p.without)
+    fixed = most.without - least.without <= SAME_REST * abs(most.without)
+    what = f"always {number(most.without)}" if fixed else f"{number(least.without)} to {number(most.without)}"
+    fault = faults.TERM_WITHOUT_GRADIENT
+    if fixed:
+        fault = fault.because(
+            "a constant is added to the loss, or a penalty on what does not change (frozen weights, the inputs)",
+            "leave it out, or let the penalty be on weights that are trained",
+        )
+    return fault.verdict(
+        name,
+        f"The loop's loss holds a term without a gradient, in {all_observed(len(loop.linear))}: {what}, beside a loss of "
+        f"{number(loop.linear[0].with_gradient)} (iteration {loop.linear[0].iteration}) that is learnt from.",
+        "advice",
+        evidence=tuple(
+            {"iteration": p.iteration, "with a gradient": p.with_gradient, "without": p.without}
+            for p in loop.linear[:3]
+        ),
+        limit=f"what the loss holds beside torch's losses has a gradient, or is less than {percent(LEAST_REST)} of them",
+        measured="the value that backward() was called on, less each of torch's losses times the gradient that arrived at it",
+    )
 
 
 def loss_not_seen(trace: Trace, name: str) -> Verdict | None:

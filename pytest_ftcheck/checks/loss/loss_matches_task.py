@@ -9,7 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults, label_use, logit_response, loss_terms
-from .loss_in_loop import judge_loss_in_loop, loss_not_seen
+from .loss_in_loop import judge_loss_in_loop, loss_not_seen, term_without_gradient
 from .record import LossShape
 from .regression_targets import find_classes_as_numbers
 
@@ -83,6 +83,7 @@ OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
         faults.TEMPERATURE_EXTREME,
         faults.OTHER_TERMS_DROWN,
         faults.LOSS_SCALED_TO_NOTHING,
+        faults.TERM_WITHOUT_GRADIENT,
         faults.CLASSES_AS_NUMBERS,
     ),
     measurements=(LossShape,),
@@ -121,6 +122,8 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
         return numbers
     if not_seen := loss_not_seen(trace, "loss_matches_task"):
         return not_seen
+    if remark := term_without_gradient(trace, "loss_matches_task"):
+        return remark
     return Verdict("loss_matches_task", "pass", _pass_headline(shape), notes=_notes(shape))
 
 
