@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from hostile import WORST
 
 from pytest_ftcheck import example_trace
+from pytest_ftcheck.checks.data.token_record import TokenLabels
+from pytest_ftcheck.checks.data.trained_tokens_record import TokenRow, TrainedTokens
 from pytest_ftcheck.checks.head.ablation_record import Counterfactuals, Outcome, Rewound
 from pytest_ftcheck.core.observations import Histogram, Iteration
 from pytest_ftcheck.reports.session_result import CaseResult, ReportedVerdict, SessionResult
@@ -35,6 +37,22 @@ HOSTILE = (
     "x" * 10_000,
 )
 
+#: A prompt, an answer with its end, and padding, the first of which is taught.
+TRAINED = TrainedTokens(
+    rows=8,
+    tokens={"padding": 18, "special": 8, "prompt": 24, "text": 28},
+    taught={"padding": 9, "special": 8, "prompt": 0, "text": 28},
+    shown=(
+        TokenRow(
+            ids=(31, 45, 1999, 7, 8, 2, 0, 0),
+            kinds=("prompt", "prompt", "prompt", "text", "text", "special", "padding", "padding"),
+            attended=(True,) * 6 + (False,) * 2,
+            taught=(False,) * 3 + (True,) * 4 + (False,),
+            left_out=5,
+        ),
+    ),
+)
+
 
 def whole_trace(**changes):
     """A healthy trace that has something for every chart."""
@@ -54,7 +72,11 @@ def whole_trace(**changes):
             Rewound("base_model.layer.0", 4160, Outcome(0.35, 0.88)),
         ),
     )
-    return dataclasses.replace(trace, tensors=tensors, measurements={"counterfactuals": made}, **changes)
+    measurements = {
+        "counterfactuals": made,
+        "token_labels": TokenLabels(8, 60, 0, trained=TRAINED),
+    }
+    return dataclasses.replace(trace, tensors=tensors, measurements=measurements, **changes)
 
 
 def frozen_head_trace():

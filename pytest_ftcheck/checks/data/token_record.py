@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...core.measurement import Measurement
+from .trained_tokens_record import TrainedTokens
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,5 @@ class TokenLabels(Measurement, probe="token_labels"):
     #: How far away the token is (-1: the one before) -> how much better its id predicts the label than the most frequent label does, as
     #: a share of what is left to predict; on other rows than those it was fitted on. Empty: labels are token ids, or too few.
     explained: dict[int, float] = field(default_factory=dict)
+    #: Which tokens count in the loss; None: not measured.
+    trained: TrainedTokens | None = None

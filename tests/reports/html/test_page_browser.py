@@ -171,6 +171,26 @@ def test_the_bins_of_a_histogram_are_those_of_the_trace(browser, made):
         assert found[-1][1] == histogram.high
 
 
+def test_which_tokens_are_trained_shows_without_colour(browser, made):
+    """Each of the four states has a border or a pattern of its own, and each token says its state to a screen reader."""
+    page = browser.open(made("healthy")).page
+    tokens = page.locator("section.tokens .ids li")
+    looks = tokens.evaluate_all(
+        "(all) => all.map((e) => { const s = getComputedStyle(e);"
+        " return [e.className, s.borderStyle, s.borderWidth, s.backgroundImage !== 'none', s.backgroundColor].join(' ') })"
+    )
+    states = {look.rpartition(" rgb")[0]: look for look in looks[:-1]}
+    assert set(states) == {
+        "untaught attended solid 1px false",
+        "taught attended solid 1px false",
+        "taught hidden dashed 2px true",
+        "untaught hidden dashed 1px true",
+    }
+    assert states["untaught attended solid 1px false"].endswith("rgb(255, 255, 255)")
+    assert tokens.last.inner_text() == "and 5 more"
+    assert "padding, taught, not attended to" in tokens.nth(6).text_content()
+
+
 def test_a_constant_learning_rate_has_a_tick_with_its_value(browser, tmp_path):
     trace = whole_trace()
     steps = tuple(dataclasses.replace(step, lrs=(1e-3,)) for step in trace.steps)

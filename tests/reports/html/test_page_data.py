@@ -434,3 +434,19 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_saved_trace_round_trips_through_json(tmp_path):
     whole_trace().save(tmp_path / "t.json")
     assert Trace.load(tmp_path / "t.json") == whole_trace()
+
+
+def test_which_tokens_are_trained(whole):
+    words = re.sub(r"<[^>]+>", " ", whole[0][whole[0].index("Which tokens are trained</h3>") :])
+    words = " ".join(words.split())
+    for text in (
+        "31 pr , prompt, not taught, attended to",
+        "7 , text, taught, attended to",
+        "2 sp , special, taught, attended to",
+        "0 pad , padding, taught, not attended to",
+        "and 5 more",
+        "padding 18 50 % special 8 100 % prompt 24 0 % text 28 100 %",
+        "Token ids of 1 row of the first batch; shares over 8 rows.",
+    ):
+        assert text in words
+    assert "Which tokens are trained" not in page_of(example_trace())

@@ -14,6 +14,8 @@ from ....instruments.tasks import IGNORED
 from ....instruments.tokens import Tokens, find_tokens
 from ....instruments.undisturbed import quiet
 from ..token_record import TokenLabels
+from ..trained_tokens_record import TrainedTokens
+from .trained_tokens import SHOWN_ROWS, trained_tokens
 
 #: Batches read, and rows whose labels at padding are changed, at most.
 MOST_BATCHES, CHANGED_ROWS = 64, 8
@@ -44,13 +46,20 @@ class TokenLabelsProbe(Probe):
         if not self.batches:
             raise LeftOut("there is not one label a token")
         self.padding_counts: bool | None = None
+        self.trained: TrainedTokens | None = None
 
     def cost(self) -> float:
-        """Two passes over the rows whose labels are changed."""
-        return 2.0 * CHANGED_ROWS
+        """Two passes over the rows whose labels are changed, and one over those that are shown."""
+        return 2.0 * CHANGED_ROWS + SHOWN_ROWS
 
     def before(self) -> None:
-        """Change the labels at the padding, and compare the losses."""
+        """Change the labels at the padding, and compare the losses; find the tokens that count."""
+        self._change_padding()
+        context = self.context
+        read = [(to_device(self.read[0][0], device_of(context.model)), self.read[0][1]), *self.read[1:]]
+        self.trained = trained_tokens(context.model, context.reader, read, padding_counts=self.padding_counts)
+
+    def _change_padding(self) -> None:
         for batch, found in self.read:
             rows = _at_padding(*found).any(1).nonzero().flatten()[:CHANGED_ROWS].tolist()
             if rows:
@@ -67,6 +76,7 @@ class TokenLabelsProbe(Probe):
             at_padding=sum(int(_at_padding(tokens, labels).sum()) for tokens, labels in self.batches),
             padding_counts=self.padding_counts,
             explained={} if ids_are_labels else explained(self.batches),
+            trained=self.trained,
         )
 
     def _read(self, batch: Any) -> tuple[Tokens, torch.Tensor] | None:
