@@ -22,6 +22,7 @@ from ...core.effect import Effect
 from ...core.intent import Intent
 from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
 from ...instruments.batches import split, tensors_in
+from ...instruments.ctc_node import ctc_behind
 from ...instruments.linear_terms import Term, is_linear
 from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import ModelContext, ProbeBase, ProbeContext
@@ -29,7 +30,7 @@ from ...instruments.tokens import find_tokens
 from ...instruments.uncompiled import outside_graphs
 from ...instruments.undisturbed import is_probing, quiet
 from ..inputs.probe.padding import received_mask
-from .record import BaseCall, LoopCalls, LossCall, LossParts
+from .record import BaseCall, CtcCall, LoopCalls, LossCall, LossParts
 
 #: Iterations that are observed: the first ones, and then those at powers of two.
 FIRST = 3
@@ -115,6 +116,7 @@ class LoopProbe(ProbeBase[ModelContext]):
             base_library=seen.base is not None and seen.base.library,
             calls=tuple(seen.calls),
             losses=tuple(dataclasses.replace(call, negated=term.negative()) for call, term in seen.losses),
+            ctc=tuple(seen.ctc),
             linear=tuple(parts for made in seen.linear if (parts := made.parts()) is not None),
             outputs=seen.outputs,
             backwards=seen.backwards,
@@ -156,6 +158,7 @@ class LoopObserver(LoopCallListener):
         self.calls: list[BaseCall] = []
         self.losses: list[tuple[LossCall, Term]] = []
         self.linear: list[_Linear] = []
+        self.ctc: list[CtcCall] = []
         self.outputs = self.backwards = self.reached = self.iteration = 0
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
         self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
@@ -336,6 +339,8 @@ class LoopObserver(LoopCallListener):
                 if reached and loss.dim() == 0 and len(self.linear) < MOST and is_linear(loss.grad_fn, reached):
                     terms = [term for _, term in reached.values()]
                     self.linear.append(_Linear(self.iteration, loss.detach().clone(), terms))
+                if len(self.ctc) < MOST and (given := ctc_behind(loss)) is not None:
+                    self.ctc.append(CtcCall(self.iteration, float(loss.detach()), *given))
             self._forget()
         if self._whole:
             self.iteration += 1

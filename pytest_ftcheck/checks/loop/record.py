@@ -67,6 +67,20 @@ class LossParts:
 
 
 @dataclass(frozen=True)
+class CtcCall:
+    """One loss that ``backward()`` was called on and that was computed from a CTC loss."""
+
+    iteration: int
+    #: Its value; a mean of negative logarithms of probabilities.
+    value: float
+    #: Labels within the target lengths, and how many of them are the blank.
+    targets: int
+    blanks: int
+    #: Largest logarithm, in absolute value, of the sum of the probabilities of a frame: 0 for log-probabilities.
+    log_mass: float
+
+
+@dataclass(frozen=True)
 class LoopCalls(Measurement, probe="loop"):
     """What the loop's own calls were, in a few iterations."""
 
@@ -85,6 +99,8 @@ class LoopCalls(Measurement, probe="loop"):
     losses: tuple[LossCall, ...] = ()
     #: Losses that are linear in those, without another term that has a gradient.
     linear: tuple[LossParts, ...] = ()
+    #: CTC losses.
+    ctc: tuple[CtcCall, ...] = ()
     #: Calls of the model whose output had a graph; calls of ``backward()``, and those whose graph holds such an output.
     outputs: int = 0
     backwards: int = 0

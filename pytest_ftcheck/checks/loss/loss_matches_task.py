@@ -9,6 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults, label_use, logit_response, loss_terms
+from .ctc_in_loop import CTC_BLANK_IN_TARGETS, CTC_ON_LOGITS, judge_ctc
 from .loss_in_loop import judge_loss_in_loop, loss_not_seen, term_without_gradient
 from .record import LossShape
 from .regression_targets import find_classes_as_numbers
@@ -52,6 +53,8 @@ OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
         faults.SOFTMAX_OVER_ONE_OUTPUT,
         faults.LOSS_IGNORES_LOGITS,
         faults.WRONG_TASK,
+        CTC_ON_LOGITS,
+        CTC_BLANK_IN_TARGETS,
         faults.NLL_ON_RAW_LOGITS,
         faults.NLL_ON_PROBABILITIES,
         faults.NLL_ON_SIGMOID,
@@ -102,6 +105,8 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
     >>> check_loss_matches_task(example_trace()).status
     'inconclusive'
     """
+    if wrong := judge_ctc(trace, "loss_matches_task"):
+        return wrong
     if wrong := judge_loss_in_loop(trace, "loss_matches_task"):
         return wrong
     if wrong := loss_terms.find_wrong_outputs(trace):
