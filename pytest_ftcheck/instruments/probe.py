@@ -109,6 +109,14 @@ class ProbeBase(Generic[C]):
         """Leave out what costs rows, for ``reason``, and measure the rest; False: there is no rest, so the probe is left out."""
         return False
 
+    def idle(self, moment: str, number: int) -> bool:  # noqa: ARG002
+        """Whether it has nothing to measure then: what it may not change is neither kept nor restored, which costs more than a small
+        model's step. It may count, and looks at nothing of the user's.
+
+        :param moment: ``iteration``, ``iterated`` or ``stepped``.  :param number: as they get it.
+        """
+        return False
+
     def before(self) -> None:
         """Before the first iteration."""
 
@@ -189,11 +197,11 @@ class ProbeRunner:
 
     def iteration(self, number: int, batch: Any) -> None:
         """Call every probe's `Probe.iteration`."""
-        self._all(lambda e: e.iteration(number, batch), "iteration")
+        self._all(lambda e: e.iteration(number, batch), "iteration", number)
 
     def iterated(self, number: int) -> None:
         """Call every probe's `Probe.iterated`."""
-        self._all(lambda e: e.iterated(number), "iterated")
+        self._all(lambda e: e.iterated(number), "iterated", number)
 
     def loop_begins(self) -> None:
         """Call every probe's `Probe.loop_begins`."""
@@ -205,7 +213,7 @@ class ProbeRunner:
 
     def stepped(self, number: int) -> None:
         """Call every probe's `Probe.stepped`."""
-        self._all(lambda e: e.stepped(number), "stepped")
+        self._all(lambda e: e.stepped(number), "stepped", number)
 
     def after(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Call every probe's `Probe.after`; once ``stop()`` is true, the rest is left out."""
@@ -225,9 +233,11 @@ class ProbeRunner:
                 found[probe.name] = measurement
         return found
 
-    def _all(self, call: Callable[[ProbeBase[Any]], None], moment: str) -> None:
+    def _all(self, call: Callable[[ProbeBase[Any]], None], moment: str, number: int | None = None) -> None:
         for probe in list(self.running):
-            if getattr(type(probe), moment) is not getattr(ProbeBase, moment):
+            if getattr(type(probe), moment) is getattr(ProbeBase, moment):
+                continue
+            if number is None or not probe.idle(moment, number):
                 self._one(probe, call, moment)
 
     def _one(self, probe: ProbeBase[Any], call: Callable[[ProbeBase[Any]], None], moment: str) -> None:

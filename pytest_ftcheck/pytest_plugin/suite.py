@@ -72,8 +72,10 @@ def parametrize_with_checks(
         raise ValueError("checks is empty: expected at least one, or None for all")
     values = []
     for subject in converted:
-        reasons = expected_failures(subject) if callable(expected_failures) else expected_failures
-        reasons = check_reasons("expected_failures", reasons)
+        named, reasons = "expected_failures", expected_failures
+        if callable(reasons):
+            named, reasons = "what expected_failures returned", reasons(subject)
+        reasons = check_reasons(named, reasons)
         values += [
             pytest.param(
                 subject, _check(name, reasons.get(name), by_name=checks is not None), id=f"{subject.name}-check_{name}"

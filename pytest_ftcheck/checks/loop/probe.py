@@ -74,11 +74,14 @@ class LoopProbe(ProbeBase[ModelContext]):
         self.observed: list[int] = []
         self.mask_effect: Effect | None = None
 
+    def idle(self, moment: str, number: int) -> bool:  # noqa: ARG002
+        """In the other iterations."""
+        return not is_due(number)
+
     def iteration(self, number: int, batch: Any) -> None:
-        """Observe this iteration, if it is one of those."""
-        if is_due(number):
-            self.observed.append(number)
-            self.observer.start(number, batch)
+        """Observe this iteration."""
+        self.observed.append(number)
+        self.observer.start(number, batch)
 
     def iterated(self, number: int) -> None:  # noqa: ARG002
         """The loop's own calls of this iteration are over."""

@@ -91,6 +91,10 @@ class DataProbe(Probe):
         if self.logits is not None:
             self.logits.collect()
 
+    def idle(self, moment: str, number: int) -> bool:  # noqa: ARG002
+        """When all batches were read."""
+        return number > 0 and (self.complete or number >= MOST_BATCHES)
+
     def iteration(self, number: int, batch: Any) -> None:
         """Read a stream as it comes."""
         if number == 0 and self._few:

@@ -116,15 +116,19 @@ class ReferenceGradientProbe(Probe):
             self._watching = True
 
     # ------------------------------------------------------------------ around the steps
-    def iteration(self, number: int, batch: Any) -> None:
-        """Recomputes the gradient of this batch, if its step is one to compare."""
-        if not self._watching:
-            return
-        if self._window is None and self._fresh and self._wanted(number):
-            self._window = _Window(self._sample.zeros())
+    def idle(self, moment: str, number: int) -> bool:
+        """Where no step is compared."""
+        if moment == "stepped":
+            self._steps, self._fresh = self._steps + 1, True
+            return self._window is None and not self._handles
+        begins = self._watching and self._window is None and self._fresh and self._wanted(number)
         self._fresh = False
+        return not (begins or (self._watching and self._window is not None))
+
+    def iteration(self, number: int, batch: Any) -> None:
+        """Recomputes the gradient of this batch, for its step is one to compare."""
         if self._window is None:
-            return
+            self._window = _Window(self._sample.zeros())
         try:
             self._recompute(number, to_device(batch, self.context.device))
         except BaseException:
@@ -220,7 +224,6 @@ class ReferenceGradientProbe(Probe):
 
     def stepped(self, number: int) -> None:
         """Compares the gradients of the step just taken."""
-        self._steps, self._fresh = self._steps + 1, True
         self._unhook()
         window, self._window = self._window, None
         if window is None or not self._watching:

@@ -82,22 +82,25 @@ class ModesProbe(Probe):
         self.unmeasured = dict.fromkeys(("training", "evaluation", "evaluate"), reason)
         return True
 
-    def iteration(self, number: int, batch: Any) -> None:
-        """Read the modes."""
+    def idle(self, moment: str, number: int) -> bool:
+        """In the other iterations, and after their steps."""
+        if moment == "stepped":
+            return self.before_step is None
         # with accumulation a step takes several iterations: until there is one, each is observed
         self.due = self.due or number in self.iterations
-        self.before_step = (
-            (number, self.context.model.training, [s.module.training for s in self.sites]) if self.due else None
-        )
+        self.before_step = None
+        return not self.due
+
+    def iteration(self, number: int, batch: Any) -> None:
+        """Read the modes."""
+        self.before_step = number, self.context.model.training, [s.module.training for s in self.sites]
         self.close()
-        if self.due:
-            self.last_pass = LastTrainingPass(self.context.model, self.context.device)
-            self.given = input_checksum(split(batch)[0])
+        self.last_pass = LastTrainingPass(self.context.model, self.context.device)
+        self.given = input_checksum(split(batch)[0])
 
     def stepped(self, number: int) -> None:  # noqa: ARG002
         """Read the modes again: off is what was off before the step and is off after it."""
-        if self.before_step is None:
-            return
+        assert self.before_step is not None
         self.due = False
         if self.last_pass is not None:
             if self.last_pass.random_states is not None:
