@@ -122,6 +122,32 @@ def test_the_padding_token_is_the_end_token(hidden, fault):
     assert check_lm_targets_aligned(finetune(causal_model, batches, steps=1, probes=["lm_targets"])).fault == fault
 
 
+def beside_a_reference(model, batch):
+    """A second pass, from which nothing is learnt, as of a penalty against the old model."""
+    output = model(**batch)
+    with torch.no_grad():
+        model(**batch)
+    return output.loss
+
+
+def from_hidden_states(model, batch):
+    """Logits that are only looked at, as with TRL's losses in chunks."""
+    hidden = model.transformer(batch["input_ids"]).last_hidden_state
+    with torch.no_grad():
+        model(**batch)
+    logits = hidden[:, :-1] @ model.lm_head.weight.T
+    return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+@pytest.mark.trains
+def test_logits_that_nothing_is_learnt_from_are_left_alone():
+    batches = texts(lambda x, g: x.clone())
+    trace = finetune(causal_model, batches, steps=1, probes=["lm_targets"], loss_fn=beside_a_reference)
+    assert check_lm_targets_aligned(trace).status == "pass"
+    trace = finetune(causal_model, batches, steps=1, probes=["lm_targets"], loss_fn=from_hidden_states)
+    assert trace.skipped["lm_targets"] == "the loss is not computed from the model's logits"
+
+
 @pytest.mark.trains
 def test_classes_are_no_vocabulary():
     trace = finetune(tiny_distilbert(), toy_batches(), steps=1, probes=["lm_targets"])

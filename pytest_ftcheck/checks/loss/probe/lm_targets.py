@@ -87,15 +87,24 @@ class LmTargetsProbe(Probe):
 
     def _pushed_up(self, batch: Any) -> torch.Tensor:
         """At each position the id whose logit the loss raises most; -1: no gradient."""
-        outputs: list[torch.Tensor | None] = []
-        hook = self.context.model.register_forward_hook(lambda _m, _a, out: outputs.append(logits_in(out)))
+        outputs: list[torch.Tensor] = []
+
+        def keep(_model: Any, _arguments: Any, output: Any) -> None:
+            logits = logits_in(output)
+            if logits is not None:
+                outputs.append(logits)
+
+        hook = self.context.model.register_forward_hook(keep)
         try:
             loss, _ = self.context.reader.loss(own_copy(batch))
         finally:
             hook.remove()
-        logits = outputs[-1] if outputs else None
-        if logits is None or logits.dim() != 3 or not loss.requires_grad:
+        if not outputs or outputs[-1].dim() != 3 or not loss.requires_grad:
             raise LeftOut("the model's logits could not be found")
+        # a reference model's have no gradient, nor have those of a loss that is computed in chunks, from hidden states
+        logits = next((found for found in reversed(outputs) if found.requires_grad), None)
+        if logits is None:
+            raise LeftOut("the loss is not computed from the model's logits")
         if logits.shape[-1] != self.vocabulary:
             raise LeftOut("the outputs are not the vocabulary")
         (grad,) = torch.autograd.grad(loss, logits, allow_unused=True)
