@@ -213,6 +213,23 @@ FIRST_TOKEN_VARIES = Fault(
     remedy="tokenise with add_special_tokens=True, or average the vectors over the real tokens: "
     "(hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
 )
+INPUTS_UNSCALED = Fault(
+    "inputs_unscaled",
+    Rank.INPUTS + 330,
+    "the inputs are not scaled: their numbers are far too large",
+    cause="raw numbers (pixels of 0 to 255, amounts, counts) enter the first layer, whose initial weights are made for numbers around 1",
+    remedy="standardise the inputs: pixels / 255 and the mean and standard deviation that the model was pretrained with (its image "
+    "processor), (column - mean) / std for each column of a table; or a LayerNorm before the first layer",
+    explains=("initial_loss", Symptom.BLOWS_UP, Symptom.STANDS_STILL),
+)
+INPUTS_HARDLY_VARY = Fault(
+    "inputs_hardly_vary",
+    Rank.INPUTS + 335,
+    "the inputs hardly vary: their numbers are far too small",
+    cause="the inputs were scaled twice (divided by 255, and rescaled again by the image processor), or are in too large a unit",
+    remedy="scale them once (do_rescale=False where they lie between 0 and 1 already), so that their standard deviation is about 1",
+    explains=(Symptom.STANDS_STILL,),
+)
 HEAD_CONSTANT = Fault(
     "head_constant",
     Rank.HEAD + 90,

@@ -12,6 +12,7 @@ from ...core.verdict import Verdict
 from ..learning import weight_of_suspicion
 from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
+from .number_scale import judge_number_scale
 from .other_causes import random_output
 from .record import Inputs, WordsMeasurement
 
@@ -42,6 +43,8 @@ CLEAR_EFFECT_OF_EQUAL_ROWS = 32
         faults.HEAD_CONSTANT,
         faults.OUTPUT_COLLAPSED,
         faults.FIRST_TOKEN_VARIES,
+        faults.INPUTS_UNSCALED,
+        faults.INPUTS_HARDLY_VARY,
     ),
     measurements=(Inputs,),
     shows=(
@@ -57,7 +60,8 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
 
     It fails as well where all rows have one output, which changes with their words, where only the first two words of longer texts
     matter, and where positions or type ids are lost on the way to the base. A head that reads the first token alone, where that is another
-    word in each row, is advice, and a fault where the run does not learn.
+    word in each row, is advice, and a fault where the run does not learn. Numbers that are far too large, or that hardly vary, are a fault
+    where they are the reason.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_output_depends_on_input(example_trace()).status
@@ -81,6 +85,7 @@ def check_output_depends_on_input(trace: Trace) -> Verdict:
         return _judge_same_output(inputs, words, trace, details)
     return (
         _judge_changing_output(words, details)
+        or judge_number_scale(trace, inputs, NAME)
         or _judge_first_tokens(trace, inputs, words[-1])
         or _passed(words, details)
     )

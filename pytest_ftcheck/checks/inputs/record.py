@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ...core.effect import Effect
 from ...core.measurement import Measurement
@@ -170,6 +172,31 @@ class FirstTokens:
 
 
 @dataclass(frozen=True)
+class NumberScale:
+    """The numbers that enter the first layer with weights, and the outputs, as they are and with these numbers standardised."""
+
+    layer: str
+    least: float
+    largest: float
+    mean: float
+    std: float
+    #: Root mean square of the outputs around each row's mean, and their standard deviation over the rows; None: the numbers are of a usual
+    #: scale, and were not standardised.
+    size: float | None = None
+    spread: float | None = None
+    size_standardised: float | None = None
+    spread_standardised: float | None = None
+
+    #: Root mean square from which on numbers are large: standardised ones have 1, pixels of 0 to 255 have 150.
+    LARGE: ClassVar[float] = 10.0
+
+    @property
+    def rms(self) -> float:
+        """Their root mean square."""
+        return math.hypot(self.mean, self.std)
+
+
+@dataclass(frozen=True)
 class Inputs(Measurement, probe="inputs"):
     """What the output depends on: the padding, the other rows of the batch, the words, their order."""
 
@@ -186,5 +213,7 @@ class Inputs(Measurement, probe="inputs"):
     hidden_tokens: HiddenTokens | None = None
     #: None: no token ids were found, or too few rows.
     first_tokens: FirstTokens | None = None
+    #: None: the first layer with weights gets no numbers, or normalises them.
+    number_scale: NumberScale | None = None
     #: ``padding``, ``batch_mates`` or ``words`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

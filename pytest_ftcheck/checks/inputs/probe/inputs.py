@@ -15,11 +15,20 @@ from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tokens import Tokens, find_tokens
 from ....instruments.undisturbed import quiet
-from ..record import BatchMatesMeasurement, FirstTokens, HiddenTokens, Inputs, PaddingMeasurement, WordsMeasurement
+from ..record import (
+    BatchMatesMeasurement,
+    FirstTokens,
+    HiddenTokens,
+    Inputs,
+    NumberScale,
+    PaddingMeasurement,
+    WordsMeasurement,
+)
 from .batch_mates import measure_batch_mates
 from .first_tokens import are_words, count_first_tokens, reads_first_token_alone
 from .forward import Forward, Pass, Sample, rows_equal
 from .hidden_tokens import find_hidden_tokens
+from .number_scale import has_numbers, measure_number_scale
 from .padding import SHORT, config_pad_id, is_large, measure_inversion, measure_padding
 from .words import measure_words
 
@@ -60,13 +69,15 @@ class InputsProbe(Probe):
         self.forward = Forward(context)
         likely = _likely_pad_id(context.model)
         self.hidden_tokens: HiddenTokens | None = find_hidden_tokens(self._searched(), self.declared_id, likely)
+        self.number_scale: NumberScale | None = None
+        self.numbers = self.sample.tokens is None and has_numbers(self.sample.batch)
         self.first_tokens: FirstTokens | None = count_first_tokens(self._searched(), self.declared_id, likely)
 
     def cost(self) -> float:
         """Before: as given, with other batch mates, with other words, with less padding; afterwards the first, the third and shuffled;
-        the rest only where padding has an effect, and one pass where rows begin with different tokens."""
+        the rest only where padding has an effect, one pass where rows begin with different tokens, and two where they are numbers."""
         compared = EFFECTS * EFFECT * self.context.reader.outputs / self.context.row_work
-        return (8.0 + are_words(self.first_tokens) + compared) * len(self.sample.rows) + 4 * SHORT
+        return (8.0 + are_words(self.first_tokens) + 2 * self.numbers + compared) * len(self.sample.rows) + 4 * SHORT
 
     def before(self) -> None:
         """Structure, and what the output depends on, with the first weights."""
@@ -76,6 +87,11 @@ class InputsProbe(Probe):
         with quiet(self.context.model):
             self._compare("before")
             self._follow_first_tokens()
+            if self.numbers:
+                with contextlib.suppress(Exception):  # the user's model may refuse other numbers
+                    self.number_scale = measure_number_scale(
+                        self.forward, take_rows(self.sample.batch, self.sample.rows)
+                    )
 
     def after(self) -> None:
         """What the output depends on, with the last weights."""
@@ -95,6 +111,7 @@ class InputsProbe(Probe):
             rounding=self.rounding,
             hidden_tokens=self.hidden_tokens,
             first_tokens=self.first_tokens,
+            number_scale=self.number_scale,
             unmeasured=dict(self.unmeasured),
         )
 
