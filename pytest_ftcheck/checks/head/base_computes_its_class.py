@@ -9,11 +9,9 @@ from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
 from .base_twin_record import BaseTwin, Difference, TwinComparison
+from .learning import UNKNOWN, learns
 
 NAME = "base_computes_its_class"
-#: p-value of a metric, and share of the class priors' loss, from which the run has learnt: those of `metric_improves` and
-#: `labels_learnable`.
-ALPHA, LEARNT = 0.05, 0.97
 BASE_ALTERED = Fault(
     "base_altered",
     Rank.START + 1,
@@ -60,13 +58,10 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
         return Verdict(NAME, "pass", _agreement(twins.bases), measured=_measured(twins.bases), notes=notes)
     base, first = altered[0], altered[0].first
     assert first is not None
-    learns = _learns(trace)
-    status: Status = "fail" if learns is False else "advice"
-    if learns is None:
-        notes = (
-            *notes,
-            "whether the run learns is not known: there is no metric with a baseline, and no loss on a probe",
-        )
+    learnt = learns(trace)
+    status: Status = "fail" if learnt is False else "advice"
+    if learnt is None:
+        notes = (*notes, UNKNOWN)
     return BASE_ALTERED.with_details(changes=_changes(base, first)).verdict(
         NAME,
         f"{base.base} does not compute what {base.class_name} computes: {_where(first)}. {_whole(base)}",
@@ -114,19 +109,3 @@ def _changes(base: TwinComparison, first: Difference) -> str:
     inside = first.module if first.kind == "output" else first.module.rpartition(".")[0]
     place = inside or base.class_name
     return f"in {place}, by neither a hook, a replaced function nor an attribute; a buffer, a config field or a global function may be"
-
-
-def _learns(trace: Trace) -> bool | None:
-    """Whether a metric beats its baseline, or the loss ends below the class priors'; None: neither is known."""
-    known: list[bool] = []
-    for m in trace.metrics:
-        if m.baseline is not None:
-            known.append(m.last > m.baseline and (m.p_value is None or m.p_value <= ALPHA))
-    probe = trace.probe_loss
-    if probe is not None and probe.points:
-        first, last = probe.points[0], probe.points[-1]
-        if probe.prior_entropy and last.reference is not None:
-            known.append(last.reference < LEARNT * probe.prior_entropy)
-        elif first.loss > 0:
-            known.append(last.loss < LEARNT * first.loss)
-    return any(known) if known else None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from ...core.formatting import block_of, number, plural
+from ...core.formatting import block_of, clean, number, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Stage, check, declared_not_measured, not_measured
 from . import faults
+from .learning import UNKNOWN, learns
 from .record import Differing, Pretrained
 
 NAME = "pretrained_kept"
 #: Kinds of difference that a healthy start explains.
 HARMLESS = ("rounded", "close", "resized")
+#: Kinds that neither training nor an initialiser leaves behind; a constant is judged by `_is_edit`.
+EDITS = ("scaled", "shifted", "scaled and shifted", "refilled", "shuffled", "misplaced")
 #: Share of the declared base tensors that counts as all of it: some biases start at zero in any checkpoint.
 WHOLE = 0.9
 _DIFFERENCES = {
@@ -44,6 +48,7 @@ _FAULTS = {
     "misplaced": faults.PRETRAINED_MISPLACED,
     "changed": faults.PRETRAINED_CHANGED,
 }
+_MEASURED_NAMED = "every parameter of the base against the file, before the first step"
 _MEASURED = "every declared tensor against the parameter of that name before the first step"
 
 
@@ -69,6 +74,10 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
     values in another order (transposed), times a factor, plus a constant, or reset to one. Tensors of the head are noted, not judged: a
     checkpoint usually gets a new head.
 
+    Where nothing is declared, the checkpoint that a library base's config names is read, if it lies on this machine and most tensors are
+    its own bit for bit. Then only values count that neither training nor an initialiser leaves behind (scaled, shifted, shuffled, of
+    another tensor, a constant); they are a fault where the run does not learn, else advice.
+
     >>> from pytest_ftcheck import example_trace
     >>> check_pretrained_kept(example_trace()).status
     'inconclusive'
@@ -78,6 +87,8 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
         return not_measured(NAME, trace, Pretrained)
     if found.error is not None:
         return declared_not_measured(NAME, trace, Pretrained, found.error)
+    if found.named is not None:
+        return _against_named(found, trace)
     faulty = [d for d in found.differing if d.part != "head" and d.kind not in HARMLESS]
     if not faulty:
         kept = found.equal + sum(d.kind in HARMLESS for d in found.differing)
@@ -102,6 +113,37 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
         measured=_MEASURED,
         notes=_notes(found),
     )
+
+
+def _against_named(found: Pretrained, trace: Trace) -> Verdict:
+    """Nothing was declared: a start from later training or with new top layers is none of our business, but edited values are."""
+    edited = [d for d in found.differing if d.part != "head" and _is_edit(d)]
+    where = f"the checkpoint that the base's config names ({clean(found.named or '')})"
+    if not edited:
+        others = tuple(d.name for d in found.differing if d.kind not in HARMLESS)
+        notes = (f"{plural(len(others), 'tensor')} start otherwise, and not by an edit: {others[0]}",) if others else ()
+        headline = f"{found.equal} of {plural(found.compared, 'tensor')} start with the values of {where}, bit for bit."
+        return Verdict(NAME, "pass", headline, measured=_MEASURED_NAMED, notes=notes)
+    learnt = learns(trace)
+    kind = _decisive_kind(edited)
+    alike = [d for d in edited if d.kind in (kind, "constant")]
+    fault = _explain(kind, alike, trace.head, whole=False, initializer_range=None)
+    return replace(fault, confidence="likely").verdict(
+        NAME,
+        f"{len(edited)} of {plural(found.compared, 'tensor')} do not start with the values of {where}: {alike[0].name} is "
+        f"{_DIFFERENCES[alike[0].kind]}{_difference(alike[0])}.",
+        "fail" if learnt is False else "advice",
+        evidence=_rows(edited),
+        measured=_MEASURED_NAMED,
+        notes=(UNKNOWN,) if learnt is None else (),
+    )
+
+
+def _is_edit(d: Differing) -> bool:
+    """Whether neither training nor an initialiser gives such values; norms are initialised to 1 and biases to 0."""
+    if d.kind != "constant":
+        return d.kind in EDITS
+    return len(d.shape) > 1 or not (d.mean == 1 or (d.mean == 0 and d.name.endswith("bias")))
 
 
 def _decisive_kind(faulty: Sequence[Differing]) -> str:

@@ -125,6 +125,8 @@ class Pretrained(Measurement, probe="pretrained"):
     initializer_range: float | None = None
     #: Why they could not be compared; None: they could.
     error: str | None = None
+    #: Nothing was declared: the values are those of the checkpoint that the base's config names.
+    named: str | None = None
 
 
 @dataclass(frozen=True)

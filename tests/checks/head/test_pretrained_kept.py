@@ -109,3 +109,34 @@ def test_wording():
         "  limit: |w - declared| / |declared| <= 0.05 for every base tensor; casting to bf16 and back gives 0.002\n"
         "  measured: every declared tensor against the parameter of that name before the first step"
     )
+
+
+@pytest.mark.parametrize(
+    ("differing", "status"),
+    [
+        (replace(LOST, kind="scaled"), "advice"),
+        (replace(LOST, kind="constant", mean=0.0), "advice"),
+        (replace(LOST, kind="unrelated"), "pass"),
+        (replace(LOST, kind="changed"), "pass"),
+        (replace(LOST, name="base.norm.weight", kind="constant", shape=(64,), mean=1.0), "pass"),
+        (replace(LOST, name="base.lin.bias", kind="constant", shape=(64,), mean=0.0), "pass"),
+        (replace(LOST, name="base.norm.weight", kind="constant", shape=(64,), mean=0.0), "advice"),
+        (replace(LOST, kind="scaled", part="head"), "pass"),
+    ],
+)
+def test_against_the_checkpoint_that_the_config_names(differing, status):
+    """The example's run learns: edits are advice there, and later training or new layers are none."""
+    v = verdict(differing, named="bert-base-uncased")
+    assert v.status == status
+    assert "bert-base-uncased" in v.headline
+
+
+def test_an_edit_is_a_fault_where_the_run_does_not_learn():
+    trace = example_trace()
+    points = tuple(replace(p, loss=1.1, reference=1.1) for p in trace.probe_loss.points)
+    found = Pretrained(10, 9, (replace(LOST, kind="scaled"),), named="bert-base-uncased")
+    lost = replace(
+        trace, probe_loss=replace(trace.probe_loss, points=points), metrics=(), measurements={"pretrained": found}
+    )
+    v = check_pretrained_kept(lost)
+    assert (v.status, v.fault) == ("fail", "pretrained_scaled")

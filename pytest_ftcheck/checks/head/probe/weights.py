@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from ....instruments.probe import OUT_OF_BUDGET, LeftOut, ModelContext, ModelPro
 from ....instruments.sharded_tensors import is_sharded
 from ..record import HeadWeights, Layer, Pretrained
 from .layers import describe_layer, linear_layers, matrix_of
+from .named_checkpoint import named_checkpoint
 from .pretrained import compare
 
 #: Why whole matrices are not read.
@@ -19,20 +21,24 @@ SHARDED = "the parameters are sharded over the ranks, and this rank holds parts 
 
 
 class PretrainedProbe(ModelProbe):
-    """Compare the parameters with the declared pretrained values, before the run."""
+    """Compare the parameters with the declared pretrained values, or with the checkpoint that the base's config names, before the run."""
 
     name = "pretrained"
     order = 1
 
     def __init__(self, context: ModelContext) -> None:
         super().__init__(context)
-        if context.intent.pretrained is None:
-            raise LeftOut("no pretrained values were declared (Intent(pretrained=...))")
+        declared = context.intent.pretrained
+        self.named = named_checkpoint(context.model) if declared is None else None
         self.found: Pretrained | None = None
 
     def before(self) -> None:
         """Compare."""
         context = self.context
+        if self.named is not None:
+            self.found = replace(compare(context.model, self.named, context.head), named=self.named.named)
+            self.named = None  # the file is closed
+            return
         assert context.intent.pretrained is not None
         own_range = initializer_range(context.model)
         try:
