@@ -28,6 +28,8 @@ BALANCED, EVEN = 1.5, 0.01
 TOKENS_APART = 0.35
 #: One id whose share of the tokens is this much higher in the held-out rows: the most common word of English text has 5 to 7 %.
 ONE_ID = 0.2
+#: Where one id is this share of the held-out tokens, hardly anything is left to predict from.
+MOST_ONE_ID = 0.6
 #: Standard deviations of random divisions by which a distance must exceed their mean; and embedding tables below this are alphabets.
 CLEAR, MIN_VOCABULARY = 6.0, 100
 
@@ -40,6 +42,8 @@ class Apart:
     headline: str
     limit: str
     evidence: tuple[dict[str, Any], ...] = ()
+    #: It explains a run that learns and whose metric on these rows is no better than chance.
+    decisive: bool = False
 
 
 def held_out_apart(trace: Trace) -> tuple[Apart, ...]:
@@ -138,6 +142,7 @@ def _tokens(data: Data) -> Apart | None:
             f"Id {shift.risen} is {percent(shift.risen_to)} of the held-out tokens and {percent(shift.risen_from)} of the training tokens.",
             limit,
             evidence,
+            decisive=shift.risen_to >= MOST_ONE_ID,
         )
     if shift.excess < TOKENS_APART:
         return None

@@ -7,7 +7,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
-from .held_out import HELD_OUT_ALPHA, better_than_chance
+from .held_out import HELD_OUT_ALPHA, better_than_chance, loss_fell
 from .record import Data, Dependence
 
 NAME = "labels_learnable"
@@ -22,8 +22,6 @@ CLEAR = 6.0
 #: Standard deviations of permuted labels from which on a metric on held-out rows overrules the tests on the training rows: the p-value
 #: of a run that learnt nothing is 0.01, the least that 99 permutations can give, once in a hundred runs; 3.5 are one in four thousand.
 HELD_OUT_DEVIATIONS = 3.5
-#: Loss at the end over the class prior's (or over the first loss) below which the run learnt.
-LEARNT = 0.97
 LIMIT = f"p <= {ALPHA:g} in one comparison, or a metric on held-out rows better than chance (p <= {HELD_OUT_ALPHA:g})"
 
 
@@ -153,20 +151,9 @@ def _undecided(trace: Trace) -> tuple[str, str] | None:
             f"a metric on held-out rows is better than chance, but by less than {HELD_OUT_DEVIATIONS:g} standard deviations",
             "run more steps, or pass more held-out rows (eval_batches=)",
         )
-    if _loss_fell(trace) and not any(m.source == "held-out rows" for m in trace.metrics):
+    if loss_fell(trace) and not any(m.source == "held-out rows" for m in trace.metrics):
         return (
             "the loss fell, but without held-out rows learning cannot be distinguished from memorising",
             "pass held-out rows (eval_batches=)",
         )
     return None
-
-
-def _loss_fell(trace: Trace) -> bool:
-    """The probe's loss ends clearly below the class prior's, or (without a prior) below the first."""
-    probe = trace.probe_loss
-    if probe is None or not probe.points:
-        return False
-    first, last = probe.points[0], probe.points[-1]
-    if probe.prior_entropy is not None and last.reference is not None:
-        return last.reference < LEARNT * probe.prior_entropy
-    return last.loss < LEARNT * first.loss

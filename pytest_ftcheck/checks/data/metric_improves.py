@@ -16,6 +16,7 @@ from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
 from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
+from .held_out import loss_fell
 from .held_out_apart import held_out_apart
 
 NAME = "metric_improves"
@@ -113,8 +114,9 @@ class _Judged:
             "the same rows before and after the run, dropout off" if self.metric.rows else "the user's own evaluate()"
         )
 
-    def verdict(self, status: Status, headline: str, *causes: str, remedy: str) -> Verdict:
-        return Verdict(NAME, status, headline, _evidence(self.metric), self.limit, causes, remedy, self.measured)
+    def verdict(self, status: Status, headline: str, *causes: str, remedy: str, fault: str = "") -> Verdict:
+        evidence = _evidence(self.metric)
+        return Verdict(NAME, status, headline, evidence, self.limit, causes, remedy, self.measured, fault=fault)
 
     def passed(self, *notes: str, limit: str | None = None) -> Verdict:
         return Verdict(NAME, "pass", self.scores, limit=limit or self.limit, measured=self.measured, notes=notes)
@@ -142,16 +144,27 @@ def _judge(judged: _Judged) -> Verdict:
 
 
 def _with_split(judged: _Judged, verdict: Verdict) -> Verdict:
-    """The verdict with what tells held-out from training rows among its causes; where a metric got worse on such rows, that comes first."""
+    """The verdict with what tells held-out from training rows among its causes; where a metric got worse on such rows, that comes first.
+
+    Where nearly all held-out tokens are one id that the training rows do not have, and the model learns those, it is a failure.
+    """
     if verdict.status not in ("fail", "inconclusive") or judged.metric.source == "training rows":
         return verdict
     apart = held_out_apart(judged.trace)
     if not apart:
         return verdict
-    causes = tuple(f"{a.headline.rstrip('.')}: {a.fault.cause}" for a in apart)
-    fault = apart[0].fault.name if verdict.status == "fail" and _dropped(judged.metric) else verdict.fault
-    remedy = f"{apart[0].fault.remedy}; {verdict.remedy}" if verdict.remedy else apart[0].fault.remedy
-    return dataclasses.replace(verdict, fault=fault, causes=(*causes, *verdict.causes), remedy=remedy)
+    first, m = apart[0], judged.metric
+    blind = first.decisive and m.p_value is not None and m.p_value > judged.alpha and loss_fell(judged.trace)
+    if blind:
+        fault, headline = first.fault, f"{first.headline} {verdict.headline}"
+        return judged.verdict("fail", headline, fault.cause, *verdict.causes, remedy=fault.remedy, fault=fault.name)
+    worse = verdict.status == "fail" and _dropped(m)
+    return dataclasses.replace(
+        verdict,
+        fault=first.fault.name if worse else verdict.fault,
+        causes=(*(f"{a.headline.rstrip('.')}: {a.fault.cause}" for a in apart), *verdict.causes),
+        remedy=f"{first.fault.remedy}; {verdict.remedy}" if verdict.remedy else first.fault.remedy,
+    )
 
 
 def _judge_exchange(trace: Trace) -> Verdict | None:

@@ -61,7 +61,7 @@ def term_without_gradient(trace: Trace, name: str) -> Verdict | None:
         return None
     least, most = min(loop.linear, key=lambda p: p.without), max(loop.linear, key=lambda p: p.without)
     fixed = most.without - least.without <= SAME_REST * abs(most.without)
-    what = f"always {number(most.without)}" if fixed else f"{number(least.without)} to {number(most.without)}"
+    what = f"always {number(most.without)}" if fixed else f"{number(least.without, 6)} to {number(most.without, 6)}"
     fault = faults.TERM_WITHOUT_GRADIENT
     if fixed:
         fault = fault.because(

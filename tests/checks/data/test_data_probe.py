@@ -12,6 +12,7 @@ from torch import nn
 from pytest_ftcheck import (
     check_batches_sound,
     check_labels_learnable,
+    check_metric_improves,
     check_metric_matches_reference,
     check_no_leak,
     diagnose,
@@ -485,6 +486,17 @@ def test_held_out_rows_unlike_the_training_rows(held_out, fault):
     trace = run(texts(change=kept([8, 2])), eval_batches=texts(**{"n": 96, "seed": 5, **held_out}))
     verdict = check_batches_sound(trace)
     assert (verdict.status, verdict.fault) == ("advice" if fault else "pass", fault)
+
+
+@pytest.mark.parametrize(("change", "fault"), [(in_capitals, "tokens_apart"), (None, "")])
+def test_an_evaluation_that_is_tokenised_otherwise(change, fault):
+    torch.manual_seed(0)
+    held_out = texts(96, seed=5, change=change)
+    trace = finetune(
+        Bag(), texts(), eval_batches=held_out, steps=40, lr=1e-2, head="classifier", probes=(*PROBES, "loss")
+    )
+    verdict = check_metric_improves(trace)
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
 
 
 def shuffled_copies(batches, times):

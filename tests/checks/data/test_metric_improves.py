@@ -361,6 +361,18 @@ def test_held_out_rows_unlike_the_training_rows(data, fault, words):
     assert judge_split(data, ACCURACY) == judge(ACCURACY)  # advice of batches_sound, where the metric is fine
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.6, "fail"), (0.59, "inconclusive")])
+def test_held_out_words_that_became_the_unknown_token(share, status):
+    lost = replace(UNKNOWN, token_shift=replace(SHIFT, distance=0.7, risen=100, risen_to=share))
+    verdict = judge_split(lost, NOT_YET)
+    assert (verdict.status, verdict.fault) == (status, "tokens_apart" if status == "fail" else "")
+    assert verdict.headline.startswith("Id 100 is 60 % of the held-out tokens") == (status == "fail")
+    assert judge_split(lost, ACCURACY).status == "pass"
+    points = tuple(replace(p, reference=0.69) for p in GOOD.probe_loss.points)
+    unlearnt = replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=points), metrics=(NOT_YET,))
+    assert check_metric_improves(replace(unlearnt, measurements={"data": lost})).status == "inconclusive"
+
+
 def test_rows_of_one_kind_change_nothing():
     for metric in (WORSE_THAN_BEFORE, NOT_YET, ACCURACY):
         assert judge_split(SAME, metric) == judge(metric)
