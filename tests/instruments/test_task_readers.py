@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pytest_ftcheck import TaskReader, Trace, check_metric_improves, diagnose, finetune, register_task
 from pytest_ftcheck.instruments.field_metrics import entities, entity_f1, entity_scheme, exact_match, perplexity
 from pytest_ftcheck.instruments.fixed_rows import joined
-from pytest_ftcheck.instruments.task_readers.registered import forget_task, reader_of, registered_tasks, tasks_alone
+from pytest_ftcheck.instruments.task_readers.registered import reader_of, registered_tasks, tasks_alone
 from pytest_ftcheck.instruments.tiny_architectures import tiny
 from pytest_ftcheck.instruments.tiny_tasks import batches_for
 
@@ -264,7 +264,7 @@ def test_an_executors_workers_get_it_too():
     from pytest_ftcheck.training.seeds_on_executor import _tasks, train_seed
 
     sent = packed({"model": Ranker, "batches": queries(1), "recipe": Recipe(steps=1), "probes": ["loss"], **_tasks()})
-    forget_task("relevance")
-    found = train_seed(unpacked(sent), finetune, {"seed": 0, "steps": 1, "probes": None})
+    with tasks_alone([]):
+        found = train_seed(unpacked(sent), finetune, {"seed": 0, "steps": 1, "probes": None})
+        assert not registered_tasks()
     assert Trace.from_json(found["trace"]).reading.reader == "relevance"
-    assert not registered_tasks()

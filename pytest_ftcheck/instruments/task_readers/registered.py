@@ -71,7 +71,6 @@ def register_task(reader: R) -> R:
     >>> reading = finetune(Rater(), [{"x": x, "stars": 3 + x[:, 0]}], steps=2).reading
     >>> reading.reader, reading.labels, reading.loss
     ('rating', 'stars from 1 to 5', 'mean squared error')
-    >>> forget_task("rating")
     """
     made = reader() if isinstance(reader, type) and issubclass(reader, TaskReader) else reader
     if not isinstance(made, TaskReader):
@@ -86,11 +85,6 @@ def register_task(reader: R) -> R:
     _THEIRS.pop(made.name, None)
     _THEIRS[made.name] = made
     return reader
-
-
-def forget_task(name: str) -> None:
-    """Undo `register_task`; nothing where no task has that name."""
-    _THEIRS.pop(name, None)
 
 
 @contextlib.contextmanager
