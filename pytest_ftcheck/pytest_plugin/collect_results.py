@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -40,8 +41,8 @@ class Report(Protocol):
 class CollectedTrace:
     """A trace for the HTML page."""
 
-    #: As `reports.html.compressed_trace.pack` makes it.
-    packed: str
+    #: Reads it, as `reports.html.compressed_trace.pack` made it.
+    packed: Callable[[], str]
     #: The tests that measured or judged it.
     tests: tuple[CaseResult, ...]
     #: What those tests concluded from it: the worst verdict of each check.
@@ -195,10 +196,14 @@ class ResultCollector:
             for digest, concluded in case.verdicts_by_trace.items():
                 tests.setdefault(digest, []).append(found)
                 verdicts.setdefault(digest, []).extend(concluded)
+
+        def read(digest: str) -> str:
+            return self._traces.get(digest) or stored(digest) or ""
+
         return tuple(
-            CollectedTrace(packed, tuple(tests[digest]), worst_of_each_check(verdicts[digest]))
+            CollectedTrace(functools.partial(read, digest), tuple(tests[digest]), worst_of_each_check(verdicts[digest]))
             for digest in tests
-            if (packed := self._traces.get(digest) or stored(digest)) is not None
+            if read(digest)
         )
 
 

@@ -74,11 +74,10 @@ def _content(form: str, result: SessionResult, prefix: str, traces: Sequence[Col
 
         return sarif(result, prefix)
     if form == "html":
-        from ..reports.html.compressed_trace import unpack
         from ..reports.html.page import page
         from ..reports.html.views import FineTune
 
-        fine_tunes = [FineTune(unpack(t.packed), tests=t.tests, packed=t.packed, verdicts=t.verdicts) for t in traces]
+        fine_tunes = [FineTune(None, tests=t.tests, packed=t.packed, verdicts=t.verdicts) for t in traces]
         return page(fine_tunes, result)
     from ..reports.gitlab import gitlab
 

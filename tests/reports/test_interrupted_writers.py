@@ -45,7 +45,7 @@ OLD = "the old file, which is longer than nothing\n"
 
 def report(form):
     def write(path):
-        traces = [CollectedTrace(pack(TRACE).text, (CASE,), ())] if form == "html" else []
+        traces = [CollectedTrace(lambda: pack(TRACE).text, (CASE,), ())] if form == "html" else []
         done = write_reports(SESSION, {form: path}, root=path.parent, github=False, traces=traces)
         # an exception while a report is written is a warning, for it must not cost the results of the tests
         assert done.files or "Boom" in done.warnings[0] or "was not written" in done.warnings[0]

@@ -79,18 +79,16 @@ def thinned(trace: Trace) -> Trace:
     return dataclasses.replace(trace, recorded=trace.recorded[::2], tensors=tensors)
 
 
-def pack_all(traces: Sequence[Trace], known: Sequence[str] = (), most: int = EMBEDDED) -> list[Packed]:
-    """All of them within ``most`` characters: large traces may use what small ones leave.
+def pack_all(texts: Sequence[Callable[[], str]], most: int = EMBEDDED) -> list[Packed]:
+    """All packed traces within ``most`` characters: large traces may use what small ones leave. One is in memory at a time.
 
-    :param known: the packed text of each, where known; else empty.
+    :param texts: read a packed trace each, as from `pack`.
     """
-    before = known or [""] * len(traces)
-    found = [Packed(text) if text else pack(trace) for trace, text in zip(traces, before, strict=True)]
-    left, waiting = most, sorted(range(len(found)), key=lambda i: len(found[i].text))
+    lengths, found = [len(text()) for text in texts], [Packed("")] * len(texts)
+    left, waiting = most, sorted(range(len(found)), key=lengths.__getitem__)
     for place, i in enumerate(waiting):
-        share = left // (len(waiting) - place)
-        if len(found[i].text) > share:
-            found[i] = pack(traces[i], share)
+        share, text = left // (len(waiting) - place), texts[i]()
+        found[i] = Packed(text) if len(text) <= share else pack(unpack(text), share)
         left -= len(found[i].text)
     return found
 

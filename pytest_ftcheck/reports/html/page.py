@@ -18,7 +18,7 @@ from ...core.trace import Trace
 from . import missing
 from .compressed_trace import pack_all
 from .escaping import clean, script_safe
-from .views import FineTune, Section, overview, rows, sections_of, sorted_verdicts
+from .views import FineTune, Section, one_at_a_time, overview, rows, sections_of, sorted_verdicts
 
 if TYPE_CHECKING:
     from ..session_result import SessionResult
@@ -42,9 +42,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
 
     sections = sections_of(fine_tunes)
     shown = sections[:MOST]
-    for section, packed in zip(
-        shown, pack_all([s.trace for s in shown], [s.fine_tune.packed for s in shown]), strict=True
-    ):
+    for section, packed in zip(shown, pack_all([s.fine_tune.text for s in shown]), strict=True):
         section.packed = Markup(packed.text)  # base64 needs no escaping, and must not be shortened
         section.every = packed.every
     library, script = _library(), _enclosed(_text("charts.js") + _text("page.js"))
@@ -56,7 +54,7 @@ def page(fine_tunes: Sequence[FineTune], session: SessionResult | None = None, t
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else clean(value),
     )
-    environment.globals |= {"rows": rows, "sorted_verdicts": sorted_verdicts}
+    environment.globals |= {"rows": rows, "sorted_verdicts": sorted_verdicts, "one_at_a_time": one_at_a_time}
     summary = overview(sections, session)
     text: str = environment.get_template("page.html").render(
         title=title or summary.headline,

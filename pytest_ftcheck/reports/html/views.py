@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..session_diagnosis import diagnosis_of
 from ..sparkline import polylines
 from .chart import Chart
 from .charts import charts
+from .compressed_trace import pack, unpack
 from .tokens import TokenPicture, token_picture
 
 if TYPE_CHECKING:
@@ -41,19 +43,30 @@ POINTS = 60
 class FineTune:
     """One run, and the tests that measured or judged it."""
 
-    trace: Trace
+    #: None: it is in ``packed``, and is unpacked where it is needed, so that a page of many runs has one in memory.
+    trace: Trace | None
     #: Empty: named after its tests.
     name: str = ""
     tests: tuple[CaseResult, ...] = ()
-    #: The trace as `compressed_trace.pack` gives it; empty: not packed yet.
-    packed: str = ""
+    #: The trace as `compressed_trace.pack` gives it; None: not packed yet.
+    packed: Callable[[], str] | None = None
     #: What those tests concluded of it, one a check; empty: no test judged it.
     verdicts: tuple[Verdict, ...] = ()
 
+    def read(self) -> Trace:
+        """The trace."""
+        if self.trace is not None:
+            return self.trace
+        return unpack(self.text())
+
+    def text(self) -> str:
+        """The trace, packed."""
+        return self._own_text if self.packed is None else self.packed()
+
     @cached_property
-    def diagnosis(self) -> Diagnosis:
-        """What the session concluded; where it did not judge the run, all checks."""
-        return diagnosis_of(self.trace, self.verdicts)
+    def _own_text(self) -> str:
+        assert self.trace is not None
+        return pack(self.trace).text
 
 
 @dataclass
@@ -67,16 +80,29 @@ class Section:
     packed: str = ""
     #: Its tensors' series hold every so many recorded steps.
     every: int = 1
+    _trace: Trace | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Section]:
+        """Inside, the trace and what is drawn of it are in memory."""
+        self._trace = self.fine_tune.read()
+        try:
+            yield self
+        finally:
+            self._trace = None
+            for name in ("charts", "explanation", "verdicts"):
+                vars(self).pop(name, None)
 
     @property
     def trace(self) -> Trace:
-        """The run."""
-        return self.fine_tune.trace
+        """The run; inside `opened`."""
+        assert self._trace is not None
+        return self._trace
 
-    @property
+    @cached_property
     def diagnosis(self) -> Diagnosis:
-        """Its verdicts and causes."""
-        return self.fine_tune.diagnosis
+        """What the session concluded; where it did not judge the run, all checks."""
+        return diagnosis_of(self.trace, self.fine_tune.verdicts)
 
     @property
     def health(self) -> str:
@@ -176,12 +202,12 @@ class Section:
             found.append((one_line(metric.name, 24), f"{number(metric.first)} → {number(metric.last)}{against}"))
         return tuple(found)
 
-    @property
+    @cached_property
     def head_still(self) -> str:
         """``frozen`` or ``did not move``; empty: it moved, or there is none."""
         return head_state(self.trace)
 
-    @property
+    @cached_property
     def open_question(self) -> str:
         """Whether a frozen head is intended; empty: it is not frozen, it is declared, or a check failed."""
         if self.health == "unhealthy" or not undeclared(self.trace, self.head_still):
@@ -328,10 +354,19 @@ def _headline(sections: Sequence[Section], worst: str, count: int) -> str:
 def sections_of(fine_tunes: Sequence[FineTune]) -> list[Section]:
     """A section each: the unhealthy ones first, healthy ones with an open question before the others, else in the order given."""
     found = [Section(f, "", name) for f, name in zip(fine_tunes, names(fine_tunes), strict=True)]
+    for section in one_at_a_time(found):
+        _ = section.diagnosis, section.open_question, section.facts, section.spark  # what the overview shows is kept
     found.sort(key=lambda section: (WORST_FIRST.index(section.health), not section.open_question))
     for place, section in enumerate(found, 1):
         section.id = f"run-{place}"
     return found
+
+
+def one_at_a_time(sections: Iterable[Section]) -> Iterator[Section]:
+    """Each section, with its trace in memory until the next one comes."""
+    for section in sections:
+        with section.opened():
+            yield section
 
 
 def names(fine_tunes: Sequence[FineTune]) -> list[str]:

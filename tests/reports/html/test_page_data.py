@@ -392,10 +392,11 @@ class TestPacked:
         assert [v.status for v in diagnose(thinned(long)).verdicts] == [v.status for v in diagnose(long).verdicts]
 
     def test_all_stay_within_the_limit_and_the_small_stay_whole(self):
-        one = len(pack(example_trace()).text)
-        found = pack_all([example_trace()] * 3, most=2 * one + one // 2)
+        text = pack(example_trace()).text
+        one, texts = len(text), [lambda: text] * 3
+        found = pack_all(texts, most=2 * one + one // 2)
         assert sum(len(p.text) for p in found) <= 2 * one + one // 2
-        assert [p.every for p in pack_all([example_trace()] * 3, most=3 * one)] == [1, 1, 1]
+        assert [p.every for p in pack_all(texts, most=3 * one)] == [1, 1, 1]
 
     def test_each_trace_is_sent_once(self):
         sender, trace, other = TraceSender(), example_trace(), example_trace(seconds=2.0)
