@@ -26,12 +26,13 @@ def judge_hidden_tokens(trace: Trace, inputs: Inputs, name: str) -> Verdict | No
     share = percent(found.hidden / found.tokens)
     fault = faults.MASK_HIDES_TOKENS.with_details(share=share, pad_id=found.pad_id, source=_SOURCES[found.source])
     shown = f", and shows {plural(found.padding_shown, 'padding token')}" if found.padding_shown else ""
+    mask = "The mask that the base receives" if found.of_base else "The attention mask"
     return fault.verdict(
         name,
-        f"The attention mask hides {found.hidden:,} of {plural(found.tokens, 'real token')} ({share}), in "
-        f"{found.rows_with_hidden} of {plural(found.rows, 'row')}{shown}: the model never reads them.",
+        f"{mask} hides {found.hidden:,} of {plural(found.tokens, 'real token')} ({share}), in {found.rows_with_hidden} of "
+        f"{plural(found.rows, 'row')}{shown}: the model never reads them.",
         weight_of_suspicion(trace),
         limit=f"at most {percent(MOST_HIDDEN)} of the tokens whose id is not {found.pad_id}; a fault only in a run that does not learn",
-        measured="ids and mask of the first batches; no model involved",
+        measured="a call of the base" if found.of_base else "ids and mask of the first batches; no model involved",
         notes=("tokens may be hidden on purpose, as an augmentation",),
     )

@@ -156,6 +156,8 @@ class HiddenTokens:
     hidden: int
     #: Padding that the mask does not hide.
     padding_shown: int = 0
+    #: The mask is the one that the base received, and not that of the batch.
+    of_base: bool = False
 
 
 @dataclass(frozen=True)

@@ -118,26 +118,48 @@ def test_whether_a_run_learns_without_metrics():
     assert weight_of_suspicion(replace(trace, probe_loss=None)) == "advice"
 
 
+class Model(torch.nn.Module):
+    def __init__(self, mask=lambda ids, mask: mask):
+        super().__init__()
+        tiny = tiny_distilbert(seed=0, n_layers=1, dim=16, hidden_dim=16)
+        self.base_model, self.classifier, self.mask = tiny.base_model, tiny.classifier, mask
+
+    def forward(self, input_ids, attention_mask):
+        mask = self.mask(input_ids, attention_mask)
+        return self.classifier(self.base_model(input_ids, attention_mask=mask)[0][:, 0])
+
+
+def rows_of_task():
+    toys = toy_batches(8, 16, seed=1)
+    return [{"input_ids": ids, "attention_mask": mask, "labels": y} for (ids, _, mask), y in toys]
+
+
+def run(batches, steps, model=None):
+    probes = ("metrics", "inputs")
+    return finetune(model or Model(), batches[:4], eval_batches=batches[4:], steps=steps, lr=1e-3, probes=probes)
+
+
+def without_keywords(ids, mask):
+    return mask * ((ids < 10) | (ids >= 80))
+
+
 def test_a_run_whose_decisive_words_are_hidden():
     """All keywords of the toy task are masked; its healthy twin has the right mask."""
-    rows = [{"input_ids": ids, "attention_mask": mask, "labels": y} for (ids, _, mask), y in toy_batches(8, 16, seed=1)]
-    hidden = [
-        {**b, "attention_mask": b["attention_mask"] * ((b["input_ids"] < 10) | (b["input_ids"] >= 80))} for b in rows
-    ]
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            tiny = tiny_distilbert(seed=0, n_layers=1, dim=16, hidden_dim=16)
-            self.base_model, self.classifier = tiny.base_model, tiny.classifier
-
-        def forward(self, input_ids, attention_mask):
-            return self.classifier(self.base_model(input_ids, attention_mask=attention_mask)[0][:, 0])
-
-    def run(batches, steps):
-        return finetune(
-            Model(), batches[:4], eval_batches=batches[4:], steps=steps, lr=1e-3, probes=("metrics", "inputs")
-        )
-
+    rows = rows_of_task()
+    hidden = [{**b, "attention_mask": without_keywords(b["input_ids"], b["attention_mask"])} for b in rows]
     assert diagnose(run(hidden, ENOUGH)).causes[0].fault == "mask_hides_tokens"
     assert check_padding_ignored(run(rows, 2)).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("mask", "fault"),
+    [
+        (without_keywords, "mask_hides_tokens"),
+        (lambda ids, mask: (ids != PAD).long(), ""),
+        (lambda ids, mask: mask.bool(), ""),
+    ],
+)
+def test_a_mask_that_the_model_makes(mask, fault):
+    verdict = check_padding_ignored(run(rows_of_task(), 2, Model(mask)))
+    assert verdict.fault == fault
+    assert verdict.headline.startswith("The mask that the base receives hides") == bool(fault)

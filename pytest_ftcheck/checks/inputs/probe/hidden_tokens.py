@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from ....instruments.base_model import Call
 from ....instruments.tokens import Tokens, find_tokens
 from ..record import HiddenTokens
 
@@ -23,11 +25,29 @@ def find_hidden_tokens(batches: Iterable[Any], declared: int | None, likely: int
     :param declared: id of the padding, as declared.  :param likely: that of the model's config.
     """
     found = [t for b in batches if (t := find_tokens(b, declared, likely)) is not None and t.mask is not None]
-    attended = [(t, _attended(t)) for t in found]
-    pairs = [(t.ids, on) for t, on in attended if on is not None and not bool(on.all()) and bool(on.any())]
-    if not pairs:
+    return _count([(t.ids, on) for t in found if (on := _attended(t)) is not None], declared, likely)
+
+
+def hidden_from_base(
+    call: Call | None, tokens: Tokens | None, declared: int | None, likely: int | None
+) -> HiddenTokens | None:
+    """The same of the mask that the base received, where the model makes it, or changes that of the batch."""
+    mask = None if call is None else call.arguments.get("attention_mask")
+    if tokens is None or not isinstance(mask, torch.Tensor) or mask.shape != tokens.ids.shape:
         return None
-    pad, source = _padding_id(pairs, declared, likely)
+    on = mask.detach() != 0
+    if tokens.mask is not None and bool((on == tokens.mask.bool()).all()):
+        return None
+    found = _count([(tokens.ids, on)], declared, likely)
+    return None if found is None else dataclasses.replace(found, of_base=True)
+
+
+def _count(
+    masked: Iterable[tuple[torch.Tensor, torch.Tensor]], declared: int | None, likely: int | None
+) -> HiddenTokens | None:
+    """Of ids, and where they are attended to."""
+    pairs = [(ids, on) for ids, on in masked if not bool(on.all()) and bool(on.any())]
+    pad, source = _padding_id(pairs, declared, likely) if pairs else (None, "")
     if pad is None:
         return None
     hidden_padding = sum(int(((ids == pad) & ~on).sum()) for ids, on in pairs)

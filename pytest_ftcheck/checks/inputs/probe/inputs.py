@@ -15,6 +15,7 @@ from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.tokens import Tokens, find_tokens
 from ....instruments.undisturbed import quiet
+from ....instruments.work import COSTLY
 from ..record import (
     BatchMatesMeasurement,
     FirstTokens,
@@ -27,13 +28,14 @@ from ..record import (
 from .batch_mates import measure_batch_mates
 from .first_tokens import are_words, count_first_tokens, reads_first_token_alone
 from .forward import Forward, Pass, Sample, rows_equal
-from .hidden_tokens import find_hidden_tokens
+from .hidden_tokens import find_hidden_tokens, hidden_from_base
 from .number_scale import has_numbers, measure_number_scale
 from .padding import SHORT, config_pad_id, is_large, measure_inversion, measure_padding
 from .words import measure_words
 
-#: Rows compared; batches searched for padding.
-ROWS = 8
+#: Rows compared; where a row is costly: a row is compared with itself, so that an effect shows in few rows as well.
+ROWS, FEW_ROWS = 8, 4
+#: Batches searched for padding.
 SEARCHED = 8
 #: Comparisons of outputs, and floating-point operations in a matrix product that take as long as comparing one output of a row (10 ns).
 EFFECTS, EFFECT = 9, 400.0
@@ -67,7 +69,7 @@ class InputsProbe(Probe):
         self.declared_id = context.intent.pad_token_id
         self.sample = self._choose_sample()
         self.forward = Forward(context)
-        likely = _likely_pad_id(context.model)
+        likely = self.likely_id = _likely_pad_id(context.model)
         self.hidden_tokens: HiddenTokens | None = find_hidden_tokens(self._searched(), self.declared_id, likely)
         self.number_scale: NumberScale | None = None
         self.numbers = self.sample.tokens is None and has_numbers(self.sample.batch)
@@ -77,7 +79,8 @@ class InputsProbe(Probe):
         """Before: as given, with other batch mates, with other words, with less padding; afterwards the first, the third and shuffled;
         the rest only where padding has an effect, one pass where rows begin with different tokens, and two where they are numbers."""
         compared = EFFECTS * EFFECT * self.context.reader.outputs / self.context.row_work
-        return (8.0 + are_words(self.first_tokens) + 2 * self.numbers + compared) * len(self.sample.rows) + 4 * SHORT
+        rows = len(self.sample.rows)
+        return (8.0 + are_words(self.first_tokens) + 2 * self.numbers + compared) * rows + 4 * min(SHORT, rows // 2)
 
     def before(self) -> None:
         """Structure, and what the output depends on, with the first weights."""
@@ -119,7 +122,7 @@ class InputsProbe(Probe):
     def _choose_sample(self) -> Sample:
         """Rows of the batch with the most padding among the first ones."""
         context = self.context
-        likely = _likely_pad_id(context.model)
+        likely = self.likely_id = _likely_pad_id(context.model)
         best: tuple[float, Any, Tokens | None] | None = None
         for batch in self._searched():
             tokens = find_tokens(batch, self.declared_id, likely)
@@ -132,7 +135,8 @@ class InputsProbe(Probe):
         batch = to_device(best[1], context.device)
         tokens = None if best[2] is None else find_tokens(batch, self.declared_id, likely)
         count = row_count(split(batch)[0]) or 0
-        return Sample(batch, tokens, count, _choose_rows(tokens, count))
+        most = FEW_ROWS if context.row_work > COSTLY else ROWS
+        return Sample(batch, tokens, count, _choose_rows(tokens, count, most))
 
     def _searched(self) -> list[Any]:
         """The first batches."""
@@ -144,7 +148,14 @@ class InputsProbe(Probe):
         rows = self.sample.rows
         batch = take_rows(self.sample.batch, rows)
         tokens = None if self.sample.tokens is None else self.sample.tokens.of(rows)
-        whole = (self.forward.first_pass if when == "before" else self.forward.run)(batch, tokens)
+        if when == "before":
+            whole = self.forward.first_pass(batch, tokens)
+        else:
+            with self.context.recalling():
+                whole = self.forward.run(batch, tokens)
+        if when == "before" and not (self.hidden_tokens is not None and self.hidden_tokens.hidden):
+            received = hidden_from_base(whole.call, tokens, self.declared_id, self.likely_id)
+            self.hidden_tokens = received or self.hidden_tokens
         words = measure_words(self.forward, when, len(rows), batch, tokens, whole)
         if words is not None:
             self.words.append(words)
@@ -219,13 +230,13 @@ class InputsProbe(Probe):
             setattr(self, part, dataclasses.replace(found, when=when))
 
 
-def _choose_rows(tokens: Tokens | None, count: int) -> list[int]:
-    """The shortest rows and some more: as many as are compared."""
+def _choose_rows(tokens: Tokens | None, count: int, most: int) -> list[int]:
+    """The shortest rows, half of all at most, and some more: as many as are compared."""
     if tokens is None:
-        return list(range(min(count, ROWS)))
+        return list(range(min(count, most)))
     order = tokens.real.sum(1).argsort(stable=True).tolist()
-    short = order[:SHORT]
-    return sorted([*short, *[r for r in range(count) if r not in short][: ROWS - len(short)]])
+    short = order[: min(SHORT, most // 2)]
+    return sorted([*short, *[r for r in range(count) if r not in short][: most - len(short)]])
 
 
 def _large_effects(measurement: PaddingMeasurement | BatchMatesMeasurement | None) -> list[Effect]:
