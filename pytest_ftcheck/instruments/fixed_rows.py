@@ -21,6 +21,8 @@ from .undisturbed import quiet
 
 #: Training batches whose rows are evaluated.
 BATCHES = 2
+#: Numbers of all outputs up to which rows are made as wide as the widest: 200 MB.
+MOST_CELLS = 50_000_000
 #: Steps whose own batch is evaluated just before and just after them.
 DESCENTS = 20
 
@@ -134,10 +136,14 @@ class MetricTracker:
             return ()
 
     def _of_field(self, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor) -> tuple[Metric, ...]:
-        task = self.reader.task_reader
-        if task is None:
-            return ()
-        return measure_field(self.reader.field_metrics, task.lower_is_better, (first, last), labels, self.source)
+        lower = self.reader.task_reader.lower_is_better if self.reader.task_reader is not None else ()
+        found: list[Metric] = []
+        for name, score in self.reader.field_metrics.items():
+            try:
+                found += measure_field({name: score}, lower, (first, last), labels, self.source)
+            except ValueError as error:
+                self.notes.append(f"a metric is left out: {error}")
+        return tuple(found)
 
 
 def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -155,7 +161,8 @@ def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> t
 
 
 def joined(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The outputs and labels of several batches as one. Rows of a narrower batch get tokens whose labels do not count:
+    """The outputs and labels of several batches as one. Rows of a narrower batch get tokens whose labels do not count; where that would
+    fill the memory, there is one line a label instead.
 
     >>> outputs, labels = joined([torch.zeros(2, 5, 3), torch.zeros(2, 4, 3)], [torch.zeros(2, 5), torch.zeros(2, 4)])
     >>> outputs.shape, labels[2].tolist()
@@ -171,6 +178,8 @@ def joined(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> 
         tokens, classes = (max(shape[i] for shape in shapes) for i in range(2))
         if len({shape[1] for shape in shapes}) > 1:  # elsewhere a class that is never predicted
             outputs = [F.pad(o, (0, classes - o.shape[-1]), value=-torch.inf) for o in outputs]
+        if tokens * classes * sum(map(len, outputs)) > MOST_CELLS:
+            return torch.cat([o.flatten(0, 1) for o in outputs]), torch.cat([t.flatten() for t in targets])
         outputs = [F.pad(o, (0, 0, 0, tokens - o.shape[1])) for o in outputs]
         targets = [F.pad(t, (0, tokens - t.shape[1]), value=IGNORED) if t.dim() == 2 else t for t in targets]
     return torch.cat(list(outputs)), torch.cat(list(targets))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pytest_ftcheck import TaskReader, Trace, check_metric_improves, diagnose, finetune, register_task
+from pytest_ftcheck.instruments import fixed_rows
 from pytest_ftcheck.instruments.field_metrics import entities, entity_f1, entity_scheme, exact_match, perplexity
 from pytest_ftcheck.instruments.fixed_rows import joined
 from pytest_ftcheck.instruments.task_readers.registered import reader_of, registered_tasks, tasks_alone
@@ -97,6 +98,14 @@ def test_batches_of_different_widths_keep_their_rows():
     outputs, labels = joined([wide, narrow], [torch.zeros(2, 5).long(), torch.ones(1, 4).long()])
     assert (outputs.shape, labels.shape) == ((3, 5, 3), (3, 5))
     assert labels[2].tolist() == [1, 1, 1, 1, -100]
+
+
+def test_very_many_outputs_are_one_line_a_label(monkeypatch):
+    monkeypatch.setattr(fixed_rows, "MOST_CELLS", 40)
+    wide, narrow = torch.zeros(2, 5, 3), torch.ones(1, 4, 3)
+    outputs, labels = joined([wide, narrow], [torch.zeros(2, 5).long(), torch.ones(1, 4).long()])
+    assert (outputs.shape, labels.shape) == ((14, 3), (14,))
+    assert perplexity(outputs, labels) == pytest.approx(3)
 
 
 #: Tags, and the entities (type, first, last) that conlleval counts in them.
@@ -204,6 +213,19 @@ def test_its_labels_can_be_changed_and_its_batches_cut():
     batch = take_rows(queries()[0], [3, 1])
     assert rows_of(batch) == 2
     assert split(with_labels(batch, torch.tensor([4, 0])))[1].tolist() == [4, 0]
+
+
+def test_a_metric_that_fails_leaves_the_others_alone():
+    @register_task
+    class Failing(Relevance):
+        name = "failing"
+
+        def metrics(self, example):
+            return {**super().metrics(example), "bad": lambda logits, labels: logits["no"]}
+
+    trace = run(Ranker, queries(1), steps=1)
+    assert [m.name for m in trace.metrics] == ["accuracy", "precision", "recall", "mrr"]
+    assert any(note.startswith("a metric is left out: bad of logits (16, 5)") for note in trace.notes)
 
 
 def test_what_is_not_registered_is_not_read():
