@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from .batches import device_of, rows_of, split, to_device
 from .field_metrics import measure_field
 from .metrics import MetricFn, measure
 from .reader import Reader
+from .recall import Recall
 from .task_readers.registered import prior_entropy
 from .tasks import IGNORED
 from .undisturbed import quiet
@@ -25,13 +27,23 @@ BATCHES = 2
 MOST_CELLS = 50_000_000
 #: Steps whose own batch is evaluated just before and just after them.
 DESCENTS = 20
+#: Rows of those that the metrics are taken on for which the values before the head are kept: as many as the ablations are measured on.
+KEPT_ROWS = 64
 
 
 class LossTracker:
     """The loss on fixed rows with dropout off, before, during and after the run."""
 
-    def __init__(self, model: nn.Module, reader: Reader, batches: Sequence[Any], source: str, steps: int) -> None:
-        self.model, self.reader, self.source = model, reader, source
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: Reader,
+        batches: Sequence[Any],
+        source: str,
+        steps: int,
+        recall: Recall | None = None,
+    ) -> None:
+        self.model, self.reader, self.source, self._recall = model, reader, source, recall
         self.batches = [to_device(b, device_of(model)) for b in batches]
         self.rows = sum(rows_of(b) for b in self.batches)
         self.points: list[ProbeLossPoint] = []
@@ -65,9 +77,12 @@ class LossTracker:
         """Their mean loss, and that of the standard loss: it may need a second forward pass, so it is None unless asked for."""
         total = standard = 0.0
         weight, known = 0, reference
-        with quiet(self.model):
+        recalling = contextlib.nullcontext() if self._recall is None else self._recall.recalling()
+        given: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        with quiet(self.model), recalling:
             for batch in batches:
                 loss, logits = self.reader.loss(batch)
+                given = (loss, logits) if given is None else given
                 rows = max(1, rows_of(batch))
                 total, weight = total + float(loss) * rows, weight + rows
                 if not known:
@@ -79,6 +94,8 @@ class LossTracker:
                     known = False
                 else:
                     standard += float(self.reader.reference(logits.float(), labels)) * rows
+        if self._recall is not None and given is not None:
+            self._recall.check(batches[0], *given)
         return total / weight, standard / weight if known else None
 
     def _prior_entropy(self) -> float | None:
@@ -109,15 +126,16 @@ class MetricTracker:
         batches: Sequence[Any],
         source: str,
         custom: Mapping[str, MetricFn] | None,
+        recall: Recall | None = None,
     ) -> None:
         self.model, self.reader, self.batches = model, reader, batches
-        self.source, self.custom = source, custom
+        self.source, self.custom, self._recall = source, custom, recall
         self.notes: list[str] = []
         self.first = self._gather()
 
     def _gather(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         try:
-            return gather_logits(self.model, self.reader, self.batches)
+            return gather_logits(self.model, self.reader, self.batches, self._recall)
         except Exception as error:  # noqa: BLE001 - no metric is worth breaking the run for
             self.notes.append(f"metrics skipped: {type(error).__name__}: {str(error).strip()[:200]}")
             return None
@@ -146,13 +164,21 @@ class MetricTracker:
         return tuple(found)
 
 
-def gather_logits(model: nn.Module, reader: Reader, batches: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Logits and labels of all rows, on the CPU, dropout off; None where the model gives none."""
+def gather_logits(
+    model: nn.Module, reader: Reader, batches: Sequence[Any], recall: Recall | None = None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Logits and labels of all rows, on the CPU, dropout off; None where the model gives none.
+
+    :param recall: keeps what stands before the head of the first rows, which later measurements are of.
+    """
     outputs, targets = [], []
+    rows = 0
     with quiet(model):
         for batch in batches:
             moved = to_device(batch, device_of(model))
-            logits, labels = reader.logits(moved), split(moved)[1]
+            with contextlib.nullcontext() if recall is None or rows >= KEPT_ROWS else recall.recalling():
+                logits, labels = reader.logits(moved), split(moved)[1]
+            rows += rows_of(moved)
             if logits is None or not isinstance(labels, torch.Tensor):
                 return None
             outputs.append(logits.detach().float().cpu())

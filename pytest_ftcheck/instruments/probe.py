@@ -20,6 +20,7 @@ from ..core.observations import Tensor
 from ..core.recipe import Recipe
 from .batches import Batches
 from .reader import Reader
+from .recall import Recall
 from .undisturbed import undisturbed
 from .undo import Undo
 from .work import row_work, tokens_of
@@ -64,6 +65,15 @@ class ProbeContext(ModelContext):
     steps: int = 0
     #: What the user's metric was before and after the training; filled in before `Probe.after`.
     user_metric_values: tuple[float, float] | None = None
+    #: The run's memory of what stands before the head; None: there is none.
+    recall: Recall | None = None
+
+    def recalling(self, *, but: Sequence[nn.Module] = ()) -> contextlib.AbstractContextManager[None]:
+        """Inside, what stands before the head is not computed again for the same rows: for passes that change the head at most.
+
+        :param but: modules that have to be called.
+        """
+        return contextlib.nullcontext() if self.recall is None else self.recall.recalling(but=but)
 
     @functools.cached_property
     def row_work(self) -> float:
@@ -106,7 +116,10 @@ class ProbeBase(Generic[C]):
         return 0.0
 
     def reduce(self, reason: str) -> bool:  # noqa: ARG002
-        """Leave out what costs rows, for ``reason``, and measure the rest; False: there is no rest, so the probe is left out."""
+        """Leave out something that costs rows, for ``reason``; False: there is nothing more to leave out, so the probe is.
+
+        `cost` says what the rest costs.
+        """
         return False
 
     def idle(self, moment: str, number: int) -> bool:  # noqa: ARG002
@@ -178,15 +191,15 @@ class ProbeRunner:
             cost = self._guard(kind.name, probe.cost, "cost")
             if cost is None:
                 continue
+            reason = (
+                f"left out: it costs {cost:,.0f} rows through the model, and {max(0.0, left):,.0f} of the budget are left; "
+                "name it in probes= to run it all the same"
+            )
+            while cost > left and probe.reduce(reason):
+                cost = probe.cost()
             if cost > left:
-                reason = (
-                    f"left out: it costs {cost:,.0f} rows through the model, and {max(0.0, left):,.0f} of the budget are left; "
-                    "name it in probes= to run it all the same"
-                )
-                if not probe.reduce(reason):
-                    self.skipped[kind.name] = reason
-                    continue
-                cost = 0.0
+                self.skipped[kind.name] = reason
+                continue
             left -= cost
             self.running.append(probe)
         self._all_probes = tuple(self.running)

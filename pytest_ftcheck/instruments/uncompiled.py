@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
@@ -55,6 +56,14 @@ def between_graphs(hook: Callable[..., None]) -> Callable[..., None]:
     """
     plain: Callable[..., None] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return plain
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether the model is compiled: a hook would make it compile again."""
+    return any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in model.modules()
+    )
 
 
 def leave_uncompiled(function: Any, *, with_callees: bool = False) -> None:

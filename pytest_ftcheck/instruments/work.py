@@ -13,9 +13,11 @@ from torch import nn
 from .batches import tensors_in
 
 #: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
-SHARE = 0.3
+SHARE = 0.55
 #: ... and this many floating-point operations in any case: somewhat more than a second on one core.
 FREE = 4e10
+#: A row of more floating-point operations is costly: some probes use fewer rows then. 5e8 parameters times tokens.
+COSTLY = 1e9
 #: Floating-point operations in a matrix product that take as long as the loss of one output does: its exponential, and memory that is
 #: read and written several times. Measured by ``benchmarks/scale.py --loss``: cross-entropy takes 0.7 to 2.2 ns an output and forward
 #: pass, on a core that does 35 to 70 operations a nanosecond.

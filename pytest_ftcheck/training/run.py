@@ -28,6 +28,7 @@ from ..instruments.metrics import MetricFn
 from ..instruments.parameter_roles import find_head, find_head_if_any, head_notes
 from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner
 from ..instruments.reader import Reader
+from ..instruments.recall import Recall
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.undisturbed import quiet
 from ..instruments.undo import Undo
@@ -46,8 +47,9 @@ ONE_THREAD = 1_000_000
 #: With at least this many parameters, or floating-point operations of a batch, the loss before and after single steps is measured as
 #: rarely as the sign test allows.
 LARGE, DEAR = 20_000_000, 2e9
-#: This many descents without an exception settle the sign test: 1 in 256 by chance.
-SETTLED = 8
+#: This many descents without an exception settle the sign test: 1 in 128 by chance, less than the test's 1 in 100. Each is more than the
+#: loss's rounding, as the test counts it.
+SETTLED, ROUNDING = 7, 1e-6
 #: Batches since the last optimizer step that are kept, for the loss before and after it.
 KEPT_BATCHES = 4
 
@@ -97,6 +99,7 @@ class FinetuneRun:
             self._user_step is None
         ):  # with the user's step, the mode in which the model comes is one of the things judged
             _train_mode(model)
+        self._recall = None if self._reader is None else Recall(model, self._reader, self._head)
         self._loss_tracker: LossTracker | None = None
         self._metric_tracker: MetricTracker | None = None
         #: Batches that the metrics are taken on.
@@ -171,17 +174,23 @@ class FinetuneRun:
 
     def _track(self, held_out: list[Any] | None, metrics: Mapping[str, MetricFn] | None) -> None:
         """Evaluate loss and metrics on fixed rows for the first time."""
+        if self._recall is not None:
+            self._recall.begin()
         if self._reader is not None:
             rows = self.batches.known[:BATCHES]
             self._notes += self._reader.notes
             if "loss" in self._probes:
                 source = f"the first {len(rows)} training batches" if len(rows) > 1 else "the first training batch"
-                self._loss_tracker = LossTracker(self._model, self._reader, rows, source, self._recipe.steps)
+                self._loss_tracker = LossTracker(
+                    self._model, self._reader, rows, source, self._recipe.steps, self._recall
+                )
                 self._loss_tracker.evaluate(0)
             if "metrics" in self._probes:
                 name = "training rows" if held_out is None else "held-out rows"
                 self.evaluation_rows = held_out or rows
-                self._metric_tracker = MetricTracker(self._model, self._reader, held_out or rows, name, metrics)
+                self._metric_tracker = MetricTracker(
+                    self._model, self._reader, held_out or rows, name, metrics, self._recall
+                )
         if self._user_metric is not None:
             self._metric_at_start = self._evaluate_user_metric()
 
@@ -212,6 +221,7 @@ class FinetuneRun:
             device=self._device,
             checkpoint=own.get("checkpoint"),
             steps=self._recipe.steps,
+            recall=self._recall,
         )
         rows = row_count(split(first)[0]) or 1
         budget = allowance(self._model, rows, tokens_of(first), self._recipe.steps, self._reader.outputs)
@@ -221,6 +231,8 @@ class FinetuneRun:
 
     def _evaluate_user_metric(self) -> float:
         assert self._user_metric is not None
+        if self._recall is not None:
+            self._recall.begin()  # the user's function may write into the weights
         modes = [(m, m.training) for m in self._model.modules()]
         flags = [(p, p.requires_grad) for p in self._model.parameters()]
         with preserved_globals():
@@ -257,6 +269,8 @@ class FinetuneRun:
             raise
         finally:
             self._recorder.detach()
+            if self._recall is not None:
+                self._recall.forget()
             if self._probe_runner is not None:
                 self._probe_runner.close()
             if listener:
@@ -276,6 +290,8 @@ class FinetuneRun:
             before = self._loss_before(since_step)
             if self._probe_runner is not None:
                 self._probe_runner.iteration(i, batch)
+            if self._recall is not None:
+                self._recall.forget()
             began = time.perf_counter()
             recorder.begin_iteration()
             done = len(recorder.steps)
@@ -356,7 +372,8 @@ class FinetuneRun:
         """Whether the sign test needs no more steps. For a large model each costs two thirds of a step: as few as settle the test."""
         if len(descents) >= DESCENTS:
             return True
-        return self._large and len(descents) >= SETTLED and all(d.after < d.before for d in descents)
+        clear = sum(d.before - d.after > ROUNDING * abs(d.before) for d in descents)
+        return self._large and clear >= SETTLED and all(d.after < d.before for d in descents)
 
     # ------------------------------------------------------------------ after
     def _trace(self, *, partial: bool) -> Trace:
@@ -388,6 +405,8 @@ class FinetuneRun:
     def _measure_at_end(self, tensors: Sequence[Tensor]) -> tuple[tuple[Metric, ...], dict[str, float | None]]:
         """The loss on fixed rows, the metrics, the rounding noise of small gradients; and the probes' last moment."""
         noise: dict[str, float | None] = {}
+        if self._recall is not None:
+            self._recall.begin()
         if self._loss_tracker is not None:
             self._loss_tracker.evaluate(len(self._recorder.steps))
         metrics = self._final_metrics()

@@ -250,13 +250,13 @@ def test_the_cost_is_honest():
 
 
 def test_a_costly_model_gets_the_head_and_the_base_only():
-    parts = parts_of(tiny_distilbert(seed=0), ("classifier",), rich=False)
+    parts = parts_of(tiny_distilbert(seed=0), ("classifier",), layers=False, blocks=False)
     assert list(parts) == ["head", "base"]
 
 
 def test_a_base_too_large_to_copy_is_left_where_it_is(monkeypatch):
     monkeypatch.setattr("pytest_ftcheck.checks.head.probe.ablation.COPIED", 1000)
-    assert list(parts_of(tiny_distilbert(seed=0), ("classifier",), rich=False)) == ["head"]
+    assert list(parts_of(tiny_distilbert(seed=0), ("classifier",), layers=False, blocks=False)) == ["head"]
 
 
 def test_ridge_recovers_a_linear_rule():

@@ -44,7 +44,7 @@ from .token_shift import token_shift
 #: Batches read, at most.
 MOST_BATCHES = 256
 #: Share of the budget of all probes that the held-out rows may take, for the user's metric beside references.
-HELD_OUT_SHARE = 0.25
+HELD_OUT_SHARE = 0.15
 #: Classes up to which their names are kept.
 MOST_NAMED = 100
 #: Rows from which a batch should hold more than one input.

@@ -16,8 +16,9 @@ from ....instruments.reader import Reader
 from ....instruments.undisturbed import perturbed, quiet
 from ..record import Slope
 
-#: Rows of the batch that are used, at most.
-ROWS = 8
+#: Rows of the batch that are used, at most; where a row is costly. The derivative is that of the same rows, so more of them make the
+#: comparison no sharper.
+ROWS, FEW_ROWS = 8, 4
 #: The stride is chosen such that the loss should change by this share of itself ...
 CHANGE = 1e-3
 #: ... but moves no part by more than this share of its own norm: further away the gradient is another.
@@ -47,11 +48,15 @@ def parts_of(model: nn.Module, head: Sequence[str]) -> dict[str, list[nn.Paramet
     return {part: p for part, p in found.items() if p and sum(q.numel() for q in p) <= MOST}
 
 
-def slopes(model: nn.Module, reader: Reader, head: Sequence[str], batch: Any, known: Sequence[str] = ()) -> list[Slope]:
-    """One `Slope` for each part, but those known, whose gradient predicts a large enough change; dropout off, everything is restored."""
-    rows = row_count(split(batch)[0]) or 0
-    if rows > ROWS:
-        batch = take_rows(batch, range(ROWS))
+def slopes(
+    model: nn.Module, reader: Reader, head: Sequence[str], batch: Any, known: Sequence[str] = (), rows: int = ROWS
+) -> list[Slope]:
+    """One `Slope` for each part, but those known, whose gradient predicts a large enough change; dropout off, everything is restored.
+
+    :param rows: of the batch that are used, at most.
+    """
+    if (row_count(split(batch)[0]) or 0) > rows:
+        batch = take_rows(batch, range(rows))
     parts = {part: ps for part, ps in parts_of(model, head).items() if part not in known}
     every = list({id(p): p for ps in parts.values() for p in ps}.values())
     if not every:
@@ -85,21 +90,26 @@ def _slope(
     if stride * length < LEAST * abs(loss) or stride == 0:
         return None
 
+    own = [p.data for p in moved]
+
     def change(h: float) -> float:
         values = []
         for sign in (1.0, -1.0):
-            with perturbed(moved), torch.no_grad():
+            with torch.no_grad():
+                for p, start in zip(moved, own, strict=True):
+                    p.data.copy_(start)
                 for p in moved:
                     p.data.add_(gradient[id(p)], alpha=sign * h / length)
-                # the same random numbers each time: a model that hashes, or drops out in eval mode, is compared with itself
-                with quiet(model), preserved_globals():
-                    values.append(float(reader.loss(batch)[0]))
+            # the same random numbers each time: a model that hashes, or drops out in eval mode, is compared with itself
+            with quiet(model), preserved_globals():
+                values.append(float(reader.loss(batch)[0]))
         return (values[0] - values[1]) / (2 * h * length)
 
-    longer = shortest = change(stride)
-    while abs(shortest - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(loss):
-        stride /= SHORTEN
-        longer, shortest = shortest, change(stride)
+    with perturbed(moved):
+        longer = shortest = change(stride)
+        while abs(shortest - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(loss):
+            stride /= SHORTEN
+            longer, shortest = shortest, change(stride)
     if not math.isfinite(longer) or not math.isfinite(shortest):
         return None
     return Slope(part, longer, shortest, stride * length / abs(loss))

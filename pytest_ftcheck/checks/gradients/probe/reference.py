@@ -17,10 +17,10 @@ from ....instruments.optimizers import needs_closure
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.sampled_elements import SampledElements
-from ....instruments.work import allowance, tokens_of
+from ....instruments.work import COSTLY, allowance, tokens_of
 from ..record import Exchange, GradientMatch, MissingGradient, ReferenceGradient, ReferenceStep, Slope
 from .exchanged import exchanged
-from .finite_difference import ROWS, slopes
+from .finite_difference import FEW_ROWS, ROWS, slopes
 from .severed import MissingGradients
 from .unzeroed import WatchedGradients
 
@@ -32,7 +32,7 @@ LATER = (0.5, 0.9)
 #: Steps recomputed in our own loop: it is known, so only what the model itself does to gradients can differ.
 OURS = 2
 #: Share of what all probes may take.
-SHARE = 0.3
+SHARE = 0.2
 #: Batches for one optimizer step that are recomputed, at most.
 MOST_BATCHES = 16
 #: The direction of a gradient of this share of the largest or less is not judged: it may be rounding noise.
@@ -59,6 +59,7 @@ class ReferenceGradientProbe(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.rows = row_count(split(context.fixed_batches[0])[0]) or 1
+        self.slope_rows = FEW_ROWS if context.row_work > COSTLY else ROWS
         if context.recipe_loop:
             budget = OURS
         else:
@@ -88,7 +89,7 @@ class ReferenceGradientProbe(Probe):
         """Forward and backward for each recomputed step; for the slopes the same once, and two forward passes a part; for tensors
         without gradient, if there are any, the same once and three forward passes."""
         steps = self.budget + (self.context.intent.accumulation or 1) - 1
-        return 3.0 * self.rows * steps + 15.0 * min(ROWS, self.rows)
+        return 3.0 * self.rows * steps + 15.0 * min(self.slope_rows, self.rows)
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:
@@ -97,7 +98,7 @@ class ReferenceGradientProbe(Probe):
         if any(type(m).__name__ in WRAPPERS for m in model.modules()):
             raise RuntimeError(f"gradients cannot be recomputed for a model inside {', '.join(WRAPPERS)}")
         with contextlib.suppress(RuntimeError):  # a model that cannot run backward in eval mode has no slopes
-            self.slopes = slopes(model, self.context.reader, self.context.head, self.context.fixed_batches[0])
+            self.slopes = self._slopes()
         self._missing_gradients = MissingGradients(model, self.context.reader, self.context.fixed_batches[0])
         if (
             not self.context.recipe_loop and not self.context.steps
@@ -114,6 +115,12 @@ class ReferenceGradientProbe(Probe):
             self._sample = _Sample([n for n, _ in named.values()], [p for _, p in named.values()], self.context.head)
             self._total = self._sample.zeros()
             self._watching = True
+
+    def _slopes(self, known: Sequence[str] = ()) -> list[Slope]:
+        context = self.context
+        return slopes(
+            context.model, context.reader, context.head, context.fixed_batches[0], known, rows=self.slope_rows
+        )
 
     # ------------------------------------------------------------------ around the steps
     def idle(self, moment: str, number: int) -> bool:
@@ -252,9 +259,7 @@ class ReferenceGradientProbe(Probe):
         self.close()
         known = [s.part for s in self.slopes]
         with contextlib.suppress(RuntimeError):
-            self.slopes += slopes(
-                self.context.model, self.context.reader, self.context.head, self.context.fixed_batches[0], known
-            )
+            self.slopes += self._slopes(known)
         if self._missing_gradients is not None:
             with contextlib.suppress(RuntimeError):
                 self.missing = self._missing_gradients.measure(self.context.tensors)

@@ -5,6 +5,7 @@ Rewinding and shuffling one part at a time is the method of Zhang, Bengio and Si
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,16 +19,18 @@ from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.reader import Reader
 from ....instruments.tasks import IGNORED
+from ....instruments.uncompiled import compiled
 from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import FREE
 from ..ablation_record import Counterfactuals, Outcome, Rewound, SimplerHead
 from .head import first_rows, rows_of
 from .layers import linear_layers
-from .unit_flow import compiled, flow
+from .unit_flow import flow
 
-#: Rows measured, rows that the linear head is fitted on, and blocks of the base that are reset, of a small model; rows of a large one.
+#: Rows measured, rows that the linear head is fitted on, and blocks of the base that are reset, of a small model.
 ROWS, FITTED, BLOCKS = 64, 128, 6
-FEW_ROWS = 16
+#: Rows of a large one; where the base's values are recalled, `ROWS` of those held out, and so many to fit on.
+FEW_ROWS, FEW_FITTED = 16, 64
 #: Parts of the head that are reset one by one, at most.
 HEAD_PARTS = 4
 #: Parameters of the base above which it is not copied, and so not reset.
@@ -52,19 +55,47 @@ class AblationProbe(Probe):
         self.source = "held-out rows" if context.held_out else "training rows"
         full = min(ROWS, sum(rows_of(b) for b in source))
         self.rich = budget >= full * (4 + HEAD_PARTS + BLOCKS) + 2 * FITTED
-        self.batches = [to_device(b, context.device) for b in first_rows(source, ROWS if self.rich else FEW_ROWS)]
+        #: The metrics were taken on these rows just before, so that all parts of the head cost next to nothing.
+        self.recalled = context.recall is not None and context.recall.works
+        many = self.rich or (self.recalled and context.held_out is not None)
+        self.fitted = FITTED if self.rich else FEW_FITTED if many else 0
+        self.batches = [to_device(b, context.device) for b in first_rows(source, ROWS if many else FEW_ROWS)]
         self.rows = sum(rows_of(b) for b in self.batches)
-        self.parts = parts_of(context.model, context.head, self.rich)
+        # where the head costs next to nothing, a large base is left as it is: no check judges that, and it costs more than all else
+        self.parts = parts_of(
+            context.model,
+            context.head,
+            layers=self.rich or self.recalled,
+            blocks=self.rich,
+            base=self.rich or not self.recalled,
+        )
         self.initial: dict[str, torch.Tensor] = {}
         self.found: Counterfactuals | None = None
 
     def cost(self) -> float:
-        """One pass for the trained model, one for each reset part, and one for the shuffled head."""
+        """One pass for the trained model, one for each reset part, and one for the shuffled head; the features of a linear layer."""
+        of_base = len(self.parts) - len(self._of_head())
+        fitted = min(self.fitted, sum(rows_of(b) for b in self.context.batches.known))
+        if self.recalled:
+            known = sum(rows_of(b) for b in self.context.fixed_batches)
+            return of_base * self.rows + max(0, fitted - known) + (2 if fitted else 0)
         passes = 1 + len(self.parts) + ("head" in self.parts)
-        fitted = (
-            2 * min(FITTED, sum(rows_of(b) for b in self.context.batches.known)) + 2 * self.rows + 2 if self.rich else 0
-        )
-        return passes * self.rows + fitted
+        return passes * self.rows + (2 * fitted + 2 * self.rows + 2 if fitted else 0)
+
+    def reduce(self, reason: str) -> bool:  # noqa: ARG002
+        """The head alone, whose parts cost next to nothing where the base's values are recalled; at last without the linear layer."""
+        of_head = self._of_head()
+        if not self.recalled or not of_head:
+            return False
+        if len(self.parts) > len(of_head):
+            self.parts = of_head
+            return True
+        reducible, self.fitted = self.fitted > 0, 0
+        return reducible
+
+    def _of_head(self) -> dict[str, tuple[str, ...]]:
+        head = self.context.head
+        return {part: names for part, names in self.parts.items() if all(in_part(n, head) for n in names)}
 
     def before(self) -> None:
         """Keep the initial values of trainable parts."""
@@ -76,16 +107,18 @@ class AblationProbe(Probe):
     def after(self) -> None:
         """Reset parts, one at a time."""
         model, now = self.context.model, dict(self.context.model.named_parameters())
-        trained = self._outcome()
-        rewound = []
+        with self.context.recalling():
+            trained = self._outcome()
+        rewound, of_head = [], self._of_head()
         for part, names in self.parts.items():
             chosen = {
                 n: now[n] for n in names if n in now and n in self.initial and now[n].shape == self.initial[n].shape
             }
             if not chosen or all(torch.equal(p, self.initial[n]) for n, p in chosen.items()):
                 continue
-            reset = self._with(chosen, shuffled=False)
-            other = self._with(chosen, shuffled=True) if part == "head" else None
+            with self.context.recalling() if part in of_head else contextlib.nullcontext():
+                reset = self._with(chosen, shuffled=False)
+                other = self._with(chosen, shuffled=True) if part == "head" else None
             rewound.append(Rewound(part, sum(p.numel() for p in chosen.values()), reset, other))
         self.initial = {}
         self.found = Counterfactuals(
@@ -94,7 +127,7 @@ class AblationProbe(Probe):
             trained=trained,
             baseline=self._baseline(),
             parts=tuple(rewound),
-            simpler=self._simpler() if self.rich and not compiled(model) else None,
+            simpler=self._simpler() if self.fitted and not compiled(model) else None,
         )
 
     def _with(self, chosen: Mapping[str, torch.Tensor], *, shuffled: bool) -> Outcome:
@@ -142,8 +175,9 @@ class AblationProbe(Probe):
         layers = linear_layers(context.model, context.head)
         if context.reader.task != "single_label" or len(layers) < 2:
             return None
-        fitted = [to_device(b, context.device) for b in first_rows(context.batches.known, FITTED)]
-        train, test = (flow(context.model, context.reader, b, layers) for b in (fitted, self.batches))
+        fitted = [to_device(b, context.device) for b in first_rows(context.batches.known, self.fitted)]
+        with context.recalling():
+            train, test = (flow(context.model, context.reader, b, layers) for b in (fitted, self.batches))
         if train.logits is None or test.logits is None or not train.order or train.logits.dim() != 2:
             return None
         first = train.order[0]
@@ -207,28 +241,31 @@ def replaceable(model: nn.Module, reader: Reader, batch: Any, first: str) -> str
     return ""
 
 
-def parts_of(model: nn.Module, head: Sequence[str], rich: bool) -> dict[str, tuple[str, ...]]:
-    """Part -> names of its trainable parameters: layers of the head, all of it, blocks of the base, all of that."""
+def parts_of(
+    model: nn.Module, head: Sequence[str], *, layers: bool, blocks: bool, base: bool = True
+) -> dict[str, tuple[str, ...]]:
+    """Part -> names of its trainable parameters: of each layer of the head (``layers``), of the head, of each block of the base
+    (``blocks``), of the base (``base``, or where no head is trained)."""
     sizes = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     names = list(sizes)
     of_head = [n for n in names if in_part(n, head)]
-    base = [n for n in names if not in_part(n, head)]
+    of_base = [n for n in names if not in_part(n, head)]
     parts: dict[str, tuple[str, ...]] = {}
-    if rich:
-        layers = _grouped(of_head, lambda n: n.rsplit(".", 1)[0])
-        if 1 < len(layers) <= HEAD_PARTS:
-            parts.update(layers)
+    if layers:
+        by_layer = _grouped(of_head, lambda n: n.rsplit(".", 1)[0])
+        if 1 < len(by_layer) <= HEAD_PARTS:
+            parts.update(by_layer)
     if of_head:
         parts["head"] = tuple(of_head)
-    if rich:
-        blocks = _grouped(base, _block)
-        chosen = list(blocks)
+    if blocks:
+        by_block = _grouped(of_base, _block)
+        chosen = list(by_block)
         if len(chosen) > BLOCKS:  # the first, the last, and some in between
             chosen = [chosen[round(i * (len(chosen) - 1) / (BLOCKS - 1))] for i in range(BLOCKS)]
-        if len(blocks) > 1:
-            parts.update({b: blocks[b] for b in chosen})
-    if base and sum(sizes[n] for n in base) <= COPIED:
-        parts["base"] = tuple(base)
+        if len(by_block) > 1:
+            parts.update({b: by_block[b] for b in chosen})
+    if of_base and (base or not of_head) and sum(sizes[n] for n in of_base) <= COPIED:
+        parts["base"] = tuple(of_base)
     return parts
 
 

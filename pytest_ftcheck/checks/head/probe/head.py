@@ -11,17 +11,19 @@ import torch
 from ....instruments.batches import split, take_rows
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.task_readers.registered import prior_entropy
+from ....instruments.uncompiled import compiled
+from ....instruments.work import COSTLY
 from ..record import Head, Hidden, Layer, Reload
 from .layers import describe_layer, linear_layers
 from .reload import reload, unsaved
-from .unit_flow import Flow, activation, compiled, flow, unit_state, variation
+from .unit_flow import Flow, activation, flow, unit_state, variation
 
 T = TypeVar("T")
 
 #: Rows whose units are measured, and rows whose logits are compared after reloading ...
 ROWS, RELOADED = 64, 8
-#: ... and the same for a model whose row costs more floating-point operations than this.
-COSTLY, FEW_ROWS, FEW_RELOADED = 1e9, 16, 2
+#: ... and the same where a row is costly.
+FEW_ROWS, FEW_RELOADED = 16, 2
 
 
 class HeadProbe(Probe):
@@ -47,8 +49,12 @@ class HeadProbe(Probe):
         self.buffers: dict[str, torch.Tensor] = {}
 
     def cost(self) -> float:
-        """Units before and after; logits before and after reloading, and twice with a graph."""
-        return 2 * self.rows + 5 * self.reloaded
+        """Units before and after, unless what stands before the head is recalled; logits before and after reloading, and twice with a
+        graph."""
+        context = self.context
+        whole = all(any(b is f for f in context.fixed_batches) for b in self.batches)
+        recalled = whole and context.recall is not None and context.recall.works
+        return (0 if recalled else 2 * self.rows) + 5 * self.reloaded
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:
@@ -71,7 +77,8 @@ class HeadProbe(Probe):
         model = self.context.model
         if compiled(model):
             raise ValueError("a compiled model would be compiled again")
-        return flow(model, self.context.reader, self.batches, linear_layers(model, self.context.head))
+        with self.context.recalling():
+            return flow(model, self.context.reader, self.batches, linear_layers(model, self.context.head))
 
     def _layers(self, first: Flow) -> tuple[Layer, ...]:
         modules = linear_layers(self.context.model, self.context.head)

@@ -58,14 +58,6 @@ class Flow:
         ]
 
 
-def compiled(model: nn.Module) -> bool:
-    """Whether the model is compiled: a hook would make it compile again."""
-    return any(
-        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
-        for m in model.modules()
-    )
-
-
 def flow(model: nn.Module, reader: Reader, batches: Sequence[Any], layers: Mapping[str, nn.Module]) -> Flow:
     """One pass over the batches, dropout off."""
     pairs_of: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}

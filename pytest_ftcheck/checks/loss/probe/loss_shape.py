@@ -15,9 +15,9 @@ from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.row_hashes import vocabulary_of
 from ....instruments.tasks import IGNORED
+from ....instruments.uncompiled import compiled
 from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import PER_OUTPUT
-from ...head.probe.unit_flow import compiled
 from ..record import LossShape
 from .largest_margin import largest_margin, margin_of, output_bounds
 from .loss_queries import LossQueries, reach_of
@@ -31,8 +31,9 @@ CELLS = 2**20
 QUERIES = 300
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
-#: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached.
-PASSES = 6
+#: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached. Where what stands
+#: before the head is recalled: finding the site, and of rows that are no whole batch the logits, before and after.
+PASSES, RECALLED_PASSES = 6, (1, 3)
 #: Rows whose margin is raised by gradient ascent, and the forward and backward passes that this takes for a linear last layer, at most.
 ASCENT_ROWS, ASCENT_PASSES = 2, 6
 #: Different whole numbers up to which labels may be classes.
@@ -61,7 +62,11 @@ class LossShapeProbe(Probe):
     def cost(self) -> float:
         """Passes of rows through the model; the queries of the loss beyond these, by its outputs."""
         queries = QUERIES * PER_OUTPUT * self.context.reader.outputs * self.rows / self.context.row_work
-        return float(PASSES * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS) + queries
+        recall = self.context.recall
+        passes = PASSES
+        if recall is not None and recall.works:
+            passes = RECALLED_PASSES[self.batch is not self.whole]
+        return float(passes * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS) + queries
 
     def before(self) -> None:
         context, (norm_values, norm_name) = self.context, _tightest_norm(self.context)
@@ -74,7 +79,8 @@ class LossShapeProbe(Probe):
                 self.batch = self.whole
                 logits, order, last = self._find_sites()
             try:
-                shape = _measure(context, self.batch, logits, order, last)
+                with context.recalling(but=[*order, *([] if last is None else [last])]):
+                    shape = _measure(context, self.batch, logits, order, last)
             except Exception as error:  # noqa: BLE001 - the other measurements do not depend on it
                 shape = LossShape(
                     rows=self.rows,
@@ -155,15 +161,25 @@ class LossShapeProbe(Probe):
         if shape.kind == "regression" or not isinstance(labels, torch.Tensor) or compiled(context.model):
             return None
         weights = [p for p in context.model.parameters() if p.requires_grad]
+
+        def losses() -> tuple[torch.Tensor, torch.Tensor] | None:
+            whole, logits = context.reader.loss(self.batch)
+            logits = context.reader.logits(self.batch) if logits is None else logits
+            if logits is None:
+                return None
+            assert shape.scale is not None
+            task = shape.scale * context.reader.reference(logits.float(), labels)
+            return (whole, task) if abs(float(whole) - float(task)) > abs(float(task)) else None
+
         with quiet(context.model, grad=True):
             try:
-                whole, logits = context.reader.loss(self.batch)
-                logits = context.reader.logits(self.batch) if logits is None else logits
-                if logits is None:
+                with torch.no_grad(), context.recalling():
+                    if losses() is None:  # most losses are mostly the standard loss
+                        return None
+                found = losses()
+                if found is None:
                     return None
-                task = shape.scale * context.reader.reference(logits.float(), labels)
-                if not abs(float(whole) - float(task)) > abs(float(task)):
-                    return None
+                whole, task = found
                 of_task = torch.autograd.grad(task, weights, allow_unused=True)
                 of_whole = torch.autograd.grad(whole, weights, allow_unused=True)
             except Exception:  # noqa: BLE001 - no graph: other checks say so
@@ -177,20 +193,20 @@ class LossShapeProbe(Probe):
 
     def _find_sites(self) -> tuple[torch.Tensor | None, list[nn.Module], nn.Module | None]:
         context = self.context
-        logits = context.reader.logits(self.batch)
+        with context.recalling():
+            logits = context.reader.logits(self.batch)
         if logits is None:
             return None, [], None
         order, last = sites(context.model, context.reader, self.batch, logits)
         return logits, order, last
 
     def after(self) -> None:
-        with quiet(self.context.model):
+        site = dict(self.context.model.named_modules()).get(self.shape.last_layer)
+        with quiet(self.context.model), self.context.recalling(but=[] if site is None else [site]):
             logits = self.context.reader.logits(self.batch)
             reach = None
-            if self.shape.reach is not None and logits is not None:
-                site = dict(self.context.model.named_modules()).get(self.shape.last_layer)
-                if site is not None:
-                    reach = reach_of(Injector(self.context.model, self.context.reader, self.batch, site), logits)
+            if self.shape.reach is not None and logits is not None and site is not None:
+                reach = reach_of(Injector(self.context.model, self.context.reader, self.batch, site), logits)
             target = (
                 None
                 if self.shape.largest_margin is None or logits is None

@@ -71,13 +71,15 @@ class ModesProbe(Probe):
 
     def cost(self) -> float:
         """Two passes in each mode, and the user's evaluation once."""
-        if self.context.user_metric is None:
+        if self.reduced or self.context.user_metric is None:
             return 4.0 * self.rows
         held_out = self.context.held_out or self.context.fixed_batches
         return 4.0 * self.rows + sum(row_count(split(b)[0]) or 0 for b in held_out)
 
     def reduce(self, reason: str) -> bool:
         """Read the modes alone: rates, and what was off at which step, cost nothing."""
+        if self.reduced:
+            return False
         self.rows, self.reduced = 0, True
         self.unmeasured = dict.fromkeys(("training", "evaluation", "evaluate"), reason)
         return True
