@@ -70,12 +70,14 @@ class Reader:
         #: The metrics of the task's field.
         self.field_metrics: Mapping[str, FieldMetric] = {}
         self._call = ModelCall(model, self.task_reader)
+        self._inputs: Any = None  # of the first batch, while it is read
         self._first: tuple[torch.Tensor, bool] | None = None  # labels of the first batch; whether there is one a row
         self.reading = self._read(own_copy(to_device(batch, device_of(model))))
 
     # ------------------------------------------------------------------ the first batch
     def _read(self, batch: Any) -> Reading:
         inputs, labels = split(batch)
+        self._inputs = inputs
         how, outputs, logits, output, given = "the user's loss_fn", "the loss only", None, None, None
         if self.user_forward is not None:
             logits, how, outputs = self.user_forward(self.model, fresh(batch)), "the user's forward", "logits"
@@ -139,7 +141,8 @@ class Reader:
                 self.notes.append(ZERO_OR_ONE)
         if self.loss_fn is None:
             self._count_outputs(logits, inputs)
-        self._recognise_task(logits if logits is not None else given, inputs, labels)
+        self._recognise_task(logits if logits is not None else given, labels)
+        self._inputs = None
         known = self.task_reader
         return Reading(
             inputs=how,
@@ -151,20 +154,20 @@ class Reader:
             labels=known.labels_are if known is not None else None,
         )
 
-    def _recognise_task(self, logits: Any, inputs: Any, labels: Any) -> None:
+    def _recognise_task(self, logits: Any, labels: Any) -> None:
         """Which task reader is the one of this batch."""
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor):
             return
-        example = self._as_read(inputs, labels, logits, "embedding" if self.embeddings else self.task)
+        example = self._as_read(labels, logits, "embedding" if self.embeddings else self.task)
         self.task_reader = recognised(example, self.task_reader)
         if self.task_reader is not None:
             self.field_metrics = self.task_reader.metrics(example)
 
-    def _as_read(self, inputs: Any, labels: torch.Tensor, logits: torch.Tensor, form: str | None) -> Example:
+    def _as_read(self, labels: torch.Tensor, logits: torch.Tensor, form: str | None) -> Example:
         config = getattr(unwrapped(self.model), "config", None)
         names = getattr(config, "id2label", None)
         return Example(
-            inputs=inputs,
+            inputs=self._inputs,
             labels=labels,
             logits=logits.detach(),
             form=form,
@@ -285,7 +288,7 @@ class Reader:
         config = getattr(unwrapped(self.model), "config", None)
         # not problem_type, which the forward pass may have set from the labels just now
         looks = form_of(logits, labels, regression=own and getattr(config, "num_labels", None) == 1)
-        declared = declared_form(self._as_read({}, labels, logits, looks), self.task_reader)
+        declared = declared_form(self._as_read(labels, logits, looks), self.task_reader)
         self.task = None if declared == "none" else declared or looks
         if self.task == "single_label":
             self.classes = 2 if logits.shape[-1] == 1 or logits.dim() == labels.dim() else logits.shape[-1]

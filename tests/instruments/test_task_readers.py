@@ -215,6 +215,33 @@ def test_its_labels_can_be_changed_and_its_batches_cut():
     assert split(with_labels(batch, torch.tensor([4, 0])))[1].tolist() == [4, 0]
 
 
+class Stars(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.classifier = nn.Linear(6, 16), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.classifier(torch.relu(self.body(x)))
+
+
+def test_a_task_at_the_usual_place_is_recognised_by_the_first_batch_and_declares_its_form():
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    batches = [{"x": x, "labels": (3 + x[:, 0]).round().long().clamp(1, 5)}]
+    with pytest.raises(ValueError, match="outside the head's 2 classes"):
+        run(Stars, batches)
+
+    @register_task
+    class Rating(TaskReader):
+        name = "rating"
+        form = "regression"
+
+        def fits(self, example):
+            return "x" in example.inputs and example.logits.shape[-1] == 1
+
+    reading = run(Stars, batches).reading
+    assert (reading.reader, reading.task, reading.loss) == ("rating", "regression", "mean squared error")
+
+
 def test_a_metric_that_fails_leaves_the_others_alone():
     @register_task
     class Failing(Relevance):
