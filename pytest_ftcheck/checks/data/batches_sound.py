@@ -57,7 +57,7 @@ MIN_VALUES = 3
 IMBALANCE, WEIGHTED = 0.9, 1.5
 #: An output is never a label only if a class of this part of an equal share would have been there.
 RARE = 0.25
-#: Share of copies that is worth a remark: near-duplicates are 3 to 14 % of corpora known for them (Lee et al. 2022, arXiv:2107.06499).
+#: Share of copies that is worth a remark: well above the near-duplicates of web corpora (Lee et al. 2022, arXiv:2107.06499).
 MOST_COPIES = 0.25
 #: p-value of a macro recall that shows that rare classes are learnt all the same.
 BETTER = 0.01
