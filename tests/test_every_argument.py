@@ -195,7 +195,7 @@ def words_for(value, depth=0):
     if isinstance(value, type):
         yield value.__name__
     if isinstance(value, torch.Tensor):
-        yield from (str(value.dtype), "empty", "meta device")
+        yield from (str(value.dtype), "empty", "meta device", "a nested tensor", "not initialised yet")
     if callable(value):
         yield "returned"
     if isinstance(value, torch.nn.Module):

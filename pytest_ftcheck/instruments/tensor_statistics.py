@@ -70,7 +70,7 @@ def histogram_of(step: int, values: torch.Tensor) -> Histogram | None:
     if low == high:
         return Histogram(step, low, high, (values.numel(),))
     counts = torch.histc(values.float().cpu(), BINS, low, high)
-    return Histogram(step, low, high, tuple(int(c) for c in counts))
+    return Histogram(step, low, high, tuple(map(int, counts.tolist())))
 
 
 def series(values: torch.Tensor) -> tuple[float, ...]:
