@@ -21,3 +21,9 @@ class LmTargets(Measurement, probe="lm_targets"):
     rows: int = 0
     rows_with_end: int = 0
     end_labels: int = 0
+    #: The ids are those that the decoder of an encoder-decoder model is given.
+    of_decoder: bool = False
+    #: k -> share of the positions with a gradient that have the most frequent of the ids k positions later, and the share of that id
+    #: among all tokens: the mask, in a masked language model.
+    commonest: dict[int, float] = field(default_factory=dict)
+    commonest_overall: dict[int, float] = field(default_factory=dict)

@@ -17,6 +17,9 @@ NOT_TAUGHT = 0.5
 #: Share of positions of a model that sees the whole text at which it may be taught the very id that it sees: masked language models keep
 #: every tenth chosen token as it is (Devlin et al. 2019).
 VISIBLE = 0.5
+#: Masked tokens are 80 % the mask's id, by convention, and all of them in simpler scripts: from this share on an id beside the labels is
+#: the mask, unless it is that frequent everywhere, or the labels have such an id themselves.
+MASKED, NOT_MASKED = 0.7, 0.4
 #: Rows, and the share of them that ends in one token, from which that token is taken for the end of a text.
 END_ROWS, END_SHARE = 32, 0.9
 _REMEDY = (
@@ -51,7 +54,15 @@ LABELS_AT_VISIBLE = Fault(
     explains=(Symptom.LOSS_WRONG,),
     confidence="certain",
 )
-
+LABELS_BESIDE_MASKED = Fault(
+    "labels_beside_masked",
+    Rank.LOSS + 136,
+    "labels stand beside the masked tokens, not at them",
+    cause="labels and inputs are shifted against each other by {distance}: the model is taught a word where it sees another one, and "
+    "nothing where the mask is",
+    remedy="set labels = input_ids before masking, and -100 where no token was masked; do not shift them",
+    explains=(Symptom.LOSS_WRONG,),
+)
 END_NEVER_TAUGHT = Fault(
     "end_never_taught",
     Rank.LOSS + 133,
@@ -67,7 +78,7 @@ END_NEVER_TAUGHT = Fault(
 @check(
     stage=Stage.LOSS_FUNCTION,
     position=4,
-    faults=(SHIFTED_TWICE, NOT_SHIFTED, LABELS_AT_VISIBLE, END_NEVER_TAUGHT),
+    faults=(SHIFTED_TWICE, NOT_SHIFTED, LABELS_AT_VISIBLE, LABELS_BESIDE_MASKED, END_NEVER_TAUGHT),
     measurements=(LmTargets,),
 )
 def check_lm_targets_aligned(trace: Trace) -> Verdict:
@@ -92,6 +103,8 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
             headline = f"{percent(own)} of {positions} are taught the very token that they see."
             limit = f"below {percent(VISIBLE)}, in a model that sees the whole text"
             return LABELS_AT_VISIBLE.verdict(NAME, headline, limit=limit, measured=measured)
+        if beside := _find_labels_beside_masked(targets):
+            return beside
         return Verdict(
             NAME, "pass", f"{percent(own)} of {positions} are taught the very token that they see.", measured=measured
         )
@@ -99,6 +112,12 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
     distance, most = max(targets.shares.items(), key=lambda item: item[1], default=(1, 0.0))
     if distance != 1 and most >= TAUGHT and following <= NOT_TAUGHT:
         fault = SHIFTED_TWICE if distance > 1 else NOT_SHIFTED
+        if targets.of_decoder and distance == 0:
+            fault = NOT_SHIFTED.because(
+                "decoder_input_ids are the labels themselves: the decoder is given at each position the token that it should predict there",
+                "leave decoder_input_ids out (models of transformers make them from the labels), or begin them with the start token and "
+                "leave out the last one",
+            )
         where = str(distance) if distance > 1 else f" - {-distance}" if distance else ""
         return fault.with_details(distance=where).verdict(
             NAME,
@@ -115,6 +134,23 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
             measured="last real token of each row, beside all labels",
         )
     return Verdict(NAME, "pass", f"{percent(following)} of {positions} are taught the next token.", measured=measured)
+
+
+def _find_labels_beside_masked(targets: LmTargets) -> Verdict | None:
+    """One id, the mask, stands at a fixed distance from nearly all labels, and not at them."""
+    k, most = max(targets.commonest.items(), key=lambda item: item[1], default=(0, 0.0))
+    own = targets.commonest.get(0, 0.0)
+    if k == 0 or most < MASKED or own > NOT_MASKED or targets.commonest_overall.get(k, 1.0) > NOT_MASKED:
+        return None
+    where = plural(abs(k), "position")
+    return LABELS_BESIDE_MASKED.with_details(distance=where).verdict(
+        NAME,
+        f"{percent(most)} of {plural(targets.positions, 'position')} with a label have one and the same id {where} "
+        f"{'before' if k < 0 else 'after'} them, and {percent(own)} have one and the same id themselves.",
+        limit=f"the most frequent id at the labels themselves has a share above {percent(NOT_MASKED)}, or no id beside them one of "
+        f"{percent(MASKED)}",
+        measured="ids at and beside the positions with a gradient, before the first step",
+    )
 
 
 def _described(distance: int) -> str:

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from pytest_ftcheck import check_lm_targets_aligned, example_trace, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks.loss.lm_record import LmTargets
+from pytest_ftcheck.instruments.tiny_architectures import tiny
+from pytest_ftcheck.instruments.tiny_tasks import batches_for
 
 
 def judge(causal, shares):
@@ -45,6 +47,48 @@ def test_what_is_taught(causal, shares, fault):
 def test_the_end_of_a_text(rows, with_end, labels, causal, fault):
     targets = LmTargets(300, causal, {0: 0.0, 1: 1.0}, rows, with_end, labels)
     assert check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets})).fault == fault
+
+
+@pytest.mark.parametrize(
+    ("commonest", "overall", "fault"),
+    [
+        ({-1: 1.0, 0: 0.1, 1: 0.1}, 0.15, "labels_beside_masked"),
+        ({-1: 0.7, 0: 0.4}, 0.4, "labels_beside_masked"),
+        ({-1: 0.69, 0: 0.1}, 0.15, ""),
+        ({-1: 1.0, 0: 0.41}, 0.15, ""),  # labels at the masks of a template
+        ({-1: 1.0, 0: 0.1}, 0.41, ""),  # an id that is everywhere
+        ({-1: 0.2, 0: 0.8, 1: 0.2}, 0.15, ""),
+        ({}, 0.15, ""),
+    ],
+)
+def test_labels_beside_the_masked_tokens(commonest, overall, fault):
+    targets = LmTargets(300, False, {0: 0.1}, commonest=commonest, commonest_overall=dict.fromkeys(commonest, overall))
+    verdict = check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets}))
+    assert verdict.fault == fault
+    if fault:
+        assert "one and the same id 1 position before them" in verdict.headline
+        assert "by 1 position:" in verdict.causes[0]
+
+
+def test_a_decoder_that_is_given_its_answer():
+    targets = LmTargets(300, True, {0: 1.0, 1: 0.1}, of_decoder=True)
+    verdict = check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets}))
+    assert verdict.fault == "not_shifted"
+    assert verdict.causes[0].startswith("decoder_input_ids are the labels themselves")
+    assert verdict.remedy.startswith("leave decoder_input_ids out")
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("fed", "fault"), [(False, ""), (True, "not_shifted")])
+def test_a_real_decoder(fed, fault):
+    model = tiny("t5", "seq2seq")
+    batches = batches_for(model)[:2]
+    for batch in batches if fed else ():
+        batch["decoder_input_ids"] = batch["labels"].clamp(min=0)
+    trace = finetune(model, batches, steps=1, probes=["lm_targets"])
+    verdict = check_lm_targets_aligned(trace)
+    assert (verdict.status, verdict.fault) == (("fail", fault) if fault else ("pass", ""))
+    assert trace.measured(LmTargets).shares[0 if fed else 1] == 1.0
 
 
 def test_wording():

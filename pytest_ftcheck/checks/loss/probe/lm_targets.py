@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch import nn
 
 from ....instruments.batches import own_copy, row_count, split, take_rows, with_values
 from ....instruments.model_outputs import logits_in
@@ -31,11 +32,13 @@ class LmTargetsProbe(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.vocabulary = vocabulary_of(context.model)
-        if getattr(getattr(context.model, "config", None), "is_encoder_decoder", False):
-            raise LeftOut("the targets are those of a decoder with inputs of its own")
+        self.decoder = _decoder(context.model)
         tokens = find_tokens(context.fixed_batches[0], context.intent.pad_token_id)
         labels = split(context.fixed_batches[0])[1]
-        if (
+        if self.decoder is not None:
+            if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or labels.is_floating_point():
+                raise LeftOut("there is not one label a token")
+        elif (
             tokens is None
             or not tokens.certain
             or (isinstance(labels, torch.Tensor) and labels.shape != tokens.ids.shape)
@@ -51,6 +54,9 @@ class LmTargetsProbe(Probe):
     def before(self) -> None:
         """Measure before any step: a trained model pushes the same ids up."""
         batch = take_rows(self.context.fixed_batches[0], range(self.rows))
+        if self.decoder is not None:
+            self.found = self._of_decoder(batch, self.decoder)
+            return
         tokens = find_tokens(batch, self.context.intent.pad_token_id)
         assert tokens is not None
         with quiet(self.context.model, grad=True):
@@ -58,16 +64,37 @@ class LmTargetsProbe(Probe):
         ids, real = tokens.ids.to(pushed.device), tokens.real.to(pushed.device)
         if pushed.shape != ids.shape:
             raise LeftOut("there is not one prediction a token")
-        counted = pushed >= 0
-        shares = {}
-        for k in DISTANCES:
-            at = slice(max(0, -k), ids.shape[1] - max(0, k))
-            there = slice(max(0, k), ids.shape[1] + min(0, k))
-            both = counted[:, at] & real[:, there]
-            shares[k] = float((pushed[:, at] == ids[:, there])[both].double().mean()) if bool(both.any()) else 0.0
         with quiet(self.context.model):
             causal = self._causal(batch, tokens.path, ids)
-        self.found = LmTargets(int(counted.sum()), causal, shares, *self._end())
+        commonest = {} if causal else _commonest(pushed >= 0, ids, real)
+        self.found = LmTargets(
+            int((pushed >= 0).sum()),
+            causal,
+            _shares(pushed, ids, real),
+            *self._end(),
+            commonest={k: share for k, (share, _) in commonest.items()},
+            commonest_overall={k: overall for k, (_, overall) in commonest.items()},
+        )
+
+    def _of_decoder(self, batch: Any, decoder: nn.Module) -> LmTargets:
+        """The same of a decoder, beside the ids that it is given: those of the loop's own call, or made by the model from the labels."""
+        given: list[Any] = []
+
+        def note(_module: Any, args: Any, kwargs: Any) -> None:
+            given.append(kwargs.get("input_ids", args[0] if args else None))
+
+        hook = decoder.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            with quiet(self.context.model, grad=True):
+                pushed = self._pushed_up(batch)
+        finally:
+            hook.remove()
+        ids = given[-1] if given else None
+        if not isinstance(ids, torch.Tensor) or ids.shape != pushed.shape:
+            raise LeftOut("the ids that the decoder is given could not be read")
+        if not bool(((pushed >= 0)[:, 1:] & (pushed >= 0)[:, :-1]).any()):
+            raise LeftOut("no target has two tokens")
+        return LmTargets(int((pushed >= 0).sum()), True, _shares(pushed, ids, pushed >= 0), of_decoder=True)
 
     def _end(self) -> tuple[int, int, int]:
         """Rows read, those that end in the most frequent last token, and how often this one is a label."""
@@ -127,3 +154,42 @@ class LmTargetsProbe(Probe):
     def record(self) -> LmTargets | None:
         """What was measured."""
         return self.found
+
+
+def _decoder(model: nn.Module) -> nn.Module | None:
+    """The decoder of an encoder-decoder model of transformers."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return None
+    find = getattr(model, "get_decoder", None)
+    found = find() if callable(find) else None
+    if not isinstance(found, nn.Module):
+        raise LeftOut("the decoder of the model could not be found")
+    return found
+
+
+def _pairs(k: int, width: int) -> tuple[slice, slice]:
+    """Positions, and those k after them."""
+    return slice(max(0, -k), width - max(0, k)), slice(max(0, k), width + min(0, k))
+
+
+def _shares(pushed: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> dict[int, float]:
+    """k -> share of the positions with a gradient whose id that is pushed up is the one given k positions later."""
+    shares = {}
+    for k in DISTANCES:
+        at, there = _pairs(k, ids.shape[1])
+        both = (pushed >= 0)[:, at] & real[:, there]
+        shares[k] = float((pushed[:, at] == ids[:, there])[both].double().mean()) if bool(both.any()) else 0.0
+    return shares
+
+
+def _commonest(counted: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> dict[int, tuple[float, float]]:
+    """k -> share of the positions with a gradient that have the most frequent of the ids k positions later, and its share of all tokens."""
+    found = {}
+    for k in DISTANCES:
+        at, there = _pairs(k, ids.shape[1])
+        beside = ids[:, there][counted[:, at] & real[:, there]]
+        if len(beside):
+            values, counts = beside.unique(return_counts=True)
+            overall = (ids[real] == values[counts.argmax()]).double().mean()
+            found[k] = float(counts.max() / len(beside)), float(overall)
+    return found
