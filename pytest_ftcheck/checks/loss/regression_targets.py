@@ -9,6 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ..learning import ENOUGH, learns, weight_of_suspicion
 from . import faults
+from .loss_stable import COLLAPSE
 from .record import LossShape
 
 #: Losses of a regression whose least value is at the label.
@@ -42,7 +43,9 @@ def find_unscaled_targets(trace: Trace, shape: LossShape, name: str) -> Verdict 
         left = math.sqrt(max(last, 0.0) / first) if shape.known == "squared_error" else max(last, 0.0) / first
         if left < STILL_FAR:
             return None
-        if left < 1 - 1 / TIMES_THE_RUN:  # a longer training may come there
+        if _collapsed(shape):  # one and the same pull on every row
+            status = "fail"
+        elif left < 1 - 1 / TIMES_THE_RUN:  # a longer training may come there
             status = "inconclusive"
         pace = f"came nearer to them by {percent(1 - left)}" if left < 1 else "came no nearer to them"
     low, high = shape.label_range
@@ -55,6 +58,12 @@ def find_unscaled_targets(trace: Trace, shape: LossShape, name: str) -> Verdict 
         f"run; a fault where the whole way takes more than {TIMES_THE_RUN:,.0f} times its steps",
         measured="labels of the batches; outputs and loss of the probe rows before and after, dropout off",
     )
+
+
+def _collapsed(shape: LossShape) -> bool:
+    """Whether the outputs became the same for all rows, as `loss_stable` judges it."""
+    before, after = shape.spread_first, shape.spread_last
+    return before is not None and after is not None and after < COLLAPSE * before
 
 
 def find_bounded_outputs(shape: LossShape, name: str, outside: float) -> Verdict | None:

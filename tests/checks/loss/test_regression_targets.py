@@ -81,8 +81,10 @@ def test_labels_that_are_no_reason(trace):
     assert check_logits_unbounded(trace).fault == ""
 
 
-def test_a_short_run_does_not_decide():
+def test_a_short_run_does_not_decide_unless_all_outputs_became_the_same():
     assert check_logits_unbounded(trace_of(steps=ENOUGH - 1)).status == "inconclusive"
+    collapsed = replace(SHAPE, spread_first=0.02, spread_last=3e-4)
+    assert check_logits_unbounded(trace_of(collapsed, steps=ENOUGH - 1)).status == "fail"
 
 
 @pytest.mark.parametrize(
