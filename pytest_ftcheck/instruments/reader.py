@@ -165,7 +165,6 @@ class Reader:
 
     def _as_read(self, labels: torch.Tensor, logits: torch.Tensor, form: str | None) -> Example:
         config = getattr(unwrapped(self.model), "config", None)
-        names = getattr(config, "id2label", None)
         return Example(
             inputs=self._inputs,
             labels=labels,
@@ -174,7 +173,7 @@ class Reader:
             shift=self.shift,
             vocabulary=vocabulary_of(self.model),
             encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
-            names={int(k): str(v) for k, v in names.items()} if isinstance(names, Mapping) else {},
+            names=_class_names(config),
         )
 
     def _count_outputs(self, logits: torch.Tensor | None, inputs: Any) -> None:
@@ -441,3 +440,19 @@ class Reader:
         """The standard loss of the task, from logits and the labels of a batch: cross-entropy, binary cross-entropy or mean squared
         error."""
         return standard_loss(self.task, logits, self.targets(labels))
+
+
+def _class_names(config: Any) -> dict[int, str]:
+    """Names of the classes in a model's config, by their numbers; empty where it has none, or others.
+
+    >>> from types import SimpleNamespace
+    >>> _class_names(SimpleNamespace(id2label={"0": "O", "1": "B-PER"})), _class_names(SimpleNamespace(id2label={"a": 1}))
+    ({0: 'O', 1: 'B-PER'}, {})
+    """
+    names = getattr(config, "id2label", None)
+    if not isinstance(names, Mapping):
+        return {}
+    try:
+        return {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError):
+        return {}
