@@ -46,7 +46,8 @@ def _count(
     masked: Iterable[tuple[torch.Tensor, torch.Tensor]], declared: int | None, likely: int | None
 ) -> HiddenTokens | None:
     """Of ids, and where they are attended to."""
-    pairs = [(ids, on) for ids, on in masked if not bool(on.all()) and bool(on.any())]
+    # the probe's own batch is on the model's device, the others where the user left them
+    pairs = [(ids.cpu(), on.cpu()) for ids, on in masked if not bool(on.all()) and bool(on.any())]
     pad, source = _padding_id(pairs, declared, likely) if pairs else (None, "")
     if pad is None:
         return None
