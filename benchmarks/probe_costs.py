@@ -207,7 +207,7 @@ def measure(name: str, batch: int, steps: int) -> None:
     for probe, why in trace.skipped.items():
         if why.startswith("left out"):
             print(f"not measured: {probe}: {why}")
-    print(CHECKS["head_needed"].judge(trace))
+    print(CHECKS["head_needed"](trace) if "counterfactuals" in trace.measurements else "head_needed: not measured")
 
 
 def main() -> None:

@@ -68,6 +68,14 @@ class ProbeContext(ModelContext):
     #: The run's memory of what stands before the head; None: there is none.
     recall: Recall | None = None
 
+    @functools.cached_property
+    def head_share(self) -> float:
+        """Share of a row's work that is left where what stands before the head is recalled; 1: nothing is."""
+        if self.recall is None or not self.recall.works:
+            return 1.0
+        tokens = max(map(tokens_of, self.fixed_batches), default=1)
+        return max(0.0, 1.0 - 2.0 * self.recall.parameters * tokens / self.row_work)
+
     def recalling(self, *, but: Sequence[nn.Module] = ()) -> contextlib.AbstractContextManager[None]:
         """Inside, what stands before the head is not computed again for the same rows: for passes that change the head at most.
 

@@ -41,6 +41,8 @@ class Recall:
         self.model, self.reader = model, reader
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._modules = [] if not head or distributed or compiled(model) else modules_before(model, head)
+        #: Parameters of what is recalled.
+        self.parameters = sum(p.numel() for m in self._modules for p in m.parameters())
         self._memory: dict[nn.Module, list[tuple[Any, Any]]] = {}
         self._numbers = self._recalled = 0
         self._keeps = False

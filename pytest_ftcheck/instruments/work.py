@@ -13,7 +13,7 @@ from torch import nn
 from .batches import tensors_in
 
 #: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
-SHARE = 0.55
+SHARE = 0.6
 #: ... and this many floating-point operations in any case: somewhat more than a second on one core.
 FREE = 4e10
 #: A row of more floating-point operations is costly: some probes use fewer rows then. 5e8 parameters times tokens.

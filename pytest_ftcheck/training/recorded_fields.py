@@ -32,6 +32,9 @@ from .watched_parameters import WatchedParameter
 
 #: In place of an optimizer's name, where none was given and none stepped.
 NO_OPTIMIZER = "optimizer"
+#: Values that are sorted to compare two distributions, at most: with a million the standard error of a quantile is a thousandth of the
+#: standard deviation, and sorting 6.4 million values took as long as six steps of the model they belong to.
+SORTED = 2**20
 
 
 @dataclass
@@ -137,12 +140,19 @@ def _motion(
         by_decay=rms(own["by_decay"]) if hit else rms(updates),
         between_steps=math.sqrt(squares) * scale,
         max_update=max_update / math.sqrt(max(1, hit)),
-        wasserstein=float((first.sort().values - last.sort().values).abs().mean()),
+        wasserstein=_distance(first, last),
         between_steps_writes=int(writes),
         between_steps_largest=largest_write * scale,
         resets=int(resets),
         retained=share_retained(own["after_last_step"], own["start"], updates, own["counted"]),
     )
+
+
+def _distance(first: torch.Tensor, last: torch.Tensor) -> float:
+    """Wasserstein distance of two sets of values; of those at every k-th place where they are more than `SORTED`."""
+    step = -(-first.numel() // SORTED) | 1  # odd: rows of a matrix often have a length that is a power of two
+    a, b = (values[::step].sort().values for values in (first, last))
+    return float((a - b).abs().mean())
 
 
 def _unsampled(w: WatchedParameter, steps: int, **known: Any) -> Tensor:

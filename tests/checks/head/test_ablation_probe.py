@@ -266,3 +266,18 @@ def test_ridge_recovers_a_linear_rule():
     assert float((ridge(x[:120], y[:120], x[120:], 2) == y[120:]).double().mean()) > 0.9
     noise = torch.randint(0, 2, (120,), generator=g)
     assert float((ridge(x[:120], noise, x[120:], 2) == y[120:]).double().mean()) < 0.75
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_the_default_of_a_large_model_answers_whether_its_head_is_needed(monkeypatch, size):
+    """To a large model no operations are free: all probes share what the training's rows allow."""
+    for module in ("instruments.work", "checks.head.probe.ablation"):
+        monkeypatch.setattr(f"pytest_ftcheck.{module}.FREE", 0.0)
+    for module in ("head.probe.head", "inputs.probe.inputs", "gradients.probe.reference"):
+        monkeypatch.setattr(f"pytest_ftcheck.checks.{module}.COSTLY", 0.0)
+    batches, held_out = toy_batches(20, size), toy_batches(4, seed=1)
+    trace = finetune(tiny_distilbert(seed=0, n_layers=4), batches, steps=20, lr=1e-3, eval_batches=held_out)
+    assert [probe for probe, why in trace.skipped.items() if why.startswith("left out")] == []
+    found = trace.measured(Counterfactuals)
+    assert [p.part for p in found.parts] == ["classifier.0", "classifier.3", "head"]
+    assert (found.rows, found.source, found.simpler.rows) == (64, "held-out rows", 64)

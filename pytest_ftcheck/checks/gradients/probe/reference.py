@@ -99,7 +99,9 @@ class ReferenceGradientProbe(Probe):
             raise RuntimeError(f"gradients cannot be recomputed for a model inside {', '.join(WRAPPERS)}")
         with contextlib.suppress(RuntimeError):  # a model that cannot run backward in eval mode has no slopes
             self.slopes = self._slopes()
-        self._missing_gradients = MissingGradients(model, self.context.reader, self.context.fixed_batches[0])
+        self._missing_gradients = MissingGradients(
+            model, self.context.reader, self.context.fixed_batches[0], self.slope_rows
+        )
         if (
             not self.context.recipe_loop and not self.context.steps
         ):  # watched: the batches are not known, so nothing can be recomputed

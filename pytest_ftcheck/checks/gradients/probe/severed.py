@@ -46,10 +46,10 @@ Gate = tuple[str, Callable[[], None]]
 class MissingGradients:
     """Tests whether the output depends on the tensors that had no gradient, or one of exactly zero, at any step."""
 
-    def __init__(self, model: nn.Module, reader: Reader, batch: Any) -> None:
+    def __init__(self, model: nn.Module, reader: Reader, batch: Any, most: int = ROWS) -> None:
         rows = row_count(split(batch)[0]) or 0
         self.model, self.reader = model, reader
-        self.batch = take_rows(batch, range(ROWS)) if rows > ROWS else batch
+        self.batch = take_rows(batch, range(most)) if rows > most else batch
         self.gates_before = {name for name, _ in _gates(model)}
 
     def measure(self, tensors: Sequence[Tensor]) -> list[MissingGradient]:

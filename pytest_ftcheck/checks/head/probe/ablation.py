@@ -31,6 +31,8 @@ from .unit_flow import flow
 ROWS, FITTED, BLOCKS = 64, 128, 6
 #: Rows of a large one; where the base's values are recalled, `ROWS` of those held out, and so many to fit on.
 FEW_ROWS, FEW_FITTED = 16, 64
+#: The head costs little: at most this share of a row's work.
+LITTLE = 0.1
 #: Parts of the head that are reset one by one, at most.
 HEAD_PARTS = 4
 #: Parameters of the base above which it is not copied, and so not reset.
@@ -55,8 +57,8 @@ class AblationProbe(Probe):
         self.source = "held-out rows" if context.held_out else "training rows"
         full = min(ROWS, sum(rows_of(b) for b in source))
         self.rich = budget >= full * (4 + HEAD_PARTS + BLOCKS) + 2 * FITTED
-        #: The metrics were taken on these rows just before, so that all parts of the head cost next to nothing.
-        self.recalled = context.recall is not None and context.recall.works
+        #: The metrics are taken on these rows just before, so that all parts of the head cost next to nothing.
+        self.recalled = context.head_share <= LITTLE
         many = self.rich or (self.recalled and context.held_out is not None)
         self.fitted = FITTED if self.rich else FEW_FITTED if many else 0
         self.batches = [to_device(b, context.device) for b in first_rows(source, ROWS if many else FEW_ROWS)]
@@ -78,7 +80,11 @@ class AblationProbe(Probe):
         fitted = min(self.fitted, sum(rows_of(b) for b in self.context.batches.known))
         if self.recalled:
             known = sum(rows_of(b) for b in self.context.fixed_batches)
-            return of_base * self.rows + max(0, fitted - known) + (2 if fitted else 0)
+            of_head = (
+                (1 + len(self._of_head()) + ("head" in self.parts)) * self.rows + fitted + self.rows * (fitted > 0)
+            )
+            of_fit = max(0, fitted - known) + (2 if fitted else 0)
+            return of_base * self.rows + of_fit + self.context.head_share * of_head
         passes = 1 + len(self.parts) + ("head" in self.parts)
         return passes * self.rows + (2 * fitted + 2 * self.rows + 2 if fitted else 0)
 

@@ -53,8 +53,7 @@ class HeadProbe(Probe):
         graph."""
         context = self.context
         whole = all(any(b is f for f in context.fixed_batches) for b in self.batches)
-        recalled = whole and context.recall is not None and context.recall.works
-        return (0 if recalled else 2 * self.rows) + 5 * self.reloaded
+        return 2 * self.rows * (context.head_share if whole else 1.0) + 5 * self.reloaded
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:

@@ -62,10 +62,8 @@ class LossShapeProbe(Probe):
     def cost(self) -> float:
         """Passes of rows through the model; the queries of the loss beyond these, by its outputs."""
         queries = QUERIES * PER_OUTPUT * self.context.reader.outputs * self.rows / self.context.row_work
-        recall = self.context.recall
-        passes = PASSES
-        if recall is not None and recall.works:
-            passes = RECALLED_PASSES[self.batch is not self.whole]
+        whole = RECALLED_PASSES[self.batch is not self.whole]
+        passes = whole + (PASSES - whole) * self.context.head_share
         return float(passes * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS) + queries
 
     def before(self) -> None:
