@@ -84,6 +84,14 @@ def test_every_moment_comes_in_its_order():
     assert measurements == {"noted": ["before", "iteration 0", "step 0", "iteration 1", "step 1", "after"]}
 
 
+def test_a_probe_that_is_idle_is_not_called():
+    class Seldom(Noted):
+        def idle(self, moment, number):
+            return (moment, number) != ("stepped", 1)
+
+    assert drive(ProbeRunner(ProbeContext(), [Seldom], 100)) == {"noted": ["before", "step 1", "after"]}
+
+
 def test_what_a_probe_disturbs_is_restored():
     context = ProbeContext()
     context.model[1].eval()
