@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 from typing import TYPE_CHECKING, Any
 
 from ...core import arguments
@@ -54,15 +55,18 @@ def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options
         raise TypeError(
             f"to={what}: expected one of {', '.join(WRITERS)}, or an object with the methods of a TraceWriter"
         )
-    closing = _Closing(writer)
+    closing, drawn = _Closing(writer), random.getstate()
     try:
         try:
             write(trace, writer, tensors=tensors)
             closing.failed = False
         finally:
             closing.close()
-    finally:  # for an interrupt in the line above
-        closing.close()
+    finally:
+        try:
+            closing.close()  # for an interrupt in the line above
+        finally:
+            random.setstate(drawn)  # trackers draw names for their runs
 
 
 class _Closing:
