@@ -27,7 +27,8 @@ from .targets import OF_EMBEDDINGS, Targets, targets_of
 ROWS, FEW_ROWS = 16, 4
 CELLS = 2**20
 #: The queries of a loss are taken to last as long as so many forward passes of it: some 45 with gradients, 25 without, and the standard
-#: losses beside them. An estimate; what one output costs is measured by ``benchmarks/scale.py --loss``.
+#: losses beside them. An estimate, and low: with 10,000 outputs they took twice as long. What one output costs is measured by
+#: ``benchmarks/scale.py --loss``, what all queries cost by ``benchmarks/probe_costs.py outputs``.
 QUERIES = 300
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
