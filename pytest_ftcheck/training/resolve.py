@@ -116,9 +116,11 @@ def check_parameters(model: nn.Module) -> None:
             )
         trainable += p.requires_grad
     if not trainable:
+        how = "unfreeze what should learn"
+        if any(hasattr(module, "peft_config") for module in model.modules()):
+            how = "adapters are loaded for inference unless is_trainable=True: PeftModel.from_pretrained(model, path, is_trainable=True)"
         raise ValueError(
-            "model: no trainable parameter: every parameter has requires_grad=False, or there is none; "
-            "unfreeze what should learn"
+            f"model: no trainable parameter: every parameter has requires_grad=False, or there is none; {how}"
         )
 
 

@@ -253,6 +253,8 @@ class LoopObserver(LoopCallListener):
         ids = call.arguments.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
             return
+        if call.arguments.get("encoder_hidden_states") is not None:
+            return  # a decoder's own ids: the padding id may be its start token, and no token sees those after it
         self.base = base
         real = self._real(ids)
         if real is None or bool(real.all()) or not bool(real.any(1).all()) or len(self.calls) >= MOST:

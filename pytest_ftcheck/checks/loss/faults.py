@@ -320,6 +320,14 @@ LOSS_SCALED_TO_NOTHING = Fault(
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
     confidence="certain",
 )
+HEAD_LEFT_RANDOM = Fault(
+    "head_left_random",
+    Rank.LOSS + 137,
+    "the head is frozen at its start while adapters are trained",
+    cause="PEFT trains its adapters and what modules_to_save names; {head} is neither, and the features cannot make up for a random head",
+    remedy="give the adapters' config task_type (SEQ_CLS, TOKEN_CLS, ...) or modules_to_save=[{names}]",
+    explains=(Symptom.LOSS_WRONG, "logits_unbounded"),
+)
 LOGITS_BOUNDED = Fault(
     "logits_bounded",
     Rank.LOSS + 310,

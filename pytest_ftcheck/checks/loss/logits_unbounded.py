@@ -29,6 +29,7 @@ _STANDARD = ("cross_entropy", "bce", "bce_one_hot")
     stage=Stage.OUTCOME,
     position=4,
     faults=(
+        faults.HEAD_LEFT_RANDOM,
         faults.LOGITS_BOUNDED,
         faults.LOGITS_ONE_SIGNED,
         faults.OUTPUTS_CANNOT_REACH_LABELS,
@@ -59,7 +60,7 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     if shape is None:
         return not_measured(NAME, trace, LossShape)
     if (verdict := _bounded_for_any_weights(shape, max_share)) is not None:
-        return verdict
+        return _of_a_frozen_head(trace, verdict) or verdict
     if (verdict := find_bounded_outputs(shape, NAME, OUTSIDE)) is not None:
         return verdict
     if (verdict := _judge_reach(shape, max_share)).ok and (
@@ -67,6 +68,21 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     ) is not None:
         return far
     return verdict
+
+
+def _of_a_frozen_head(trace: Trace, verdict: Verdict) -> Verdict | None:
+    """The bound is that of a head that is frozen while adapters are trained; None: it is none, or it was declared frozen."""
+    head = [t for t in trace.tensors if t.part == "head"]
+    adapted = any(t.role == "adapter" and t.trainable for t in trace.tensors)
+    if not head or not adapted or any(t.trainable or t.trainable_last for t in head):
+        return None
+    if trace.intent is not None and all(trace.intent.wants_frozen(t.name) for t in head):
+        return None
+    names = ", ".join(repr(name.rpartition(".")[2]) for name in trace.head)
+    fault = faults.HEAD_LEFT_RANDOM.with_details(head=", ".join(trace.head), names=names)
+    return fault.verdict(
+        NAME, verdict.headline, evidence=verdict.evidence, limit=verdict.limit, measured=verdict.measured
+    )
 
 
 def _judge_reach(shape: LossShape, max_share: float) -> Verdict:

@@ -17,6 +17,8 @@ from pytest_ftcheck import (
     watch,
 )
 from pytest_ftcheck.checks.loop.record import LoopCalls
+from pytest_ftcheck.instruments.tiny_architectures import tiny
+from pytest_ftcheck.instruments.tiny_tasks import batches_for
 
 BATCHES = toy_batches()
 
@@ -280,3 +282,19 @@ def test_a_loss_fn_is_observed_whichever_probes_are_named():
 
     trace = finetune(tiny_distilbert(seed=0), BATCHES, loss_fn=loss_fn, steps=6, probes=["inputs"])
     assert check_padding_ignored(trace).fault == "mask_all_ones"
+
+
+def test_a_decoders_own_ids_are_no_text_without_a_mask():
+    """The start token of T5 is its padding id, and prompt tuning gives the encoder vectors, so that only the decoder is given ids."""
+
+    class OfVectors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny("t5", "seq2seq")
+
+        def forward(self, input_ids, attention_mask, labels):
+            words = self.inner.get_input_embeddings()(input_ids)
+            return self.inner(inputs_embeds=words, attention_mask=attention_mask, labels=labels)
+
+    trace = finetune(OfVectors(), batches_for(tiny("t5", "seq2seq")), steps=4, lr=1e-3, probes=["inputs"])
+    assert check_padding_ignored(trace).status != "fail"
