@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from everything import process_state
-from interrupted import KINDS, WHOLE, Boom, Lines, by_signal, stopped, timer  # noqa: F401 - a fixture
+from interrupted import KINDS, WHOLE, Lines, by_signal, stopped, timer  # noqa: F401 - a fixture
 
 from pytest_ftcheck import example_trace
 from pytest_ftcheck.cli.main import main
@@ -164,7 +164,6 @@ def test_what_stops_a_tracker_leaves_no_run_and_no_thread_of_it(tmp_path, timer,
             run()
         before, files_before = around(), open_files()
         for at in lines.chosen(0 if WHOLE else 12):
-            for error in (KeyboardInterrupt, Boom):
-                where = f"{name}: {stopped(run, at, 'reports/trackers', error)}"
-                assert in_order(), where
-                assert (around(), open_files()) == (before, files_before), where
+            where = f"{name}: {stopped(run, at, 'reports/trackers')}"
+            assert in_order(), where
+            assert (around(), open_files()) == (before, files_before), where

@@ -55,35 +55,34 @@ def log(trace: Trace, to: str | TraceWriter, *, tensors: bool = False, **options
         raise TypeError(
             f"to={what}: expected one of {', '.join(WRITERS)}, or an object with the methods of a TraceWriter"
         )
-    closing, drawn = _Closing(writer), random.getstate()
+    closing = _Closing(writer)
     try:
         try:
             write(trace, writer, tensors=tensors)
             closing.failed = False
         finally:
             closing.close()
-    finally:
-        try:
-            closing.close()  # for an interrupt in the line above
-        finally:
-            random.setstate(drawn)  # trackers draw names for their runs
+    finally:  # for an interrupt in the line above
+        closing.close()
 
 
 class _Closing:
-    """Closes a writer once; again only if an interrupt stopped that."""
+    """Closes a writer once, again only if an interrupt stopped that. Python's random state is as before: trackers draw names for runs."""
 
     def __init__(self, writer: TraceWriter) -> None:
         self._writer, self._closed, self.failed = writer, False, True
+        self._drawn = random.getstate()
 
     def close(self) -> None:
-        if self._closed:
-            return
         try:
-            self._writer.close(self.failed)
+            if not self._closed:
+                self._writer.close(self.failed)
+                self._closed = True
         except Exception:
             self._closed = True
             raise
-        self._closed = True
+        finally:
+            random.setstate(self._drawn)
 
 
 def _is_writer(to: Any) -> bool:
