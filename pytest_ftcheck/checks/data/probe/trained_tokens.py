@@ -81,7 +81,7 @@ def _taught_by_gradient(reader: Reader, batch: Any, tokens: Tokens) -> torch.Ten
             logits = outputs[-1] if outputs else None
             if logits is None or logits.shape[:-1] != tokens.ids.shape or not loss.requires_grad:
                 return None
-            (grad,) = torch.autograd.grad(loss, logits, allow_unused=True)
+            grad: torch.Tensor | None = torch.autograd.grad(loss, logits, allow_unused=True)[0]
     except Exception:  # noqa: BLE001 - a model or a loss that cannot take so few rows
         return None
     finally:
@@ -141,5 +141,5 @@ def _attended(tokens: Tokens) -> torch.Tensor:
 def _cut(row: TokenRow) -> TokenRow:
     if len(row.ids) <= MOST_TOKENS:
         return row
-    ids, kinds, attended, taught = (x[:MOST_TOKENS] for x in (row.ids, row.kinds, row.attended, row.taught))
-    return TokenRow(ids, kinds, attended, taught, len(row.ids) - MOST_TOKENS)
+    shown, left_out = slice(MOST_TOKENS), len(row.ids) - MOST_TOKENS
+    return TokenRow(row.ids[shown], row.kinds[shown], row.attended[shown], row.taught[shown], left_out)

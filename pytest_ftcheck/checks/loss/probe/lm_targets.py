@@ -189,7 +189,7 @@ def _commonest(counted: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> 
         at, there = _pairs(k, ids.shape[1])
         beside = ids[:, there][counted[:, at] & real[:, there]]
         if len(beside):
-            values, counts = beside.unique(return_counts=True)
+            values, counts = torch.unique(beside, return_counts=True)
             overall = (ids[real] == values[counts.argmax()]).double().mean()
             found[k] = float(counts.max() / len(beside)), float(overall)
     return found
