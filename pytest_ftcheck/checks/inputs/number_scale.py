@@ -14,11 +14,11 @@ from .record import Inputs, NumberScale
 #: First loss over that of a uniform prediction that is too high: the limit of `initial_loss`.
 TOO_HIGH = 3.0
 #: Size of the outputs (rms) that is large beside that of a head near zero, and how many times as small it becomes with standardised inputs.
-#: Pixels of 0 to 255 in a small convolutional network: 6 to 7, and 43 to 56 times.
+#: Pixels of 0 to 255 in a small convolutional network: 6 to 7, and 38 to 59 times.
 LARGE_OUTPUTS, SMALLER = 1.0, 5.0
 #: Times as far as outputs differ between rows with standardised inputs, of numbers that are large, and of those that hardly vary. Pixels of
-#: 0 to 255 in a small vision transformer: 3.4 to 5.6 (a LayerNorm hides their size); divided by 255 twice, there and in a convolutional
-#: network: 300 to 1,200. Two seeds each.
+#: 0 to 255 in a small vision transformer: 3.3 to 4.9 (a LayerNorm hides their size); divided by 255 twice, there and in a convolutional
+#: network: 350 to 1,700. Two seeds each, ``benchmarks/input_scale.py``.
 FURTHER_OF_LARGE, FURTHER_OF_SMALL = 2.0, 10.0
 
 
