@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from neutral import deepcrime, deform, ours, rivals, tables, traincheck
-from neutral.task import Fault, fingerprint, make_run
+from neutral.task import Fault, fingerprint, make_run, trimmed_base
 
 RESULTS = Path(__file__).parents[1] / "results" / "neutral.json"
 
@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         new = run_one(tool, fault, seed)
         taken = {(s["tool"], s["source"], s["name"], s["seed"]) for s in new}
         lines = [s for s in lines if (s["tool"], s["source"], s["name"], s["seed"]) not in taken] + new
-        RESULTS.write_text("[\n" + ",\n".join(json.dumps(s) for s in lines) + "\n]\n", encoding="utf-8")
+        text = "[\n" + ",\n".join(json.dumps(s) for s in lines) + "\n]\n"
+        RESULTS.write_text(text.replace(str(trimmed_base()), "the base"), encoding="utf-8")
         for s in new:
             print(
                 s["tool"],
