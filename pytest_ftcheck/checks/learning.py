@@ -26,7 +26,7 @@ def learns(trace: Trace) -> bool | None:
     better = [m.p_value <= ALPHA and m.last >= m.first for m in held_out or metrics if m.p_value is not None]
     if held_out:
         return any(better)
-    if (fell := _loss_fell(trace)) is not None:
+    if (fell := loss_fell(trace)) is not None:
         better.append(fell)
     return any(better) if better else None
 
@@ -44,7 +44,7 @@ def weight_of_suspicion(trace: Trace) -> Status:
     return "fail" if len(trace.steps) >= ENOUGH else "inconclusive"
 
 
-def _loss_fell(trace: Trace) -> bool | None:
+def loss_fell(trace: Trace) -> bool | None:
     """Whether the loss on fixed rows ends clearly below that of the class priors, or (without those) below the first; None: not known."""
     points = trace.probe_loss.points if trace.probe_loss is not None else ()
     if len(points) < 2 or trace.probe_loss is None:

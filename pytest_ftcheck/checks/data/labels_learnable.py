@@ -5,9 +5,10 @@ from __future__ import annotations
 from ...core.formatting import number, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
+from ..learning import loss_fell
 from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
-from .held_out import HELD_OUT_ALPHA, better_than_chance, loss_fell
+from .held_out import HELD_OUT_ALPHA, better_than_chance
 from .record import Data, Dependence
 
 NAME = "labels_learnable"

@@ -14,9 +14,9 @@ from ...core.observations import Metric
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ...seeds.thresholds import Threshold
+from ..learning import loss_fell
 from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
-from .held_out import loss_fell
 from .held_out_apart import held_out_apart
 
 NAME = "metric_improves"
