@@ -89,7 +89,9 @@ def _value(loss: Callable[[torch.Tensor], Any], labels: torch.Tensor) -> float |
     seed_everything(0)
     try:
         value = loss(labels)
-        return float(value.detach() if isinstance(value, torch.Tensor) else value)  # else torch warns, which may be an error
+        return float(
+            value.detach() if isinstance(value, torch.Tensor) else value
+        )  # else torch warns, which may be an error
     except Exception:  # noqa: BLE001 - the user's loss, given labels that are not the batch's, may raise anything
         return None
 
