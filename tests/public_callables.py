@@ -113,8 +113,12 @@ _VERDICT: dict[str, Any] = {"check": "loss_decreases", "status": "fail", "headli
 _SCHEME = ft.InitScheme.normal
 
 
+#: Removed when the process ends.
+_FILES = tempfile.TemporaryDirectory()
+
+
 def _file(text):
-    folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+    folder = Path(tempfile.mkdtemp(dir=_FILES.name))
     (folder / "file.json").write_text(text)
     return folder / "file.json"
 
