@@ -38,6 +38,8 @@ class ModelContext:
     tensors: tuple[Tensor, ...] = ()
     #: Notes for the trace.
     notes: list[str] = field(default_factory=list)
+    #: Parameters of the base that were edited after the checkpoint was loaded; the probe `pretrained` finds them.
+    edited: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)

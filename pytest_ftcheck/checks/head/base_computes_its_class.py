@@ -6,10 +6,10 @@ import math
 
 from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
-from ...core.verdict import Status, Verdict
+from ...core.verdict import Verdict
 from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
 from .base_twin_record import BaseTwin, Difference, TwinComparison
-from .learning import UNKNOWN, learns
+from .harm import harm_of_alteration
 
 NAME = "base_computes_its_class"
 BASE_ALTERED = Fault(
@@ -39,9 +39,9 @@ BASE_ALTERED = Fault(
 def check_base_computes_its_class(trace: Trace) -> Verdict:
     """A library's base gives the outputs of a fresh twin: a module of its class and config with the same weights and inputs.
 
-    Where they differ by more than rounding, the first submodule that differs is named, and what is changed there. That is advice where the
-    run learns all the same (the metric beats its baseline, or the loss falls below the class priors'), or where nothing shows whether it
-    does; else it is a fault.
+    Where they differ by more than rounding, the first submodule that differs is named, and what is changed there. It is a fault where the
+    run does not learn, or where a linear layer does clearly better on the twin's features than on the base's, and than the whole run. Else,
+    or where nothing shows whether the run learns, it is advice.
 
     >>> from pytest_ftcheck import example_trace
     >>> from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, TwinComparison
@@ -58,17 +58,14 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
         return Verdict(NAME, "pass", _agreement(twins.bases), measured=_measured(twins.bases), notes=notes)
     base, first = altered[0], altered[0].first
     assert first is not None
-    learnt = learns(trace)
-    status: Status = "fail" if learnt is False else "advice"
-    if learnt is None:
-        notes = (*notes, UNKNOWN)
+    harm = harm_of_alteration(trace)
     return BASE_ALTERED.with_details(changes=_changes(base, first)).verdict(
         NAME,
-        f"{base.base} does not compute what {base.class_name} computes: {_where(first)}. {_whole(base)}",
-        status,
-        limit=f"at most {number(base.limit)} of the largest value: rounding",
+        f"{base.base} does not compute what {base.class_name} computes: {_where(first)}. {_whole(base)}{harm.sentence}",
+        harm.status,
+        limit="; ".join(filter(None, (f"at most {number(base.limit)} of the largest value: rounding", harm.limit))),
         measured=_measured(altered[:1]),
-        notes=notes,
+        notes=(*notes, *harm.notes),
     )
 
 

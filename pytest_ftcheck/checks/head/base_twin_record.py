@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...core.measurement import Measurement
+from .readout_record import Readout
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,5 @@ class BaseTwin(Measurement, probe="base_twin"):
     bases: tuple[TwinComparison, ...]
     #: Why further bases were not compared.
     left_out: tuple[str, ...] = ()
+    #: What a linear layer reads off the features with and without all that was altered or edited; None: nothing was, or not measured.
+    readout: Readout | None = None

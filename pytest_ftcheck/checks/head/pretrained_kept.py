@@ -12,14 +12,12 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Stage, check, declared_not_measured, not_measured
 from . import faults
-from .learning import UNKNOWN, learns
+from .harm import harm_of_alteration, readout_of
 from .record import Differing, Pretrained
 
 NAME = "pretrained_kept"
 #: Kinds of difference that a healthy start explains.
 HARMLESS = ("rounded", "close", "resized")
-#: Kinds that neither training nor an initialiser leaves behind; a constant is judged by `_is_edit`.
-EDITS = ("scaled", "shifted", "scaled and shifted", "refilled", "shuffled", "misplaced")
 #: Share of the declared base tensors that counts as all of it: some biases start at zero in any checkpoint.
 WHOLE = 0.9
 _DIFFERENCES = {
@@ -34,6 +32,7 @@ _DIFFERENCES = {
     "shuffled": "the same values in another order",
     "misplaced": "the declared values of another tensor",
     "constant": "reset to a constant",
+    "rows zeroed": "the same, but for whole rows that are zero",
     "changed": "changed, still related",
     "unrelated": "unrelated to the declared values",
 }
@@ -46,6 +45,7 @@ _FAULTS = {
     "refilled": faults.PRETRAINED_REFILLED,
     "shuffled": faults.PRETRAINED_SHUFFLED,
     "misplaced": faults.PRETRAINED_MISPLACED,
+    "rows zeroed": faults.PRETRAINED_ROWS_ZEROED,
     "changed": faults.PRETRAINED_CHANGED,
 }
 _MEASURED_NAMED = "every parameter of the base against the file, before the first step"
@@ -76,7 +76,8 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
 
     Where nothing is declared, the checkpoint that a library base's config names is read, if it lies on this machine and most tensors are
     its own bit for bit. Then only values count that neither training nor an initialiser leaves behind (scaled, shifted, shuffled, of
-    another tensor, a constant); they are a fault where the run does not learn, else advice.
+    another tensor, a constant, rows of zeros); they are a fault where the run does not learn, or where they make the features clearly
+    worse for the task and the run does not make up for it; else advice.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_pretrained_kept(example_trace()).status
@@ -117,33 +118,34 @@ def check_pretrained_kept(trace: Trace) -> Verdict:
 
 def _against_named(found: Pretrained, trace: Trace) -> Verdict:
     """Nothing was declared: a start from later training or with new top layers is none of our business, but edited values are."""
-    edited = [d for d in found.differing if d.part != "head" and _is_edit(d)]
+    edited = [d for d in found.differing if d.edited]
     where = f"the checkpoint that the base's config names ({clean(found.named or '')})"
     if not edited:
         others = tuple(d.name for d in found.differing if d.kind not in HARMLESS)
         notes = (f"{plural(len(others), 'tensor')} start otherwise, and not by an edit: {others[0]}",) if others else ()
         headline = f"{found.equal} of {plural(found.compared, 'tensor')} start with the values of {where}, bit for bit."
         return Verdict(NAME, "pass", headline, measured=_MEASURED_NAMED, notes=notes)
-    learnt = learns(trace)
+    readout = readout_of(trace)
+    if readout is not None and readout.change == 0:
+        notes = (
+            f"{plural(len(edited), 'tensor')} edited, which changes no feature of {readout.rows} rows: {edited[0].name}",
+        )
+        headline = f"{found.equal} of {plural(found.compared, 'tensor')} start with the values of {where}, bit for bit."
+        return Verdict(NAME, "pass", headline, measured=_MEASURED_NAMED, notes=notes)
+    harm = harm_of_alteration(trace)
     kind = _decisive_kind(edited)
     alike = [d for d in edited if d.kind in (kind, "constant")]
     fault = _explain(kind, alike, trace.head, whole=False, initializer_range=None)
     return replace(fault, confidence="likely").verdict(
         NAME,
         f"{len(edited)} of {plural(found.compared, 'tensor')} do not start with the values of {where}: {alike[0].name} is "
-        f"{_DIFFERENCES[alike[0].kind]}{_difference(alike[0])}.",
-        "fail" if learnt is False else "advice",
+        f"{_DIFFERENCES[alike[0].kind]}{_difference(alike[0])}.{harm.sentence}",
+        harm.status,
         evidence=_rows(edited),
+        limit=harm.limit,
         measured=_MEASURED_NAMED,
-        notes=(UNKNOWN,) if learnt is None else (),
+        notes=harm.notes,
     )
-
-
-def _is_edit(d: Differing) -> bool:
-    """Whether neither training nor an initialiser gives such values; norms are initialised to 1 and biases to 0."""
-    if d.kind != "constant":
-        return d.kind in EDITS
-    return len(d.shape) > 1 or not (d.mean == 1 or (d.mean == 0 and d.name.endswith("bias")))
 
 
 def _decisive_kind(faulty: Sequence[Differing]) -> str:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from ...core.measurement import Measurement
 
+#: Kinds of difference that neither training nor an initialiser leaves behind; a constant is judged by `Differing.edited`.
+EDITS = ("scaled", "shifted", "scaled and shifted", "refilled", "shuffled", "misplaced", "rows zeroed")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -98,7 +101,7 @@ class Differing:
 
     name: str
     #: ``rounded``, ``close``, ``resized``, ``shape``, ``scaled``, ``shifted``, ``scaled and shifted``, ``refilled``, ``shuffled``,
-    #: ``misplaced``, ``constant``, ``changed`` or ``unrelated``.
+    #: ``misplaced``, ``constant``, ``rows zeroed``, ``changed`` or ``unrelated``.
     kind: str
     part: str
     relative: float | None
@@ -109,6 +112,15 @@ class Differing:
     declared_shape: tuple[int, ...] = ()
     mean: float | None = None
     declared_mean: float | None = None
+
+    @property
+    def edited(self) -> bool:
+        """Whether neither training nor an initialiser gives such values; norms are initialised to 1 and biases to 0."""
+        if self.part == "head":
+            return False
+        if self.kind != "constant":
+            return self.kind in EDITS
+        return len(self.shape) > 1 or not (self.mean == 1 or (self.mean == 0 and self.name.endswith("bias")))
 
 
 @dataclass(frozen=True)

@@ -323,10 +323,16 @@ LOSS_SCALED_TO_NOTHING = Fault(
 HEAD_LEFT_RANDOM = Fault(
     "head_left_random",
     Rank.LOSS + 137,
-    "the head is frozen at its start while adapters are trained",
+    "the head is frozen at its start while other parameters are trained",
     cause="PEFT trains its adapters and what modules_to_save names; {head} is neither, and the features cannot make up for a random head",
     remedy="give the adapters' config task_type (SEQ_CLS, TOKEN_CLS, ...) or modules_to_save=[{names}]",
     explains=(Symptom.LOSS_WRONG, "logits_unbounded"),
+)
+#: The same without adapters.
+HEAD_FROZEN_AT_RANDOM = replace(
+    HEAD_LEFT_RANDOM,
+    cause="the code that freezes parameters also freezes {head}, and the features cannot make up for a random head",
+    remedy="call requires_grad_(True) on {head}, before the optimizer is built; if it should stay frozen, declare Intent(frozen='head')",
 )
 LOGITS_BOUNDED = Fault(
     "logits_bounded",

@@ -60,7 +60,8 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     if shape is None:
         return not_measured(NAME, trace, LossShape)
     if (verdict := _bounded_for_any_weights(shape, max_share)) is not None:
-        return _of_a_frozen_head(trace, verdict) or verdict
+        after_head = _bounded_after_last_layer(shape, max_share) is not None
+        return _of_a_frozen_head(trace, verdict, after_head=after_head) or verdict
     if (verdict := find_bounded_outputs(shape, NAME, OUTSIDE)) is not None:
         return verdict
     if (verdict := _judge_reach(shape, max_share)).ok and (
@@ -70,16 +71,23 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     return verdict
 
 
-def _of_a_frozen_head(trace: Trace, verdict: Verdict) -> Verdict | None:
-    """The bound is that of a head that is frozen while adapters are trained; None: it is none, or it was declared frozen."""
+def _of_a_frozen_head(trace: Trace, verdict: Verdict, *, after_head: bool) -> Verdict | None:
+    """The bound is that of a head that is frozen while other parameters are trained; None: it is none, or it was declared frozen.
+
+    :param after_head: what follows the last layer bounds the logits by itself.
+    """
     head = [t for t in trace.tensors if t.part == "head"]
-    adapted = any(t.role == "adapter" and t.trainable for t in trace.tensors)
-    if not head or not adapted or any(t.trainable or t.trainable_last for t in head):
+    trained = [t for t in trace.tensors if t.part != "head" and t.trainable]
+    if not head or not trained or any(t.trainable or t.trainable_last for t in head):
         return None
     if trace.intent is not None and all(trace.intent.wants_frozen(t.name) for t in head):
         return None
     names = ", ".join(repr(name.rpartition(".")[2]) for name in trace.head)
-    fault = faults.HEAD_LEFT_RANDOM.with_details(head=", ".join(trace.head), names=names)
+    adapted = any(t.role == "adapter" for t in trained)
+    if after_head and not adapted:
+        return None
+    kind = faults.HEAD_LEFT_RANDOM if adapted else faults.HEAD_FROZEN_AT_RANDOM
+    fault = kind.with_details(head=", ".join(trace.head), names=names)
     return fault.verdict(
         NAME, verdict.headline, evidence=verdict.evidence, limit=verdict.limit, measured=verdict.measured
     )

@@ -76,6 +76,7 @@ def test_wording():
         "was made; a change that is wanted belongs in a class of your own",
         "  limit: at most 7.60e-06 of the largest value: rounding",
         "  measured: evaluation mode, 2 rows, initial weights, attention implementation 'sdpa' in both",
+        "  note: whether the alteration makes the features worse for this task was not measured",
     ]
     infinite = replace(HOOKED, relative=float("inf"), first=Difference("encoder", "BertEncoder", "call", float("inf")))
     assert "its class calls encoder (BertEncoder), this one does not" in judge(infinite).headline
@@ -414,8 +415,8 @@ def hooks_of(model):
 
 @pytest.mark.parametrize("failing", [None, ValueError, KeyboardInterrupt])
 def test_hooks_are_removed_and_random_states_kept(failing):
+    from pytest_ftcheck.checks.head.probe.base_twin.bases import find_bases
     from pytest_ftcheck.checks.head.probe.base_twin.comparison import Comparison
-    from pytest_ftcheck.checks.head.probe.base_twin.probe import find_bases
     from pytest_ftcheck.checks.head.probe.base_twin.twin import Twin
 
     model = tiny_distilbert(seed=0).eval()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.utils.prune
 
 from pytest_ftcheck import Intent
 from pytest_ftcheck.checks.head.probe.named_checkpoint import file_of
@@ -62,6 +63,7 @@ def test_a_loaded_base_starts_from_it(model, folder):
             lambda layer: layer.attention.self.query.weight.data.copy_(layer.attention.self.key.weight.data),
             "misplaced",
         ),
+        (lambda layer: layer.output.dense.weight.data[::2].zero_(), "rows zeroed"),
     ],
 )
 def test_what_was_edited_after_loading(model, edit, kind):
@@ -84,14 +86,14 @@ def test_a_base_trained_since_or_made_from_the_config_alone_is_not_compared(mode
 
 
 def test_new_top_layers_and_a_larger_vocabulary_are_no_edit(model):
-    from pytest_ftcheck.checks.head.pretrained_kept import HARMLESS, _is_edit
+    from pytest_ftcheck.checks.head.pretrained_kept import HARMLESS
 
     for module in model.bert.encoder.layer[2].modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     model.resize_token_embeddings(40)
     found = found_of(model)
-    assert not [d for d in found.differing if d.kind not in HARMLESS and _is_edit(d)]
+    assert not [d for d in found.differing if d.kind not in HARMLESS and d.edited]
     assert {d.kind for d in found.differing} >= {"resized", "unrelated"}
 
 
@@ -107,3 +109,31 @@ def test_a_file_that_cannot_be_read_is_no_fault(model, tmp_path):
     model.config._name_or_path = str(tmp_path)
     with pytest.raises(LeftOut, match="cannot be read"):
         found_of(model)
+
+
+def test_half_a_table_of_zeros_is_an_edit_and_what_has_a_reason_is_none(model):
+    def edited():
+        return [(d.name, d.kind) for d in found_of(model).differing if d.edited]
+
+    layer = model.bert.encoder.layer[0].output.dense
+    torch.nn.utils.prune.ln_structured(layer, "weight", 0.5, n=2, dim=0)  # its mask is a buffer of the model
+    table = model.bert.embeddings.word_embeddings.weight
+    table.data[0].mul_(1 / 32)  # a padding row, say: hardly anything of the table
+    assert edited() == []
+    table.data[10:25].zero_()
+    table.data[0].mul_(32)
+    assert edited() == [("bert.embeddings.word_embeddings.weight", "rows zeroed")]
+
+
+def test_what_differs_beside_an_edit_belongs_to_it(model):
+    own = model.bert.encoder.layer[1].attention.self
+    for name in ("weight", "bias"):
+        first, second = getattr(own.query, name).data, getattr(own.key, name).data
+        kept = first.clone()
+        first.copy_(second)
+        second.copy_(kept)
+    model.bert.encoder.layer[2].output.dense.reset_parameters()  # a new layer: not an edit
+    context = SimpleNamespace(model=model, head=("classifier",), intent=Intent())
+    PretrainedProbe(context).before()
+    at = "bert.encoder.layer.1.attention.self"
+    assert set(context.edited) == {f"{at}.{m}.{n}" for m in ("query", "key") for n in ("weight", "bias")}

@@ -48,6 +48,7 @@ def test_declared_values_that_could_not_be_compared_are_no_pass():
         ("shuffled", "pretrained_shuffled", "transposed"),
         ("misplaced", "pretrained_shuffled", "for other layers"),
         ("changed", "pretrained_changed", "another version"),
+        ("rows zeroed", "pretrained_changed", "whole rows"),
         ("shape", "pretrained_other_shape", "another shape"),
     ],
 )
@@ -115,6 +116,7 @@ def test_wording():
     ("differing", "status"),
     [
         (replace(LOST, kind="scaled"), "advice"),
+        (replace(LOST, kind="rows zeroed"), "advice"),
         (replace(LOST, kind="constant", mean=0.0), "advice"),
         (replace(LOST, kind="unrelated"), "pass"),
         (replace(LOST, kind="changed"), "pass"),

@@ -25,17 +25,19 @@ class Net(nn.Module):
         return self.head(torch.relu(self.base(x)))
 
 
-def run(loss, head):
+def run(loss, head, *, prepare=lambda model: None, frozen=()):
     torch.manual_seed(0)
+    model = Net(head())
+    prepare(model)
     return finetune(
-        Net(head()),
+        model,
         batches(),
         loss_fn=lambda m, b: loss(m(b[0]), b[1]),
         forward=lambda m, b: m(b[0]),
         head="head",
         steps=4,
         lr=1e-3,
-        intent=Intent(task="single_label"),
+        intent=Intent(task="single_label", frozen=frozen),
         probes=["loss", "loss_shape"],
     )
 
@@ -99,3 +101,29 @@ def test_the_weights_are_restored_bit_for_bit():
         ends.append({k: v.clone() for k, v in model.state_dict().items()})
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+
+
+def test_a_frozen_head_comes_before_the_bound_that_it_puts_on_the_logits():
+    def only_the_norm(model):
+        model.base = nn.Sequential(model.base, nn.LayerNorm(16), nn.Tanh())  # as a pooler
+        model.requires_grad_(False)
+        model.base[1].requires_grad_(True)
+        model.head.weight.data.mul_(0.1)
+
+    def and_the_head(model):
+        only_the_norm(model)
+        model.head.requires_grad_(True)
+
+    linear = lambda: nn.Linear(16, 3)  # noqa: E731
+    frozen = check_logits_unbounded(run(F.cross_entropy, linear, prepare=only_the_norm))
+    assert (frozen.status, frozen.fault) == ("fail", "head_left_random")
+    assert "freezes head" in frozen.causes[0]
+    declared = check_logits_unbounded(run(F.cross_entropy, linear, prepare=only_the_norm, frozen=("head", "base.0")))
+    assert declared.fault == "logits_bounded"
+    assert check_logits_unbounded(run(F.cross_entropy, linear, prepare=and_the_head)).status == "pass"
+    squashed = run(
+        F.cross_entropy,
+        lambda: nn.Sequential(nn.Linear(16, 3), nn.Tanh()),
+        prepare=lambda m: m.head.requires_grad_(False),
+    )
+    assert check_logits_unbounded(squashed).fault == "logits_bounded"

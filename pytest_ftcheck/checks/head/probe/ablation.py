@@ -304,16 +304,17 @@ def _labels(batches: Sequence[Any]) -> torch.Tensor:
     return torch.cat([split(b)[1].reshape(-1) for b in batches]).long()
 
 
-def ridge(x: torch.Tensor, y: torch.Tensor, held: torch.Tensor, classes: int) -> torch.Tensor:
+def ridge(x: torch.Tensor, y: torch.Tensor, held: torch.Tensor, classes: int, strength: float = 0.01) -> torch.Tensor:
     """Classes that ridge regression on one-hot labels predicts for ``held``, in its dual form.
 
-    The penalty is a hundredth of the mean squared length of a centred row: enough where there are fewer rows than features.
+    The penalty is ``strength`` times the mean squared length of a centred row: a hundredth is enough where there are fewer rows than
+    features.
     """
     mean = x.mean(0)
     centred = x - mean
     targets = nn.functional.one_hot(y, classes).double()
     gram = centred @ centred.t()
-    penalty = 0.01 * float(gram.diagonal().mean()) + 1e-12
+    penalty = strength * float(gram.diagonal().mean()) + 1e-12
     dual = torch.linalg.solve(
         gram + penalty * torch.eye(len(x), dtype=gram.dtype, device=x.device), targets - targets.mean(0)
     )

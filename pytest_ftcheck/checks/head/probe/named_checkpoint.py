@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from ....instruments.base_model import BaseModel
 from ....instruments.probe import LeftOut
 from ....instruments.sharded_tensors import is_sharded
-from .base_twin.probe import find_bases, outermost
+from .base_twin.bases import find_bases, outermost
 
 FILE = "model.safetensors"
 #: Share of the base's tensors that the file must hold under their names: else it is another kind of checkpoint.
@@ -63,7 +63,7 @@ def named_checkpoint(model: nn.Module) -> NamedCheckpoint:
 
     :raises LeftOut: there is none on this machine, or the base does not start from it.
     """
-    bases = [b for b in outermost(find_bases(model)) if b.library and file_of(b.module) is not None]
+    bases = _bases(model)
     if not bases:
         raise LeftOut("no pretrained values were declared (Intent(pretrained=...))")
     if any(map(is_sharded, bases[0].module.parameters())):
@@ -83,6 +83,16 @@ def named_checkpoint(model: nn.Module) -> NamedCheckpoint:
             "most tensors differ from the checkpoint that the config names: trained since, or made from the config"
         )
     return found
+
+
+def stored_values(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The values that the file has for parameters of these names, one at a time."""
+    stored = NamedCheckpoint(_bases(model)[0])
+    return ((name, stored[name]) for name in names)
+
+
+def _bases(model: nn.Module) -> list[BaseModel]:
+    return [b for b in outermost(find_bases(model)) if b.library and file_of(b.module) is not None]
 
 
 def name_of(module: nn.Module) -> str:

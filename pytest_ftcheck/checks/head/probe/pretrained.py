@@ -87,9 +87,23 @@ def _kind(a: torch.Tensor, b: torch.Tensor, relative: float | None, correlation:
         return "changed" if relative is not None and relative < 0.5 else "unrelated"
     if correlation > ALONG_A_LINE:
         return _kind_of_line(a, b, correlation)
+    if _rows_zeroed(a, b):
+        return "rows zeroed"
     if bool(torch.equal(a.reshape(-1).sort().values, b.reshape(-1).sort().values)):
         return "shuffled"
     return "changed" if abs(correlation) > RELATED else "unrelated"
+
+
+def _rows_zeroed(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether some rows are zero that were not, and the others are what they were, up to rounding."""
+    if a.dim() < 2:
+        return False
+    zero = (a == 0).flatten(1).all(1)
+    kept = b[~zero]
+    if not bool(b[zero].any()) or not bool(kept.any()):
+        return False
+    off = float(torch.linalg.vector_norm(a[~zero] - kept))
+    return off <= ROUNDED * float(torch.linalg.vector_norm(kept))
 
 
 def _kind_of_constant(a: torch.Tensor, b: torch.Tensor) -> str:

@@ -38,6 +38,7 @@ class PretrainedProbe(ModelProbe):
         if self.named is not None:
             self.found = replace(compare(context.model, self.named, context.head), named=self.named.named)
             self.named = None  # the file is closed
+            context.edited = edited_with_their_layers(self.found)
             return
         assert context.intent.pretrained is not None
         own_range = initializer_range(context.model)
@@ -51,6 +52,16 @@ class PretrainedProbe(ModelProbe):
     def record(self) -> Pretrained | None:
         """What was measured."""
         return self.found
+
+
+def edited_with_their_layers(found: Pretrained) -> tuple[str, ...]:
+    """The edited tensors, and what differs beside them in the same layers: a swapped bias merely looks unrelated."""
+    layers = {d.name.rpartition(".")[0] for d in found.differing if d.edited}
+    return tuple(
+        d.name
+        for d in found.differing
+        if d.part != "head" and d.shape == d.declared_shape and d.name.rpartition(".")[0] in layers
+    )
 
 
 class HeadWeightsProbe(ModelProbe):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
-
-from .....instruments.base_model import BaseModel, find_base_models, is_library
+from .....instruments.base_model import BaseModel
 from .....instruments.batches import row_count, split, take_rows
 from .....instruments.probe import LeftOut, Probe, ProbeContext
 from .....instruments.tokens import find_tokens
 from .....instruments.undisturbed import quiet
 from ...base_twin_record import BaseTwin, TwinComparison
+from ...readout_record import Readout
+from ..readout import readout
+from .bases import find_bases, outermost
 from .comparison import Comparison
 from .twin import Twin, not_comparable
 
@@ -25,7 +25,10 @@ BASES = 2
 
 
 class BaseTwinProbe(Probe):
-    """One forward pass of a few rows in evaluation mode, before the training; the twin is called right after its base."""
+    """One forward pass of a few rows in evaluation mode, before the training; the twin is called right after its base.
+
+    Where something is altered, more rows show what that does to the features.
+    """
 
     name = "base_twin"
     order = 22
@@ -35,6 +38,7 @@ class BaseTwinProbe(Probe):
         self.candidates = find_bases(context.model)
         self.left_out: list[str] = []
         self.found: list[tuple[BaseModel, TwinComparison]] = []
+        self.readout: Readout | None = None
         self.bases = self._comparable(outermost(self.candidates))
         if not self.bases:
             raise LeftOut([*self.left_out, "there is no base inside that takes input_ids and attention_mask"][0])
@@ -52,6 +56,8 @@ class BaseTwinProbe(Probe):
             self._compare(self._comparable(outermost(inner)))
         if not self.found:
             raise LeftOut(self.left_out[-1])
+        with contextlib.suppress(Exception):  # the comparison stands without it
+            self.readout = readout(self.context, [base for base, c in self.found if c.first is not None])
 
     def after(self) -> None:
         """Where tensors of an unchanged base never had a gradient: does its class give them one? Then the twin is called once more."""
@@ -69,7 +75,7 @@ class BaseTwinProbe(Probe):
         """What was measured."""
         if not self.found:
             return None
-        return BaseTwin(tuple(comparison for _, comparison in self.found), tuple(self.left_out))
+        return BaseTwin(tuple(comparison for _, comparison in self.found), tuple(self.left_out), self.readout)
 
     def _rows(self) -> list[int]:
         """The row with the most padding and the one with the least: a mask that is lost changes the first."""
@@ -109,24 +115,3 @@ class BaseTwinProbe(Probe):
             else:
                 self.found.append((comparison.base, comparison.found))
         return [c.base for c in comparisons if c.error is None and c.found is None]
-
-
-def find_bases(model: nn.Module) -> list[BaseModel]:
-    """The bases inside, those of a library's class if there are any; without one inside, the model."""
-    found = {base.name: base for base in find_base_models(model)}
-    for name, module in model.named_modules():
-        # by the forward of its class: the instance's may be replaced
-        if name and name not in found and is_library(module) and _takes_ids(module):
-            found[name] = BaseModel(name, module, ())
-    if not found and is_library(model) and _takes_ids(model):
-        return [BaseModel("", model, ())]
-    return [b for b in found.values() if b.library] or list(found.values())
-
-
-def outermost(bases: Sequence[BaseModel]) -> list[BaseModel]:
-    """Those that are not inside another one."""
-    return [b for b in bases if not any(b.name.startswith(f"{other.name}.") for other in bases)]
-
-
-def _takes_ids(module: nn.Module) -> bool:
-    return {"input_ids", "attention_mask"} <= set(inspect.signature(type(module).forward).parameters)
