@@ -29,6 +29,9 @@ class Rows:
 
     #: Real token ids of each row; empty where the inputs have no tokens.
     ids: list[np.ndarray] = field(default_factory=list)
+    #: Where they stand in the batch's tensor of ids, and how wide that is.
+    columns: list[np.ndarray] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
     #: Rows of floats, ``(n, d)`` a batch; rows of one number, by name.
     floats: list[np.ndarray] = field(default_factory=list)
     single: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -114,6 +117,8 @@ class Rows:
         batch = of_list(self.batch)
         return Rows(
             ids=of_list(self.ids),
+            columns=of_list(self.columns),
+            widths=of_list(self.widths),
             floats=of_blocks(self.floats),
             single={name: kept for name, blocks in self.single.items() if (kept := of_blocks(blocks))},
             labels=of_blocks(self.labels),
@@ -183,6 +188,8 @@ class RowReader:
             mask, empty = self._mask(self._ids, ids, plain)
             into.masked += empty.tolist()
             into.ids += [row[keep] for row, keep in zip(ids, mask, strict=True)]
+            into.columns += [np.flatnonzero(keep) for keep in mask]
+            into.widths += [ids.shape[1]] * count
         blocks = [
             v.reshape(count, -1) for k, v in plain.items() if v.ndim >= 2 and v.dtype.kind == "f" and not _is_mask(v)
         ]

@@ -14,6 +14,8 @@ from .record import Data, Dependence
 NAME = "labels_learnable"
 #: p-value at which a permutation test has found that labels depend on inputs.
 ALPHA = 0.005
+#: The same where a row has many labels, which more comparisons look at: up to 22 in place of 9, so that chance finds something as rarely.
+SEQUENCE_ALPHA = 0.002
 #: Distinct rows below which labels are not called unrelated to the inputs.
 MIN_ROWS = 256
 #: Share of the simulated labellings that the tests must detect before they can call the real labels unrelated.
@@ -23,7 +25,18 @@ CLEAR = 6.0
 #: Standard deviations of permuted labels from which on a metric on held-out rows overrules the tests on the training rows: the p-value
 #: of a run that learnt nothing is 0.01, the least that 99 permutations can give, once in a hundred runs; 3.5 are one in four thousand.
 HELD_OUT_DEVIATIONS = 3.5
-LIMIT = f"p <= {ALPHA:g} in one comparison, or a metric on held-out rows better than chance (p <= {HELD_OUT_ALPHA:g})"
+#: The same of a mean over rows, in standard errors, that one run in a hundred exceeds by chance.
+EXCHANGE_DEVIATIONS = 2.33
+#: What has labels, and what a dependence would show, by `Dependence.unit`.
+UNITS = {"token": "labels of tokens", "answer": "places of answers", "target": "targets"}
+#: Those for which the trained model is measured with labels of other rows.
+EXCHANGED = ("answer", "target")
+NOTHING = {
+    "row": "similar rows have similar labels",
+    "token": "labels go with the tokens at or beside their places, or with their rows",
+    "answer": "answers begin or end at certain tokens",
+    "target": "similar sources have similar targets",
+}
 
 
 @check(
@@ -36,11 +49,17 @@ LIMIT = f"p <= {ALPHA:g} in one comparison, or a metric on held-out rows better 
 def check_labels_learnable(trace: Trace) -> Verdict:
     """The labels depend on the inputs: by what the run learnt, or by a permutation test on the rows themselves.
 
+    Rows may have many labels: a class or a word for each token, the two places of an answer, a target text. Then whole rows of labels are
+    exchanged between rows of one length; labels of tokens are compared with the ids at and beside their places. A trained model learns
+    places and words that are frequent whatever the input is: for answers and targets it must prefer those of held-out rows to those of
+    other rows.
+
     Rows are compared by their tokens, pairs and triples of tokens, token order, positions, length, single tokens and their counts
     (numbers: linear, by distance, pairs). The test asks whether similar rows have similar labels more often than under permuted labels
-    (Gretton et al. 2005). A row that comes in several epochs counts once. It fails only if no comparison is significant at p <= 0.005,
-    the same tests detect labels simulated on the same rows, and the run itself learnt nothing that holds on other rows. Where the run
-    learnt, but has no held-out rows, it is inconclusive; with fewer than 256 distinct rows it is not judged.
+    (Gretton et al. 2005). A row that comes in several epochs counts once. It fails only if no comparison is significant at p <= 0.005
+    (0.002 where a row has many labels), the same tests detect labels simulated on the same rows, and the run itself learnt nothing that
+    holds on other rows. Where the run learnt, but has no held-out rows, it is inconclusive; with fewer than 256 distinct rows it is not
+    judged.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_labels_learnable(example_trace()).status
@@ -52,21 +71,23 @@ def check_labels_learnable(trace: Trace) -> Verdict:
     tested = data.dependence
     if tested is None:
         return not_measured(NAME, trace, Data, data.untested or "no rows with labels were read")
-    measured = f"label permutations over {plural(tested.rows, 'distinct row')}, {data.source}; no model involved"
+    model = "no model involved"
+    if tested.exchange_gain is not None:
+        model = f"{UNITS[tested.unit]} of held-out rows preferred by {number(tested.exchange_gain)} standard errors"
+    measured = f"label permutations over {plural(tested.rows, 'distinct row')}, {data.source}; {model}"
     by_p_value = sorted(tested.p_values.items(), key=lambda item: item[1])
     closest, least = by_p_value[0]
     if least <= _significance(tested):
         return Verdict(
             NAME,
             "pass",
-            f"Labels depend on inputs: rows similar by {closest} have similar labels "
+            f"Labels depend on inputs: {_dependence_in_words(tested, closest)} "
             f"(p = {number(least)}, {plural(tested.rows, 'distinct row')}).",
             measured=measured,
         )
-    evidence = tuple({"rows compared by": way, "p": p} for way, p in by_p_value)
-    nothing = (
-        f"none of {len(by_p_value)} comparisons shows that similar rows have similar labels (least p = {number(least)})"
-    )
+    way_of = "rows compared by" if tested.unit == "row" else "labels compared with"
+    evidence = tuple({way_of: way, "p": p} for way, p in by_p_value)
+    nothing = f"none of {len(by_p_value)} comparisons shows that {NOTHING[tested.unit]} (least p = {number(least)})"
     if moved := _clearest_shift(tested):
         shift, deviations = moved
         return faults.LABELS_SHIFTED.with_details(shift=shift).verdict(
@@ -79,22 +100,22 @@ def check_labels_learnable(trace: Trace) -> Verdict:
         )
     if reason := _weak_test(tested):
         return Verdict(NAME, "skipped", f"Not judged: {reason}.", evidence, measured=measured)
-    if better_than_chance(trace, HELD_OUT_DEVIATIONS):
+    if _learnt(trace, tested, HELD_OUT_DEVIATIONS):
         return Verdict(
             NAME,
             "pass",
-            "No evidence that the labels are unrelated to the inputs: a metric on held-out rows is better than chance.",
+            f"No evidence that the labels are unrelated to the inputs: {_evidence_of_learning(tested)}.",
             evidence,
             measured=measured,
         )
-    if undecided := _undecided(trace):
+    if undecided := _undecided(trace, tested):
         reason, remedy = undecided
         return Verdict(
             NAME,
             "inconclusive",
             f"Undecided whether the labels depend on the inputs: {nothing} in {plural(tested.rows, 'distinct row')}; {reason}.",
             evidence,
-            limit=LIMIT,
+            limit=_limit(tested),
             remedy=remedy,
             measured=measured,
         )
@@ -103,7 +124,7 @@ def check_labels_learnable(trace: Trace) -> Verdict:
         f"Labels look unrelated to inputs: {nothing}. The same tests detect {tested.detected} of {tested.simulated} simulated "
         f"labellings of these {plural(tested.rows, 'distinct row')}, and the run learnt nothing that holds on other rows.",
         evidence=evidence,
-        limit=LIMIT,
+        limit=_limit(tested),
         measured=measured,
     )
 
@@ -111,7 +132,8 @@ def check_labels_learnable(trace: Trace) -> Verdict:
 def _unrelated(data: Data) -> Fault:
     """The fault; where all rows are of one length, texts may have been cut off there."""
     fault, tokens = faults.LABELS_UNRELATED, data.tokens
-    if tokens is None or tokens.longest < 1 or tokens.shortest != tokens.longest:
+    unit = data.dependence.unit if data.dependence is not None else "row"
+    if unit in ("token", "answer") or tokens is None or tokens.longest < 1 or tokens.shortest != tokens.longest:
         return fault
     cut = f"all rows hold exactly {plural(tokens.longest, 'token')}: texts may be cut off at max_length, before the words that decide"
     return fault.because(
@@ -121,7 +143,18 @@ def _unrelated(data: Data) -> Fault:
 
 def _significance(tested: Dependence) -> float:
     """The p-value that counts: a test that stopped early cannot have a lower one than its permutations allow."""
-    return max(ALPHA, 1 / (1 + tested.permutations))
+    return max(_alpha(tested), 1 / (1 + tested.permutations))
+
+
+def _alpha(tested: Dependence) -> float:
+    return ALPHA if tested.unit == "row" else SEQUENCE_ALPHA
+
+
+def _limit(tested: Dependence) -> str:
+    learnt = f"a metric on held-out rows better than chance (p <= {HELD_OUT_ALPHA:g})"
+    if tested.unit in EXCHANGED:
+        learnt = f"{UNITS[tested.unit]} of held-out rows preferred by {EXCHANGE_DEVIATIONS:g} standard errors"
+    return f"p <= {_alpha(tested):g} in one comparison, or {learnt}"
 
 
 def _clearest_shift(tested: Dependence) -> tuple[str, float] | None:
@@ -145,12 +178,37 @@ def _weak_test(tested: Dependence) -> str:
     return ""
 
 
-def _undecided(trace: Trace) -> tuple[str, str] | None:
+def _dependence_in_words(tested: Dependence, closest: str) -> str:
+    if tested.unit == "row":
+        return f"rows similar by {closest} have similar labels"
+    return f"the {UNITS[tested.unit]} go with {closest}"
+
+
+def _learnt(trace: Trace, tested: Dependence, deviations: float) -> bool:
+    """Whether the run learnt something of the inputs that holds on other rows. Which places and words are frequent beats permuted labels,
+    too, so that answers and targets are compared with those of other rows."""
+    if tested.unit in EXCHANGED:
+        return tested.exchange_gain is not None and tested.exchange_gain >= max(deviations, EXCHANGE_DEVIATIONS)
+    return better_than_chance(trace, deviations)
+
+
+def _evidence_of_learning(tested: Dependence) -> str:
+    if tested.unit in EXCHANGED:
+        return f"the trained model prefers the {UNITS[tested.unit]} of held-out rows to those of other rows"
+    return "a metric on held-out rows is better than chance"
+
+
+def _undecided(trace: Trace, tested: Dependence) -> tuple[str, str] | None:
     """Why the run leaves open whether it learnt, and what would settle it; None: it learnt nothing that holds on other rows."""
-    if better_than_chance(trace):
+    if _learnt(trace, tested, 0.0):
         return (
-            f"a metric on held-out rows is better than chance, but by less than {HELD_OUT_DEVIATIONS:g} standard deviations",
+            f"{_evidence_of_learning(tested)}, but by less than {HELD_OUT_DEVIATIONS:g} standard deviations",
             "run more steps, or pass more held-out rows (eval_batches=)",
+        )
+    if tested.unit in EXCHANGED and tested.exchange_gain is None:
+        return (
+            f"whether the trained model prefers the {UNITS[tested.unit]} of held-out rows to those of other rows was not measured",
+            "pass more held-out rows (eval_batches=)",
         )
     if loss_fell(trace) and not any(m.source == "held-out rows" for m in trace.metrics):
         return (

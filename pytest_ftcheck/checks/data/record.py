@@ -63,6 +63,11 @@ class Dependence:
     detected: int = 0
     #: How each label was moved to another row -> standard deviations of permuted labels by which the dependence then stands out.
     shifted: dict[str, float] = field(default_factory=dict)
+    #: What has a label: ``row``, ``token`` (a class or a word for each), ``answer`` (its two places) or ``target`` (a text for each row).
+    unit: str = "row"
+    #: Of answers and targets, where the rows alone show no dependence: standard errors by which the trained model prefers the labels of
+    #: held-out rows to those of other rows; None: not measured.
+    exchange_gain: float | None = None
 
 
 @dataclass(frozen=True)

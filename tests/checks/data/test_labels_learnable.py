@@ -97,6 +97,41 @@ def test_held_out_rows_overrule_the_tests_only_if_clearly_better_than_chance(dev
     assert status == "pass" or "3.5 standard deviations" in verdict.headline
 
 
+@pytest.mark.parametrize(("p", "status"), [(0.002, "pass"), (0.0021, "fail")])
+def test_many_labels_a_row_have_more_comparisons(p, status):
+    verdict = judge(replace(DEPENDENCE, p_values={"the token at the place": p, "tokens": 0.5}, unit="token"))
+    assert verdict.status == status
+    assert "token at the place" in verdict.headline or "p <= 0.002" in verdict.limit
+
+
+@pytest.mark.parametrize("unit", ["answer", "target"])
+@pytest.mark.parametrize(
+    ("gain", "status"),
+    [
+        (None, "inconclusive"),
+        (-1.0, "fail"),
+        (2.32, "fail"),
+        (2.34, "inconclusive"),
+        (3.4, "inconclusive"),
+        (3.5, "pass"),
+    ],
+)
+def test_answers_and_targets_are_compared_with_those_of_other_rows(unit, gain, status):
+    """A metric that is better than permuted labels is no evidence: places and words may be frequent whatever the input is."""
+    verdict = judge(replace(DEPENDENCE, unit=unit, exchange_gain=gain), example_trace())
+    assert verdict.status == status
+    assert gain is not None or "eval_batches" in verdict.remedy
+    assert (
+        status != "fail"
+        or f"held-out rows preferred by {'-1.00' if gain < 0 else '2.32'} standard errors" in verdict.measured
+    )
+
+
+def test_text_that_may_be_cut_off_is_no_cause_for_labels_of_tokens():
+    tokens = Tokens(1000, 5120, 900, 7, 0.05, 0.04, 16, shortest=16, longest=16)
+    assert "max_length" not in judge(replace(DEPENDENCE, unit="token"), tokens=tokens).remedy
+
+
 def test_nothing_to_test():
     verdict = judge(None, untested="there is not exactly one label per row")
     assert (verdict.status, verdict.headline) == ("skipped", "Not measured: there is not exactly one label per row.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +15,15 @@ from ....core.formatting import one_line
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows, first_occurrences
+from ....instruments.task_readers.interface import TaskReader
+from ....instruments.task_readers.language_model import LanguageModel
+from ....instruments.task_readers.question_answering import QuestionAnswering
+from ....instruments.task_readers.seq2seq import Seq2Seq
+from ....instruments.task_readers.token_classification import TokenClassification
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import quiet
 from ....instruments.work import allowance, tokens_of
-from ..record import BatchNormInput, Data, Overlap
+from ..record import BatchNormInput, Data, Dependence, Overlap
 from .batch_statistics import (
     class_counts,
     class_order,
@@ -37,8 +43,10 @@ from .epochs import (
     relabelled,
     rows_of_data,
 )
+from .exchange_gain import MOST_PASSES, measure_answer_gain, measure_source_gain
 from .label_dependence import measure_dependence
 from .metric import HeldOutLogits
+from .sequence_dependence import measure_sequence_dependence
 from .token_shift import token_shift
 
 #: Batches read, at most.
@@ -76,12 +84,22 @@ class DataProbe(Probe):
             )
             if 2 * held <= most:
                 self.logits = HeldOutLogits(context.model, context.reader, context.held_out, held)
+        self._unit = _unit_of_labels(context.reader.task_reader)
+        self._exchanged = self._unit in ("answer", "target") and bool(context.held_out)
+        self.exchange_gain: float | None = None
         self._norms = [m for m in context.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._few = bool(self._norms) and per_batch <= FEW
 
     def cost(self) -> float:
-        """The held-out rows, before and after, if the user's metric is to be compared; a few rows for a batch normalisation."""
-        return (2.0 * self.logits.rows if self.logits is not None else 0.0) + (FEW if self._few else 0)
+        """The held-out rows, before and after, if the user's metric is to be compared; a few rows for a batch normalisation, and to
+        exchange labels."""
+        compared = 2.0 * self.logits.rows if self.logits is not None else 0.0
+        return compared + (FEW if self._few else 0) + (MOST_PASSES if self._exchanged else 0)
+
+    def reduce(self, reason: str) -> bool:  # noqa: ARG002
+        """Exchange no labels; they are read all the same."""
+        reducible, self._exchanged = self._exchanged, False
+        return reducible
 
     def before(self) -> None:
         """Read a list of batches at once, and compute the logits of the held-out rows."""
@@ -106,6 +124,32 @@ class DataProbe(Probe):
         """Compute the logits of the held-out rows again."""
         if self.logits is not None and self.context.user_metric_values is not None:
             self.logits.collect()
+        if self._exchanged and len(self.rows):
+            dependence = self._dependence(self.rows.select(self._of_data()[-1]))[0]
+            if dependence is not None and dependence.simulated:  # the rows alone show none
+                self.exchange_gain = self._measure_exchange_gain()
+
+    def _measure_exchange_gain(self) -> float | None:
+        context, held_out = self.context, self.context.held_out or []
+        if self._unit == "answer":
+            return measure_answer_gain(context.reader, held_out, context.device, context.intent.pad_token_id)
+        return measure_source_gain(context.reader, held_out, context.device)
+
+    def _of_data(self) -> tuple[Any, list[bytes], list[Any], int, np.ndarray]:
+        """Labels and keys of all rows, pairs of both, the rows of the first epoch, and which rows stand for the data."""
+        rows, batches = self.rows, self.context.batches
+        target, keys = rows.target(), rows.keys()
+        pairs = labelled_keys(keys, target) if keys else list(range(len(rows)))
+        first = first_epoch(rows, pairs, batches.one_shot)
+        return target, keys, pairs, first, rows_of_data(rows, pairs, first, data_set_length(batches.source))
+
+    def _dependence(self, data: Rows) -> tuple[Dependence | None, str | None]:
+        """Whether labels depend on inputs, by what has a label."""
+        target, task = data.target(), self.context.reader.task
+        if self._unit == "row" or task != "single_label" or target is None or target.ndim != 2:
+            return measure_dependence(data, task)
+        found, reason = measure_sequence_dependence(data, target, self._unit)
+        return dataclasses.replace(found, exchange_gain=self.exchange_gain) if found is not None else None, reason
 
     def record(self) -> Data | None:
         """What was measured."""
@@ -120,15 +164,12 @@ class DataProbe(Probe):
         if not len(rows):
             raise ValueError("no batch could be read as rows of inputs with labels")
         batches = self.context.batches
-        target, keys = rows.target(), rows.keys()
-        pairs = labelled_keys(keys, target) if keys else list(range(len(rows)))
-        first = first_epoch(rows, pairs, batches.one_shot)
-        once = rows_of_data(rows, pairs, first, data_set_length(batches.source))
+        target, keys, pairs, first, once = self._of_data()
         data, data_keys, data_target = rows.select(once), [keys[i] for i in once] if keys else [], _taken(target, once)
         held = self._held_out()
         held_target = held.target() if held is not None else None
         single, data_single = _single(target, task), _single(data_target, task)
-        dependence, untested = measure_dependence(data, task)
+        dependence, untested = self._dependence(data)
         leaks, leak_rows, leaks_unsearched = find_leaks(data, data_single)
         _, contradictory, best_accuracy = collisions(data_keys, data_single)
         different = _taken(target, first_occurrences(pairs))
@@ -228,6 +269,15 @@ class DataProbe(Probe):
             for handle in handles:
                 handle.remove()
         return tuple(BatchNormInput(name, n) for name, n in values.items())
+
+
+def _unit_of_labels(reader: TaskReader | None) -> str:
+    """What has a label, as in `Dependence.unit`."""
+    if isinstance(reader, Seq2Seq):
+        return "target"
+    if isinstance(reader, QuestionAnswering):
+        return "answer"
+    return "token" if isinstance(reader, (LanguageModel, TokenClassification)) else "row"
 
 
 def _length(source: Any) -> int | None:

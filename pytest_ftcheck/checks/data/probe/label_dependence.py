@@ -95,10 +95,13 @@ def code_labels(target: np.ndarray, task: str) -> np.ndarray | None:
 class Permuted:
     """Labels beside permutations of themselves, drawn once and used with every kernel."""
 
-    def __init__(self, y: np.ndarray, permutations: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, y: np.ndarray, permutations: int, rng: np.random.Generator, orders: np.ndarray | None = None
+    ) -> None:
         self.permutations = permutations
         self.y = y.astype(np.float32)
-        orders = np.argsort(rng.random((len(y), permutations), dtype=np.float32), axis=0)
+        if orders is None:
+            orders = np.argsort(rng.random((len(y), permutations), dtype=np.float32), axis=0)
         self.shuffled = self.y[orders].reshape(len(y), -1)
 
     def test(self, kernel: Kernel) -> tuple[float, float]:
