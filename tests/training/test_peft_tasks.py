@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pytest_ftcheck import Intent, check_logits_unbounded, diagnose, finetune
+from pytest_ftcheck import Intent, check_logits_unbounded, check_reload_keeps_head, diagnose, finetune
+from pytest_ftcheck.checks.head.base_twin_record import BaseTwin
 from pytest_ftcheck.instruments.tiny_architectures import tiny
 from pytest_ftcheck.instruments.tiny_tasks import batches_for
 
@@ -51,3 +52,28 @@ def test_a_head_that_was_forgotten_comes_before_bounded_logits(config, intent, f
     if first == "head_left_random":
         assert "modules_to_save=['pre_classifier', 'classifier']" in verdict.remedy
         assert diagnose(trace).causes[0].fault == first
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_second_adapter_is_saved_beside_the_first(outside):
+    """Not so a weight of the base that is trained without being an adapter's."""
+    model, batches = adapted("token-classification", task_type="TOKEN_CLS")
+    model.add_adapter("second", peft.LoraConfig(**LORA, task_type="TOKEN_CLS"))
+    model.set_adapter("second")
+    norm = model.base_model.model.distilbert.embeddings.LayerNorm.weight.requires_grad_(outside)
+    assert norm.requires_grad == outside
+    verdict = check_reload_keeps_head(finetune(model, batches, lr=1e-3, steps=2, probes=["loss", "head_state"]))
+    assert verdict.fault == ("not_saved" if outside else "")
+    assert outside or verdict.status == "pass"
+
+
+@pytest.mark.trains
+def test_a_base_that_gives_its_loss_first_is_compared_by_its_logits():
+    """Prompt tuning calls the whole model as its base, with the labels."""
+    torch.manual_seed(0)
+    base = tiny("gpt2", "causal-lm")
+    model = peft.get_peft_model(base, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    trace = finetune(model, batches_for(base), lr=1e-2, steps=1, probes=["base_twin"])
+    (found,) = trace.measured(BaseTwin).bases
+    assert (found.rows, found.relative, found.first) == (2, 0.0, None)

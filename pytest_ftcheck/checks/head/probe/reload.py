@@ -168,13 +168,13 @@ def _tied(model: nn.Module, name: str, p: nn.Parameter) -> bool:
 
 
 def _saved(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The state that the library saves, if not all of it (PEFT: adapters and modules_to_save)."""
-    if getattr(model, "peft_config", None):
+    """The state that the library saves, if not all of it (PEFT: all adapters and their modules_to_save)."""
+    if adapters := getattr(model, "peft_config", None):
         with contextlib.suppress(Exception):
             from peft import get_peft_model_state_dict  # type: ignore[import-not-found, unused-ignore]
 
-            saved: Mapping[str, torch.Tensor] = get_peft_model_state_dict(model)
-            return saved
+            saved = {a: get_peft_model_state_dict(model, adapter_name=a) for a in adapters}
+            return {f"{a}.{name}": value for a, found in saved.items() for name, value in found.items()}
     return state
 
 

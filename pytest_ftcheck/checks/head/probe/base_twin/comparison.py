@@ -150,7 +150,7 @@ def _limit(module: nn.Module, values: list[torch.Tensor]) -> float:
 
 def _rows(out: Any) -> int:
     tensor = first_of(out)
-    return 0 if tensor is None else len(tensor)
+    return 0 if tensor is None or not tensor.dim() else len(tensor)
 
 
 def _random_states(device: torch.device) -> list[torch.Tensor]:

@@ -83,8 +83,10 @@ def recorded_values(modules: Mapping[str, nn.Module]) -> Iterator[Values]:
 
 
 def first_of(value: Any) -> torch.Tensor | None:
-    """The first floating-point tensor in a value; None: there is none."""
-    return next((t for t in tensors_in(value) if t.is_floating_point()), None)
+    """The first floating-point tensor in a value, a single number (the loss before the logits) only where there is no other; None: there
+    is none."""
+    found = [t for t in tensors_in(value) if t.is_floating_point()]
+    return next((t for t in found if t.dim()), found[0] if found else None)
 
 
 def sampled(tensor: torch.Tensor) -> torch.Tensor:
