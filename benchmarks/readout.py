@@ -1,4 +1,4 @@
-"""What a linear layer reads off altered features: ``python benchmarks/readout.py [--operators QSW ETZ ...] [--draws 200]``.
+"""What a linear layer reads off altered features: ``python benchmarks/readout.py [--operators QSW ETZ ...] [--draws 200] [--seed 0]``.
 
 The numbers behind `checks/head/harm.py` and `checks/head/probe/readout.py`: right answers by the strength of the penalty, what each of
 DEForm's operators takes away (``pip install --no-deps defaultplusplus==0.4.1``), and how often two equally good features differ by chance:
@@ -73,14 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--operators", nargs="*", default=OPERATORS)
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the rows")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    by_strength(*features(make_run(0), 416))
-    x, y = features(make_run(0), readout.MOST)
+    by_strength(*features(make_run(args.seed), 416))
+    x, y = features(make_run(args.seed), readout.MOST)
     by_chance(x, y, args.draws)
     for fault in deform.faults():
         if fault.name in args.operators:
-            run = make_run(0)
+            run = make_run(args.seed)
             fault.apply(run)
             found = readout.compared(x, features(run, readout.MOST)[0], y, 0)
             assert found is not None

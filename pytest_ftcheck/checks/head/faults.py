@@ -99,6 +99,10 @@ PRETRAINED_SCALED_AND_SHIFTED = replace(
 PRETRAINED_REFILLED = replace(
     PRETRAINED_CHANGED, cause="filled with another constant after loading, multiplied by a factor or added to: {where}"
 )
+#: The same where whole tensors of a checkpoint that was loaded have one value: no initialiser gives that to a matrix.
+PRETRAINED_FILLED = replace(
+    PRETRAINED_CHANGED, cause="filled with one value after loading, zero for example, or pruned away: {where}"
+)
 #: The same where whole rows were set to zero: of an embedding table, words.
 PRETRAINED_ROWS_ZEROED = replace(
     PRETRAINED_CHANGED, cause="whole rows were set to zero after loading, and the rest is the checkpoint's: {where}"

@@ -46,6 +46,7 @@ _FAULTS = {
     "shuffled": faults.PRETRAINED_SHUFFLED,
     "misplaced": faults.PRETRAINED_MISPLACED,
     "rows zeroed": faults.PRETRAINED_ROWS_ZEROED,
+    "constant": faults.PRETRAINED_FILLED,
     "changed": faults.PRETRAINED_CHANGED,
 }
 _MEASURED_NAMED = "every parameter of the base against the file, before the first step"
@@ -135,6 +136,8 @@ def _against_named(found: Pretrained, trace: Trace) -> Verdict:
     harm = harm_of_alteration(trace)
     kind = _decisive_kind(edited)
     alike = [d for d in edited if d.kind in (kind, "constant")]
+    if all(d.kind == "constant" for d in alike):
+        kind = "constant"
     fault = _explain(kind, alike, trace.head, whole=False, initializer_range=None)
     return replace(fault, confidence="likely").verdict(
         NAME,

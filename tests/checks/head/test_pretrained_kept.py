@@ -142,3 +142,9 @@ def test_an_edit_is_a_fault_where_the_run_does_not_learn():
     )
     v = check_pretrained_kept(lost)
     assert (v.status, v.fault) == ("fail", "pretrained_scaled")
+
+
+def test_matrices_of_zeros_in_a_loaded_checkpoint_were_filled_and_not_initialised_again():
+    v = verdict(replace(LOST, kind="constant", mean=0.0, std=0.0, declared_mean=0.0), named="bert-base-uncased")
+    assert (v.status, v.fault) == ("advice", "pretrained_changed")
+    assert "filled with one value after loading" in v.causes[0]
