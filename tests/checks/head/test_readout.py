@@ -147,3 +147,23 @@ def test_a_hook_that_hides_the_input_is_undone_for_the_unaltered_features(folder
 
 def test_an_unaltered_base_pays_nothing(folder):
     assert measure(loaded(folder)).measurements["base_twin"].readout is None
+
+
+@pytest.mark.parametrize("failing", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupt_leaves_weights_and_hooks_as_they_were(folder, monkeypatch, failing):
+    def fail(*_):
+        raise failing
+
+    model = loaded(folder)
+    model.bert.embeddings.word_embeddings.weight.data[10:46].zero_()
+    handle = model.bert.embeddings.register_forward_hook(lambda _, __, out: 0.5 * out)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    monkeypatch.setattr("pytest_ftcheck.checks.head.probe.readout._called", fail)
+    if failing is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            measure(model)
+    else:  # the comparison with the twin stands without it
+        found = measure(model).measurements["base_twin"]
+        assert (found.readout, found.bases[0].first is not None) == (None, True)
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert [key for m in model.modules() for key in (*m._forward_hooks, *m._forward_pre_hooks)] == [handle.id]
