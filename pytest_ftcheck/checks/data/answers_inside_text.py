@@ -13,12 +13,13 @@ NAME = "answers_inside_text"
 MOST_OUTSIDE = 0.2
 ANSWERS_OUTSIDE = Fault(
     "answers_outside",
-    Rank.LOSS_DISCONNECTED + 62,  # before "the loss is flat": where all are outside, it is
+    Rank.LOSS_DISCONNECTED
+    + 58,  # before "the loss ignores every label" and "the loss is flat": where all are outside, both are true
     "answer positions lie outside the tokens of their rows",
     cause="positions are offsets in characters or words of the text, not of tokens in the input; the loss silently ignores those "
     "beyond the row",
     remedy="map them with the tokenizer's offset_mapping or char_to_token(), for the tokens of question and context together",
-    explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
+    explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL, "batches_sound", "all_finite"),
     confidence="certain",
 )
 ANSWERS_REVERSED = Fault(

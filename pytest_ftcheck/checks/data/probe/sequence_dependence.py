@@ -32,6 +32,9 @@ from .row_similarity import Kernel, first_tokens, inverse_frequency, kernels, to
 
 #: p-value at which one of up to 22 comparisons has found something, the least that the permutations give: chance does it in one run of 25.
 FOUND = 1 / (1 + PERMUTATIONS)
+#: Labels from which on they are words of a language rather than classes, and the share of simulated ones that follow their rule then: a
+#: neighbour determines few of the words of a text. Of texts on which 70 % were found, real ones were not in 6 draws of 15.
+WORDS, FAITHFUL_WORDS = 50, 0.2
 #: Labels of a row that are compared, at most: 8,192 of 512 rows. Rows among which labels are exchanged, at least.
 MOST_LABELS, BLOCK = 16, 16
 #: Distances of the tokens whose ids are compared with a label; the most likely first.
@@ -210,7 +213,7 @@ class _Tokens:
         sorted_labels = own[np.argsort(rank[own], kind="stable")]
         simulated = np.empty_like(own)
         simulated[np.argsort(score, kind="stable")] = sorted_labels
-        free = np.flatnonzero(rng.random(len(own)) >= FAITHFUL)
+        free = np.flatnonzero(rng.random(len(own)) >= (FAITHFUL_WORDS if len(rank) > WORDS else FAITHFUL))
         simulated[free] = simulated[rng.permutation(free)]
         labels = pairs.labels.copy()
         labels[counted] = simulated
