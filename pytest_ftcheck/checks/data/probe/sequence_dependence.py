@@ -33,7 +33,7 @@ from .row_similarity import Kernel, first_tokens, inverse_frequency, kernels, to
 #: p-value at which one of up to 22 comparisons has found something, the least that the permutations give: chance does it in one run of 25.
 FOUND = 1 / (1 + PERMUTATIONS)
 #: Labels from which on they are words of a language rather than classes, and the share of simulated ones that follow their rule then: a
-#: neighbour determines few of the words of a text. Of texts on which 70 % were found, real ones were not in 6 draws of 15.
+#: neighbour determines few of the words of a text.
 WORDS, FAITHFUL_WORDS = 50, 0.2
 #: Labels of a row that are compared, at most: 8,192 of 512 rows. Rows among which labels are exchanged, at least.
 MOST_LABELS, BLOCK = 16, 16
