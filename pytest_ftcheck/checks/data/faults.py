@@ -110,7 +110,7 @@ INPUTS_ALIKE = Fault(
     Rank.DATA + 70,
     "nearly all rows have the same inputs",
     cause="what distinguishes the rows is lost on the way into the batch (one row again and again, a wrong column)",
-    remedy="print a batch: are its rows different texts?",
+    remedy="print a batch: do its rows differ from each other?",
     explains=(Symptom.INPUT_LOST,),
     confidence="certain",
 )
