@@ -10,25 +10,16 @@ import torch
 
 #: Autograd nodes that are looked at, at most: a loss is made from a handful of terms.
 NODES = 200
+#: Autograd nodes that only put numbers into another shape or type, without the ``Backward`` and the number at the end of their names.
+RESHAPES = (
+    "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "ToCopy", "Clone", "Alias", "Expand", "Permute", "Transpose",
+)  # fmt: skip
 #: Names of nodes that are linear in their one input with a gradient, without the number at their end.
 _LINEAR = frozenset(
     f"{name}Backward"
     for name in (
         *("Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Stack", "Cat"),
-        *(
-            "View",
-            "UnsafeView",
-            "Reshape",
-            "Squeeze",
-            "Unsqueeze",
-            "ToCopy",
-            "Clone",
-            "Alias",
-            "Expand",
-            "T",
-            "Permute",
-            "Transpose",
-        ),
+        *(*RESHAPES, "T"),
         *("Select", "Index", "Slice", "MaskedSelect"),
     )
 )

@@ -9,8 +9,8 @@ from ...core.formatting import number, percent
 from ...core.observations import Metric
 from ...core.trace import Trace
 from ...core.verdict import Status
+from ..learning import loss_fell
 from .base_twin_record import BaseTwin
-from .learning import ALPHA, UNKNOWN, learns
 from .readout_record import Readout
 
 #: p-value of the rows that only the unaltered features get right, from which these are the better ones. `benchmarks/readout.py`, seeds 0 to
@@ -19,6 +19,11 @@ CHANCE = 0.001
 #: Share of what the features say of the labels from which its loss is a harm. `benchmarks/readout.py`, MiniLM, seeds 0 to 2: 7 operators
 #: take 0.40 or more, and their runs end at 0.33 to 0.69 right answers (clean: 0.83); 7 take at most 0.30, and end at 0.66 to 0.84.
 LOST = 1 / 3
+#: p-value of a metric that beats its baseline, from which the run has learnt: less strict than that of `metric_improves`, since a run that
+#: learns is not failed here.
+ALPHA = 0.05
+#: The note where it is not known.
+UNKNOWN = "whether the run learns is not known: there is no metric with a baseline, and no loss on a probe"
 NOT_MEASURED = "whether the alteration makes the features worse for this task was not measured"
 
 
@@ -41,7 +46,7 @@ def harm_of_alteration(trace: Trace) -> Harm:
     >>> harm_of_alteration(example_trace()).status
     'advice'
     """
-    learnt, readout = learns(trace), readout_of(trace)
+    learnt, readout = _learns(trace), readout_of(trace)
     if learnt is False:
         return Harm("fail", _sentence(readout, None))
     if learnt is None:
@@ -84,3 +89,14 @@ def _sentence(readout: Readout | None, end: Metric | None) -> str:
         f" At the start a linear layer on the base's features gets {percent(readout.altered)} of {readout.rows} rows right, and "
         f"{percent(readout.unaltered)} on those of the unaltered base (p = {number(readout.p_value)}){ends}."
     )
+
+
+def _learns(trace: Trace) -> bool | None:
+    """Whether a metric beats its baseline, or the loss ends below the class priors'; None: neither is known."""
+    known: list[bool] = []
+    for m in trace.metrics:
+        if m.baseline is not None:
+            known.append(m.last > m.baseline and (m.p_value is None or m.p_value <= ALPHA))
+    if (fell := loss_fell(trace)) is not None:
+        known.append(fell)
+    return any(known) if known else None

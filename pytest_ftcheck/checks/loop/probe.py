@@ -23,7 +23,7 @@ from ...core.intent import Intent
 from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
 from ...instruments.batches import split, tensors_in
 from ...instruments.ctc_node import ctc_behind
-from ...instruments.linear_terms import Term, is_linear
+from ...instruments.linear_terms import RESHAPES, Term, is_linear
 from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ...instruments.probe import ModelContext, ProbeBase, ProbeContext
 from ...instruments.tokens import find_tokens
@@ -42,21 +42,7 @@ NODES = 2000
 #: Labels are compared from so many rows on: of two classes, fewer agree or disagree by luck.
 LEAST_ROWS = 8
 #: Autograd nodes that only hand numbers on, by the beginning of their names.
-_PLAIN: tuple[str, ...] = (
-    "View",
-    "UnsafeView",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "ToCopy",
-    "Clone",
-    "Alias",
-    "Expand",
-    "Permute",
-    "Transpose",
-    "TBackward",
-)
-_PLAIN += ("Slice", "Select", "Index", "AsStrided", "Split", "Chunk", "Unbind")
+_PLAIN = (*RESHAPES, "TBackward", "Slice", "Select", "Index", "AsStrided", "Split", "Chunk", "Unbind")
 #: What a mapping must have to be the base's input.
 _NEEDED = {"input_ids", "attention_mask"}
 _FORMS = {"SoftmaxBackward": "softmax", "LogSoftmaxBackward": "log_softmax", "SigmoidBackward": "sigmoid"}

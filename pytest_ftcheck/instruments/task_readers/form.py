@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 
 
-class Form:
+class Form(ABC):
     """A way of comparing labels with logits; the task readers of `single_label`, `multi_label` and `regression` have one each."""
 
     name: str
 
+    @abstractmethod
     def matches(self, logits: torch.Tensor, labels: torch.Tensor, *, regression: bool) -> bool:
         """Whether labels and logits, as they look, are compared so.
 
         :param regression: whole numbers are quantities and no classes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The standard loss, a mean over the labels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss_in_words(self, logits: torch.Tensor, labels: torch.Tensor) -> str:
         """What `loss` computes of these."""
-        raise NotImplementedError
 
     def prior_entropy(self, labels: Sequence[torch.Tensor]) -> float | None:  # noqa: ARG002
         """Entropy of the label frequencies in nats: the loss of predicting the class prior for every row; None: there are no classes."""
