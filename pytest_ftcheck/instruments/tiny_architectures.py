@@ -75,10 +75,10 @@ def architectures(task: str = DEFAULT) -> dict[str, str]:
     return {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
 
 
-def tiny(kind: str, task: str = DEFAULT) -> nn.Module:
+def tiny(kind: str, task: str = DEFAULT, **settings: Any) -> nn.Module:
     """The architecture with every known size of its config made small; weights from torch's current random state.
 
-    :param kind: a key of :func:`architectures`.  :param task: a key of `TASKS`.
+    :param kind: a key of :func:`architectures`.  :param task: a key of `TASKS`.  :param settings: further settings of its config.
     :raises ValueError: no such architecture, or these sizes do not make it small.
 
     >>> sum(p.numel() for p in tiny("distilbert", "token-classification").parameters()) < 100_000
@@ -91,7 +91,7 @@ def tiny(kind: str, task: str = DEFAULT) -> nn.Module:
         raise ValueError(f"{kind!r} is no architecture that transformers has a class for {task} of")
     try:
         model_class = getattr(transformers, name)
-        config = _small(model_class.config_class, {**PECULIAR.get(kind, {}), **TASKS[task].config})
+        config = _small(model_class.config_class, {**PECULIAR.get(kind, {}), **TASKS[task].config, **settings})
         with torch.device("meta"):
             size = sum(p.numel() for p in model_class(config).parameters())
     except Exception as error:
