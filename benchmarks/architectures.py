@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import time
@@ -65,18 +66,19 @@ def main() -> int:
     known: dict[str, Result] = json.loads(options.out.read_text()) if options.out.exists() else {}
     end = time.monotonic() + 60 * options.minutes
     stamp = f"{_commit()}, {datetime.now(timezone.utc):%Y-%m-%d}, torch {torch.__version__}, transformers {transformers.__version__}"
-    for task in options.task:
-        for name, kind, settings in _models(task):
-            key = f"{task} | {name}"
-            if (options.only and kind not in options.only) or (key in known and not (options.again or options.ask)):
-                continue
-            if time.monotonic() > end:
-                break
-            result = {**_judge(kind, task, settings, options.ask), "by": stamp}
-            _tell(key, result)
-            if not options.ask:
-                known[key] = result
-                _write(known, options.out)
+    models = [(task, *model) for task in options.task for model in _models(task)]
+    random.Random(0).shuffle(models)  # a run that is stopped is a sample
+    for task, name, kind, settings in models:
+        key = f"{task} | {name}"
+        if (options.only and kind not in options.only) or (key in known and not (options.again or options.ask)):
+            continue
+        if time.monotonic() > end:
+            break
+        result = {**_judge(kind, task, settings, options.ask), "by": stamp}
+        _tell(key, result)
+        if not options.ask:
+            known[key] = result
+            _write(known, options.out)
     return _report(known)
 
 
@@ -89,7 +91,7 @@ def _models(task: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _write(known: dict[str, Result], out: Path) -> None:
     """A line for each, by way of another file, so that an interrupt loses nothing."""
-    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(result)}" for key, result in known.items())
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(result)}" for key, result in sorted(known.items()))
     unfinished = out.with_suffix(".new")
     unfinished.write_text(f"{{\n{lines}\n}}\n")
     unfinished.replace(out)
