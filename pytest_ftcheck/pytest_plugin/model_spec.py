@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.formatting import describe_type, one_line
+from .named_object import named_object
 from .subject import Subject, check_name
 
 if TYPE_CHECKING:
@@ -131,13 +131,7 @@ def _found_first_here(name: str, load: Callable[..., Loaded]) -> Loaded:
 
 # ---------------------------------------------------------------------- pkg.module:make_model
 def _imported(name: str, module: str, path: str) -> Subject:
-    thing: Any = _module(module)
-    reached = module
-    for part in path.split("."):
-        if not _has(thing, part, f"{reached}.{part}"):
-            near = difflib.get_close_matches(part, [n for n in dir(thing) if not n.startswith("_")], 3)
-            raise ValueError(f"{reached} has no {part!r}{'; did you mean ' + ', '.join(near) + '?' if near else ''}")
-        thing, reached = getattr(thing, part), f"{reached}.{part}"
+    thing, reached = named_object(module, path, ACCEPTED)
     if isinstance(thing, Subject):
         return Subject(name, thing.model, thing.batches, expected_failures=thing.expected_failures, **thing.arguments)
     if isinstance(thing, Mapping):
@@ -150,34 +144,3 @@ def _imported(name: str, module: str, path: str) -> Subject:
             f"{reached} is {describe_type(thing)}: expected a function that makes a model, a model or a Subject"
         )
     return Subject(name, thing)
-
-
-def _has(thing: Any, part: str, name: str) -> bool:
-    try:
-        return hasattr(thing, part)
-    except Exception as error:  # a property, or a __getattr__ of the user's
-        message = one_line(str(error), 300) or "no message"
-        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {message}") from error
-
-
-def _module(name: str) -> Any:
-    """The module. ``ValueError`` names the first part that does not exist, or the error in the module."""
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"{name!r} is not a module name: {ACCEPTED}")
-    found = ""
-    for part in name.split("."):
-        wanted = f"{found}.{part}" if found else part
-        try:
-            module = importlib.import_module(wanted)
-        except ModuleNotFoundError as error:
-            if error.name == wanted:
-                where = f"the package {found!r} has no module {part!r}" if found else f"there is no module {part!r}"
-                raise ValueError(where) from None
-            raise ValueError(f"{wanted} cannot be imported: {error}") from error
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # the user's module may raise anything; pytest's skip is no Exception
-            message = one_line(str(error), 300) or "no message"
-            raise ValueError(f"{wanted} cannot be imported: {type(error).__name__}: {message}") from error
-        found = wanted
-    return module

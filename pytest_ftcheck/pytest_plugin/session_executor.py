@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..core.formatting import one_line
 from . import options
+from .named_object import named_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..seeds.executors import Workers
 
+ACCEPTED = "expected pkg.module:make, a function without arguments that makes an executor"
 #: The session's workers; None: seeds are trained here.
 WORKERS: pytest.StashKey[Workers | None] = pytest.StashKey()
 
@@ -44,15 +43,13 @@ def session_workers(config: pytest.Config) -> Workers | None:
 def _function(name: str, given: str, folder: Path) -> Callable[[], Any]:
     module, colon, path = name.partition(":")
     if not (module and colon and path):
-        raise pytest.UsageError(
-            f"{given}: expected pkg.module:make, a function without arguments that makes an executor"
-        )
+        raise pytest.UsageError(f"{given}: {ACCEPTED}")
     before = list(sys.path)
     sys.path.insert(0, str(folder))  # as with `python -m pytest`
     try:
-        found: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-    except Exception as error:  # noqa: BLE001 - the user's module
-        raise pytest.UsageError(f"{given}: {type(error).__name__}: {one_line(str(error), 300)}") from None
+        found, _ = named_object(module, path, ACCEPTED)
+    except ValueError as error:
+        raise pytest.UsageError(f"{given}: {error}") from None
     finally:
         sys.path[:] = before
     if not callable(found):
