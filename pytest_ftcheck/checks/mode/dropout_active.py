@@ -272,21 +272,28 @@ def _judge_on_logits(dropout: _Dropout) -> Verdict | None:
     """Advice: a run may learn all the same."""
     modes = dropout.modes
     site = next((s for s in dropout.sites if s.name == modes.dropped_logits), None)
+    never_on = bool(modes.observed) and modes.observed == modes.model_off_at and not dropout.switched_by_step
     if site is not None:
-        module, rate, off = site.name, site.rate, site in dropout.always_off
-    elif modes.dropped_logits_rate is not None:  # what is no module is on where the whole model is
-        off = bool(modes.observed) and modes.observed == modes.model_off_at and not dropout.switched_by_step
-        module, rate = "a functional dropout", modes.dropped_logits_rate
+        module, off = site.name, site in dropout.always_off
+        headline = (
+            f"The logits are the output of {module}, which sets {percent(site.rate)} of them to zero in training."
+        )
+    elif (rate := modes.dropped_logits_rate) is not None:
+        module, off = "a functional dropout", never_on  # what is no module is on where the whole model is
+        headline = f"The logits are the output of {module}, which sets {percent(rate)} of them to zero in training."
+    elif (share := modes.zeroed_logits) is not None:
+        module, off = "a random mask", never_on
+        headline = f"In training mode {percent(share)} of the logits are exactly zero, others at each pass; in evaluation mode none is."
     else:
         return None
     if off:
         return None
     return faults.DROPOUT_ON_LOGITS.with_details(module=module).verdict(
         NAME,
-        f"The logits are the output of {module}, which sets {percent(rate)} of them to zero in training.",
+        headline,
         "advice",
         limit="no dropout after the last layer",
-        measured="a pass in training mode",
+        measured="passes in training mode",
         notes=_notes(dropout),
     )
 

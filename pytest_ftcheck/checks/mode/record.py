@@ -80,6 +80,8 @@ class Modes(Measurement, probe="modes"):
     dropped_logits: str | None = None
     #: Rate of the dropout, a module's or a function's (``F.dropout``), whose output is the logits; None: none is, or it is not known.
     dropped_logits_rate: float | None = None
+    #: Where neither is: share of the logits that only passes in training mode set to exactly zero, others at each; None: there is none.
+    zeroed_logits: float | None = None
     #: Checksums of the tensor that each step's last pass received, and of the one in the batch that the step was given.
     inputs_used: tuple[int, ...] = ()
     inputs_given: tuple[int, ...] = ()

@@ -186,8 +186,9 @@ def test_dropout_on_the_logits_is_advice():
     assert judge(replace(GOOD, sites=(site(), always_off), dropped_logits="classifier.2")).fault != "dropout_on_logits"
 
 
-def test_functional_dropout_on_the_logits_is_advice_unless_the_model_was_in_evaluation_mode():
-    dropped = replace(GOOD, sites=(), dropped_logits_rate=0.2)
+@pytest.mark.parametrize("field", ["dropped_logits_rate", "zeroed_logits"])
+def test_functional_dropout_on_the_logits_is_advice_unless_the_model_was_in_evaluation_mode(field):
+    dropped = replace(GOOD, sites=(), **{field: 0.2})
     assert (judge(dropped).status, judge(dropped).fault) == ("advice", "dropout_on_logits")
     off = replace(example_trace(), steps=tuple(replace(s, training=False) for s in example_trace().steps))
     assert judge(replace(dropped, model_off_at=OBSERVED), trace=off).fault == ""

@@ -193,6 +193,41 @@ def test_functional_dropout_before_the_last_layer_is_healthy(rows):
     assert (trace.measured(Modes).dropped_logits_rate, check_dropout_active(trace).status) == (None, "pass")
 
 
+class ByHand(Net):
+    """Values of the logits, or of the features, are multiplied by a random mask in training mode."""
+
+    def __init__(self, what, last=lambda logits: logits):
+        super().__init__()
+        self.what, self.last = what, last
+        self.classifier = nn.Linear(16, 4)
+
+    def forward(self, x):
+        features = self.base(x)
+        if self.training and self.what == "features":
+            features = features * (torch.rand_like(features) > 0.3)
+        logits = self.last(self.classifier(features))
+        if self.training and self.what == "logits":
+            logits = logits * torch.bernoulli(torch.full_like(logits, 0.6)) / 0.6
+        if self.training and self.what == "rows":
+            logits = logits * (torch.rand(len(logits), 1) > 0.4)
+        return logits
+
+
+def test_dropout_by_hand_after_the_last_layer(rows):
+    verdict = check_dropout_active(traced(ByHand("logits").train(), rows))
+    assert (verdict.status, verdict.fault) == ("advice", "dropout_on_logits")
+    assert "of the logits are exactly zero, others at each pass" in verdict.headline
+
+
+@pytest.mark.parametrize(
+    ("what", "last"),
+    [("features", lambda z: z), ("rows", lambda z: z), ("features", F.relu), ("features", F.hardshrink)],
+)
+def test_zeros_in_logits_of_other_origin_are_healthy(rows, what, last):
+    trace = traced(ByHand(what, last).train(), rows)
+    assert (trace.measured(Modes).zeroed_logits, check_dropout_active(trace).status) == (None, "pass")
+
+
 def test_what_is_dropped_by_hand_counts_as_dropout(rows):
     declared = Intent(dropout=True)
     assert faults(traced(Net(0.0, 0.0, by_hand=0.1).train(), rows, intent=declared))[0] == ""

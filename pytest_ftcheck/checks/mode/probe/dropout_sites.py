@@ -21,6 +21,8 @@ _DROPOUTS = (F.dropout, F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F
 RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_rate", "hidden_dropout", "attn_dropout", "p")
 #: Values that a dropout must drop before the same pattern twice means something, and values of an output that is compared, at most.
 MIN_DROPPED, MOST_COMPARED = 8, 1_000_000
+#: Logits that are exactly zero, and their share, from which on rounding did not make them: of many in low precision single ones cancel out.
+MIN_ZEROED, MIN_ZEROED_SHARE = 2, 0.01
 
 
 @dataclass
@@ -156,6 +158,30 @@ def last_of_all(outputs: dict[str, torch.Tensor], logits: torch.Tensor) -> str |
     ('dropout', None)
     """
     return next((name for name, out in outputs.items() if _same(out, logits)), None)
+
+
+def zeroed_share(evaluation: torch.Tensor, training: Sequence[torch.Tensor]) -> float | None:
+    """Share of the logits that are exactly zero in passes in training mode alone, others in each pass. None: none, or too few to tell.
+
+    However it is written, dropout does that; a continuous output does not. A row that is zero throughout does not count: its features
+    may have been dropped. Outputs of one sign do not, either: a ReLU ends them at zero.
+
+    :param evaluation: logits in evaluation mode, ``(rows, ..., outputs)``.  :param training: those of the same rows in training mode.
+
+    >>> logits = torch.tensor([[1.0, -2.0, 0.5], [0.3, -1.0, 2.0]])
+    >>> one, two = (logits * torch.tensor(kept) for kept in ([1, 0, 1], [0, 1, 1]))
+    >>> round(zeroed_share(logits, [one, two]), 2), zeroed_share(logits, [one, one]), zeroed_share(logits.abs(), [one, two])
+    (0.33, None, None)
+    """
+    if evaluation.dim() < 2 or evaluation.numel() > MOST_COMPARED or bool((evaluation == 0).any()):
+        return None
+    if bool((evaluation > 0).all() or (evaluation < 0).all()) or any(z.shape != evaluation.shape for z in training):
+        return None
+    zeros = [(z == 0) & (z != 0).any(-1, keepdim=True) for z in training]
+    count, share = sum(int(z.sum()) for z in zeros), float(torch.stack(zeros).double().mean())
+    if count < MIN_ZEROED or share < MIN_ZEROED_SHARE or all(torch.equal(z, zeros[0]) for z in zeros):
+        return None
+    return share
 
 
 def _same(out: torch.Tensor, logits: torch.Tensor) -> bool:

@@ -26,6 +26,7 @@ from .dropout_sites import (
     find_sites,
     last_of_all,
     rate_at_the_end,
+    zeroed_share,
 )
 from .forward_passes import BatchNormObserver, LastTrainingPass, input_checksum, modes_of_passes
 
@@ -66,6 +67,7 @@ class ModesProbe(Probe):
         self.last_pass: LastTrainingPass | None = None
         self.unmeasured: dict[str, str] = {}
         self.fields: dict[str, Any] = {}
+        self.in_evaluation: torch.Tensor | None = None
         self.rows = min(ROWS, row_count(split(context.fixed_batches[0])[0]) or 0)
         self.reduced = False
 
@@ -135,6 +137,7 @@ class ModesProbe(Probe):
             batch = take_rows(self.context.fixed_batches[0], range(self.rows))
             self._measure("evaluation", lambda: self._evaluation(batch))
             self._measure("training", lambda: self._training(batch))
+            self.in_evaluation = None
         if self.context.user_metric is not None and not self.reduced:
             model.train()  # a part that keeps to its own mode stays in it
             self._measure("evaluate", self._evaluate)
@@ -174,7 +177,8 @@ class ModesProbe(Probe):
     def _evaluation(self, batch: Any) -> None:
         """Evaluation mode: nothing should be random. Where something is: is it the base, and is that a library's?"""
         with quiet(self.context.model):
-            difference = self._twice(batch)
+            self.in_evaluation = self.context.reader.logits(batch)
+            difference = self._effect(self.in_evaluation, self.context.reader.logits(batch))
             if difference is None:
                 raise ValueError("the outputs are not finite")
             self.fields["evaluation"] = difference
@@ -218,16 +222,15 @@ class ModesProbe(Probe):
                 with DropoutCalls() as calls:
                     two = self.context.reader.logits(batch)
                 self.fields["training"] = self._effect(one, two)
-            if two is not None and self.context.reader.task is not None:
-                self.fields["dropped_logits"] = last_of_all(outputs, two)
-                self.fields["dropped_logits_rate"] = rate_at_the_end(calls, two)
+            if one is not None and two is not None and self.context.reader.task is not None:
+                module, rate = last_of_all(outputs, two), rate_at_the_end(calls, two)
+                self.fields |= {"dropped_logits": module, "dropped_logits_rate": rate}
+                if module is rate is None and self.in_evaluation is not None:
+                    self.fields["zeroed_logits"] = zeroed_share(self.in_evaluation, [one, two])
             self.fields["same_values_dropped"] = any(len(p) > 1 and len(set(p)) == 1 for p in patterns.values())
         finally:
             for module, mode in modes:
                 module.training = mode
-
-    def _twice(self, batch: Any) -> Effect | None:
-        return self._effect(self.context.reader.logits(batch), self.context.reader.logits(batch))
 
     def _after_other_rows(self, batch: Any) -> Effect | None:
         """Two passes that begin in the same random state, the second one after a pass over the rows in another order: a state that is
