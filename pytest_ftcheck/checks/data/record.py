@@ -182,6 +182,17 @@ class Relabelled:
 
 
 @dataclass(frozen=True)
+class SharedInputs:
+    """A class and the one that its inputs have as well, each input as often as its own label: nothing tells the two apart there."""
+
+    label: int
+    other: int
+    #: Distinct inputs with the label, and those of them that have the other one as often.
+    inputs: int
+    shared: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The user's metric beside reference metrics of the same model on the held-out rows."""
 
@@ -246,6 +257,8 @@ class Data(Measurement, probe="data"):
     contradictory: int = 0
     #: Best accuracy that any function of the inputs can have on these rows; None: no classes.
     best_accuracy: float | None = None
+    #: Of each class whose inputs come with another label as often, the one with which most do.
+    shared_inputs: tuple[SharedInputs, ...] = ()
     #: Batches of four rows or more, and those in which all rows have the same input.
     large_batches: int = 0
     uniform_batches: int = 0

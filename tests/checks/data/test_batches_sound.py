@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import check_batches_sound, example_trace
-from pytest_ftcheck.checks.data.record import BatchNormInput, Copies, Data, Drawn, Order, Relabelled, Tokens, TokenShift
+from pytest_ftcheck.checks.data.record import (
+    BatchNormInput,
+    Copies,
+    Data,
+    Drawn,
+    Order,
+    Relabelled,
+    SharedInputs,
+    Tokens,
+    TokenShift,
+)
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
@@ -77,6 +87,7 @@ def test_not_measured():
         ("labels_change", {"relabelled": Relabelled(320, 16, 160.0, ((2, 1, 16),))}),
         ("class_missing", {"held_out_counts": (30, 30, 4)}),
         ("labels_contradict", {"contradictory": 256, "best_accuracy": 0.5}),
+        ("labels_contradict", {"contradictory": 30, "shared_inputs": (SharedInputs(0, 1, 16, 15),)}),
         ("sorted_by_class", {"order": replace(ORDER, changes=16)}),
         ("batches_of_one_class", {"order": replace(ORDER, changes=17, single_class=16)}),
         ("batchnorm_on_few", {"batch_norms": (BatchNormInput("head.1", 2),)}),
@@ -122,6 +133,9 @@ def test_each_fault_is_named(fault, changes):
         {"held_out_counts": (30, 30, 2), "counts": (160, 160)},
         {"contradictory": 255, "best_accuracy": 0.5},
         {"contradictory": 320, "best_accuracy": 0.61},
+        {"contradictory": 30, "shared_inputs": (SharedInputs(0, 1, 15, 15), SharedInputs(1, 0, 160, 15))},
+        {"contradictory": 280, "best_accuracy": 0.61, "shared_inputs": (SharedInputs(0, 1, 160, 143),)},
+        {"shared_inputs": (SharedInputs(0, 1, 160, 160),), "tokens": replace(TOKENS, median_length=4.0)},
         {"contradictory": 320, "best_accuracy": 0.5, "tokens": replace(TOKENS, median_length=4.0)},
         {"order": replace(ORDER, changes=17)},
         {"order": Order(1, 9.9, 20, 20, 15.0)},  # a rare class

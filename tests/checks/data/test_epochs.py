@@ -16,8 +16,9 @@ from pytest_ftcheck import (
     finetune,
     watch,
 )
+from pytest_ftcheck.checks.data.probe.batch_statistics import shared_inputs
 from pytest_ftcheck.checks.data.probe.epochs import first_epoch, labelled_keys, relabelled, rows_of_data
-from pytest_ftcheck.checks.data.record import Data, Drawn
+from pytest_ftcheck.checks.data.record import Data, Drawn, SharedInputs
 from pytest_ftcheck.instruments.row_hashes import RowReader, Rows, first_occurrences
 
 VOCABULARY, COUNT, SIZE = 120, 288, 16
@@ -403,6 +404,24 @@ def test_contradicting_duplicates_are_another_fault():
     few = texts(count=256)
     few += [{**row, "labels": 1 - row["labels"]} for row in few[:32]]
     assert check_batches_sound(run(loader(few), 54)).status == "pass"
+
+
+def test_a_class_whose_rows_are_copied_into_another_overlaps_with_it():
+    keys = [b"%d" % i for i in range(120)]
+    labels = np.arange(120) % 3
+    copied = [*keys, *keys[::3]]
+    both = np.concatenate([labels, np.ones(40, dtype=labels.dtype)])
+    assert shared_inputs(copied, both) == (SharedInputs(0, 1, 40, 40), SharedInputs(1, 0, 80, 40))
+    assert shared_inputs(keys * 2, np.concatenate([labels, labels])) == ()  # copies with their own label
+
+
+def test_annotators_who_differ_do_not_make_classes_overlap():
+    g = np.random.default_rng(0)
+    truth = g.integers(0, 2, 400)
+    for annotators, agreement in ((2, 0.7), (3, 0.6), (5, 0.6)):
+        labels = np.concatenate([np.where(g.random(400) < agreement, truth, 1 - truth) for _ in range(annotators)])
+        found = shared_inputs([b"%d" % i for i in range(400)] * annotators, labels)
+        assert all(s.shared < 0.75 * s.inputs for s in found)
 
 
 @pytest.mark.trains

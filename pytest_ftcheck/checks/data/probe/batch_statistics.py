@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
 
 from ....instruments.row_hashes import Rows, first_occurrences
 from ....instruments.tasks import IGNORED
-from ..record import Copies, Leak, Order, Tokens
+from ..record import Copies, Leak, Order, SharedInputs, Tokens
 from .epochs import possible_rows
 
 #: A leak holds without exception in at least this many rows, and in this many of each class.
@@ -51,15 +52,36 @@ def collisions(keys: list[bytes], labels: np.ndarray | None) -> tuple[int | None
     distinct = len(set(keys))
     if labels is None or len(labels) != len(keys):
         return distinct, 0, None
-    labels_of: dict[bytes, Counter[int]] = {}
-    for key, label in zip(keys, labels.tolist(), strict=True):
-        if label != IGNORED:
-            labels_of.setdefault(key, Counter())[int(label)] += 1
-    rows = sum(c.total() for c in labels_of.values())
+    found = _labels_of_inputs(keys, labels)
+    rows = sum(c.total() for c in found)
     if not rows:
         return distinct, 0, None
-    contradictory = sum(c.total() for c in labels_of.values() if len(c) > 1)
-    return distinct, contradictory, sum(max(c.values()) for c in labels_of.values()) / rows
+    contradictory = sum(c.total() for c in found if len(c) > 1)
+    return distinct, contradictory, sum(max(c.values()) for c in found) / rows
+
+
+def shared_inputs(keys: list[bytes], labels: np.ndarray | None) -> tuple[SharedInputs, ...]:
+    """Classes whose inputs also come with another label, and as often; of each the other class with which most do."""
+    if labels is None or len(labels) != len(keys):
+        return ()
+    inputs: Counter[int] = Counter()
+    shared: dict[int, Counter[int]] = {}
+    for counts in _labels_of_inputs(keys, labels):
+        inputs.update(counts.keys())
+        for label, other in itertools.permutations(counts, 2):
+            if counts[label] == counts[other]:
+                shared.setdefault(label, Counter())[other] += 1
+    most = ((label, *others.most_common(1)[0]) for label, others in sorted(shared.items()))
+    return tuple(SharedInputs(label, other, inputs[label], count) for label, other, count in most)
+
+
+def _labels_of_inputs(keys: list[bytes], labels: np.ndarray) -> list[Counter[int]]:
+    """For each distinct input, how often it has each label."""
+    found: dict[bytes, Counter[int]] = {}
+    for key, label in zip(keys, labels.tolist(), strict=True):
+        if label != IGNORED:
+            found.setdefault(key, Counter())[int(label)] += 1
+    return list(found.values())
 
 
 def copies_of_rows(rows: Rows, keys: list[bytes], labels: np.ndarray | None) -> Copies | None:

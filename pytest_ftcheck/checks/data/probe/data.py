@@ -31,6 +31,7 @@ from .batch_statistics import (
     copies_of_rows,
     find_leaks,
     keys_by_batch,
+    shared_inputs,
     token_statistics,
 )
 from .epochs import (
@@ -199,6 +200,7 @@ class DataProbe(Probe):
             median_values=float(np.median(rows.lengths())),
             contradictory=contradictory,
             best_accuracy=best_accuracy,
+            shared_inputs=shared_inputs(data_keys, data_single),
             large_batches=sum(n >= LARGE for n in sizes),
             uniform_batches=sum(n >= LARGE and len(set(b)) == 1 for n, b in zip(sizes, groups, strict=True)),
             distinct_batches=len({tuple(sorted(b)) for b in groups}) if keys else None,
