@@ -10,10 +10,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from neutral import deepcrime, deform, tables, traincheck
+from neutral import databugs, deepcrime, deepfd, deform, matched, tables, traincheck
 from neutral.task import LR, ROWS, Run, accuracy, fingerprint, make_batch
 
-FAULTS = {f.name: f for f in (*deform.RECREATED, *traincheck.FAULTS, *deepcrime.FAULTS)}
+FAULTS = {
+    f.name: f for f in (*deform.RECREATED, *traincheck.FAULTS, *deepcrime.FAULTS, *deepfd.FAULTS, *databugs.FAULTS)
+}
 CLASSES, WORDS = 3, 40
 
 
@@ -96,6 +98,26 @@ def future_matters(run: Run) -> bool:
     return not torch.equal(one, other)
 
 
+def probabilities_and_answers(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    return logits(run).softmax(1), torch.eye(CLASSES)[run.batches[0]["labels"]]
+
+
+def behind_the_head(of: torch.nn.Module) -> object:
+    return lambda clean, run: torch.allclose(logits(run), of(logits(clean)))
+
+
+def uses(of: type[torch.optim.Optimizer]) -> object:
+    return lambda clean, run: type(optimizer(run)) is of and optimizer(run).param_groups[0]["lr"] == LR
+
+
+def share_kept(clean: Run, run: Run) -> float:
+    """Of the tokens behind the first, without padding."""
+    pairs = [
+        (a["input_ids"], b["input_ids"], a["attention_mask"]) for a, b in zip(clean.batches, run.batches, strict=True)
+    ]
+    return float(torch.cat([(a == b)[:, 1:][m[:, 1:].bool()] for a, b, m in pairs]).float().mean())
+
+
 def positions(run: Run, by: int) -> torch.Tensor:
     return torch.arange(run.batches[0]["input_ids"].shape[1])[None] + by
 
@@ -166,6 +188,34 @@ CLAIMS = {
         )
     ),
     "OCH": lambda clean, run: type(optimizer(run)) is torch.optim.SGD and optimizer(run).param_groups[0]["lr"] == 0.01,
+    "loss-mse": lambda clean, run: (
+        loss(run) == pytest.approx(float((torch.sub(*probabilities_and_answers(clean)) ** 2).mean()))
+    ),
+    "loss-mae": lambda clean, run: (
+        loss(run) == pytest.approx(float(torch.sub(*probabilities_and_answers(clean)).abs().mean()))
+    ),
+    "loss-mape": lambda clean, run: loss(run) > 1e6,
+    "lr-1": lambda clean, run: optimizer(run).param_groups[0]["lr"] == 1,
+    "lr-1e-10": lambda clean, run: optimizer(run).param_groups[0]["lr"] == 1e-10,
+    "epoch": lambda clean, run: run.steps == clean.steps // 20,
+    "opt-SGD": uses(torch.optim.SGD),
+    "opt-RMSprop": uses(torch.optim.RMSprop),
+    "opt-Adadelta": uses(torch.optim.Adadelta),
+    "opt-Adagrad": uses(torch.optim.Adagrad),
+    "act-relu": behind_the_head(torch.nn.ReLU()),
+    "act-sigmoid": behind_the_head(torch.nn.Sigmoid()),
+    "act-softmax": behind_the_head(torch.nn.Softmax(1)),
+    "act-softplus": behind_the_head(torch.nn.Softplus()),
+    "act-softsign": behind_the_head(torch.nn.Softsign()),
+    "act-tanh": behind_the_head(torch.nn.Tanh()),
+    "act-elu": behind_the_head(torch.nn.ELU()),
+    "label-noise": lambda clean, run: 0.1 < float((labels(run) != labels(clean)).float().mean()) < 0.45,
+    "class-imbalance": lambda clean, run: (
+        int((labels(run) == 0).sum()) == int((labels(clean) == 0).sum())
+        and 0 < int((labels(run) > 0).sum()) <= int((labels(clean) == 0).sum()) / 9
+    ),
+    "concept-drift": lambda clean, run: torch.equal(labels(run), torch.tensor([1, 0, 2])[labels(clean)]),
+    "no-preprocessing": lambda clean, run: 0.1 < share_kept(clean, run) < 0.5,
     "OCG": lambda clean, run: gradient_norm(clean) > 0.11 and gradient_norm(run) == pytest.approx(0.1, rel=1e-3),
 }
 
@@ -180,6 +230,13 @@ def test_it_changes_what_it_says(name: str) -> None:
     clean, run = small_run(), small_run()
     FAULTS[name].apply(run)
     assert CLAIMS[name](clean, run)
+
+
+def test_killed_is_lower_at_every_seed_that_was_run() -> None:
+    clean = [0.8] * matched.SEEDS
+    assert matched.killed([0.79] * matched.SEEDS, clean) is True
+    assert matched.killed([0.79] * (matched.SEEDS - 1), clean) is None
+    assert matched.killed([0.79, 0.8], clean) is False
 
 
 def test_two_clean_runs_are_the_same() -> None:

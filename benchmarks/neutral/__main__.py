@@ -19,9 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from neutral import deepcrime, deform, ours, rivals, tables, traincheck
+from neutral import databugs, deepcrime, deepfd, deform, ours, rivals, tables, traincheck
 from neutral.task import Fault, fingerprint, make_run, trimmed_base
 
+#: Check -> the faults that its advice is of.
+FAULT_OF = {"base_computes_its_class": "base_altered", "pretrained_kept": "pretrained_"}
 RESULTS = Path(__file__).parents[1] / "results" / "neutral.json"
 
 
@@ -69,11 +71,8 @@ def run_one(tool: str, fault: Fault | None, seed: int) -> list[dict[str, Any]]:
 def _with_fault(line: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
     """A line of the results with the fault's story, and whether some advice is one of the causes that count."""
     full = {"undecided": [], "advice": [], "story": fault.story if fault else "", **line}
-    checks = {a.split(":")[0] for a in full["advice"]}
-    full["advised"] = fault is not None and any(
-        check in checks and cause in fault.cause
-        for check, cause in (("base_computes_its_class", "base_altered"), ("pretrained_kept", "pretrained_"))
-    )
+    words = " ".join(f"{a} {FAULT_OF.get(a.split(':')[0], '')}" for a in full["advice"]).lower()
+    full["advised"] = fault is not None and any(w.lower() in words for w in fault.cause)
     return full
 
 
@@ -99,7 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()
     if importlib.util.find_spec(deform.PACKAGE) is None:
         print(f"{deform.PACKAGE} is not installed: DEForm's operators are left out")
-    faults = [*deform.faults(args.severity), *traincheck.FAULTS, *deepcrime.FAULTS]
+    faults = [
+        *deform.faults(args.severity),
+        *traincheck.FAULTS,
+        *deepcrime.FAULTS,
+        *deepfd.FAULTS,
+        *databugs.FAULTS,
+    ]
     picked = [
         f for f in faults if (not args.only or f.name in args.only) and (not args.source or f.source in args.source)
     ]

@@ -147,6 +147,8 @@ SOURCES = {
     "DEForm": "DEForm's operators for encoders, run from their authors' package at the severity *high*",
     "TrainCheck": "the silent errors that TrainCheck's authors reproduced, in our own words",
     "DeepCrime": "DeepCrime's operators, in our own words",
+    "DeepFD": "the faults that DeepFD's authors seed, in our own words",
+    "Shah et al.": "bugs of training data after Shah, Rahman and Khomh, in our own words",
 }
 
 
