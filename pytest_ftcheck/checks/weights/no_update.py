@@ -140,7 +140,14 @@ def _lr_zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
         return fault.because("the run was requested with lr=0", "set a learning rate (5e-5 is usual for Adam)")
     group = f" of parameter group {tensors[0].group}" if len(trace.optimizer.groups) > 1 else ""
     steps = f"at each of the {len(trace.steps)} steps" if len(trace.steps) > 1 else "at the only step"
-    return fault.because(f"the learning rate{group} was 0 {steps}: {fault.cause}")
+    zero = f"the learning rate{group} was 0 {steps}"
+    others = max((g.lr_peak for g in trace.optimizer.groups if g.index != tensors[0].group), default=0.0)
+    if others:
+        return fault.because(
+            f"{zero} (other groups: up to {number(others)}): lr=0 in this group, or a factor of 0 in its part of the schedule",
+            "set the group's learning rate; if these should not learn, freeze them with requires_grad_(False)",
+        )
+    return fault.because(f"{zero}: {fault.cause}")
 
 
 def _lr_too_small(tensors: Sequence[Tensor], trace: Trace) -> Fault:

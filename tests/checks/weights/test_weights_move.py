@@ -97,7 +97,13 @@ def test_a_learning_rate_of_zero():
     two = (GOOD.optimizer.groups[0], replace(GOOD.optimizer.groups[0], index=1, lr_peak=0.0))
     trace = changed(HEAD, motion=STILL, lr_sum=0.0, lr_peak=0.0, group=1)
     verdict = check_weights_move(replace(trace, optimizer=replace(GOOD.optimizer, groups=two)))
-    assert "the learning rate of parameter group 1 was 0 at each of the 20 steps" in verdict.causes[0]
+    assert (
+        "the learning rate of parameter group 1 was 0 at each of the 20 steps (other groups: up to" in verdict.causes[0]
+    )
+    assert "set the group's learning rate" in verdict.remedy
+    all_zero = tuple(replace(g, lr_peak=0.0) for g in two)
+    verdict = check_weights_move(replace(trace, optimizer=replace(GOOD.optimizer, groups=all_zero)))
+    assert "a warm-up whose scheduler is never stepped" in verdict.causes[0]
 
 
 def test_a_learning_rate_of_zero_that_was_requested():
