@@ -19,7 +19,7 @@ LIMIT = (
 )
 MEASURED = (
     "gradients recomputed with the same batches, weights and random states, compared with those that the optimizer found; slopes by "
-    "central differences with dropout off"
+    "differences of the loss with dropout off"
 )
 
 

@@ -622,3 +622,26 @@ def test_slopes_change_no_bit_and_are_not_measured_in_low_precision(rows):
     half = Net().to(torch.bfloat16)
     batch = (rows[0][0].to(torch.bfloat16), rows[0][1])
     assert slopes(half, Reader(half, batch), ["classifier"], batch) == []
+
+
+@pytest.mark.parametrize(("reverse", "moved"), [(False, 2), (True, 7)])
+def test_only_a_part_that_does_not_follow_its_gradient_is_moved_both_ways(rows, reverse, moved):
+    from pytest_ftcheck.instruments.reader import Reader
+
+    passes = []
+
+    class Counted(Net):
+        def forward(self, x):
+            passes.append(x)
+            features = self.body(x)
+            return self.classifier(Reversed.apply(features) if reverse else features)
+
+    torch.manual_seed(0)
+    model = Counted().train()
+    reader = Reader(model, rows[0])
+    passes.clear()
+    ratios = {s.part: s.ratio for s in slopes(model, reader, ["classifier"], rows[0])}
+    assert ratios["head"] == pytest.approx(1, abs=0.1)
+    assert ratios["base"] == pytest.approx(-1 if reverse else 1, abs=0.1)
+    # the gradient; the head and the base once; reversed, the base the other way, too, and both ways with two shorter strides
+    assert len(passes) == 1 + moved

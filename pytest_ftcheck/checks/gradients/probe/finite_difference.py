@@ -27,7 +27,8 @@ REACH = 5e-3
 LEAST = 2e-5
 #: Where the ratio is not 1, the stride is shortened by this factor repeatedly, as long as the predicted change is large enough.
 SHORTEN = 5.0
-#: A ratio this near to 1 needs no second measurement with a shorter stride.
+#: A ratio this near to 1 needs no second measurement with a shorter stride. Nor does it need the loss in the opposite direction: the ratio
+#: in both is this one plus half of what the loss bends over the stride, and only a reversed gradient is a fault.
 AGREES = 0.1
 #: Elements of a part of which a copy is made, at most.
 MOST = 300_000_000
@@ -92,24 +93,25 @@ def _slope(
 
     own = [p.data for p in moved]
 
-    def change(h: float) -> float:
-        values = []
-        for sign in (1.0, -1.0):
-            with torch.no_grad():
-                for p, start in zip(moved, own, strict=True):
-                    p.data.copy_(start)
-                for p in moved:
-                    p.data.add_(gradient[id(p)], alpha=sign * h / length)
-            # the same random numbers each time: a model that hashes, or drops out in eval mode, is compared with itself
-            with quiet(model), preserved_globals():
-                values.append(float(reader.loss(batch)[0]))
-        return (values[0] - values[1]) / (2 * h * length)
+    def loss_at(h: float) -> float:
+        with torch.no_grad():
+            for p, start in zip(moved, own, strict=True):
+                torch.add(start, gradient[id(p)], alpha=h / length, out=p.data)
+        # the same random numbers each time: a model that hashes, or drops out in eval mode, is compared with itself
+        with quiet(model), preserved_globals():
+            return float(reader.loss(batch)[0])
+
+    def change(h: float, ahead: float) -> float:
+        return (ahead - loss_at(-h)) / (2 * h * length)
 
     with perturbed(moved):
-        longer = shortest = change(stride)
+        ahead = loss_at(stride)
+        longer = shortest = (ahead - loss) / (stride * length)
+        if abs(shortest - 1) >= AGREES:
+            longer = shortest = change(stride, ahead)
         while abs(shortest - 1) >= AGREES and stride * length >= SHORTEN * LEAST * abs(loss):
             stride /= SHORTEN
-            longer, shortest = shortest, change(stride)
+            longer, shortest = shortest, change(stride, loss_at(stride))
     if not math.isfinite(longer) or not math.isfinite(shortest):
         return None
     return Slope(part, longer, shortest, stride * length / abs(loss))

@@ -86,10 +86,10 @@ class ReferenceGradientProbe(Probe):
         self._fresh = True  # no batch has been through since the last optimizer step
 
     def cost(self) -> float:
-        """Forward and backward for each recomputed step; for the slopes the same once, and two forward passes a part; for tensors
-        without gradient, if there are any, the same once and three forward passes."""
+        """Forward and backward for each recomputed step; for the slopes the same once, and a forward pass a part (three where a slope is
+        not 1); for tensors without gradient, if there are any, the same once and three forward passes."""
         steps = self.budget + (self.context.intent.accumulation or 1) - 1
-        return 3.0 * self.rows * steps + 15.0 * min(self.slope_rows, self.rows)
+        return 3.0 * self.rows * steps + 12.0 * min(self.slope_rows, self.rows)
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:
