@@ -13,6 +13,7 @@ import json
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     known = {(f.source, f.name): f for f in faults}
     lines = [_with_fault(s, known.get((s["source"], s["name"]))) for s in lines]
-    print("\n".join(tables.section(lines)))
+    totals = Counter(f.source for f in faults)
+    print("\n".join(tables.section(lines, totals)))
     if args.write:
-        tables.write(lines)
+        tables.write(lines, totals)
     return 1 if any(s["gated"] for s in lines if s["tool"] == tables.OURS and s["source"] == tables.CLEAN) else 0
 
 

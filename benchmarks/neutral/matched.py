@@ -1,8 +1,8 @@
 """Whether an operator hurts by DEForm's own test: ``python benchmarks/neutral/matched.py [--minutes N] [--only NAME ...]``.
 
-Its authors call a mutant killed where an exact one-sided sign-flip test over five pairs of runs with the same seed gives at most 0.05. Of 32
-sign patterns that is one: each of the five runs with the fault ends lower than the clean run, be it by a single row. The runs are bare loops
-without any tool, kept in ``results/neutral_matched.json``; an operator that is not lower at one seed is not run at the next.
+Its authors call a mutant killed where an exact one-sided sign-flip test over five pairs of runs with the same seed gives at most 0.05. That
+is one of 32 sign patterns: each of the five runs with the fault ends lower than the clean run, be it by a single row. The runs are bare
+loops without any tool, kept in ``results/neutral_matched.json``; an operator that is not lower at one seed is not run at the next.
 """
 
 from __future__ import annotations

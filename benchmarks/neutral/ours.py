@@ -34,6 +34,6 @@ def judge(run: Run, fault: Fault | None) -> dict[str, Any]:
         "said": f"{first.title}: {first.why}"[:300] if first else "",
         "failed": [v.check for v in diagnosis.having("fail")],
         "undecided": [v.check for v in diagnosis.having("inconclusive")],
-        "advice": [f"{v.check}: {v.headline}"[:200] for v in diagnosis.having("advice")],
+        "advice": [f"{v.check}: {v.fault}: {v.headline}"[:200] for v in diagnosis.having("advice")],
         "accuracy": next((m.last for m in trace.metrics if m.name == "accuracy"), None),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -104,8 +104,8 @@ def missed(lines: Sequence[Line]) -> list[str]:
     return rows or ["None."]
 
 
-def section(lines: Sequence[Line]) -> list[str]:
-    """The part of `docs/explanation/detection.md`."""
+def section(lines: Sequence[Line], totals: Mapping[str, int] | None = None) -> list[str]:
+    """The part of `docs/explanation/detection.md`; ``totals``: source -> how many faults there are."""
     clean = [s for s in lines if s["tool"] == OURS and s["source"] == CLEAN]
     limit = harm_limit(lines)
     if limit is None:
@@ -121,7 +121,7 @@ def section(lines: Sequence[Line]) -> list[str]:
     return [
         "## Faults that others published",
         "",
-        _measured(lines, clean, limit),
+        _measured(lines, clean, limit, totals or {}),
         "",
         *summary(lines),
         "",
@@ -145,21 +145,27 @@ def section(lines: Sequence[Line]) -> list[str]:
 #: Source -> what its faults are.
 SOURCES = {
     "DEForm": "DEForm's operators for encoders, run from their authors' package at the severity *high*",
-    "TrainCheck": "the silent errors that TrainCheck's authors reproduced, in our own words",
+    "TrainCheck": "of the 18 silent errors that TrainCheck's authors reproduced, those that one process shows while it trains, in our "
+    "own words",
     "DeepCrime": "DeepCrime's operators, in our own words",
     "DeepFD": "the faults that DeepFD's authors seed, in our own words",
     "Shah et al.": "bugs of training data after Shah, Rahman and Khomh, in our own words",
 }
 
 
-def _measured(lines: Sequence[Line], clean: Sequence[Line], limit: float) -> str:
+def _measured(lines: Sequence[Line], clean: Sequence[Line], limit: float, totals: Mapping[str, int]) -> str:
     accuracies = [s["accuracy"] for s in clean]
     here = {source: len({s["name"] for s in lines if s["source"] == source}) for source in SOURCES}
+
+    def count(source: str) -> str:
+        there = totals.get(source) or here[source]
+        return f"{here[source]}" if here[source] >= there else f"{here[source]} of {there} so far"
+
     there = [text for source, text in SOURCES.items() if not here[source]]
     return (
         "Measured by `benchmarks/neutral`: MiniLM's real weights as a `BertForSequenceClassification`, headlines of BBC news in "
         "five classes, 40 steps of 16 rows, nothing declared, one seed of each fault. The faults are "
-        f"{'; '.join(f'{text} ({here[source]} of them so far)' for source, text in SOURCES.items() if here[source])}. "
+        f"{'; '.join(f'{text} ({count(source)})' for source, text in SOURCES.items() if here[source])}. "
         + (f"Not measured yet: {'; '.join(there)}. " if there else "")
         + f"A fault hurts where the held-out accuracy is below {limit:.2f}: {DEVIATIONS:g} standard deviations below the mean of "
         f"{len(clean)} clean seeds ({mean(accuracies):.2f}, from {min(accuracies):.2f} to {max(accuracies):.2f}). "
@@ -182,9 +188,9 @@ def short(lines: Sequence[Line]) -> list[str]:
     return [*rows, f"| clean seeds | {_counted(clean, lambda s: s['gated'])} | |", ""]
 
 
-def write(lines: Sequence[Line]) -> None:
+def write(lines: Sequence[Line], totals: Mapping[str, int] | None = None) -> None:
     """Put the tables between the marks of both pages."""
-    for page, text in zip(PAGES, (section(lines), short(lines)), strict=True):
+    for page, text in zip(PAGES, (section(lines, totals), short(lines)), strict=True):
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, mark, after = rest.partition(END)
         if not mark:
