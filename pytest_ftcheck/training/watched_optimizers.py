@@ -84,12 +84,12 @@ def ids_held(optimizer: Optimizer) -> set[int]:
 
 
 class Together(Optimizer):
-    """Several optimizers, or none, read as one: it has the groups of all, and never steps."""
+    """Several optimizers, or none, read as one: it has the groups and the state of all, and never steps."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.param_groups = [group for o in optimizers for group in o.param_groups]
         self.defaults: dict[str, Any] = {}
-        self.state = {}  # type: ignore[assignment]
+        self.state = {p: s for o in optimizers for p, s in o.state.items()}  # type: ignore[assignment]
 
 
 def as_one(optimizers: Sequence[Optimizer]) -> Optimizer:

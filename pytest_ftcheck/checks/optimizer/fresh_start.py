@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...core.formatting import number, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
+from ..learning import LEARNT, weight_of_suspicion
 from ..loss.record import LossShape
 from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
 from .record import OptimizerStart
@@ -27,6 +28,17 @@ EARLIER_TRAINING = Fault(
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL, Symptom.BLOWS_UP),
 )
 
+OPTIMIZER_NOT_RESET = Fault(
+    "optimizer_not_reset",
+    Rank.BROKEN_START + 62,
+    "the optimizer keeps the averages of an earlier training that the weights do not come from",
+    cause="the optimizer had already taken {before} before the run, and the weights have learnt nothing: they were put back or made anew, "
+    "the optimizer was not, and its averages are those of the earlier gradients, which may make every step far too small",
+    remedy="create the optimizer after the weights were put back, or restore its state_dict, too",
+    confidence="likely",
+    explains=(Symptom.STANDS_STILL,),
+)
+
 KNOWN_AT_START = Fault(
     "known_at_start",
     Rank.BROKEN_START + 61,
@@ -42,7 +54,7 @@ KNOWN_AT_START = Fault(
 @check(
     stage=Stage.START,
     position=1,
-    faults=(EARLIER_TRAINING, KNOWN_AT_START),
+    faults=(EARLIER_TRAINING, OPTIMIZER_NOT_RESET, KNOWN_AT_START),
     measurements=(OptimizerStart,),
 )
 def check_fresh_start(trace: Trace) -> Verdict:
@@ -50,15 +62,16 @@ def check_fresh_start(trace: Trace) -> Verdict:
 
     An optimizer that has already taken steps is certain evidence of an earlier training. A training that is resumed on purpose has it,
     too, so that alone is a note. It is a fault where the first cross-entropy on the probe is well above that of the class priors, which no
-    sound training of the same rows leaves behind. Where the head is declared fresh (``Intent(head_init=)``) and the first cross-entropy is
-    far below that of the class priors, the model was trained on these rows before.
+    sound training of the same rows leaves behind. It is one, too, where that cross-entropy shows that nothing was learnt, and the run does
+    not learn: then the weights were put back, and the optimizer's averages were not. Where the head is declared fresh
+    (``Intent(head_init=)``) and the first cross-entropy is far below that of the class priors, the model was trained on these rows before.
 
     >>> from pytest_ftcheck import example_trace
     >>> from pytest_ftcheck.checks.optimizer.record import OptimizerStart
     >>> print(check_fresh_start(example_trace(measurements={"optimizer_start": OptimizerStart(0, 0)})))
     fresh_start: pass. AdamW had taken no step before the run.
     """
-    start = trace.measured(OptimizerStart)
+    start = trace.measured(OptimizerStart) or _counted(trace)
     if start is None:
         return not_measured(NAME, trace, OptimizerStart)
     if known := _judge_known(trace):
@@ -81,6 +94,16 @@ def check_fresh_start(trace: Trace) -> Verdict:
             limit=f"a resumed training starts below {WORSE_THAN_PRIORS:g} times the class priors' loss",
             measured=measured,
         )
+    weight = weight_of_suspicion(trace)
+    if first > LEARNT * prior and weight != "advice":
+        return OPTIMIZER_NOT_RESET.with_details(before=before).verdict(
+            NAME,
+            f"{headline}, but the weights have a loss of {number(first, 4)}, no less than the class priors ({number(prior, 4)}), and the "
+            "run does not learn.",
+            weight,
+            limit=f"weights of an earlier training have less than {LEARNT:g} times the class priors' loss",
+            measured=measured,
+        )
     return Verdict(
         NAME,
         "pass",
@@ -88,6 +111,12 @@ def check_fresh_start(trace: Trace) -> Verdict:
         measured=measured,
         notes=("the run goes on from an earlier training; to judge a fresh start, create model and optimizer anew",),
     )
+
+
+def _counted(trace: Trace) -> OptimizerStart | None:
+    """For an optimizer that was not known before its first step: what its state counts beyond the steps of the run."""
+    counted = trace.optimizer.state_steps
+    return None if counted is None else OptimizerStart(max(0, counted - trace.optimizer.gradient_steps), 0)
 
 
 def _judge_known(trace: Trace) -> Verdict | None:

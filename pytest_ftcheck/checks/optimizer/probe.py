@@ -22,7 +22,7 @@ class OptimizerStartProbe(ModelProbe):
     def before(self) -> None:
         """Read it."""
         optimizer: Any = self.context.optimizer
-        if optimizer is None:
+        if optimizer is None or not optimizer.param_groups:
             raise LeftOut("no optimizer was known before the loop began")
         own = {id(p) for p in self.context.model.parameters()}
         states = [state for p, state in optimizer.state.items() if id(p) in own and state]

@@ -26,6 +26,8 @@ class RestoresProbe(ModelProbe):
         super().__init__(context)
         self._handles: list[RemovableHandle] = []
         self._kept: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        #: By address: how often the memory had been written to when `state_dict` was last called.
+        self._latest: dict[int, int] = {}
         self.found = Restores()
 
     def before(self) -> None:
@@ -45,6 +47,7 @@ class RestoresProbe(ModelProbe):
         while self._handles:
             self._handles.pop().remove()
         self._kept.clear()
+        self._latest.clear()
 
     # ------------------------------------------------------------------ the loop's own calls
     def _taken(self, module: nn.Module, state: Mapping[str, Any], *_: Any) -> None:
@@ -52,9 +55,10 @@ class RestoresProbe(ModelProbe):
         if module is not self.context.model or is_probing():
             return
         self._kept = {key: (ref, version) for key, (ref, version) in self._kept.items() if ref() is not None}
-        for value in state.values():
-            if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter) and not value.is_inference():
-                self._kept[id(value)] = weakref.ref(value), value._version
+        values = [v for v in state.values() if isinstance(v, torch.Tensor) and not isinstance(v, nn.Parameter)]
+        values = [v for v in values if not v.is_inference()]
+        self._kept.update({id(v): (weakref.ref(v), v._version) for v in values})
+        self._latest = {v.data_ptr(): v._version for v in values}
 
     def _given(self, module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
         """Compares what is loaded with where it goes."""
@@ -71,9 +75,15 @@ class RestoresProbe(ModelProbe):
         self.found = Restores(seen.calls + 1, seen.without_effect + nothing, seen.parameters, seen.changed)
 
     def _changed(self, value: torch.Tensor) -> bool:
-        """Whether it was written to since `state_dict` returned it; not where that was not seen."""
+        """Whether it was written to since `state_dict` returned it; not where that was not seen.
+
+        Of another view of it (``v.detach()``) it is not known when it was taken: not after the last call, if it changed since.
+        """
         ref, version = self._kept.get(id(value), (None, 0))
-        return ref is not None and ref() is value and value._version > version
+        if ref is not None and ref() is value:
+            return value._version > version
+        latest = None if isinstance(value, nn.Parameter) else self._latest.get(value.data_ptr())
+        return latest is not None and value._version > latest
 
 
 class _Hook:

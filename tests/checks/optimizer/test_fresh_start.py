@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pytest_ftcheck import Intent, check_fresh_start, diagnose, example_trace, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck import (
+    Intent,
+    check_fresh_start,
+    diagnose,
+    example_trace,
+    finetune,
+    tiny_distilbert,
+    toy_batches,
+    watch,
+)
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.checks.optimizer.fresh_start import KNOWN
 from pytest_ftcheck.checks.optimizer.record import OptimizerStart
@@ -100,6 +109,67 @@ def test_a_range_test_that_was_not_undone_is_found_and_its_undone_twin_is_silent
         model, toy_batches(), optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3), steps=10, probes=["loss"]
     )
     assert check_fresh_start(again).headline == "AdamW had taken no step before the run."
+
+
+# ------------------------------------------------------------------ averages of an earlier training
+def standing_still(first, steps=40, taken=60):
+    """A run that does not learn, with an optimizer that had taken steps."""
+    trace = started(steps, first, first)
+    metrics = tuple(replace(m, p_value=1.0, source="held-out rows") for m in trace.metrics)
+    return replace(trace, metrics=metrics, steps=(trace.steps * taken)[:taken])
+
+
+@pytest.mark.parametrize(
+    ("trace", "status", "fault"),
+    [
+        (standing_still(0.69), "fail", "optimizer_not_reset"),
+        (standing_still(0.69, taken=40), "inconclusive", "optimizer_not_reset"),
+        (standing_still(0.4), "pass", ""),  # the weights know what the earlier training taught them
+        (started(40, 0.69, 0.3), "pass", ""),  # the run learns
+        (standing_still(0.69, steps=0), "fail", "optimizer_not_reset"),  # one that keeps averages and counts no steps
+    ],
+)
+def test_weights_that_were_put_back_without_their_optimizer(trace, status, fault):
+    verdict = check_fresh_start(trace)
+    assert (verdict.status, verdict.fault) == (status, fault)
+
+
+# ------------------------------------------------------------------ an optimizer that is adopted when it first steps
+def stepping(steps, optimizers, given):
+    """What a watched loop of five steps says, after so many steps before it."""
+    model, batches = tiny_distilbert(seed=0), toy_batches(1)
+    made = optimizers(model)
+
+    def train(count):
+        for _ in range(count):
+            torch.nn.functional.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
+            for optimizer in made:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    train(steps)
+    with watch(model, made if given else None) as w:
+        train(5)
+    return check_fresh_start(w.trace)
+
+
+def of_base_and_head(model):
+    return [torch.optim.AdamW(m.parameters(), lr=1e-4) for m in (model.base_model, model.classifier)]
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("optimizers", [lambda m: [torch.optim.AdamW(m.parameters(), lr=1e-4)], of_base_and_head])
+@pytest.mark.parametrize(("steps", "taken"), [(0, "taken no step before"), (7, "already taken 7 steps before")])
+def test_steps_before_a_watched_loop_are_counted(optimizers, given, steps, taken):
+    assert taken in stepping(steps, optimizers, given).headline
+
+
+@pytest.mark.trains
+def test_an_adopted_optimizer_that_counts_no_steps_is_not_said_to_have_taken_none():
+    verdict = stepping(7, lambda m: [torch.optim.SGD(m.parameters(), lr=1e-4, momentum=0.9)], given=False)
+    assert verdict.status == "skipped"
+    assert "no optimizer was known before the loop began" in verdict.headline
 
 
 # ------------------------------------------------------------------ rows that are known before the first step

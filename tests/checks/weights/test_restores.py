@@ -63,6 +63,7 @@ def watched(keep, load=lambda model, kept: model.load_state_dict(kept), *, at_on
         lambda m: {k: v.cpu() for k, v in m.state_dict().items()},  # the very same tensors on a CPU
         lambda m: copy.copy(m.state_dict()),
         lambda m: m.state_dict(prefix=""),
+        lambda m: {k: v.detach() for k, v in m.state_dict().items()},  # other views of the same memory
     ],
 )
 def test_a_state_kept_without_a_copy_restores_nothing(keep):
@@ -100,9 +101,23 @@ def partly(model):
         (lambda m: m.state_dict(), {"at_once": True}),
         (partly, {"at_once": True}),
         (lambda m: m.state_dict(), {"load": lambda m, kept: m.load_state_dict(m.state_dict())}),
+        (
+            lambda m: m.state_dict(),
+            {"load": lambda m, kept: m.load_state_dict({k: v.detach() for k, v in m.state_dict().items()})},
+        ),
         (lambda m: m.classifier.state_dict(), {"load": lambda m, kept: None}),
     ],
-    ids=["deepcopy", "clones", "file", "into a copy", "at once", "partly its own", "its present state", "never loaded"],
+    ids=[
+        "deepcopy",
+        "clones",
+        "file",
+        "into a copy",
+        "at once",
+        "partly its own",
+        "its present state",
+        "views of it",
+        "never loaded",
+    ],
 )
 def test_what_is_loaded_rightly_is_no_fault(keep, options):
     trace = watched(keep, **options)
