@@ -112,6 +112,8 @@ def _judge_layers(head: _Start, trace: Trace) -> Verdict:
     if declared is not None and not declared.is_decidable(head):
         return declared_not_measured(NAME, trace, Head)
     layers = plural(len(head.layers), "linear layer")
+    if declared is None and (advice := _constant_last(head)):
+        return advice
     stds = ", ".join(f"{number(la.std)} ({la.name})" for la in head.layers[:3])
     if declared is None:
         headline = (
@@ -197,6 +199,25 @@ def _find_huge(head: _Start) -> Verdict | None:
         f"the loss is {number(loss)} times that of a class-prior prediction.",
         evidence=layer_rows(faulty),
         limit=f"logits up to {SPREAD:g}, loss up to {LOSS:g} times chance, std * sqrt(fan-in) up to {GAIN:g} (He: 1.4, LeCun: 1)",
+        measured=_MEASURED,
+    )
+
+
+def _constant_last(head: _Start) -> Verdict | None:
+    """A last layer of one value that is not zero. It serves as well as zeros, which are common, but nobody chooses it: advice."""
+    found = [la for la in head.layers if la.last and la.constant and la.mean and min(la.units, la.fan_in) > 1]
+    if not found:
+        return None
+    layer = found[0]
+    return faults.HEAD_INIT_CONSTANT.with_details(
+        layers=layer.name, code="InitScheme.normal(std=0.02).apply(model)"
+    ).verdict(
+        NAME,
+        f"All weights of {layer.name} are {number(layer.mean)}: it adds the same to each of its {layer.units} outputs, "
+        "and prefers no feature.",
+        "advice",
+        evidence=layer_rows(found),
+        limit="weights that differ, or zeros",
         measured=_MEASURED,
     )
 

@@ -151,7 +151,9 @@ def test_zeros_and_constants():
     assert verdict(replace(zero, last=False), LAST, declared=0.02).fault == "head_init_constant"
     constant = replace(zero, mean=0.02, largest=0.02)
     assert verdict(HIDDEN, constant, declared=0.02).fault == "head_init_constant"
-    assert verdict(HIDDEN, constant).status == "pass"
+    assert (verdict(HIDDEN, constant).status, verdict(HIDDEN, constant).fault) == ("advice", "head_init_constant")
+    assert verdict(HIDDEN, zero).status == "pass"
+    assert verdict(HIDDEN, replace(constant, units=1)).status == "pass"  # one output: a sum of the features
     assert verdict(zero, replace(zero, name="a"), declared=0.0).status == "pass"
 
 
