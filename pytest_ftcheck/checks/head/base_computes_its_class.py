@@ -8,10 +8,13 @@ from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
-from .base_twin_record import BaseTwin, Difference, TwinComparison
-from .harm import harm_of_alteration
+from .base_twin_record import BaseTwin, Difference, RaisedDropout, TwinComparison
+from .harm import NOT_MEASURED, harm_of_alteration
 
 NAME = "base_computes_its_class"
+#: Rate from which on dropout that was raised above the class's is judged: the noise that it adds, of variance p / (1 - p) times a value's
+#: square, is then as large as the value.
+NOISY = 0.5
 BASE_ALTERED = Fault(
     "base_altered",
     Rank.START + 1,
@@ -41,7 +44,8 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
 
     Where they differ by more than rounding, the first submodule that differs is named, and what is changed there. It is a fault where the
     run does not learn, or where a linear layer does clearly better on the twin's features than on the base's, and than the whole run. Else,
-    or where nothing shows whether the run learns, it is advice.
+    or where nothing shows whether the run learns, it is advice. Dropout that was raised to 0.5 or more after the base was made, which shows
+    in training alone, is judged alike.
 
     >>> from pytest_ftcheck import example_trace
     >>> from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, TwinComparison
@@ -55,6 +59,9 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
     altered = [b for b in twins.bases if b.first is not None]
     notes = tuple(f"not compared: {reason}" for reason in twins.left_out)
     if not altered:
+        noisy = [(b, d) for b in twins.bases for d in b.raised_dropout if d.rate >= NOISY]
+        if noisy:
+            return _raised(trace, noisy[0][0], [d for b, d in noisy if b is noisy[0][0]], notes)
         return Verdict(NAME, "pass", _agreement(twins.bases), measured=_measured(twins.bases), notes=notes)
     base, first = altered[0], altered[0].first
     assert first is not None
@@ -66,6 +73,23 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
         limit="; ".join(filter(None, (f"at most {number(base.limit)} of the largest value: rounding", harm.limit))),
         measured=_measured(altered[:1]),
         notes=(*notes, *harm.notes),
+    )
+
+
+def _raised(trace: Trace, base: TwinComparison, sites: list[RaisedDropout], notes: tuple[str, ...]) -> Verdict:
+    """More dropout than the class has."""
+    harm = harm_of_alteration(trace)
+    most = max(sites, key=lambda d: d.rate)
+    changes = f"{most.module} has a dropout rate of {number(most.rate)}, in the twin {number(most.of_class)}"
+    return BASE_ALTERED.with_details(changes=changes).verdict(
+        NAME,
+        f"In training {base.base} drops more than {base.class_name} does: at {plural(len(sites), 'place')} the dropout rate is up to "
+        f"{number(most.rate)}, of the class {number(most.of_class)}.",
+        harm.status,
+        remedy="set the rate in the config before the base is made, and lower: from_pretrained(..., hidden_dropout_prob=0.1)",
+        limit=f"below {NOISY:g}, or the rate of the class: from there the noise is as large as the values",
+        measured=_measured([base]),
+        notes=(*notes, *(n for n in harm.notes if n != NOT_MEASURED)),
     )
 
 

@@ -25,6 +25,16 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class RaisedDropout:
+    """A place of a base that drops more in training than its class does; in evaluation that does not show."""
+
+    module: str
+    rate: float
+    #: The twin's.
+    of_class: float
+
+
+@dataclass(frozen=True)
 class TwinComparison:
     """One base and its twin: the same weights, the same inputs, in evaluation mode."""
 
@@ -44,6 +54,7 @@ class TwinComparison:
     #: Parameters of the model that the outputs of the twin have no gradient for: its class does not use them, or only for a choice (the
     #: largest k, say). Looked for where some trainable parameter of an unchanged base had no gradient at any step.
     without_gradient: tuple[str, ...] = ()
+    raised_dropout: tuple[RaisedDropout, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pytest_ftcheck import (
     tiny_distilbert,
     toy_batches,
 )
-from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, Difference, TwinComparison
+from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, Difference, RaisedDropout, TwinComparison
 from pytest_ftcheck.instruments.tiny_architectures import tiny
 from pytest_ftcheck.instruments.tiny_tasks import keyword_batches
 
@@ -61,6 +61,39 @@ def test_the_run_decides_between_advice_and_failure():
     unknown = judge(HOOKED, metrics=(), probe_loss=None)
     assert unknown.status == "advice"
     assert "whether the run learns is not known" in unknown.notes[-1]
+
+
+def test_raised_dropout_is_judged_by_the_run():
+    raised = replace(SAME, raised_dropout=(RaisedDropout("embeddings.dropout", 0.75, 0.1),))
+    points = tuple(replace(p, reference=0.7) for p in example_trace().probe_loss.points)
+    bad = {
+        "metrics": (replace(example_trace().metrics[0], last=0.5, baseline=0.5),),
+        "probe_loss": replace(example_trace().probe_loss, points=points),
+    }
+    failed = judge(raised, **bad)
+    assert (failed.status, failed.fault) == ("fail", "base_altered")
+    assert "embeddings.dropout has a dropout rate of 0.750, in the twin 0.100" in failed.causes[0]
+    assert judge(raised).status == "advice"  # it learns
+    for rate in (0.49, 0.3):
+        mild = replace(SAME, raised_dropout=(RaisedDropout("embeddings.dropout", rate, 0.1),))
+        assert judge(mild, **bad).status == "pass"
+
+
+def test_rates_of_the_config_and_lower_ones_are_not_raised():
+    def raised(model):
+        return measure(model).measurements["base_twin"].bases[0].raised_dropout
+
+    assert raised(tiny_distilbert(seed=0)) == ()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = AutoConfig.for_model("bert", vocab_size=200, hidden_dropout_prob=0.75, **sizes)
+    high = AutoModelForSequenceClassification.from_config(config)
+    assert raised(high) == ()
+    for module in high.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    assert raised(high) == ()
+    high.bert.embeddings.dropout.p = 0.8
+    assert [(d.module, d.rate, d.of_class) for d in raised(high)] == [("embeddings.dropout", 0.8, 0.75)]
 
 
 def test_wording():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
+
+from ...base_twin_record import RaisedDropout
 
 #: Attributes that torch or the mode sets.
 NOT_COMPARED = {"training", "gradient_checkpointing", "name_or_path"}
@@ -41,6 +43,30 @@ def _changes(name: str, module: nn.Module, twin: nn.Module) -> Iterator[str]:
             yield f"{name}.{key} is {first!r}, in the twin {second!r}"
         elif callable(first) and not isinstance(first, nn.Module) and _called(first) != _called(second):
             yield f"{name}.{key} is {_called(first)}, in the twin {_called(second)}"
+
+
+def raised_dropout(modules: Mapping[str, tuple[nn.Module, nn.Module]]) -> tuple[RaisedDropout, ...]:
+    """Where a base drops more than its twin, by its dropout modules and the rates that other modules hold.
+
+    :param modules: name -> the base's submodule, and the twin's.
+
+    >>> raised_dropout({"a": (nn.Dropout(0.75), nn.Dropout(0.1)), "b": (nn.Dropout(0.0), nn.Dropout(0.1))})
+    (RaisedDropout(module='a', rate=0.75, of_class=0.1),)
+    """
+    found = []
+    for name, (module, twin) in modules.items():
+        mine, theirs = _rates(module), _rates(twin)
+        for key, rate in mine.items():
+            if key in theirs and rate > theirs[key]:
+                found.append(RaisedDropout(f"{name}.{key}".strip(".") if key != "p" else name, rate, theirs[key]))
+    return tuple(found)
+
+
+def _rates(module: nn.Module) -> dict[str, float]:
+    """Attribute -> rate."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return {"p": float(module.p)}
+    return {k: v for k, v in vars(module).items() if "drop" in k and isinstance(v, float)}
 
 
 def _plain(value: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .....instruments.base_model import BaseModel, precision_of
 from ...base_twin_record import Difference, TwinComparison
-from .changes import changes_of
+from .changes import changes_of, raised_dropout
 from .twin import Twin, attention_of
 from .values import Event, Values, common_modules, first_of, recorded_values, relative_difference, sampled
 
@@ -102,6 +102,7 @@ class Comparison:
             attention=attention_of(module),
             first=first,
             without_gradient=tuple(prefix + name for name in unused),
+            raised_dropout=raised_dropout(self.modules),
         )
 
     def _described(self, differing: dict[Event, float], relative: float) -> Difference:
