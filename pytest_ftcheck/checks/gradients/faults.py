@@ -130,7 +130,8 @@ ACCUMULATION_NOT_AVERAGED = Fault(
     Rank.GRADIENTS + 80,
     "accumulated gradients are summed, not averaged",
     cause="the loss of each batch is not divided by the number of accumulated batches",
-    remedy="call (loss / {batches}).backward(), or divide the learning rate by {batches}",
+    remedy="call (loss / {batches}).backward(); in the compute_loss of a Trainer, return the sum of the losses / num_items_in_batch (if it "
+    "is None, transformers 4.46 and 4.47 add up the means: upgrade to 4.48 or later)",
     explains=(
         Symptom.BLOWS_UP,
         "optimizer_settings",
