@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from ..core.seeding import reseed
 from .batches import with_labels, with_values
 from .model_outputs import logits_in
+from .nested_values import cloned
 from .reader import Reader
 
 
@@ -162,7 +162,7 @@ class Injector:
                 with torch.no_grad():
                     memory.append(forward(*args, **kwargs))
             at += 1
-            return pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, memory[at - 1])
+            return cloned(memory[at - 1])
 
         return recalled
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from .batches import rows_of, take_rows
+from .nested_values import cloned, comparable, leaves_of, same_values
 from .parameter_roles import in_part
 from .reader import Reader
 from .uncompiled import compiled
@@ -25,7 +25,6 @@ from .undo import Undo
 
 #: Numbers that are kept, at most: 128 MB.
 MOST_NUMBERS = 2**25
-_PLAIN = (type(None), bool, int, float, str)
 
 
 class Recall:
@@ -97,7 +96,7 @@ class Recall:
             self._trusted = True
             with self.recalling():
                 again, logits_again = self.reader.loss(batch)
-            same = torch.equal(again, loss) and (logits is logits_again is None or _same(logits, logits_again))
+            same = torch.equal(again, loss) and (logits is logits_again is None or same_values(logits, logits_again))
         self._trusted = same and self._recalled > before
         if not self._trusted:
             self.forget()
@@ -109,10 +108,10 @@ class Recall:
                 return forward(*args, **kwargs)
             if self._trusted:
                 for given, out in self._memory.get(module, ()):
-                    if _same(given, (args, kwargs)):
+                    if same_values(given, (args, kwargs)):
                         self._recalled += 1
-                        return _own(out)
-            given = _own((args, kwargs))  # the module may write into what it is given
+                        return cloned(out)
+            given = cloned((args, kwargs))  # the module may write into what it is given
             out = forward(*args, **kwargs)
             self._keep(module, given, out)
             return out
@@ -120,10 +119,10 @@ class Recall:
         return recalled
 
     def _keep(self, module: nn.Module, given: Any, out: Any) -> None:
-        leaves = pytree.tree_leaves((given, out))
+        leaves = leaves_of((given, out))
         numbers = sum(v.numel() for v in leaves if isinstance(v, torch.Tensor))
-        if self._numbers + numbers <= MOST_NUMBERS and all(map(_comparable, leaves)):
-            self._memory.setdefault(module, []).append((given, _own(out)))
+        if self._numbers + numbers <= MOST_NUMBERS and all(map(comparable, leaves)):
+            self._memory.setdefault(module, []).append((given, cloned(out)))
             self._numbers += numbers
 
 
@@ -180,26 +179,3 @@ def modules_before(model: nn.Module, head: Sequence[str]) -> list[nn.Module]:
 def _autocast() -> bool:
     """Whether operations are computed in another precision than the weights'."""
     return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
-
-
-def _own(value: Any) -> Any:
-    """The same with tensors of its own."""
-    return pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, value)
-
-
-def _comparable(leaf: Any) -> bool:
-    if isinstance(leaf, torch.Tensor):
-        return type(leaf) in (torch.Tensor, nn.Parameter) and leaf.layout is torch.strided
-    return isinstance(leaf, _PLAIN)
-
-
-def _same(first: Any, second: Any) -> bool:
-    """Whether two structures hold the same values."""
-    (a, form), (b, other) = pytree.tree_flatten(first), pytree.tree_flatten(second)
-    return form == other and all(map(_equal, a, b))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
-        return type(a) is type(b) and isinstance(a, _PLAIN) and a == b
-    return a.dtype == b.dtype and a.device == b.device and a.shape == b.shape and _comparable(b) and torch.equal(a, b)

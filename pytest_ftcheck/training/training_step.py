@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.recipe import Recipe
+from ..instruments import loop_calls
 from ..instruments.averaged_weights import start_training
 from ..instruments.batches import device_of, to_device
 from ..instruments.optimizers import expects_metric, needs_closure
@@ -19,6 +21,16 @@ from ..instruments.undisturbed import quiet
 from .finetune_arguments import StepFn
 from .loss_graph import has_no_graph
 from .recorder import Recorder
+
+
+@contextlib.contextmanager
+def _unobserved() -> Iterator[None]:
+    """What our loop does besides is not looked at: while it is, python is called at each attribute of a tensor."""
+    loop_calls.pause()
+    try:
+        yield
+    finally:
+        loop_calls.resume()
 
 
 class TrainingStep:
@@ -71,7 +83,8 @@ class TrainingStep:
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
         if self._recipe.max_grad_norm is not None:
-            self._recorder.unclipped = self._clip(self._recipe.max_grad_norm)
+            with _unobserved():
+                self._recorder.unclipped = self._clip(self._recipe.max_grad_norm)
         if self._scaler is not None:
             self._scaler.step(self._optimizer)
             self._scaler.update()
@@ -82,7 +95,8 @@ class TrainingStep:
 
     def _backward(self, batch: Any) -> torch.Tensor:
         assert self._reader is not None
-        self._model.zero_grad(set_to_none=True)
+        with _unobserved():
+            self._model.zero_grad(set_to_none=True)
         kind = self._recipe.autocast
         precision = torch.autocast(self._device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
         with precision:
@@ -97,12 +111,20 @@ class TrainingStep:
         grads = [p.grad for g in self._optimizer.param_groups for p in g["params"] if p.grad is not None]
         if not grads:
             return None
-        norms = [gradient_norm(g, 1).to(grads[0].device, torch.float32) for g in grads]
-        total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        # the usual gradients in one call: of thousands of small ones the calls cost more than the numbers
+        usual = [g for g in grads if type(g) is torch.Tensor and g.dtype == torch.float32 and g.layout == torch.strided]
+        together = len(usual) == len(grads) and len({g.device for g in usual}) == 1
+        norms = torch._foreach_norm(grads) if together else [gradient_norm(g, 1) for g in grads]
+        total: torch.Tensor = torch.linalg.vector_norm(
+            torch.stack([norm.to(grads[0].device, torch.float32) for norm in norms])
+        )
         if torch.isfinite(total):
             share = torch.clamp(max_norm / (total + 1e-6), max=1.0)
-            for grad in grads:
-                grad.mul_(share.to(grad.device))
+            if together:
+                torch._foreach_mul_(grads, share)
+            else:
+                for grad in grads:
+                    grad.mul_(share.to(grad.device))
         return total
 
     def _step_scheduler(self, loss: Any) -> None:
