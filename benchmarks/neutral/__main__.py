@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clean", type=int, default=20, help="seeds without a fault")
     parser.add_argument("--tools", nargs="*", default=["ours"], choices=["ours", "rivals"])
     parser.add_argument("--source", nargs="*", help="only these sources")
+    parser.add_argument("--hurting", action="store_true", help="only faults that are known to hurt by our own runs")
     parser.add_argument("--only", nargs="*", help="only these faults; those that were run already are run again")
     parser.add_argument("--severity", default="high", choices=list(deform.SEVERITIES), help="of DEForm's operators")
     parser.add_argument("--write", action="store_true", help="write the documentation's tables")
@@ -110,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f for f in faults if (not args.only or f.name in args.only) and (not args.source or f.source in args.source)
     ]
     lines = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    if args.hurting:
+        hurts = tables.hurting(lines)
+        picked = [f for f in picked if hurts.get((f.source, f.name))]
     until = time.monotonic() + 60 * args.minutes
     for tool, fault, seed in jobs(picked, args.tools, args.seeds, 0 if args.only else args.clean):
         if time.monotonic() > until:
