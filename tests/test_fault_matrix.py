@@ -36,6 +36,13 @@ def test_a_fault_fails_a_check_and_its_cause_comes_first(case):
     assert outcome.named, f"{case.story}\nfirst cause: {outcome.causes[:1]}, acceptable: {case.cause}"
 
 
+@pytest.mark.parametrize("case", _params(_chosen({n: c for n, c in FAULTS.items() if c.advised}), {}))
+def test_a_fault_that_the_run_learns_in_spite_of_is_advice(case):
+    outcome = judge(case)
+    assert not outcome.failed, f"{case.story}\n{outcome.failed}"
+    assert outcome.advised, f"{case.story}\nexpected advice of {case.expected}, got {outcome.statuses}"
+
+
 @pytest.mark.parametrize("case", _params(_chosen(CONTROLS), ALARMS))
 def test_a_healthy_control_is_silent(case):
     outcome = judge(case)

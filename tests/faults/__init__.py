@@ -23,7 +23,13 @@ MODULES = (
     "adapters",
     "evaluation",
     "accumulation",
+    "token_labels",
+    "embeddings",
+    "stopping",
+    "scales",
     "controls",
+    "controls_tasks",
+    "altered",
 )
 for _name in MODULES:
     importlib.import_module(f"{__name__}.{_name}")

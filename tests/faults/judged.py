@@ -37,6 +37,11 @@ class Outcome:
         return any(check in self.failed for check in self.case.expected)
 
     @property
+    def advised(self) -> bool:
+        """One of the checks that should have given advice did."""
+        return any(self.statuses.get(check) == "advice" for check in self.case.expected)
+
+    @property
     def named(self) -> bool:
         """The first cause is the one that a knowledgeable person would name."""
         if not self.causes:

@@ -89,7 +89,7 @@ RANDOM_IN_EVALUATION = Fault(
 )
 STATE_CARRIED = Fault(
     "state_carried",
-    Rank.INPUTS + 265,
+    Rank.INPUTS + 165,
     "the model carries state from one batch to the next",
     cause="forward keeps something between calls (the hidden state of a recurrent layer, a cache, a running mean, a random generator "
     "of its own), and rows of the next batch are computed from it",

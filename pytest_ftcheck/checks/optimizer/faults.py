@@ -109,7 +109,7 @@ OPTIMIZER_REBUILT = Fault(
 )
 STATE_CLEARED = Fault(
     "state_cleared",
-    Rank.PARAMETERS + 120,
+    Rank.OPTIMIZER + 234,
     "the optimizer's state is cleared during training",
     cause="the state is cleared or reloaded during training (optimizer.state.clear(), load_state_dict())",
     remedy="leave the state unchanged between steps",

@@ -51,7 +51,7 @@ UPDATES_STOP = Fault(
     "the optimizer stops moving weights that have gradients",
     cause="from that step on the optimizer no longer holds these tensors, or something undoes its steps",
     remedy="look at what changes optimizer.param_groups, or writes weights back, from that step on",
-    explains=(Symptom.STANDS_STILL,),
+    explains=(Symptom.STANDS_STILL, "optimizer_settings"),  # the state counts the steps that moved weights
     confidence="certain",
 )
 
