@@ -10,6 +10,7 @@ from ...core.verdict import Verdict
 from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
 from .base_twin_record import BaseTwin, Difference, RaisedDropout, TwinComparison
 from .harm import NOT_MEASURED, harm_of_alteration
+from .overwritten_vectors import VECTORS_OVERWRITTEN, judge_vectors
 
 NAME = "base_computes_its_class"
 #: Rate from which on dropout that was raised above the class's is judged: the noise that it adds, of variance p / (1 - p) times a value's
@@ -36,7 +37,7 @@ BASE_ALTERED = Fault(
 @check(
     stage=Stage.START,
     position=4,
-    faults=(BASE_ALTERED,),
+    faults=(BASE_ALTERED, VECTORS_OVERWRITTEN),
     measurements=(BaseTwin,),
 )
 def check_base_computes_its_class(trace: Trace) -> Verdict:
@@ -45,7 +46,8 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
     Where they differ by more than rounding, the first submodule that differs is named, and what is changed there. It is a fault where the
     run does not learn, or where a linear layer does clearly better on the twin's features than on the base's, and than the whole run. Else,
     or where nothing shows whether the run learns, it is advice. Dropout that was raised to 0.5 or more after the base was made, which shows
-    in training alone, is judged alike.
+    in training alone, is judged alike, and so are gains and biases that no training leaves behind: all of a vector at one value that the
+    class does not start it with, or as many gains below 0 as a draw around 0 gives.
 
     >>> from pytest_ftcheck import example_trace
     >>> from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, TwinComparison
@@ -62,6 +64,8 @@ def check_base_computes_its_class(trace: Trace) -> Verdict:
         noisy = [(b, d) for b in twins.bases for d in b.raised_dropout if d.rate >= NOISY]
         if noisy:
             return _raised(trace, noisy[0][0], [d for b, d in noisy if b is noisy[0][0]], notes)
+        if overwritten := judge_vectors(NAME, trace, twins.bases):
+            return overwritten
         return Verdict(NAME, "pass", _agreement(twins.bases), measured=_measured(twins.bases), notes=notes)
     base, first = altered[0], altered[0].first
     assert first is not None

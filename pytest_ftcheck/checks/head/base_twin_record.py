@@ -35,6 +35,25 @@ class RaisedDropout:
 
 
 @dataclass(frozen=True)
+class FilledVector:
+    """A gain or a bias that has one value throughout, and another than its class starts it with."""
+
+    name: str
+    value: float
+    of_class: float
+
+
+@dataclass(frozen=True)
+class VectorStarts:
+    """The vectors that a class starts with one value throughout (gains of norms at 1, biases at 0), as they are in its base."""
+
+    #: Elements of those that start at 1, and those of them that are negative.
+    gains: int
+    negative: int
+    filled: tuple[FilledVector, ...] = ()
+
+
+@dataclass(frozen=True)
 class TwinComparison:
     """One base and its twin: the same weights, the same inputs, in evaluation mode."""
 
@@ -55,6 +74,8 @@ class TwinComparison:
     #: largest k, say). Looked for where some trainable parameter of an unchanged base had no gradient at any step.
     without_gradient: tuple[str, ...] = ()
     raised_dropout: tuple[RaisedDropout, ...] = ()
+    #: Its gains and biases before the run; None: not read.
+    vectors: VectorStarts | None = None
 
 
 @dataclass(frozen=True)

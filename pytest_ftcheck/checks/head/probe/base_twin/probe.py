@@ -17,6 +17,7 @@ from ..readout import readout
 from .bases import find_bases, outermost
 from .comparison import Comparison
 from .twin import Twin, not_comparable
+from .vectors import vector_starts
 
 #: Rows that are compared: a change of the computation changes all of them, but a mask that is lost only those with padding.
 ROWS = 2
@@ -113,5 +114,6 @@ class BaseTwinProbe(Probe):
             elif comparison.found is None:
                 self.left_out.append(f"{comparison.base.name} is not called as a module")
             else:
-                self.found.append((comparison.base, comparison.found))
+                vectors = None if gradients else vector_starts(comparison.base.module, comparison.twin.module)
+                self.found.append((comparison.base, replace(comparison.found, vectors=vectors)))
         return [c.base for c in comparisons if c.error is None and c.found is None]
