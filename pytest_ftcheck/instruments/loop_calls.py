@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,12 +34,13 @@ LOSSES = {
 }
 #: What ``GradScaler.unscale_`` and ``GradScaler.step`` call: (gradients, found_inf, inverse of the scale).
 _UNSCALE: Any = torch._amp_foreach_non_finite_check_and_unscale_
-#: Where ``clip_grad_norm_`` clamps its factor to 1.
+#: Where ``clip_grad_norm_`` takes norms of gradients, and clamps its factor to 1.
 _CLIPPING = torch.nn.utils.clip_grad.__name__
 #: What chooses the largest of several outputs.
 _CHOICES: set[Any] = {torch.argmax, torch.Tensor.argmax, torch.max, torch.Tensor.max, torch.topk, torch.Tensor.topk}
 #: All that is looked at.
-_OBSERVED = {torch.Tensor.backward, torch.autograd.backward, torch.clamp, _UNSCALE, *LOSSES, *_CHOICES}
+_NORMS: Any = torch._foreach_norm
+_OBSERVED = {torch.Tensor.backward, torch.autograd.backward, torch.clamp, _NORMS, _UNSCALE, *LOSSES, *_CHOICES}
 
 
 class LoopCallListener:
@@ -58,6 +60,9 @@ class LoopCallListener:
 
     def backward_ended(self) -> None:
         """``backward()`` has run: the gradients are there."""
+
+    def gradients_measured(self, gradients: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> None:
+        """``clip_grad_norm_`` took these L2 norms of these gradients, before it multiplies them by its factor."""
 
     def gradients_clipped(self, factor: torch.Tensor) -> None:
         """``clip_grad_norm_`` multiplies the gradients by ``factor``, 1 at most."""
@@ -88,14 +93,25 @@ class _Calls(TorchFunctionMode):
             self._tell("backward_ended")
         elif func in _CHOICES and not is_probing() and (chosen := _indices(out)) is not None:
             self._tell("largest_chosen", args[0], chosen)
-        elif func is torch.clamp and sys._getframe(1).f_globals.get("__name__") == _CLIPPING and not is_probing():
+        elif func is torch.clamp and _is_clipping(sys._getframe(1)) and not is_probing():
             self._tell("gradients_clipped", local(out))
+        elif (
+            func is _NORMS
+            and _is_clipping(sys._getframe(1))
+            and not is_probing()
+            and [*args[1:], *kwargs.values()] == [2.0]
+        ):
+            self._tell("gradients_measured", args[0], out)
         return out
 
     def _tell(self, what: str, *arguments: Any) -> None:
         for listener in tuple(self.listeners):
             with contextlib.suppress(Exception):
                 getattr(listener, what)(*arguments)
+
+
+def _is_clipping(caller: FrameType) -> bool:
+    return caller.f_globals.get("__name__") == _CLIPPING
 
 
 leave_uncompiled(_Calls.__torch_function__)

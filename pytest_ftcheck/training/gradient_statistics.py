@@ -77,7 +77,7 @@ class GradientStatistics:
             max_norm=max_norm,
             last_norm=float(self._last_norm[slot]),
             max_rms=max_norm / math.sqrt(max(1.0, share_with_gradient * w.values.numel())),
-            stride=w.stride,
+            stride=w.stride if w.estimated or w.steps == w.without_gradient else 1,
         )
 
     def to_cpu(self) -> None:

@@ -19,11 +19,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ..core.observations import Iteration, Step
 from ..instruments import loop_calls
 from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
-from ..instruments.sampled_elements import SAMPLE_HEAD, SampledElements, gradient_norm, sample_size
+from ..instruments.sampled_elements import LARGE_BASE, SAMPLE_HEAD, SampledElements, sample_size
 from ..instruments.sharded_tensors import value_here
 from ..instruments.tensor_statistics import histogram_of, plain, short
 from ..instruments.uncompiled import between_graphs
+from .clipped_norms import ClippedNorms
 from .external_writes import ExternalWrites
+from .gradient_norms import read_norms
 from .gradient_statistics import NO_GRADIENT, NOT_CONCERNED, GradientStatistics
 from .recorded_fields import GroupRates, optimizer_record, tensor_records
 from .watched_optimizers import WatchedOptimizers
@@ -75,6 +77,8 @@ class Recorder:
         self.scaled_step: Callable[[torch.Tensor], None] = lambda _: None
         self._watched = watch_parameters(model, self.head)
         self._live = [w for w in self._watched if w.slot is not None]
+        #: What the loop's own clipping says of large gradients, where there are any; to be subscribed to the loop's calls.
+        self.clipped_norms = ClippedNorms(LARGE_BASE) if any(w.stride > 1 for w in self._live) else None
         sizes = [sample_size(w.parameter, w.part, w.role) for w in self._live]
         self._sampled = SampledElements([w.parameter for w in self._live], sizes)
         for w in self._live:
@@ -85,6 +89,7 @@ class Recorder:
         self._start = t.values(t.zeros())
         self._before, self._after = t.zeros(), self._start.clone()
         self._grads, self._had_gradient = t.zeros(), t.zeros(torch.bool)
+        self._incomplete: list[int] = list(range(len(self._live)))  # places: some sampled element had no gradient yet
         self._by_gradient, self._by_decay = t.zeros(), t.zeros()
         self._gradients = GradientStatistics(len(self._live), t.device)
         self._max_update = torch.zeros(len(self._live), dtype=torch.float32, device=t.device)
@@ -245,18 +250,19 @@ class Recorder:
         """What the step did to the sampled elements."""
         t = self._sampled
         t.values(self._after)
-        t.gradients(self._grads)
-        self._had_gradient |= self._grads != 0  # true for NaN, as it should be
+        self._note_elements_with_gradient(number)
         update = self._after - self._before
         decay = self._decay.at_step(optimizer, lrs, held, self._before)
         by_gradient = update if decay is None else update - decay
         if decay is not None:
             self._by_decay += decay
         self._by_gradient += by_gradient
-        self._max_update = torch.maximum(self._max_update, torch.nan_to_num(t.norms(by_gradient)))
+        by_gradient_norms = t.norms(by_gradient)
+        self._max_update = torch.maximum(self._max_update, torch.nan_to_num(by_gradient_norms))
         if number % self._every == 0:
             displacement = t.norms(self._after - self._start)
-            self._rows.append(torch.stack([self._gradients.shown, t.norms(update), displacement]))
+            moved = by_gradient_norms if decay is None else t.norms(update)
+            self._rows.append(torch.stack([self._gradients.shown, moved, displacement]))
             self._recorded.append(number)
             if len(self._rows) >= SERIES:
                 self._rows, self._recorded, self._every = self._rows[::2], self._recorded[::2], 2 * self._every
@@ -264,9 +270,20 @@ class Recorder:
             self._add_histograms(number)
             self._next_histogram = max(number + 1, math.ceil(1.5 * number))
 
+    def _note_elements_with_gradient(self, number: int) -> None:
+        """Which sampled elements had a gradient at some step. Tensors of which all had one are read no more; which they are is found out
+        at steps that are powers of two, for a GPU must be waited for."""
+        if not self._incomplete:
+            return
+        self._sampled.gradients(self._grads, self._incomplete)
+        self._had_gradient |= self._grads != 0  # true for NaN, as it should be
+        if number & (number - 1) == 0:
+            complete = self._sampled.all_of(self._had_gradient)
+            self._incomplete = [place for place in self._incomplete if not complete[place]]
+
     def _gradient_norms(self, lrs: tuple[float, ...], held: dict[int, int], watched: bool) -> torch.Tensor:
         """L2 norm of each gradient that this step concerns; `NO_GRADIENT` or `NOT_CONCERNED` in place of the others."""
-        places, norms, others = [], [], []
+        places, gradients, others = list[int](), list[torch.Tensor](), list[int]()
         elsewhere = self._in_other_optimizers | self.optimizers.held() if watched else set()
         for place, w in enumerate(self._live):
             group = held.get(id(w.parameter))
@@ -282,7 +299,8 @@ class Recorder:
                 w.without_gradient += 1
             else:
                 places.append(place)
-                norms.append(gradient_norm(grad, w.stride).to(self._sampled.device, torch.float32))
+                gradients.append(grad)
+        norms = read_norms([self._live[p] for p in places], gradients, self._sampled.device, self.clipped_norms)
         if len(places) == len(self._live):
             return torch.stack(norms)
         out = torch.full((len(self._live),), NO_GRADIENT, dtype=torch.float32, device=self._sampled.device)

@@ -172,6 +172,8 @@ class WatchedLoop:
         self._losses = LoopLosses(self._recorder)
         self._recorder.attach()
         subscribe(self._losses)
+        if self._recorder.clipped_norms is not None:
+            subscribe(self._recorder.clipped_norms)
         self._listening = True
         self._probe_runner.loop_begins()
 
@@ -202,6 +204,8 @@ class WatchedLoop:
         if self._losses is not None:
             unsubscribe(self._losses)
         if self._recorder is not None:
+            if self._recorder.clipped_norms is not None:
+                unsubscribe(self._recorder.clipped_norms)
             self._recorder.detach()
         if self._probe_runner is not None and self._listening:
             self._listening = False

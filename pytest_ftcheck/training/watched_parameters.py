@@ -45,6 +45,8 @@ class WatchedParameter:
     #: Steps that were to change it, and those of them at which it had no gradient.
     steps: int = 0
     without_gradient: int = 0
+    #: Whether a norm of its gradient was estimated from every `stride`-th row.
+    estimated: bool = False
     histograms: list[Histogram] = field(default_factory=list)
     #: Shape of the part that this process holds, where the parameter is sharded; None: it holds all of it.
     shard: tuple[int, ...] | None = None

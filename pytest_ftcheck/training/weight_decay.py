@@ -35,27 +35,33 @@ class WeightDecay:
         settings = [self._separable(optimizer, group) for group in optimizer.param_groups]
         if not any(settings):
             return None
-        change = self._sampled.zeros()
         if self._momentum is None and any(s and s[1] for s in settings):
             self._momentum = self._sampled.zeros()
+        change = values.clone()
         before, pieces = self._sampled.split(values), self._sampled.split(change)
-        buffers = self._sampled.split(self._momentum) if self._momentum is not None else None
+        buffers = () if self._momentum is None else self._sampled.split(self._momentum)
+        pulled, factors, still = list[torch.Tensor](), list[float](), list[torch.Tensor]()
         for place, w in enumerate(self._live):
             index = held.get(id(w.parameter))
             # torch's optimizers skip a parameter that has no gradient, decay included
             decay = settings[index] if index is not None and w.parameter.grad is not None else None
             if decay is None or index is None:
-                continue
-            strength, momentum = decay
-            if momentum and buffers is not None:
-                group, buffer = optimizer.param_groups[index], buffers[place]
+                still.append(pieces[place])
+            elif decay[1]:
+                group, strength = optimizer.param_groups[index], decay[0]
+                # SGD adds it to the gradient, whose momentum it has a part in
                 dampening = float(group.get("dampening", 0)) if place in self._begun else 0.0
                 self._begun.add(place)
-                buffer.mul_(momentum).add_(before[place], alpha=strength * (1 - dampening))
-                pull = before[place] * strength + momentum * buffer if group.get("nesterov") else buffer
+                buffer = buffers[place].mul_(decay[1]).add_(before[place], alpha=strength * (1 - dampening))
+                pull = before[place] * strength + decay[1] * buffer if group.get("nesterov") else buffer
                 torch.mul(pull, -lrs[index], out=pieces[place])
             else:
-                torch.mul(before[place], -lrs[index] * strength, out=pieces[place])
+                pulled.append(pieces[place])
+                factors.append(-lrs[index] * decay[0])
+        if pulled:
+            torch._foreach_mul_(pulled, factors)
+        if still:
+            torch._foreach_zero_(still)
         return change
 
     @staticmethod
