@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ...core.formatting import number, plural
+from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
+from ..inputs.hidden_tokens import MOST_HIDDEN
+from ..inputs.record import Inputs
 from ..learning import loss_fell
 from ..spec import Fault, Stage, Symptom, check, not_measured
 from . import faults
@@ -119,7 +121,7 @@ def check_labels_learnable(trace: Trace) -> Verdict:
             remedy=remedy,
             measured=measured,
         )
-    return _unrelated(data).verdict(
+    return _unrelated(trace, data).verdict(
         NAME,
         f"Labels look unrelated to inputs: {nothing}. The same tests detect {tested.detected} of {tested.simulated} simulated "
         f"labellings of these {plural(tested.rows, 'distinct row')}, and the run learnt nothing that holds on other rows.",
@@ -129,9 +131,16 @@ def check_labels_learnable(trace: Trace) -> Verdict:
     )
 
 
-def _unrelated(data: Data) -> Fault:
-    """The fault; where all rows are of one length, texts may have been cut off there."""
+def _unrelated(trace: Trace, data: Data) -> Fault:
+    """The fault; where the mask hides tokens, or all rows are of one length, what decides may have been hidden or cut off."""
     fault, tokens = faults.LABELS_UNRELATED, data.tokens
+    inputs = trace.measured(Inputs)
+    hidden = inputs.hidden_tokens if inputs is not None else None
+    if hidden is not None and hidden.hidden > MOST_HIDDEN * hidden.tokens:
+        return fault.because(
+            f"the attention mask hides {percent(hidden.hidden / hidden.tokens)} of the real tokens, maybe those that decide; {fault.cause}",
+            f"make the mask from the lengths of the texts, or as input_ids != pad_token_id; {fault.remedy}",
+        )
     unit = data.dependence.unit if data.dependence is not None else "row"
     if unit in ("token", "answer") or tokens is None or tokens.longest < 1 or tokens.shortest != tokens.longest:
         return fault

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_ftcheck import check_labels_learnable, example_trace
 from pytest_ftcheck.checks.data.record import Data, Dependence, Tokens
+from pytest_ftcheck.checks.inputs.record import HiddenTokens, Inputs
 from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
 
 DEPENDENCE = Dependence(
@@ -54,6 +55,16 @@ def test_rows_of_one_length_may_be_cut_off_texts(shortest, named):
     assert verdict.fault == "labels_unrelated"
     assert ("exactly 16 tokens" in verdict.causes[0]) == named
     assert ("raise max_length" in verdict.remedy) == named
+
+
+@pytest.mark.parametrize(("hidden", "named"), [(638, True), (15, True), (14, False)])
+def test_a_mask_may_hide_the_tokens_that_decide(hidden, named):
+    inputs = Inputs(hidden_tokens=HiddenTokens(0, "config", 128, 128, 1481, hidden))
+    data = Data(rows=320, batches=20, labels=320, dependence=DEPENDENCE)
+    verdict = check_labels_learnable(replace(UNLEARNT, measurements={"data": data, "inputs": inputs}))
+    assert verdict.fault == "labels_unrelated"
+    assert ("the attention mask hides" in verdict.causes[0]) == named
+    assert ("pad_token_id" in verdict.remedy) == named
 
 
 def test_shifted_labels():
