@@ -31,10 +31,10 @@ NUM_ITEMS_IGNORED = Fault(
     "num_items_ignored",
     Rank.HEAD + 400,
     "the loss of each micro-batch is a mean, though num_items_in_batch asks for a share of the step's",
-    cause="the trainer passes num_items_in_batch to the model and leaves the division to it, but the model's loss ignores it (**kwargs in "
-    "its forward are taken for support)",
-    remedy="set model.accepts_loss_kwargs = False before the Trainer is built: it then divides by gradient_accumulation_steps itself; or "
-    "compute sum(losses) / num_items_in_batch in the model or in compute_loss_func",
+    cause="the trainer passes num_items_in_batch and leaves the division to the loss, but the loss of the model (or compute_loss_func) "
+    "ignores it; **kwargs in the model's forward are taken for support",
+    remedy="set model.accepts_loss_kwargs = False before the Trainer is built: without a compute_loss_func, transformers 4.48 or later "
+    "then divides by gradient_accumulation_steps itself; or compute sum(losses) / num_items_in_batch in the model or in compute_loss_func",
     explains=(Symptom.BLOWS_UP,),
     confidence="certain",
 )
