@@ -27,12 +27,22 @@ BATCHES = 2
 MOST_CELLS = 50_000_000
 #: Steps whose own batch is evaluated just before and just after them.
 DESCENTS = 20
+#: Where a pass is costly: this many descents without an exception settle the sign test: 1 in 128 by chance, less than the test's 1 in 100.
+#: Each is more than the loss's rounding, as the test counts it.
+SETTLED, ROUNDING = 7, 1e-6
+#: There, after `FIRST` of them, the first point of the run is waited for, if it comes within `WAIT` steps. Where the loss on the fixed rows
+#: is down by `CLEAR` at a point (twice the limit of `loss_decreases`, which then passes whatever the descents are), no descent and no point
+#: before the end adds anything.
+FIRST, WAIT, CLEAR = 2, 5, 0.10
 #: Rows of those that the metrics are taken on for which the values before the head are kept: as many as the ablations are measured on.
 KEPT_ROWS = 64
 
 
 class LossTracker:
-    """The loss on fixed rows with dropout off, before, during and after the run."""
+    """The loss on fixed rows with dropout off, before, during and after the run.
+
+    :param sparing: no more passes than decide.
+    """
 
     def __init__(
         self,
@@ -42,15 +52,43 @@ class LossTracker:
         source: str,
         steps: int,
         recall: Recall | None = None,
+        *,
+        sparing: bool = False,
     ) -> None:
         self.model, self.reader, self.source, self._recall = model, reader, source, recall
+        self._sparing = sparing
         self.batches = [to_device(b, device_of(model)) for b in batches]
         self.rows = sum(rows_of(b) for b in self.batches)
         self.points: list[ProbeLossPoint] = []
         self.descents: list[Descent] = []
         self.skipped: str | None = None
-        #: Numbers of steps after which the rows are to be evaluated.
+        #: Numbers of steps after which the rows may be evaluated.
         self.when = {round(steps * q) for q in (0.25, 0.5, 0.75)}
+
+    def wants_point(self, steps: int) -> bool:
+        """Whether the fixed rows are to be evaluated after so many optimizer steps of a run that goes on."""
+        return steps in self.when and not (self._sparing and self._clearly_down())
+
+    def wants_descent(self, steps: int) -> bool:
+        """Whether the step after so many is to be evaluated on its own batch."""
+        if len(self.descents) >= DESCENTS or not self._sparing:
+            return len(self.descents) < DESCENTS
+        clear = sum(d.before - d.after > ROUNDING * abs(d.before) for d in self.descents)
+        exceptions = any(d.after - d.before > ROUNDING * abs(d.before) for d in self.descents)  # a rate of 0 is none
+        if clear >= SETTLED and not exceptions:
+            return False
+        waits = clear >= FIRST and not exceptions and steps < min(self.when) <= WAIT
+        return not waits and not self._clearly_down()
+
+    def _clearly_down(self) -> bool:
+        """Whether the loss on the fixed rows, and the standard loss, were clearly lower at some point than at first."""
+
+        def down(first: float | None, now: float | None) -> bool:
+            return first is None or now is None or now < first - CLEAR * abs(first)
+
+        return any(
+            down(self.points[0].loss, p.loss) and down(self.points[0].reference, p.reference) for p in self.points[1:]
+        )
 
     def evaluate(self, step: int) -> None:
         """Evaluate the fixed rows after so many optimizer steps."""

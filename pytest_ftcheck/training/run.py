@@ -22,7 +22,7 @@ from ..core.trace import Trace
 from ..instruments.averaged_weights import averaged_weights
 from ..instruments.batches import MOST, Batches, device_of, fresh, in_words, row_count, split, to_device
 from ..instruments.environment import environment, thread_share
-from ..instruments.fixed_rows import BATCHES, DESCENTS, LossTracker, MetricTracker
+from ..instruments.fixed_rows import BATCHES, LossTracker, MetricTracker
 from ..instruments.global_state import preserved_globals
 from ..instruments.metrics import MetricFn
 from ..instruments.parameter_roles import find_head, find_head_if_any, head_notes
@@ -47,9 +47,6 @@ ONE_THREAD = 1_000_000
 #: With at least this many parameters, or floating-point operations of a batch, the loss before and after single steps is measured as
 #: rarely as the sign test allows.
 LARGE, DEAR = 20_000_000, 2e9
-#: This many descents without an exception settle the sign test: 1 in 128 by chance, less than the test's 1 in 100. Each is more than the
-#: loss's rounding, as the test counts it.
-SETTLED, ROUNDING = 7, 1e-6
 #: Batches since the last optimizer step that are kept, for the loss before and after it.
 KEPT_BATCHES = 4
 
@@ -182,7 +179,13 @@ class FinetuneRun:
             if "loss" in self._probes:
                 source = f"the first {len(rows)} training batches" if len(rows) > 1 else "the first training batch"
                 self._loss_tracker = LossTracker(
-                    self._model, self._reader, rows, source, self._recipe.steps, self._recall
+                    self._model,
+                    self._reader,
+                    rows,
+                    source,
+                    self._recipe.steps,
+                    self._recall,
+                    sparing=self._large,
                 )
                 self._loss_tracker.evaluate(0)
             if "metrics" in self._probes:
@@ -305,7 +308,7 @@ class FinetuneRun:
                 if self._probe_runner is not None:
                     self._probe_runner.stepped(len(recorder.steps) - 1)
                 since_step = []
-                if self._loss_tracker is not None and len(recorder.steps) in self._loss_tracker.when:
+                if self._loss_tracker is not None and self._loss_tracker.wants_point(len(recorder.steps)):
                     with averaged_weights(recorder.optimizers.innermost()):
                         self._loss_tracker.evaluate(len(recorder.steps))
             value = None if loss is None else float(loss)
@@ -358,22 +361,16 @@ class FinetuneRun:
 
     def _loss_before(self, batches: list[Any]) -> float | None:
         """The loss of the next step's batches; with accumulation measured anew with each batch, and the last time counts."""
-        if self._loss_tracker is None or "descent" not in self._probes or self._enough(self._loss_tracker.descents):
+        tracker = self._loss_tracker
+        if tracker is None or "descent" not in self._probes or not tracker.wants_descent(len(self._recorder.steps)):
             return None
-        return self._loss_tracker.loss_of(batches)
+        return tracker.loss_of(batches)
 
     def _loss_after(self, before: float | None, batches: list[Any], step: int) -> None:
         if before is None or self._loss_tracker is None:
             return
         if (after := self._loss_tracker.loss_of(batches)) is not None:
             self._loss_tracker.descents.append(Descent(step, before, after))
-
-    def _enough(self, descents: Sequence[Descent]) -> bool:
-        """Whether the sign test needs no more steps. For a large model each costs two thirds of a step: as few as settle the test."""
-        if len(descents) >= DESCENTS:
-            return True
-        clear = sum(d.before - d.after > ROUNDING * abs(d.before) for d in descents)
-        return self._large and clear >= SETTLED and all(d.after < d.before for d in descents)
 
     # ------------------------------------------------------------------ after
     def _trace(self, *, partial: bool) -> Trace:
