@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ LossFn = Callable[[Any, Any], Any]
 Forward = Callable[[Any, Any], Any]
 #: So many float labels that are all 0 or 1 are not so by chance.
 SURELY_CLASSES = 8
+REGRESSION_LOSSES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
 ZERO_OR_ONE = (
     "the labels of one output are floats that are all 0 or 1, and are fitted by mean squared error; for two classes make them whole "
     "numbers, or pass a loss_fn that computes binary_cross_entropy_with_logits"
@@ -65,6 +66,7 @@ class Reader:
         self.uses_own_loss = False
         #: Remarks for the trace.
         self.notes: list[str] = []
+        self._code_note = ""  # that labels are no class numbers
         #: Reads the task of the batches; None: it is not known.
         self.task_reader: TaskReader | None = reader_of(batch)
         #: The metrics of the task's field.
@@ -113,6 +115,7 @@ class Reader:
             outputs_read = logits if logits is not None else given
             self._align(value, outputs_read, labels)
             self._recognise_two_classes(value, outputs_read, labels)
+            self._recognise_numbers(value, outputs_read, labels)
             self._count_outputs(outputs_read, inputs)
             if self._declared_embeddings:
                 self._read_as_embeddings(batch, labels)
@@ -248,21 +251,31 @@ class Reader:
         z, y = logits.detach().float().reshape(-1), labels.float().reshape(-1)
         if not bool(((y == 0) | (y == 1)).all()):
             return
-        first_loss = float(value)
-
-        def equals(loss: Callable[..., torch.Tensor]) -> bool:
-            values = float(loss(z, y)), float(loss(z, y, reduction="sum"))
-            return any(abs(first_loss - v) <= 0.01 * abs(v) for v in values)
-
-        regression = equals(F.mse_loss) or equals(F.l1_loss) or equals(F.smooth_l1_loss)
-        if equals(F.binary_cross_entropy_with_logits) or (len(y) >= SURELY_CLASSES and not regression):
+        regression = _equals_one(value, REGRESSION_LOSSES, z, y)
+        if _equals_one(value, [F.binary_cross_entropy_with_logits], z, y) or (
+            len(y) >= SURELY_CLASSES and not regression
+        ):
             self.task, self.classes = "single_label", 2
 
+    def _recognise_numbers(self, value: Any, logits: Any, labels: Any) -> None:
+        """Whole numbers beyond 0 and 1, one for each output, are quantities where the user's loss is one for regression of them."""
+        tensors = isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor)
+        if self.task is not None or not tensors or not labels.numel() or logits.numel() != labels.numel():
+            return
+        if _equals_one(value, REGRESSION_LOSSES, logits.detach().float().reshape(-1), labels.float().reshape(-1)):
+            self.task = "regression"
+            self.notes = [n for n in self.notes if n != self._code_note]
+
     def _recognise_embeddings(self, batch: Any, labels: Any) -> None:
-        """Labels that the user's loss only compares with each other, as metric learning does, name no output: there are no logits."""
+        """Labels that the user's loss only compares with each other, as metric learning does, name no output: there are no logits.
+
+        In bfloat16 losses of the class priors are equal by rounding, however the classes are numbered: the gradient tells them apart.
+        """
         if self.task != "single_label" or not self.classes:
             return
         if compares_only(lambda y: self._user_loss(own_copy(with_labels(batch, y)))[0], labels, self.classes):
+            if trains_logits(self.model, lambda: self.loss(batch)[0], lambda z: self.reference(z, labels)):
+                return
             self.task, self.classes, self.embeddings = None, None, True
             self.notes.append(
                 "the loss only compares labels with each other, as in metric learning: the outputs are embeddings, and there are no "
@@ -308,10 +321,11 @@ class Reader:
             return
         low, high = (int(v) for v in torch.aminmax(counted))
         if low < 0 or high >= self.classes:
-            self.notes.append(
+            self._code_note = (
                 f"label {low if low < 0 else high} is none of the {self.classes} classes of the output; your loss_fn may use another label "
                 "code: there are no metrics and no standard loss"
             )
+            self.notes.append(self._code_note)
             self.task, self.classes = None, None
 
     def check_labels(self, batch: Any, number: int, argument: str = "batches") -> None:
@@ -440,6 +454,13 @@ class Reader:
         """The standard loss of the task, from logits and the labels of a batch: cross-entropy, binary cross-entropy or mean squared
         error."""
         return standard_loss(self.task, logits, self.targets(labels))
+
+
+def _equals_one(value: Any, losses: Iterable[Callable[..., torch.Tensor]], z: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether a value is the mean or the sum of one of these losses, to 1 %."""
+    found = float(value)
+    known = [float(loss(z, y, reduction=reduction)) for loss in losses for reduction in ("mean", "sum")]
+    return any(abs(found - v) <= 0.01 * abs(v) for v in known)
 
 
 def _class_names(config: Any) -> dict[int, str]:

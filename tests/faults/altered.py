@@ -273,3 +273,10 @@ def uneven_micro_batches(seed: int) -> Run:
 @control("loop", "Micro-batches of 16 and of 12 rows are averaged", "huggingface.co/blog/gradient_accumulation")
 def nearly_even_micro_batches(seed: int) -> Run:
     return uneven(seed, 12)
+
+
+@control(
+    "numerics", "All weights in bfloat16, at a rate whose steps are above the spacing", "PyTorch docs: torch.bfloat16"
+)
+def weights_in_bfloat16(seed: int) -> Run:
+    return textual(seed, lambda: Classifier().to(torch.bfloat16))

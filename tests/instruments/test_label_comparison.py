@@ -90,7 +90,7 @@ class Embedder(nn.Module):
 
     def forward(self, inputs):
         ids, _, mask = inputs
-        tokens, weight = self.base_model(ids, attention_mask=mask)[0], mask[..., None].float()
+        tokens, weight = self.base_model(ids, attention_mask=mask)[0], mask[..., None].to(self.projection.weight.dtype)
         return self.projection((tokens * weight).sum(1) / weight.sum(1))
 
 
@@ -100,6 +100,24 @@ def test_embeddings_are_not_read_as_logits(loss):
     reader = Reader(Embedder(), batch, loss_fn=lambda model, b: loss(model(b[0]), b[1]))
     assert reader.task is None
     assert "the outputs are embeddings" in reader.notes[0]
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4, 10])
+def test_equal_by_rounding_is_not_compared_only(seed):
+    """In bfloat16 the losses of a fresh head are often equal with classes renumbered."""
+
+    def loss_fn(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    batches = toy_batches(2, 16, seed=seed)
+    trace = finetune(tiny_distilbert(seed=seed).bfloat16(), batches, loss_fn=loss_fn, lr=1e-3, steps=1, probes=[])
+    assert trace.reading.task == "single_label"
+
+
+def test_embeddings_of_low_precision_are_embeddings():
+    batch = toy_batches(1, 16, classes=4)[0]
+    reader = Reader(Embedder().bfloat16(), batch, loss_fn=lambda model, b: contrastive(model(b[0]).float(), b[1]))
+    assert reader.embeddings
 
 
 @pytest.mark.trains
