@@ -1,4 +1,4 @@
-"""What `finetune` costs as things grow: ``python benchmarks/scale.py [AXIS ...] [--largest N] [--loss]``.
+"""What `finetune` costs as things grow: ``python benchmarks/scale.py [AXIS ...] [--largest N] [--loss] [--queries]``.
 
 Each row is one model that grows along one axis: the outputs of a token-level head (``vocabulary``), the ``classes``, the number of
 ``tensors``, its ``parameters``, the ``steps``. The bare loop is the same recipe in plain torch (AdamW, clipping, schedule). Bare loop and
@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from pytest_ftcheck import Recipe, Trace, finetune
+from pytest_ftcheck.checks.loss.probe.loss_shape import LossShapeProbe
+from pytest_ftcheck.instruments.logit_injection import Injector
 
 #: `finetune` may take this multiple of the bare loop, and so many seconds more.
 MULTIPLE, FLAT = 2.0, 4.0
@@ -196,15 +199,63 @@ def loss_seconds() -> None:
         )
 
 
+def query_counts() -> None:
+    """What the probe ``loss_shape`` asks a loss with many outputs, and as how many forward passes of it: its constant ``QUERIES``."""
+    calls: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    rows: list[int] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        function = getattr(Injector, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    def timed(name: str) -> Callable[..., Any]:
+        function = getattr(LossShapeProbe, name)
+
+        def call(probe: LossShapeProbe) -> None:
+            rows[:] = [probe.rows]
+            seconds[name] += seconds_of(lambda: function(probe))
+
+        return call
+
+    for owner, names, wrap in (
+        (Injector, ("loss", "gradient", "logits"), counted),
+        (LossShapeProbe, ("before", "after"), timed),
+    ):
+        for name in names:
+            setattr(owner, name, wrap(name))
+    for outputs in (1000, 10_000, 100_000):
+        case = next(c for c in cases("vocabulary") if c.size == outputs)
+        calls.clear(), seconds.clear()
+        watched(case, ["loss_shape"])
+        tokens = rows[0] * case.batches[0][0].shape[1]
+        z, y = torch.randn(tokens, outputs), torch.randint(outputs, (tokens,))
+        forward = min(seconds_of(lambda z=z, y=y: F.cross_entropy(z, y)) for _ in range(5))  # type: ignore[misc]
+        asked = f"{calls['loss'] - calls['gradient']} losses, {calls['gradient']} with gradients, {calls['logits']} of logits alone"
+        taken = sum(seconds.values())
+        print(
+            f"{tokens} tokens x {outputs:,} outputs: {asked}; {taken:.2f} s, as {taken / forward:.0f} forward passes of the loss"
+        )
+
+
 def main() -> int:
     """Print the table; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("axes", nargs="*", help=f"of {', '.join(AXES)} (default: all)")
     parser.add_argument("--largest", type=int, help="leave out what is larger")
     parser.add_argument("--loss", action="store_true", help="what the loss of one output costs, and nothing else")
+    parser.add_argument("--queries", action="store_true", help="what the queries of loss_shape cost, and nothing else")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if given.loss or given.queries:
+        (loss_seconds if given.loss else query_counts)()
+        return 0
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, one thread; goal: {MULTIPLE:g} x bare + {FLAT:g} s\n"
     )

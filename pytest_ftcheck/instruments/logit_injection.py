@@ -167,13 +167,14 @@ class Injector:
         return recalled
 
     def _before_site(self) -> list[nn.Module]:
-        """The largest modules that neither are nor contain the site (for the model itself: its children)."""
+        """The largest modules that do not contain the site (for the model itself: its children), and the site, whose output is replaced."""
         found: list[nn.Module] = []
 
         def walk(module: nn.Module) -> None:
             for child in module.children():
                 if child is self.site:
                     found.extend(child.children())
+                    found.extend([] if isinstance(child, torch.jit.ScriptModule) else [child])
                 elif any(m is self.site for m in child.modules()):
                     walk(child)
                 elif not isinstance(child, torch.jit.ScriptModule):

@@ -25,11 +25,11 @@ from .targets import OF_EMBEDDINGS, Targets, targets_of
 
 #: Rows used; where a row has many outputs so many that there are at most ``CELLS`` logits, but not fewer than ``FEW_ROWS``.
 ROWS, FEW_ROWS = 16, 4
-CELLS = 2**20
-#: The queries of a loss are taken to last as long as so many forward passes of it: some 45 with gradients, 25 without, and the standard
-#: losses beside them. An estimate, and low: with 10,000 outputs they took twice as long. What one output costs is measured by
-#: ``benchmarks/scale.py --loss``, what all queries cost by ``benchmarks/probe_costs.py outputs``.
-QUERIES = 300
+CELLS = 2**19
+#: The queries of a loss last as long as so many forward passes of it: 46 passes without gradients, 24 with, the logits that are drawn and
+#: copied for each, and the standard losses beside them. Measured by ``benchmarks/scale.py --queries``: 765 with 10,000 outputs, 502 with
+#: 100,000; with fewer it does not matter.
+QUERIES = 600
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
 #: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached. Where what stands
