@@ -25,6 +25,9 @@ from .undisturbed import undisturbed
 from .undo import Undo
 from .work import row_work, tokens_of
 
+#: The head costs little: at most this share of a row's work.
+LITTLE = 0.1
+
 
 @dataclass(kw_only=True)
 class ModelContext:
@@ -78,12 +81,19 @@ class ProbeContext(ModelContext):
         tokens = max(map(tokens_of, self.fixed_batches), default=1)
         return max(0.0, 1.0 - 2.0 * self.recall.parameters * tokens / self.row_work)
 
-    def recalling(self, *, but: Sequence[nn.Module] = ()) -> contextlib.AbstractContextManager[None]:
+    @property
+    def head_costs_little(self) -> bool:
+        """What stands before the head is recalled, and nearly all of a row's work is there."""
+        return self.head_share <= LITTLE
+
+    def recalling(
+        self, *, but: Sequence[nn.Module] = (), constant: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
         """Inside, what stands before the head is not computed again for the same rows: for passes that change the head at most.
 
-        :param but: modules that have to be called.
+        :param but: modules that have to be called.  :param constant: with gradients, too: for those of the head alone.
         """
-        return contextlib.nullcontext() if self.recall is None else self.recall.recalling(but=but)
+        return contextlib.nullcontext() if self.recall is None else self.recall.recalling(but=but, constant=constant)
 
     @functools.cached_property
     def row_work(self) -> float:

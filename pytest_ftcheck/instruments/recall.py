@@ -46,7 +46,7 @@ class Recall:
         self._numbers = self._recalled = 0
         self._keeps = False
         self._trusted: bool | None = None
-        self._inside = False
+        self._inside = self._constant = False
 
     @property
     def works(self) -> bool:
@@ -64,18 +64,23 @@ class Recall:
         self._memory.clear()
         self._numbers = 0
 
+    def recalls(self, module: nn.Module) -> bool:
+        """Whether a call of this module may be recalled: then what is inside it is not called."""
+        return self.works and module in self._modules
+
     @contextlib.contextmanager
-    def recalling(self, *, but: Sequence[nn.Module] = ()) -> Iterator[None]:
+    def recalling(self, *, but: Sequence[nn.Module] = (), constant: bool = False) -> Iterator[None]:
         """Inside, calls in evaluation mode and without gradients are kept and recalled. Weights of the head may differ each time.
 
         :param but: modules that have to be called: what they are inside of is computed again.
+        :param constant: with gradients, too, as constants: for gradients with respect to the head's parameters alone.
         """
         if self._inside or not self._keeps or self._trusted is False or not self._modules:
             yield
             return
         chosen = [m for m in self._modules if not but or not any(inner is b for inner in m.modules() for b in but)]
         with Undo(_Inside(self), _Forwards(chosen)):
-            self._inside = True
+            self._inside, self._constant = True, constant
             for module in chosen:
                 with contextlib.suppress(Exception):  # a module that refuses attributes is computed again
                     vars(module)["forward"] = self._remembering(module, module.forward)
@@ -104,7 +109,9 @@ class Recall:
     def _remembering(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def recalled(*args: Any, **kwargs: Any) -> Any:
-            if module.training or torch.is_grad_enabled() or _autocast() or not self._keeps:
+            if module.training or _autocast() or not self._keeps:
+                return forward(*args, **kwargs)
+            if torch.is_grad_enabled() and not self._constant:
                 return forward(*args, **kwargs)
             if self._trusted:
                 for given, out in self._memory.get(module, ()):
@@ -112,7 +119,8 @@ class Recall:
                         self._recalled += 1
                         return cloned(out)
             given = cloned((args, kwargs))  # the module may write into what it is given
-            out = forward(*args, **kwargs)
+            with torch.no_grad():
+                out = forward(*args, **kwargs)
             self._keep(module, given, out)
             return out
 
@@ -130,11 +138,11 @@ class _Inside:
     """Whether a `Recall` is inside `Recall.recalling`."""
 
     def __init__(self, recall: Recall) -> None:
-        self.recall, self.was = recall, recall._inside
+        self.recall, self.was = recall, (recall._inside, recall._constant)
 
     def restore(self) -> None:
         """As before."""
-        self.recall._inside = self.was
+        self.recall._inside, self.recall._constant = self.was
 
 
 class _Forwards:

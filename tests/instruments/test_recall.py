@@ -154,6 +154,21 @@ def test_it_is_computed_again(when):
     assert PASSES == [ROWS]
 
 
+def test_for_gradients_of_the_head_alone_the_base_is_a_constant():
+    model = Net()
+    recall = begun(model)
+    expected = torch.autograd.grad(model.eval()(X).sum(), list(model.classifier.parameters()))
+    PASSES.clear()
+    with quiet(model, grad=True), recall.recalling(constant=True):
+        found = torch.autograd.grad(model(X).sum(), list(model.parameters()), allow_unused=True)
+    assert PASSES == []
+    assert found[:2] == (None, None)
+    assert all(torch.equal(a, b) for a, b in zip(found[2:], expected, strict=True))
+    with quiet(model, grad=True), recall.recalling():
+        assert torch.autograd.grad(model(X).sum(), [model.body[0].weight])[0].any()
+    assert PASSES == [ROWS]
+
+
 def test_weights_that_change_after_forget_are_used():
     model = Net()
     recall = begun(model)

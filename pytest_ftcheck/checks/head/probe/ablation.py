@@ -31,8 +31,6 @@ from .unit_flow import flow
 ROWS, FITTED, BLOCKS = 64, 128, 6
 #: Rows of a large one; where the base's values are recalled, `ROWS` of those held out, and so many to fit on.
 FEW_ROWS, FEW_FITTED = 16, 64
-#: The head costs little: at most this share of a row's work.
-LITTLE = 0.1
 #: Parts of the head that are reset one by one, at most.
 HEAD_PARTS = 4
 #: Parameters of the base above which it is not copied, and so not reset.
@@ -58,7 +56,7 @@ class AblationProbe(Probe):
         full = min(ROWS, sum(rows_of(b) for b in source))
         self.rich = budget >= full * (4 + HEAD_PARTS + BLOCKS) + 2 * FITTED
         #: The metrics are taken on these rows just before, so that all parts of the head cost next to nothing.
-        self.recalled = context.head_share <= LITTLE
+        self.recalled = context.head_costs_little
         many = self.rich or (self.recalled and context.held_out is not None)
         self.fitted = FITTED if self.rich else FEW_FITTED if many else 0
         self.batches = [to_device(b, context.device) for b in first_rows(source, ROWS if many else FEW_ROWS)]

@@ -24,16 +24,16 @@ LENGTHS = (2.0,) * 4 + tuple(0.8**i for i in range(18))
 
 
 def largest_margin(
-    model: nn.Module, reader: Reader, batch: Any, target: Targets, head: tuple[str, ...]
+    model: nn.Module, reader: Reader, batch: Any, target: Targets, head: tuple[str, ...], *, head_alone: bool = False
 ) -> float | None:
     """Largest margin of a right logit over the next (one logit: over zero) that weights can give a row; infinity: more than matters.
 
-    First the head's weights alone are tried, then all that can be trained. None: not measured.
+    First the head's weights alone are tried, then (unless ``head_alone``) all that can be trained. None: not measured.
     """
     if target.kind not in ("single", "binary", "tags") or len(target.shape) > 2:
         return None
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and p.is_floating_point() and p.numel()]
-    sets = [[p for n, p in named if in_part(n, head)], [p for _, p in named]]
+    sets = [[p for n, p in named if in_part(n, head)], *([] if head_alone else [[p for _, p in named]])]
     margins: list[float] = []
     enough = ENOUGH + math.log(max(1, target.outputs - 1))
     for chosen in sets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,8 @@ QUERIES = 600
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
 #: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached. Where what stands
-#: before the head is recalled: finding the site, and of rows that are no whole batch the logits, before and after.
-PASSES, RECALLED_PASSES = 6, (1, 3)
+#: before the head is recalled: of rows that are no whole batch the logits, before and after.
+PASSES, RECALLED_PASSES = 6, (0, 2)
 #: Rows whose margin is raised by gradient ascent, and the forward and backward passes that this takes for a linear last layer, at most.
 ASCENT_ROWS, ASCENT_PASSES = 2, 6
 #: Different whole numbers up to which labels may be classes.
@@ -65,7 +66,8 @@ class LossShapeProbe(Probe):
         queries = QUERIES * PER_OUTPUT * self.context.reader.outputs * self.rows / self.context.row_work
         whole = RECALLED_PASSES[self.batch is not self.whole]
         passes = whole + (PASSES - whole) * self.context.head_share
-        return float(passes * self.rows + 3 * ASCENT_PASSES * ASCENT_ROWS) + queries
+        ascent = 0 if self.context.head_costs_little else 3 * ASCENT_PASSES * ASCENT_ROWS
+        return float(passes * self.rows + ascent) + queries
 
     def before(self) -> None:
         context, (norm_values, norm_name) = self.context, _tightest_norm(self.context)
@@ -103,14 +105,23 @@ class LossShapeProbe(Probe):
         if shape.known not in UNBOUNDED or shape.form is not None or shape.random or compiled(context.model):
             return None
         try:
-            few = take_rows(self.batch, range(min(ASCENT_ROWS, self.rows)))
-            logits = context.reader.logits(few)
-            target = None if logits is None else targets_of(context, few, logits)
-            if target is None or isinstance(target, str):
-                return None
-            return largest_margin(context.model, context.reader, few, target, context.head)
+            if context.head_costs_little:
+                # with respect to the head's weights, what stands before it is a constant
+                with context.recalling(constant=True):
+                    margin = self._margin(self.whole, head_alone=True)
+                if margin == math.inf:
+                    return margin
+            return self._margin(take_rows(self.batch, range(min(ASCENT_ROWS, self.rows))))
         except Exception:  # noqa: BLE001 - a model without gradients in evaluation mode, or for rows as few as these
             return None
+
+    def _margin(self, batch: Any, *, head_alone: bool = False) -> float | None:
+        context = self.context
+        logits = context.reader.logits(batch)
+        target = None if logits is None else targets_of(context, batch, logits)
+        if target is None or isinstance(target, str):
+            return None
+        return largest_margin(context.model, context.reader, batch, target, context.head, head_alone=head_alone)
 
     def _output_bounds(self, shape: LossShape) -> tuple[float, float] | None:
         """The bounds of numbers that are predicted, where no last layer shows them."""
@@ -191,12 +202,16 @@ class LossShapeProbe(Probe):
         return (squared_other / squared_task) ** 0.5 if squared_task > 0 else None
 
     def _find_sites(self) -> tuple[torch.Tensor | None, list[nn.Module], nn.Module | None]:
-        context = self.context
+        context, recall = self.context, self.context.recall
         with context.recalling():
             logits = context.reader.logits(self.batch)
-        if logits is None:
-            return None, [], None
-        order, last = sites(context.model, context.reader, self.batch, logits)
+            if logits is None:
+                return None, [], None
+            order, last = sites(context.model, context.reader, self.batch, logits)
+        found = [*order, last]
+        if recall is not None and recall.works and (not order or any(m is None or recall.recalls(m) for m in found)):
+            # it may be inside what was recalled, and so was not called
+            order, last = sites(context.model, context.reader, self.batch, logits)
         return logits, order, last
 
     def after(self) -> None:
