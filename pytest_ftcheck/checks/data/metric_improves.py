@@ -17,6 +17,7 @@ from ...seeds.thresholds import Threshold
 from ..learning import loss_fell
 from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
+from .exchanged_classes import EXCHANGED_ROWS, exchanged_classes
 from .held_out_apart import held_out_apart
 
 NAME = "metric_improves"
@@ -25,9 +26,6 @@ ALPHA = 0.01
 #: Worse than chance is a score so many standard deviations below that of permuted labels (2.3e-4 of a normal distribution is below that).
 #: A share of permutations does not do: of few different scores the lowest has no permutation below it.
 WORSE = 3.5
-#: Rows of a class, and the share of them that is predicted as one other class, from which classes are called exchanged. By chance a class
-#: of 8 rows is, of four classes, taken for one other in 80 % with a probability of 4e-4, and two for each other with its square.
-EXCHANGED_ROWS, EXCHANGED_SHARE = 8, 0.8
 #: Standard errors of two shares by which a score must drop to have got worse.
 DROP = 3
 
@@ -168,28 +166,19 @@ def _with_split(judged: _Judged, verdict: Verdict) -> Verdict:
 
 
 def _judge_exchange(trace: Trace) -> Verdict | None:
-    """Classes of the held-out rows that are predicted as each other: told apart well, and named differently."""
-    for metric in trace.metrics:
-        if metric.source != "held-out rows" or not metric.taken_for:
-            continue
-        clear = {
-            c: guess
-            for c, (guess, share) in enumerate(metric.taken_for)
-            if c < len(metric.actual) and metric.actual[c] >= EXCHANGED_ROWS and share >= EXCHANGED_SHARE
-        }
-        moved = {c: guess for c, guess in clear.items() if c != guess}
-        # each of them is taken for another of them, and no two for the same: another numbering, and no constant prediction
-        if len(moved) < 2 or set(moved) != set(moved.values()):
-            continue
-        pairs = ", ".join(f"{c} as {guess}" for c, guess in sorted(moved.items()))
-        return faults.CLASSES_EXCHANGED.verdict(
-            NAME,
-            f"On the held-out rows, classes are predicted as each other: {pairs}, each in {percent(EXCHANGED_SHARE)} of its rows or more.",
-            evidence=_evidence(metric),
-            limit=f"no classes of {EXCHANGED_ROWS} held-out rows or more that are taken for each other this consistently",
-            measured="the same rows before and after the run, dropout off",
-        )
-    return None
+    """Classes of the held-out rows that are predicted as each other."""
+    found = exchanged_classes(trace)
+    if found is None:
+        return None
+    metric, moved, share = found
+    pairs = ", ".join(f"{c} as {guess}" for c, guess in sorted(moved.items()))
+    return faults.CLASSES_EXCHANGED.verdict(
+        NAME,
+        f"On the held-out rows, classes are predicted as each other: {pairs}, each in {percent(share)} of its rows or more.",
+        evidence=_evidence(metric),
+        limit=f"no classes of {EXCHANGED_ROWS} held-out rows or more that are taken for each other this consistently",
+        measured="the same rows before and after the run, dropout off",
+    )
 
 
 def _judge_without_p_value(judged: _Judged) -> Verdict:

@@ -290,6 +290,28 @@ def test_classes_that_are_taken_for_each_other(taken_for, fault):
     assert exchanged(*taken_for, source="training rows").fault == ""
 
 
+@pytest.mark.parametrize(
+    ("shares", "rows", "fault"),
+    [
+        ((0.76, 0.96), 30, "classes_exchanged"),
+        ((0.6, 0.7), 200, "classes_exchanged"),
+        ((0.59, 0.9), 200, ""),
+        ((0.65, 0.65), 40, ""),  # two classes that are not told apart give that by chance once in a hundred times
+    ],
+)
+def test_a_model_that_is_often_wrong_exchanges_classes_less_clearly(shares, rows, fault):
+    taken_for = ((1, shares[0]), (0, shares[1]), (2, 0.8))
+    metric = accuracy(taken_for=taken_for, actual=(rows,) * 3, source="held-out rows")
+    assert judge(metric).fault == fault
+    flat = replace(example_trace().probe_loss, points=example_trace().probe_loss.points[:1])
+    assert (
+        check_metric_improves(replace(example_trace(), metrics=(metric,), probe_loss=flat)).fault == ""
+    )  # it did not train
+    assert (
+        exchanged((1, shares[0]), (2, shares[1]), (0, 0.7), rows=rows).fault == ""
+    )  # more than two: only where it is clear
+
+
 def test_the_classes_that_rows_are_taken_for_are_measured():
     logits = torch.eye(3)[torch.tensor([0, 2, 2, 1, 1, 0])]
     found = measure("single_label", logits, logits, torch.tensor([0, 1, 1, 2, 2, 2]), "held-out rows")
