@@ -193,6 +193,36 @@ def test_the_reference_loss_stands_beside_the_users(rows):
         assert point.loss == pytest.approx(3 * point.reference, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_whole_numbers_under_a_loss_of_regression_are_numbers(loss, reduction):
+    g = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(6, 6, generator=g), torch.tensor([0, 1, 2, 3, 4, 0])) for _ in range(3)]
+    trace = finetune(
+        Net(out=1),
+        batches,
+        loss_fn=lambda model, batch: loss(model(batch[0]).squeeze(-1), batch[1].float(), reduction=reduction),
+        **FAST,
+    )
+    assert (trace.reading.task, trace.reading.classes, trace.notes) == ("regression", None, ())
+    assert [m.name for m in trace.metrics] == ["r_squared"]
+
+
+@pytest.mark.parametrize("scale", [1.5, 0.0])
+def test_whole_numbers_under_another_loss_stay_unread(scale):
+    """Grades with one threshold, a count, a rank: what they are is the loss's affair."""
+    g = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(6, 6, generator=g), torch.tensor([0, 1, 2, 3, 4, 0])) for _ in range(3)]
+
+    def loss(model, batch):
+        rates = model(batch[0]).squeeze(-1) + scale
+        return F.poisson_nll_loss(rates, batch[1].float())
+
+    trace = finetune(Net(out=1), batches, loss_fn=loss, **FAST)
+    assert trace.reading.task is None
+    assert any("your loss_fn may use another label code" in n for n in trace.notes)
+
+
 # ------------------------------------------------------------------ causal language models
 def causal(shift, tied=True):
     from transformers import GPT2Config, GPT2LMHeadModel

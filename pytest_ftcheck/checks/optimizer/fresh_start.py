@@ -25,7 +25,7 @@ EARLIER_TRAINING = Fault(
     "the same model, and its weights were not put back",
     remedy="restore the model's and the optimizer's state_dict from before that training, or create both anew; a model that goes on to "
     "another task on purpose needs an optimizer of its own",
-    explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL, Symptom.BLOWS_UP),
+    explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL, Symptom.BLOWS_UP, "head_init", "base_computes_its_class"),
 )
 
 OPTIMIZER_NOT_RESET = Fault(

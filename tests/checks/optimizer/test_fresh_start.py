@@ -111,6 +111,21 @@ def test_a_range_test_that_was_not_undone_is_found_and_its_undone_twin_is_silent
     assert check_fresh_start(again).headline == "AdamW had taken no step before the run."
 
 
+@pytest.mark.trains
+def test_weights_that_an_earlier_training_made_large_are_no_initialisation():
+    model = tiny_distilbert(seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    inputs, labels = toy_batches(1)[0]
+    torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+    with torch.no_grad():
+        for p in model.classifier.parameters():
+            p.mul_(50)
+    causes = diagnose(finetune(model, toy_batches(), optimizer=optimizer, steps=5)).causes
+    assert causes[0].fault == "earlier_training"
+    assert "head_init" in causes[0].checks
+
+
 # ------------------------------------------------------------------ averages of an earlier training
 def standing_still(first, steps=40, taken=60):
     """A run that does not learn, with an optimizer that had taken steps."""
