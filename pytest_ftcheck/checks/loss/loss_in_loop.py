@@ -56,11 +56,17 @@ def term_without_gradient(trace: Trace, name: str) -> Verdict | None:
     loop = trace.measured(LoopCalls)
     if loop is None or len(loop.linear) < LEAST_CALLS:
         return None
-    shares = [abs(p.without) / abs(p.with_gradient) if p.with_gradient else 0.0 for p in loop.linear]
-    if min(shares) < LEAST_REST or len({p.without > 0 for p in loop.linear}) > 1:
+    # some grow from nothing, such as the divergence from a uniform prediction
+    large = [p for p in loop.linear if p.with_gradient and abs(p.without) >= LEAST_REST * abs(p.with_gradient)]
+    if len(large) < LEAST_CALLS or len({p.without > 0 for p in large}) > 1:
         return None
-    least, most = min(loop.linear, key=lambda p: p.without), max(loop.linear, key=lambda p: p.without)
-    fixed = most.without - least.without <= SAME_REST * abs(most.without)
+    least, most = min(large, key=lambda p: p.without), max(large, key=lambda p: p.without)
+    fixed = len(large) == len(loop.linear) and most.without - least.without <= SAME_REST * abs(most.without)
+    calls = (
+        all_observed(len(large))
+        if len(large) == len(loop.linear)
+        else f"{len(large)} of {len(loop.linear)} observed calls"
+    )
     what = f"always {number(most.without)}" if fixed else f"{number(least.without, 6)} to {number(most.without, 6)}"
     fault = faults.TERM_WITHOUT_GRADIENT
     if fixed:
@@ -70,12 +76,11 @@ def term_without_gradient(trace: Trace, name: str) -> Verdict | None:
         )
     return fault.verdict(
         name,
-        f"The loop's loss holds a term without a gradient, in {all_observed(len(loop.linear))}: {what}, beside a loss of "
-        f"{number(loop.linear[0].with_gradient)} (iteration {loop.linear[0].iteration}) that is learnt from.",
+        f"The loop's loss holds a term without a gradient, in {calls}: {what}, beside a loss of {number(large[0].with_gradient)} "
+        f"(iteration {large[0].iteration}) that is learnt from.",
         "advice",
         evidence=tuple(
-            {"iteration": p.iteration, "with a gradient": p.with_gradient, "without": p.without}
-            for p in loop.linear[:3]
+            {"iteration": p.iteration, "with a gradient": p.with_gradient, "without": p.without} for p in large[:3]
         ),
         limit=f"what the loss holds beside torch's losses has a gradient, or is less than {percent(LEAST_REST)} of them",
         measured="the value that backward() was called on, less each of torch's losses times the gradient that arrived at it",

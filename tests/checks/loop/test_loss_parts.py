@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pytest_ftcheck import check_loss_matches_task, diagnose, finetune, watch
-from pytest_ftcheck.checks.loop.record import LoopCalls
+from pytest_ftcheck import check_loss_matches_task, diagnose, example_trace, finetune, watch
+from pytest_ftcheck.checks.loop.record import LoopCalls, LossParts
+from pytest_ftcheck.checks.loss.loss_in_loop import term_without_gradient
 
 STEPS = 6
 
@@ -143,3 +144,20 @@ def test_its_size_is_measured():
     assert (
         by_watch(WITH["a penalty"]).measured(LoopCalls).linear == ()
     )  # something else has a gradient: nothing is said
+
+
+@pytest.mark.parametrize(
+    ("rests", "calls"),
+    [
+        ((0.5, 0.4, 0.3), "all 3 observed calls"),
+        ((0.0001, 0.001, 0.019, 0.02, 0.3, 0.5), "3 of 6 observed calls"),  # it grows from nothing
+        ((0.0001, 0.001, 0.001, 0.001, 0.3, 0.5), None),
+        ((0.5, -0.4, 0.3, 0.4), None),
+    ],
+)
+def test_from_which_size_it_is_remarked_on(rests, calls):
+    parts = tuple(LossParts(i, 1.0, rest) for i, rest in enumerate(rests))
+    measurements = {"loop": LoopCalls(linear=parts)}
+    found = term_without_gradient(example_trace(measurements=measurements), "loss_matches_task")
+    assert (found is None) == (calls is None)
+    assert found is None or f"in {calls}: " in found.headline
