@@ -53,7 +53,8 @@ class HeadProbe(Probe):
         graph."""
         context = self.context
         whole = all(any(b is f for f in context.fixed_batches) for b in self.batches)
-        return 2 * self.rows * (context.head_share if whole else 1.0) + 5 * self.reloaded
+        passes = 3 if context.head_costs_little else 5  # what stands before the head is recalled where none is needed
+        return 2 * self.rows * (context.head_share if whole else 1.0) + passes * self.reloaded
 
     # ------------------------------------------------------------------ before
     def before(self) -> None:
@@ -104,7 +105,15 @@ class HeadProbe(Probe):
         batch = take_rows(self.batches[0], range(min(self.reloaded, rows_of(self.batches[0]))))
         self.reload = self._try(
             "reload",
-            lambda: reload(context.model, context.reader, batch, context.head, context.optimizer, self.buffers),
+            lambda: reload(
+                context.model,
+                context.reader,
+                batch,
+                context.head,
+                context.optimizer,
+                self.buffers,
+                context.recalling,
+            ),
         )
 
     def _hidden(self, last: Flow) -> tuple[Hidden, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,18 +35,21 @@ def reload(
     head: Sequence[str],
     optimizer: torch.optim.Optimizer,
     buffers: Mapping[str, torch.Tensor],
+    recalling: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Reload:
     """Write and read the model (or, of a large one, its head), and find what that leaves out.
 
     :param buffers: values before the run of the buffers and of the other tensors that are not saved.
+    :param recalling: inside, what stands before the head is not computed again; of a large model nothing else is written.
     :raises ValueError: no logits, or logits that differ from one pass to the next.
     """
-    logits = _logits(model, reader, batch)
-    size = float((logits.double() ** 2).mean()) ** 0.5
-    noise = float((logits - _logits(model, reader, batch)).abs().max())
-    if not noise <= 1e-3 * size:
-        raise ValueError("the logits differ from one pass in eval mode to the next, or are not finite")
     whole = sum(p.numel() for p in model.parameters()) <= LARGE
+    with contextlib.nullcontext() if whole else recalling():
+        logits = _logits(model, reader, batch)
+        steady = _steady(model, reader, batch, logits)
+    size = float((logits.double() ** 2).mean()) ** 0.5
+    if not steady:
+        raise ValueError("the logits differ from one pass in eval mode to the next, or are not finite")
     everything = model.state_dict()
     state = {k: v for k, v in everything.items() if isinstance(v, torch.Tensor)}
     extra = {k: v for k, v in everything.items() if k not in state}  # get_extra_state() may return anything
@@ -64,8 +67,9 @@ def reload(
         except RuntimeError as problem:
             error = str(problem).strip()[:300]
         else:
-            after = _logits(model, reader, batch)
-    lost, drawn = _lost(model, reader, batch, logits, state, buffers)
+            with contextlib.nullcontext() if whole else recalling():
+                after = _logits(model, reader, batch)
+    lost, drawn = _lost(model, reader, batch, state, buffers)
     return Reload(
         scope="model" if whole else "head",
         tensors=len(chosen),
@@ -86,6 +90,13 @@ def _logits(model: nn.Module, reader: Reader, batch: Any) -> torch.Tensor:
     if found is None:
         raise ValueError("no logits")
     return found.detach().float().clone()
+
+
+def _steady(model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor) -> bool:
+    """Whether the next pass gives these logits again."""
+    noise = float((logits - _logits(model, reader, batch)).abs().max())
+    size = float((logits.double() ** 2).mean()) ** 0.5
+    return noise <= 1e-3 * size
 
 
 def _write(state: Mapping[str, torch.Tensor]) -> bytes:
@@ -242,7 +253,6 @@ def _lost(
     model: nn.Module,
     reader: Reader,
     batch: Any,
-    logits: torch.Tensor,
     state: Mapping[str, torch.Tensor],
     before: Mapping[str, torch.Tensor],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -256,6 +266,12 @@ def _lost(
             changed.append((name, value, before[name]))
         elif name in unsaved(model) and looks_random(value):
             drawn.append((name, value, value.flatten().roll(1).reshape(value.shape)))
+    if not changed and not drawn:
+        return (), ()
+    logits = _logits(model, reader, batch)
+    # of a large model, what stands before the head was not computed twice so far
+    if not _steady(model, reader, batch, logits):
+        return (), ()
     return (
         tuple(n for n, _, _ in changed) if _change_logits(model, reader, batch, logits, changed) else (),
         tuple(n for n, value, other in drawn if _change_logits(model, reader, batch, logits, [(n, value, other)])),
