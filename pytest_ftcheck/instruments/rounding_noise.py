@@ -48,8 +48,9 @@ def rounding_noise(
     batch = to_device(batch, device_of(model))
     with quiet(model, grad=True):
         try:
-            one = torch.autograd.grad(reader.loss(batch)[0], parameters, allow_unused=True)
-            three = torch.autograd.grad(3 * reader.loss(batch)[0], parameters, allow_unused=True)
+            loss = reader.loss(batch)[0]
+            one = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+            three = torch.autograd.grad(3 * loss, parameters, allow_unused=True)
         except Exception:  # noqa: BLE001 - no graph, or a model that cannot run backward in eval mode
             return [None] * len(parameters)
     out: list[float | None] = []
