@@ -33,7 +33,7 @@ SETTLED, ROUNDING = 7, 1e-6
 #: There, after `FIRST` of them, the first point of the run is waited for, if it comes within `WAIT` steps. Where the loss on the fixed rows
 #: is down by `CLEAR` at a point (twice the limit of `loss_decreases`, which then passes whatever the descents are), no descent and no point
 #: before the end adds anything.
-FIRST, WAIT, CLEAR = 2, 5, 0.10
+FIRST, WAIT, CLEAR = 1, 5, 0.10
 #: Rows of those that the metrics are taken on for which the values before the head are kept: as many as the ablations are measured on.
 KEPT_ROWS = 64
 
