@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from .matched import counts
-from .remarks import REMARKS
+from .remarks import HISTORY, REMARKS
 
 OURS = "pytest-ftcheck"
 CLEAN = "clean"
@@ -135,15 +135,7 @@ def section(lines: Sequence[Line], totals: Mapping[str, int] | None = None) -> l
         "*Without effect here*: outputs, loss and gradients are those of the clean run, bit for bit.",
         "",
         *_named(lines),
-        "What was blind, and what was not: the first runs of DEForm's operators showed that weights edited after loading passed, and "
-        "`pretrained_kept` has read the checkpoint that the config names since. They showed, too, that zeroed rows passed, and that an "
-        "alteration was advice wherever the run learnt: since then the harm is measured, with a limit that was chosen on 14 of these "
-        "operators. They were made again. An alteration that takes less than a third of what the features say is advice. DeepCrime's "
-        "operators were run once on code that knew none of them: of 14 that hurt 3 failed, with the cause first (TCL, HLR, ARM), and one "
-        "more had its advice (TUD). Three kinds were mended then: a class whose rows are there again as another class's (TCO fails), "
-        "dropout that was raised after the base was made (RCD, and DEForm's KMD: advice), a last layer of one value (WCI: advice). "
-        "DeepFD's and Shah et al.'s faults were run after that, and nothing was changed for them.",
-        "",
+        *HISTORY,
         *tools,
         "Missed, or failed for another reason first:",
         "",
