@@ -12,13 +12,14 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from overhead import full_batches, full_model, step
 
 from pytest_ftcheck import watch
-from pytest_ftcheck.instruments import sampled_elements
+from pytest_ftcheck.instruments import loop_calls, sampled_elements
 from pytest_ftcheck.training import clipped_norms, gradient_norms, gradient_statistics, recorder, weight_decay
 
 STEPS, LEFT_OUT = 40, 12
@@ -58,6 +59,44 @@ def main(clip: bool) -> None:
     for _, _, label in PARTS:
         times = [1000 * each[label] for each in spent[1 + LEFT_OUT : 1 + STEPS]]
         print(f"{label:48} {statistics.median(times):6.2f} {min(times):6.2f}")
+    reading()
+
+
+def reading() -> None:
+    """How fast every third row of many matrices is read for their norms, and what a call costs while `watch` sees the loop's calls."""
+    norm, size = torch.linalg.vector_norm, 768
+    matrices = [torch.randn(size, size) for _ in range(60)]  # together larger than the caches that a core has to itself
+    other = torch.randn(40_000_000)
+    ways = {
+        "every third row, in one go": (3, lambda m: norm(m[::3])),
+        "every third row, each row first": (3, lambda m: norm(norm(m[::3], dim=1))),
+        "all rows": (1, norm),
+    }
+    for what, (stride, read) in ways.items():
+        times = []
+        for _ in range(7):
+            other.mul_(1.0)
+            times.append(worked(lambda read=read: [read(m) for m in matrices]))
+        megabytes = 4e-6 * size * size * len(matrices) / stride
+        print(f"{what:48} {megabytes / min(times) / 1000:6.1f} GB/s")
+    parameter, listener = torch.nn.Parameter(torch.zeros(1)), loop_calls.LoopCallListener()
+
+    def call() -> None:
+        for _ in range(10_000):
+            _ = parameter.grad
+
+    bare = min(worked(call) for _ in range(5))
+    loop_calls.subscribe(listener)
+    seen = min(worked(call) for _ in range(5))
+    loop_calls.unsubscribe(listener)
+    print(f"{'a call that watch sees and does not observe':48} {1e6 * (seen - bare) / 10_000:6.2f} microseconds more")
+
+
+def worked(function: Callable[[], Any]) -> float:
+    """Seconds that this thread works in it."""
+    began = time.thread_time()
+    function()
+    return time.thread_time() - began
 
 
 def timed(function: Any, label: str, spent: list[dict[str, float]]) -> Any:

@@ -18,8 +18,8 @@ SAMPLE_HEAD = 4096
 SAMPLE_BASE = 256
 #: Base tensors of up to this many elements are copied in full: that is cheaper than reading scattered elements.
 WHOLE = 1024
-#: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model would cost three
-#: times as much (benchmarks/step_hooks.py). Heads of the usual size are read in full.
+#: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model would cost more
+#: than twice as much (benchmarks/step_hooks.py). Heads of the usual size are read in full.
 LARGE_HEAD = 2**20
 #: A matrix with this many times as many rows as columns is a table, of which a batch may use a few rows.
 TABLE = 8
