@@ -280,3 +280,66 @@ def nearly_even_micro_batches(seed: int) -> Run:
 )
 def weights_in_bfloat16(seed: int) -> Run:
     return textual(seed, lambda: Classifier().to(torch.bfloat16))
+
+
+# ------------------------------------------------------------------------------------------ what is read, and what is saved
+@fault(
+    "data",
+    "The tokenizer has more words than the model's table; ids beyond its end are clamped to the last one",
+    "transformers docs: resize_token_embeddings",
+    ("batches_sound",),
+    ("ids_clamped",),
+)
+def ids_clamped_to_the_table(seed: int) -> Run:
+    run = textual(seed)
+    for b in [*run.batches, *run.eval_batches]:
+        b["input_ids"] = torch.where(b["input_ids"] >= 40, 159, b["input_ids"])
+    return run
+
+
+@fault(
+    "inputs",
+    "A head on the first position of a causal model: that token has seen none of the words behind it",
+    "transformers docs: GPT2ForSequenceClassification (it reads the last token)",
+    ("output_depends_on_input",),
+    ("pools_first_token_of_causal_model",),
+    shows=lambda s: s.after < 0.6,
+)
+def first_token_of_a_causal_model(seed: int) -> Run:
+    from .tasks import gpt2
+
+    class First(Classifier):
+        def pool(self, hidden, attention_mask):
+            return hidden[:, 0]
+
+    return textual(seed, lambda: First(encoder=gpt2().transformer), beliefs={"dropout": None})
+
+
+@fault(
+    "head",
+    "BatchNorm in the head, and batches of two rows",
+    "PyTorch docs: torch.nn.BatchNorm1d (drop_last)",
+    ("batches_sound", "loss_stable"),
+    ("batchnorm_on_few", "batchnorm_tiny_batch"),
+)
+def batch_norm_over_two_rows(seed: int) -> Run:
+    def head() -> nn.Module:
+        return nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+
+    return textual(seed, lambda: Classifier(head=head()), size=2, count=40)
+
+
+class Keyless(Classifier):
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if not k.startswith("head.3")}
+
+
+@fault(
+    "head",
+    "state_dict() leaves out the output layer: the saved model answers at random",
+    "transformers docs: _keys_to_ignore_on_save",
+    ("reload_keeps_head",),
+    ("not_saved",),
+)
+def output_layer_not_saved(seed: int) -> Run:
+    return textual(seed, Keyless)
