@@ -177,7 +177,8 @@ class ModesProbe(Probe):
     def _evaluation(self, batch: Any) -> None:
         """Evaluation mode: nothing should be random. Where something is: is it the base, and is that a library's?"""
         with quiet(self.context.model):
-            self.in_evaluation = self.context.reader.logits(batch)
+            with self.context.recalling():  # kept for others; what was kept before is another pass all the same
+                self.in_evaluation = self.context.reader.logits(batch)
             difference = self._effect(self.in_evaluation, self.context.reader.logits(batch))
             if difference is None:
                 raise ValueError("the outputs are not finite")
