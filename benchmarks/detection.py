@@ -37,6 +37,7 @@ PAGE = ROOT / "docs" / "explanation" / "detection.md"
 #: When the peers' lines that the page has were measured, for a page that is written without running them.
 PEERS_MEASURED = "2026-11-23"
 
+import detection_quotes  # noqa: E402
 from faults import CASES, Case, Run, observe  # noqa: E402
 from faults.cases import cross_entropy, labels_of, standard_step  # noqa: E402
 from faults.judged import judge  # noqa: E402
@@ -550,7 +551,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=Path, help="keep every run in this file (JSON lines), and leave out those that are there"
     )
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}, and what quotes it")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     picked = [
@@ -593,6 +594,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     if args.write:
         PAGE.write_text(text, encoding="utf-8")
+        detection_quotes.main()
     return 1 if any(s.gated and CASES[s.name].healthy and s.tool == "pytest-ftcheck" for s in said) else 0
 
 
