@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core.seeding import reseed
 from .batches import with_labels, with_values
-from .model_outputs import logits_in
+from .model_outputs import as_loss, logits_in
 from .nested_values import cloned
 from .reader import Reader
 
@@ -74,9 +74,7 @@ class Injector:
         self, logits: torch.Tensor, labels: torch.Tensor | None = None, *, seed: int | None = None
     ) -> torch.Tensor:
         """The loss for these logits (and labels)."""
-        value: torch.Tensor = self._evaluate(
-            logits, lambda batch: torch.as_tensor(self.reader.loss(batch)[0]), labels, seed
-        )
+        value: torch.Tensor = self._evaluate(logits, lambda batch: as_loss(self.reader.loss(batch)[0]), labels, seed)
         return value
 
     def gradient(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, torch.Tensor | None]:

@@ -176,7 +176,11 @@ def measure(
     :param first: logits before, ``(rows, ...)``.  :param last: logits after.  :param labels: as in the batches.
     :param custom: the user's metrics, ``(logits, labels) -> float``, greater is better; None: the default ones.
     """
-    keep = labels != -100 if task == "single_label" else torch.ones(labels.shape[:1], dtype=torch.bool)
+    keep = (
+        labels != -100
+        if task == "single_label"
+        else torch.ones(labels.shape[:1], dtype=torch.bool, device=labels.device)
+    )
     if task == "single_label" and labels.dim() > 1 and first.dim() > labels.dim():  # one label a token
         first, last, labels = (x.reshape(-1, *x.shape[labels.dim() :])[keep.reshape(-1)] for x in (first, last, labels))
     elif task == "single_label":
@@ -300,7 +304,7 @@ def _user_metric(
     p = deviations = None
     if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
         generator = torch.Generator().manual_seed(0)
-        orders = [torch.randperm(len(labels), generator=generator) for _ in range(count)]
+        orders = [torch.randperm(len(labels), generator=generator, device="cpu") for _ in range(count)]
         permuted = [_value(name, fn, last, labels[order]) for order in orders]
         p, deviations = _p_value(after, permuted), _deviations(after, permuted)
     return Metric(name, before, after, len(labels), source, baseline, p, deviations=deviations)

@@ -53,6 +53,15 @@ def loss_in(output: Any) -> torch.Tensor | None:
     return loss if isinstance(loss, torch.Tensor) else None
 
 
+def as_loss(value: Any) -> torch.Tensor:
+    """A loss that is a number, as a tensor; a tensor stays on its device, whatever the default one is.
+
+    >>> as_loss(0.5)
+    tensor(0.5000)
+    """
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
+
+
 def check_loss(value: Any, source: str) -> None:
     """``TypeError`` or ``ValueError`` for a loss that is not one real number."""
     if isinstance(value, (int, float)):

@@ -61,8 +61,8 @@ class SampledElements:
             else:
                 # spread over the rows, because only a few rows of an embedding table occur in the batches
                 rows, width = (p.shape[0], p.numel() // p.shape[0]) if p.dim() else (1, 1)
-                row = torch.arange(size) % rows if rows <= size else torch.randint(rows, (size,), generator=generator)
-                picked = (row * width + torch.randint(width, (size,), generator=generator)).sort().values
+                row = torch.arange(size, device="cpu") % rows if rows <= size else _random(rows, size, generator)
+                picked = (row * width + _random(width, size, generator)).sort().values
                 picked = torch.unique_consecutive(picked)
                 picked = picked.to(p.device, torch.int32 if p.numel() < 2**31 else torch.int64)
                 known[p.shape, p.device, size] = picked
@@ -116,6 +116,10 @@ class SampledElements:
         """Of each tensor, whether all of its piece is true; a GPU is waited for."""
         least: list[float] = torch.segment_reduce(flags.float(), "min", lengths=self._lengths).tolist()
         return [number > 0 for number in least]
+
+
+def _random(below: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(below, (size,), generator=generator, device="cpu")
 
 
 def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor) -> None:

@@ -75,7 +75,7 @@ def tensor_records(
     gradients.to_cpu()
     largest_updates = max_update.tolist()
     between = [v.tolist() for v in (writes.squares, writes.count, writes.largest, writes.resets)]
-    stacked = torch.stack(list(rows)).cpu().double() if rows else torch.zeros(0, 3, len(sampled.counts))
+    stacked = torch.stack(list(rows)).cpu().double() if rows else torch.zeros(0, 3, len(sampled.counts), device="cpu")
     pieces = {name: sampled.split(vector) for name, vector in vectors.items()}
     now = stored_parameters(model, every_name=True)
     held_now = optimizers.held()

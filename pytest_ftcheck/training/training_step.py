@@ -14,6 +14,7 @@ from ..core.recipe import Recipe
 from ..instruments import loop_calls
 from ..instruments.averaged_weights import start_training
 from ..instruments.batches import device_of, to_device
+from ..instruments.model_outputs import as_loss
 from ..instruments.optimizers import expects_metric, needs_closure
 from ..instruments.reader import Reader
 from ..instruments.sampled_elements import gradient_norm
@@ -101,7 +102,7 @@ class TrainingStep:
         precision = torch.autocast(self._device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
         with precision:
             # a loss_fn that ends in .item() gives a number: backward then reports that it has no graph
-            loss = torch.as_tensor(self._reader.training_loss(batch)[0])
+            loss = as_loss(self._reader.training_loss(batch)[0])
         (self._scaler.scale(loss) if self._scaler is not None else loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -313,7 +313,7 @@ class LoopObserver(LoopCallListener):
         own = [known.get(key) for key in self._rows]
         if len(own) != labels.numel() or len(own) < LEAST_ROWS or None in own:
             return None, False
-        a, b = torch.tensor(own, dtype=torch.double), labels.detach().reshape(-1).double().cpu()
+        a, b = torch.tensor(own, dtype=torch.double, device="cpu"), labels.detach().reshape(-1).double().cpu()
         same = float((a == b).double().mean())
         reordered = same < 1 and bool((a.sort().values == b.sort().values).all()) and not _renumbered(a, b)
         return same, reordered

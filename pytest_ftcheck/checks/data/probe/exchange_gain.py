@@ -76,7 +76,7 @@ def _standard_errors(differences: list[float]) -> float | None:
     """The mean in units of its standard error."""
     if len(differences) < LEAST_ROWS:
         return None
-    values = torch.tensor(differences, dtype=torch.float64)
+    values = torch.tensor(differences, dtype=torch.float64, device="cpu")
     error = float(values.std()) / math.sqrt(len(values))
     return float(values.mean()) / error if error > 0 else 0.0
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ....instruments.batches import rows_of, split, take_rows, tensors_in
 from ....instruments.global_state import seed_everything
+from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.tasks import IGNORED
 from ....instruments.undisturbed import quiet, undisturbed
@@ -124,7 +125,7 @@ class AccumulationProbe(Probe):
             return self._computed(batch)
 
     def _computed(self, batch: Any) -> list[torch.Tensor]:
-        loss = torch.as_tensor(self.context.reader.loss(batch)[0])
+        loss = as_loss(self.context.reader.loss(batch)[0])
         if not loss.requires_grad:
             raise LeftOut("the loss has no graph, so there is no gradient")
         found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
@@ -159,11 +160,11 @@ class AccumulationProbe(Probe):
     def _accumulated(self, whole: Sequence[torch.Tensor], parts: Sequence[Sequence[torch.Tensor]]) -> Accumulated:
         """All errors from the products of the gradients with each other, so that no further gradient is kept."""
         every = [whole, *parts]
-        products = torch.tensor([[_product(a, b) for b in every] for a in every], dtype=torch.float64)
+        products = torch.tensor([[_product(a, b) for b in every] for a in every], dtype=torch.float64, device="cpu")
         square = float(products[0, 0])
 
         def error(weights: Sequence[float]) -> float:
-            signed = torch.tensor([-1.0, *weights], dtype=torch.float64)
+            signed = torch.tensor([-1.0, *weights], dtype=torch.float64, device="cpu")
             return math.sqrt(max(0.0, float(signed @ products @ signed)) / square) if square > 0 else math.nan
 
         counts = {"rows": [len(rows) for rows in self.places], "labels": self._counts(0)}

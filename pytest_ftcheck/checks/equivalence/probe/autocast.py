@@ -15,6 +15,7 @@ from torch import nn
 
 from ....instruments.batches import rows_of, take_rows, tensors_in
 from ....instruments.global_state import seed_everything
+from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.undisturbed import perturbed, quiet
 from ..record import Autocast, Errors, LocalError
@@ -133,7 +134,7 @@ class AutocastProbe(Probe):
                     loss, logits = self.context.reader.loss(self.batch)
                     if logits is None:
                         logits = self.context.reader.logits(self.batch)
-                loss = torch.as_tensor(loss)
+                loss = as_loss(loss)
                 found.loss = float(loss.detach())
                 found.outputs = None if logits is None else logits.detach().double()
                 if not loss.requires_grad:

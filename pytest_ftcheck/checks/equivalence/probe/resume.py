@@ -12,6 +12,7 @@ import torch
 from ....instruments.batches import own_copy, rows_of, to_device
 from ....instruments.environment import data_hash
 from ....instruments.global_state import seed_everything
+from ....instruments.model_outputs import as_loss
 from ....instruments.optimizers import expects_metric
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.snapshots import LoaderSnapshot
@@ -217,7 +218,7 @@ class ResumeProbe(Probe):
 
             def backward(batch: Any = batch, found: list[float] = found) -> torch.Tensor:
                 with torch.enable_grad(), casting(context):
-                    loss = torch.as_tensor(context.reader.training_loss(batch)[0])
+                    loss = as_loss(context.reader.training_loss(batch)[0])
                 gradients = gradients_of(loss, parameters)
                 if not self.optimizer.closure:  # as in our own loop
                     clip(gradients, context.recipe.max_grad_norm)

@@ -306,9 +306,13 @@ class _Sample:
         self.tracked = SampledElements(self.parameters, [SAMPLE] * len(self.parameters), alike=True)
         counts = self.tracked.counts
         device = self.tracked.device
-        self.owner = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts).to(device))
+        self.owner = torch.repeat_interleave(
+            torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
+        )
         self.scale = torch.tensor(
-            [p.numel() / max(1, c) for p, c in zip(self.parameters, counts, strict=True)], dtype=torch.float64
+            [p.numel() / max(1, c) for p, c in zip(self.parameters, counts, strict=True)],
+            dtype=torch.float64,
+            device="cpu",
         )
         self.head = [in_part(n, tuple(head)) for n in self.names]
 
@@ -357,7 +361,7 @@ class _Sample:
         mine = self._dots(actual, actual)
 
         def match(name: str, places: Sequence[int]) -> GradientMatch:
-            at = torch.tensor(list(places), dtype=torch.long)
+            at = torch.tensor(list(places), dtype=torch.long, device="cpu")
             size = float(mine[at].sum())
             cosines: dict[str, float | None] = {}
             for key, dot in dots.items():

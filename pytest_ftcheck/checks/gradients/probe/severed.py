@@ -93,7 +93,7 @@ class MissingGradients:
             with perturbed(chosen), torch.no_grad():
                 for p in chosen:
                     size = float(p.detach().float().square().mean().sqrt()) or NOISE_ON_ZEROS
-                    noise = torch.randn(p.shape, generator=generator) * (noise_level * size)
+                    noise = torch.randn(p.shape, generator=generator, device="cpu") * (noise_level * size)
                     p.data.add_(noise.to(p.device, p.dtype))
                 noisy = self._logits()
             difference = float("nan") if noisy is None else float((noisy - logits).abs().max()) / rms

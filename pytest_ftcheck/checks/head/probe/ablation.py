@@ -140,7 +140,7 @@ class AblationProbe(Probe):
             for name, p in chosen.items():
                 start = self.initial[name]
                 if shuffled:
-                    order = torch.randperm(start.numel(), generator=g).to(start.device)
+                    order = torch.randperm(start.numel(), generator=g, device="cpu").to(start.device)
                     start = start.reshape(-1)[order].reshape(start.shape)
                 p.data.copy_(start)
             return self._outcome()

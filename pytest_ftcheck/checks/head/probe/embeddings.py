@@ -151,7 +151,7 @@ def _vectors(output: Any) -> torch.Tensor | None:
 def _of_labels(z: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float | None, float]:
     """Neighbours of the same label: their share, that by chance, the probability that they are nearer, and the p-value."""
     distances = torch.cdist(z, z).fill_diagonal_(torch.inf)
-    others = ~torch.eye(len(z), dtype=torch.bool)
+    others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     near = distances.argmin(1)
     shares = torch.unique(y, return_counts=True)[1].double() / len(y)
     chance = float((shares * (shares * len(y) - 1) / (len(y) - 1)).sum())
@@ -173,7 +173,7 @@ def _of_pairs(one: torch.Tensor, other: torch.Tensor) -> tuple[float, float, flo
 
 def _permuted(values: torch.Tensor) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [values[torch.randperm(len(values), generator=generator)] for _ in range(PERMUTATIONS)]
+    return [values[torch.randperm(len(values), generator=generator, device="cpu")] for _ in range(PERMUTATIONS)]
 
 
 def _p_value(hits: torch.Tensor, permuted: list[torch.Tensor]) -> float:

@@ -19,7 +19,7 @@ class ChosenLogits:
 
     def random(self, spread: float) -> torch.Tensor:
         """Random logits of this standard deviation."""
-        return spread * torch.randn(self.shape, generator=self.generator).to(self.device)
+        return spread * torch.randn(self.shape, generator=self.generator, device="cpu").to(self.device)
 
     def along(self, sign: torch.Tensor, margin: float) -> torch.Tensor:
         """Logits of this margin in the direction of the signs."""

@@ -44,11 +44,11 @@ def ignored_as(target: Targets, draws: list[tuple[torch.Tensor, torch.Tensor]]) 
     if target.kind != "single" or len(ignored) < IGNORED_LABELS:
         return None
     some = ignored[:: -(-len(ignored) // MOST_IGNORED)]
-    read_as = torch.full((len(draws), len(some)), -1)
+    read_as = torch.full((len(draws), len(some)), -1, device="cpu")
     for i, (z, g) in enumerate(draws):
         own, expected = g[some].double(), z[some].double().softmax(-1)
         raised = own.argmin(-1)  # all other logits fall
-        expected[torch.arange(len(some)), raised] -= 1
+        expected[torch.arange(len(some), device=raised.device), raised] -= 1
         same = F.cosine_similarity(expected, own, dim=-1) >= SAME_GRADIENT
         read_as[i] = torch.where(same, raised, -1).cpu()
     read = read_as[0][(read_as == read_as[0]).all(0) & (read_as[0] >= 0)]

@@ -99,7 +99,7 @@ def _one_hot_everywhere(context: ProbeContext) -> bool:
 
 def zero_weight_rows(batch: Any, rows: int) -> torch.Tensor:
     """Rows for which a vector in the batch (sample weights, a mask) is zero."""
-    zero = torch.zeros(rows, dtype=torch.bool)
+    zero = torch.zeros(rows, dtype=torch.bool, device="cpu")
     inputs, _ = split(batch)
     values = (
         inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]

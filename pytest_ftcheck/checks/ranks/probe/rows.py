@@ -24,7 +24,7 @@ class RowChecksums:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(20064)
-        weights = torch.randint(1 << 62, (MOST,), generator=generator) * 2 + 1
+        weights = torch.randint(1 << 62, (MOST,), generator=generator, device="cpu") * 2 + 1
         self._weights = {weights.device: weights}
         self._found: list[torch.Tensor] = []
 

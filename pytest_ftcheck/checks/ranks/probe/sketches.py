@@ -22,7 +22,7 @@ class Sketches:
         self.elements = SampledElements(parameters, [size] * len(parameters))
         generator = torch.Generator().manual_seed(20063)  # our own: the user's random state is not used
         # uniform, of mean 0 and variance 1; not signs, under which the gradients of two classes' biases cancel
-        weights = torch.randint(-1000, 1001, (self.elements.total, NUMBERS), generator=generator) / 577
+        weights = torch.randint(-1000, 1001, (self.elements.total, NUMBERS), generator=generator, device="cpu") / 577
         self._weights = weights.to(self.elements.device, self.elements.dtype)
         self._lengths = torch.tensor(self.elements.counts, device=self.elements.device)
 

@@ -11,6 +11,7 @@ import torch
 
 from ....instruments.batches import split, take_rows
 from ....instruments.global_state import seed_everything
+from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import named
 from ....instruments.tasks import IGNORED
@@ -155,7 +156,7 @@ class OverfitProbe(Probe):
         reader, labels = self.context.reader, split(self.batch)[1]
         with casting(self.context):
             loss, logits = reader.loss(self.batch)
-        loss = torch.as_tensor(loss)
+        loss = as_loss(loss)
         with torch.no_grad():
             if logits is None or reader.loss_fn is not None:
                 logits = logits_for(reader, self.batch)

@@ -15,6 +15,7 @@ import torch
 
 from ....instruments.batches import own_copy, split, to_device, with_labels
 from ....instruments.global_state import seed_everything
+from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import RowReader, Rows
 from ....instruments.undisturbed import quiet
@@ -164,7 +165,7 @@ class PermutedProbe(Probe):
         keep = [counted(task, y) if single else torch.ones(len(y), dtype=torch.bool, device=y.device) for y in labels]
         pool = torch.cat([y[k] for y, k in zip(labels, keep, strict=True)])
         first, group = self._first_visits(pool, keep)
-        order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed), device="cpu")
         permuted = pool[first][order.to(pool.device)][group]
         out, at = [], 0
         for batch, y, k in zip(batches, labels, keep, strict=True):
@@ -228,7 +229,7 @@ class PermutedProbe(Probe):
 
     # ------------------------------------------------------------------ the training
     def _own(self, batch: Any) -> torch.Tensor:
-        return torch.as_tensor(self.context.reader.loss(batch)[0])
+        return as_loss(self.context.reader.loss(batch)[0])
 
     def _standard(self, batch: Any) -> torch.Tensor:
         logits = logits_for(self.context.reader, batch)

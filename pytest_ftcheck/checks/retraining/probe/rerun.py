@@ -87,7 +87,7 @@ class Adam:
         self.parameters, self.lr = parameters, lr
         self.first = [torch.zeros_like(p) for p in parameters]
         self.second = [torch.zeros_like(p) for p in parameters]
-        self.counts = [torch.zeros(()) for _ in parameters]
+        self.counts = [torch.zeros((), device="cpu") for _ in parameters]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[torch.Tensor | None]) -> None:
