@@ -21,7 +21,9 @@ from pytest_ftcheck import (
     toy_batches,
 )
 from pytest_ftcheck.checks.inputs.probe.inputs import NOISE
+from pytest_ftcheck.checks.inputs.probe.padding import hardly_differ
 from pytest_ftcheck.checks.inputs.record import Inputs
+from pytest_ftcheck.core.effect import Effect
 
 BATCHES = toy_batches(4, 12, seed=3)
 KEYWORDS = [{"input_ids": ids, "attention_mask": mask, "labels": y} for (ids, _, mask), y in BATCHES]
@@ -434,6 +436,19 @@ def test_a_mask_that_hides_all_of_a_row_without_padding(pool):
     verdict = check_padding_ignored(trace)
     assert (verdict.status, verdict.fault) == ("fail", "mask_inverted")
     assert verdict.headline == "The outputs are not finite in exactly those rows that have no padding."
+
+
+@pytest.mark.parametrize(
+    ("change", "hardly"),
+    [
+        (1.5e-5, True),  # measured with norms that pass on a hundredth: what is left of a row is its length
+        (3.9e-5, False),
+        (1e-8, True),
+        (0.0, True),
+    ],
+)
+def test_what_is_left_of_a_dying_signal_shows_no_inverted_mask(change, hardly):
+    assert hardly_differ(Effect(change, change / 4, scale=0.0385)) is hardly
 
 
 @pytest.mark.parametrize(

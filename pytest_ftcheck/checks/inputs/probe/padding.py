@@ -28,6 +28,9 @@ from .forward import ROUNDINGS, Forward, Pass, Sample, by_row, rows_equal
 SHORT = 4
 #: Columns of padding added, and twice as many; the next where the model cannot take that.
 ADDED_COLUMNS = (16, 8, 4, 2)
+#: Half of the least change, over the largest output, that other words made in 102 healthy architectures: 20,000 roundings, or 0.0024
+#: (`output_depends_on_input`).
+LEAST_OF_WORDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,14 @@ def measure_inversion(
     with contextlib.suppress(Exception):
         inverted = forward.run(with_values(batch, {tokens.mask_path: _inverted(tokens.mask)}), tokens).logits
         between_rows = forward.between_rows(inverted)
-        if between_rows is not None and not (finite and rows_equal(between_rows)):
+        if between_rows is not None and not (finite and hardly_differ(between_rows)):
             return dataclasses.replace(found, inversion="differ" if finite else "finite")
     return None
+
+
+def hardly_differ(between_rows: Effect) -> bool:
+    """Whether rows differ by rounding, or by less than words make in any healthy model: a signal that dies leaves traces of the padding."""
+    return rows_equal(between_rows) or between_rows.change < LEAST_OF_WORDS * between_rows.scale
 
 
 def config_pad_id(module: nn.Module) -> int | None:

@@ -224,9 +224,9 @@ class ModesProbe(Probe):
                     two = self.context.reader.logits(batch)
                 self.fields["training"] = self._effect(one, two)
             if one is not None and two is not None and self.context.reader.task is not None:
-                module, rate = last_of_all(outputs, two), rate_at_the_end(calls, two)
-                self.fields |= {"dropped_logits": module, "dropped_logits_rate": rate}
-                if module is rate is None and self.in_evaluation is not None:
+                dropout, rate = last_of_all(outputs, two), rate_at_the_end(calls, two)
+                self.fields |= {"dropped_logits": dropout, "dropped_logits_rate": rate}
+                if dropout is None and rate is None and self.in_evaluation is not None:
                     self.fields["zeroed_logits"] = zeroed_share(self.in_evaluation, [one, two])
             self.fields["same_values_dropped"] = any(len(p) > 1 and len(set(p)) == 1 for p in patterns.values())
         finally:
