@@ -338,7 +338,8 @@ def trainer_callback(model: dict[str, int] | None = None, rounds: int = ROUNDS) 
     ):
         clock, work = ([t[i] / b[i] for t, b in zip(took[name], bare, strict=True)] for i in (0, 1))
         out += _added(f"step with {what}", clock, work, goal)
-    return out
+    faults = ", ".join(f"{statistics.median(cost[2] for cost in costs):,.0f}" for costs in took.values())
+    return [*out, Row("page faults of a step: bare, watched, control", faults)]
 
 
 def _added(what: str, clock: Sequence[float], work: Sequence[float], goal: float | None) -> list[Row]:

@@ -131,7 +131,8 @@ ACCUMULATION_NOT_AVERAGED = Fault(
     "accumulated gradients are summed, not averaged",
     cause="the loss of each batch is not divided by the number of accumulated batches",
     remedy="call (loss / {batches}).backward(); in the compute_loss of a Trainer, return the sum of the losses / num_items_in_batch (if it "
-    "is None, transformers 4.46 and 4.47 add up the means: upgrade to 4.48 or later)",
+    "is None, transformers 4.46 and 4.47 add up the means: upgrade to 4.48 or later); in Lightning's training_step, return the mean loss, "
+    "which Lightning divides itself",
     explains=(
         Symptom.BLOWS_UP,
         "optimizer_settings",
@@ -143,7 +144,7 @@ ACCUMULATION_DIVIDED_TWICE = Fault(
     Rank.GRADIENTS + 90,
     "accumulated gradients are divided twice",
     cause="the loss is divided by the number of accumulated batches twice: by the framework and by the loop",
-    remedy="divide once",
+    remedy="divide once: a Trainer, Lightning and accelerator.backward() divide by the number of accumulated batches themselves",
     confidence="certain",
 )
 GRADS_STILL_SCALED = Fault(
