@@ -278,3 +278,13 @@ def test_the_table_counts_what_hurts_apart_from_what_does_not() -> None:
     assert all(word in told for word in ("A missed", "first cause `x`"))
     assert not any(word in told for word in ("caught", "harmless"))
     assert tables.harm_limit(clean[:4]) is None
+
+
+def test_tools_are_compared_on_the_runs_that_all_had_once_those_are_ten() -> None:
+    clean = [line(tables.CLEAN, tables.CLEAN, a, seed=k) for k, a in enumerate((0.8, 0.81, 0.82, 0.83, 0.84))]
+    mine = [*clean, *(line("A", f"f{k}", 0.2, gated=True) for k in range(12))]
+    theirs = [{**line("A", f"f{k}", 0.2), "tool": "other"} for k in range(tables.LEAST_COMPARED)]
+    assert tables.by_tool([*mine, *theirs[:-1]]) == []
+    found = tables.by_tool([*mine, *theirs])
+    assert "| pytest-ftcheck | 10 of 10 | - | - | 0 |" in found
+    assert "| other | 0 of 10 | - | - | 0 |" in found

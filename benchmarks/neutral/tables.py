@@ -18,6 +18,8 @@ BEGIN, END = "<!-- published faults: benchmarks/neutral -->", "<!-- end of publi
 #: A fault hurts where the held-out accuracy is lower than the clean seeds' mean by this many of their standard deviations: of clean runs, 1
 #: in 700 is, were they normal.
 DEVIATIONS = 3.0
+#: Faults that hurt and that other tools had, from which on their table is shown.
+LEAST_COMPARED = 10
 Line = dict[str, Any]
 
 
@@ -70,8 +72,12 @@ def summary(lines: Sequence[Line]) -> list[str]:
 
 
 def by_tool(lines: Sequence[Line]) -> list[str]:
-    """One row a tool, on the faults and clean seeds that it was given."""
+    """One row a tool, on the faults and clean seeds that others than we were given; empty while those are too few to say anything."""
     hurts = hurting(lines)
+    given = {(s["source"], s["name"], s["seed"]) for s in lines if s["tool"] != OURS}
+    if sum(hurts.get(key[:2]) is True for key in given) < LEAST_COMPARED:
+        return []
+    lines = [s for s in lines if (s["source"], s["name"], s["seed"]) in given]
     rows = [
         "| tool | faults that hurt, failed | harmless, failed | clean runs failed | could not run |",
         "|---|---|---|---|---|",
@@ -115,14 +121,9 @@ def section(lines: Sequence[Line], totals: Mapping[str, int] | None = None) -> l
     limit = harm_limit(lines)
     if limit is None:
         return ["Fewer than five clean seeds were run: whether a fault hurts is not known.", ""]
-    tools = []
-    if any(s["tool"] != OURS for s in lines):
-        tools = [
-            *by_tool(lines),
-            "",
-            "Only what a tool reports as an error counts. Each tool has the runs that it was given.",
-            "",
-        ]
+    tools = by_tool(lines)
+    if tools:
+        tools = [*tools, "", "Only what a tool reports as an error counts. All tools had these runs.", ""]
     return [
         "## Faults that others published",
         "",
