@@ -24,6 +24,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -41,6 +42,8 @@ import detection_quotes  # noqa: E402
 from faults import CASES, Case, Run, observe  # noqa: E402
 from faults.cases import cross_entropy, labels_of, standard_step  # noqa: E402
 from faults.judged import judge  # noqa: E402
+
+from pytest_ftcheck.core.formatting import plural  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -400,7 +403,7 @@ def runs_of(said: Sequence[Said]) -> str:
         counts = []
         for healthy, word in ((False, "faults"), (True, "healthy controls")):
             mine = [s for s in said if s.tool == tool and CASES[s.name].healthy == healthy]
-            counts.append(f"{len(mine):,} of {word} (up to {len({s.seed for s in mine})} seeds)")
+            counts.append(f"{len(mine):,} of {word} ({plural(len({s.seed for s in mine}), 'seed')} at most)")
         parts.append(f"{tool} {' and '.join(counts)}")
     return f"Runs: {'; '.join(parts)}."
 
@@ -450,7 +453,8 @@ def page(said: Sequence[Said]) -> str:
         "The tables from here on are of our own collection. That favours us: we wrote the faults, and improved checks that missed some "
         "of them.",
         "",
-        f"Measured by `benchmarks/detection.py --write`: {sum(c.catchable for c in faults)} faults that a short run can show "
+        f"Measured by `benchmarks/detection.py --write` until {datetime.now(timezone.utc):%Y-%m-%d}: "
+        f"{sum(c.catchable for c in faults)} faults that a short run can show "
         f"and {sum(c.healthy for c in cases.values())} healthy controls of `tests/faults`, one thread on {platform.machine()}; {versions}. "
         + runs_of(said)
         + " Intervals are exact 95 % intervals (Clopper and Pearson); over the faults they speak of faults drawn like these, and these "
