@@ -35,7 +35,11 @@ def save_base(folder, *, family="DistilBert", seed=0):
 
 def make_model(folder, **options):
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ImportError:  # an older one
+        from sentence_transformers.models import Pooling, Transformer
 
     base = Transformer(save_base(folder, **options), max_seq_length=32)
     return SentenceTransformer(modules=[base, Pooling(32)], device="cpu")

@@ -29,7 +29,7 @@ def test_the_recipes_optimizer_and_schedule(rows):
 
 
 def test_an_optimizer_that_this_torch_does_not_have(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Adafactor")  # as in torch 2.4
+    monkeypatch.delattr(torch.optim, "Adafactor", raising=False)  # as in torch 2.4
     with pytest.raises(
         ValueError, match=r"optimizer='adafactor': torch .* has no torch.optim.Adafactor; upgrade torch, name another"
     ):
@@ -40,6 +40,8 @@ def test_an_optimizer_that_this_torch_does_not_have(monkeypatch):
     "name", ["adamw", "adam", "nadam", "radam", "adamax", "adagrad", "adafactor", "rmsprop", "sgd"]
 )
 def test_every_named_optimizer(rows, name):
+    if name == "adafactor" and not hasattr(torch.optim, "Adafactor"):
+        pytest.skip("torch 2.4 has no Adafactor")
     trace = healthy(finetune(Net(), rows, optimizer=name, **FAST))
     assert trace.optimizer.name.lower() == name
     assert trace.recipe.optimizer == name

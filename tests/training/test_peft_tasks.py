@@ -11,8 +11,12 @@ from pytest_ftcheck.instruments.tiny_architectures import tiny
 from pytest_ftcheck.instruments.tiny_tasks import batches_for
 
 peft = pytest.importorskip("peft")
-# peft asks transformers in words that transformers 5 calls old
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    # peft asks transformers in words that transformers 5 calls old
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
+    # peft 0.13, of a model made from a config
+    pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
+]
 LORA = {"r": 4, "target_modules": ["q_lin", "v_lin"]}
 
 
