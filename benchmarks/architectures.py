@@ -1,6 +1,7 @@
 """Every architecture that transformers has a class for a task of, and that can be built tiny and offline: a healthy short fine-tune.
 
     python benchmarks/architectures.py [--task token-classification ...] [--only NAME ...] [--minutes 10] [--again] [--ask] [--out FILE]
+        [--write]
 
 Each is what ``pytest --ftcheck-model tiny:NAME/TASK`` judges. BigBird runs in both of its attention modes. What the file of results
 (``results/architectures.json``) knows is not run again unless ``--again`` is given, so a run that was stopped goes on; with
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,6 +42,11 @@ from pytest_ftcheck.pytest_plugin.model_spec import subject_named
 from pytest_ftcheck.pytest_plugin.subject import Subject
 
 ROOT = Path(__file__).parent.parent
+PAGE, BEGIN, END = (
+    ROOT / "docs" / "explanation" / "how-we-judge.md",
+    "<!-- architectures -->",
+    "<!-- /architectures -->",
+)
 RESULTS = ROOT / "benchmarks" / "results" / "architectures.json"
 #: Modes of one architecture. Rows have 16 tokens; BigBird's sparse attention needs more than (5 + 2 random blocks) x block size.
 MODES: dict[str, dict[str, dict[str, Any]]] = {
@@ -59,6 +66,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run what the file of results knows, too")
     parser.add_argument("--ask", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/explanation/how-we-judge.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -79,6 +87,8 @@ def main() -> int:
         if not options.ask:
             known[key] = result
             _write(known, options.out)
+    if options.write:
+        _write_page(known)
     return _report(known)
 
 
@@ -152,13 +162,50 @@ def _tell(key: str, result: Result) -> None:
         print(f"         {check}: {headline}", flush=True)
 
 
-def _report(known: dict[str, Result]) -> int:
-    print("\n| task | architectures | judged | with a failed check | left out |\n|---|---|---|---|---|")
+def _table(known: dict[str, Result]) -> str:
+    """For each task: models of transformers' mapping, those that were run, and what came of it."""
+    lines = [
+        "| task | models of the mapping | judged | with a failed check | undecided | cannot be run tiny |",
+        "|---|---|---|---|---|---|",
+    ]
     for task in TASKS:
-        of_task = {key.split(" | ")[1]: r for key, r in known.items() if key.startswith(f"{task} |")}
-        counts = {s: sum(r["status"] == s for r in of_task.values()) for s in ("ok", "failed", "error", "left out")}
-        bad = counts["failed"] + counts["error"]
-        print(f"| {task} | {len(of_task)} | {counts['ok'] + bad} | {bad} | {counts['left out']} |")
+        of_task = [r for key, r in known.items() if key.startswith(f"{task} |")]
+        if not of_task:
+            continue
+        counts = Counter(r["status"] for r in of_task)
+        bad, undecided = counts["failed"] + counts["error"], sum(bool(r.get("undecided")) for r in of_task)
+        judged = counts["ok"] + bad
+        lines.append(
+            f"| {task} | {sum(1 for _ in _models(task))} | {judged} | {bad} | {undecided} | {counts['left out']} |"
+        )
+    return "\n".join(lines)
+
+
+def _write_page(known: dict[str, Result]) -> None:
+    stamps = [r["by"].split(", ") for r in known.values()]
+    days, versions = sorted({s[1] for s in stamps}), "; ".join(sorted({", ".join(s[2:]) for s in stamps}))
+    reasons = [
+        f"{key.replace(' | ', ' of ')} ({_reason(r['why'])})" for key, r in known.items() if r["status"] == "left out"
+    ]
+    text = (
+        f"{_table(known)}\n\nMeasured by `benchmarks/architectures.py`, {' to '.join(dict.fromkeys((days[0], days[-1])))}, "
+        f"{versions}, one seed. BigBird counts twice, for its two attention modes. Cannot be run tiny with text alone: "
+        f"{'; '.join(reasons) or 'none'}."
+    )
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+def _reason(error: str) -> str:
+    """What an error says, without its types and the architecture that it names."""
+    return error.rpartition("Error: ")[2].partition("cannot be made tiny: ")[2] or error.rpartition("Error: ")[
+        2
+    ].rstrip(".:")
+
+
+def _report(known: dict[str, Result]) -> int:
+    print(f"\n{_table(known)}")
     for status in ("failed", "error", "left out"):
         found = {key: r for key, r in known.items() if r["status"] == status}
         print(f"\n{len(found)} {status}" + (":" if found else ""))
