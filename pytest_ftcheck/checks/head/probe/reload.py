@@ -96,7 +96,7 @@ def _steady(model: nn.Module, reader: Reader, batch: Any, logits: torch.Tensor) 
     """Whether the next pass gives these logits again."""
     noise = float((logits - _logits(model, reader, batch)).abs().max())
     size = float((logits.double() ** 2).mean()) ** 0.5
-    return noise <= 1e-3 * size
+    return bool(noise <= 1e-3 * size)
 
 
 def _write(state: Mapping[str, torch.Tensor]) -> bytes:
