@@ -71,7 +71,7 @@ def test_the_code_names_the_one_module_that_can_be_replaced(replaces, remedy):
 def test_a_head_that_wastes_its_features():
     v = verdict(trained=Outcome(0.6, 0.65), simpler=replace(FOUND.simpler, accuracy=1.0))
     assert (v.status, v.fault) == ("advice", "head_wastes_features")
-    assert "does not use its input" in v.headline
+    assert "separate the classes better than this head does" in v.headline
 
 
 @pytest.mark.parametrize(
