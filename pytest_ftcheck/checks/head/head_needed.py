@@ -57,7 +57,10 @@ def check_head_needed(trace: Trace) -> Verdict:
     simple = found.simpler
     if enough and learned and trained is not None and simple is not None and simple.accuracy >= trained - BEHIND:
         if simple.accuracy - trained > WASTED:
-            fault, conclusion = faults.HEAD_WASTES_FEATURES, "the features separate the classes better than this head does"
+            fault, conclusion = (
+                faults.HEAD_WASTES_FEATURES,
+                "the features separate the classes better than this head does",
+            )
         else:
             fault, conclusion = faults.HEAD_REDUNDANT, "these rows need no hidden layer"
         return fault.with_details(code=_code(simple)).verdict(
