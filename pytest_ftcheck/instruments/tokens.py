@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from .batches import Path, placed_tensors, with_values
 from .task_readers.question_answering import SPAN
 from .task_readers.registered import LABELS, reader_of
+from .tensor_names import text_of
 
 #: Usual names of token ids and of masks.
 IDS = ("input_ids", "ids", "tokens", "token_ids", "x")
@@ -86,8 +87,8 @@ def find_tokens(batch: Any, pad_id: int | None = None, likely_pad: int | None = 
     path, ids = found[0]
     masks = [(p, t) for p, t in tensors if p != path and t.shape == ids.shape and bool(((t == 0) | (t == 1)).all())]
     by_name = [(p, t) for p, t in masks if p and (p[-1] in MASK or "mask" in str(p[-1]))]
-    for mask_path, mask in sorted(by_name, key=lambda m: MASK.index(m[0][-1]) if m[0][-1] in MASK else 9) or masks:
-        real, pad = _real(ids, mask.bool(), pad_id)
+    for mask_path, mask in sorted(by_name, key=lambda m: _rank(m[0], path)) or masks:
+        real, pad = mask_and_padding(ids, mask.bool(), pad_id)
         if real is not None:
             return Tokens(ids, path, mask_path, mask, real, pad, True)
     real = torch.ones_like(ids, dtype=torch.bool)
@@ -103,7 +104,14 @@ def find_tokens(batch: Any, pad_id: int | None = None, likely_pad: int | None = 
     return Tokens(ids, path, at, mask_there, real, pad_id, bool(named) or mask_there is not None)
 
 
-def _real(ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None) -> tuple[torch.Tensor | None, int | None]:
+def _rank(mask: Path, ids: Path) -> tuple[bool, int]:
+    """The order in which masks are tried: those of the same text first."""
+    return text_of(mask) != text_of(ids), MASK.index(mask[-1]) if mask[-1] in MASK else len(MASK)
+
+
+def mask_and_padding(
+    ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None
+) -> tuple[torch.Tensor | None, int | None]:
     """Which tokens are real by this mask, whatever its sign, and the padding id; None where it is no padding mask."""
     if pad_id is not None and bool((ids == pad_id).any()):
         for real in (mask, ~mask):
@@ -123,11 +131,14 @@ def _real(ids: torch.Tensor, mask: torch.Tensor, pad_id: int | None) -> tuple[to
     return (mask, None) if bool(mask.any(1).all()) else (None, None)
 
 
-def without_columns(batch: Any, keep: torch.Tensor, rows: int, width: int) -> Any:
-    """The batch with some columns only, in every tensor of ``rows`` rows and ``width`` columns (in masks over pairs, both axes)."""
+def without_columns(
+    batch: Any, keep: torch.Tensor, rows: int, width: int, others: Container[Path] = frozenset()
+) -> Any:
+    """The batch with some columns only, in every tensor of ``rows`` rows and ``width`` columns (in masks over pairs, both axes), but for
+    those at ``others``."""
     changes = {}
     for path, value in placed_tensors(batch):
-        if value.dim() >= 2 and len(value) == rows:
+        if value.dim() >= 2 and len(value) == rows and path not in others:
             cut = value[:, keep] if value.shape[1] == width else value
             if value.dim() >= 3 and cut.shape[-1] == cut.shape[-2] == width:
                 cut = cut[..., keep, :][..., keep]
@@ -135,13 +146,18 @@ def without_columns(batch: Any, keep: torch.Tensor, rows: int, width: int) -> An
     return with_values(batch, changes)
 
 
-def with_padding(batch: Any, tokens: Tokens, keep: torch.Tensor, columns: int) -> Any:
-    """A batch cut to the columns ``keep`` of ``tokens``, then padded by ``columns`` on the right: the padding id, elsewhere 0."""
+def with_padding(
+    batch: Any, tokens: Tokens, keep: torch.Tensor, columns: int, others: Container[Path] = frozenset()
+) -> Any:
+    """A batch cut to the columns ``keep`` of ``tokens``, then padded by ``columns`` on the right: the padding id, elsewhere 0; tensors at
+    ``others`` stay the same."""
     rows, width = len(tokens.ids), int(keep.sum())
     if tokens.pad_id is None:
         raise ValueError("the padding id is not known")
     changes = {}
     for path, value in placed_tensors(batch):
+        if path in others:
+            continue
         if value.shape == (rows, width):
             fill = tokens.pad_id if path == tokens.path else 0
             if path == tokens.mask_path and tokens.mask is not None and bool((tokens.mask == 0)[tokens.real].all()):

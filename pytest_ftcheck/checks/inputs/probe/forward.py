@@ -57,6 +57,8 @@ class Forward:
         self.model, self.reader = context.model, context.reader
         #: The base, as `first_pass` found it; None: there is none.
         self.base: BaseModel | None = None
+        #: Which of its calls in a pass is that of these tokens: where there are two texts, one has other ids.
+        self._call_number = 0
         #: Relative spacing of numbers in the coarsest floating-point type that is involved.
         self.precision = 0.0
         self._head_entry = _first_module(context.model, context.head)
@@ -73,7 +75,8 @@ class Forward:
         for candidate, calls in calls_of:
             if calls:
                 self.base = candidate
-                return dataclasses.replace(found, call=calls[0])
+                self._call_number = next((i for i, c in enumerate(calls) if _has_ids(c, ids)), 0)
+                return dataclasses.replace(found, call=calls[self._call_number])
         return found
 
     def run(self, batch: Any, tokens: Tokens | None, keep: torch.Tensor | None = None) -> Pass:
@@ -84,7 +87,8 @@ class Forward:
         if logits is None:
             raise ValueError("this model gives no logits")
         features = entered[0] if entered and entered[0].dim() == 2 and len(entered[0]) == len(logits) else None
-        return Pass(by_row(logits, tokens, keep), features, calls[0] if calls else None)
+        call = calls[self._call_number] if len(calls) > self._call_number else None
+        return Pass(by_row(logits, tokens, keep), features, call)
 
     def effect(
         self, first: torch.Tensor | None, second: torch.Tensor | None, reference: torch.Tensor | None = None
@@ -111,9 +115,19 @@ def by_row(values: torch.Tensor, tokens: Tokens | None, keep: torch.Tensor | Non
                 full = values.new_zeros(len(values), tokens.width, *values.shape[2:])
                 full[:, keep] = values
                 values = full
+        elif keep is not None and values.shape[:2] == tokens.real.shape:  # of another text, which was not cut
+            values = values * tokens.real.reshape(*tokens.real.shape, *[1] * (values.dim() - 2))
     if tokens is not None and len(values) != len(tokens.ids):
         raise ValueError("the model does not give one output a row")
     return values.reshape(len(values), -1)
+
+
+def _has_ids(call: Call, ids: torch.Tensor | None) -> bool:
+    """Whether the base got exactly these token ids."""
+    given = call.arguments.get("input_ids")
+    if ids is None or not isinstance(given, torch.Tensor):
+        return False
+    return given.shape == ids.shape and given.device == ids.device and bool((given == ids).all())
 
 
 def rows_equal(between_rows: Effect) -> bool:

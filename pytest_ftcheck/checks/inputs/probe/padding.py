@@ -12,7 +12,8 @@ from torch import nn
 
 from ....core.effect import Effect
 from ....instruments.base_model import Call, is_library
-from ....instruments.batches import take_rows, with_values
+from ....instruments.batches import Path, placed_tensors, take_rows, with_values
+from ....instruments.paired_texts import tensors_of_other_texts
 from ....instruments.tokens import (
     Tokens,
     other_padding,
@@ -41,6 +42,8 @@ class _ShortestRows:
     tokens: Tokens
     #: True at columns that are not padding in all of them.
     keep: torch.Tensor
+    #: Places of tensors of the same width that are of another text.
+    others: frozenset[Path]
     #: Their outputs, and those of all rows that are compared.
     logits: torch.Tensor
     all_logits: torch.Tensor
@@ -57,7 +60,8 @@ def measure_padding(
     count = max(1, min(SHORT, len(sample.rows) // 2))
     at = sorted(tokens.real.sum(1).argsort(stable=True).tolist()[:count])
     held = tokens.of(at)
-    short = _ShortestRows(take_rows(batch, at), held, held.real.any(0), whole.logits[at], whole.logits)
+    others = tensors_of_other_texts(batch, tokens)
+    short = _ShortestRows(take_rows(batch, at), held, held.real.any(0), others, whole.logits[at], whole.logits)
     found = PaddingMeasurement(
         tokens.side,
         tokens.pad_id,
@@ -72,7 +76,7 @@ def measure_padding(
     if tokens.side == "right":
         if bool(short.keep.all()):
             return "no column is padding in all of the shortest rows"
-        cut = without_columns(short.batch, short.keep, count, tokens.width)
+        cut = without_columns(short.batch, short.keep, count, tokens.width, others)
         bare = forward.run(cut, held, short.keep).logits
         change = forward.effect(short.logits, bare, short.all_logits)
         finite = bool(torch.isfinite(bare).all())
@@ -216,12 +220,17 @@ def _ids_under_mask(forward: Forward, short: _ShortestRows, other_ids: Effect | 
 def _more_padding(forward: Forward, short: _ShortestRows, cut: Any, bare: torch.Tensor) -> dict[str, Any]:
     """The rows without padding (``cut``, and their outputs) with some of it, with twice as much, and with words in its far half."""
     held, keep = short.tokens, short.keep
+    uncut = {p for p, t in placed_tensors(short.batch) if t.dim() == 2 and t.shape[1] != held.width} | short.others
+
+    def padded(n: int) -> Any:
+        return with_padding(cut, held, keep, n, uncut)
+
     free_columns = _widest(forward.model, held.width) - int(keep.sum())
     for columns in ADDED_COLUMNS:
         if 2 * columns > free_columns:
             continue
         with contextlib.suppress(Exception):
-            some, twice = (forward.run(with_padding(cut, held, keep, n), None).logits for n in (columns, 2 * columns))
+            some, twice = (forward.run(padded(n), None).logits for n in (columns, 2 * columns))
             if not some.shape == twice.shape == bare.shape:
                 return {}
             left = forward.between_rows(twice)
@@ -230,8 +239,7 @@ def _more_padding(forward: Forward, short: _ShortestRows, cut: Any, bare: torch.
                 "more_padding_spread": None if left is None else left.spread,
             }
             if held.mask is not None:
-                longer = with_padding(cut, held, keep, 2 * columns)
-                words = with_words_at_the_end(longer, held, columns)
+                words = with_words_at_the_end(padded(2 * columns), held, columns)
                 fields["words_in_padding"] = forward.effect(twice, forward.run(words, None).logits, bare)
             return fields
     return {}
