@@ -17,6 +17,7 @@ from ..checks.head.probe.pretrained import compare
 from ..checks.head.probe.unit_flow import activation, flow, unit_state
 from ..core.init_scheme import InitScheme
 from ..instruments.batches import device_of, split, to_device
+from ..instruments.configs import config_of
 from ..instruments.global_state import seed_everything
 from ..instruments.model_call import unwrapped
 from ..instruments.parameter_roles import in_part
@@ -81,7 +82,7 @@ def measure(
             )
         )
     head = _prefixes(only, layers)
-    configs = (getattr(m, "config", None) for m in (unwrapped(model), *model.children()))
+    configs = (config_of(m) for m in (unwrapped(model), *model.children()))
     initial = getattr(next((c for c in configs if c is not None), None), "initializer_range", None)
     compared = None if pretrained is None else compare(model, pretrained, head)
     return HeadStart(

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from ..core.formatting import describe_type
 from ..core.observations import Reading
 from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
+from .configs import config_of
 from .label_comparison import compares_only, trains_logits
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
@@ -167,7 +168,7 @@ class Reader:
             self.field_metrics = self.task_reader.metrics(example)
 
     def _as_read(self, labels: torch.Tensor, logits: torch.Tensor, form: str | None) -> Example:
-        config = getattr(unwrapped(self.model), "config", None)
+        config = config_of(unwrapped(self.model))
         return Example(
             inputs=self._inputs,
             labels=labels,
@@ -297,7 +298,7 @@ class Reader:
             if strict and labels is not None and not own and not isinstance(labels, torch.Tensor):
                 raise TypeError(f"{self.argument}: labels are {describe_type(labels)}: expected a tensor")
             return
-        config = getattr(unwrapped(self.model), "config", None)
+        config = config_of(unwrapped(self.model))
         # not problem_type, which the forward pass may have set from the labels just now
         looks = form_of(logits, labels, regression=own and getattr(config, "num_labels", None) == 1)
         declared = declared_form(self._as_read(labels, logits, looks), self.task_reader)
@@ -367,7 +368,7 @@ class Reader:
         """What to change in the model so that it has a class for the highest label; empty where the labels are at fault."""
         if low < 0:
             return ""
-        config = getattr(unwrapped(self.model), "config", None)
+        config = config_of(unwrapped(self.model))
         how = f"num_labels={high + 1}" if hasattr(config, "num_labels") else f"{high + 1} outputs"
         return f". Make the model with {how}, if there are classes 0 to {high}"
 

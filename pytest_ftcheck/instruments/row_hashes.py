@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .batches import placed_tensors, row_count, split
+from .configs import config_of
 from .tasks import IGNORED
 
 #: Rows that are read, and numbers of each row, at most.
@@ -155,7 +156,7 @@ class RowReader:
 
     def __init__(self, model: nn.Module, pad: int | None) -> None:
         self.vocabulary = vocabulary_of(model)
-        config = getattr(model, "config", None)
+        config = config_of(model)
         own = getattr(config, "pad_token_id", None)
         self.pad = pad if pad is not None else own if isinstance(own, int) and not isinstance(own, bool) else None
         self._ids: str | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .configs import config_of
 from .tasks import IGNORED, earlier
 from .undisturbed import quiet
 
@@ -378,7 +379,7 @@ def batches_for(model: nn.Module) -> list[Batch]:
     """
     from transformers.models.auto import modeling_auto
 
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if config is None:
         raise ValueError(f"{type(model).__name__} has no config to make batches from")
     classes = {c.__name__ for c in type(model).__mro__}

@@ -13,6 +13,7 @@ from torch import nn
 
 from ....core.formatting import one_line
 from ....instruments.batches import row_count, split, take_rows, to_device
+from ....instruments.configs import config_of
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.row_hashes import MOST_ROWS, RowReader, Rows, first_occurrences
 from ....instruments.task_readers.interface import TaskReader
@@ -291,7 +292,7 @@ def _length(source: Any) -> int | None:
 
 def _class_names(model: nn.Module, classes: int | None) -> tuple[str, ...]:
     """The names of the classes in a config, as ``transformers`` keeps them; empty: there are none but its own ``LABEL_0``."""
-    names = getattr(getattr(model, "config", None), "id2label", None)
+    names = getattr(config_of(model), "id2label", None)
     if not isinstance(names, Mapping) or classes is None or not 1 < classes == len(names) <= MOST_NAMED:
         return ()
     found = [names.get(i) for i in range(classes)]

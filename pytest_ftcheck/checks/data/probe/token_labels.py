@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ....instruments.batches import device_of, split, take_rows, to_device, with_labels
+from ....instruments.configs import config_of
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import vocabulary_of
 from ....instruments.tasks import IGNORED
@@ -33,7 +34,7 @@ class TokenLabelsProbe(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        config = getattr(context.model, "config", None)
+        config = config_of(context.model)
         self.decoder_pad: int | None = None
         self.of_decoder = bool(getattr(config, "is_encoder_decoder", False))
         if self.of_decoder:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ....instruments.batches import own_copy, take_rows
+from ....instruments.configs import config_of
 from ....instruments.model_outputs import logits_in
 from ....instruments.reader import Reader
 from ....instruments.tasks import IGNORED
@@ -94,7 +95,7 @@ def _taught_by_gradient(reader: Reader, batch: Any, tokens: Tokens) -> torch.Ten
 
 def _special_ids(model: nn.Module, read: Sequence[Read]) -> set[int]:
     """Ids that the config names, and those that begin or end nearly every row."""
-    config = getattr(model, "config", None)
+    config = config_of(model)
     named = {value for name in SPECIAL_IDS if isinstance(value := getattr(config, name, None), int)}
     first: Counter[int] = Counter()
     last: Counter[int] = Counter()

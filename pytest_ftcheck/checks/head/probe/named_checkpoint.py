@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ....instruments.base_model import BaseModel
+from ....instruments.configs import config_of
 from ....instruments.probe import LeftOut
 from ....instruments.sharded_tensors import is_sharded
 from .base_twin.bases import find_bases, outermost
@@ -97,7 +98,7 @@ def _bases(model: nn.Module) -> list[BaseModel]:
 
 def name_of(module: nn.Module) -> str:
     """``config._name_or_path``, or nothing."""
-    named = getattr(getattr(module, "config", None), "_name_or_path", None)
+    named = getattr(config_of(module), "_name_or_path", None)
     return named if isinstance(named, str) else ""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ....instruments.configs import config_of
 from ....instruments.model_call import unwrapped
 from ....instruments.parameter_roles import outside_head
 from ....instruments.probe import OUT_OF_BUDGET, LeftOut, ModelContext, ModelProbe
@@ -106,8 +107,8 @@ def stored_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
 def initializer_range(model: nn.Module) -> float | None:
     """``config.initializer_range`` of the model, or of a module right inside it."""
     inside: Any = unwrapped(model)
-    config = getattr(inside, "config", None)
+    config = config_of(inside)
     if config is None:
-        config = next((m.config for m in model.children() if hasattr(m, "config")), None)
+        config = next((c for m in model.children() if (c := config_of(m)) is not None), None)
     value = getattr(config, "initializer_range", None)
     return float(value) if isinstance(value, (int, float)) else None

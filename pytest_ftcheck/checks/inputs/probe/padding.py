@@ -13,6 +13,7 @@ from torch import nn
 from ....core.effect import Effect
 from ....instruments.base_model import Call, is_library
 from ....instruments.batches import Path, placed_tensors, take_rows, with_values
+from ....instruments.configs import config_of
 from ....instruments.paired_texts import tensors_of_other_texts
 from ....instruments.tokens import (
     Tokens,
@@ -128,7 +129,7 @@ def hardly_differ(between_rows: Effect) -> bool:
 
 def config_pad_id(module: nn.Module) -> int | None:
     """The id of the padding in a module's own config."""
-    pad = getattr(getattr(module, "config", None), "pad_token_id", None)
+    pad = getattr(config_of(module), "pad_token_id", None)
     return pad if isinstance(pad, int) and not isinstance(pad, bool) else None
 
 

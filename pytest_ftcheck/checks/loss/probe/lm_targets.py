@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ....instruments.batches import own_copy, row_count, split, take_rows, with_values
+from ....instruments.configs import config_of
 from ....instruments.model_outputs import logits_in
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import vocabulary_of
@@ -158,7 +159,7 @@ class LmTargetsProbe(Probe):
 
 def _decoder(model: nn.Module) -> nn.Module | None:
     """The decoder of an encoder-decoder model of transformers."""
-    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    if not getattr(config_of(model), "is_encoder_decoder", False):
         return None
     find = getattr(model, "get_decoder", None)
     found = find() if callable(find) else None

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .....instruments.base_model import is_library
+from .....instruments.configs import config_of
 from .....instruments.probe import LeftOut
 
 #: Above this many parameters the twin is built without memory for them, and takes its buffers from the base, too.
@@ -79,7 +80,7 @@ def not_comparable(base: nn.Module) -> str:
     name = type(base).__name__
     if not is_library(base):
         return f"{name} is no class of the library's, so what it computes is its author's choice"
-    if getattr(base, "config", None) is None:
+    if config_of(base) is None:
         return f"{name} has no config to build a twin from"
     for module in base.modules():
         kind = type(module)
@@ -118,7 +119,7 @@ def _special_attention(base: nn.Module, name: str) -> str:
 
 def attention_of(module: nn.Module) -> str:
     """The attention implementation that a config names; empty: none."""
-    value = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    value = getattr(config_of(module), "_attn_implementation", None)
     return value if isinstance(value, str) else ""
 
 
