@@ -7,6 +7,7 @@ import math
 import torch
 
 from ..core import arguments
+from ..instruments.on_cpu import on_cpu
 from .features import Features
 
 #: Directions are made orthogonal to one another: a thousand take half a second.
@@ -15,6 +16,7 @@ MOST_CLASSES = 1000
 MOST_SEPARATION = 1e6
 
 
+@on_cpu
 def toy_features(
     rows: int = 256, width: int = 64, classes: int = 2, *, held_out: int = 128, separation: float = 3.0, seed: int = 0
 ) -> Features:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .batches import device_of, to_device
 from .configs import config_of
+from .on_cpu import on_cpu
 from .tasks import IGNORED, earlier
 from .undisturbed import quiet
 
@@ -129,6 +131,7 @@ def _inside(batch: Batch, labels: torch.Tensor) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------- classification
+@on_cpu
 def keyword_batches(config: Any) -> list[Batch]:
     """Six batches of eight rows for a model with this config: 9 to 16 tokens, padded on the right, five of them indicate the class.
 
@@ -166,6 +169,7 @@ def _labels(classes: torch.Tensor, outputs: int, kind: str | None) -> torch.Tens
     return classes
 
 
+@on_cpu
 def tagged_batches(config: Any) -> list[Batch]:
     """Token classification: the class of a token is the group of words that it is of.
 
@@ -186,6 +190,7 @@ def tagged_batches(config: Any) -> list[Batch]:
     return batches
 
 
+@on_cpu
 def answer_batches(config: Any) -> list[Batch]:
     """Extractive question answering: a question, two separators, a context; the answer begins with a word of one group and ends with one
     of another.
@@ -211,6 +216,7 @@ def answer_batches(config: Any) -> list[Batch]:
     return batches
 
 
+@on_cpu
 def choice_batches(config: Any) -> list[Batch]:
     """Multiple choice: one of four texts has words of a group of its own.
 
@@ -241,6 +247,7 @@ def _topic_rows(text: _Text, words: int) -> torch.Tensor:
     return _FIRST + words * topic + (first + torch.arange(_LENGTH)) % words
 
 
+@on_cpu
 def next_word_batches(config: Any) -> list[Batch]:
     """Causal language modelling: each word determines the next; labels are the ids, -100 at the padding.
 
@@ -257,6 +264,7 @@ def next_word_batches(config: Any) -> list[Batch]:
     return batches
 
 
+@on_cpu
 def masked_batches(config: Any) -> list[Batch]:
     """Masked language modelling: two words in turn, so that those beside it determine a masked one.
 
@@ -289,10 +297,11 @@ def labels_for(model: nn.Module, batches: list[Batch]) -> list[Batch]:
     False
     True
     """
-    labels = batches[0]["labels"]
+    first = to_device(batches[0], device_of(model))
+    labels = first["labels"]
     try:
         with quiet(model):
-            found = model(**batches[0])
+            found = model(**first)
             own = float(found["loss"])
             at_place, of_next = (
                 float(nn.functional.cross_entropy(found["logits"].flatten(0, 1).float(), y.flatten()))
@@ -305,6 +314,7 @@ def labels_for(model: nn.Module, batches: list[Batch]) -> list[Batch]:
     return [{**batch, "labels": earlier(batch["labels"], 1)} for batch in batches]
 
 
+@on_cpu
 def phrase_batches(config: Any) -> list[Batch]:
     """Seq2seq: keywords of the source determine the phrase that is the target, of four to six words and an end token.
 
@@ -331,6 +341,7 @@ def phrase_batches(config: Any) -> list[Batch]:
 
 
 # ---------------------------------------------------------------------- images
+@on_cpu
 def image_batches(config: Any) -> list[Batch]:
     """Image classification: noise, and one brighter stripe, whose place is the class.
 

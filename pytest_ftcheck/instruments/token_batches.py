@@ -10,6 +10,7 @@ import torch
 
 from ..core import arguments
 from ..core.formatting import PrintedAsRepr
+from .on_cpu import on_cpu
 from .toys import CLS, PAD, SEP, VOCABULARY
 
 #: First keyword of class 0, and keywords of each class; filler words come after those of the last class.
@@ -152,6 +153,7 @@ def total(spec: _Spec) -> int:
     return spec.rows * spec.batches - (0 if spec.last is None else spec.rows - spec.last)
 
 
+@on_cpu
 def _batches(spec: _Spec) -> list[Any]:
     g = torch.Generator().manual_seed(spec.seed)
     rows = total(spec)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..core import arguments
 from ..core.formatting import as_given, one_line
+from .on_cpu import on_cpu
 
 if TYPE_CHECKING:
     from transformers import DistilBertConfig
@@ -51,7 +52,8 @@ def tiny_distilbert(classes: int = 2, *, seed: int | None = None, **config: Any)
     """A classifier on a DistilBERT with random weights: 2 layers, width 64, 83,000 parameters, a two-layer head.
 
     :param classes: number of classes, >= 2.
-    :param seed: seed of the weights; None: torch's current random state (:func:`finetune` seeds a factory).
+    :param seed: seed of the weights, which are then made on the CPU; None: torch's current random state and default device
+        (:func:`finetune` seeds a factory).
     :param config: fields of ``transformers.DistilBertConfig`` to change, e.g. ``n_layers=1``.
 
     >>> sum(p.numel() for p in tiny_distilbert().classifier.parameters())
@@ -73,8 +75,8 @@ def tiny_distilbert(classes: int = 2, *, seed: int | None = None, **config: Any)
     made = _config(DistilBertConfig, settings, config)
     if seed is None:
         return TinyClassifier(made, classes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # of no other device: their states are the user's
         return TinyClassifier(made, classes)
 
 
@@ -118,6 +120,7 @@ def _check_field(name: str, value: Any, default: Any) -> None:
         arguments.one_of(name, value, tuple(ACT2FN))
 
 
+@on_cpu
 def toy_batches(
     batches: int = 16, size: int = 16, *, classes: int = 2, seed: int = 0, keywords: float = 0.5
 ) -> list[tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]]:
