@@ -28,7 +28,7 @@ def adapted(task, **config):
 
 @pytest.mark.trains
 def test_adapters_loaded_for_inference_are_refused_by_the_argument_that_is_missing(tmp_path):
-    model, batches = adapted("token-classification", task_type="TOKEN_CLS")
+    model, batches = adapted("token-classification")  # of a task type, peft 0.13 leaves the head trainable
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(tiny("distilbert", "token-classification"), tmp_path)
     with pytest.raises(
