@@ -18,9 +18,10 @@ _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside DDP, DataParallel or torch.compile."""
+    if type(model).__name__ not in _WRAPPERS:
+        return model
     for name in ("module", "_orig_mod"):
-        inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module) and type(model).__name__ in _WRAPPERS:
+        if isinstance(inner := getattr(model, name, None), nn.Module):
             return unwrapped(inner)
     return model
 

@@ -1,4 +1,4 @@
-"""A property ``config`` that raises is read as a model without a config."""
+"""A property ``config`` or ``module`` that raises is read as that of a model without one."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class NotLoaded(Net):
     @property
     def config(self):
         raise RuntimeError("not loaded yet")
+
+    module = config  # as a wrapper names the model inside
 
 
 def measured(trace):
