@@ -36,8 +36,10 @@ ALL = sorted(set().union(*JUDGED.values()))
 
 def without(trace: Trace, left_out: set[str], reason: str = "left out: it costs 72 rows") -> Trace:
     """The trace of a run whose budget did not suffice for these probes."""
+    counted = None if "optimizer_start" in left_out else trace.optimizer.state_steps  # what the probe reads, at the run's end
     return dataclasses.replace(
         trace,
+        optimizer=dataclasses.replace(trace.optimizer, state_steps=counted),
         probe_loss=None if "loss" in left_out else trace.probe_loss,
         metrics=() if "metrics" in left_out else trace.metrics,
         measurements={name: m for name, m in trace.measurements.items() if name not in left_out},
