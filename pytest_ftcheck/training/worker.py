@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from .payload import unpacked
 
 #: Of this process, and of those that are forked from it.
 _PROCESS = uuid.uuid4().hex
+#: When this worker was last interrupted, in seconds since 1970. A pool cannot take back what its workers are to do next.
+_interrupted_at = 0.0
 
 
 class RaisedInWorker(RuntimeError):
@@ -37,8 +40,8 @@ class WorkersTraceback(Exception):
 
 
 def origin() -> dict[str, Any]:
-    """The process that hands out work, and its versions."""
-    return {"process": _PROCESS, "pid": os.getpid(), "thread": threading.get_ident(), **_versions()}
+    """The process that hands out work, when, and its versions."""
+    return {"process": _PROCESS, "pid": os.getpid(), "thread": threading.get_ident(), "at": time.time(), **_versions()}
 
 
 def _versions() -> dict[str, str]:
@@ -51,12 +54,20 @@ def work_there(
 ) -> str:
     """What an executor is given to call: ``work(arguments, *args)``, as JSON; an exception of it is a part of that.
 
+    A worker that was interrupted does not begin what was handed out before.
+
     :param given: the `origin`.  :param payload: the arguments, by `packed`.  :param threads: torch's, meanwhile.
     """
+    global _interrupted_at
+    if given["at"] < _interrupted_at:
+        raise KeyboardInterrupt
     try:
         _check_place(given)
         return json.dumps({"answer": _done(work, payload, threads, args)})
-    except (KeyboardInterrupt, GeneratorExit):
+    except KeyboardInterrupt:
+        _interrupted_at = time.time()
+        raise
+    except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 - an exception of the future itself is a worker that died
         return json.dumps({"error": _in_words(error)})

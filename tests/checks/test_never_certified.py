@@ -36,7 +36,8 @@ ALL = sorted(set().union(*JUDGED.values()))
 
 def without(trace: Trace, left_out: set[str], reason: str = "left out: it costs 72 rows") -> Trace:
     """The trace of a run whose budget did not suffice for these probes."""
-    counted = None if "optimizer_start" in left_out else trace.optimizer.state_steps  # what the probe reads, at the run's end
+    # what the probe of the optimizer's start reads is counted at the run's end, too
+    counted = None if "optimizer_start" in left_out else trace.optimizer.state_steps
     return dataclasses.replace(
         trace,
         optimizer=dataclasses.replace(trace.optimizer, state_steps=counted),
