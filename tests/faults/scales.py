@@ -13,6 +13,7 @@ from pytest_ftcheck import Intent
 from .cases import (
     Classifier,
     Run,
+    accuracy,
     adamw,
     bert,
     control,
@@ -38,6 +39,7 @@ def scaled(seed: int, factor: float) -> Run:
     run.steps = LONG
     run.batches, run.eval_batches = ([(x * factor, y) for x, y in b] for b in (run.batches, run.eval_batches))
     run.clean = run.eval_batches
+    run.evaluate = accuracy(run.eval_batches)  # of the same rows, in the same units
     return run
 
 
