@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -156,6 +156,16 @@ def resume() -> None:
     if _paused and _calls is not None:
         _push_mode(_calls)  # type: ignore[no-untyped-call]
     _paused = False
+
+
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Inside, nothing is seen, as in what our own loop does besides: while it is, python is called at each attribute of a tensor."""
+    pause()
+    try:
+        yield
+    finally:
+        resume()
 
 
 class FunctionModes:

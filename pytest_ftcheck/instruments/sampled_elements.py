@@ -165,6 +165,20 @@ def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
     return norm
 
 
+def is_plain(gradient: torch.Tensor, device: torch.device) -> bool:
+    """Whether its norm can be taken together with those of others on this device: no subclass, not sparse, float32.
+
+    >>> is_plain(torch.ones(2), torch.device("cpu")), is_plain(torch.ones(2, dtype=torch.bfloat16), torch.device("cpu"))
+    (True, False)
+    """
+    return (
+        type(gradient) is torch.Tensor
+        and gradient.dtype == torch.float32
+        and gradient.layout is torch.strided
+        and gradient.device == device
+    )
+
+
 def _used_rows(table: torch.Tensor) -> torch.Tensor:
     """The rows that are not zero in their first two places. Each row is one more page of memory, so nothing else of it is read."""
     rows = table.reshape(table.shape[0], -1)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from ..instruments.loop_calls import LoopCallListener
+from ..instruments.sampled_elements import is_plain
 
 #: Elements of a gradient that are compared with what they were times the factor.
 ELEMENTS = 8
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -75,13 +77,7 @@ class ClippedNorms(LoopCallListener):
 
     def _concerns(self, g: torch.Tensor) -> bool:
         """Half precision is left alone: so is the norm that was taken of it."""
-        return (
-            type(g) is torch.Tensor
-            and g.dtype == torch.float32
-            and g.device.type == "cpu"
-            and g.numel() > self._least
-            and g.is_contiguous()
-        )
+        return is_plain(g, CPU) and g.numel() > self._least and g.is_contiguous()
 
 
 def _samples(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..instruments.sampled_elements import gradient_norm
+from ..instruments.sampled_elements import gradient_norm, is_plain
 from .clipped_norms import ClippedNorms
 from .watched_parameters import WatchedParameter
 
@@ -27,7 +27,9 @@ def read_norms(
         large = [i for i, w in enumerate(watched) if w.stride > 1]
         for i, known in zip(large, clipped.take([gradients[i] for i in large]), strict=True):
             norms[i] = known
-    small = [i for i, (w, g) in enumerate(zip(watched, gradients, strict=True)) if w.stride == 1 and _plain(g, device)]
+    small = [
+        i for i, (w, g) in enumerate(zip(watched, gradients, strict=True)) if w.stride == 1 and is_plain(g, device)
+    ]
     if small:
         for i, norm in zip(small, torch._foreach_norm([gradients[i] for i in small]), strict=True):
             norms[i] = norm
@@ -36,13 +38,3 @@ def read_norms(
             w.estimated = w.estimated or w.stride > 1
             norms[i] = gradient_norm(gradient, w.stride).to(device, torch.float32)
     return [norm for norm in norms if norm is not None]
-
-
-def _plain(gradient: torch.Tensor, device: torch.device) -> bool:
-    """Whether its norm can be taken together with those of others."""
-    return (
-        type(gradient) is torch.Tensor
-        and gradient.dtype == torch.float32
-        and gradient.layout is torch.strided
-        and gradient.device == device
-    )

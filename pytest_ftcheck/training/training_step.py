@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,27 +10,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.recipe import Recipe
-from ..instruments import loop_calls
 from ..instruments.averaged_weights import start_training
 from ..instruments.batches import device_of, to_device
+from ..instruments.loop_calls import unobserved
 from ..instruments.model_outputs import as_loss
 from ..instruments.optimizers import expects_metric, needs_closure
 from ..instruments.reader import Reader
-from ..instruments.sampled_elements import gradient_norm
+from ..instruments.sampled_elements import gradient_norm, is_plain
 from ..instruments.undisturbed import quiet
 from .finetune_arguments import StepFn
 from .loss_graph import has_no_graph
 from .recorder import Recorder
-
-
-@contextlib.contextmanager
-def _unobserved() -> Iterator[None]:
-    """What our loop does besides is not looked at: while it is, python is called at each attribute of a tensor."""
-    loop_calls.pause()
-    try:
-        yield
-    finally:
-        loop_calls.resume()
 
 
 class TrainingStep:
@@ -84,7 +73,7 @@ class TrainingStep:
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
         if self._recipe.max_grad_norm is not None:
-            with _unobserved():
+            with unobserved():
                 self._recorder.unclipped = self._clip(self._recipe.max_grad_norm)
         if self._scaler is not None:
             self._scaler.step(self._optimizer)
@@ -96,7 +85,7 @@ class TrainingStep:
 
     def _backward(self, batch: Any) -> torch.Tensor:
         assert self._reader is not None
-        with _unobserved():
+        with unobserved():
             self._model.zero_grad(set_to_none=True)
         kind = self._recipe.autocast
         precision = torch.autocast(self._device.type, getattr(torch, kind)) if kind else contextlib.nullcontext()
@@ -113,8 +102,7 @@ class TrainingStep:
         if not grads:
             return None
         # the usual gradients in one call: of thousands of small ones the calls cost more than the numbers
-        usual = [g for g in grads if type(g) is torch.Tensor and g.dtype == torch.float32 and g.layout == torch.strided]
-        together = len(usual) == len(grads) and len({g.device for g in usual}) == 1
+        together = all(is_plain(g, grads[0].device) for g in grads)
         norms = torch._foreach_norm(grads) if together else [gradient_norm(g, 1) for g in grads]
         total: torch.Tensor = torch.linalg.vector_norm(
             torch.stack([norm.to(grads[0].device, torch.float32) for norm in norms])

@@ -9,7 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Rank, Stage, Symptom, check, not_measured
 from .base_twin_record import BaseTwin, Difference, RaisedDropout, TwinComparison
-from .harm import NOT_MEASURED, harm_of_alteration
+from .harm import harm_of_alteration
 from .overwritten_vectors import VECTORS_OVERWRITTEN, judge_vectors
 
 NAME = "base_computes_its_class"
@@ -93,7 +93,7 @@ def _raised(trace: Trace, base: TwinComparison, sites: list[RaisedDropout], note
         remedy="set the rate in the config before the base is made, and lower: from_pretrained(..., hidden_dropout_prob=0.1)",
         limit=f"below {NOISY:g}, or the rate of the class: from there the noise is as large as the values",
         measured=_measured([base]),
-        notes=(*notes, *(n for n in harm.notes if n != NOT_MEASURED)),
+        notes=(*notes, *harm.notes_on_learning),
     )
 
 

@@ -37,6 +37,11 @@ class Harm:
     limit: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def notes_on_learning(self) -> tuple[str, ...]:
+        """The notes on an alteration that is not measured in the features: it shows in training alone, or there is no unaltered one."""
+        return tuple(note for note in self.notes if note != NOT_MEASURED)
+
 
 def harm_of_alteration(trace: Trace) -> Harm:
     """A fault where the run does not learn, or where a linear layer on the unaltered features does better than on the altered ones, and

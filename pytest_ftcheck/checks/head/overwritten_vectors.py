@@ -9,7 +9,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Rank, Symptom
 from .base_twin_record import FilledVector, TwinComparison
-from .harm import NOT_MEASURED, harm_of_alteration
+from .harm import harm_of_alteration
 from .record import Pretrained
 
 #: Distance of a gain from 1, or of a bias from 0, from which a fill is told: half a standard deviation of what a norm makes.
@@ -46,7 +46,7 @@ def judge_vectors(name: str, trace: Trace, bases: Sequence[TwinComparison]) -> V
                 evidence=tuple({"vector": v.name, "filled with": v.value, "by its class": v.of_class} for v in filled),
                 limit=limit,
                 measured="values before the first step, beside those of a fresh twin",
-                notes=tuple(n for n in harm.notes if n != NOT_MEASURED),
+                notes=harm.notes_on_learning,
             )
     return None
 
