@@ -1,8 +1,9 @@
 """Trainings by a ``transformers.Trainer`` that take turns, for `overhead.py`: one watched by a callback, one alone, and another one alone.
 
-Each is a process of its own with the same settings of the allocator. Else it adapts to the largest piece of memory that was given back, and
-the probes before a watched training give back larger ones than the training does: with a quarter fewer page faults a step, the watched
-training was the faster one. Page faults are counted. The second one alone is the control: what differs there is the method's own error.
+Each is a process of its own, and none gives memory back (`kept_memory`). Else the allocator adapts to the largest piece that was given
+back, and the probes before a watched training give back larger ones than the training does: with a quarter fewer page faults a step,
+the watched training was the faster one. Page faults are counted. The second one alone is the control: what differs there is the
+method's own error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from kept_memory import ALLOCATOR
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -33,12 +35,6 @@ from transformers import (
 #: Longest wait for a turn: the process has crashed, or hangs.
 PATIENCE = 600
 NAMES = ("bare", "watched", "bare again")
-#: What glibc's allocator adapts to at most; set, it adapts no more.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**26),
-    "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={2**25}:glibc.malloc.trim_threshold={2**26}",
-}
 #: Seconds of the clock, seconds of the processors, page faults.
 Cost = tuple[float, ...]
 Costs = dict[str, list[Cost]]
