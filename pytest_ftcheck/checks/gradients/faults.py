@@ -99,8 +99,8 @@ MICRO_BATCHES_LOST = Fault(
     "micro_batches_lost",
     Rank.GRADIENTS + 50,
     "only the last of the accumulated micro-batches counts",
-    cause="zero_grad() is called at every batch, so {share} of the rows never reach the weights",
-    remedy="call zero_grad() only after optimizer.step()",
+    cause="zero_grad() is called between the batches of a step, so {share} of the rows never reach the weights",
+    remedy="call zero_grad() only after optimizer.step(), under accelerator.accumulate(), too",
     explains=("optimizer_covers_model",),
     confidence="certain",
 )

@@ -26,6 +26,11 @@ LEAST_EVEN = 0.5
 LEAST_SCALE = 2.0**8
 #: Steps that must agree.
 LEAST_STEPS = 2
+#: Steps that must have lost the same number of micro-batches. A GradScaler that begins with too large a scale skips the first steps, one
+#: after the other, and the loop clears their gradients: they are all in the first window, which alone proves nothing.
+LEAST_LOST = 3
+#: Share of the observed steps that may have lost another number, or none: those of an epoch's last batches.
+MOST_OTHERS = 0.2
 
 NUM_ITEMS_IGNORED = Fault(
     "num_items_ignored",
@@ -61,6 +66,7 @@ UNEVEN_MICRO_BATCHES_AVERAGED = Fault(
     stage=Stage.LOSS_FUNCTION,
     position=30,
     faults=(
+        gradient_faults.MICRO_BATCHES_LOST,
         gradient_faults.ACCUMULATION_NOT_AVERAGED,
         gradient_faults.ACCUMULATION_DIVIDED_TWICE,
         gradient_faults.GRADS_STILL_SCALED,
@@ -93,6 +99,8 @@ def check_loss_scale(trace: Trace) -> Verdict:
         return not_measured(NAME, trace, LossScale)
     if not found.windows:
         return _skipped("no step of an optimizer followed a call of backward()")
+    if lost := _lost(found.windows):
+        return lost
     windows, reason = _comparable(found.windows)
     if not windows:
         return _skipped(reason)
@@ -217,6 +225,28 @@ def _skipped(reason: str) -> Verdict:
 
 
 # ------------------------------------------------------------------ one function a fault
+def _lost(windows: Sequence[Window]) -> Verdict | None:
+    """Gradients are cleared between the micro-batches of a step.
+
+    A loop may clear them on purpose: it skips a batch (now and then, not the same number at each step), collects the gradient of each row
+    elsewhere and puts their sum in place of the last one (which is then no multiple of it), or takes two gradients of the same rows.
+    """
+    lost = [w for w in windows if w.cleared and w.change is not None]
+    k = Counter(w.cleared + w.size for w in lost).most_common(1)[0][0] if lost else 0
+    lost = [w for w in lost if w.cleared + w.size == k]
+    others = len(windows) - len(lost)  # the last step of an epoch may have fewer micro-batches
+    if len(lost) < LEAST_LOST or others > MOST_OTHERS * len(windows):
+        return None
+    cleared = lost[0].cleared
+    return gradient_faults.MICRO_BATCHES_LOST.with_details(share=percent(cleared / k)).verdict(
+        NAME,
+        f"At {plural(len(lost), 'step')} the gradients of {cleared} of {k} micro-batches were cleared before the optimizer stepped.",
+        evidence=_rows(lost),
+        limit="what is backpropagated for a step is there when the optimizer steps",
+        measured=MEASURED,
+    )
+
+
 def _summed(scale: _Scale) -> Verdict | None:
     k = scale.size
     if k == 1 or not scale.is_known or not any(scale.is_constantly(f) for f in _multiples(scale, k)):

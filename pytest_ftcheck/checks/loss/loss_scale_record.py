@@ -66,6 +66,9 @@ class Window:
     change: float | None = None
     #: The gradients of the step before were still there when it began, or they were changed between two calls of ``backward()``.
     disturbed: bool = False
+    #: Earlier calls of ``backward()`` since the step before whose gradients were cleared: from the same line as those that remained, each
+    #: for rows of its own. 0 where they were for the same rows, came from another line, or their rows are not known.
+    cleared: int = 0
 
     @property
     def size(self) -> int:

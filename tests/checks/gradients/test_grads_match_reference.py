@@ -361,5 +361,7 @@ def test_wording():
         "Of the 4 batches for one optimizer step only the last one counts: the optimizer found the gradient of the last (cosine 1.00), "
         "not that of all 4 (cosine 0.600)."
     )
-    assert verdict.causes == ("zero_grad() is called at every batch, so 75 % of the rows never reach the weights",)
-    assert verdict.remedy == "call zero_grad() only after optimizer.step()"
+    assert verdict.causes == (
+        "zero_grad() is called between the batches of a step, so 75 % of the rows never reach the weights",
+    )
+    assert verdict.remedy == "call zero_grad() only after optimizer.step(), under accelerator.accumulate(), too"

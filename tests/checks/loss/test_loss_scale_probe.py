@@ -531,3 +531,61 @@ def test_a_model_that_honours_num_items_in_batch(tmp_path):
     verdict = check_loss_scale(trace)
     assert verdict.status == "pass"
     assert not verdict.notes
+
+
+# ---------------------------------------------------------------------- gradients that are cleared between micro-batches
+def clearing(every, *, again=False, keep=None):
+    """A loop of four micro-batches a step that clears the gradients before those that ``every`` names."""
+    count = [0]
+
+    def step(model, batch, optimizer, scheduler):
+        place = count[0] % 4
+        x, y = BATCHES[0] if again else batch
+        if every(count[0]):
+            if keep is not None and place:
+                keep.append([p.grad.clone() for p in model.parameters()])
+            optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y) / 4
+        loss.backward()
+        count[0] += 1
+        if place == 3:
+            if keep is not None:
+                for p, *others in zip(model.parameters(), *keep, strict=True):
+                    p.grad.add_(sum(others))
+                keep.clear()
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+@RUNS
+@pytest.mark.parametrize(
+    ("every", "cleared"),
+    [
+        pytest.param(lambda i: True, 3, id="zero_grad at every batch"),
+        pytest.param(lambda i: i % 4 == 3, 3, id="zero_grad before the last, as under accelerator.accumulate"),
+        pytest.param(lambda i: i % 4 == 2, 2, id="zero_grad in the middle"),
+    ],
+)
+def test_micro_batches_that_are_lost(run, every, cleared):
+    found = check_loss_scale(run(clearing(every)))
+    assert (found.status, found.fault) == ("fail", "micro_batches_lost")
+    assert f"gradients of {cleared} of 4 micro-batches were cleared" in found.headline
+
+
+@RUNS
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda: clearing(lambda i: i % 4 == 0), id="before the first"),
+        pytest.param(lambda: clearing(lambda i: i == 1), id="once: a batch that is skipped"),
+        pytest.param(lambda: clearing(lambda i: True, again=True), id="other gradients of the same rows"),
+        pytest.param(
+            lambda: clearing(lambda i: True, keep=[]), id="the gradient of each is kept, and all are added up"
+        ),
+    ],
+)
+def test_gradients_that_are_cleared_on_purpose(run, step):
+    assert check_loss_scale(run(step())).fault != "micro_batches_lost"

@@ -93,6 +93,8 @@ class _OpenWindow:
     unscaled: list[torch.Tensor] = field(default_factory=list)
     clipped: list[torch.Tensor] = field(default_factory=list)
     disturbed: bool = False
+    #: Rows and lines of the calls of ``backward()`` whose gradients were cleared.
+    cleared: list[tuple[Any, Any]] = field(default_factory=list)
 
 
 class StepObserver(LoopCallListener):
@@ -170,7 +172,8 @@ class StepObserver(LoopCallListener):
         self._new_batch = True
         known, self._older, self._losses = self._older + self._losses, self._losses, []
         if GradientSample(self.model).is_zero:
-            window.backwards.clear()  # what was backpropagated before was cleared
+            window.cleared += [(b.batch, b.place) for b in window.backwards][: MOST_BACKWARDS - len(window.cleared)]
+            window.backwards.clear()
             window.disturbed = False
         elif not window.backwards or window.gradients is None or window.gradients.factor() != 1.0:
             window.disturbed = True
@@ -256,7 +259,16 @@ def _closed(step: int, window: _OpenWindow, fused: float) -> Window:
         clipped,
         None if change is None else change * fused,
         window.disturbed,
+        _micro_batches_cleared(window),
     )
+
+
+def _micro_batches_cleared(window: _OpenWindow) -> int:
+    """Of those whose gradients were cleared, how many were micro-batches like those that remained; 0 if any was something else."""
+    rows = [rows for rows, _ in window.cleared] + [b.batch for b in window.backwards]
+    places = {place for _, place in window.cleared} | {b.place for b in window.backwards}
+    alike = len(places) == 1 and None not in rows and len(set(rows)) == len(rows)
+    return len(window.cleared) if alike else 0
 
 
 def _digest(tensor: torch.Tensor | None) -> Any:
