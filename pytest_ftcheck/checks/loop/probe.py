@@ -30,7 +30,8 @@ from ...instruments.tokens import find_tokens
 from ...instruments.uncompiled import outside_graphs
 from ...instruments.undisturbed import is_probing, quiet
 from ..inputs.probe.padding import received_mask
-from .record import BaseCall, CtcCall, LoopCalls, LossCall, LossParts
+from .bounded_input import bounds_of
+from .record import REGRESSION, BaseCall, CtcCall, LoopCalls, LossCall, LossParts
 
 #: Iterations that are observed: the first ones, and then those at powers of two.
 FIRST = 3
@@ -302,7 +303,14 @@ class LoopObserver(LoopCallListener):
         own, reordered = self._compare(labels)
         chosen = labels.numel() > 0 and any(_memory_of(labels) == _memory_of(c) for c in self._choices)
         predicted = _predicted(given, labels)
-        call = LossCall(self.iteration, function, form, rows, own, reordered, predicted, chosen_by_model=chosen)
+        bounds = bounds_of(given) if function in REGRESSION and labels.numel() else None
+        of_labels = None if bounds is None else (float(labels.min()), float(labels.max()))
+        call = LossCall(
+            *(self.iteration, function, form, rows, own, reordered, predicted),
+            chosen_by_model=chosen,
+            bounds=bounds,
+            label_range=of_labels,
+        )
         node = loss.grad_fn
         self._pending.append((node, call, Term(loss)))
 

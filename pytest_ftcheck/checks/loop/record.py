@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ...core.effect import Effect
 from ...core.measurement import Measurement
 
+#: Losses of ``torch.nn.functional`` whose least value is where the input is the label.
+REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
 
 def all_observed(times: int) -> str:
     """How many of the loop's calls were observed, for a message in which all of them are alike.
@@ -34,6 +37,16 @@ class BaseCall:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Numbers between which an input of a loss lies, whatever the weights are."""
+
+    #: ``sigmoid``, ``tanh`` or ``cosine``.
+    kind: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class LossCall:
     """One call of a loss function of ``torch.nn.functional`` that the loop's loss was computed from."""
 
@@ -54,6 +67,9 @@ class LossCall:
     negated: bool = False
     #: Its labels are what ``argmax`` (or ``max``, ``topk``) of the model's own outputs returned.
     chosen_by_model: bool = False
+    #: Of a regression's loss: between what its input must lie, and the smallest and largest label. None: not known.
+    bounds: Bounds | None = None
+    label_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ...seeds.thresholds import Threshold
 from ..spec import Fault, Stage, check, not_measured
 from . import faults
 from .record import LossCurve, LossShape
-from .regression_targets import find_bounded_outputs, find_unscaled_targets
+from .regression_targets import find_bounded_in_loop, find_bounded_outputs, find_unscaled_targets
 
 #: Share of ln(classes), or of what the loss can fall, that a bound on the logits may keep. A tanh keeps 18 % for two classes and more for
 #: more classes; a soft cap at 30, or a clamp at 10, keeps nothing measurable.
@@ -56,6 +56,8 @@ def check_logits_unbounded(trace: Trace, *, max_share: float = MAX_SHARE) -> Ver
     'inconclusive'
     """
     fraction("max_share", max_share)
+    if (verdict := find_bounded_in_loop(trace, NAME, OUTSIDE)) is not None:
+        return verdict
     shape = trace.measured(LossShape)
     if shape is None:
         return not_measured(NAME, trace, LossShape)

@@ -8,6 +8,7 @@ from ...core.formatting import number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
 from ..learning import ENOUGH, learns, weight_of_suspicion
+from ..loop.record import REGRESSION, LoopCalls, all_observed
 from . import faults
 from .loss_stable import COLLAPSE
 from .record import LossShape
@@ -16,6 +17,8 @@ from .record import LossShape
 STANDARD = ("squared_error", "absolute_error", "huber")
 #: Largest label, as a multiple of the outputs' size at the start (1 at least), from which on labels are far away.
 FAR = 100.0
+#: Calls of the loop's own loss that must be alike.
+LEAST_CALLS = 3
 #: Times the steps of the run that the outputs would need for the way to the labels, at the pace of the run, from which on it does not
 #: learn: a run of 64 steps stands for a training of tens of thousands then.
 TIMES_THE_RUN = 1000.0
@@ -83,6 +86,36 @@ def find_bounded_outputs(shape: LossShape, name: str, outside: float) -> Verdict
         f"Whatever the weights are, the output is {' and '.join(bounds)}; the labels lie between {number(first)} and {number(last)}.",
         limit=f"labels lie outside the outputs' range by at most {percent(outside)} of their own range",
         measured="gradient ascent on one row's output, in both directions, with steps as long as the trained weights; dropout off",
+    )
+
+
+def find_bounded_in_loop(trace: Trace, name: str, outside: float) -> Verdict | None:
+    """Labels outside what the input of the loop's own loss can be: a cosine, a sigmoid or a tanh.
+
+    :param outside: share of the labels' range that may lie outside.
+    """
+    loop = trace.measured(LoopCalls)
+    calls = [c for c in loop.losses if c.function in REGRESSION] if loop is not None else []
+    kinds = {c.bounds for c in calls}
+    bounds = kinds.pop() if len(kinds) == 1 else None
+    ranges = [c.label_range for c in calls if c.label_range is not None]
+    if bounds is None or len(ranges) < LEAST_CALLS:
+        return None
+    first, last = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if last <= first or max(bounds.low - first, last - bounds.high) <= outside * (last - first):
+        return None
+    fault = faults.OUTPUTS_BOUNDED_BY_DESIGN
+    if bounds.kind != "cosine":
+        fault = fault.because(
+            f"a {bounds.kind} follows the last layer", f"remove the {bounds.kind}, or scale the labels into its range"
+        )
+    what = "a cosine: a product of vectors of length 1" if bounds.kind == "cosine" else f"a {bounds.kind}"
+    return fault.verdict(
+        name,
+        f"The input of {calls[0].function} is {what}, in {all_observed(len(calls))}, so between {number(bounds.low)} and "
+        f"{number(bounds.high)}; the labels lie between {number(first)} and {number(last)}.",
+        limit=f"labels lie outside the outputs' range by at most {percent(outside)} of their own range",
+        measured="the operation that made the input of the loop's own loss, and its labels",
     )
 
 

@@ -211,7 +211,16 @@ def _states(
 ) -> dict[str, UpdateState | None]:
     """Name -> how it failed to learn; None: it did learn, or it is not known what its gradients would have done."""
     states = {t.name: _state(t, trace, largest, min_budget, max_steps) for t in tensors}
+    states |= dict.fromkeys(_pruned(tensors, states))
     return _slow_groups(tensors, trace, _spare_slow(tensors, trace, states, max_steps), largest)
+
+
+def _pruned(tensors: Sequence[Tensor], states: dict[str, UpdateState | None]) -> list[str]:
+    """Tensors that began at zero and were set to zero again, where others of that kind that were written to, too, were not: AdaLoRA sets
+    singular values of little use to zero, in some layers all of them."""
+    written = [t for t in tensors if t.first.rms == 0 and t.motion.between_steps_writes > 0]
+    zero = [t.name for t in written if t.last.rms == 0 and states[t.name] == "restored" and not t.replaced]
+    return zero if any(t.last.rms > 0 for t in written) else []
 
 
 def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps: float) -> UpdateState | None:

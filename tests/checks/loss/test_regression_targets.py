@@ -19,6 +19,7 @@ from pytest_ftcheck import (
     example_trace,
     finetune,
     toy_batches,
+    watch,
 )
 from pytest_ftcheck.checks.learning import ENOUGH
 from pytest_ftcheck.checks.loss.record import LossShape
@@ -165,3 +166,62 @@ def test_transformers_reads_one_output_as_a_number(classes, fault):
     assert (trace.reading.task, trace.measured(LossShape).known) == ("regression", "squared_error")
     assert trace.measured(LossShape).label_levels == classes
     assert check_loss_matches_task(trace).fault == fault
+
+
+# ---------------------------------------------------------------------- what the loop's own loss is given
+class TwoTexts(nn.Module):
+    """Two vectors a row, and what becomes of them."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.body, self.end = nn.Linear(6, 8), end
+
+    def forward(self, pair):
+        return self.end(*(self.body(x) for x in pair))
+
+
+def units_in_batch(a, b):
+    return (F.normalize(a) @ F.normalize(b).T).diagonal()
+
+
+def watched(end, low, high, loss=F.mse_loss):
+    torch.manual_seed(0)
+    model = TwoTexts(end)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with watch(model) as w:
+        for _ in range(12):
+            labels = torch.cat([torch.tensor([low, high]), low + (high - low) * torch.rand(14)])
+            loss(model(torch.randn(2, 16, 6)), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return check_logits_unbounded(w.trace)
+
+
+@pytest.mark.parametrize(
+    ("end", "loss", "words"),
+    [
+        pytest.param(F.cosine_similarity, F.mse_loss, "a cosine: a product of vectors of length 1", id="cosine"),
+        pytest.param(units_in_batch, F.l1_loss, "a cosine", id="cosine in the batch"),
+        pytest.param(lambda a, b: (a * b).sum(1).sigmoid(), F.huber_loss, "a sigmoid", id="sigmoid"),
+        pytest.param(lambda a, b: (a - b).mean(1).tanh(), F.smooth_l1_loss, "a tanh", id="tanh"),
+    ],
+)
+def test_labels_that_the_loops_output_cannot_reach(end, loss, words):
+    found = watched(end, 0.0, 5.0, loss)
+    assert (found.status, found.fault) == ("fail", "outputs_cannot_reach_labels")
+    assert words in found.headline
+    assert "the labels lie between 0 and 5.00" in found.headline
+
+
+@pytest.mark.parametrize(
+    ("end", "low", "high"),
+    [
+        pytest.param(F.cosine_similarity, 0.0, 1.0, id="labels divided by 5"),
+        pytest.param(F.cosine_similarity, -1.0, 1.02, id="a hair outside"),
+        pytest.param(lambda a, b: 2.5 * (1 + F.cosine_similarity(a, b)), 0.0, 5.0, id="the output is scaled"),
+        pytest.param(lambda a, b: (a * b).sum(1), 0.0, 5.0, id="products of vectors of any length"),
+        pytest.param(lambda a, b: (a * b).mean(1).exp(), 0.0, 5.0, id="no bound is known"),
+    ],
+)
+def test_labels_that_the_loops_output_can_reach(end, low, high):
+    assert watched(end, low, high).status in ("skipped", "inconclusive")

@@ -467,6 +467,16 @@ def test_reset_between_the_steps(fields):
     assert {r["why"] for r in verdict.evidence} == {"moved by the optimizer, then reset"}
 
 
+@pytest.mark.parametrize(("names", "status"), [(HEAD[:1], "pass"), (HEAD, "fail")])
+def test_tensors_that_are_pruned_whole(names, status):
+    """AdaLoRA sets singular values to zero again, which they were at the start; a loop that undoes its steps does so to all."""
+    zero = replace(GOOD.tensors[0].first, rms=0.0)
+    began = changed(HEAD, first=zero, motion={"between_steps_writes": 3, "between_steps": 1e-3})
+    verdict = check_weights_move(changed(names, began, last=zero, motion={**STILL, "max_update": 4e-5}))
+    assert verdict.status == status
+    assert verdict.fault == ("weights_overwritten" if status == "fail" else "")
+
+
 def test_unexplained():
     verdict = check_weights_move(changed(HEAD, motion=STILL))
     assert verdict.status == "fail"

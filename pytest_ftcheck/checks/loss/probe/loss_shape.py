@@ -31,6 +31,8 @@ CELLS = 2**19
 #: copied for each, and the standard losses beside them. Measured by ``benchmarks/scale.py --queries``: 765 with 10,000 outputs, 502 with
 #: 100,000; with fewer it does not matter.
 QUERIES = 600
+#: Passes in all: what stands before the site is cached, but of thousands of small modules each is called all the same.
+CALLS = 70
 #: Losses that are lower the larger the margin of the right logit is.
 UNBOUNDED = ("cross_entropy", "bce")
 #: Full passes through the model: finding the logits and the site, and the first pass of each query; the rest is cached. Where what stands
@@ -67,7 +69,7 @@ class LossShapeProbe(Probe):
         whole = RECALLED_PASSES[self.batch is not self.whole]
         passes = whole + (PASSES - whole) * self.context.head_share
         ascent = 0 if self.context.head_costs_little else 3 * ASCENT_PASSES * ASCENT_ROWS
-        return float(passes * self.rows + ascent) + queries
+        return float(passes * self.rows + ascent) + queries + CALLS * self.context.call_rows
 
     def before(self) -> None:
         context, (norm_values, norm_name) = self.context, _tightest_norm(self.context)
