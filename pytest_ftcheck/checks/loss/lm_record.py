@@ -27,3 +27,10 @@ class LmTargets(Measurement, probe="lm_targets"):
     #: among all tokens: the mask, in a masked language model.
     commonest: dict[int, float] = field(default_factory=dict)
     commonest_overall: dict[int, float] = field(default_factory=dict)
+    #: Rows with padding whose targets could be found again among their own ids, how many of them stand as far from the place they should
+    #: have as the row has padding, and the different lengths of that padding.
+    padded_rows: int = 0
+    moved_by_padding: int = 0
+    paddings: int = 0
+    #: Share of the positions with a gradient that have none right before or after them, in rows that have several: chosen at random.
+    scattered: float = 0.0

@@ -20,6 +20,11 @@ VISIBLE = 0.5
 #: Masked tokens are 80 % the mask's id, by convention, and all of them in simpler scripts: from this share on an id beside the labels is
 #: the mask, unless it is that frequent everywhere, or the labels have such an id themselves.
 MASKED, NOT_MASKED = 0.7, 0.4
+#: Share of targets without a neighbour, of tokens that are masked at random: 0.72 where 15 % are, 0.36 where 40 % are. An answer whose
+#: place holds one and the same id, so that it is not seen, is one target in a row, or several side by side.
+SCATTERED = 0.3
+#: Different lengths of padding that must fit: with one, all rows are moved alike, as by a wrong shift.
+LEAST_PADDINGS = 2
 #: Rows, and the share of them that ends in one token, from which that token is taken for the end of a text.
 END_ROWS, END_SHARE = 32, 0.9
 _REMEDY = (
@@ -63,6 +68,25 @@ LABELS_BESIDE_MASKED = Fault(
     remedy="set labels = input_ids before masking, and -100 where no token was masked; do not shift them",
     explains=(Symptom.LOSS_WRONG,),
 )
+LABELS_MOVED_BY_PADDING = Fault(
+    "labels_moved_by_padding",
+    Rank.LOSS + 135,
+    "tokens and labels are padded on different sides",
+    cause="the ids of a row are padded on one side (padding_side) and its labels on the other, so its labels stand as many positions away "
+    "as it has padding",
+    remedy="pad the labels on the tokenizer's padding_side, or let one collator pad both",
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
+MASKED_TARGETS_OF_CAUSAL = Fault(
+    "masked_targets_of_causal",
+    Rank.LOSS + 137,
+    "a causal language model is taught masked tokens only",
+    cause="the collator masks tokens and sets all other labels to -100, as for BERT: mlm=True is the default of "
+    "DataCollatorForLanguageModeling",
+    remedy="DataCollatorForLanguageModeling(tokenizer, mlm=False)",
+    explains=(Symptom.LOSS_WRONG,),
+)
 END_NEVER_TAUGHT = Fault(
     "end_never_taught",
     Rank.LOSS + 133,
@@ -78,7 +102,15 @@ END_NEVER_TAUGHT = Fault(
 @check(
     stage=Stage.LOSS_FUNCTION,
     position=4,
-    faults=(SHIFTED_TWICE, NOT_SHIFTED, LABELS_AT_VISIBLE, LABELS_BESIDE_MASKED, END_NEVER_TAUGHT),
+    faults=(
+        SHIFTED_TWICE,
+        NOT_SHIFTED,
+        LABELS_AT_VISIBLE,
+        LABELS_BESIDE_MASKED,
+        LABELS_MOVED_BY_PADDING,
+        MASKED_TARGETS_OF_CAUSAL,
+        END_NEVER_TAUGHT,
+    ),
     measurements=(LmTargets,),
 )
 def check_lm_targets_aligned(trace: Trace) -> Verdict:
@@ -98,6 +130,8 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
         return not_measured(NAME, trace, LmTargets)
     measured = "the id whose logit the loss raises most, at each position with a gradient, before the first step"
     positions, own = plural(targets.positions, "position"), targets.shares.get(0, 0.0)
+    if moved := _find_moved_by_padding(targets):
+        return moved
     if not targets.causal:
         if own >= VISIBLE:
             headline = f"{percent(own)} of {positions} are taught the very token that they see."
@@ -125,6 +159,8 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
             limit="a causal language model is taught the next token",
             measured=measured,
         )
+    if masked := _find_masked_targets(targets):
+        return masked
     if targets.rows >= END_ROWS and targets.rows_with_end >= END_SHARE * targets.rows and not targets.end_labels:
         return END_NEVER_TAUGHT.verdict(
             NAME,
@@ -134,6 +170,34 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
             measured="last real token of each row, beside all labels",
         )
     return Verdict(NAME, "pass", f"{percent(following)} of {positions} are taught the next token.", measured=measured)
+
+
+def _find_moved_by_padding(targets: LmTargets) -> Verdict | None:
+    """In nearly all rows with padding, of different lengths, the targets are the row's ids at the right distance and its padding."""
+    if targets.paddings < LEAST_PADDINGS or targets.moved_by_padding < TAUGHT * targets.padded_rows:
+        return None
+    return LABELS_MOVED_BY_PADDING.verdict(
+        NAME,
+        f"In {targets.moved_by_padding} of {plural(targets.padded_rows, 'row')} with padding the tokens that are taught stand as far from "
+        "their place as the row has padding.",
+        limit="the distance of targets from their ids does not depend on a row's padding",
+        measured="the id whose logit the loss raises most, at each position with a gradient, beside the ids of its row",
+    )
+
+
+def _find_masked_targets(targets: LmTargets) -> Verdict | None:
+    """Where a causal model is to predict the next token, one id, the mask, stands in place of it, and hardly anywhere else."""
+    mask, overall = targets.commonest.get(1, 0.0), targets.commonest_overall.get(1, 1.0)
+    following = targets.shares.get(1, 0.0)
+    if mask < MASKED or overall > NOT_MASKED or following > NOT_TAUGHT or targets.scattered < SCATTERED:
+        return None
+    return MASKED_TARGETS_OF_CAUSAL.verdict(
+        NAME,
+        f"At {percent(mask)} of {plural(targets.positions, 'position')} one and the same id stands in place of the next token, which is "
+        f"taught there; {percent(overall)} of all tokens are that id.",
+        limit=f"a causal language model is taught the next token that it is given; no id stands in its place at {percent(MASKED)}",
+        measured="ids after the positions with a gradient, before the first step",
+    )
 
 
 def _find_labels_beside_masked(targets: LmTargets) -> Verdict | None:

@@ -70,6 +70,75 @@ def test_labels_beside_the_masked_tokens(commonest, overall, fault):
         assert "by 1 position:" in verdict.causes[0]
 
 
+@pytest.mark.parametrize(
+    ("mask", "overall", "following", "scattered", "fault"),
+    [
+        (0.8, 0.12, 0.1, 0.7, "masked_targets_of_causal"),
+        (1.0, 0.12, 0.0, 0.7, "masked_targets_of_causal"),
+        (0.69, 0.12, 0.1, 0.7, ""),
+        (0.8, 0.41, 0.1, 0.7, ""),  # an id that is everywhere
+        (0.8, 0.12, 0.51, 0.7, ""),  # the next token is that id
+        (1.0, 0.12, 0.0, 0.0, ""),  # an answer that is not seen: a placeholder stands in its place
+    ],
+)
+def test_masked_targets_of_a_causal_model(mask, overall, following, scattered, fault):
+    targets = LmTargets(
+        *(300, True, {1: following}, 100, 100, 0 if fault else 9),
+        commonest={1: mask},
+        commonest_overall={1: overall},
+        scattered=scattered,
+    )
+    assert check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets})).fault == fault
+
+
+@pytest.mark.parametrize(
+    ("rows", "moved", "paddings", "fault"),
+    [(7, 7, 4, "labels_moved_by_padding"), (7, 7, 1, ""), (7, 6, 4, ""), (0, 0, 0, "")],
+)
+def test_labels_that_are_padded_on_the_other_side(rows, moved, paddings, fault):
+    targets = LmTargets(300, True, {1: 0.1}, padded_rows=rows, moved_by_padding=moved, paddings=paddings)
+    assert check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets})).fault == fault
+
+
+def of_walks(kind):
+    """Texts of different lengths, padded on the left but ``right``, and their labels."""
+    g = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(3):
+        ids, labels = torch.zeros(8, 14, dtype=torch.long), torch.full((8, 14), -100)
+        for row, n in enumerate(torch.randint(6, 15, (8,), generator=g).tolist()):
+            place = slice(0, n) if kind == "right" else slice(14 - n, 14)
+            ids[row, place] = torch.randint(5, 55, (n,), generator=g)
+            labels[row, slice(0, n) if kind == "other side" else place] = ids[row, place]
+        mask = (ids > 0).long()
+        if kind == "masked":
+            chosen = (torch.rand(ids.shape, generator=g) < 0.2) & (ids > 0)
+            labels, ids = ids.masked_fill(~chosen, -100), ids.masked_fill(chosen, 4)
+        if kind == "placeholder":  # the answer is the last token, which is not seen
+            labels = torch.full_like(ids, -100)
+            labels[:, -1] = ids[:, -1]
+            ids[:, -1] = 4
+        batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return batches
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("other side", "labels_moved_by_padding"),
+        ("masked", "masked_targets_of_causal"),
+        ("left", ""),
+        ("right", ""),
+        ("placeholder", ""),
+    ],
+)
+def test_texts_of_a_real_causal_model(kind, fault):
+    trace = finetune(tiny("llama", "causal-lm"), of_walks(kind), steps=1, probes=["lm_targets"])
+    verdict = check_lm_targets_aligned(trace)
+    assert (verdict.status, verdict.fault) == (("fail", fault) if fault else ("pass", ""))
+
+
 def test_a_decoder_that_is_given_its_answer():
     targets = LmTargets(300, True, {0: 1.0, 1: 0.1}, of_decoder=True)
     verdict = check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets}))

@@ -20,6 +20,9 @@ from ..lm_record import LmTargets
 
 #: Rows used, and the distances k from a position to the token that it may be taught to predict.
 ROWS, DISTANCES = 8, range(-2, 4)
+#: Targets of a row that are its ids at one distance: at least so many, and this share of all. By chance four words are the right ones in
+#: order only in texts that repeat themselves, which have several such distances.
+LEAST_TARGETS, SAME_TARGETS = 4, 0.9
 #: Batches whose last tokens are read, at most.
 BATCHES = 64
 
@@ -67,7 +70,7 @@ class LmTargetsProbe(Probe):
             raise LeftOut("there is not one prediction a token")
         with quiet(self.context.model):
             causal = self._causal(batch, tokens.path, ids)
-        commonest = {} if causal else _commonest(pushed >= 0, ids, real)
+        commonest = _commonest(pushed >= 0, ids, real)
         self.found = LmTargets(
             int((pushed >= 0).sum()),
             causal,
@@ -75,6 +78,8 @@ class LmTargetsProbe(Probe):
             *self._end(),
             commonest={k: share for k, (share, _) in commonest.items()},
             commonest_overall={k: overall for k, (_, overall) in commonest.items()},
+            scattered=_scattered(pushed >= 0),
+            **_beside_padding(pushed, ids, real, right=int(causal)),
         )
 
     def _of_decoder(self, batch: Any, decoder: nn.Module) -> LmTargets:
@@ -181,6 +186,41 @@ def _shares(pushed: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> dict
         both = (pushed >= 0)[:, at] & real[:, there]
         shares[k] = float((pushed[:, at] == ids[:, there])[both].double().mean()) if bool(both.any()) else 0.0
     return shares
+
+
+def _scattered(counted: torch.Tensor) -> float:
+    """Share of the positions that count which have no neighbour that does, in rows with several."""
+    beside = torch.nn.functional.pad(counted, (1, 1))
+    alone = counted & ~beside[:, :-2] & ~beside[:, 2:] & (counted.sum(1, keepdim=True) > 1)
+    return float(alone.sum() / counted.sum().clamp(min=1))
+
+
+def _beside_padding(pushed: torch.Tensor, ids: torch.Tensor, real: torch.Tensor, *, right: int) -> dict[str, int]:
+    """Of the rows with padding, those whose targets are their own ids, further away by as many positions as the row has padding.
+
+    :param right: the distance that they should have.
+    """
+    rows, moved, paddings = 0, 0, set()
+    for targets, row, counts in zip(pushed.cpu(), ids.cpu(), real.cpu(), strict=True):
+        padding = int((~counts).sum())
+        distance = _only_distance(targets, row) if padding else None
+        rows += distance is not None
+        if distance is not None and abs(distance - right) == padding:
+            moved += 1
+            paddings.add(padding)
+    return {"padded_rows": rows, "moved_by_padding": moved, "paddings": len(paddings)}
+
+
+def _only_distance(targets: torch.Tensor, row: torch.Tensor) -> int | None:
+    """The one distance at which a row's targets are its ids; None: there is none, there are several, or there are too few targets."""
+    found, width = [], len(row)
+    for k in range(1 - width, width):
+        at, there = _pairs(k, width)
+        taught = targets[at] >= 0
+        same = int((targets[at] == row[there])[taught].sum())
+        if same >= LEAST_TARGETS and same >= SAME_TARGETS * int((targets >= 0).sum()):
+            found.append(k)
+    return found[0] if len(found) == 1 else None
 
 
 def _commonest(counted: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> dict[int, tuple[float, float]]:
