@@ -286,6 +286,13 @@ CUT_BELOW_HEAD = Fault(
     remedy="pass the base's output tensor to the head unchanged, or freeze the base with requires_grad_(False)",
     explains=(Symptom.STANDS_STILL,),
 )
+#: The same where all that is trained below the head is adapters: the embeddings are frozen.
+ADAPTERS_CHECKPOINTED_AWAY = CUT_BELOW_HEAD.because(
+    "gradient checkpointing with use_reentrant=True gives layers no gradient whose inputs need none, and the embeddings are frozen; or the "
+    "features reach the head through .detach() or torch.no_grad()",
+    "call model.enable_input_require_grads(), or checkpoint with gradient_checkpointing_kwargs={'use_reentrant': False}; pass the base's "
+    "output tensor to the head unchanged",
+)
 EPS_UNDERFLOW = Fault(
     "eps_underflow",
     Rank.OPTIMIZER + 190,

@@ -87,7 +87,8 @@ def _none(tensors: Sequence[Tensor], trace: Trace) -> Fault:
     if all(t.part != "base" for t in alive) and all(
         t.name in names for t in trace.tensors if t.part == "base" and t.trainable
     ):
-        return faults.CUT_BELOW_HEAD if alive else faults.NOT_IN_GRAPH
+        cut = faults.ADAPTERS_CHECKPOINTED_AWAY if all(_adapter(t) for t in tensors) else faults.CUT_BELOW_HEAD
+        return cut if alive else faults.NOT_IN_GRAPH
     if fault := explain_severed(tensors, trace, smooth=False):
         return fault
     if unused := _unused_blocks(tensors, alive):

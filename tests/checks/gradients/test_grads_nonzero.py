@@ -59,6 +59,16 @@ def test_no_gradient_reaches_the_base():
     assert {r["steps without"] for r in verdict.evidence} == {"100 %"}
 
 
+def test_no_gradient_reaches_adapters_below_the_head():
+    """As under reentrant checkpointing of a base whose inputs need no gradient."""
+    trace = with_gradients(BASE, **NONE)
+    trace = replace(trace, tensors=tuple(replace(t, role="adapter") if t.part == "base" else t for t in trace.tensors))
+    verdict = check_grads_nonzero(trace)
+    assert (verdict.status, verdict.fault) == ("fail", "cut_below_head")
+    assert "use_reentrant=True" in verdict.causes[0]
+    assert verdict.remedy.startswith("call model.enable_input_require_grads()")
+
+
 def test_no_gradient_reaches_the_head():
     verdict = check_grads_nonzero(with_gradients(HEAD, **NONE), "head")
     assert verdict.status == "fail"
