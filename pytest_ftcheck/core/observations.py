@@ -290,6 +290,8 @@ class Ranking:
     last: float
     #: Share of label permutations with an area of at least ``last``.
     p_value: float
+    #: The same of the rise from ``first`` to ``last``: what random weights rank by chance is no learning; None: not computed.
+    rise_p_value: float | None = None
 
 
 @dataclass(frozen=True)

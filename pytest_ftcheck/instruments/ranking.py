@@ -12,7 +12,8 @@ PERMUTATIONS, MOST = 999, 20_000
 
 
 def ranking(task: str | None, first: torch.Tensor, last: torch.Tensor, truth: np.ndarray) -> Ranking | None:
-    """The mean AUC over classes (tags) before and after the run, and how many permutations of the labels have as high a one after it.
+    """The mean AUC over classes (tags) before and after the run, and how many permutations of the labels have as high a one after it,
+    and as large a rise.
 
     An output that is below its threshold for every row says nothing to accuracy, precision and recall, and may rank the rows rightly
     all the same (Fawcett, Pattern Recognition Letters 27, 2006). None for regression, and where no class has rows in it and rows outside.
@@ -44,9 +45,12 @@ def ranking(task: str | None, first: torch.Tensor, last: torch.Tensor, truth: np
         return float(((sums - counts * (counts + 1) / 2) / (counts * (len(on) - counts))).mean())
 
     rng = np.random.default_rng(0)
-    score = area("last")
-    as_good = sum(area("last", rng.permutation(len(on))) >= score - 1e-12 for _ in range(PERMUTATIONS))
-    return Ranking(area("first"), score, (1 + as_good) / (1 + PERMUTATIONS))
+    begun, score = area("first"), area("last")
+    orders = [rng.permutation(len(on)) for _ in range(PERMUTATIONS)]
+    by_chance = [(area("first", order), area("last", order)) for order in orders]
+    as_good = sum(last >= score - 1e-12 for _, last in by_chance)
+    as_much = sum(last - first >= score - begun - 1e-12 for first, last in by_chance)
+    return Ranking(begun, score, (1 + as_good) / (1 + PERMUTATIONS), (1 + as_much) / (1 + PERMUTATIONS))
 
 
 def _scores(task: str, logits: torch.Tensor) -> np.ndarray:

@@ -42,6 +42,15 @@ def test_labels_that_nothing_ranks_have_a_uniform_p_value():
     assert sum(p <= 0.005 for p in found) <= 2
 
 
+def test_a_rise_is_what_the_run_added():
+    g = torch.Generator().manual_seed(2)
+    truth = (torch.rand(160, generator=g) < 0.2).long()
+    weak = truth + 2 * torch.randn(160, generator=g)
+    found = ranking("single_label", weak, weak + 0.05 * torch.randn(160, generator=g), truth.numpy())
+    assert found.p_value < 0.05 < found.rise_p_value
+    assert ranking("single_label", weak, truth + torch.randn(160, generator=g) / 2, truth.numpy()).rise_p_value == 0.001
+
+
 def test_where_it_is_not_defined():
     x = torch.arange(8.0)
     assert ranking("regression", x, x, np.arange(8.0)) is None

@@ -203,8 +203,10 @@ def _judge_better(judged: _Judged) -> Verdict:
         return judged.verdict(
             "inconclusive",
             f"No improvement: {judged.scores}",
-            "the model was already this good before the run: what the run added is unknown",
-            remedy="judge a model with a new head, or another metric",
+            "the model was already this good before the run, as one that another fold or trial has trained: what the run added is "
+            "unknown",
+            remedy="build the model anew for each fold and each trial, for it was as good before the first step; where a training is "
+            "continued on purpose, judge by another metric",
         )
     if judged.beats_baseline:
         return judged.passed()
@@ -274,13 +276,15 @@ def _judge_ranking(judged: _Judged) -> Verdict | None:
     m, ranked = judged.metric, judged.metric.ranking
     if ranked is None or ranked.p_value > judged.alpha / 2 or ranked.last <= max(0.5, ranked.first):
         return None
+    if ranked.rise_p_value is not None and ranked.rise_p_value > judged.alpha / 2:  # random weights rank some rows, too
+        return None
     return Verdict(
         NAME,
         "pass",
         f"Every row has the same prediction, so {m.name} cannot show what was learnt; the outputs rank the rows: area under the ROC curve "
         f"{number(ranked.first)} -> {number(ranked.last)} on {plural(m.rows, m.source.removesuffix('s'))}, against 0.500 by chance "
         f"(p = {number(ranked.p_value)}).",
-        limit=f"matched by at most {percent(judged.alpha / 2)} of label permutations, and higher than before",
+        limit=f"matched by at most {percent(judged.alpha / 2)} of label permutations, and so is the rise",
         measured=judged.measured,
         notes=(
             "no row has another prediction than the majority: train for more steps, lower the threshold, or weight the rare class "

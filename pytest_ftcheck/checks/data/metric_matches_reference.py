@@ -118,7 +118,8 @@ def _judge_mistakes(e: Evaluation) -> Verdict | None:
         return None
     for mistake, (first, last) in e.mistakes.items():
         if (
-            abs(e.first - first) <= EXACT
+            max(first, last) > EXACT  # that both are 0 has many other causes
+            and abs(e.first - first) <= EXACT
             and abs(e.last - last) <= EXACT
             and abs(e.last - e.references["accuracy"][1]) > SHARE_TOLERANCE
         ):

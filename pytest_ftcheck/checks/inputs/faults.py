@@ -128,6 +128,33 @@ ROWS_MIXED = Fault(
     explains=("padding_ignored", "loss_matches_task"),
     confidence="certain",
 )
+ROWS_REORDERED = Fault(
+    "rows_reordered",
+    Rank.INPUTS + 164,
+    "the outputs come back in another order than the rows",
+    cause="rows are sorted in forward ({where}), by their length for pack_padded_sequence for example, and not put back: each label meets "
+    "the output of another row",
+    remedy="put them back before the output: with lengths, order = lengths.sort(descending=True), return output[order.argsort()]; or leave "
+    "the rows as they are: pack_padded_sequence(..., enforce_sorted=False)",
+    explains=("padding_ignored", "loss_matches_task", "labels_learnable", "output_depends_on_input"),
+    confidence="certain",
+)
+OUTPUTS_NOT_ROWS = Fault(
+    "outputs_not_rows",
+    Rank.INPUTS + 162,
+    "the model's outputs do not follow its rows",
+    cause="the outputs are taken along another axis, which happens to be as long as the batch (hidden[0], the tokens of the first row, in "
+    "place of hidden[:, 0], the first token of each row)",
+    remedy="keep the batch in dimension 0: hidden[:, 0], view(len(hidden), -1), squeeze(-1)",
+    explains=(
+        "padding_ignored",
+        "loss_matches_task",
+        "labels_learnable",
+        "output_depends_on_input",
+        "grads_match_reference",
+    ),
+    confidence="certain",
+)
 POOLS_FIRST_TOKEN_OF_CAUSAL_MODEL = Fault(
     "pools_first_token_of_causal_model",
     Rank.INPUTS + 180,

@@ -91,8 +91,20 @@ class BatchMatesMeasurement:
     library_base: bool = False
     #: Normalisation layers without running statistics: in evaluation they normalise over the batch.
     batch_statistics: tuple[str, ...] = ()
+    #: The outputs of these rows are among those of both batches, but at the places of other rows.
+    reordered: bool = False
     #: ``before`` or ``after`` the training.
     when: str = "before"
+
+
+@dataclass(frozen=True)
+class OutputCount:
+    """A batch that gives as many outputs as it has rows, and some of its rows, which do not."""
+
+    all_rows: int
+    rows: int
+    #: Of these rows.
+    outputs: int
 
 
 @dataclass(frozen=True)
@@ -217,5 +229,7 @@ class Inputs(Measurement, probe="inputs"):
     first_tokens: FirstTokens | None = None
     #: None: the first layer with weights gets no numbers, or normalises them.
     number_scale: NumberScale | None = None
+    #: None: there is one output a row.
+    output_count: OutputCount | None = None
     #: ``padding``, ``batch_mates`` or ``words`` -> why it was not measured.
     unmeasured: dict[str, str] = field(default_factory=dict)

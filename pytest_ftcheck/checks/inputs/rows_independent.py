@@ -19,6 +19,8 @@ from .record import BatchMatesMeasurement, Inputs
     position=2,
     faults=(
         faults.ROWS_MIXED,
+        faults.ROWS_REORDERED,
+        faults.OUTPUTS_NOT_ROWS,
         faults.BATCH_STATISTICS_IN_EVALUATION,
     ),
     measurements=(Inputs,),
@@ -27,7 +29,8 @@ def check_rows_independent(trace: Trace) -> Verdict:
     """In evaluation mode a row's output depends on that row alone, not on the others of its batch nor on its place among them.
 
     Half of the rows come again, in the opposite order and behind other rows. Largest change of an output over the spread between rows:
-    at most 0.05. Batch normalisation in training mode is not judged.
+    at most 0.05. Batch normalisation in training mode is not judged. Outputs that are there, but at the places of other rows, are named,
+    and so are outputs that are not fewer where the rows are.
 
     >>> from pytest_ftcheck import example_trace
     >>> check_rows_independent(example_trace()).status
@@ -36,6 +39,14 @@ def check_rows_independent(trace: Trace) -> Verdict:
     name, inputs = "rows_independent", trace.measured(Inputs)
     if inputs is None:
         return not_measured(name, trace, Inputs)
+    if (count := inputs.output_count) is not None:
+        return faults.OUTPUTS_NOT_ROWS.verdict(
+            name,
+            f"{plural(count.all_rows, 'row')} give {plural(count.all_rows, 'output')}, but {plural(count.rows, 'row')} of them give "
+            f"{count.outputs}: the outputs stand for something else than the rows.",
+            limit="as many outputs as rows, however many there are",
+            measured="evaluation mode, weights before the training: a whole batch, and some of its rows",
+        )
     mates = inputs.batch_mates
     if mates is None:
         return not_measured(name, trace, Inputs, inputs.unmeasured.get("batch_mates"))
@@ -65,6 +76,10 @@ def check_rows_independent(trace: Trace) -> Verdict:
         where = f"behind {mates.base}, whose own output is independent of the other rows"
     else:
         where = "in the model"
+    if mates.reordered:
+        return faults.ROWS_REORDERED.with_details(where=where).verdict(
+            name, f"{headline}: their outputs are there, at the places of other rows.", **details
+        )
     return faults.ROWS_MIXED.with_details(where=where).verdict(name, f"{headline}.", **details)
 
 

@@ -38,6 +38,8 @@ ROUNDING = 1e-6
 _ROUNDING = {"bfloat16": 4e-3, "float16": 5e-4}
 #: Minus the standard loss, but for label smoothing and rows that are weighed differently.
 _MINUS = 0.1
+#: The standard losses of classes and tags, on logits.
+_STANDARD = ("cross_entropy", "binary_cross_entropy_with_logits")
 _COMPARE_WITH_CROSS_ENTROPY = "compare your loss with cross_entropy(logits, labels) on one batch"
 
 
@@ -286,6 +288,14 @@ def _rises_at_first(judge: _Judge, change: _Change) -> Verdict | None:
 def _rises(judge: _Judge, change: _Change) -> Verdict | None:
     if change.drop > -judge.min_drop:
         return None
+    if _probe_rows_are_others(judge.trace, judge.alpha):
+        return judge.verdict(
+            "inconclusive",
+            f"The training loss falls, but on the rows of probe_batch it {change.on_probe}.",
+            ["the probe rows are unlike the rows that are trained on, or these are memorised"],
+            "compare the classes of probe_batch with those of the training rows (a balanced set beside an unbalanced one), or pass "
+            "training rows as probe_batch=",
+        )
     return judge.verdict(
         "fail",
         f"The probe loss {change.on_probe}.",
@@ -337,6 +347,15 @@ def _falls_slowly(judge: _Judge, change: _Change) -> Verdict | None:
 
 
 def _undecided(judge: _Judge, change: _Change) -> Verdict:
+    if _loaded_after_the_last_step(judge.trace) and _falls(judge.trace.losses, judge.alpha):
+        return judge.verdict(
+            "inconclusive",
+            f"The training loss falls, but the weights were replaced after the last step, and with those the probe loss {change.on_probe}.",
+            [
+                "the state that is loaded at the end is not the best one: a loss for which greater counts as better, or the first state"
+            ],
+            "compare the loss before and after load_state_dict; of a loss the least is the best (greater_is_better=False)",
+        )
     warming_up = _still_warming_up(judge.trace)
     causes = _without_gradient(judge.trace)
     if change.unchanged > change.steps / 2:
@@ -426,6 +445,12 @@ def _or_frozen_head(verdict: Verdict, trace: Trace) -> Verdict:
     return dataclasses.replace(verdict, causes=causes, remedy=fault.remedy, fault=fault.name)
 
 
+def _loaded_after_the_last_step(trace: Trace) -> bool:
+    """Most of the matrices that learnt have been written to since the last step."""
+    matrices = [t for t in trace.tensors if len(t.shape) > 1 and t.motion.max_update > 0]
+    return 2 * sum(t.motion.between_steps > 0 for t in matrices) > len(matrices)
+
+
 def _still_warming_up(trace: Trace) -> str:
     """A clause on a learning rate that only rose, to more than twice its first value; else empty."""
     rates = [max(s.lrs, default=0.0) for s in trace.steps]
@@ -434,6 +459,21 @@ def _still_warming_up(trace: Trace) -> str:
     declared = trace.intent.peak_lr if trace.intent is not None else None
     of_declared = f" of the declared {number(declared)}" if declared and declared > rates[-1] else ""
     return f"; the learning rate was still warming up at the last step, at {number(rates[-1])}{of_declared}"
+
+
+def _probe_rows_are_others(trace: Trace, alpha: float) -> bool:
+    """A watched loop whose own loss falls, and was seen to be the standard one of the model's output: then it is the rows that differ.
+
+    `finetune` measures the loss on rows of the training itself.
+    """
+    loop = trace.measured(LoopCalls)
+    if trace.source != "watch" or loop is None or not loop.losses or judge_loss_in_loop(trace, NAME) is not None:
+        return False
+    standard = all(c.input == "output" and c.function in _STANDARD for c in loop.losses)
+    losses = trace.losses
+    n, few = max(1, len(losses) // 4), max(1, len(losses) // 20)
+    # a loss that shot up and comes down again falls, too
+    return standard and _falls(losses, alpha) and sum(losses[-n:]) / n < sum(losses[:few]) / few
 
 
 def _on_another_scale(trace: Trace) -> bool:

@@ -76,7 +76,11 @@ def check_dropout_active(trace: Trace) -> Verdict:
     if not sites:
         headline = "No dropout module." if dropout.declared else "The model has no dropout, and none was declared."
     elif not modes.observed and trace.steps:
-        headline = f"The model was in training mode while it trained; {plural(len(sites), 'dropout')}, rates {dropout.rates_text}."
+        on = len(trace.steps) - len(dropout.steps_off)
+        when = f"at {on} of {plural(len(trace.steps), 'step')}" if dropout.steps_off else "while it trained"
+        headline = (
+            f"The model was in training mode {when}; {plural(len(sites), 'dropout')}, rates {dropout.rates_text}."
+        )
     else:
         headline = f"Dropout was on at {len(dropout.on)} of {plural(len(sites), 'site')}, rates {dropout.rates_text}."
     return _verdict(dropout, "pass", headline, notes=notes)
@@ -107,6 +111,11 @@ class _Dropout:
         """Iterations at which the whole model was off before and after the step, but on during it: the step itself switches."""
         on_during = {s.iteration for s in self.trace.steps if s.training}
         return frozenset(i for i in self.modes.model_off_at if i in on_during)
+
+    @cached_property
+    def steps_off(self) -> tuple[int, ...]:
+        """Steps at which the whole model was in evaluation mode: all that is known of a watched loop."""
+        return tuple(i for i, s in enumerate(self.trace.steps) if not s.training)
 
     def off_at(self, site: DropoutSite) -> list[int]:
         """Observed iterations at which a site was off."""
@@ -230,13 +239,17 @@ def _judge_always_off(dropout: _Dropout) -> Verdict | None:
 
 
 def _judge_left_off(dropout: _Dropout) -> Verdict | None:
-    left_off = dropout.left_off
+    left_off, off = dropout.left_off, dropout.steps_off
+    if not dropout.modes.observed and MIN_OBSERVED <= len(off) == len(dropout.trace.steps) - min(off):
+        left_off, since = tuple(s for s in dropout.sites if s.trained), f"step {min(off)}"
+    elif left_off:
+        since = f"iteration {min(left_off[0].off_at)}"
     if not left_off or not dropout.modes.training_may_be_random:
         return None
     return _failure(
         dropout,
         faults.LEFT_IN_EVALUATION_MODE,
-        f"From iteration {min(left_off[0].off_at)} on, {len(left_off)} of {len(dropout.sites)} dropouts were off: "
+        f"From {since} on, {len(left_off)} of {len(dropout.sites)} dropouts were off: "
         "model.eval() was called, and model.train() was not called again.",
         ON_WHILE_TRAINED,
         left_off,

@@ -24,6 +24,7 @@ LIMIT = "the same output, up to rounding"
     position=2,
     faults=(
         GRADIENTS_SWITCHED_OFF,
+        faults.LAYERS_MADE_IN_FORWARD,
         faults.RANDOM_IN_EVALUATION,
         faults.STATE_CARRIED,
         faults.EVALUATION_CHANGES_MODEL,
@@ -36,7 +37,8 @@ def check_eval_deterministic(trace: Trace) -> Verdict:
     """In evaluation mode the same input gives the same output; and the user's own ``evaluate`` evaluates in evaluation mode.
 
     Two passes over the same rows, random states advanced between them. Where they differ, two more that begin in the same random state: if
-    these differ, too, the model carries state from one call to the next. A library's model that is random by design (locality-sensitive
+    these differ, too, the model carries state from one call to the next. Parameters that each pass makes anew are layers created inside
+    ``forward``. A library's model that is random by design (locality-sensitive
     hashing) is exempt.
 
     >>> from pytest_ftcheck import example_trace
@@ -129,6 +131,14 @@ def _judge_randomness(modes: Modes) -> Verdict | None:
     if modes.evaluation is None or not matters(modes.evaluation):
         return None
     headline = _difference(modes)
+    if modes.parameters_made:
+        made = plural(modes.parameters_made, "parameter")
+        return faults.LAYERS_MADE_IN_FORWARD.verdict(
+            NAME,
+            f"{headline}: the logits depend on {made} that each pass makes anew, and that the model does not have.",
+            limit=LIMIT,
+            measured="the graphs of two passes followed to their leaves",
+        )
     base_is_random = modes.base_evaluation is not None and modes.base_evaluation.change > 0
     if modes.base_library and base_is_random:
         note = f"exempt: {modes.base}, a class of the library, is itself random in evaluation mode"

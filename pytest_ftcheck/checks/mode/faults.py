@@ -87,6 +87,21 @@ RANDOM_IN_EVALUATION = Fault(
     ),
     confidence="certain",
 )
+LAYERS_MADE_IN_FORWARD = Fault(
+    "layers_made_in_forward",
+    Rank.START + 155,
+    "forward makes layers of its own: new, random and untrained at every pass",
+    cause="a layer (nn.Linear(...), nn.Parameter(...)) is created inside forward: the optimizer has never seen it, and the next pass "
+    "has another",
+    remedy="create the layer in __init__ (self.dense = nn.Linear(...)), and call it in forward",
+    explains=(
+        Symptom.STANDS_STILL,
+        "rows_independent",
+        "padding_ignored",
+        "metric_matches_reference",
+    ),
+    confidence="certain",
+)
 STATE_CARRIED = Fault(
     "state_carried",
     Rank.INPUTS + 165,

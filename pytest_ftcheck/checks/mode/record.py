@@ -54,6 +54,8 @@ class Modes(Measurement, probe="modes"):
     evaluation: Effect | None = None
     #: Where the passes in evaluation mode differ: two more that begin in the same random state, with other rows in between.
     evaluation_same_seed: Effect | None = None
+    #: There, too: parameters in the graph of the logits that a pass makes anew, and that are not the model's.
+    parameters_made: int = 0
     #: Module inside that takes the ids itself, its outputs in those two passes in evaluation mode, and whether its class is a library's.
     base: str | None = None
     base_evaluation: Effect | None = None

@@ -240,7 +240,7 @@ DECAYS_TOO_EARLY = Fault(
     cause="the schedule is shorter than the run, or steps more often than the optimizer (a step size or decay given for epochs; a "
     "plateau scheduler that watches the wrong direction)",
     remedy="give the schedule the number of optimizer steps (batches per epoch x epochs / accumulation)",
-    explains=("weights_move",),
+    explains=("weights_move", "training_continues"),
     confidence="certain",
 )
 SCHEDULE_DIFFERS = Fault(

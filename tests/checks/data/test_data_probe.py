@@ -19,6 +19,7 @@ from pytest_ftcheck import (
     finetune,
 )
 from pytest_ftcheck.checks.data.probe.label_dependence import measure_dependence
+from pytest_ftcheck.checks.data.probe.metric import mistakes
 from pytest_ftcheck.checks.data.record import Data
 from pytest_ftcheck.instruments.row_hashes import RowReader, Rows
 
@@ -364,6 +365,14 @@ def test_the_users_metric():
     wrong = run(texts(), steps=30, eval_batches=held, evaluate=right(held, axis=0))
     assert check_metric_matches_reference(wrong).fault == "metric_wrong"
     assert "argmax over the rows" in check_metric_matches_reference(wrong).headline
+
+
+def test_an_argmax_without_a_dimension():
+    logits, labels = torch.tensor([[0.0, 9.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 0, 1])
+    found = mistakes("single_label", [(logits, labels), (logits.flip(0), labels)])
+    (name,) = (n for n in found if n.startswith("argmax without a dimension"))
+    # position 1 of the first batch is a class, position 5 of the second is none
+    assert found[name] == pytest.approx(2 / 6)
 
 
 def test_nothing_is_disturbed():

@@ -327,7 +327,8 @@ def test_the_classes_that_rows_are_taken_for_are_measured():
         (0.3, 0.49, 0.001, "inconclusive"),
     ],
 )
-def test_where_every_row_has_one_prediction_the_ranking_decides(first, last, p_value, status):
+@pytest.mark.parametrize("rise", [None, ALPHA / 2])
+def test_where_every_row_has_one_prediction_the_ranking_decides(first, last, p_value, status, rise):
     """Rare tags: nothing is above its threshold as yet, and accuracy is the majority's."""
     trace = example_trace()
     blind = replace(
@@ -337,13 +338,22 @@ def test_where_every_row_has_one_prediction_the_ranking_decides(first, last, p_v
         baseline=0.9,
         p_value=1.0,
         deviations=None,
-        ranking=Ranking(first, last, p_value),
+        ranking=Ranking(first, last, p_value, rise),
     )
     verdict = check_metric_improves(replace(trace, metrics=(blind,)))
     assert verdict.status == status
     if status == "pass":
         assert "area under the ROC curve 0.500 -> 0.800" in verdict.headline
     assert check_metric_improves(replace(trace, metrics=(replace(blind, ranking=None),))).status == "inconclusive"
+
+
+def test_what_random_weights_rank_is_no_learning():
+    """The area was as high before the run, within chance."""
+    trace = example_trace()
+    blind = replace(trace.metrics[0], first=0.3, last=0.25, baseline=0.3, p_value=1.0, deviations=None)
+    verdict = check_metric_improves(replace(trace, metrics=(replace(blind, ranking=Ranking(0.62, 0.63, 0.001, 0.3)),)))
+    assert verdict.status == "inconclusive"
+    assert "Not yet better" in verdict.headline
 
 
 # ------------------------------------------------------------------ held-out rows unlike the training rows

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from pytest_ftcheck import (
@@ -141,6 +142,36 @@ def test_permutation_of_rows_alone_is_not_enough():
     """A mean over the batch does not change when rows change places: they must get other batch mates."""
     trace = traced(Wrapped(pool=lambda h, m: h[:, 0] - h[:, 0].mean(0)))
     assert check_rows_independent(trace).fault == "rows_mixed"
+
+
+def by_length(h, m, back):
+    """As for pack_padded_sequence with enforce_sorted."""
+    order = m.sum(1).argsort(descending=True, stable=True)
+    sorted_by_length = h[order, 0]
+    return sorted_by_length[order.argsort()] if back else sorted_by_length
+
+
+@pytest.mark.parametrize(("back", "fault"), [(False, "rows_reordered"), (True, "")])
+def test_rows_that_are_sorted_by_length(back, fault):
+    verdict = check_rows_independent(traced(Wrapped(pool=lambda h, m: by_length(h, m, back))))
+    assert verdict.fault == fault
+    assert ("at the places of other rows" in verdict.headline) == bool(fault)
+
+
+@pytest.mark.parametrize(("pool", "fault"), [(lambda h, m: h[0], "outputs_not_rows"), (lambda h, m: h[:, 0], "")])
+def test_outputs_that_are_the_tokens_of_the_first_row(pool, fault):
+    square = []
+    for batch in KEYWORDS:
+        n = len(batch["labels"])
+        wide = {k: F.pad(batch[k], (0, n))[:, :n] for k in ("input_ids", "attention_mask")}
+        square.append({**wide, "labels": batch["labels"]})
+    trace = traced(Wrapped(pool=pool), square)
+    verdict = check_rows_independent(trace)
+    assert verdict.fault == fault
+    if fault:
+        assert verdict.headline.startswith("12 rows give 12 outputs, but 8 rows of them give 12")
+        assert statuses(trace) == ["skipped", "fail", "skipped"]
+        assert "one output a row" in check_padding_ignored(trace).headline
 
 
 @pytest.mark.parametrize(("tracked", "fault"), [(False, "batch_statistics_in_evaluation"), (True, "")])

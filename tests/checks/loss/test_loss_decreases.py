@@ -406,6 +406,37 @@ def test_the_trend_of_the_training_losses():
     assert verdict.measured == "training losses only"
 
 
+FALLING = [1.2 - 0.03 * i for i in range(20)]
+SPIKE = [1.2, 1.2, *(4.0 - 0.1 * i for i in range(18))]
+
+
+@pytest.mark.parametrize(
+    ("source", "losses", "function", "status"),
+    [
+        ("watch", FALLING, "cross_entropy", "inconclusive"),  # a balanced probe batch beside unbalanced training rows
+        ("watch", FALLING, "mse_loss", "fail"),
+        ("watch", SPIKE, "cross_entropy", "fail"),
+        ("watch", FALLING[::-1], "cross_entropy", "fail"),
+        ("finetune", FALLING, "cross_entropy", "fail"),
+    ],
+)
+def test_a_probe_loss_that_rises_while_the_training_loss_falls(source, losses, function, status):
+    calls = {"loop": LoopCalls(losses=(LossCall(0, function, "output", 8),) * 3)}
+    verdict = check_loss_decreases(replace(run(-0.2, losses=losses), source=source, measurements=calls))
+    assert verdict.status == status
+    assert ("training loss falls" in verdict.headline) == (status == "inconclusive")
+
+
+def test_weights_that_are_replaced_after_the_last_step():
+    """The worst of the kept states is loaded, because its loss is the greatest."""
+    kept = tuple(replace(t, motion=replace(t.motion, between_steps=0.1)) for t in GOOD.tensors)
+    verdict = check_loss_decreases(replace(run(0.01, losses=FALLING), tensors=kept))
+    assert verdict.status == "inconclusive"
+    assert "replaced after the last step" in verdict.headline
+    assert "greater_is_better" in verdict.remedy
+    assert "replaced" not in check_loss_decreases(run(0.01, losses=FALLING)).headline
+
+
 def test_a_negative_loss_that_falls_gets_a_note():
     note = "which a cross-entropy cannot be"
     negative = check_loss_decreases(watched([0.1 - 0.02 * i for i in range(20)]))

@@ -353,6 +353,52 @@ def test_tokens_dropped_before_a_library_are_not_its_randomness():
     assert check_eval_deterministic(trace).fault == "random_in_evaluation"
 
 
+@pytest.mark.parametrize(
+    ("evaluated_at", "back", "fault"), [(4, False, "left_in_evaluation_mode"), (4, True, ""), (10, False, "")]
+)
+def test_a_watched_loop_that_evaluates(rows, evaluated_at, back, fault):
+    model = Net().train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with watch(model, optimizer, probe_batch=rows[0]) as watched:
+        for i in range(12):
+            if i == evaluated_at:
+                model.eval()
+                model(rows[0][0])
+                model.train(back)
+            standard_step(model, rows[0], optimizer, None)
+    verdict = check_dropout_active(watched.trace)
+    assert verdict.fault == fault
+    assert ("From step 4 on" in verdict.headline) == bool(fault)
+    assert ("at 10 of 12 steps" in verdict.headline) == (evaluated_at == 10)
+
+
+class MakesLayers(nn.Module):
+    """A part of the head is made in __init__, in forward, or kept in a list that torch does not see."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where, self.features, self.out = where, nn.Linear(6, 8), nn.Linear(8, 2)
+        self.noise = nn.Dropout(0.5) if where == "list" else None
+        if where == "init":
+            self.dense = nn.Linear(8, 8)
+        self.parts = [nn.Linear(8, 8)]
+
+    def forward(self, x):
+        dense = {"init": lambda: self.dense, "forward": lambda: nn.Linear(8, 8), "list": lambda: self.parts[0]}[
+            self.where
+        ]()
+        hidden = torch.relu(dense(torch.relu(self.features(x))))
+        return self.out(F.dropout(hidden) if self.noise is not None else hidden)
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"), [("init", ""), ("forward", "layers_made_in_forward"), ("list", "random_in_evaluation")]
+)
+def test_layers_made_in_forward(rows, where, fault):
+    trace = traced(MakesLayers(where), rows, head="out")
+    assert check_eval_deterministic(trace).fault == fault
+
+
 def seeded(every):
     count = [0]
 

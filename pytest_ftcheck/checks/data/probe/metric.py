@@ -83,19 +83,21 @@ def mistakes(task: str, pairs: Sequence[Pair]) -> dict[str, float]:
     """What common mistakes make of the accuracy, computed batch by batch as in an evaluation loop."""
     if task != "single_label" or any(x.dim() != 2 or y.dim() != 1 or x.shape[1] < 2 for x, y in pairs):
         return {}
-    over_rows = compared = over_argmin = rows = 0
+    over_rows = over_all = compared = over_argmin = rows = 0
     all_pairs: list[float] = []
     for logits, labels in pairs:
         across = logits.argmax(0)
         size = min(len(across), len(labels))
         over_rows += int((across[:size] == labels[:size]).sum())
         compared += size
+        over_all += int((logits.argmax() == labels).sum())
         all_pairs.append(float((logits.argmax(1)[:, None] == labels[None, :]).float().mean()))
         over_argmin += int((logits.argmin(1) == labels).sum())
         rows += len(labels)
     return {
         "argmax over the rows of a batch instead of the classes": over_rows / max(1, compared),
         "argmax over the rows of a batch instead of the classes, divided by all rows": over_rows / max(1, rows),
+        "argmax without a dimension: one position in the whole batch": over_all / max(1, rows),
         "every prediction compared with every label": float(np.mean(all_pairs)),
         "argmin instead of argmax": over_argmin / max(1, rows),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ....instruments.global_state import seed_everything
+from ....instruments.graph_leaves import leaves_of
 from ....instruments.kept_attributes import refill
 from ....instruments.parameter_roles import in_part
 from ....instruments.reader import Reader
@@ -204,19 +205,7 @@ def _outside(model: nn.Module, reader: Reader, batch: Any, optimizer: torch.opti
 def _leaves(model: nn.Module, reader: Reader, batch: Any) -> list[torch.Tensor]:
     with quiet(model, grad=True):
         seed_everything(0)
-        logits = reader.logits(batch)
-        todo = [logits.grad_fn] if logits is not None and logits.grad_fn is not None else []
-        seen, found = set(todo), []
-        while todo:
-            node = todo.pop()
-            variable = getattr(node, "variable", None)
-            if isinstance(variable, torch.Tensor):
-                found.append(variable)
-            for following, _ in node.next_functions:
-                if following is not None and following not in seen:
-                    seen.add(following)
-                    todo.append(following)
-    return found
+        return leaves_of(reader.logits(batch))
 
 
 def _tensors(value: Any) -> Iterator[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from ....instruments.batches import take_rows
 from ....instruments.tokens import Tokens
 from ..record import BatchMatesMeasurement
-from .forward import Forward, Pass, Sample, by_row
+from .forward import ROUNDINGS, Forward, Pass, Sample, by_row
 
 
 def measure_batch_mates(
@@ -31,7 +32,24 @@ def measure_batch_mates(
             before, after = by_row(before, tokens), by_row(after, chosen_tokens)
             base_output = forward.effect(before[kept], after[len(mates) :], before)
     base, library = (forward.base.name, forward.base.library) if forward.base else (None, False)
-    return BatchMatesMeasurement(half, output, base_output, base, library, _batch_statistics(forward.model))
+    reordered = _reordered(whole.logits, changed.logits, kept, ROUNDINGS * forward.precision * output.scale)
+    statistics = _batch_statistics(forward.model)
+    return BatchMatesMeasurement(half, output, base_output, base, library, statistics, reordered)
+
+
+def _reordered(before: torch.Tensor, after: torch.Tensor, kept: list[int], rounding: float) -> bool:
+    """Whether the outputs of the rows that both batches have are in both, but not at their places.
+
+    :param kept: places in ``before`` of the rows that stand last in ``after``.
+    """
+    if before.shape[1:] != after.shape[1:] or len(before) < 2:
+        return False
+    same = (before[:, None].double() - after[None].double()).abs().amax(-1) <= rounding
+    alike = (before[:, None].double() - before[None].double()).abs().amax(-1) <= rounding
+    if int(alike.sum()) > len(before):  # equal outputs could be anybody's
+        return False
+    places = [(k, len(after) - len(kept) + i) for i, k in enumerate(kept)]
+    return int(same.any(1).sum()) >= len(kept) and not all(bool(same[a, b]) for a, b in places)
 
 
 def _batch_statistics(model: nn.Module) -> tuple[str, ...]:

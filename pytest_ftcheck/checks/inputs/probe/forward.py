@@ -50,6 +50,14 @@ class Pass:
     call: Call | None
 
 
+class OtherRowCount(ValueError):
+    """The model gives more or fewer outputs than there are rows."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__("the model does not give one output a row")
+        self.outputs = outputs
+
+
 class Forward:
     """The model's forward passes, and effects on their outputs."""
 
@@ -118,7 +126,7 @@ def by_row(values: torch.Tensor, tokens: Tokens | None, keep: torch.Tensor | Non
         elif keep is not None and values.shape[:2] == tokens.real.shape:  # of another text, which was not cut
             values = values * tokens.real.reshape(*tokens.real.shape, *[1] * (values.dim() - 2))
     if tokens is not None and len(values) != len(tokens.ids):
-        raise ValueError("the model does not give one output a row")
+        raise OtherRowCount(len(values))
     return values.reshape(len(values), -1)
 
 

@@ -22,12 +22,13 @@ from ..record import (
     HiddenTokens,
     Inputs,
     NumberScale,
+    OutputCount,
     PaddingMeasurement,
     WordsMeasurement,
 )
 from .batch_mates import measure_batch_mates
 from .first_tokens import are_words, count_first_tokens, reads_first_token_alone
-from .forward import Forward, Pass, Sample, rows_equal
+from .forward import Forward, OtherRowCount, Pass, Sample, rows_equal
 from .hidden_tokens import find_hidden_tokens, hidden_from_base
 from .number_scale import has_numbers, measure_number_scale
 from .padding import SHORT, config_pad_id, is_large, measure_inversion, measure_padding
@@ -64,6 +65,7 @@ class InputsProbe(Probe):
         self.padding: PaddingMeasurement | None = None
         self.batch_mates: BatchMatesMeasurement | None = None
         self.words: list[WordsMeasurement] = []
+        self.output_count: OutputCount | None = None
         self.repeat: Effect | None = None
         self.rounding: Effect | None = None
         self.declared_id = context.intent.pad_token_id
@@ -88,7 +90,11 @@ class InputsProbe(Probe):
             self.unmeasured = dict.fromkeys(PARTS, "a batch has fewer than two rows")
             return
         with quiet(self.context.model):
-            self._compare("before")
+            try:
+                self._compare("before")
+            except OtherRowCount as error:
+                self._count_outputs(error)
+                return
             self._follow_first_tokens()
             if self.numbers:
                 with contextlib.suppress(Exception):  # the user's model may refuse other numbers
@@ -98,7 +104,7 @@ class InputsProbe(Probe):
 
     def after(self) -> None:
         """What the output depends on, with the last weights."""
-        if len(self.sample.rows) < 2:
+        if len(self.sample.rows) < 2 or self.output_count is not None:
             return
         with quiet(self.context.model):
             self._compare("after")
@@ -110,6 +116,7 @@ class InputsProbe(Probe):
             padding=self.padding,
             batch_mates=self.batch_mates,
             words=tuple(self.words),
+            output_count=self.output_count,
             repeat=self.repeat,
             rounding=self.rounding,
             hidden_tokens=self.hidden_tokens,
@@ -176,6 +183,14 @@ class InputsProbe(Probe):
         large = {part: effects for part in missing if (effects := _large_effects(getattr(self, part)))}
         if large:
             self._drop_rounding(batch, tokens, whole, large)
+
+    def _count_outputs(self, error: OtherRowCount) -> None:
+        """Fewer rows do not give as many outputs: does the whole batch, on which the loss pairs outputs and labels?"""
+        logits = self.context.reader.logits(self.sample.batch)
+        if logits is None or len(logits) != self.sample.count:
+            raise error
+        self.output_count = OutputCount(self.sample.count, len(self.sample.rows), error.outputs)
+        self.unmeasured = dict.fromkeys(PARTS, str(error))
 
     def _follow_first_tokens(self) -> None:
         """Where rows begin with different words: does the head read the vectors there, and no others?"""

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ....core.effect import Effect
 from ....instruments.base_model import BaseModel, effect, find_base_models, hidden_of, precision_of
 from ....instruments.batches import row_count, split, take_rows
 from ....instruments.global_state import seed_everything
+from ....instruments.graph_leaves import leaves_of
 from ....instruments.kept_tensors import same_bits
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
@@ -185,6 +187,7 @@ class ModesProbe(Probe):
             self.fields["evaluation"] = difference
             if difference.change == 0:
                 return
+            self.fields["parameters_made"] = self._parameters_made(batch)
             self.fields["evaluation_same_seed"] = self._after_other_rows(batch)
             tokens = find_tokens(batch, self.context.intent.pad_token_id)
             if tokens is None:
@@ -194,6 +197,16 @@ class ModesProbe(Probe):
                     self.fields["base"], self.fields["base_library"] = base.name, base.library
                     self.fields["base_evaluation"] = difference
                     return
+
+    def _parameters_made(self, batch: Any) -> int:
+        """Parameters that a pass ends in and the next one does not, none of the model's: what stands in a list is in both."""
+        own = {id(p) for p in self.context.model.parameters()}
+        with torch.enable_grad():
+            one, two = (
+                [p for p in leaves_of(self.context.reader.logits(batch)) if isinstance(p, nn.Parameter)]
+                for _ in range(2)
+            )
+        return sum(id(p) not in own and all(p is not q for q in two) for p in one)
 
     def _base_twice(self, base: BaseModel, batch: Any, ids: torch.Tensor) -> Effect | None:
         """The base called twice with the very inputs that the model passes to it: what comes before it may be random, too."""
