@@ -1,4 +1,4 @@
-"""What `finetune` costs as things grow: ``python benchmarks/scale.py [AXIS ...] [--largest N] [--loss] [--queries]``.
+"""What `finetune` costs as things grow: ``python benchmarks/scale.py [AXIS ...] [--largest N] [--loss] [--queries] [--calls]``.
 
 Each row is one model that grows along one axis: the outputs of a token-level head (``vocabulary``), the ``classes``, the number of
 ``tensors``, its ``parameters``, the ``steps``. The bare loop is the same recipe in plain torch (AdamW, clipping, schedule). Bare loop and
@@ -243,6 +243,21 @@ def query_counts() -> None:
         )
 
 
+def call_seconds() -> None:
+    """What a parameter tensor costs in a forward pass however small it is: the constant ``PER_TENSOR`` of `instruments.work`."""
+    a = torch.randn(1024, 1024)
+
+    def best(run: Callable[[], Any]) -> float:
+        return min(seconds_of(run) for _ in range(5))
+
+    per_second = 2 * 1024**3 / best(lambda: a @ a)
+    for case in cases("tensors")[1:]:
+        model, x = case.make().eval(), case.batches[0][0]
+        with torch.no_grad():
+            seconds = best(lambda m=model, x=x: m(x)) / case.size  # type: ignore[misc]
+        print(f"{case.size:,} tensors: {1e6 * seconds:.1f} us a tensor, as {per_second * seconds:.2g} operations")
+
+
 def main() -> int:
     """Print the table; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -250,11 +265,12 @@ def main() -> int:
     parser.add_argument("--largest", type=int, help="leave out what is larger")
     parser.add_argument("--loss", action="store_true", help="what the loss of one output costs, and nothing else")
     parser.add_argument("--queries", action="store_true", help="what the queries of loss_shape cost, and nothing else")
+    parser.add_argument("--calls", action="store_true", help="what a tensor costs in a pass, and nothing else")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if given.loss or given.queries:
-        (loss_seconds if given.loss else query_counts)()
+    if given.loss or given.queries or given.calls:
+        (loss_seconds if given.loss else query_counts if given.queries else call_seconds)()
         return 0
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, one thread; goal: {MULTIPLE:g} x bare + {FLAT:g} s\n"

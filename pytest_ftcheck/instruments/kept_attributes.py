@@ -162,6 +162,58 @@ class ObjectAttributes:
         return f"the attributes of a {type(self.owner).__name__}"
 
 
+def keep_attributes(owners: Iterable[Any]) -> list[PlainValues | PlainAttributes]:
+    """What a forward pass may write into modules and their configs: see `PlainAttributes`. Most modules have a few numbers of their own,
+    and are kept together."""
+    simple = PlainValues()
+    others = [owner for owner in owners if not simple.add(owner)]
+    return [simple, *map(PlainAttributes, others)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _not_own(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a module's attributes that torch has not given it."""
+    return tuple(name for name in names if name not in _OWN)
+
+
+class PlainValues:
+    """The attributes of many objects that have nothing but plain values: numbers, texts, tuples, None."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[dict[str, Any], tuple[str, ...], list[tuple[str, Any]]]] = []
+
+    def add(self, owner: Any) -> bool:
+        """Keep this object's, too; False: it has others, or is a module with buffers or children."""
+        mine = vars(owner)
+        if mine.get("_modules") or mine.get("_buffers"):
+            return False
+        names = tuple(mine)
+        values = [(name, mine[name]) for name in _not_own(names)]
+        for _, value in values:
+            if type(value) not in _IMMUTABLE:
+                return False
+        self.kept.append((mine, names, values))
+        return True
+
+    def restore(self) -> None:
+        """Everything as it was when it was kept."""
+        for mine, names, values in self.kept:
+            _restore_values(mine, names, values)
+
+
+def _restore_values(mine: dict[str, Any], names: tuple[str, ...], values: Iterable[tuple[str, Any]]) -> None:
+    """The values of these attributes; attributes with other names go, but for functions."""
+    for name, value in values:
+        if mine.get(name, _MISSING) is not value:
+            mine[name] = value
+    if tuple(mine) != names:
+        for name in [n for n, v in mine.items() if n not in names and not callable(v)]:
+            del mine[name]
+
+
+_MISSING = object()
+
+
 class PlainAttributes:
     """What a forward pass may write into: the values, containers, small tensors and generators among an object's attributes, and a
     module's tables of buffers and of children (BigBird exchanges its attention where rows are short). Faster than `ObjectAttributes`;
@@ -170,15 +222,14 @@ class PlainAttributes:
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         mine = vars(owner)
-        self.names = list(mine)
+        self.names = tuple(mine)
         self.values: list[tuple[str, Any]] = []
         containers: list[Any] = []
         self.tensors: list[KeptTensor] = []
         self.generators: list[KeptGenerator] = []
         values = self.values
-        for key, value in mine.items():
-            if key in _OWN:
-                continue
+        for key in _not_own(self.names):
+            value = mine[key]
             of = type(value)
             if of not in _IMMUTABLE:
                 kind = kind_of(of)
@@ -198,13 +249,7 @@ class PlainAttributes:
 
     def restore(self) -> None:
         """Everything as it was when it was kept."""
-        mine = vars(self.owner)
-        for key, value in self.values:
-            if mine.get(key, self) is not value:
-                mine[key] = value
-        if list(mine) != self.names:
-            for key in [k for k, v in mine.items() if k not in self.names and not callable(v)]:
-                del mine[key]
+        _restore_values(vars(self.owner), self.names, self.values)
         if self.contents is not None:
             self.contents.restore()
         for tensor in self.tensors:

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from .inference import InferenceMode
 from .sharded_tensors import is_sharded, local, memory_of
+from .undo import NotRestored, restore_or_name
 
 #: Integers of the same number of bytes: as such, -0.0 differs from 0.0, and a NaN equals itself.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -29,6 +31,13 @@ class KeptTensor:
         self.memory = memory_of(tensor)
         self.values = None if tensor.device.type == "meta" else self.memory.clone()
 
+    @classmethod
+    def of(cls, tensor: torch.Tensor, name: str, memory: torch.Tensor, values: torch.Tensor | None) -> KeptTensor:
+        """A tensor as it was: its memory, and the values that were in it."""
+        kept = cls.__new__(cls)
+        kept.tensor, kept.name, kept.memory, kept.values = tensor, name, memory, values
+        return kept
+
     def restore(self) -> bool:
         """Memory and values as they were when the tensor was kept; whether anything differed."""
         moved = not same_memory(local(self.tensor), self.memory)
@@ -41,6 +50,83 @@ class KeptTensor:
 
     def __str__(self) -> str:
         return self.name or f"a tensor of shape {tuple(self.values.shape if self.values is not None else ())}"
+
+
+class KeptTensors:
+    """Several tensors as they are now, each as `KeptTensor` keeps one. Small plain ones are copied and compared side by side: of thousands
+    the calls cost more than the numbers.
+
+    :param named: names and tensors, each tensor once.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
+        self._single: list[KeptTensor] = []
+        together: dict[Any, list[tuple[str, torch.Tensor]]] = {}
+        for name, tensor in named:
+            if _joins(tensor):
+                together.setdefault((tensor.dtype, tensor.device), []).append((name, tensor))
+            else:
+                self._single.append(KeptTensor(tensor, name))
+        self._joined = [_SideBySide(tensors) for tensors in together.values()]
+
+    def restore(self) -> list[str]:
+        """Memory and values as they were when the tensors were kept; the names of those that differed.
+
+        :raises NotRestored: naming what could not be restored; all else was.
+        """
+        differed: list[str] = []
+        problems: list[str] = []
+        for joined in self._joined:
+            joined.restore(differed, problems)
+        for kept in self._single:
+            if restore_or_name(kept, problems):
+                differed.append(kept.name)
+        if problems:
+            raise NotRestored("; ".join(problems))
+        return differed
+
+
+#: Tensors of more elements are kept one by one.
+SMALL = 2**14
+_JOINED_DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64})
+
+
+def _joins(t: torch.Tensor) -> bool:
+    return (
+        (type(t) is nn.Parameter or type(t) is torch.Tensor)
+        and t.dtype in _JOINED_DTYPES
+        and t.layout is torch.strided
+        and 0 < t.numel() <= SMALL
+        and t.is_contiguous()
+        and (t.is_cpu or t.is_cuda)
+        and not t.is_inference()
+    )
+
+
+class _SideBySide:
+    """Plain tensors of one dtype and device; their values lie in one copy."""
+
+    def __init__(self, named: list[tuple[str, torch.Tensor]]) -> None:
+        self.named = named
+        self.memory = [t.data for _, t in named]
+        self.places = [(m.data_ptr(), m.shape, m.stride(), m.dtype) for m in self.memory]
+        self.flat = [m.view(-1) for m in self.memory]
+        self.values = torch.cat(self.flat)
+
+    def restore(self, differed: list[str], problems: list[str]) -> None:
+        """As `KeptTensor.restore`; the names are added to these lists."""
+        moved = [
+            i
+            for i, ((_, t), place) in enumerate(zip(self.named, self.places, strict=True))
+            if (t.data_ptr(), t.shape, t.stride(), t.dtype) != place
+        ]
+        if not moved and identical(torch.cat(self.flat), self.values):
+            return
+        pieces = torch.split(self.values, [flat.numel() for flat in self.flat])
+        for (name, tensor), memory, values in zip(self.named, self.memory, pieces, strict=True):
+            kept = KeptTensor.of(tensor, name, memory, values.view(memory.shape))
+            if restore_or_name(kept, problems):
+                differed.append(name)
 
 
 class FreshMemory:

@@ -18,12 +18,12 @@ from torch import nn
 from ..core.intent import Intent
 from ..core.observations import Tensor
 from ..core.recipe import Recipe
-from .batches import Batches
+from .batches import Batches, rows_of
 from .reader import Reader
 from .recall import Recall
 from .undisturbed import undisturbed
 from .undo import Undo
-from .work import row_work, tokens_of
+from .work import call_work, row_work, tokens_of
 
 #: The head costs little: at most this share of a row's work.
 LITTLE = 0.1
@@ -99,6 +99,12 @@ class ProbeContext(ModelContext):
     def row_work(self) -> float:
         """Floating-point operations of one of the fixed rows through the model, and its loss."""
         return row_work(self.model, max(map(tokens_of, self.fixed_batches), default=1), self.reader.outputs)
+
+    @functools.cached_property
+    def call_rows(self) -> float:
+        """How many rows the calls of one forward pass cost as much as: of a model with thousands of tensors, as many as a batch has."""
+        calls, rows = call_work(self.model), rows_of(self.fixed_batches[0]) if self.fixed_batches else 1
+        return calls / (self.row_work + calls / max(1, rows))
 
 
 C = TypeVar("C", bound=ModelContext)

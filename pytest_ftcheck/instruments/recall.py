@@ -22,9 +22,13 @@ from .reader import Reader
 from .uncompiled import compiled
 from .undisturbed import quiet
 from .undo import Undo
+from .work import FREE_TENSORS, PER_TENSOR
 
 #: Numbers that are kept, at most: 128 MB.
 MOST_NUMBERS = 2**25
+#: Of hundreds of modules before the head, with fewer parameters each than these, nothing is recalled: to compare what each is given takes
+#: as long as `PER_TENSOR` operations, which is a call with 16 rows of one token.
+WORTH = PER_TENSOR / (2 * 16)
 
 
 class Recall:
@@ -42,6 +46,8 @@ class Recall:
         self._modules = [] if not head or distributed or compiled(model) else modules_before(model, head)
         #: Parameters of what is recalled.
         self.parameters = sum(p.numel() for m in self._modules for p in m.parameters())
+        if len(self._modules) > FREE_TENSORS and self.parameters < WORTH * len(self._modules):
+            self._modules, self.parameters = [], 0
         self._memory: dict[nn.Module, list[tuple[Any, Any]]] = {}
         self._numbers = self._recalled = 0
         self._keeps = False

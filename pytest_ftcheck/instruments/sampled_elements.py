@@ -84,8 +84,12 @@ class SampledElements:
     def values(self, out: torch.Tensor) -> torch.Tensor:
         """The current values, into ``out``."""
         with torch.no_grad():
-            for p, index, place in zip(self.parameters, self.index, self.split(out), strict=True):
-                _pick(memory_of(p), index, place)
+            now = [memory_of(p) for p in self.parameters]
+            if all(v.device == self.device for v in now):
+                torch.cat([_picked(v, index) for v, index in zip(now, self.index, strict=True)], out=out)
+            else:
+                for value, index, place in zip(now, self.index, self.split(out), strict=True):
+                    _pick(value, index, place)
         return out
 
     def gradients(self, out: torch.Tensor, places: Sequence[int] | None = None) -> torch.Tensor:
@@ -112,6 +116,12 @@ class SampledElements:
         """L2 norm of each tensor's piece."""
         return torch.segment_reduce(flat * flat, "sum", lengths=self._lengths).sqrt()
 
+    def extremes(self, flat: torch.Tensor) -> tuple[list[float], list[float]]:
+        """The least and the largest number of each tensor's piece; a GPU is waited for."""
+        low: list[float] = torch.segment_reduce(flat, "min", lengths=self._lengths).tolist()
+        high: list[float] = torch.segment_reduce(flat, "max", lengths=self._lengths).tolist()
+        return low, high
+
     def all_of(self, flags: torch.Tensor) -> list[bool]:
         """Of each tensor, whether all of its piece is true; a GPU is waited for."""
         least: list[float] = torch.segment_reduce(flags.float(), "min", lengths=self._lengths).tolist()
@@ -120,6 +130,11 @@ class SampledElements:
 
 def _random(below: int, size: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(below, (size,), generator=generator, device="cpu")
+
+
+def _picked(source: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+    flat = source.reshape(-1)
+    return flat if index is None else flat.index_select(0, index)
 
 
 def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor) -> None:

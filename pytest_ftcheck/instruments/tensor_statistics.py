@@ -67,6 +67,11 @@ def histogram_of(step: int, values: torch.Tensor) -> Histogram | None:
     if not values.numel():
         return None
     low, high = (float(v) for v in torch.aminmax(values))
+    return histogram_between(step, values, low, high)
+
+
+def histogram_between(step: int, values: torch.Tensor, low: float, high: float) -> Histogram:
+    """Histogram of finite values whose extremes are known."""
     if low == high:
         return Histogram(step, low, high, (values.numel(),))
     counts = torch.histc(values.float().cpu(), BINS, low, high)

@@ -12,8 +12,8 @@ from torch import nn
 
 from .global_state import GlobalState
 from .inference import InferenceMode
-from .kept_attributes import PlainAttributes, configs_in
-from .kept_tensors import FreshMemory, KeptTensor
+from .kept_attributes import configs_in, keep_attributes
+from .kept_tensors import FreshMemory, KeptTensors
 from .other_processes import alone
 from .undo import Undo
 
@@ -73,11 +73,7 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     :param weights: restore the weights, too: some models write into them in a forward pass (an embedding with ``max_norm``, a head
         that normalises itself). Once a weight was found changed, it is always restored.
     """
-    modules = modules_of(model)
-    undo = Undo(GlobalState(), _Probing(), _Switches(), _Flags(modules), _Modes(model, modules))
-    undo.keep(_Weights(model, all_of_them=weights))
-    undo.keep(*(KeptTensor(b) for b in _distinct(m._buffers for m in modules)))
-    undo.keep(*map(PlainAttributes, (*modules, *configs_in(modules))))
+    undo = _kept(model, modules_of(model), weights=weights)
     # what is switched here the undo switches back: a block of torch's own in a generator that an interrupt left behind ends when the
     # generator is freed, which may be after everything was restored
     with undo, InferenceMode(False):
@@ -86,13 +82,25 @@ def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
         yield
 
 
+def _kept(model: nn.Module, modules: list[nn.Module], *, weights: bool) -> Undo:
+    """All that `undisturbed` restores, as it is now."""
+    undo = Undo(GlobalState(), _Probing(), _Switches(), _Flags(modules), _Modes(modules))
+    undo.keep(_Weights(model, all_of_them=weights))
+    undo.keep(KeptTensors(("", b) for b in _distinct(m._buffers for m in modules)))
+    undo.keep(*keep_attributes((*modules, *configs_in(modules))))
+    return undo
+
+
 @contextlib.contextmanager
 def quiet(model: nn.Module, *, grad: bool = False, weights: bool = False) -> Iterator[None]:
     """Dropout off, no gradients (unless ``grad``), everything restored as by :func:`undisturbed`: for every measurement on a model."""
-    with undisturbed(model, weights=weights):
+    modules = modules_of(model)
+    undo = _kept(model, modules, weights=weights)
+    with undo, InferenceMode(False):
         torch.set_grad_enabled(grad)
+        _Probing.open += 1
         # not .eval(): an overridden train() may do more than switch the mode
-        _switch((m, False) for m in modules_of(model))
+        _switch((m, False) for m in modules)
         yield
 
 
@@ -111,9 +119,10 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     left = [model]
     while left:
         for child in left.pop()._modules.values():
-            if child is not None and id(child) not in found:
-                found[id(child)] = child
-                left.append(child)
+            if child is not None and (key := id(child)) not in found:
+                found[key] = child
+                if child._modules:
+                    left.append(child)
     return list(found.values())
 
 
@@ -136,22 +145,21 @@ class _Modes:
     """The mode of each module. Modules created since (a forward pass may replace parts of its model, as BigBird's does) get the mode of
     their parent."""
 
-    def __init__(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
-        self.model = model
+    def __init__(self, modules: list[nn.Module]) -> None:
         self.modes = [(m, m.training) for m in modules]
 
     def restore(self) -> None:
         """The modes as they were."""
         _switch(self.modes)
-        _set_mode_of_new(self.model, {id(m) for m, _ in self.modes})
-
-
-def _set_mode_of_new(module: nn.Module, known: set[int]) -> None:
-    for child in module._modules.values():
-        if child is not None:
-            if id(child) not in known:
-                child.training = module.training
-            _set_mode_of_new(child, known)
+        parents = [m for m, _ in self.modes if m._modules]
+        known = {id(m) for m, _ in self.modes} if parents else set()
+        while parents:
+            parent = parents.pop()
+            for child in parent._modules.values():
+                if child is not None and id(child) not in known:
+                    child.training = parent.training
+                    known.add(id(child))
+                    parents.append(child)
 
 
 class _Flags:
@@ -181,13 +189,12 @@ class _Weights:
             if not all_of_them or sum(p.numel() for _, p in chosen) > COPIED:
                 capped = {id(m.weight) for m in modules_of(model) if getattr(m, "max_norm", None) is not None}
                 chosen = [(n, p) for n, p in chosen if n in known or (all_of_them and id(p) in capped)]
-        self.kept = [KeptTensor(p, n) for n, p in chosen]
+        self.kept = KeptTensors(chosen)
 
     def restore(self) -> None:
         """The weights as they were."""
-        for kept in self.kept:
-            if kept.restore():
-                _WRITTEN.setdefault(self.model, set()).add(kept.name)
+        if written := self.kept.restore():
+            _WRITTEN.setdefault(self.model, set()).update(written)
 
 
 def named_parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -144,13 +144,14 @@ def _position(undo: Undo) -> int:
     return next((i for i, block in enumerate(_blocks.open) if block is undo), len(_blocks.open))
 
 
-def restore_or_name(kept: Restorable, problems: list[str]) -> None:
-    """Restore one thing; an exception names it in ``problems`` and does not prevent the others."""
+def restore_or_name(kept: Restorable, problems: list[str]) -> object:
+    """Restore one thing, and return what that returned; an exception names it in ``problems`` and does not prevent the others."""
     try:
-        kept.restore()
+        return kept.restore()
     except NotRestored as error:
         problems.append(str(error))
     except Exception as error:  # noqa: BLE001 - raised when all else is restored
         text = str(error).strip().splitlines()
         name = str(kept) if type(kept).__str__ is not object.__str__ else type(kept).__name__
         problems.append(f"{name} ({type(error).__name__}: {text[0][:200] if text else ''})")
+    return None

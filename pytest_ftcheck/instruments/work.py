@@ -22,6 +22,9 @@ COSTLY = 1e9
 #: read and written several times. Measured by ``benchmarks/scale.py --loss``: cross-entropy takes 0.7 to 2.2 ns an output and forward
 #: pass, on a core that does 35 to 70 operations a nanosecond.
 PER_OUTPUT = 60.0
+#: Floating-point operations in a matrix product that take as long as the calls that one parameter tensor costs in a forward pass, however
+#: small it is. Measured by ``benchmarks/scale.py --calls``: 0.9e6 and 1.2e6 with 500 and 5,000 tensors. `FREE` pays for so many tensors.
+PER_TENSOR, FREE_TENSORS = 1e6, 500
 
 
 def row_work(model: nn.Module, tokens: int, outputs: int = 0) -> float:
@@ -33,12 +36,21 @@ def row_work(model: nn.Module, tokens: int, outputs: int = 0) -> float:
     return 2.0 * max(1, size) * max(1, tokens) + PER_OUTPUT * outputs
 
 
+def call_work(model: nn.Module) -> float:
+    """What the calls of one forward pass cost beyond the numbers, of a model with thousands of tensors, in floating-point operations.
+
+    >>> call_work(nn.Linear(2, 2))
+    0.0
+    """
+    return PER_TENSOR * max(0, sum(1 for _ in model.parameters()) - FREE_TENSORS)
+
+
 def allowance(model: nn.Module, rows: int, tokens: int, steps: int, outputs: int = 0) -> float:
     """Rows that all probes together may pass through the model.
 
     :param rows: of a training batch.  :param steps: of the training.  :param tokens, outputs: of a row, as for `row_work`.
     """
-    return SHARE * 3 * rows * steps + FREE / row_work(model, tokens, outputs)
+    return SHARE * 3 * rows * steps + FREE / (row_work(model, tokens, outputs) + call_work(model) / max(1, rows))
 
 
 def tokens_of(batch: Any) -> int:

@@ -21,13 +21,14 @@ from ..instruments import loop_calls
 from ..instruments.optimizers import OptimizerReplacements, SchedulerOrder, lr_of
 from ..instruments.sampled_elements import LARGE_BASE, SAMPLE_HEAD, SampledElements, sample_size
 from ..instruments.sharded_tensors import value_here
-from ..instruments.tensor_statistics import histogram_of, plain, short
+from ..instruments.tensor_statistics import plain, short
 from ..instruments.uncompiled import between_graphs
 from .clipped_norms import ClippedNorms
 from .external_writes import ExternalWrites
 from .gradient_norms import read_norms
 from .gradient_statistics import NO_GRADIENT, NOT_CONCERNED, GradientStatistics
 from .recorded_fields import GroupRates, optimizer_record, tensor_records
+from .sampled_histograms import histograms_of
 from .watched_optimizers import WatchedOptimizers
 from .watched_parameters import WatchedBuffers, watch_parameters
 from .weight_decay import WeightDecay
@@ -199,6 +200,7 @@ class Recorder:
             self._writes.update(self._before, self._after, self._start, first=not self.steps)
 
     def _after_step(self, optimizer: TorchOptimizer, *_: Any) -> None:
+        loop_calls.pause()  # somebody may have subscribed since
         try:
             if self._inside_step and self._concerns_model(optimizer):
                 self._inside_step = False
@@ -332,11 +334,13 @@ class Recorder:
 
     def _add_histograms(self, number: int, *, exact: bool = False) -> None:
         values = self._start if number < 0 else self._after
-        for w, sample in zip(self._live, self._sampled.split(values), strict=True):
-            if w.trainable:
-                source = w.values.reshape(-1).float() if exact and w.part == "head" else sample
-                if (histogram := histogram_of(number, source)) is not None:
-                    w.histograms.append(histogram)
+        whole = {
+            place: w.values.reshape(-1).float() for place, w in enumerate(self._live) if exact and w.part == "head"
+        }
+        found = histograms_of(number, values, self._sampled, [w.trainable for w in self._live], whole)
+        for w, histogram in zip(self._live, found, strict=True):
+            if histogram is not None:
+                w.histograms.append(histogram)
 
     # ------------------------------------------------------------------ the end
     def finish(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ..instruments.recall import Recall
 from ..instruments.rounding_noise import noise_of_small_gradients
 from ..instruments.undisturbed import quiet
 from ..instruments.undo import Undo
-from ..instruments.work import allowance, row_work, tokens_of
+from ..instruments.work import allowance, call_work, row_work, tokens_of
 from .build_trace import build_trace, measured_fields
 from .finetune_arguments import OwnArguments
 from .one_row import one_row_error
@@ -122,7 +122,9 @@ class FinetuneRun:
             return True
         first = self.batches.known[0]
         rows = row_count(split(first)[0]) or 1
-        return self._reader is not None and rows * row_work(self._model, tokens_of(first), self._reader.outputs) >= DEAR
+        if self._reader is None:
+            return False
+        return rows * row_work(self._model, tokens_of(first), self._reader.outputs) + call_work(self._model) >= DEAR
 
     def _make_reader(self, own: OwnArguments) -> Reader | None:
         loss_fn, forward = own.get("loss_fn"), own.get("forward")

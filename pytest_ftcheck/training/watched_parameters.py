@@ -99,9 +99,7 @@ class WatchedBuffers:
 
     def record(self, watched: Sequence[WatchedParameter]) -> tuple[Buffer, ...]:
         """What became of them; ``watched`` are the parameters of the modules they belong to."""
-        frozen: dict[str, bool] = {}
-        for w in watched:
-            frozen.update(dict.fromkeys((w.name, *w.aliases), not w.trainable and not w.parameter.requires_grad))
+        frozen = _frozen_modules(watched)
         now = dict(self._model.named_buffers())
         return tuple(
             Buffer(
@@ -115,12 +113,23 @@ class WatchedBuffers:
         )
 
 
+def _frozen_modules(watched: Sequence[WatchedParameter]) -> dict[str, bool]:
+    """Name of each module with parameters in it -> whether all of them are frozen."""
+    frozen: dict[str, bool] = {}
+    for w in watched:
+        mine = not w.trainable and not w.parameter.requires_grad
+        for prefix in (w.name, *w.aliases):
+            while prefix:
+                prefix = prefix.rpartition(".")[0]
+                frozen[prefix] = frozen.get(prefix, True) and mine
+    return frozen
+
+
 def _in_frozen_module(buffer: str, frozen: dict[str, bool]) -> bool:
     """Whether the innermost module around the buffer that has parameters has only frozen ones."""
     prefix = buffer
     while prefix:
         prefix = prefix.rpartition(".")[0]
-        inside = [f for n, f in frozen.items() if not prefix or n.startswith(prefix + ".")]
-        if inside:
-            return all(inside)
+        if prefix in frozen:
+            return frozen[prefix]
     return False
