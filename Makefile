@@ -6,7 +6,7 @@ SLICE ?= 0/1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test quick check lint types docs browser bench flakes interrupts fuzz clean
+.PHONY: help demo test quick check lint types site docs browser bench flakes interrupts fuzz clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,15 +38,17 @@ types: $(STAMP)  ## mypy --strict
 	$(BIN)/python docs/build/type_stub.py
 	$(BIN)/mypy
 
-docs: $(STAMP)   ## the documentation's site in build/site, which opens from disk, and its checks
+site: $(STAMP)   ## the documentation's site in build/site, which opens from disk
 	$(BIN)/python docs/build/type_stub.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: site       ## the site and its checks, which `make test` runs too
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs
 
 browser:         ## a headless Chromium for the tests that open pages, from the system's packages, unless one is there
 	.ci/browser
 
-check: lint types docs test  ## what CI runs
+check: lint types site test  ## what CI runs
 
 bench: $(STAMP)  ## the benchmarks behind the numbers in the docs (about half an hour)
 	for script in startup overhead error_rates; do $(BIN)/python benchmarks/$$script.py || exit 1; done

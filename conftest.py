@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,13 @@ from typing import Any
 from sybil import Document, Example, Region, Sybil
 
 pytest_plugins = ["pytester"]
+
+# One thread for torch, here and in the processes that tests and blocks start: where each worker of xdist has a processor, threads of
+# several wait for each other most of the time (a fine-tune of six layers took four times the processor time on two cores under load)
+if "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if (torch := sys.modules.get("torch")) is not None:  # a plugin may have imported it
+        torch.set_num_threads(1)
 
 _ROOT = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("docs_outputs", _ROOT / "docs" / "build" / "outputs.py")

@@ -68,6 +68,7 @@ class Browser:
             accept_downloads=True,
             **context,
         )
+        made.set_default_timeout(120_000)  # milliseconds; a busy machine is ten times as slow
         self._contexts.append(made)
         page = made.new_page()
         opened = Opened(page)

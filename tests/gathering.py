@@ -43,7 +43,7 @@ def gathered(rank):
     texts = [None, None]
     distributed.all_gather_object(texts, w.trace.to_json())
     merged = merge_ranks([Trace.from_json(text) for text in texts])
-    found = w.gather(timeout=60.0)
+    found = w.gather(timeout=300.0)
     assert merge_ranks([Trace.from_json(text) for text in reversed(texts)]) == merged
     return found == merged, found.to_json()
 
@@ -84,7 +84,7 @@ def sharded(rank):
             optimizer.step()
             optimizer.zero_grad()
     end = {n: p.full_tensor().detach() for n, p in model.named_parameters()}
-    trace = w.gather(timeout=60.0)
+    trace = w.gather(timeout=300.0)
     wrong = []
     for t in trace.tensors:
         pairs = {
@@ -108,7 +108,7 @@ def run(rank, folder):
 
     def begin():
         distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=300)
         )
 
     found = {"before_the_group": before_the_group(begin)}
@@ -121,7 +121,7 @@ def before_the_group(begin):
     """The block begins before there is a group."""
     w = watched(net(), begin)
     try:
-        w.gather(timeout=60.0)
+        w.gather(timeout=300.0)
     except RuntimeError as error:
         return str(error)
     return "no error"

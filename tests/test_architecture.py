@@ -234,7 +234,7 @@ def test_an_integration_imports_one_framework():
 def heavy_after(code):
     """Heavy modules that are loaded once ``code`` has run in a fresh interpreter."""
     script = f"{code}\nimport sys\nprint(*sorted({HEAVY | {'pytest'}!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=400)
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -290,7 +290,7 @@ def test_pytest_starts_without_torch(tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
         cwd=tmp_path,
         env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PATH": "", "PYTHONPATH": str(ROOT.parent)},

@@ -30,7 +30,7 @@ from pytest_ftcheck.core.seeding import reseed
 #: ``3/20``: of twenty slices of all tries, chosen by name, the one with this number (from 0) runs.
 SLICE, SLICES = map(int, os.environ.get("FTCHECK_SLICE", "0/60").split("/"))
 #: Seconds of the processor that a call with one hostile argument may take, and after which it is stopped.
-SECONDS, STOPPED = 20, 120
+SECONDS, STOPPED = 20, 400
 TARGETS = {target.name: target for target in targets()}
 #: Errors that every callable may raise.
 ACCEPTED = (ValueError, TypeError, pytest.UsageError, CheckFailed)
@@ -217,7 +217,7 @@ def total(request):
 
 
 @pytest.mark.trains
-@pytest.mark.timeout(0 if SLICES < 60 else 120)
+@pytest.mark.timeout(0 if SLICES < 60 else 600)
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_hostile_argument_is_taken_or_refused_by_name(name, total, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -102,7 +102,7 @@ def run(house, *arguments):
         text=True,
         cwd=house,
         env=environment,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -208,7 +208,7 @@ def test_search_works_from_disk(site, browser):
     field.click()
     field.press_sequentially("rounding noise")  # the theme listens to keys
     # what is listed changes with each letter that the theme has heard: wait for what is looked for
-    opened.page.locator(".md-search-result__item a[href*='how-we-judge.html']").first.click(timeout=20_000)
+    opened.page.locator(".md-search-result__item a[href*='how-we-judge.html']").first.click(timeout=120_000)
     opened.page.wait_for_url(re.compile(r"^file:.*/how-we-judge\.html"))
     opened.quiet()
 

@@ -102,7 +102,7 @@ def test_pyplot_is_not_even_imported(tmp_path):
         "r.plot().savefig(sys.argv[1])\nassert 'matplotlib.pyplot' not in sys.modules\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "map.png")], capture_output=True, check=False, timeout=120
+        [sys.executable, "-c", code, str(tmp_path / "map.png")], capture_output=True, check=False, timeout=400
     )
     assert done.returncode == 0, done.stderr.decode()
 

@@ -237,12 +237,12 @@ def test_the_command_makes_a_page_of_saved_traces(tmp_path):
     for name in ("a", "b"):
         example_trace(seconds=float(ord(name))).save(tmp_path / f"{name}.json")
     command = [sys.executable, "-m", "pytest_ftcheck", "html", "a.json", "b.json", "-o", "page.html"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=400, check=False)
     assert (done.returncode, done.stdout) == (0, "2 fine-tunes in page.html\n"), done.stderr
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert re.findall(r'<h2><bdi class="name">(\w+)</bdi></h2>', page) == ["a", "b"]
     command[4:6] = ["none.json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=400, check=False)
     assert done.returncode == 2
     assert "none.json" in done.stderr
 
@@ -253,7 +253,7 @@ def test_pytest_starts_without_what_draws(project):
         "print('LOADED', sorted({'jinja2', 'vl_convert', 'markupsafe'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=project, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=project, timeout=400, check=False
     )
     loaded = next(line for line in done.stdout.splitlines() if line.startswith("LOADED"))
     assert "vl_convert" not in loaded

@@ -298,7 +298,6 @@ def test_a_timeout_says_how_far_the_run_got(pytester, run):
          "last step: loss 0.* (first step: 0.*), learning rate *, gradient norm *"]
     )  # fmt: skip
     assert "slow was not fine-tuned: Failed: Timeout (>5.0s) from pytest-timeout" in text
-    assert result.duration < 60
 
 
 def test_an_error_in_the_users_code_tells_it_too(pytester, run):

@@ -257,4 +257,4 @@ def test_neither_pyplot_nor_a_backend_is_touched():
         "before = list(dict.items(matplotlib.rcParams))\nfigure = example_trace().plot()\nfigure.savefig(io.BytesIO())\n"
         "assert 'matplotlib.pyplot' not in sys.modules\nassert list(dict.items(matplotlib.rcParams)) == before\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=400)

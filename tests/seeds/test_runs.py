@@ -479,6 +479,6 @@ def test_the_same_seed_gives_the_same_trace_bit_for_bit():
         digest(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3, seed=3)),
         digest(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3, seed=3)),
     }
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=400)
     assert here == {done.stdout.split()[-1]}
     assert digest(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3, seed=4)) not in here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
 import torch
@@ -186,9 +187,12 @@ def test_a_trace_of_many_steps_stays_small(rows):
 
 
 def test_twenty_steps_of_the_default_take_about_a_second():
+    finetune(tiny_distilbert, toy_batches(), steps=1)  # what is imported the first time
+    began = time.process_time()
     trace = finetune(tiny_distilbert, toy_batches())
+    seconds = time.process_time() - began  # not by the clock: other processes hold this one up
     assert len(trace.steps) == 20
-    assert trace.seconds < 10  # on any machine, however busy; about 0.5 s on two idle cores
+    assert seconds < 10  # on any machine; about 0.5 s on two idle cores
 
 
 # ------------------------------------------------------------------ modes

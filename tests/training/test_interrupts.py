@@ -132,6 +132,12 @@ def test_an_interrupt_at_any_line_leaves_everything_as_before(name):
     assert raised >= 0.7 * len(chosen)  # a reason in `Trace.skipped` is built inside `suppress` here and there
 
 
+def _seconds(run, things):
+    began = time.perf_counter()
+    run(things)
+    return time.perf_counter() - began
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
 @pytest.mark.parametrize("name", ["restoring", "finetune", "watch"])
 def test_a_signal_at_any_moment_leaves_everything_as_before(name):
@@ -139,9 +145,9 @@ def test_a_signal_at_any_moment_leaves_everything_as_before(name):
     things = Everything()
     run(things)
     before = things.state()
-    began = time.perf_counter()
-    run(things)
-    seconds = time.perf_counter() - began
+    seconds = min(
+        _seconds(run, things) for _ in range(3)
+    )  # else, where the first was held up, most signals come after the others
     tries = 300 if WHOLE else 12 if name == "restoring" else 6
     raised = 0
     with alarms():
@@ -163,7 +169,7 @@ def test_ctrl_c_ends_a_sweep_within_a_step(vectorise):
     head, sent = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), []
 
     def ctrl_c(*_):
-        sent.append(time.perf_counter())
+        sent.append(time.process_time())
         raise KeyboardInterrupt
 
     def run(steps):
@@ -175,8 +181,8 @@ def test_ctrl_c_ends_a_sweep_within_a_step(vectorise):
         signal.setitimer(signal.ITIMER_REAL, 1.0)
         with pytest.raises(KeyboardInterrupt):
             run(900_000)  # many minutes
-        seconds = time.perf_counter() - sent[0]
-    assert seconds < 5  # a step takes a millisecond; the machine may be busy
+        seconds = time.process_time() - sent[0]
+    assert seconds < 5  # of the processor: a step takes a millisecond, and a busy machine takes longer by the clock
     assert not [t for t in threading.enumerate() if t.name.startswith("ftcheck")]
     assert (process_state(), bits(tuple(head.parameters()), {})) == before
 

@@ -59,7 +59,7 @@ def test_a_loss_that_is_scaled_by_the_number_of_processes(tmp_path):
     ]
     for process in processes:
         try:
-            out, errors = process.communicate(timeout=240)
+            out, errors = process.communicate(timeout=400)
         finally:
             process.kill()
         assert process.returncode == 0, errors

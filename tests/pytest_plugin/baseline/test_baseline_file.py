@@ -198,7 +198,7 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in started:
-        _, _ = process.communicate(timeout=60)
+        _, _ = process.communicate(timeout=300)
         assert process.returncode == 0
     assert sorted(Baseline.load(path).runs) == sorted(f"{name}{i:02}" for name in "ab" for i in range(20))
 

@@ -39,7 +39,7 @@ def made(tmp_path_factory):
 
 def until(page, expression):
     """Waits until it is true; playwright's own way would need eval, which the page forbids."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(30)

@@ -334,7 +334,7 @@ def wandb(tmp_path, monkeypatch):
 
 def written(folder):
     """The records of a run that was finished: its writer is a process of its own, which may be a moment behind."""
-    for _ in range(300):
+    for _ in range(3000):
         found = list(records(folder))
         if any(record.WhichOneof("record_type") == "exit" for record in found):
             return found
