@@ -71,6 +71,7 @@ class LmTargetsProbe(Probe):
         with quiet(self.context.model):
             causal = self._causal(batch, tokens.path, ids)
         commonest = _commonest(pushed >= 0, ids, real)
+        rows, moved, paddings = _beside_padding(pushed, ids, real, right=int(causal))
         self.found = LmTargets(
             int((pushed >= 0).sum()),
             causal,
@@ -79,7 +80,9 @@ class LmTargetsProbe(Probe):
             commonest={k: share for k, (share, _) in commonest.items()},
             commonest_overall={k: overall for k, (_, overall) in commonest.items()},
             scattered=_scattered(pushed >= 0),
-            **_beside_padding(pushed, ids, real, right=int(causal)),
+            padded_rows=rows,
+            moved_by_padding=moved,
+            paddings=paddings,
         )
 
     def _of_decoder(self, batch: Any, decoder: nn.Module) -> LmTargets:
@@ -195,8 +198,9 @@ def _scattered(counted: torch.Tensor) -> float:
     return float(alone.sum() / counted.sum().clamp(min=1))
 
 
-def _beside_padding(pushed: torch.Tensor, ids: torch.Tensor, real: torch.Tensor, *, right: int) -> dict[str, int]:
-    """Of the rows with padding, those whose targets are their own ids, further away by as many positions as the row has padding.
+def _beside_padding(pushed: torch.Tensor, ids: torch.Tensor, real: torch.Tensor, *, right: int) -> tuple[int, int, int]:
+    """Of the rows with padding: those whose targets are their own ids at one distance, those of them further away by as many positions as
+    the row has padding, and the different lengths of that padding.
 
     :param right: the distance that they should have.
     """
@@ -208,7 +212,7 @@ def _beside_padding(pushed: torch.Tensor, ids: torch.Tensor, real: torch.Tensor,
         if distance is not None and abs(distance - right) == padding:
             moved += 1
             paddings.add(padding)
-    return {"padded_rows": rows, "moved_by_padding": moved, "paddings": len(paddings)}
+    return rows, moved, len(paddings)
 
 
 def _only_distance(targets: torch.Tensor, row: torch.Tensor) -> int | None:
