@@ -163,11 +163,24 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
             f"optimizer is {describe_type(optimizer)}: expected a torch.optim.Optimizer, a callable(model) -> optimizer, or a name "
             f"({', '.join(OPTIMIZERS)})"
         )
-    built = optimizer(model)
+    built = _built_optimizer(optimizer, model)
     if not isinstance(built, torch.optim.Optimizer):
         raise TypeError(f"optimizer(model) returned {describe_type(built)}: expected a torch.optim.Optimizer")
     undo.keep(OptimizerSnapshot(built, undo.parameters | {id(p) for _, p in named_parameters_of(model)}))
     return built
+
+
+def _built_optimizer(factory: Any, model: nn.Module) -> Any:
+    """What the user's function, or class, makes of the model."""
+    if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
+        return factory(model)
+    try:
+        return factory(model)
+    except TypeError as error:
+        raise TypeError(
+            f"optimizer={factory.__name__} is a class, called with the model, and raised TypeError: {error}; expected an optimizer or a "
+            f"callable(model) -> optimizer: lambda model: {factory.__name__}(model.parameters(), lr=...)"
+        ) from error
 
 
 def resolve_scheduler(

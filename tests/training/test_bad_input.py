@@ -338,6 +338,12 @@ def test_a_field_that_ones_own_scheduler_would_make_void(rows):
         ("optimizer", "adamww", ValueError, ("optimizer='adamww'", "adamw, adam")),
         ("optimizer", 3, TypeError, ("optimizer is an int", "torch.optim.Optimizer")),
         ("optimizer", lambda m: None, TypeError, ("optimizer(model) returned a NoneType",)),
+        (
+            "optimizer",
+            torch.optim.SGD,
+            TypeError,
+            ("optimizer=SGD is a class", "lambda model: SGD(model.parameters(), lr=...)"),
+        ),
         ("scheduler", 3, TypeError, ("scheduler is an int", "expected a learning-rate scheduler")),
         ("scheduler", lambda o: None, TypeError, ("scheduler(optimizer) returned a NoneType",)),
         (
