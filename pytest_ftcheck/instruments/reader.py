@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,12 +15,14 @@ from ..core.observations import Reading
 from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
 from .configs import config_of
 from .label_comparison import compares_only, trains_logits
+from .loss_state import LossState
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
 from .row_hashes import vocabulary_of
 from .task_readers.interface import Example, FieldMetric, TaskReader
 from .task_readers.registered import declared_form, form_of, loss_in_words, reader_of, recognised, standard_loss
 from .tasks import IGNORED, earlier
+from .undisturbed import is_probing
 
 #: ``(model, batch) -> loss``, or ``(loss, logits)``.
 LossFn = Callable[[Any, Any], Any]
@@ -431,7 +434,9 @@ class Reader:
 
     def _user_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         assert self.loss_fn is not None
-        value = self.loss_fn(self.model, fresh(batch))
+        # a probe's call must not change what the loss function keeps for the next step
+        with LossState(self.loss_fn, self.model).kept() if is_probing() else contextlib.nullcontext():
+            value = self.loss_fn(self.model, fresh(batch))
         if isinstance(value, tuple) and len(value) == 2:
             return value
         return value, None

@@ -288,6 +288,21 @@ def _rises_at_first(judge: _Judge, change: _Change) -> Verdict | None:
 def _rises(judge: _Judge, change: _Change) -> Verdict | None:
     if change.drop > -judge.min_drop:
         return None
+    before, after = change.first.reference, change.last.reference
+    if (
+        before is not None
+        and after is not None
+        and after <= (1 - judge.min_drop) * before
+        and change.first.loss != before
+    ):
+        return judge.verdict(
+            "inconclusive",
+            f"The probe loss {change.on_probe}, but the standard loss of the same logits fell, {change.standard(4)}.",
+            [
+                "the loss function computes something else from call to call: a weight that grows, a mean, a table that it overwrites"
+            ],
+            "keep the function as it is while it is compared: look at what it assigns to self, or to an outer name, in each call",
+        )
     if _probe_rows_are_others(judge.trace, judge.alpha):
         return judge.verdict(
             "inconclusive",

@@ -427,6 +427,16 @@ def test_a_probe_loss_that_rises_while_the_training_loss_falls(source, losses, f
     assert ("training loss falls" in verdict.headline) == (status == "inconclusive")
 
 
+@pytest.mark.parametrize(("reference", "status"), [(0.5, "inconclusive"), (0.69, "fail")])
+def test_a_loss_that_rises_while_the_standard_loss_falls(reference, status):
+    """A loss whose weight grows from call to call, as in a warm-up of one of its terms."""
+    trace = run(-0.9, first=0.1)
+    points = tuple(replace(p, reference=r) for p, r in zip(trace.probe_loss.points, (0.7, reference), strict=True))
+    verdict = check_loss_decreases(replace(trace, probe_loss=replace(trace.probe_loss, points=points)))
+    assert verdict.status == status
+    assert ("from call to call" in "".join(verdict.causes)) == (status == "inconclusive")
+
+
 def test_weights_that_are_replaced_after_the_last_step():
     """The worst of the kept states is loaded, because its loss is the greatest."""
     kept = tuple(replace(t, motion=replace(t.motion, between_steps=0.1)) for t in GOOD.tensors)
