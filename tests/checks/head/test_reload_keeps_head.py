@@ -77,3 +77,16 @@ def test_wording():
         "  measured: 40 tensors of the model written as safetensors, overwritten and read back; the graph of the logits followed "
         "to its leaves"
     )
+
+
+@pytest.mark.parametrize(("factor", "fault"), [(0.0, ""), (0.02, "not_saved")])
+def test_an_adapter_that_was_pruned_whole_is_not_saved(factor, fault):
+    """AdaLoRA leaves out of the checkpoint what it multiplies by zero."""
+    trace, names = example_trace(), ("layer.lin1.lora_A.default", "layer.lin1.lora_E.default")
+    last = (trace.tensors[0].last, replace(trace.tensors[0].last, rms=factor))
+    adapters = [
+        replace(trace.tensors[0], name=name, role="adapter", last=end) for name, end in zip(names, last, strict=True)
+    ]
+    head = Head(reload=replace(GOOD, missing=names))
+    trace = replace(trace, tensors=(*trace.tensors, *adapters), measurements={"head_state": head})
+    assert check_reload_keeps_head(trace).fault == fault
