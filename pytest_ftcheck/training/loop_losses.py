@@ -23,7 +23,7 @@ class LoopLosses(LoopCallListener):
         self.nodes: frozenset[str] = frozenset()
         self._told = self._told_afterwards = False
         self._open = False  # the current iteration's loss is not told as yet
-        self._last: Any = None  # the node that backward was last called on
+        self._last: Any = None  # what tells the node that backward was last called on; the node would keep its graph
         #: Factors that the losses since the last unscaling may have been multiplied by, by the number of their iteration.
         self._factors: dict[int, torch.Tensor] = {}
         self._steps = 0  # optimizer steps when the first of them was noted
@@ -42,7 +42,7 @@ class LoopLosses(LoopCallListener):
     def _first_told(self, loss: Any) -> None:
         self._told = True
         node = loss.grad_fn if isinstance(loss, torch.Tensor) else None
-        self._told_afterwards = bool(self._recorder.iterations) and (node is None or node is self._last)
+        self._told_afterwards = bool(self._recorder.iterations) and (node is None or _identity(node) == self._last)
         if self._told_afterwards:  # the losses that backward was called on until now are those of one iteration
             self._recorder.merge_iterations()
             self._open = True
@@ -58,7 +58,7 @@ class LoopLosses(LoopCallListener):
             return
         if loss.numel() != 1 or self._recorder.had_backward_in_this_step():
             return  # a closure is called several times in one step
-        self._last = loss.grad_fn
+        self._last = _identity(loss.grad_fn)
         self._recorder.begin_iteration()
         self._recorder.end_iteration(loss)
         self._note_graph(loss)
@@ -88,6 +88,11 @@ class LoopLosses(LoopCallListener):
 
     def _note_graph(self, loss: Any) -> None:
         self.nodes = self.nodes or nodes_near(loss)
+
+
+def _identity(node: Any) -> Any:
+    """What no other node of the graphs of this thread has."""
+    return None if node is None else (node.name(), node._sequence_nr())
 
 
 def _factor(loss: torch.Tensor) -> torch.Tensor | None:
