@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import preloaded_python
 import pytest
 
 # pytester takes out again what a run in this process imports; what was imported before stays, and is one class everywhere
@@ -46,19 +44,8 @@ def trains() -> None:
     diagnose(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3))
 
 
-@pytest.fixture(scope="session")
-def python() -> Iterator[str]:
-    """A Python that need not import torch and transformers, where this system can have one."""
-    if not preloaded_python.available():
-        yield sys.executable
-        return
-    preloaded = preloaded_python.Preloaded()
-    yield str(preloaded.executable)
-    preloaded.close()
-
-
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Run:
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
     for name in (
         "CI",
@@ -73,11 +60,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pyt
 
     def run(*arguments: str, alone: bool = True, subprocess: bool = False) -> pytest.RunResult:
         others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio") if alone else ()
-        arguments = (*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
-        if not subprocess:
-            return pytester.runpytest_inprocess(*arguments)
-        with monkeypatch.context() as there:
-            there.setattr(sys, "executable", request.getfixturevalue("python"))
-            return pytester.runpytest_subprocess(*arguments)
+        runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
+        return runner(*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
 
     return run
