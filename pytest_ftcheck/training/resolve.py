@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -170,13 +170,13 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
     return built
 
 
-def _built_optimizer(factory: Any, model: nn.Module) -> Any:
+def _built_optimizer(factory: Callable[[nn.Module], Any], model: nn.Module) -> Any:
     """What the user's function, or class, makes of the model."""
-    if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
-        return factory(model)
     try:
         return factory(model)
     except TypeError as error:
+        if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
+            raise
         raise TypeError(
             f"optimizer={factory.__name__} is a class, called with the model, and raised TypeError: {error}; expected an optimizer or a "
             f"callable(model) -> optimizer: lambda model: {factory.__name__}(model.parameters(), lr=...)"

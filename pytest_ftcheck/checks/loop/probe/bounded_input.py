@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ...instruments.linear_terms import RESHAPES
-from .record import Bounds
+from ....instruments.linear_terms import RESHAPES
+from ..record import Bounds
 
 #: Lengths of vectors that were divided by their own: bfloat16 rounds each element by up to 0.4 %.
 LENGTH = 0.01

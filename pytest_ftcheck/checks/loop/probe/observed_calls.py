@@ -18,20 +18,20 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...core.effect import Effect
-from ...core.intent import Intent
-from ...instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
-from ...instruments.batches import split, tensors_in
-from ...instruments.ctc_node import ctc_behind
-from ...instruments.linear_terms import RESHAPES, Term, is_linear
-from ...instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
-from ...instruments.probe import ModelContext, ProbeBase, ProbeContext
-from ...instruments.tokens import find_tokens
-from ...instruments.uncompiled import outside_graphs
-from ...instruments.undisturbed import is_probing, quiet
-from ..inputs.probe.padding import received_mask
+from ....core.effect import Effect
+from ....core.intent import Intent
+from ....instruments.base_model import BaseModel, Call, effect, find_base_models, precision_of
+from ....instruments.batches import split, tensors_in
+from ....instruments.ctc_node import ctc_behind
+from ....instruments.linear_terms import RESHAPES, Term, is_linear
+from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
+from ....instruments.probe import ModelContext, ProbeBase, ProbeContext
+from ....instruments.tokens import find_tokens
+from ....instruments.uncompiled import outside_graphs
+from ....instruments.undisturbed import is_probing, quiet
+from ...inputs.probe.padding import received_mask
+from ..record import REGRESSION, BaseCall, CtcCall, LoopCalls, LossCall, LossParts
 from .bounded_input import bounds_of
-from .record import REGRESSION, BaseCall, CtcCall, LoopCalls, LossCall, LossParts
 
 #: Iterations that are observed: the first ones, and then those at powers of two.
 FIRST = 3

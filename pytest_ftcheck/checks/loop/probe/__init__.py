@@ -1,0 +1,1 @@
+"""What this room's probes measure, on the torch side."""
