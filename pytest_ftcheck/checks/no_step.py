@@ -17,7 +17,7 @@ def backward_fault(trace: Trace) -> Fault:
     return fault.because(error)
 
 
-def step_elsewhere_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | None:
+def _step_elsewhere_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | None:
     """The verdict where the one optimizer that stepped holds no tensor of the model; None: that is not so."""
     groups = trace.optimizer.groups
     if trace.steps or not groups or any(g.tensors for g in groups):
@@ -39,8 +39,25 @@ def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | N
     if trace.backward_error:
         headline = f"No optimizer step was taken because backward cannot run: {trace.backward_error}."
         return backward_fault(trace).verdict(check, headline, measured=measured)
-    if elsewhere := step_elsewhere_verdict(check, trace, measured):
+    if elsewhere := _step_elsewhere_verdict(check, trace, measured):
         return elsewhere
+    if by_hand := _updated_otherwise_verdict(check, trace, measured):
+        return by_hand
     within = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
     fault = optimizer_faults.NO_STEP_TAKEN.with_details(optimizer=trace.optimizer.name)
     return fault.verdict(check, f"No optimizer step was taken{within}.", measured=measured)
+
+
+def _updated_otherwise_verdict(check: str, trace: Trace, measured: str) -> Verdict | None:
+    """The verdict where most trainable tensors changed all the same: the loop, or an optimizer that is not torch's, updates them."""
+    trainable = [t for t in trace.tensors if t.trainable and t.numel and not t.replaced]
+    changed = [t for t in trainable if t.motion.between_steps > 0]
+    if 2 * len(changed) <= len(trainable):
+        return None
+    return Verdict(
+        check,
+        "inconclusive",
+        f"No step of a torch optimizer was seen, and {len(changed)} of {plural(len(trainable), 'trainable tensor')} changed all the same.",
+        measured=measured,
+        remedy="update the weights by a torch.optim.Optimizer: gradients and updates are read at its steps",
+    )

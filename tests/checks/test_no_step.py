@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from pytest_ftcheck import diagnose, watch
 from pytest_ftcheck.checks.no_step import backward_fault, no_step_verdict
 from pytest_ftcheck.core.example_trace import example_trace
 from pytest_ftcheck.core.observations import Iteration
@@ -37,3 +42,26 @@ def test_backward_cannot_run():
     assert "the loss has no graph" in verdict.headline
     assert verdict.causes == ("the loss has no graph",)
     assert backward_fault(broken("gradients are switched off: no_grad()")).name == "gradients_switched_off"
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("rate", [0.3, 0.0])
+def test_weights_that_the_loop_updates_by_hand(rows, rate):
+    model = torch.nn.Linear(6, 2)
+    with watch(model) as w:
+        for x, y in rows * 3:
+            cross_entropy(model(x), y).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= rate * p.grad
+                    p.grad = None
+    diagnosis = diagnose(w.trace)
+    found = {verdict.check: verdict for verdict in diagnosis.verdicts}
+    if rate:
+        assert diagnosis.status == "undecided"
+        assert found["weights_move"].headline == (
+            "No step of a torch optimizer was seen, and 2 of 2 trainable tensors changed all the same."
+        )
+        assert found["loss_decreases"].status == "pass"
+    else:
+        assert found["weights_move"].fault == "no_step_taken"

@@ -70,8 +70,8 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
     fraction("min_drop", min_drop)
     fraction("alpha", alpha)
     no_step = no_step_verdict(NAME, trace, _measured(trace.probe_loss))
-    # an optimizer that no hook sees may have stepped: then the losses fall
-    if no_step is not None and (trace.backward_error or not _falls(trace.losses, alpha)):
+    # an optimizer that no hook sees may have stepped: then the weights change, or the losses fall
+    if no_step is not None and no_step.status == "fail" and (trace.backward_error or not _falls(trace.losses, alpha)):
         return dataclasses.replace(no_step, fault="")
     judge = _Judge(trace, min_drop, alpha)
     if (verdict := _not_finite(judge) or _negative(judge)) is not None:

@@ -19,7 +19,7 @@ from ..expected_roles import (
     not_yet_unfrozen,
     should_learn,
 )
-from ..no_step import step_elsewhere_verdict
+from ..no_step import no_step_verdict
 from ..spec import Stage, check, combine
 from . import faults
 from .partly_frozen_head import explain_partly_frozen_head, listed
@@ -70,7 +70,7 @@ def check_optimizer_covers_model(trace: Trace) -> Verdict:
         _untied(trace),
         _duplicated(learning, trace),
         _two_optimizers(learning, trace),
-        _no_step(trace),
+        None if trace.backward_error else no_step_verdict(NAME, trace),
         _accumulation(trace),
     )
     if failure := combine(findings, limit=limit, measured=measured):
@@ -242,16 +242,6 @@ def _two_optimizers(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
         f"{subject} {verb} held by two optimizers, and both step in {shared} of {len(trace.iterations)} iterations.",
         evidence=_rows(both, "in two optimizers"),
     )
-
-
-def _no_step(trace: Trace) -> Verdict | None:
-    if trace.backward_error or trace.steps:
-        return None
-    if elsewhere := step_elsewhere_verdict(NAME, trace):
-        return elsewhere
-    within = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
-    fault = faults.NO_STEP_TAKEN.with_details(optimizer=trace.optimizer.name)
-    return fault.verdict(NAME, f"No optimizer step was taken{within}.")
 
 
 def _accumulation(trace: Trace) -> Verdict | None:
