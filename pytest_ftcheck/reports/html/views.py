@@ -313,6 +313,7 @@ def overview(sections: Sequence[Section], session: SessionResult | None) -> Over
     tests = ""
     others: tuple[CaseResult, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    headline = _headline(sections, worst, counts[worst])
     if session is not None:
         outcomes = Counter(case.outcome for case in session.tests)
         tests = ", ".join(f"{n:,} {outcome}" for outcome, n in outcomes.most_common())
@@ -325,8 +326,11 @@ def overview(sections: Sequence[Section], session: SessionResult | None) -> Over
             ("fails on", session.fail_on),
             ("exit status", str(session.exit_status)),
         )
+        if worst in ("healthy", "none") and (red := sum(case.red for case in session.tests)):
+            but = " " if headline.endswith("?") else ", but "
+            headline, worst = f"{headline}{but}{plural(red, 'test')} failed", "unhealthy"
     marks = tuple((health, MARKS[health], counts[health]) for health in WORST_FIRST if counts[health])
-    return Overview(_headline(sections, worst, counts[worst]), worst, marks, tests, others, facts)
+    return Overview(headline, worst, marks, tests, others, facts)
 
 
 def _headline(sections: Sequence[Section], worst: str, count: int) -> str:

@@ -224,7 +224,7 @@ class TestWords:
         assert f"1 check failed; 2 of {len(CHECKS)} checks judged; {len(CHECKS) - 2} not run." in made
         assert "These are the verdicts of the tests." in made
         passing = page([FineTune(frozen_head_trace(), tests=(test,), verdicts=(passed,))], session(test))
-        assert headline(passing) == "The fine-tune is healthy"
+        assert headline(passing) == "The fine-tune is healthy, but 1 test failed"
 
     def test_a_run_that_no_test_judged_is_diagnosed_once(self, monkeypatch):
         calls = []
