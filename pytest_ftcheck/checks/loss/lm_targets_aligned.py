@@ -70,7 +70,7 @@ LABELS_BESIDE_MASKED = Fault(
 )
 LABELS_MOVED_BY_PADDING = Fault(
     "labels_moved_by_padding",
-    Rank.LOSS + 135,
+    Rank.LOSS + 138,
     "tokens and labels are padded on different sides",
     cause="the ids of a row are padded on one side (padding_side) and its labels on the other, so its labels stand as many positions away "
     "as it has padding",
@@ -80,7 +80,7 @@ LABELS_MOVED_BY_PADDING = Fault(
 )
 MASKED_TARGETS_OF_CAUSAL = Fault(
     "masked_targets_of_causal",
-    Rank.LOSS + 137,
+    Rank.LOSS + 139,
     "a causal language model is taught masked tokens only",
     cause="the collator masks tokens and sets all other labels to -100, as for BERT: mlm=True is the default of "
     "DataCollatorForLanguageModeling",

@@ -11,6 +11,8 @@ from ..record import Bounds
 
 #: Lengths of vectors that were divided by their own: bfloat16 rounds each element by up to 0.4 %.
 LENGTH = 0.01
+#: Names of nodes whose numbers are some of those they are given.
+_SELECTIONS = (*RESHAPES, "Diagonal", "Select", "Index", "Slice", "MaskedSelect")
 #: Operations that hand numbers on, at most.
 STEPS = 16
 _SIGMOID, _TANH, _SUM, _PRODUCT, _MATRICES = (
@@ -32,7 +34,7 @@ def bounds_of(given: torch.Tensor) -> Bounds | None:
     """
     node: Any = given.grad_fn
     for _ in range(STEPS):
-        if node is None or not node.name().startswith(RESHAPES):
+        if node is None or not node.name().startswith(_SELECTIONS):
             break
         node = node.next_functions[0][0]
     name = "" if node is None else node.name()
