@@ -17,10 +17,10 @@ def backward_fault(trace: Trace) -> Fault:
     return fault.because(error)
 
 
-def _step_elsewhere_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | None:
+def _step_elsewhere_verdict(check: str, trace: Trace, measured: str) -> Verdict | None:
     """The verdict where the one optimizer that stepped holds no tensor of the model; None: that is not so."""
     groups = trace.optimizer.groups
-    if trace.steps or not groups or any(g.tensors for g in groups):
+    if not groups or any(g.tensors for g in groups):
         return None
     name, stale = trace.optimizer.name, sum(g.not_in_model for g in groups)
     headline = f"{name} holds {plural(stale, 'tensor')} that are not in this model, and none that is: no step concerned the model."

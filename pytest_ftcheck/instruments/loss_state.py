@@ -60,7 +60,7 @@ class LossState:
             seen.add(id(value))
             if isinstance(value, _FUNCTIONS):
                 closure = getattr(value, "__closure__", None) or ()
-                cells += [c for c in closure if _is_rebound(c)]
+                cells += [c for c in closure if _is_bound(c) and type(c.cell_contents) in _REBOUND]
                 todo += _reached(value)
             elif callable(value) and hasattr(value, "__dict__") and not isinstance(value, type):
                 owners.append(value)
@@ -78,13 +78,6 @@ class _Cell:
     def restore(self) -> None:
         """The same value."""
         self.cell.cell_contents = self.value
-
-
-def _is_rebound(cell: types.CellType) -> bool:
-    try:
-        return type(cell.cell_contents) in _REBOUND
-    except ValueError:  # not bound yet
-        return False
 
 
 def _reached(function: Any) -> Iterable[Any]:
