@@ -97,17 +97,26 @@ def train(
 
 
 def in_turns(
-    sizes: dict[str, int], rows: Sequence[Any], *, batch: int, rounds: int, steps: int, threads: int, seconds: float
+    sizes: dict[str, int],
+    rows: Sequence[Any],
+    *,
+    batch: int,
+    rounds: int,
+    steps: int,
+    threads: int,
+    seconds: float,
+    launch: int = 0,
 ) -> tuple[Costs, int]:
     """The `Cost` of a step for each of `NAMES`, one a round; and how many steps the callback noted.
 
     The first round makes the optimizers' states, and is left out. Whose turn comes first changes from round to round.
 
-    :param sizes: of the DistilBERT.  :param steps: of a turn, the untimed first one included.  :param seconds: no round begins later.
+    :param sizes: of the DistilBERT.  :param launch: which process is started first depends on its number.
+    :param steps: of a turn, the untimed first one included.  :param seconds: no round begins later.
     """
     context = multiprocessing.get_context("spawn")
     ends, workers = {}, []
-    for name in NAMES:
+    for name in (*NAMES[launch % len(NAMES) :], *NAMES[: launch % len(NAMES)]):
         ends[name], theirs = context.Pipe()
         arguments = (name, theirs, sizes, rows, batch, steps, threads)
         workers.append(context.Process(target=train, args=arguments, daemon=True))
@@ -121,7 +130,7 @@ def in_turns(
             if turn > 4 and time.perf_counter() > until:
                 break
             for i in range(len(NAMES)):
-                name = NAMES[(turn + i) % len(NAMES)] if turn % 2 else NAMES[(turn - i) % len(NAMES)]
+                name = NAMES[(launch + turn + (i if turn % 2 else -i)) % len(NAMES)]
                 ends[name].send(True)
                 times = _answer(name, ends[name])
                 if turn:

@@ -77,8 +77,12 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Hands every call on. Inside this function the mode is off."""
+        if (
+            func not in _OBSERVED
+        ):  # hundreds of calls a step, reads of ``.grad`` above all: nothing else comes before them
+            return func(*args) if kwargs is None else func(*args, **kwargs)
         kwargs = kwargs or {}
-        if torch.compiler.is_dynamo_compiling() or func not in _OBSERVED:
+        if torch.compiler.is_dynamo_compiling():
             return func(*args, **kwargs)  # in a compiled graph nothing is observed, and nothing of ours is in it
         backward = func is torch.Tensor.backward or func is torch.autograd.backward
         if backward:

@@ -8,7 +8,7 @@ from torch import nn
 from pytest_ftcheck.core.observations import Histogram
 from pytest_ftcheck.instruments.kept_attributes import PlainAttributes, PlainValues, keep_attributes
 from pytest_ftcheck.instruments.kept_tensors import KeptTensors
-from pytest_ftcheck.instruments.sampled_elements import SampledElements
+from pytest_ftcheck.instruments.sampled_elements import SampledElements, SampleSize
 from pytest_ftcheck.instruments.tensor_statistics import histogram_of
 from pytest_ftcheck.instruments.undisturbed import quiet
 from pytest_ftcheck.instruments.work import FREE, FREE_TENSORS, PER_TENSOR, allowance, call_work, row_work
@@ -87,7 +87,7 @@ def test_values_and_histograms_of_many_tensors_are_those_of_each():
         parameters = [nn.Parameter(torch.randn(n, 3).to(dtype)) for n in (1, 4, 50)] + [
             nn.Parameter(torch.zeros(4).to(dtype))
         ]
-        sampled = SampledElements(parameters, [64] * 4)
+        sampled = SampledElements(parameters, [SampleSize(64)] * 4)
         flat = sampled.values(sampled.zeros())
         for p, index, piece in zip(parameters, sampled.index, sampled.split(flat), strict=True):
             own = p.detach().reshape(-1)

@@ -16,7 +16,7 @@ from ....instruments.batches import row_count, split, to_device
 from ....instruments.optimizers import needs_closure
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
-from ....instruments.sampled_elements import SampledElements
+from ....instruments.sampled_elements import SampledElements, SampleSize
 from ....instruments.work import COSTLY, allowance, tokens_of
 from ..record import Exchange, GradientMatch, MissingGradient, ReferenceGradient, ReferenceStep, Slope
 from .exchanged import exchanged
@@ -303,7 +303,7 @@ class _Sample:
     def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter], head: Sequence[str]) -> None:
         self.names, self.parameters = list(names), list(parameters)
         self.place = {id(p): i for i, p in enumerate(self.parameters)}
-        self.tracked = SampledElements(self.parameters, [SAMPLE] * len(self.parameters), alike=True)
+        self.tracked = SampledElements(self.parameters, [SampleSize(SAMPLE)] * len(self.parameters), alike=True)
         counts = self.tracked.counts
         device = self.tracked.device
         self.owner = torch.repeat_interleave(

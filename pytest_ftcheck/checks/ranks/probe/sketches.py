@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ....instruments.sampled_elements import SampledElements
+from ....instruments.sampled_elements import SampledElements, SampleSize
 
 #: Numbers in the sketch of one tensor.
 NUMBERS = 2
@@ -19,7 +19,7 @@ class Sketches:
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], size: int) -> None:
-        self.elements = SampledElements(parameters, [size] * len(parameters))
+        self.elements = SampledElements(parameters, [SampleSize(size)] * len(parameters))
         generator = torch.Generator().manual_seed(20063)  # our own: the user's random state is not used
         # uniform, of mean 0 and variance 1; not signs, under which the gradients of two classes' biases cancel
         weights = torch.randint(-1000, 1001, (self.elements.total, NUMBERS), generator=generator, device="cpu") / 577
