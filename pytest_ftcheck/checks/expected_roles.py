@@ -36,8 +36,14 @@ def should_learn(tensor: Tensor, trace: Trace) -> bool:
 
 
 def declared_frozen(tensor: Tensor, trace: Trace) -> bool:
-    """Whether the tensor is declared frozen, by any of its names."""
-    return trace.intent is not None and any(trace.intent.wants_frozen(name) for name in names_of(tensor))
+    """Whether the tensor is declared frozen, by any of its names; or by a flag on its module that does not freeze it, where nothing else is
+    declared."""
+    if trace.intent is not None:
+        if any(trace.intent.wants_frozen(name) for name in names_of(tensor)):
+            return True
+        if any(trace.intent.wants_trained(name) for name in names_of(tensor)):
+            return False
+    return tensor.frozen_in_name_by is not None
 
 
 def ever_trainable(tensor: Tensor) -> bool:

@@ -214,6 +214,9 @@ class Tensor:
     #: Shape of the part that this rank holds, where the tensor is sharded over ranks (``fully_shard``): all other numbers but ``shape``
     #: are those of this part. None: they are those of the whole tensor.
     shard: tuple[int, ...] | None = None
+    #: Name of the module around it that was to freeze it and does not: ``module.requires_grad = False`` sets an attribute that torch never
+    #: reads. An empty name is the model itself; None: there is none.
+    frozen_in_name_by: str | None = None
 
     @property
     def numel(self) -> int:

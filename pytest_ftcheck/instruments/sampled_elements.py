@@ -80,6 +80,10 @@ class SampledElements:
                 known[p.shape, p.device, size] = picked
             self.index.append(picked)
             self.counts.append(len(picked))
+        #: By place: values of a parameter that was given another number of elements since, as they were last. Its sample no longer fits.
+        self.resized: dict[int, torch.Tensor] = {}
+        self._latest: torch.Tensor | None = None
+        self._lengths_in_memory = [local(p).numel() for p in self.parameters]
         self._views: list[torch.Tensor | None] = [None] * len(self.parameters)
         self.device = self.parameters[0].device
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
@@ -97,22 +101,36 @@ class SampledElements:
     def values(self, out: torch.Tensor) -> torch.Tensor:
         """The current values, into ``out``."""
         with torch.no_grad():
-            now = [self._flat(place) for place in range(len(self.parameters))]
-            if all(v.device == self.device for v in now):
-                torch.cat([_picked(v, index) for v, index in zip(now, self.index, strict=True)], out=out)
+            pieces = [self._piece(place, index) for place, index in enumerate(self.index)]
+            if all(piece.device == self.device for piece in pieces):
+                torch.cat(pieces, out=out)
             else:
-                for value, index, place in zip(now, self.index, self.split(out), strict=True):
-                    _pick(value, index, place)
+                for piece, place in zip(pieces, self.split(out), strict=True):
+                    place.copy_(piece)
+        self._latest = out
         return out
 
-    def _flat(self, place: int) -> torch.Tensor:
-        """The elements of a parameter that this process holds, in one row. Made once, as long as they are where they were: making two
-        tensors of each parameter at each step takes longer than reading what is sampled."""
+    def _piece(self, place: int, index: torch.Tensor | None) -> torch.Tensor:
+        flat = None if place in self.resized else self._flat(place)
+        if flat is not None:
+            return flat if index is None else flat.index_select(0, index)
+        if place not in self.resized:
+            assert self._latest is not None
+            self.resized[place] = self.split(self._latest)[place].clone()
+        return self.resized[place]
+
+    def _flat(self, place: int) -> torch.Tensor | None:
+        """The elements of a parameter that this process holds, in one row; None: they are more or fewer than they were.
+
+        Made once, as long as they are where they were: two new tensors a parameter take longer than reading what is sampled.
+        """
         p, view = self.parameters[place], self._views[place]
         plain = type(p) is torch.nn.Parameter
         if plain and view is not None and p.data_ptr() == view.data_ptr() and _is_row(p, view.numel()):
             return view
         flat = memory_of(p).reshape(-1)
+        if flat.numel() != self._lengths_in_memory[place]:
+            return None
         self._views[place] = flat if plain and _is_row(p, flat.numel()) else None
         return flat
 
@@ -126,7 +144,7 @@ class SampledElements:
             for i in range(len(pieces)) if places is None else places:
                 p, index, place = self.parameters[i], self.index[i], pieces[i]
                 grad = p.grad
-                if grad is None:
+                if grad is None or i in self.resized:
                     place.zero_()
                 elif grad.is_sparse:
                     rows = grad.coalesce().indices()[0]
@@ -168,11 +186,6 @@ def _spread(count: int, size: SampleSize, generator: torch.Generator) -> torch.T
 def _is_row(p: torch.Tensor, count: int) -> bool:
     """Whether so many elements stand one behind the other in memory."""
     return p.numel() == count and p.is_contiguous()
-
-
-def _picked(source: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
-    flat = source.reshape(-1)
-    return flat if index is None else flat.index_select(0, index)
 
 
 def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor) -> None:

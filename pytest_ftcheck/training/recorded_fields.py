@@ -82,7 +82,10 @@ def tensor_records(
     tensors = []
     for w in watched:
         parameter = now.get(w.name)
-        replaced = parameter is not w.parameter
+        resized = (
+            w.slot in sampled.resized
+        )  # as good as another parameter: nothing of the one before can be compared with it
+        replaced = resized or parameter is not w.parameter
         in_an_optimizer = id(parameter) in held_now or id(parameter) in in_other_optimizers
         known: dict[str, Any] = {
             "replaced": replaced,
@@ -96,7 +99,8 @@ def tensor_records(
         slot = w.slot
         own = {name: split[slot] for name, split in pieces.items()}
         scale = 1 / math.sqrt(max(1, own["had_gradient"].numel()))
-        motion = _motion(w, own, largest_updates[slot], [values[slot] for values in between], scale)
+        first = None if resized else w.initial
+        motion = _motion(w, first, own, largest_updates[slot], [values[slot] for values in between], scale)
         norms, updates, displacements = (stacked[:, i, slot] for i in range(3))
         tensors.append(
             _tensor(
@@ -115,13 +119,18 @@ def tensor_records(
 
 
 def _motion(
-    w: WatchedParameter, own: Mapping[str, torch.Tensor], max_update: float, between: Sequence[float], scale: float
+    w: WatchedParameter,
+    initial: torch.Tensor | None,
+    own: Mapping[str, torch.Tensor],
+    max_update: float,
+    between: Sequence[float],
+    scale: float,
 ) -> Motion:
-    """How far a tensor moved; a head tensor that is larger than its sample is compared in full."""
+    """How far a tensor moved; a head tensor that is larger than its sample is compared in full with ``initial``."""
     had_gradient = own["had_gradient"]
     hit = int(had_gradient.sum())
-    if w.initial is not None:
-        first, last = w.initial.reshape(-1).float(), w.values.reshape(-1).float()
+    if initial is not None:
+        first, last = initial.reshape(-1).float(), w.values.reshape(-1).float()
     else:
         first, last = own["start"], own["final"]
     delta = last - first
@@ -175,6 +184,7 @@ def _tensor(w: WatchedParameter, **measured: Any) -> Tensor:
         role=w.role,
         shape=tuple(w.parameter.shape),
         shard=w.shard,
+        frozen_in_name_by=w.frozen_in_name_by,
         dtype=str(w.parameter.dtype).removeprefix("torch."),
         trainable=w.trainable,
         trainable_last=w.parameter.requires_grad,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +50,8 @@ class WatchedParameter:
     histograms: list[Histogram] = field(default_factory=list)
     #: Shape of the part that this process holds, where the parameter is sharded; None: it holds all of it.
     shard: tuple[int, ...] | None = None
+    #: The module that was to freeze it, see `Tensor.frozen_in_name_by`.
+    frozen_in_name_by: str | None = None
 
     @property
     def values(self) -> torch.Tensor:
@@ -64,7 +66,7 @@ def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParam
     for name, p in stored_parameters(model, every_name=True).items():
         names.setdefault(id(p), []).append(name)
         parameters[id(p)] = p
-    role = roles(model)
+    role, freezes = roles(model), _freezes_in_name(model)
     found, slot = [], 0
     for key, (name, *aliases) in names.items():
         p = parameters[key]
@@ -84,10 +86,40 @@ def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParam
                 initial=None,
                 first=statistics(p),
                 shard=shape_here(p),
+                frozen_in_name_by=_frozen_in_name_by(name, part, freezes, head),
             )
         )
         slot += sampled
     return found
+
+
+def _freezes_in_name(model: nn.Module) -> dict[str, bool]:
+    """Modules that have an attribute ``requires_grad``, by name: somebody set it from outside, and it changes nothing.
+
+    A class whose own methods know the attribute uses it for something of its own.
+    """
+    return {
+        name: flag
+        for name, module in model.named_modules()
+        if isinstance(flag := getattr(module, "__dict__", {}).get("requires_grad"), bool)
+        and not _knows_it(type(module))
+    }
+
+
+def _knows_it(of: type) -> bool:
+    methods = (f for c in of.__mro__ if c not in (nn.Module, object) for f in vars(c).values())
+    return any("requires_grad" in code.co_names for f in methods if (code := getattr(f, "__code__", None)) is not None)
+
+
+def _frozen_in_name_by(parameter: str, part: str, freezes: Mapping[str, bool], head: Sequence[str]) -> str | None:
+    """The innermost of these modules around a parameter, where its flag is False. One that has more than the head was not meant for it."""
+    module = parameter
+    while module and freezes:
+        module = module.rpartition(".")[0]
+        if module in freezes:
+            meant = part != "head" or in_part(module, head)
+            return module if meant and not freezes[module] else None
+    return None
 
 
 class WatchedBuffers:

@@ -282,11 +282,11 @@ def thawed_outside_the_optimizer(seed: int) -> Run:
     "'model.encoder.requires_grad = False' sets an attribute of the module and freezes nothing",
     "PyTorch docs: torch.nn.Module.requires_grad_ (the method; the attribute means nothing)",
     ("frozen_stay_frozen",),
-    ("frozen", "freeze", "not_frozen"),
+    ("freeze_without_effect",),
     shows=lambda s: s.most("encoder") > 1e-3,
 )
 def requires_grad_set_on_the_module(seed: int) -> Run:
-    run = textual(seed, beliefs={"frozen": "encoder"})
+    run = textual(seed)
     run.model.encoder.requires_grad = False
     return run
 

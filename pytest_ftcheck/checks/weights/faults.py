@@ -13,6 +13,15 @@ NOT_FROZEN = Fault(
     explains=("optimizer_covers_model", "optimizer_settings", "weights_kept"),
     confidence="certain",
 )
+FREEZE_WITHOUT_EFFECT = Fault(
+    "freeze_without_effect",
+    Rank.PARAMETERS + 65,
+    "a freeze has no effect",
+    cause="requires_grad = False was set on {module}, where torch never reads it: it is an attribute of tensors, not of modules",
+    remedy="call requires_grad_(False), with the underscore, on {module} before the optimizer is built",
+    explains=("optimizer_covers_model", "optimizer_settings", "weights_kept"),
+    confidence="certain",
+)
 WEIGHTS_OVERWRITTEN = Fault(
     "weights_overwritten",
     Rank.WEIGHTS + 10,

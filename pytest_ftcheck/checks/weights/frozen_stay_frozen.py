@@ -23,6 +23,7 @@ NAME = "frozen_stay_frozen"
     stage=Stage.WEIGHTS,
     position=3,
     faults=(
+        faults.FREEZE_WITHOUT_EFFECT,
         faults.NOT_FROZEN,
         faults.FROZEN_WRITTEN,
         faults.FROZEN_STATISTICS_DRIFT,
@@ -37,7 +38,8 @@ def check_frozen_stay_frozen(
 ) -> Verdict:
     """Frozen parameters, and the buffers of modules that are frozen as a whole, do not change by a single bit.
 
-    Without ``part`` and ``include``: what `Intent.frozen` names, and what has ``requires_grad=False`` and is not declared to learn.
+    Without ``part`` and ``include``: what `Intent.frozen` names, what has ``requires_grad=False`` and is not declared to learn, and the
+    parameters of a module on which ``requires_grad = False`` was set, which freezes nothing.
     With them: everything selected, whatever its flag, because selecting it declares it frozen. A checksum of every byte is compared;
     parameters that train are compared elementwise.
 
@@ -83,8 +85,11 @@ def check_frozen_stay_frozen(
 def _faults(changed: Sequence[Tensor], buffers: Sequence[Buffer]) -> list[Fault]:
     """What explains the changes, the most fundamental first."""
     found = []
+    in_name = next((t.frozen_in_name_by for t in changed if t.trainable and t.frozen_in_name_by is not None), None)
     training = [t for t in changed if ever_trainable(t)]
-    if training:
+    if in_name is not None:
+        found.append(faults.FREEZE_WITHOUT_EFFECT.with_details(module=in_name or "the model"))
+    elif training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""
         found.append(faults.NOT_FROZEN.with_details(tensors=f"{training[0].name}{more}"))
     if len(changed) > len(training):

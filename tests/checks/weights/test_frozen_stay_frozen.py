@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
-from pytest_ftcheck import Intent, check_frozen_stay_frozen, example_trace
+from pytest_ftcheck import CheckFailed, Intent, assert_healthy, check_frozen_stay_frozen, example_trace, finetune
 from pytest_ftcheck.core.example_trace import tensor
 from pytest_ftcheck.core.observations import Buffer
 
@@ -185,3 +187,92 @@ def test_buffers_under_a_declared_prefix_stay_too():
     trace = replace(GOOD, buffers=(drifted,), intent=Intent(frozen="base_model.norm"))
     assert check_frozen_stay_frozen(trace).fault == "frozen_statistics_drift"
     assert check_frozen_stay_frozen(replace(trace, intent=None)).status == "skipped"
+
+
+# ---------------------------------------------------------------------- module.requires_grad = False
+class Flagged(nn.Module):
+    """It has a flag of its own under this name, and uses it."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.requires_grad = False
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return y if self.requires_grad else y + 0.0
+
+
+class Net(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.classifier = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.classifier(torch.tanh(self.base(x)))
+
+
+def trained(base, mark, intent=None):
+    torch.manual_seed(0)
+    model = Net(base)
+    mark(model)
+    x = torch.randn(64, 6)
+    batches = [(x[i : i + 16], (x[i : i + 16, 0] > 0).long()) for i in (0, 16, 32, 48)]
+    return finetune(model, batches, head="classifier", lr=1e-2, steps=8, probes=[], intent=intent)
+
+
+def freeze_in_name(of):
+    def mark(model):
+        model.get_submodule(of).requires_grad = False
+
+    return mark
+
+
+@pytest.mark.parametrize("of", ["base", ""])
+def test_a_flag_set_on_a_module_freezes_nothing(of):
+    trace = trained(nn.Linear(6, 8), freeze_in_name(of))
+    verdict = check_frozen_stay_frozen(trace)
+    assert (verdict.status, verdict.fault) == ("fail", "freeze_without_effect")
+    assert f"set on {of or 'the model'}" in verdict.causes[0]
+    assert {row["name"] for row in verdict.evidence} == {"base.weight", "base.bias"}, "the head was not meant"
+    diagnosis = assert_healthy_fails(trace)
+    assert diagnosis.startswith("unhealthy: a freeze has no effect")
+
+
+def assert_healthy_fails(trace):
+    with pytest.raises(CheckFailed) as raised:
+        assert_healthy(trace)
+    return str(raised.value)
+
+
+def _really(model):
+    model.base.requires_grad_(False)
+
+
+def _both(model):
+    model.base.requires_grad_(False)
+    model.base.requires_grad = False
+
+
+def _true(model):
+    model.base.requires_grad = True
+
+
+def _outer_and_back(model):
+    model.requires_grad = False
+    model.base.requires_grad = True
+
+
+@pytest.mark.parametrize("mark", [_really, _both, _true, _outer_and_back])
+def test_a_flag_that_says_what_is_so_is_fine(mark):
+    assert check_frozen_stay_frozen(trained(nn.Linear(6, 8), mark)).status in ("pass", "skipped")
+
+
+def test_a_flag_of_the_classs_own_is_fine():
+    assert check_frozen_stay_frozen(trained(Flagged(6, 8), lambda _: None)).status == "skipped"
+
+
+def test_what_is_declared_to_learn_is_not_frozen_by_a_flag():
+    trace = trained(nn.Linear(6, 8), freeze_in_name("base"), Intent(trained=("base", "classifier")))
+    assert check_frozen_stay_frozen(trace).status == "skipped"
