@@ -9,6 +9,13 @@ from .gradients import faults as gradient_faults
 from .optimizer import faults as optimizer_faults
 from .spec import Fault
 
+#: Where not even ``backward()`` was called: cause and remedy.
+_NO_BATCH = (
+    "no batch was trained on: the loader is empty, an exception ended the loop, or a training was resumed from a checkpoint that had all "
+    "its steps or epochs already",
+    "look at len() of the loader, and at global_step, max_steps and num_train_epochs of what was resumed",
+)
+
 
 def backward_fault(trace: Trace) -> Fault:
     """The fault behind `Trace.backward_error`."""
@@ -43,9 +50,14 @@ def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | N
         return elsewhere
     if by_hand := _updated_otherwise_verdict(check, trace, measured):
         return by_hand
-    within = f" in {plural(len(trace.iterations), 'iteration')}" if trace.iterations else ""
+    if not trace.iterations:
+        fault = optimizer_faults.NO_STEP_TAKEN.because(*_NO_BATCH)
+        return fault.verdict(
+            check, "No optimizer step was taken, and no loss had its gradient computed.", measured=measured
+        )
     fault = optimizer_faults.NO_STEP_TAKEN.with_details(optimizer=trace.optimizer.name)
-    return fault.verdict(check, f"No optimizer step was taken{within}.", measured=measured)
+    headline = f"No optimizer step was taken in {plural(len(trace.iterations), 'iteration')}."
+    return fault.verdict(check, headline, measured=measured)
 
 
 def _updated_otherwise_verdict(check: str, trace: Trace, measured: str) -> Verdict | None:

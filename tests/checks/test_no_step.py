@@ -33,7 +33,8 @@ def test_no_step_was_taken():
 
 def test_no_iteration_was_seen():
     verdict = no_step_verdict("weights_move", example_trace(steps=(), iterations=()))
-    assert verdict.headline == "No optimizer step was taken."
+    assert verdict.headline == "No optimizer step was taken, and no loss had its gradient computed."
+    assert "resumed from a checkpoint" in verdict.causes[0]
 
 
 def test_backward_cannot_run():

@@ -7,7 +7,7 @@ import torch
 from trainers import SoftmaxTwice, make_rows, make_trainer
 from transformers import Trainer, TrainerCallback
 
-from pytest_ftcheck import CheckFailed, FtcheckCallback
+from pytest_ftcheck import CheckFailed, FtcheckCallback, check_weights_move
 from pytest_ftcheck.integrations.trainer_guard import CrashGuard
 
 pytestmark = pytest.mark.trains
@@ -153,3 +153,18 @@ def test_called_by_no_trainer_it_says_what_to_do():
 def test_bad_input_is_one_clear_error(options, error, message):
     with pytest.raises(error, match=message):
         FtcheckCallback(**options)
+
+
+def test_a_resumed_training_with_nothing_left_to_train_is_named(tmp_path):
+    """`transformers` takes one more step all the same, at a learning rate of zero."""
+    saving = {"output_dir": str(tmp_path), "max_steps": 4, "save_steps": 4, "save_strategy": "steps"}
+    make_trainer(arguments=saving).train()
+    callback = FtcheckCallback(raises=True)
+    resumed = make_trainer(arguments=saving, callbacks=[callback])
+    with pytest.raises(CheckFailed, match="nothing was left to train") as raised:
+        resumed.train(resume_from_checkpoint=True)
+    assert "unhealthy: the learning rate is zero" in str(raised.value)
+    longer = make_trainer(arguments={**saving, "max_steps": 12}, callbacks=[watched := FtcheckCallback()])
+    longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert len(watched.trace.steps) == 8
+    assert check_weights_move(watched.trace).fault != "lr_zero"

@@ -71,7 +71,7 @@ def check_fresh_start(trace: Trace) -> Verdict:
     >>> print(check_fresh_start(example_trace(measurements={"optimizer_start": OptimizerStart(0, 0)})))
     fresh_start: pass. AdamW had taken no step before the run.
     """
-    start = trace.measured(OptimizerStart) or _counted(trace)
+    start = optimizer_start(trace)
     if start is None:
         return not_measured(NAME, trace, OptimizerStart)
     if known := _judge_known(trace):
@@ -113,10 +113,11 @@ def check_fresh_start(trace: Trace) -> Verdict:
     )
 
 
-def _counted(trace: Trace) -> OptimizerStart | None:
-    """For an optimizer that was not known before its first step: what its state counts beyond the steps of the run."""
+def optimizer_start(trace: Trace) -> OptimizerStart | None:
+    """What the optimizer had done before the run; if it was adopted at its first step, what its state counts beyond the run's steps."""
     counted = trace.optimizer.state_steps
-    return None if counted is None else OptimizerStart(max(0, counted - trace.optimizer.gradient_steps), 0)
+    beyond = None if counted is None else OptimizerStart(max(0, counted - trace.optimizer.gradient_steps), 0)
+    return trace.measured(OptimizerStart) or beyond
 
 
 def _judge_known(trace: Trace) -> Verdict | None:

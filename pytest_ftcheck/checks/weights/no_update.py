@@ -10,6 +10,7 @@ from ...core.observations import Tensor
 from ...core.trace import Trace
 from ..gradients.missing_gradient import MissingKind, explain_missing_gradient
 from ..optimizer import faults as optimizer_faults
+from ..optimizer.fresh_start import optimizer_start
 from ..spec import Fault
 from . import faults
 
@@ -147,7 +148,19 @@ def _lr_zero(tensors: Sequence[Tensor], trace: Trace) -> Fault:
             f"{zero} (other groups: up to {number(others)}): lr=0 in this group, or a factor of 0 in its part of the schedule",
             "set the group's learning rate; if these should not learn, freeze them with requires_grad_(False)",
         )
+    if before := steps_before(trace):
+        return fault.because(
+            f"{zero}, and {trace.optimizer.name} had taken {plural(before, 'step')} before: a training was resumed whose schedule had "
+            "ended, so nothing was left to train",
+            "raise max_steps or num_train_epochs, or start anew, without the checkpoint",
+        )
     return fault.because(f"{zero}: {fault.cause}")
+
+
+def steps_before(trace: Trace) -> int:
+    """Steps that the optimizer had taken before the run."""
+    start = optimizer_start(trace)
+    return 0 if start is None else start.steps
 
 
 def _lr_too_small(tensors: Sequence[Tensor], trace: Trace) -> Fault:

@@ -39,6 +39,7 @@ from .no_update import (
     decay_cause,
     describe,
     explain_no_update,
+    steps_before,
 )
 
 NAME = "weights_move"
@@ -193,7 +194,7 @@ def _status(
         return "inconclusive", RUN_LONGER
     if state == "slow" and (remedy := _may_be_healthy(affected, trace)):
         return "inconclusive", remedy
-    if state == "lr_zero" and len(trace.steps) == 1:
+    if state == "lr_zero" and len(trace.steps) == 1 and not steps_before(trace):
         return "inconclusive", "run more than one step: a warm-up may start at a learning rate of zero"
     return "fail", ""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import Intent, Recipe, check_weights_move, example_trace
+from pytest_ftcheck.checks.optimizer.record import OptimizerStart
 from pytest_ftcheck.checks.tensor_state import LEAST_SHARE_CHANGED
 from pytest_ftcheck.checks.weights.weights_move import (
     LEAST_BUDGET,
@@ -746,3 +747,13 @@ def test_sgd_at_a_rate_for_adam_that_gains_nothing_fails():
 )
 def test_sgd_that_may_yet_be_healthy_is_inconclusive(how):
     assert check_weights_move(slow_sgd(**how)).status == "inconclusive"
+
+
+@pytest.mark.parametrize(("before", "status"), [(0, "inconclusive"), (6, "fail")])
+def test_one_step_at_rate_zero_is_a_warm_up_or_the_end_of_a_schedule(before, status):
+    still = [replace(t, motion=replace(t.motion, **STILL), lr_sum=0.0, lr_peak=0.0) for t in GOOD.tensors]
+    trace = replace(GOOD, tensors=tuple(still), steps=GOOD.steps[:1], recipe=None)
+    trace = replace(trace, measurements={"optimizer_start": OptimizerStart(before, before)})
+    verdict = check_weights_move(trace)
+    assert verdict.status == status
+    assert ("had taken 6 steps before" in str(verdict)) == bool(before)
