@@ -22,7 +22,7 @@ demo: $(STAMP)   ## the main job: toy default and founding question; leaves a Te
 	$(BIN)/python docs/examples/demo.py runs
 
 test: $(STAMP)   ## all tests, the documentation's examples among them
-	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 quick: $(STAMP)  ## everyday work: hand-written traces, architecture, bad input; no training (under a minute)
 	$(BIN)/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile -m "not trains" \
