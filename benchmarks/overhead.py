@@ -48,8 +48,6 @@ FULL = {
 ROWS, TOKENS = 8, 32
 #: Rounds of blocks, and steps in a block; no new round begins after so many seconds.
 ROUNDS, BLOCK, SECONDS = 20, 3, 180
-#: How often the processes of the trainings that take turns are started.
-LAUNCHES = 8
 LONG = 10_000
 MAX_BATTERY, MAX_TINY = 1.5, 1.0
 MAX_TIME, MAX_COMPILED, MAX_MEMORY, MAX_TRACE_MB, MAX_GROWTH = 0.03, 0.10, 0.02, 50, 1.10
@@ -315,16 +313,12 @@ def any_loop() -> list[Row]:
     return beside_a_bare_loop(lambda model: model, MAX_TIME, "bare")
 
 
-def trainer_callback(model: dict[str, int] | None = None, launches: int = LAUNCHES, rounds: int = 3) -> list[Row]:
-    """``FtcheckCallback`` in a ``transformers.Trainer``, beside the same training without it, in turns.
-
-    A process has its own luck with its memory, and keeps it: of two trainings alike one may be some percent slower from first to last. So
-    the processes are started again and again, a step is compared with the mean of the two that nobody watches, and the interval is
-    one of launches.
+def trainer_callback(model: dict[str, int] | None = None, rounds: int = 3 * ROUNDS) -> list[Row]:
+    """``FtcheckCallback`` in a ``transformers.Trainer``, whose steps are watched in turns.
 
     :param model: sizes of the DistilBERT, default: full.
     """
-    from trainer_turns import NAMES, in_turns
+    from trainer_turns import in_turns
 
     sizes = FULL if model is None else model
     rows = [
@@ -332,31 +326,24 @@ def trainer_callback(model: dict[str, int] | None = None, launches: int = LAUNCH
         for (ids, _, mask), labels in full_batches(16)
         for i, m, y in zip(ids % sizes["vocab_size"], mask, labels, strict=True)
     ]
-    #: of each training and launch: medians of seconds of the clock, seconds of the processors, page faults
-    medians: dict[str, list[list[float]]] = {name: [] for name in NAMES}
-    for launch in range(launches):
-        settings = {"batch": ROWS, "rounds": rounds, "steps": 1 + BLOCK, "threads": THREADS, "seconds": SECONDS}
-        took, noted = in_turns(sizes, rows, launch=launch, **settings)
-        assert noted == (1 + BLOCK) * (1 + rounds)
-        for name, costs in took.items():
-            medians[name].append([statistics.median(each) for each in zip(*costs, strict=True)])
+    took = in_turns(sizes, rows, batch=ROWS, rounds=rounds, steps=1 + BLOCK, threads=THREADS, seconds=2 * SECONDS)
     alone = [
-        [(x + y) / 2 for x, y in zip(a, b, strict=True)]
-        for a, b in zip(medians["bare"], medians["bare again"], strict=True)
+        tuple((x + y) / 2 for x, y in zip(a, b, strict=True))
+        for a, b in zip(took["bare"], took["bare again"], strict=True)
     ]
     out = [
         Row(
-            f"step of a Trainer, median of {launches} launches",
+            f"step of a Trainer, median of {len(alone)} rounds",
             f"{1000 * statistics.median(a[0] for a in alone):.0f} ms",
         )
     ]
     for what, goal, those, beside in (
-        ("FtcheckCallback", MAX_TIME, medians["watched"], alone),
-        ("nothing more, the control", None, medians["bare again"], medians["bare"]),
+        ("FtcheckCallback", MAX_TIME, took["watched"], alone),
+        ("nothing more, the control", None, took["bare again"], took["bare"]),
     ):
         clock, work = ([t[i] / b[i] for t, b in zip(those, beside, strict=True)] for i in (0, 1))
         out += _added(f"step with {what}", clock, work, goal)
-    faults = ", ".join(f"{statistics.median(each[2] for each in of):,.0f}" for of in medians.values())
+    faults = ", ".join(f"{statistics.median(each[2] for each in took[name]):,.0f}" for name in took)
     return [*out, Row("page faults of a step: bare, watched, control", faults)]
 
 

@@ -1,28 +1,25 @@
-"""Trainings by a ``transformers.Trainer`` that take turns, for `overhead.py`: one watched by a callback, one alone, and another one alone.
+"""A training by a ``transformers.Trainer`` under a callback, whose watching is switched off and on, for `overhead.py`.
 
-Each is a process of its own, and none gives memory back (`kept_memory`). Else the allocator adapts to the largest piece that was given
-back, and the probes before a watched training give back larger ones than the training does: with a quarter fewer page faults a step,
-the watched training was the faster one. Page faults are counted. The second one alone is the control: what differs there is the
-method's own error.
+Two trainings in two processes cannot be compared to a few per cent: a process has its own luck with where its memory is, and keeps it, so
+that of two trainings alike one was 9 % faster from first to last. So there is one training, and its steps are watched in turns. While
+they are not, the hooks on the optimizer and the mode that sees the loop's calls are off; hooks on modules stay, which look at the first
+iterations and at powers of two alone. Between two turns the first step is not timed. A third kind of turn is not watched either: the
+control, whose difference is the method's own error.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import resource
 import statistics
 import tempfile
 import time
-import unittest.mock
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from kept_memory import ALLOCATOR
+from torch.overrides import _push_mode
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -32,8 +29,9 @@ from transformers import (
     TrainingArguments,
 )
 
-#: Longest wait for a turn: the process has crashed, or hangs.
-PATIENCE = 600
+from pytest_ftcheck import FtcheckCallback
+from pytest_ftcheck.instruments import loop_calls
+
 NAMES = ("bare", "watched", "bare again")
 #: Seconds of the clock, seconds of the processors, page faults.
 Cost = tuple[float, ...]
@@ -41,31 +39,67 @@ Costs = dict[str, list[Cost]]
 
 
 class Turns(TrainerCallback):
-    """Trains so many steps when it is told to go, and says how long they took; the first step of each turn is not timed."""
+    """Switches the watching off and on after so many steps, and notes how long a step took; the first round is not counted."""
 
-    def __init__(self, steps: int, coordinator: Connection) -> None:
-        self.steps, self.coordinator = steps, coordinator
+    def __init__(self, watching: FtcheckCallback, *, rounds: int, steps: int, seconds: float) -> None:
+        self.took: Costs = {name: [] for name in NAMES}
+        self.watched_steps = 0
+        self._watching, self._rounds, self._steps = watching, rounds, steps
+        self._until = time.perf_counter() + seconds
         self._ends: list[Cost] = []
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Wait for the first turn."""
-        if state.global_step == 0:
-            self.coordinator.recv()
+        self._turn = 0  # of the first round
+        self._name = "watched"
+        self._mode: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """A step lasts from the end of the one before to its own end; the turn may be over."""
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         self._ends.append((time.perf_counter(), time.process_time(), faults))
-        if len(self._ends) == self.steps:
-            self.coordinator.send([tuple(y - x for x, y in zip(a, b, strict=True)) for a, b in pairwise(self._ends)])
-            self._ends = []
-            control.should_training_stop = not self.coordinator.recv()
+        self.watched_steps += self._name == "watched"
+        if len(self._ends) == self._steps:
+            self._end_turn()
+            rounds, position = divmod(self._turn, len(NAMES))
+            if not position and (rounds > self._rounds or (rounds > 4 and time.perf_counter() > self._until)):
+                self._switch("watched")
+                control.should_training_stop = True
+            else:
+                # whose turn comes first changes from round to round, and so does the direction
+                self._switch(NAMES[(rounds + (position if rounds % 2 else -position)) % len(NAMES)])
+
+    def _end_turn(self) -> None:
+        steps = [tuple(y - x for x, y in zip(a, b, strict=True)) for a, b in pairwise(self._ends)]
+        if self._turn >= len(NAMES):
+            self.took[self._name].append(tuple(statistics.median(each) for each in zip(*steps, strict=True)))
+        self._ends = []
+        self._turn += 1
+
+    def _switch(self, name: str) -> None:
+        """The next turn is one of these."""
+        now, self._name = self._name, name
+        if (now == "watched") == (name == "watched"):
+            return
+        watch = self._watching._watch
+        assert watch is not None
+        assert watch._loop is not None
+        recorder = watch._loop._recorder
+        assert recorder is not None
+        if name == "watched":
+            recorder.attach()
+            _push_mode(self._mode)
+        else:
+            self._mode = loop_calls._calls
+            assert self._mode is not None
+            recorder.detach()
+            loop_calls._leave(self._mode)
 
 
-def train(
-    name: str, coordinator: Connection, sizes: dict[str, int], rows: Sequence[Any], batch: int, steps: int, threads: int
-) -> None:
-    """What a process does: it trains in turns, and says last how many steps it has noted."""
+def in_turns(
+    sizes: dict[str, int], rows: Sequence[Any], *, batch: int, rounds: int, steps: int, threads: int, seconds: float
+) -> Costs:
+    """The `Cost` of a step for each of `NAMES`, one a round.
+
+    :param sizes: of the DistilBERT.  :param steps: of a turn, the untimed first one included.  :param seconds: no round begins later.
+    """
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -83,74 +117,10 @@ def train(
         )
         trainer = Trainer(model, settings, train_dataset=rows)
         trainer.remove_callback(PrinterCallback)
-        noted = 0
-        if name == "watched":
-            from pytest_ftcheck import FtcheckCallback
-
-            callback = FtcheckCallback()
-            trainer.add_callback(callback)
-        trainer.add_callback(Turns(steps, coordinator))
+        callback = FtcheckCallback()
+        turns = Turns(callback, rounds=rounds, steps=steps, seconds=seconds)
+        trainer.add_callback(callback)
+        trainer.add_callback(turns)
         trainer.train()
-        if name == "watched":
-            noted = len(callback.trace.steps)
-    coordinator.send(noted)
-
-
-def in_turns(
-    sizes: dict[str, int],
-    rows: Sequence[Any],
-    *,
-    batch: int,
-    rounds: int,
-    steps: int,
-    threads: int,
-    seconds: float,
-    launch: int = 0,
-) -> tuple[Costs, int]:
-    """The `Cost` of a step for each of `NAMES`, one a round; and how many steps the callback noted.
-
-    The first round makes the optimizers' states, and is left out. Whose turn comes first changes from round to round.
-
-    :param sizes: of the DistilBERT.  :param launch: which process is started first depends on its number.
-    :param steps: of a turn, the untimed first one included.  :param seconds: no round begins later.
-    """
-    context = multiprocessing.get_context("spawn")
-    ends, workers = {}, []
-    for name in (*NAMES[launch % len(NAMES) :], *NAMES[: launch % len(NAMES)]):
-        ends[name], theirs = context.Pipe()
-        arguments = (name, theirs, sizes, rows, batch, steps, threads)
-        workers.append(context.Process(target=train, args=arguments, daemon=True))
-        with unittest.mock.patch.dict(os.environ, ALLOCATOR):
-            workers[-1].start()
-        theirs.close()
-    took: Costs = {name: [] for name in NAMES}
-    until = time.perf_counter() + seconds
-    try:
-        for turn in range(1 + rounds):
-            if turn > 4 and time.perf_counter() > until:
-                break
-            for i in range(len(NAMES)):
-                name = NAMES[(launch + turn + (i if turn % 2 else -i)) % len(NAMES)]
-                ends[name].send(True)
-                times = _answer(name, ends[name])
-                if turn:
-                    took[name].append(tuple(statistics.median(each) for each in zip(*times, strict=True)))
-        noted = 0
-        for name in NAMES:
-            ends[name].send(False)
-            noted += _answer(name, ends[name])
-        return took, noted
-    finally:
-        for worker in workers:
-            worker.join(10)
-            worker.kill()
-
-
-def _answer(name: str, end: Connection) -> Any:
-    """What a process says."""
-    if not end.poll(PATIENCE):
-        raise TimeoutError(f"the training {name!r} does not go on")
-    try:
-        return end.recv()
-    except EOFError:
-        raise RuntimeError(f"the training {name!r} has crashed: its message stands above") from None
+    assert len(callback.trace.steps) == turns.watched_steps, "it saw the steps that it was to see, and no other"
+    return turns.took

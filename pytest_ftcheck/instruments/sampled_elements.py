@@ -14,14 +14,11 @@ import torch
 
 from .sharded_tensors import local, memory_of
 
-#: Elements of one tensor that are sampled: of the head, and of the base.
+#: Elements of one tensor that are sampled: of the head, and of the base. Smaller ones are read whole.
 SAMPLE_HEAD = 4096
-SAMPLE_BASE = 512
-#: Elements of the base are read in runs of 16 float32 numbers, one line of a processor's cache; those of a large head in runs of 4, so that
-#: more of its outputs are among them.
-RUN_HEAD, RUN_BASE = 4, 16
-#: Base tensors of up to this many elements are copied in full: that is cheaper than reading scattered elements.
-WHOLE = 1024
+SAMPLE_BASE = 1024
+#: How many of them stand side by side; of a large head fewer, so that more of its outputs are among them.
+RUN_HEAD, RUN_BASE = 8, 64
 #: Above this many elements, gradient norms on a CPU are taken on every k-th row: reading all gradients of a 66 M model would cost more
 #: than twice as much (benchmarks/step_hooks.py). Heads of the usual size are read in full.
 LARGE_HEAD = 2**20
@@ -37,19 +34,17 @@ class SampleSize(NamedTuple):
     run: int = 1
 
 
-def sample_size(p: torch.Tensor, part: str, role: str) -> SampleSize:
+def sample_size(part: str, role: str) -> SampleSize:
     """How much of a parameter is sampled.
 
-    Reading elements that stand far apart is most of the cost of watching, so a matrix is read in 32 runs of 16. The rms of a step is then
-    within 6 % of that of the whole matrix under AdamW (95 %), as it is with 256 single elements. Under SGD, where a few rows have most of
-    the gradient, it is within a factor of 2.1; with 256 single elements, 2.7 (``benchmarks/sampling.py``). Of an embedding single
-    elements are read, and more of them, because few of its rows occur in the batches.
+    Reading elements that stand far apart is most of the cost of watching: each is on a page of memory of its own. So a matrix is read in 16
+    runs of 64. The rms of a step is then within 7 % of that of the whole matrix under AdamW (95 %); under SGD, where a few rows have most
+    of the gradient, within a factor of 1.8. With 256 single elements it is 6 % and 2.7 (``benchmarks/sampling.py``). Of an embedding single
+    elements are read, because few of its rows occur in the batches.
     """
     if part == "head":
         return SampleSize(SAMPLE_HEAD, RUN_HEAD)
-    if role == "embedding" or local(p).numel() <= WHOLE:
-        return SampleSize(WHOLE)
-    return SampleSize(SAMPLE_BASE, RUN_BASE)
+    return SampleSize(SAMPLE_BASE, 1 if role == "embedding" else RUN_BASE)
 
 
 class SampledElements:

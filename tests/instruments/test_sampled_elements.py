@@ -41,11 +41,9 @@ def test_a_small_tensor_is_read_whole():
 
 
 def test_how_much_of_a_parameter():
-    matrix, bias = _parameter(64, 64), _parameter(64)
-    assert sample_size(matrix, "head", "weight").elements == SAMPLE_HEAD
-    assert sample_size(matrix, "base", "weight") == (SAMPLE_BASE, 16)
-    assert sample_size(matrix, "base", "embedding").run == 1, "as many rows as there are elements"
-    assert sample_size(bias, "base", "bias").elements >= bias.numel()
+    assert sample_size("head", "weight").elements == SAMPLE_HEAD
+    assert sample_size("base", "weight") == (SAMPLE_BASE, 64)
+    assert sample_size("base", "embedding") == (SAMPLE_BASE, 1), "as many rows as there are elements"
 
 
 def test_tensors_of_one_shape_have_the_same_elements_where_asked():
