@@ -34,17 +34,18 @@ class SampleSize(NamedTuple):
     run: int = 1
 
 
-def sample_size(part: str, role: str) -> SampleSize:
+def sample_size(shape: Sequence[int], part: str, role: str) -> SampleSize:
     """How much of a parameter is sampled.
 
     Reading elements that stand far apart is most of the cost of watching: each is on a page of memory of its own. So a matrix is read in 16
     runs of 64. The rms of a step is then within 7 % of that of the whole matrix under AdamW (95 %); under SGD, where a few rows have most
-    of the gradient, within a factor of 1.8. With 256 single elements it is 6 % and 2.7 (``benchmarks/sampling.py``). Of an embedding single
-    elements are read, because few of its rows occur in the batches.
+    of the gradient, within a factor of 1.8. With 256 single elements it is 6 % and 2.7 (``benchmarks/sampling.py``). Of an embedding, and
+    of what has the shape of one (`TABLE`), single elements are read, because few of its rows may occur in the batches.
     """
     if part == "head":
         return SampleSize(SAMPLE_HEAD, RUN_HEAD)
-    return SampleSize(SAMPLE_BASE, 1 if role == "embedding" else RUN_BASE)
+    table = role == "embedding" or (len(shape) == 2 and shape[0] > TABLE * shape[1])
+    return SampleSize(SAMPLE_BASE, 1 if table else RUN_BASE)
 
 
 class SampledElements:

@@ -80,7 +80,7 @@ class Recorder:
         self._live = [w for w in self._watched if w.slot is not None]
         #: What the loop's own clipping says of large gradients, where there are any; to be subscribed to the loop's calls.
         self.clipped_norms = ClippedNorms(LARGE_BASE) if any(w.stride > 1 for w in self._live) else None
-        sizes = [sample_size(w.part, w.role) for w in self._live]
+        sizes = [sample_size(w.parameter.shape, w.part, w.role) for w in self._live]
         self._sampled = SampledElements([w.parameter for w in self._live], sizes)
         for w in self._live:
             if w.part == "head" and w.values.numel() > SAMPLE_HEAD:

@@ -41,9 +41,12 @@ def test_a_small_tensor_is_read_whole():
 
 
 def test_how_much_of_a_parameter():
-    assert sample_size("head", "weight").elements == SAMPLE_HEAD
-    assert sample_size("base", "weight") == (SAMPLE_BASE, 64)
-    assert sample_size("base", "embedding") == (SAMPLE_BASE, 1), "as many rows as there are elements"
+    assert sample_size((64, 64), "head", "matrix").elements == SAMPLE_HEAD
+    assert sample_size((64, 64), "base", "matrix") == (SAMPLE_BASE, 64)
+    assert sample_size((64, 64), "base", "embedding") == (SAMPLE_BASE, 1), "as many rows as there are elements"
+    assert sample_size((2000, 64), "base", "matrix") == (SAMPLE_BASE, 1), "a table of the user's own"
+    assert sample_size((3072, 768), "base", "matrix") == (SAMPLE_BASE, 64)
+    assert sample_size((5000,), "base", "bias") == (SAMPLE_BASE, 64)
 
 
 def test_tensors_of_one_shape_have_the_same_elements_where_asked():
