@@ -31,10 +31,9 @@ import torch
 from kept_memory import ALLOCATOR, restart
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.overrides import _push_mode
+from unwatched import recorder_of, unseen
 
 from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
-from pytest_ftcheck.instruments import loop_calls
 
 THREADS = 2
 FULL = {
@@ -149,13 +148,6 @@ class HookTime:
         self.seconds.append(self._spent + time.perf_counter() - self._began)
 
 
-def _recorder_of(w: watch) -> Any:
-    """What reads gradients and weights at each step."""
-    assert w._loop is not None
-    assert w._loop._recorder is not None
-    return w._loop._recorder
-
-
 def ways(model: torch.nn.Module, optimizer: torch.optim.Optimizer, hooks: HookTime) -> dict[str, Block]:
     """Name -> a function that runs a block of steps and says how long each took."""
     batches = full_batches()
@@ -168,7 +160,7 @@ def ways(model: torch.nn.Module, optimizer: torch.optim.Optimizer, hooks: HookTi
 
     w = watch(model, optimizer)
     w.__enter__()
-    recorder = _recorder_of(w)
+    recorder = recorder_of(w)
     recorder.detach()
 
     def watched(count: int) -> list[float]:
@@ -260,18 +252,6 @@ def steps() -> list[Row]:
 
 
 # ---------------------------------------------------------------------- any loop
-@contextlib.contextmanager
-def unseen() -> Iterator[None]:
-    """Without the mode that sees the loop's calls: a loop that nobody watches."""
-    mode = loop_calls._calls
-    assert mode is not None
-    loop_calls._leave(mode)
-    try:
-        yield
-    finally:
-        _push_mode(mode)
-
-
 def beside_a_bare_loop(wrap: Callable[[Any], Any], goal: float, what: str) -> list[Row]:
     """A loop under ``watch(model)``, without an optimizer and without ``w.loss``, beside the same loop of another model, in turns."""
     batches = full_batches()
@@ -345,9 +325,8 @@ def trainer_callback(model: dict[str, int] | None = None, rounds: int = 3 * ROUN
     ):
         clock, work = ([t[i] / b[i] for t, b in zip(those, beside, strict=True)] for i in (0, 1))
         out += _added(f"step with {what}", clock, work, goal)
-    # the first watched turn is not timed inside
-    middle, low, high = interval([share for share, _ in inside[1:]])
-    milliseconds = 1000 * statistics.median(seconds for _, seconds in inside[1:])
+    middle, low, high = interval([share for share, _ in inside])
+    milliseconds = 1000 * statistics.median(seconds for _, seconds in inside)
     out.append(
         Row(
             "of a watched step, time inside our hooks, by the clock",
@@ -448,7 +427,7 @@ def memory() -> list[Row]:
         known = {p.untyped_storage().data_ptr() for p in model.parameters()}
         known |= {p.grad.untyped_storage().data_ptr() for p in model.parameters() if p.grad is not None}
         kept = tensor_bytes(w, known)
-        live = _recorder_of(w)._live
+        live = recorder_of(w)._live
         # a series of three numbers a tensor grows to 1,024 steps, then every second one goes
         series = 1024 * 3 * len(live) * 4
     extra = (kept + series - head) / weights

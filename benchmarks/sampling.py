@@ -12,6 +12,7 @@ import argparse
 import collections
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,14 +42,16 @@ def main(steps: int, draws: int) -> None:
             print(f"{name:28} {size.elements:8} {size.run:4} {step:11.2f}x {displacement:19.2f}x")
 
 
-def measured(make: object, steps: int, draws: int) -> dict[tuple[SampleSize, str], list[float]]:
+def measured(
+    make: Callable[..., torch.optim.Optimizer], steps: int, draws: int
+) -> dict[tuple[SampleSize, str], list[float]]:
     """Natural logarithms of the factor by which each sample is off."""
     torch.manual_seed(0)
     model = founding.make_model().train()
     matrices = [
         p for n, p in model.named_parameters() if p.dim() > 1 and p.numel() > SAMPLE_BASE and "embeddings" not in n
     ]
-    optimizer = make(model.parameters())  # type: ignore[operator]
+    optimizer = make(model.parameters())
     start = [p.detach().clone() for p in matrices]
     out: dict[tuple[SampleSize, str], list[float]] = collections.defaultdict(list)
     batches = list(founding.news(seed=0)[0])

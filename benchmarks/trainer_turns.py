@@ -11,6 +11,7 @@ On a busy machine that error is larger than what is to be measured. So the time 
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import tempfile
@@ -21,7 +22,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch.overrides import _push_mode
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -30,6 +30,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from unwatched import recorder_of, unseen
 
 from pytest_ftcheck import FtcheckCallback
 from pytest_ftcheck.instruments import loop_calls
@@ -53,7 +54,8 @@ class Turns(TrainerCallback):
         self._ends: list[Cost] = []
         self._turn = 0  # of the first round
         self._name = "watched"
-        self._mode: Any = None
+        self._unseen = contextlib.ExitStack()
+        self._timing = False
         self._spent = 0.0
         self._spent_in: list[float] = []
 
@@ -89,25 +91,22 @@ class Turns(TrainerCallback):
         now, self._name = self._name, name
         if (now == "watched") == (name == "watched"):
             return
-        watch = self._watching._watch
-        assert watch is not None
-        assert watch._loop is not None
-        recorder = watch._loop._recorder
-        assert recorder is not None
+        assert self._watching._watch is not None
+        recorder = recorder_of(self._watching._watch)
         if name == "watched":
             recorder.attach()
-            _push_mode(self._mode)
+            self._unseen.close()
         else:
-            if self._mode is None:
-                self._mode = loop_calls._calls
+            if not self._timing:
+                self._timing = True
                 for owner, method in (
                     (recorder, "_before_step"),
                     (recorder, "_after_step"),
-                    (self._mode, "_tell"),
+                    (loop_calls._calls, "_tell"),
                 ):
                     setattr(owner, method, self._timed(getattr(owner, method)))
             recorder.detach()
-            loop_calls._leave(self._mode)
+            self._unseen.enter_context(unseen())
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:

@@ -44,8 +44,17 @@ def sample_size(shape: Sequence[int], part: str, role: str) -> SampleSize:
     """
     if part == "head":
         return SampleSize(SAMPLE_HEAD, RUN_HEAD)
-    table = role == "embedding" or (len(shape) == 2 and shape[0] > TABLE * shape[1])
-    return SampleSize(SAMPLE_BASE, 1 if table else RUN_BASE)
+    single = role == "embedding" or (len(shape) == 2 and is_table(shape))
+    return SampleSize(SAMPLE_BASE, 1 if single else RUN_BASE)
+
+
+def is_table(shape: Sequence[int]) -> bool:
+    """Whether it has so many more rows than columns that a batch may use a few of its rows.
+
+    >>> is_table((30522, 768)), is_table((3072, 768))
+    (True, False)
+    """
+    return shape[0] > TABLE * math.prod(shape[1:])
 
 
 class SampledElements:
@@ -64,7 +73,9 @@ class SampledElements:
         known: dict[object, torch.Tensor] = {}
         self.index: list[torch.Tensor | None] = []
         self.counts: list[int] = []
+        self._numels: list[int] = []
         for p, size in zip(map(local, self.parameters), sizes, strict=True):
+            self._numels.append(p.numel())
             if p.numel() <= size.elements:
                 self.index.append(None)
                 self.counts.append(p.numel())
@@ -79,7 +90,6 @@ class SampledElements:
         #: By place: values of a parameter that was given another number of elements since, as they were last. Its sample no longer fits.
         self.resized: dict[int, torch.Tensor] = {}
         self._latest: torch.Tensor | None = None
-        self._lengths_in_memory = [local(p).numel() for p in self.parameters]
         self._views: list[torch.Tensor | None] = [None] * len(self.parameters)
         self.device = self.parameters[0].device
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
@@ -107,10 +117,10 @@ class SampledElements:
         return out
 
     def _piece(self, place: int, index: torch.Tensor | None) -> torch.Tensor:
-        flat = None if place in self.resized else self._flat(place)
-        if flat is not None:
-            return flat if index is None else flat.index_select(0, index)
         if place not in self.resized:
+            flat = self._flat(place)
+            if flat is not None:
+                return flat if index is None else flat.index_select(0, index)
             assert self._latest is not None
             self.resized[place] = self.split(self._latest)[place].clone()
         return self.resized[place]
@@ -120,15 +130,13 @@ class SampledElements:
 
         Made once, as long as they are where they were: two new tensors a parameter take longer than reading what is sampled.
         """
-        p, view = self.parameters[place], self._views[place]
-        plain = type(p) is torch.nn.Parameter
-        if plain and view is not None and p.data_ptr() == view.data_ptr() and _is_row(p, view.numel()):
+        p, view, count = self.parameters[place], self._views[place], self._numels[place]
+        if view is not None and p.data_ptr() == view.data_ptr() and p.numel() == count and p.is_contiguous():
             return view
         flat = memory_of(p).reshape(-1)
-        if flat.numel() != self._lengths_in_memory[place]:
-            return None
-        self._views[place] = flat if plain and _is_row(p, flat.numel()) else None
-        return flat
+        fits = flat.numel() == count
+        self._views[place] = flat if fits and type(p) is torch.nn.Parameter and p.is_contiguous() else None
+        return flat if fits else None
 
     def gradients(self, out: torch.Tensor, places: Sequence[int] | None = None) -> torch.Tensor:
         """The current gradients, into ``out``; 0 where there is none, 1 for a row that a sparse gradient has.
@@ -179,11 +187,6 @@ def _spread(count: int, size: SampleSize, generator: torch.Generator) -> torch.T
     return places[places < count]
 
 
-def _is_row(p: torch.Tensor, count: int) -> bool:
-    """Whether so many elements stand one behind the other in memory."""
-    return p.numel() == count and p.is_contiguous()
-
-
 def _pick(source: torch.Tensor, index: torch.Tensor | None, place: torch.Tensor) -> None:
     flat = source.reshape(-1)
     if index is None:
@@ -212,7 +215,7 @@ def gradient_norm(grad: torch.Tensor, stride: int) -> torch.Tensor:
         norm = torch.linalg.vector_norm(grad.coalesce().values(), dtype=dtype)
         return norm
     if stride > 1:
-        if grad.shape[0] > TABLE * grad[0].numel():
+        if is_table(grad.shape):
             used = _used_rows(grad)
             if 0 < len(used) <= grad.shape[0] // stride:
                 norm = torch.linalg.vector_norm(grad.index_select(0, used), dtype=dtype)

@@ -82,9 +82,8 @@ def tensor_records(
     tensors = []
     for w in watched:
         parameter = now.get(w.name)
-        resized = (
-            w.slot in sampled.resized
-        )  # as good as another parameter: nothing of the one before can be compared with it
+        # as good as another parameter: what it is now cannot be compared with what it was
+        resized = w.slot in sampled.resized
         replaced = resized or parameter is not w.parameter
         in_an_optimizer = id(parameter) in held_now or id(parameter) in in_other_optimizers
         known: dict[str, Any] = {

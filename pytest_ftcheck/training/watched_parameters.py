@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -113,12 +113,18 @@ def _knows_it(of: type) -> bool:
 
 def _frozen_in_name_by(parameter: str, part: str, freezes: Mapping[str, bool], head: Sequence[str]) -> str | None:
     """The innermost of these modules around a parameter, where its flag is False. One that has more than the head was not meant for it."""
-    module = parameter
-    while module and freezes:
-        module = module.rpartition(".")[0]
-        if module in freezes:
-            meant = part != "head" or in_part(module, head)
-            return module if meant and not freezes[module] else None
+    module = _innermost(parameter, freezes)
+    if module is None or freezes[module] or (part == "head" and not in_part(module, head)):
+        return None
+    return module
+
+
+def _innermost(name: str, modules: Container[str]) -> str | None:
+    """The innermost of these modules around a parameter or buffer; the empty name is the model itself."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in modules:
+            return name
     return None
 
 
@@ -157,11 +163,7 @@ def _frozen_modules(watched: Sequence[WatchedParameter]) -> dict[str, bool]:
     return frozen
 
 
-def _in_frozen_module(buffer: str, frozen: dict[str, bool]) -> bool:
+def _in_frozen_module(buffer: str, frozen: Mapping[str, bool]) -> bool:
     """Whether the innermost module around the buffer that has parameters has only frozen ones."""
-    prefix = buffer
-    while prefix:
-        prefix = prefix.rpartition(".")[0]
-        if prefix in frozen:
-            return frozen[prefix]
-    return False
+    module = _innermost(buffer, frozen)
+    return module is not None and frozen[module]
