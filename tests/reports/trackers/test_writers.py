@@ -328,8 +328,9 @@ def wandb(tmp_path, monkeypatch):
     for name in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path))
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    wandb.teardown()  # a test or page before this one may have set it up with the variables of then; it reads them once a process
     yield wandb
-    wandb.finish()
+    wandb.teardown()
 
 
 def written(folder):
