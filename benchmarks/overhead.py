@@ -31,7 +31,8 @@ import torch
 from kept_memory import ALLOCATOR, restart
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from unwatched import recorder_of, unseen
+from turns import Turns
+from unwatched import recorder_of
 
 from pytest_ftcheck import finetune, tiny_distilbert, toy_batches, watch
 
@@ -251,46 +252,32 @@ def steps() -> list[Row]:
     return rows
 
 
-# ---------------------------------------------------------------------- any loop
-def beside_a_bare_loop(wrap: Callable[[Any], Any], goal: float, what: str) -> list[Row]:
-    """A loop under ``watch(model)``, without an optimizer and without ``w.loss``, beside the same loop of another model, in turns."""
-    batches = full_batches()
-    models = {"bare": full_model(), "watched": full_model()}
-    calls = {name: wrap(model) for name, model in models.items()}
-    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=5e-5) for name, model in models.items()}
-
-    def block(name: str, count: int) -> list[tuple[float, float]]:
-        out = []
-        for i in range(count):
-            began, worked = time.perf_counter(), time.process_time()
-            step(calls[name], optimizers[name], batches[i % len(batches)])
-            out.append((time.perf_counter() - began, time.process_time() - worked))
-        return out
-
-    clock, work, base = list[float](), list[float](), list[float]()
-    with watch(calls["watched"]) as w:
-        until = time.perf_counter() + SECONDS
-        for turn in range(-1, ROUNDS):
-            if turn >= 4 and time.perf_counter() > until:
-                break
-            took = {}
-            for name in list(models)[:: 1 if turn % 2 else -1]:
-                with unseen() if name == "bare" else contextlib.nullcontext():
-                    took[name] = [statistics.median(each) for each in zip(*block(name, 1 + BLOCK)[1:], strict=True)]
-            if turn >= 0:  # the first round compiles, and makes the optimizer's state
-                base.append(took["bare"][0])
-                clock.append(took["watched"][0] / took["bare"][0])
-                work.append(took["watched"][1] / took["bare"][1])
-    assert len(w.trace.losses) == len(w.trace.steps) == (1 + BLOCK) * (1 + len(clock))
-    return [
-        Row(f"step, {what}, median of {len(base)} rounds", f"{1000 * statistics.median(base):.0f} ms"),
-        *_added("step under watch(model)", clock, work, goal),
-    ]
-
-
+# ---------------------------------------------------------------------- any loop, the callback
 def any_loop() -> list[Row]:
     """``watch(model)``, without an optimizer: it is adopted, and the losses are seen where ``backward`` is called."""
-    return beside_a_bare_loop(lambda model: model, MAX_TIME, "bare")
+    return loop_in_turns(lambda model: model, MAX_TIME, "bare")
+
+
+def compiled_loop() -> list[Row]:
+    """The same of a compiled model, after compilation."""
+    backend = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
+    return loop_in_turns(lambda m: torch.compile(m, backend=backend), MAX_COMPILED, f"compiled by {backend}")
+
+
+def loop_in_turns(wrap: Callable[[Any], Any], goal: float, what: str) -> list[Row]:
+    """A loop under ``watch(model)``, without an optimizer and without ``w.loss``, whose steps are watched in turns."""
+    model, batches = full_model(), full_batches()
+    called, optimizer = wrap(model), torch.optim.AdamW(model.parameters(), lr=5e-5)
+    with watch(called) as w:
+        turns = Turns(lambda: w, rounds=3 * ROUNDS, steps=1 + BLOCK, seconds=2 * SECONDS)
+        done = 0
+        while True:
+            step(called, optimizer, batches[done % len(batches)])
+            done += 1
+            if turns.step_ended():
+                break
+    assert len(w.trace.losses) == len(w.trace.steps) == turns.watched_steps
+    return _rows_of_turns(turns, f"step, {what}", "step under watch(model)", goal)
 
 
 def trainer_callback(model: dict[str, int] | None = None, rounds: int = 3 * ROUNDS) -> list[Row]:
@@ -306,33 +293,32 @@ def trainer_callback(model: dict[str, int] | None = None, rounds: int = 3 * ROUN
         for (ids, _, mask), labels in full_batches(16)
         for i, m, y in zip(ids % sizes["vocab_size"], mask, labels, strict=True)
     ]
-    took, inside = in_turns(
-        sizes, rows, batch=ROWS, rounds=rounds, steps=1 + BLOCK, threads=THREADS, seconds=2 * SECONDS
-    )
+    turns = in_turns(sizes, rows, batch=ROWS, rounds=rounds, steps=1 + BLOCK, threads=THREADS, seconds=2 * SECONDS)
+    return _rows_of_turns(turns, "step of a Trainer", "step with FtcheckCallback", MAX_TIME)
+
+
+def _rows_of_turns(turns: Turns, what: str, watched: str, goal: float) -> list[Row]:
+    """What is added to a step, beside the control; and the time inside our hooks."""
+    took = turns.took
     alone = [
         tuple((x + y) / 2 for x, y in zip(a, b, strict=True))
         for a, b in zip(took["bare"], took["bare again"], strict=True)
     ]
-    out = [
-        Row(
-            f"step of a Trainer, median of {len(alone)} rounds",
-            f"{1000 * statistics.median(a[0] for a in alone):.0f} ms",
-        )
-    ]
-    for what, goal, those, beside in (
-        ("FtcheckCallback", MAX_TIME, took["watched"], alone),
-        ("nothing more, the control", None, took["bare again"], took["bare"]),
+    out = [Row(f"{what}, median of {len(alone)} rounds", f"{1000 * statistics.median(a[0] for a in alone):.0f} ms")]
+    for name, at_most, those, beside in (
+        (watched, goal, took["watched"], alone),
+        ("step with nothing more, the control", None, took["bare again"], took["bare"]),
     ):
         clock, work = ([t[i] / b[i] for t, b in zip(those, beside, strict=True)] for i in (0, 1))
-        out += _added(f"step with {what}", clock, work, goal)
-    middle, low, high = interval([share for share, _ in inside])
-    milliseconds = 1000 * statistics.median(seconds for _, seconds in inside)
+        out += _added(name, clock, work, at_most)
+    middle, low, high = interval([share for share, _ in turns.inside])
+    milliseconds = 1000 * statistics.median(seconds for _, seconds in turns.inside)
     out.append(
         Row(
             "of a watched step, time inside our hooks, by the clock",
             f"{middle:.1%} ({low:.1%} to {high:.1%}), {milliseconds:.1f} ms",
-            f"at most {MAX_TIME:.0%}",
-            middle <= MAX_TIME,
+            f"at most {goal:.0%}",
+            middle <= goal,
         )
     )
     faults = ", ".join(f"{statistics.median(each[2] for each in took[name]):,.0f}" for name in took)
@@ -348,12 +334,6 @@ def _added(what: str, clock: Sequence[float], work: Sequence[float], goal: float
         value = f"{middle - 1:+.1%} ({least - 1:+.1%} to {most - 1:+.1%})"
         out.append(Row(how, value, "" if goal is None else f"at most {goal:+.0%}", met))
     return out
-
-
-def compiled_loop() -> list[Row]:
-    """The same of a compiled model, after compilation."""
-    backend = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
-    return beside_a_bare_loop(lambda m: torch.compile(m, backend=backend), MAX_COMPILED, f"compiled by {backend}")
 
 
 # ---------------------------------------------------------------------- memory
