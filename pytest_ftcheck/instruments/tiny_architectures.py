@@ -35,7 +35,8 @@ SIZES: dict[str, Any] = {
     "num_cross_attention_heads": _HEADS, "coordinate_size": 8, "shape_size": 16, "num_hash_buckets": 64, "patch_size": 8,
     "shape_vocab_size": 16, "pronunciation_vocab_size": 16, "shape_embed_dim": 16, "pronunciation_embed_dim": 16, "depth": _LAYERS,
     "out_hidden_size": _WIDTH, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": _HEADS,
-    "linear_num_value_heads": _HEADS,
+    "linear_num_value_heads": _HEADS, "mamba_n_heads": 8, "mamba_num_heads": 8, "mamba_d_ssm": 128, "mamba_head_dim": 16,
+    "mamba_d_state": 8, "ssm_state_size": 8, "mamba_chunk_size": 8,
 }  # fmt: skip
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: Other settings of single architectures, whose code has constants that do not fit these sizes.
@@ -43,6 +44,7 @@ PECULIAR: dict[str, dict[str, Any]] = {
     "esmc": {"num_key_value_heads": _HEADS},
     "lilt": {"hidden_size": 48},  # a multiple of 6
     "mpnet": {"relative_attention_num_buckets": 32},
+    "mamba2": {"num_heads": 8},
     "t5": {"decoder_start_token_id": 0},
     "reformer": {"max_position_embeddings": 16},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},

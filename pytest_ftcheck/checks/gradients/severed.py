@@ -29,14 +29,14 @@ def severed(trace: Trace) -> dict[str, MissingGradient]:
 
 
 def by_design(trace: Trace) -> dict[str, str]:
-    """Name -> class of the base, of the tensors that get no gradient in a fresh twin of an unchanged base of a library's class either.
+    """Name -> class, of the tensors that get no gradient in a fresh twin of an unchanged base, or model, of a library's class either.
 
     The class does not use them, or only for a choice that has no derivative (the largest k of an indexer): no training script can change
-    that. Of a base that is changed, or that was not compared, nothing is exempt.
+    that. Of what is changed, or was not compared, nothing is exempt.
     """
     twins = trace.measured(BaseTwin)
-    unchanged = [b for b in twins.bases if b.first is None] if twins is not None else []
-    return {name: b.class_name for b in unchanged for name in b.without_gradient}
+    compared = [c for c in (*twins.bases, twins.model) if c is not None] if twins is not None else []
+    return {name: c.class_name for c in compared if c.first is None for name in c.without_gradient}
 
 
 def by_design_note(names: Collection[str], trace: Trace) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def by_design_note(names: Collection[str], trace: Trace) -> tuple[str, ...]:
         return ()
     first, kind = next(iter(found.items()))
     others = " and others" if len(found) > 1 else ""
-    count = plural(len(found), "base tensor")
+    count = plural(len(found), "tensor")
     return (
         f"{count} exempt, to which {kind} gives no gradient by design (nor does a fresh twin of it): {shorten(first)}{others}",
     )

@@ -87,3 +87,5 @@ class BaseTwin(Measurement, probe="base_twin"):
     left_out: tuple[str, ...] = ()
     #: What a linear layer reads off the features with and without all that was altered or edited; None: nothing was, or not measured.
     readout: Readout | None = None
+    #: The whole model, where that is of a library's class and some trainable parameter outside its bases had no gradient at any step.
+    model: TwinComparison | None = None

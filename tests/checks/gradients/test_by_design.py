@@ -15,6 +15,8 @@ from pytest_ftcheck.checks.gradients.severed import by_design
 from pytest_ftcheck.checks.head.base_twin_record import BaseTwin, Difference, TwinComparison
 from pytest_ftcheck.core.example_trace import tensor
 from pytest_ftcheck.core.observations import Gradients
+from pytest_ftcheck.instruments.tiny_architectures import tiny
+from pytest_ftcheck.instruments.tiny_tasks import batches_for
 
 NAME = "encoder.layer.1.layout.weight"
 UNCHANGED = TwinComparison("encoder", "LiltModel", 2, 40, 40, 0.0, 7.6e-6, without_gradient=(NAME,))
@@ -43,7 +45,7 @@ def test_exempt_only_in_an_unchanged_base(check, reference):
     exempt = check(trace_with(UNCHANGED, reference))
     assert exempt.status == "pass"
     assert exempt.notes == (
-        "1 base tensor exempt, to which LiltModel gives no gradient by design (nor does a fresh twin of it): " + NAME,
+        "1 tensor exempt, to which LiltModel gives no gradient by design (nor does a fresh twin of it): " + NAME,
     )
     for twin in (None, CHANGED, replace(UNCHANGED, without_gradient=())):
         assert check(trace_with(twin, reference)).status == "fail"
@@ -122,3 +124,40 @@ def test_what_the_users_own_head_leaves_out_is_a_fault():
 def test_an_unused_pooler_is_no_fault():
     torch.manual_seed(0)
     assert not diagnose(fine_tuned(BertModel(BertConfig(**SIZES)))).having("fail")
+
+
+@pytest.mark.parametrize("check", [check_grads_nonzero, check_weights_move])
+def test_of_an_unchanged_model_of_the_library_too(check):
+    trace = trace_with()
+    whole = replace(UNCHANGED, base="LukeForMaskedLM", class_name="LukeForMaskedLM")
+    for model, status in ((whole, "pass"), (replace(whole, first=CHANGED.first), "fail"), (None, "fail")):
+        twins = BaseTwin((replace(UNCHANGED, without_gradient=()),), model=model)
+        assert check(replace(trace, measurements={"base_twin": twins})).status == status
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("kind", "unused"), [("reformer", "lm_head.bias"), ("luke", "entity_predictions")])
+def test_what_a_librarys_own_head_leaves_out(kind, unused):
+    """Reformer refuses gradients in evaluation mode, so the values are changed; Luke predicts entities, too, where it is given some."""
+    torch.manual_seed(0)
+    model = tiny(kind, "masked-lm")
+    batches = batches_for(model)
+    trace = finetune(model, batches, steps=4, probes=["base_twin"])
+    names = [n for n, of in by_design(trace).items() if of == type(model).__name__]
+    assert names
+    assert all(n.startswith(unused) for n in names), names
+    assert check_grads_nonzero(trace).status == check_weights_move(trace).status == "pass"
+    model.lm_head.decoder.register_forward_hook(lambda _m, _a, out: out.detach() + model.lm_head.bias)
+    trace = finetune(model, batches, steps=4, probes=["base_twin"])
+    assert check_grads_nonzero(trace).status == "fail", "what the user's hook cuts off is a fault"
+    assert "lm_head.decoder.weight" not in by_design(trace)
+
+
+@pytest.mark.trains
+def test_a_tensor_that_is_added_to_a_librarys_head_is_a_fault():
+    torch.manual_seed(0)
+    model = tiny("bert", "masked-lm")
+    model.cls.spare = nn.Linear(64, 64)
+    trace = finetune(model, batches_for(model), steps=4, probes=["base_twin"])
+    assert not by_design(trace)
+    assert check_grads_nonzero(trace).status == "fail"

@@ -235,6 +235,33 @@ def test_the_padding_token_is_the_end_token(hidden, fault):
     assert check_lm_targets_aligned(finetune(causal_model, batches, steps=1, probes=["lm_targets"])).fault == fault
 
 
+class ByItself(torch.nn.Module):
+    """Each position is predicted from its own token, as by an encoder whose attention starts at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.decoder = torch.nn.Embedding(60, 16), torch.nn.Linear(16, 60)
+
+    def forward(self, input_ids, attention_mask):
+        return self.decoder(self.embedding(input_ids))
+
+
+def taught_at_masked(model, batch):
+    return F.cross_entropy(model(batch["input_ids"], batch["attention_mask"]).transpose(1, 2), batch["labels"])
+
+
+@pytest.mark.trains
+def test_positions_that_follow_no_other_are_neither_causal_nor_masked():
+    """The end of a text is no target of a masked language model, whatever its attention does at the start."""
+    batches = texts(lambda x, g: some(x, g))
+    for batch in batches:
+        batch["input_ids"][:, -1], batch["labels"][:, -1] = 2, -100
+    trace = finetune(ByItself, batches * 3, steps=1, probes=["lm_targets"], loss_fn=taught_at_masked, head="decoder")
+    verdict = check_lm_targets_aligned(trace)
+    assert (verdict.status, verdict.fault) == ("skipped", ""), verdict
+    assert "no position follows another one as yet" in trace.skipped["lm_targets"]
+
+
 def beside_a_reference(model, batch):
     """A second pass, from which nothing is learnt, as of a penalty against the old model."""
     output = model(**batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,15 @@ ROUNDINGS = 4
 
 
 class Comparison:
-    """A base that is watched for one call; the twin is called right after it, in the same surroundings (autocast, say)."""
+    """A base that is watched for one call; the twin is called right after it, in the same surroundings (autocast, say).
 
-    def __init__(self, base: BaseModel, twin: Twin, *, gradients: bool = False) -> None:
-        self.base, self.twin, self.gradients = base, twin, gradients
+    :param missing: parameters of the model that had no gradient; where the values are the twin's, it is asked for theirs.
+    """
+
+    def __init__(self, base: BaseModel, twin: Twin, missing: Sequence[str] = ()) -> None:
+        self.base, self.twin = base, twin
+        self.prefix = f"{base.name}." if base.name else ""
+        self.missing = [n.removeprefix(self.prefix) for n in missing if n.startswith(self.prefix)]
         self.found: TwinComparison | None = None
         self.error: Exception | None = None
         self.modules = common_modules(base.module, twin.module)
@@ -89,8 +94,7 @@ class Comparison:
         if relative > limit:
             first = self._described(differing, relative)
         module = self.base.module
-        prefix = f"{self.base.name}." if self.base.name else ""
-        unused = self.twin.without_gradient(args, kwargs) if self.gradients and first is None else ()
+        unused = self.twin.without_gradient(args, kwargs, self.missing) if self.missing and first is None else ()
         return TwinComparison(
             base=self.base.name or type(module).__name__,
             class_name=type(module).__name__,
@@ -101,7 +105,7 @@ class Comparison:
             limit=limit,
             attention=attention_of(module),
             first=first,
-            without_gradient=tuple(prefix + name for name in unused),
+            without_gradient=tuple(self.prefix + name for name in unused),
             raised_dropout=raised_dropout(self.modules),
         )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from .....instruments.base_model import BaseModel
+from .....instruments.base_model import BaseModel, is_library
 from .....instruments.batches import row_count, split, take_rows
 from .....instruments.probe import LeftOut, Probe, ProbeContext
 from .....instruments.tokens import find_tokens
@@ -39,6 +39,7 @@ class BaseTwinProbe(Probe):
         self.candidates = find_bases(context.model)
         self.left_out: list[str] = []
         self.found: list[tuple[BaseModel, TwinComparison]] = []
+        self.whole: TwinComparison | None = None
         self.readout: Readout | None = None
         self.bases = self._comparable(outermost(self.candidates))
         if not self.bases:
@@ -61,22 +62,28 @@ class BaseTwinProbe(Probe):
             self.readout = readout(self.context, [base for base, c in self.found if c.first is not None])
 
     def after(self) -> None:
-        """Where tensors of an unchanged base never had a gradient: does its class give them one? Then the twin is called once more."""
-        missing = [t.name for t in self.context.tensors if t.trainable and t.gradients.none == t.gradients.steps > 0]
+        """Where tensors of an unchanged base never had a gradient: does its class give them one? Then the twin is called once more.
+
+        Of tensors outside the bases the class of the whole model is asked, where that is a library's.
+        """
+        missing = {t.name for t in self.context.tensors if t.trainable and t.gradients.none == t.gradients.steps > 0}
         unchanged = [base for base, comparison in self.found if comparison.first is None]
-        bases = [b for b in unchanged if any(n.startswith(f"{b.name}." if b.name else "") for n in missing)]
-        if not bases:
-            return
+        inside = {b.name: {n for n in missing if n.startswith(f"{b.name}." if b.name else "")} for b in unchanged}
         before, self.found = self.found, []
-        self._compare(bases, gradients=True)
+        if bases := [b for b in unchanged if inside[b.name]]:
+            self._compare(bases, missing)
         again = {base.name: comparison.without_gradient for base, comparison in self.found}
+        self.found = []
+        if (outside := missing.difference(*inside.values())) and is_library(self.context.model):
+            self._compare(self._comparable([BaseModel("", self.context.model, ())]), outside)
+            self.whole = next((comparison for _, comparison in self.found), None)
         self.found = [(b, replace(c, without_gradient=again.get(b.name, ()))) for b, c in before]
 
     def record(self) -> BaseTwin | None:
         """What was measured."""
         if not self.found:
             return None
-        return BaseTwin(tuple(comparison for _, comparison in self.found), tuple(self.left_out), self.readout)
+        return BaseTwin(tuple(c for _, c in self.found), tuple(self.left_out), self.readout, self.whole)
 
     def _rows(self) -> list[int]:
         """The row with the most padding and the one with the least: a mask that is lost changes the first."""
@@ -93,12 +100,15 @@ class BaseTwinProbe(Probe):
         self.left_out.extend(reason for _, reason in reasons if reason)
         return [base for base, reason in reasons if not reason]
 
-    def _compare(self, bases: Sequence[BaseModel], *, gradients: bool = False) -> list[BaseModel]:
-        """Build the twins, and compare; the bases that the model does not call."""
+    def _compare(self, bases: Sequence[BaseModel], missing: Collection[str] = ()) -> list[BaseModel]:
+        """Build the twins, and compare; the bases that the model does not call.
+
+        :param missing: parameters whose gradient is asked for, after the training.
+        """
         comparisons = []
         for base in bases:
             try:
-                comparisons.append(Comparison(base, Twin(base.module), gradients=gradients))
+                comparisons.append(Comparison(base, Twin(base.module), sorted(missing)))
             except LeftOut as reason:
                 self.left_out.append(str(reason))
         if not comparisons:
@@ -114,6 +124,6 @@ class BaseTwinProbe(Probe):
             elif comparison.found is None:
                 self.left_out.append(f"{comparison.base.name} is not called as a module")
             else:
-                vectors = None if gradients else vector_starts(comparison.base.module, comparison.twin.module)
+                vectors = None if missing else vector_starts(comparison.base.module, comparison.twin.module)
                 self.found.append((comparison.base, replace(comparison.found, vectors=vectors)))
         return [c.base for c in comparisons if c.error is None and c.found is None]

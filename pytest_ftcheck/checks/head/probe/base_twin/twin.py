@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from .....instruments.probe import LeftOut
 
 #: Above this many parameters the twin is built without memory for them, and takes its buffers from the base, too.
 BUILT_WHOLE = 30_000_000
+#: Parameters without gradient whose values are changed one by one, at most; each costs a forward pass of two rows.
+TRIED = 16
 #: How the names of the library's own attention implementations begin.
 ATTENTION = ("eager", "sdpa", "flash", "flex", "paged")
 
@@ -57,22 +59,50 @@ class Twin:
         """The twin's output."""
         return torch.func.functional_call(self.module, self.tensors, args, kwargs, tie_weights=False)
 
-    def without_gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
-        """Names of the trainable parameters that no output of the twin is differentiable with respect to.
+    def without_gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+        """Those of these parameters that no output of the twin is differentiable with respect to.
 
         Outputs are the tensors that the base returns side by side (the last hidden state, a pooled vector), not the intermediate states in
-        tuples beside them. A gradient of exactly zero is one: that is a matter of the values, not of the class.
+        tuples beside them. A gradient of exactly zero is one: that is a matter of the values, not of the class. Of a class that refuses
+        gradients in evaluation mode (Reformer), those that no output follows.
         """
-        with torch.enable_grad():
-            out = self(args, kwargs)
-            values = out.values() if isinstance(out, Mapping) else out if isinstance(out, (tuple, list)) else [out]
-            outputs = [v for v in values if isinstance(v, torch.Tensor) and v.requires_grad]
-            named = {n: p for n, p in self.base.named_parameters() if p.requires_grad and p.is_floating_point()}
-            if not outputs or not named:
-                return ()
-            total = torch.stack([o.double().sum() for o in outputs]).sum()
-            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-        return tuple(name for name, g in zip(named, gradients, strict=True) if g is None)
+        own = dict(self.base.named_parameters())
+        asked = {n: own[n] for n in names if n in own and own[n].requires_grad and own[n].is_floating_point()}
+        if not asked:
+            return ()
+        try:
+            with torch.enable_grad():
+                outputs = [v for v in self._outputs(args, kwargs) if v.requires_grad]
+                if not outputs:
+                    return ()
+                total = torch.stack([o.double().sum() for o in outputs]).sum()
+                gradients = torch.autograd.grad(total, list(asked.values()), allow_unused=True)
+        except Exception:  # noqa: BLE001 - it has values all the same
+            return self._not_followed(args, kwargs, asked)
+        return tuple(name for name, g in zip(asked, gradients, strict=True) if g is None)
+
+    def _not_followed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], asked: Mapping[str, torch.Tensor]
+    ) -> tuple[str, ...]:
+        """Those whose values change no bit of the outputs."""
+        kept, found = self.tensors, []
+        try:
+            with torch.no_grad():
+                before = self._outputs(args, kwargs)
+                for name, p in itertools.islice(asked.items(), TRIED):
+                    other = torch.rand(p.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+                    self.tensors = {**kept, name: p + other.to(p)}
+                    after = self._outputs(args, kwargs)
+                    if len(before) == len(after) and all(map(torch.equal, before, after)):
+                        found.append(name)
+        finally:
+            self.tensors = kept
+        return tuple(found)
+
+    def _outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        out = self(args, kwargs)
+        values = out.values() if isinstance(out, Mapping) else out if isinstance(out, (tuple, list)) else [out]
+        return [v for v in values if isinstance(v, torch.Tensor)]
 
 
 def not_comparable(base: nn.Module) -> str:
