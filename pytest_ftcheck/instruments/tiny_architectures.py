@@ -36,7 +36,8 @@ SIZES: dict[str, Any] = {
     "shape_vocab_size": 16, "pronunciation_vocab_size": 16, "shape_embed_dim": 16, "pronunciation_embed_dim": 16, "depth": _LAYERS,
     "out_hidden_size": _WIDTH, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": _HEADS,
     "linear_num_value_heads": _HEADS, "mamba_n_heads": 8, "mamba_num_heads": 8, "mamba_d_ssm": 128, "mamba_head_dim": 16,
-    "mamba_d_state": 8, "ssm_state_size": 8, "mamba_chunk_size": 8,
+    "mamba_d_state": 8, "ssm_state_size": 8, "mamba_chunk_size": 8, "vocab_size_per_layer_input": _VOCABULARY,
+    "hidden_size_per_layer_input": 16,
 }  # fmt: skip
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: Other settings of single architectures, whose code has constants that do not fit these sizes.
@@ -49,6 +50,7 @@ PECULIAR: dict[str, dict[str, Any]] = {
     "reformer": {"max_position_embeddings": 16},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 8},
+    "zaya": {"num_experts_per_tok": 1},
     "zamba2": {
         "layers_block_type": ["linear_attention", "hybrid"],
         "hybrid_layer_ids": [1],

@@ -20,6 +20,8 @@ HIGHEST = 3.0
 LOWEST = 0.4
 #: Logits are this many times the last layer's output, or more: a temperature by design (cosine classifiers have 16 to 64).
 TEMPERATURE = 2.0
+#: Logits up to this many times those of a newly made model of the same class are the class's own: two draws of its weights differ by less.
+OF_CLASS = 1.5
 
 
 @check(
@@ -37,8 +39,8 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
 
     Judged is the standard loss of the first logits on the probe, dropout off, so the scale of the user's own loss does not matter. Far
     above ln(classes) the head starts with large logits, which training has to unlearn first (``advice`` only, where a temperature is
-    built in). Far below it, the model already distinguishes the rows (a warm start, or labels in the inputs). That is a note, not a
-    failure, because a low cross-entropy cannot be reached by chance.
+    built in, or where any new model of a library's class starts so). Far below it, the model already distinguishes the rows (a warm
+    start, or labels in the inputs). That is a note, not a failure, because a low cross-entropy cannot be reached by chance.
 
     The first training loss takes precedence over the one in evaluation mode, where a BatchNorm still has its initial running statistics.
 
@@ -80,23 +82,18 @@ def check_initial_loss(trace: Trace, *, highest: float = HIGHEST) -> Verdict:
             ),
         )
     if ratio > highest:
-        large_weights = shape is None or bool(
-            shape.last_layer
-            and shape.high_logits is not None
-            and shape.high_logits[0] <= TEMPERATURE
-            and not shape.scale_free
-        )
+        design = _by_design(shape)
         size = shape.size_first if shape is not None else None
         logits = f", with logits of rms {number(size)}" if size is not None else ""
         fault = faults.INITIAL_LOSS_TOO_HIGH
         return fault.verdict(
             "initial_loss",
             f"{first_loss}{logits}; a uniform prediction has {number(uniform, 4)}.",
-            "fail" if large_weights else "advice",
+            "advice" if design else "fail",
             limit=f"at most {highest:g} times {name}: a head near zero starts at {name}, and the healthy runs measured stay below it",
             measured=measured,
-            notes=() if large_weights else ("a cosine classifier with a large scale starts this high by design",),
-            fault=fault.name if large_weights else "",
+            notes=(design,) if design else (),
+            fault="" if design else fault.name,
         )
     return Verdict("initial_loss", "pass", f"{first_loss}.", measured=measured, notes=_notes(probe, loss))
 
@@ -144,6 +141,22 @@ def _notes(probe: ProbeLoss, loss: float) -> tuple[str, ...]:
     return (
         f"that is below {percent(LOWEST)} of the labels' entropy ({number(entropy)}): the model knows these rows before the first step "
         "(trained before, or the labels are in the inputs)",
+    )
+
+
+def _by_design(shape: LossShape | None) -> str:
+    """Why logits are large that no weights were initialised too large for; empty: these are, or it was not measured."""
+    if shape is None:
+        return ""
+    of_class = shape.size_of_class
+    if of_class is not None and shape.size_first is not None and shape.size_first <= OF_CLASS * of_class:
+        return (
+            f"a newly made model of this library's class has logits of rms {number(of_class)}: where it is not pretrained, it starts this "
+            "high by design"
+        )
+    weights = shape.last_layer and shape.high_logits is not None and shape.high_logits[0] <= TEMPERATURE
+    return (
+        "" if weights and not shape.scale_free else "a cosine classifier with a large scale starts this high by design"
     )
 
 

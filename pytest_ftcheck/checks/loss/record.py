@@ -140,6 +140,9 @@ class LossShape(Measurement, probe="loss_shape"):
     spread_last: float | None = None
     size_first: float | None = None
     size_last: float | None = None
+    #: The same of a newly made model of the same library class, where the loss is far above that of a uniform prediction. None: it is not,
+    #: or the model is no library's, or is too large to be made again.
+    size_of_class: float | None = None
     #: Large logits stay the same when the last matrices are halved: they do not depend on the initial weights' scale. None: not large.
     scale_free: bool | None = None
     #: Smallest number of values that a BatchNorm in training mode normalises over at once; its name.

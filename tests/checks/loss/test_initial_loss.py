@@ -59,6 +59,15 @@ def test_logits_that_do_not_depend_on_the_size_of_the_weights_are_advice(scale_f
     assert check_initial_loss(run(9.0, measurements={"loss_shape": shape})).status == status
 
 
+@pytest.mark.parametrize(("of_class", "status"), [(None, "fail"), (8.2, "advice"), (5.5, "advice"), (5.3, "fail")])
+def test_logits_as_large_as_those_of_a_new_model_of_the_class_are_advice(of_class, status):
+    shape = LossShape(rows=16, size_first=8.2, size_of_class=of_class, last_layer="lm_head", high_logits=(1.0, 100.0))
+    verdict = check_initial_loss(run(9.0, measurements={"loss_shape": shape}))
+    assert (verdict.status, bool(verdict.fault)) == (status, status == "fail")
+    if status == "advice":
+        assert verdict.notes[0].startswith("a newly made model of this library's class has logits of rms")
+
+
 def test_a_low_first_loss_is_a_note():
     verdict = check_initial_loss(run(0.1))
     assert verdict.status == "pass"

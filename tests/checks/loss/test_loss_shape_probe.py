@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertConfig, BertForMaskedLM, FunnelConfig, FunnelForMaskedLM
 
 from pytest_ftcheck import Intent, check_logits_unbounded, check_loss_matches_task, check_loss_stable, finetune
 from pytest_ftcheck.checks.loss.probe.loss_shape import ASCENT_PASSES, PASSES
@@ -371,6 +372,35 @@ def test_large_logits_by_design_and_by_large_weights(cosine):
     assert trace.measured(LossShape).size_first > 1
     assert trace.measured(LossShape).scale_free is cosine
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("spread", "larger"), [(None, 1.0), (1.0, 1.0), (1.0, 60.0)], ids=["default", "slip", "scaled"]
+)
+def test_a_new_model_of_a_librarys_class_beside_large_logits(spread, larger):
+    """Of a slip in the config, and of weights that were scaled, a new model with its class's own spread knows nothing."""
+    config = FunnelConfig(
+        vocab_size=60, d_model=32, n_head=2, d_head=16, d_inner=32, block_sizes=[1, 1], num_decoder_layers=1
+    )
+    assert config.initializer_std is None  # then 1 for an embedding, to which the last layer is tied
+    if spread is not None:
+        config = BertConfig(
+            vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            initializer_range=spread if larger == 1 else 0.02,
+        )  # fmt: skip
+    torch.manual_seed(0)
+    model = (FunnelForMaskedLM if spread is None else BertForMaskedLM)(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(larger)
+    before, state = {n: v.clone() for n, v in model.state_dict().items()}, torch.get_rng_state()
+    ids = torch.randint(5, 60, (8, 12), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.flip(1)}
+    trace = finetune(model, [batch], steps=1, probes=["loss_shape"], optimizer=still)
+    shape = trace.measured(LossShape)
+    assert shape.size_of_class is not None
+    assert (shape.size_first <= 1.5 * shape.size_of_class) is (spread is None), shape
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_small_logits_are_not_tested_for_their_scale():

@@ -20,6 +20,7 @@ from ....instruments.uncompiled import compiled
 from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import PER_OUTPUT
 from ..record import LossShape
+from .class_start import centred, logits_of_class, size_of
 from .largest_margin import largest_margin, margin_of, output_bounds
 from .loss_queries import LossQueries, reach_of
 from .targets import OF_EMBEDDINGS, Targets, targets_of
@@ -95,6 +96,7 @@ class LossShapeProbe(Probe):
                 largest_margin=self._largest_margin(shape),
                 output_bounds=self._output_bounds(shape),
                 scale_free=self._scale_free(logits),
+                size_of_class=None if logits is None else logits_of_class(context, self.batch, logits),
                 norm_values=norm_values,
                 norm_name=norm_name,
                 **_spread(logits, "first"),
@@ -348,12 +350,7 @@ def _returns_tensors(context: ProbeContext, batch: Any) -> bool:
 def _spread(logits: torch.Tensor | None, when: str) -> dict[str, Any]:
     if logits is None or len(logits) < 2:
         return {}
-    z = logits.detach().float().reshape(len(logits), -1)
-    centred = z - z.mean(1, keepdim=True) if z.shape[1] > 1 else z
-    return {
-        f"spread_{when}": float(centred.std(0).mean()),
-        f"size_{when}": float(centred.pow(2).mean().sqrt()),
-    }
+    return {f"spread_{when}": float(centred(logits).std(0).mean()), f"size_{when}": size_of(logits)}
 
 
 def _labels(context: ProbeContext) -> dict[str, Any]:
