@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
     "out_hidden_size": _WIDTH, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": _HEADS,
     "linear_num_value_heads": _HEADS, "mamba_n_heads": 8, "mamba_num_heads": 8, "mamba_d_ssm": 128, "mamba_head_dim": 16,
     "mamba_d_state": 8, "ssm_state_size": 8, "mamba_chunk_size": 8, "vocab_size_per_layer_input": _VOCABULARY,
-    "hidden_size_per_layer_input": 16,
+    "hidden_size_per_layer_input": 16, "linear_head_dim": 16, "linear_num_heads": _HEADS,
 }  # fmt: skip
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: Other settings of single architectures, whose code has constants that do not fit these sizes.
