@@ -43,6 +43,8 @@ _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 #: Other settings of single architectures, whose code has constants that do not fit these sizes.
 PECULIAR: dict[str, dict[str, Any]] = {
     "esmc": {"num_key_value_heads": _HEADS},
+    "dots1": {"n_shared_experts": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"hidden_size": 48},  # a multiple of 6
     "mpnet": {"relative_attention_num_buckets": 32},
     "mamba2": {"num_heads": 8},

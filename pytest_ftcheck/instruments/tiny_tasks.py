@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -285,7 +286,8 @@ def masked_batches(config: Any) -> list[Batch]:
 
 
 def labels_for(model: nn.Module, batches: list[Batch]) -> list[Batch]:
-    """The same batches; labels are the next words where the model's own loss compares each position with its own label.
+    """The same batches, with a mask of later positions for a model that takes one. Labels are the next words where the model's own loss
+    compares each position with its own label.
 
     Most of the causal classes of transformers compare it with the label of the next position; BART's and its relatives' do not.
 
@@ -297,6 +299,10 @@ def labels_for(model: nn.Module, batches: list[Batch]) -> list[Batch]:
     False
     True
     """
+    if (
+        "perm_mask" in inspect.signature(type(model).forward).parameters
+    ):  # XLNet sees the whole text unless it is told otherwise
+        batches = [{**batch, "perm_mask": _later(batch["input_ids"])} for batch in batches]
     first = to_device(batches[0], device_of(model))
     labels = first["labels"]
     try:
@@ -312,6 +318,13 @@ def labels_for(model: nn.Module, batches: list[Batch]) -> list[Batch]:
     if abs(own - at_place) > min(abs(own - of_next), SAME_LOSS * own):
         return batches
     return [{**batch, "labels": earlier(batch["labels"], 1)} for batch in batches]
+
+
+@on_cpu
+def _later(ids: torch.Tensor) -> torch.Tensor:
+    """``(rows, positions, positions)``: 1 where the second position comes after the first."""
+    width = ids.shape[1]
+    return torch.ones(len(ids), width, width).triu(1)
 
 
 @on_cpu
@@ -371,7 +384,7 @@ TASKS: Mapping[str, TinyTask] = {
     "question-answering": TinyTask("QUESTION_ANSWERING", answer_batches, {"num_labels": 2}),
     "multiple-choice": TinyTask("MULTIPLE_CHOICE", choice_batches),
     "masked-lm": TinyTask("MASKED_LM", masked_batches, arguments={"lr": 3e-3}),
-    "causal-lm": TinyTask("CAUSAL_LM", next_word_batches, arguments={"lr": 3e-3}),
+    "causal-lm": TinyTask("CAUSAL_LM", next_word_batches, {"is_decoder": True}, arguments={"lr": 3e-3}),
     "seq2seq": TinyTask("SEQ_TO_SEQ_CAUSAL_LM", phrase_batches),
     "image-classification": TinyTask(
         "IMAGE_CLASSIFICATION", image_batches, {"image_size": _SIDE, "patch_size": _PATCH}, reads_text=False

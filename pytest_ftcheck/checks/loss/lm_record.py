@@ -34,3 +34,6 @@ class LmTargets(Measurement, probe="lm_targets"):
     paddings: int = 0
     #: Share of the positions with a gradient that have none right before or after them, in rows that have several: chosen at random.
     scattered: float = 0.0
+    #: Where a model that is not causal is taught the id one position later: share of the rows in which the logits of a position that is
+    #: taught follow the ids after it. None: it is causal, or is taught another id.
+    sees_next: float | None = None

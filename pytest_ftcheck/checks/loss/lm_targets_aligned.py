@@ -17,6 +17,9 @@ NOT_TAUGHT = 0.5
 #: Share of positions of a model that sees the whole text at which it may be taught the very id that it sees: masked language models keep
 #: every tenth chosen token as it is (Devlin et al. 2019).
 VISIBLE = 0.5
+#: Share of rows whose taught position follows later ids, from which a model that is taught the next token sees it. With a prefix that sees
+#: all of itself, and an answer that does not, it is 0; with attention to the whole text 1.
+SEES_NEXT = 0.5
 #: Masked tokens are 80 % the mask's id, by convention, and all of them in simpler scripts: from this share on an id beside the labels is
 #: the mask, unless it is that frequent everywhere, or the labels have such an id themselves.
 MASKED, NOT_MASKED = 0.7, 0.4
@@ -56,6 +59,16 @@ LABELS_AT_VISIBLE = Fault(
     "labels are set at visible positions: the model is taught to copy its input",
     cause="labels are the whole text, in place of the masked tokens alone: at the other positions the answer is the input",
     remedy="set the labels of all positions that are not masked to -100 (DataCollatorForLanguageModeling(mlm=True) does)",
+    explains=(Symptom.LOSS_WRONG,),
+    confidence="certain",
+)
+NEXT_TOKEN_VISIBLE = Fault(
+    "next_token_visible",
+    Rank.LOSS + 141,
+    "each position is taught the next token, and sees it",
+    cause="attention is not causal: the class attends to the whole text unless its config says is_decoder=True (BertLMHeadModel and its "
+    "relatives), or the causal mask was replaced; so the model learns to copy, and cannot generate",
+    remedy="set is_decoder=True in the config, or keep the causal mask; for masked language models use the class for them, and mask tokens",
     explains=(Symptom.LOSS_WRONG,),
     confidence="certain",
 )
@@ -106,6 +119,7 @@ END_NEVER_TAUGHT = Fault(
         SHIFTED_TWICE,
         NOT_SHIFTED,
         LABELS_AT_VISIBLE,
+        NEXT_TOKEN_VISIBLE,
         LABELS_BESIDE_MASKED,
         LABELS_MOVED_BY_PADDING,
         MASKED_TARGETS_OF_CAUSAL,
@@ -137,6 +151,14 @@ def check_lm_targets_aligned(trace: Trace) -> Verdict:
             headline = f"{percent(own)} of {positions} are taught the very token that they see."
             limit = f"below {percent(VISIBLE)}, in a model that sees the whole text"
             return LABELS_AT_VISIBLE.verdict(NAME, headline, limit=limit, measured=measured)
+        following = targets.shares.get(1, 0.0)
+        if following >= TAUGHT and targets.sees_next is not None and targets.sees_next >= SEES_NEXT:
+            return NEXT_TOKEN_VISIBLE.verdict(
+                NAME,
+                f"{percent(following)} of {positions} are taught the next token, and their logits follow the tokens after them.",
+                limit="a position that is taught the next token does not see it",
+                measured=f"{measured}; and its logits with other ids after it",
+            )
         if beside := _find_labels_beside_masked(targets):
             return beside
         return Verdict(

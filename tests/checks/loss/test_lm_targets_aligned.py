@@ -262,6 +262,62 @@ def test_positions_that_follow_no_other_are_neither_causal_nor_masked():
     assert "no position follows another one as yet" in trace.skipped["lm_targets"]
 
 
+@pytest.mark.parametrize(
+    ("following", "sees_next", "fault"),
+    [(1.0, 1.0, "next_token_visible"), (1.0, 0.0, ""), (0.8, 1.0, ""), (1.0, None, "")],
+)
+def test_the_next_token_that_is_seen(following, sees_next, fault):
+    targets = LmTargets(300, False, {0: 0.05, 1: following}, sees_next=sees_next)
+    verdict = check_lm_targets_aligned(example_trace(measurements={"lm_targets": targets}))
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
+
+
+class PrefixModel(torch.nn.Module):
+    """One layer of attention: a prefix sees all of itself, what follows it sees what is before; or all see all."""
+
+    def __init__(self, prefix=6, width=12):
+        super().__init__()
+        self.embedding, self.decoder = torch.nn.Embedding(60, 16), torch.nn.Linear(16, 60)
+        self.place = torch.nn.Parameter(torch.randn(width, 16))
+        hidden = torch.ones(width, width, dtype=torch.bool).triu(1)
+        hidden[:prefix, :prefix] = False
+        self.register_buffer("hidden", hidden, persistent=False)
+
+    def forward(self, input_ids, attention_mask):
+        h = self.embedding(input_ids) + self.place
+        scores = (h @ h.transpose(1, 2) / 4).masked_fill(self.hidden, -torch.inf)
+        return self.decoder(h + scores.softmax(-1) @ h)
+
+
+def answer_after_prefix(model, batch):
+    logits = model(batch["input_ids"], batch["attention_mask"])[:, 6:-1]
+    return F.cross_entropy(logits.transpose(1, 2), batch["labels"][:, 7:])
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("prefix", "fault"), [(8, ""), (12, "next_token_visible")])
+def test_a_prefix_that_sees_itself_and_a_model_that_sees_all(prefix, fault):
+    """The prefix ends behind the half of the row that `_causal` looks at: only positions that are taught count."""
+    trace = finetune(
+        lambda: PrefixModel(prefix), texts(lambda x, g: x.clone()), steps=1, probes=["lm_targets"],
+        loss_fn=answer_after_prefix, head="decoder",
+    )  # fmt: skip
+    found = trace.measured(LmTargets)
+    assert not found.causal
+    assert check_lm_targets_aligned(trace).fault == fault, found
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("kind", "settings", "fault"), [
+    ("bert", {}, ""), ("bert", {"is_decoder": False}, "next_token_visible"), ("xlnet", {}, ""),
+])  # fmt: skip
+def test_a_librarys_encoder_as_a_decoder(kind, settings, fault):
+    torch.manual_seed(0)
+    model = tiny(kind, "causal-lm", **settings)
+    verdict = check_lm_targets_aligned(finetune(model, batches_for(model), steps=1, probes=["lm_targets"]))
+    assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault), verdict
+
+
 def beside_a_reference(model, batch):
     """A second pass, from which nothing is learnt, as of a penalty against the old model."""
     output = model(**batch)

@@ -73,12 +73,15 @@ class LmTargetsProbe(Probe):
             raise LeftOut("there is not one prediction a token")
         with quiet(self.context.model):
             causal = self._causal(batch, tokens.path, ids)
+            shares = _shares(pushed, ids, real)
+            asks = not causal and shares[1] >= SAME_TARGETS
+            sees_next = self._sees_next(batch, tokens.path, ids, pushed >= 0) if asks else None
         commonest = _commonest(pushed >= 0, ids, real)
         rows, moved, paddings = _beside_padding(pushed, ids, real, right=int(causal))
         self.found = LmTargets(
             int((pushed >= 0).sum()),
             causal,
-            _shares(pushed, ids, real),
+            shares,
             *self._end(),
             commonest={k: share for k, (share, _) in commonest.items()},
             commonest_overall={k: overall for k, (_, overall) in commonest.items()},
@@ -86,6 +89,7 @@ class LmTargetsProbe(Probe):
             padded_rows=rows,
             moved_by_padding=moved,
             paddings=paddings,
+            sees_next=sees_next,
         )
 
     def _of_decoder(self, batch: Any, decoder: nn.Module) -> LmTargets:
@@ -173,6 +177,20 @@ class LmTargetsProbe(Probe):
         if not follows(first, second):
             raise LeftOut("no position follows another one as yet, so it is not known which of them it is to see")
         return True
+
+    def _sees_next(self, batch: Any, path: Any, ids: torch.Tensor, taught: torch.Tensor) -> float | None:
+        """Share of the rows in which the logits of a position that is taught, the middle one, follow the ids after it."""
+        place = torch.arange(ids.shape[1], device=ids.device)
+        count = taught.cumsum(1)
+        middle = (count >= (count[:, -1:] + 1) // 2).long().argmax(1)
+        other = torch.where(place > middle[:, None], ids.roll(1, 0).flip(1), ids)
+        changed = (other != ids).any(1) & taught.any(1)
+        before, after = self.context.reader.logits(batch), self.context.reader.logits(with_values(batch, {path: other}))
+        if before is None or after is None or not bool(changed.any()):
+            return None
+        rows = torch.arange(len(ids), device=ids.device)
+        change = (after[rows, middle] - before[rows, middle]).abs().amax(-1)[changed]
+        return float((change > SEEN * before.abs().max()).double().mean())
 
     def record(self) -> LmTargets | None:
         """What was measured."""
