@@ -283,6 +283,8 @@ class ProbeLoss:
     prior_entropy: float | None = None
     #: Why there are no points; None: there are.
     skipped: str | None = None
+    #: Of each class, the rows and those of them that are predicted as it at the last point; empty for other tasks.
+    right: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from ..core.observations import Descent, Metric, ProbeLoss, ProbeLossPoint
 from .batches import device_of, rows_of, split, to_device
 from .field_metrics import measure_field
-from .metrics import MetricFn, measure
+from .metrics import MOST_TAKEN, MetricFn, measure
 from .reader import Reader
 from .recall import Recall
 from .task_readers.registered import prior_entropy
@@ -62,6 +62,9 @@ class LossTracker:
         self.points: list[ProbeLossPoint] = []
         self.descents: list[Descent] = []
         self.skipped: str | None = None
+        self._guessed: list[
+            tuple[torch.Tensor, torch.Tensor]
+        ] = []  # at the last point: predicted classes and labels of each batch
         #: Numbers of steps after which the rows may be evaluated.
         self.when = {round(steps * q) for q in (0.25, 0.5, 0.75)}
 
@@ -115,6 +118,7 @@ class LossTracker:
         """Their mean loss, and that of the standard loss: it may need a second forward pass, so it is None unless asked for."""
         total = standard = 0.0
         weight, known = 0, reference
+        guessed: list[tuple[torch.Tensor, torch.Tensor]] = []
         recalling = contextlib.nullcontext() if self._recall is None else self._recall.recalling()
         given: tuple[torch.Tensor, torch.Tensor | None] | None = None
         with quiet(self.model), recalling:
@@ -132,6 +136,10 @@ class LossTracker:
                     known = False
                 else:
                     standard += float(self.reader.reference(logits.float(), labels)) * rows
+                    if self.reader.task == "single_label" and logits.dim() == 2 and labels.dim() == 1:
+                        guessed.append((logits.argmax(1).cpu(), labels.cpu()))
+        if reference:
+            self._guessed = guessed
         if self._recall is not None and given is not None:
             self._recall.check(batches[0], *given)
         return total / weight, standard / weight if known else None
@@ -151,7 +159,21 @@ class LossTracker:
             descents=tuple(self.descents),
             prior_entropy=self._prior_entropy(),
             skipped=self.skipped,
+            right=self._right(),
         )
+
+    def _right(self) -> tuple[tuple[int, int], ...]:
+        """Of each class, the rows and those of them that are predicted as it."""
+        if self.skipped or len(self._guessed) != len(self.batches):
+            return ()
+        guess, label = (torch.cat(each) for each in zip(*self._guessed, strict=True))
+        classes = int(label.max()) + 1 if len(label) and not label.is_floating_point() else 0
+        if not 0 < classes <= MOST_TAKEN:
+            return ()
+        counted = label >= 0
+        rows = torch.bincount(label[counted], minlength=classes)
+        hits = torch.bincount(label[counted & (guess == label)], minlength=classes)
+        return tuple(zip(rows.tolist(), hits.tolist(), strict=True))
 
 
 class MetricTracker:

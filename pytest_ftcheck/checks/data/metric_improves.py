@@ -170,11 +170,13 @@ def _judge_exchange(trace: Trace) -> Verdict | None:
     found = exchanged_classes(trace)
     if found is None:
         return None
-    metric, moved, share = found
+    metric, moved, share, known = found
     pairs = ", ".join(f"{c} as {guess}" for c, guess in sorted(moved.items()))
+    others = "others" if known else "each other"
+    right = f"; of the training rows of class {known.label}, {known.right} of {known.rows} are right" if known else ""
     return faults.CLASSES_EXCHANGED.verdict(
         NAME,
-        f"On the held-out rows, classes are predicted as each other: {pairs}, each in {percent(share)} of its rows or more.",
+        f"On the held-out rows, classes are predicted as {others}: {pairs}, each in {percent(share)} of its rows or more{right}.",
         evidence=_evidence(metric),
         limit=f"no classes of {EXCHANGED_ROWS} held-out rows or more that are taken for each other this consistently",
         measured="the same rows before and after the run, dropout off",

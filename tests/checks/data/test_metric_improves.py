@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pytest_ftcheck import check_metric_improves, example_trace
+from pytest_ftcheck import check_metric_improves, example_trace, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks.data.metric_improves import ALPHA, WORSE
 from pytest_ftcheck.checks.data.record import Data, Order, Tokens, TokenShift
 from pytest_ftcheck.core.observations import Metric, Ranking
+from pytest_ftcheck.core.trace import Trace
 from pytest_ftcheck.instruments.metrics import measure
 
 GOOD = example_trace()
@@ -310,6 +311,53 @@ def test_a_model_that_is_often_wrong_exchanges_classes_less_clearly(shares, rows
     assert (
         exchanged((1, shares[0]), (2, shares[1]), (0, 0.7), rows=rows).fault == ""
     )  # more than two: only where it is clear
+
+
+@pytest.mark.parametrize(
+    ("taken_for", "right", "fault"),
+    [
+        (((2, 1.0), (0, 1.0), (2, 0.69), (0, 1.0)), ((7, 7), (8, 0), (9, 9), (8, 2)), "classes_exchanged"),
+        (
+            ((2, 1.0), (0, 1.0), (2, 0.69), (0, 1.0)),
+            ((7, 5), (8, 0), (9, 9), (8, 2)),
+            "",
+        ),  # not known in training either
+        (((2, 1.0), (0, 1.0), (2, 0.69), (0, 1.0)), ((4, 4), (8, 0), (9, 9), (8, 2)), ""),  # too few rows to say so
+        (((2, 1.0), (0, 1.0), (2, 0.69), (0, 1.0)), (), ""),
+        (((2, 1.0), (2, 1.0), (2, 0.9), (2, 1.0)), ((7, 7), (8, 8), (9, 9), (8, 8)), ""),  # a constant prediction
+        (
+            ((0, 1.0), (0, 1.0), (2, 0.9), (0, 1.0)),
+            ((7, 7), (8, 8), (9, 9), (8, 8)),
+            "",
+        ),  # two classes are not known here
+        (((2, 0.7), (0, 1.0), (2, 0.69), (0, 1.0)), ((7, 7), (8, 0), (9, 9), (8, 2)), ""),  # not clearly
+    ],
+)
+def test_a_class_that_training_knows_under_its_number_and_held_out_rows_under_another(taken_for, right, fault):
+    """Where other classes are not told apart as yet, no two are taken for each other."""
+    trace = example_trace()
+    metric = accuracy(taken_for=taken_for, actual=(40,) * 4, source="held-out rows")
+    verdict = check_metric_improves(
+        replace(trace, metrics=(metric,), probe_loss=replace(trace.probe_loss, right=right))
+    )
+    assert verdict.fault == fault
+    if fault:
+        assert verdict.headline == (
+            "On the held-out rows, classes are predicted as others: 0 as 2, 1 as 0, 3 as 0, each in 80 % of its rows or more; of the "
+            "training rows of class 0, 7 of 7 are right."
+        )
+        flat = replace(trace.probe_loss, right=right, points=trace.probe_loss.points[:1])
+        assert not check_metric_improves(replace(trace, metrics=(metric,), probe_loss=flat)).fault  # it did not train
+
+
+@pytest.mark.trains
+def test_training_rows_that_are_right_are_counted():
+    trace = finetune(tiny_distilbert, toy_batches(), steps=30, lr=1e-3)
+    rows = [n for n, _ in trace.probe_loss.right]
+    assert sum(rows) == trace.probe_loss.rows
+    assert len(rows) == 2
+    assert sum(hits for _, hits in trace.probe_loss.right) >= 0.8 * trace.probe_loss.rows
+    assert Trace.from_json(trace.to_json()).probe_loss == trace.probe_loss
 
 
 def test_the_classes_that_rows_are_taken_for_are_measured():
