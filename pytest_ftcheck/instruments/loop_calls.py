@@ -187,6 +187,7 @@ class FunctionModes:
     def restore(self) -> None:
         """The same ones in the same order."""
         global _calls, _paused
+        _close_what_is_open()
         _calls, _paused = self.calls, self.paused
         if _calls is not None:
             _calls.listeners = list(self.listeners)
@@ -211,6 +212,7 @@ off_while_probing(_off)
 
 def _leave(mode: TorchFunctionMode) -> None:
     """Take a mode off torch's stack, also from below modes that were entered later and are still on."""
+    _close_what_is_open()
     above = []
     try:
         while torch._C._len_torch_function_stack():
@@ -221,6 +223,25 @@ def _leave(mode: TorchFunctionMode) -> None:
     finally:
         for other in reversed(above):
             _push_mode(other)  # type: ignore[no-untyped-call]
+
+
+def _close_what_is_open() -> None:
+    """Ends what an interrupt has left half done in torch's own code, while the exception is on its way.
+
+    torch takes the mode off for each call that a mode sees, by a generator in a ``with``. An interrupt right behind its first half leaves
+    it waiting, and it would put the mode back as soon as the traceback is freed: after all has been restored. So the frames of that
+    ``with`` are cleared, which ends it now; no frame of the user's is touched.
+    """
+    error, seen = sys.exc_info()[1], set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        step = error.__traceback__
+        while step is not None:
+            if step.tb_frame.f_globals.get("__name__") in ("torch.overrides", "contextlib"):
+                with contextlib.suppress(RuntimeError):  # it still runs
+                    step.tb_frame.clear()
+            step = step.tb_next
+        error = error.__context__
 
 
 def _indices(out: Any) -> torch.Tensor | None:
