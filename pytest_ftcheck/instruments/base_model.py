@@ -38,6 +38,11 @@ class BaseModel:
     parameters: tuple[str, ...]
 
     @property
+    def prefix(self) -> str:
+        """How the names of its parameters in the model begin; empty: it is the model."""
+        return f"{self.name}." if self.name else ""
+
+    @property
     def library(self) -> bool:
         """Whether its class comes with transformers."""
         return is_library(self.module)

@@ -299,9 +299,8 @@ def labels_for(model: nn.Module, batches: list[Batch]) -> list[Batch]:
     False
     True
     """
-    if (
-        "perm_mask" in inspect.signature(type(model).forward).parameters
-    ):  # XLNet sees the whole text unless it is told otherwise
+    # XLNet sees the whole text unless it is told otherwise
+    if "perm_mask" in inspect.signature(type(model).forward).parameters:
         batches = [{**batch, "perm_mask": _later(batch["input_ids"])} for batch in batches]
     first = to_device(batches[0], device_of(model))
     labels = first["labels"]

@@ -45,8 +45,7 @@ class NamedCheckpoint(Mapping[str, torch.Tensor]):
         )
         if not own or len(keys) < NAMED * len(own):
             raise LeftOut(f"the checkpoint that the config of {base.name or 'the model'} names has other names")
-        before = f"{base.name}." if base.name else ""
-        self._keys = {before + n: key for n, key in keys.items()}
+        self._keys = {base.prefix + n: key for n, key in keys.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         found: torch.Tensor = self._file.get_tensor(self._keys[name])

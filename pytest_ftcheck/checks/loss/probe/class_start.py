@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from typing import Any
@@ -36,12 +35,10 @@ def logits_of_class(context: ProbeContext, batch: Any, logits: torch.Tensor) -> 
     try:
         if float(context.reader.reference(logits.float(), labels)) <= HIGH * math.log(logits.shape[-1]):
             return None
-        with contextlib.ExitStack() as stack:
-            fresh = dict(type(model)(_with_spread_of_class(config_of(model))).named_parameters())
-            if {n: p.shape for n, p in fresh.items()} != {n: p.shape for n, p in parameters.items()}:
-                return None
-            stack.enter_context(perturbed(parameters.values()))
-            stack.enter_context(torch.no_grad())
+        fresh = dict(type(model)(_with_spread_of_class(config_of(model))).named_parameters())
+        if {n: p.shape for n, p in fresh.items()} != {n: p.shape for n, p in parameters.items()}:
+            return None
+        with perturbed(parameters.values()), torch.no_grad():
             for name, p in parameters.items():
                 p.copy_(fresh[name])
             after = context.reader.logits(batch)

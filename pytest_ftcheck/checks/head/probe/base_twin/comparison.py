@@ -31,8 +31,7 @@ class Comparison:
 
     def __init__(self, base: BaseModel, twin: Twin, missing: Sequence[str] = ()) -> None:
         self.base, self.twin = base, twin
-        self.prefix = f"{base.name}." if base.name else ""
-        self.missing = [n.removeprefix(self.prefix) for n in missing if n.startswith(self.prefix)]
+        self.missing = [n.removeprefix(base.prefix) for n in missing if n.startswith(base.prefix)]
         self.found: TwinComparison | None = None
         self.error: Exception | None = None
         self.modules = common_modules(base.module, twin.module)
@@ -105,7 +104,7 @@ class Comparison:
             limit=limit,
             attention=attention_of(module),
             first=first,
-            without_gradient=tuple(self.prefix + name for name in unused),
+            without_gradient=tuple(self.base.prefix + name for name in unused),
             raised_dropout=raised_dropout(self.modules),
         )
 

@@ -68,7 +68,7 @@ class BaseTwinProbe(Probe):
         """
         missing = {t.name for t in self.context.tensors if t.trainable and t.gradients.none == t.gradients.steps > 0}
         unchanged = [base for base, comparison in self.found if comparison.first is None]
-        inside = {b.name: {n for n in missing if n.startswith(f"{b.name}." if b.name else "")} for b in unchanged}
+        inside = {b.name: {n for n in missing if n.startswith(b.prefix)} for b in unchanged}
         before, self.found = self.found, []
         if bases := [b for b in unchanged if inside[b.name]]:
             self._compare(bases, missing)
