@@ -16,6 +16,7 @@ from .tasks import (
     choices,
     images,
     masked_lm,
+    of_bert,
     preferences,
     relabelled,
     speech,
@@ -44,6 +45,11 @@ def completions_only(seed: int) -> Run:
         return {**batch, "labels": torch.where(torch.arange(16) < 6, -100, batch["labels"])}
 
     return relabelled(causal_lm(seed, llama), second_half)
+
+
+@control("task", "BERT as a decoder is taught the next word", DOCS + ": BertLMHeadModel (is_decoder)")
+def next_words_by_bert(seed: int) -> Run:
+    return causal_lm(seed, of_bert("LMHeadModel", is_decoder=True))
 
 
 @control("task", "A masked language model: one word in six is hidden and taught", DOCS + ": BertForMaskedLM")

@@ -101,6 +101,15 @@ def relabelled(run: Run, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     return run
 
 
+def of_bert(task: str, **settings: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import transformers
+
+        return getattr(transformers, f"Bert{task}")(transformers.BertConfig(**SMALL, **settings))
+
+    return build
+
+
 # ------------------------------------------------------------------------------------------ language models
 def _turns(g: torch.Generator, rows: int, words: int) -> dict[str, Any]:
     """Rows of 9 to 16 tokens, in which the words of one topic follow each other in turn; the end token comes last."""
@@ -137,17 +146,8 @@ def _masked_words(g: torch.Generator, rows: int) -> dict[str, Any]:
     return {**batch, "input_ids": torch.where(hidden, MASK, ids), "labels": labels}
 
 
-def _of_bert(task: str, **settings: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        import transformers
-
-        return getattr(transformers, f"BertFor{task}")(transformers.BertConfig(**SMALL, **settings))
-
-    return build
-
-
 def masked_lm(seed: int, **more: Any) -> Run:
-    return fine_tune(seed, _of_bert("MaskedLM"), _masked_words, **{"lr": 5e-3, **more})
+    return fine_tune(seed, of_bert("ForMaskedLM"), _masked_words, **{"lr": 5e-3, **more})
 
 
 def _phrases(g: torch.Generator, rows: int) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _words_of_texts(g: torch.Generator, rows: int) -> dict[str, Any]:
 
 
 def token_classes(seed: int, **more: Any) -> Run:
-    return fine_tune(seed, _of_bert("TokenClassification", num_labels=4), _words_of_texts, **{"lr": 3e-3, **more})
+    return fine_tune(seed, of_bert("ForTokenClassification", num_labels=4), _words_of_texts, **{"lr": 3e-3, **more})
 
 
 SPAN = ("start_positions", "end_positions")
@@ -211,7 +211,7 @@ def _of_answers(model: Any, batch: Any) -> float:
 
 
 def answers(seed: int, **more: Any) -> Run:
-    return fine_tune(seed, _of_bert("QuestionAnswering"), _questions, score=_of_answers, **{"lr": 3e-3, **more})
+    return fine_tune(seed, of_bert("ForQuestionAnswering"), _questions, score=_of_answers, **{"lr": 3e-3, **more})
 
 
 def _choices(g: torch.Generator, rows: int) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _choices(g: torch.Generator, rows: int) -> dict[str, Any]:
 
 
 def choices(seed: int, **more: Any) -> Run:
-    return fine_tune(seed, _of_bert("MultipleChoice"), _choices, **more)
+    return fine_tune(seed, of_bert("ForMultipleChoice"), _choices, **more)
 
 
 # ------------------------------------------------------------------------------------------ images, sounds

@@ -16,6 +16,7 @@ from .tasks import (
     choices,
     ctc,
     masked_lm,
+    of_bert,
     relabelled,
     speech,
     token_classes,
@@ -53,6 +54,17 @@ def labels_never_shifted(seed: int) -> Run:
         return F.cross_entropy(logits_of(model, batch).flatten(0, 1), batch["labels"].flatten())
 
     return causal_lm(seed, loss_fn=loss_fn)
+
+
+@fault(
+    "tokens",
+    "BertLMHeadModel without is_decoder=True is taught the next word, and reads it",
+    "transformers docs: BertLMHeadModel (is_decoder)",
+    TARGETS,
+    ("next_token_visible",),
+)
+def next_word_in_sight(seed: int) -> Run:
+    return causal_lm(seed, of_bert("LMHeadModel"))
 
 
 @fault(

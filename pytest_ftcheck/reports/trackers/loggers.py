@@ -68,6 +68,8 @@ class WandbWriter:
         self._options = {"project": os.environ.get("WANDB_PROJECT") or PROJECT, **options}
         #: None: not begun.
         self._run: Any = active
+        #: A run of our own is begun, or nearly so: an interrupt may come before it is kept here.
+        self._beginning = False
         #: For a run of the user: tag -> steps and values; and the content of the row of the next ``log``.
         self._curves: dict[str, tuple[list[int], list[float]]] = {}
         self._row: dict[str, Any] = {}
@@ -75,6 +77,7 @@ class WandbWriter:
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:
         """As the run's configuration; the results into its summary."""
         if self._own:
+            self._beginning = True
             self._run = self._wandb.init(**self._options)
             self._run.define_metric(f"{self._prefix}/step")
             self._run.define_metric(f"{self._prefix}/*", step_metric=f"{self._prefix}/step")
@@ -115,9 +118,11 @@ class WandbWriter:
 
     def close(self, failed: bool) -> None:
         """Finish a run of our own."""
-        if self._own and self._run is not None:
-            self._run.finish(exit_code=int(failed))
-        elif not (self._own or failed):
+        if self._own:
+            run = self._wandb.run if self._run is None and self._beginning else self._run
+            if run is not None:
+                run.finish(exit_code=int(failed))
+        elif not failed:
             self._run.log({**self._row, **self._charts()}, commit=False)
 
     def _charts(self) -> dict[str, Any]:
@@ -234,11 +239,14 @@ class TrackioWriter:
         self._own = self._run is None
         self._options = {"project": PROJECT, "embed": False, "auto_log_gpu": False, "auto_log_cpu": False, **options}
         self._last = 0
+        #: A run of our own is begun, or nearly so.
+        self._beginning = False
 
     def settings(self, settings: Mapping[str, Setting], results: Mapping[str, float]) -> None:  # noqa: ARG002 - as scalars
         """As the configuration of a new run, which trackio takes at its start; in a run of the user as a text."""
         if self._own:
             config = {**settings, **(self._options.pop("config", None) or {})}
+            self._beginning = True
             self._run = self._trackio.init(config=config, **self._options)
         else:
             self.text("settings", "\n".join(f"{key}: {value}" for key, value in settings.items()))
@@ -261,7 +269,9 @@ class TrackioWriter:
 
     def close(self, failed: bool) -> None:  # noqa: ARG002 - trackio's runs do not fail
         """Finish a run of our own."""
-        if self._own and self._run is not None:
+        from trackio import context_vars
+
+        if self._own and self._beginning and context_vars.current_run.get() is not None:
             self._trackio.finish()
             self._run = None
 

@@ -238,19 +238,6 @@ def test_tags_are_of_one_segment_and_no_two_are_alike():
 
 
 # ------------------------------------------------------------------ MLflow
-@pytest.fixture
-def mlflow(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")  # read when the package is imported
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
-    yield mlflow
-    while mlflow.active_run() is not None:
-        mlflow.end_run()
-    mlflow.set_tracking_uri(before)
-
-
 def history(mlflow, run, tag):
     return [(m.step, m.value) for m in mlflow.MlflowClient().get_metric_history(run, tag)]
 
@@ -319,20 +306,6 @@ def test_mlflow_options_where_a_run_is_active(trace, mlflow):
 
 
 # ------------------------------------------------------------------ Weights & Biases
-@pytest.fixture
-def wandb(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # read when the package is imported
-    wandb = pytest.importorskip("wandb")
-    for name, value in (("MODE", "offline"), ("DIR", str(tmp_path)), ("SILENT", "true"), ("DISABLE_CODE", "true")):
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    for name in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path))
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    wandb.teardown()  # a test or page before this one may have set it up with the variables of then; it reads them once a process
-    yield wandb
-    wandb.teardown()
-
-
 def written(folder):
     """The records of a run that was finished: its writer is a process of its own, which may be a moment behind."""
     for _ in range(3000):
@@ -423,24 +396,6 @@ def test_wandb_options_where_a_run_is_active(trace, wandb, tmp_path):
 
 
 # ------------------------------------------------------------------ trackio
-@pytest.fixture
-def trackio(tmp_path, monkeypatch):
-    trackio = pytest.importorskip("trackio")
-    from trackio import context_vars, sqlite_storage, utils
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # read when the package is imported, by each module for itself
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").split(".")[0] == "trackio":
-            for name, folder in (("TRACKIO_DIR", tmp_path), ("MEDIA_DIR", tmp_path / "media")):
-                if hasattr(module, name):
-                    monkeypatch.setattr(module, name, folder)
-    assert sqlite_storage
-    assert utils
-    yield trackio
-    trackio.finish() if context_vars.current_run.get() is not None else None
-
-
 def kept(project, name=None):
     from trackio.sqlite_storage import SQLiteStorage
 
@@ -478,3 +433,21 @@ def test_trackio_uses_the_active_run_and_leaves_its_counter(trace, trackio):
     assert sorted((r["step"], r["loss"]) for r in logs if "loss" in r) == [(0, 1.0), (1, 0.5)]
     assert len([r for r in logs if "ftcheck/loss/train" in r]) == 20
     assert any("ftcheck/settings" in r for r in logs)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_a_run_that_was_begun_and_not_yet_kept_is_finished(trace, name, request, monkeypatch):
+    from trackio import context_vars
+
+    package = request.getfixturevalue(name)
+    begin = package.init
+
+    def interrupted(**options):
+        begin(**options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(package, "init", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trace.log_to(name)
+    assert (context_vars.current_run.get() if name == "trackio" else package.run) is None
