@@ -72,10 +72,13 @@ class LmTargetsProbe(Probe):
         if pushed.shape != ids.shape:
             raise LeftOut("there is not one prediction a token")
         with quiet(self.context.model):
-            causal = self._causal(batch, tokens.path, ids)
+            before = self.context.reader.logits(batch)
+            if before is None:
+                raise LeftOut("whether positions see later ones could not be measured")
+            causal = self._causal(batch, tokens.path, ids, before)
             shares = _shares(pushed, ids, real)
             asks = not causal and shares[1] >= SAME_TARGETS
-            sees_next = self._sees_next(batch, tokens.path, ids, pushed >= 0) if asks else None
+            sees_next = self._sees_next(batch, tokens.path, ids, before, pushed >= 0) if asks else None
         commonest = _commonest(pushed >= 0, ids, real)
         rows, moved, paddings = _beside_padding(pushed, ids, real, right=int(causal))
         self.found = LmTargets(
@@ -155,20 +158,19 @@ class LmTargetsProbe(Probe):
             raise LeftOut("the loss is not computed from the model's logits")
         return torch.where(grad.abs().amax(-1) > 0, grad.argmin(-1), -1)
 
-    def _causal(self, batch: Any, path: Any, ids: torch.Tensor) -> bool:
+    def _causal(self, batch: Any, path: Any, ids: torch.Tensor, before: torch.Tensor) -> bool:
         """Whether the logits of earlier positions stay as they are when later ids change, and those of later ones follow earlier ids.
 
         Where neither depends on the other, as in an encoder whose attention starts at zero, it is not known.
         """
         half = max(1, ids.shape[1] // 2)
         first, second = slice(None, half), slice(half, None)
-        before = self.context.reader.logits(batch)
 
         def follows(changed: slice, seen: slice) -> bool:
             other = ids.clone()
             other[:, changed] = other[:, changed].roll(1, 0).flip(1)
             after = self.context.reader.logits(with_values(batch, {path: other}))
-            if before is None or after is None or bool((other == ids).all()):
+            if after is None or bool((other == ids).all()):
                 raise LeftOut("whether positions see later ones could not be measured")
             return bool((after[:, seen] - before[:, seen]).abs().max() > SEEN * before.abs().max())
 
@@ -178,15 +180,17 @@ class LmTargetsProbe(Probe):
             raise LeftOut("no position follows another one as yet, so it is not known which of them it is to see")
         return True
 
-    def _sees_next(self, batch: Any, path: Any, ids: torch.Tensor, taught: torch.Tensor) -> float | None:
+    def _sees_next(
+        self, batch: Any, path: Any, ids: torch.Tensor, before: torch.Tensor, taught: torch.Tensor
+    ) -> float | None:
         """Share of the rows in which the logits of a position that is taught, the middle one, follow the ids after it."""
         place = torch.arange(ids.shape[1], device=ids.device)
         count = taught.cumsum(1)
         middle = (count >= (count[:, -1:] + 1) // 2).long().argmax(1)
         other = torch.where(place > middle[:, None], ids.roll(1, 0).flip(1), ids)
         changed = (other != ids).any(1) & taught.any(1)
-        before, after = self.context.reader.logits(batch), self.context.reader.logits(with_values(batch, {path: other}))
-        if before is None or after is None or not bool(changed.any()):
+        after = self.context.reader.logits(with_values(batch, {path: other}))
+        if after is None or not bool(changed.any()):
             return None
         rows = torch.arange(len(ids), device=ids.device)
         change = (after[rows, middle] - before[rows, middle]).abs().amax(-1)[changed]
