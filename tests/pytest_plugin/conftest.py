@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -29,6 +30,7 @@ def trace():
 """
 
 Run = Callable[..., pytest.RunResult]
+NEIGHBOURS = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio")
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +48,11 @@ def trains() -> None:
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run pytest in the project; neighbouring plugins stay out unless a test is about them."""
+    """Run pytest in the project; neighbouring plugins stay out unless a test is about them.
+
+    In this process, for another one imports torch and transformers again, unless ``subprocess`` is true; with ``ctrl_c`` a
+    KeyboardInterrupt of the project's ends its session and not ours.
+    """
     for name in (
         "CI",
         "BUILD_NUMBER",
@@ -58,9 +64,12 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("COLUMNS", "100")
     pytester.makepyfile(judging=JUDGING)
 
-    def run(*arguments: str, alone: bool = True, subprocess: bool = False) -> pytest.RunResult:
-        others = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio") if alone else ()
-        runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
-        return runner(*(f"-pno:{name}" for name in others), "-pno:cacheprovider", *arguments)
+    def run(*arguments: str, alone: bool = True, subprocess: bool = False, ctrl_c: bool = False) -> pytest.RunResult:
+        others: tuple[str, ...] = tuple(f"-pno:{name}" for name in NEIGHBOURS) if alone else ()
+        if not alone and importlib.util.find_spec("pytest_asyncio"):  # it warns where its key is not set
+            others = ("-oasyncio_default_fixture_loop_scope=function",)
+        if subprocess:
+            return pytester.runpytest_subprocess(*others, "-pno:cacheprovider", *arguments)
+        return pytester.runpytest_inprocess(*others, "-pno:cacheprovider", *arguments, no_reraise_ctrlc=ctrl_c)
 
     return run

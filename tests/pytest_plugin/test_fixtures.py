@@ -19,11 +19,11 @@ def examples(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(fixtures.NAMES))
-def test_the_example_in_the_manual_passes(pytester, run, name):
+def test_the_example_in_the_manual_passes(pytester, run, trains, name):
     source = examples(name)
     assert "def test_" in source
     pytester.makepyfile(test_manual=source)
-    result = run(subprocess=True)
+    result = run()
     result.assert_outcomes(passed=source.count("def test_"))
 
 
@@ -35,7 +35,7 @@ def test_fixtures_are_listed_with_a_line_each(run):
         )
 
 
-def test_the_options_reach_the_run_and_arguments_go_before(pytester, run):
+def test_the_options_reach_the_run_and_arguments_go_before(pytester, run, trains):
     pytester.makeini("[pytest]\nftcheck_lr = 1e-3\nftcheck_seed = 3")
     pytester.makepyfile(
         test_it="""
@@ -64,7 +64,7 @@ def test_the_options_reach_the_run_and_arguments_go_before(pytester, run):
             assert trace.optimizer.groups[0].lr_peak == 0.5
         """
     )
-    run("--ftcheck-steps=2", "--ftcheck-seed=4", subprocess=True).assert_outcomes(passed=4)
+    run("--ftcheck-steps=2", "--ftcheck-seed=4").assert_outcomes(passed=4)
 
 
 def test_the_marker_selects_who_uses_a_fixture_even_through_others(pytester, run):

@@ -109,14 +109,14 @@ def test_a_test_that_was_run_again_is_there_once(pytester, run):
             assert len(tries) > 1
         """
     )
-    run("--ftcheck-html=page.html", "--reruns=2", subprocess=True)
+    run("--ftcheck-html=page.html", "--reruns=2")
     page = (pytester.path / "page.html").read_text(encoding="utf-8")
     assert [t.seconds for t in traces(page)] == [2.0]
 
 
 def test_as_an_ini_key_and_with_warnings_as_errors(pytester, project, run):
     pytester.makeini("[pytest]\nftcheck_html = page.html\nfilterwarnings = error")
-    result = run(subprocess=True)
+    result = run()
     assert "1 of 3 fine-tunes is unhealthy" in (project / "page.html").read_text(encoding="utf-8")
     assert "ftcheck: warning" not in result.stdout.str()
 
@@ -158,7 +158,7 @@ def test_unjudged():
 
 def test_page_and_session_agree_where_a_check_has_an_option(pytester, run):
     pytester.makepyfile(test_it=JUDGING)
-    run("--ftcheck-html=page.html", "--ftcheck-json=ft.json", subprocess=True)
+    run("--ftcheck-html=page.html", "--ftcheck-json=ft.json")
     made = (pytester.path / "page.html").read_text(encoding="utf-8")
     health = {}
     for section in made.split('<details class="run ')[1:]:
@@ -195,7 +195,7 @@ def test_all_seeds_of_a_run_have_the_verdict_of_the_session(pytester, run):
             events.verdicts_reached([verdict], traces)
         """
     )
-    run("--ftcheck-html=page.html", subprocess=True)
+    run("--ftcheck-html=page.html")
     page = (pytester.path / "page.html").read_text(encoding="utf-8")
     assert "All 3 fine-tunes are healthy" in page
 

@@ -15,46 +15,6 @@ def test_settings():
     print("SETTINGS", s.deadline, s.max_examples, sorted(p.name for p in s.phases), s.print_blob, len(s.suppress_health_check))
 """
 
-
-@pytest.fixture
-def with_hypothesis(pytester):
-    """Run pytest with hypothesis' own plugin, in a fresh process, because profiles are global."""
-
-    def run(*arguments):
-        others = (f"-pno:{name}" for name in ("randomly", "pytest_torch", "anyio", "cacheprovider"))
-        return pytester.runpytest_subprocess(*others, *arguments)
-
-    return run
-
-
-def test_the_profile_is_there_for_the_asking(pytester, with_hypothesis, monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    pytester.makepyfile(test_it=SHOW)
-    result = with_hypothesis("--hypothesis-profile=ftcheck", "-s")
-    result.stdout.fnmatch_lines("*SETTINGS None 25 *'generate'*'shrink', 'target'* True 0")
-    assert "explain" not in next(line for line in result.outlines if "SETTINGS" in line)
-
-
-def test_nobody_gets_it_unasked(pytester, with_hypothesis, monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    pytester.makepyfile(test_it=SHOW)
-    with_hypothesis("-s").stdout.fnmatch_lines(["*SETTINGS 0:00:00.200000 100 *"])
-
-
-def test_in_ci_it_stays_reproducible():
-    code = "from hypothesis import settings; print(settings.get_profile('ftcheck').derandomize)"
-    for variables, derandomized in (({"CI": "true"}, "True"), ({}, "False")):
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PATH": "", **variables}
-        )
-        assert done.stdout.strip() == derandomized
-
-
-def test_a_run_without_hypothesis_never_loads_it(pytester, with_hypothesis):
-    pytester.makepyfile(test_it="import sys\ndef test_it(tiny_distilbert): assert 'hypothesis' not in sys.modules")
-    with_hypothesis().assert_outcomes(passed=1)
-
-
 FIXTURES = """
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -80,7 +40,43 @@ def test_parametrized(finetune, tiny_distilbert, toy_batches, optimizer, seed):
 """
 
 
-def test_our_fixtures_pass_the_health_checks(pytester, with_hypothesis):
-    pytester.makepyfile(test_it=FIXTURES)
-    result = with_hypothesis("--hypothesis-profile=ftcheck", "-Werror::hypothesis.errors.HypothesisWarning")
-    result.assert_outcomes(passed=4)
+@pytest.fixture
+def with_hypothesis(pytester):
+    """Run pytest with hypothesis' own plugin, in a fresh process, because profiles are global."""
+
+    def run(*arguments):
+        others = (f"-pno:{name}" for name in ("randomly", "pytest_torch", "anyio", "cacheprovider"))
+        return pytester.runpytest_subprocess(*others, *arguments)
+
+    return run
+
+
+def test_the_profile_is_there_for_the_asking_and_our_fixtures_pass_its_health_checks(
+    pytester, with_hypothesis, monkeypatch
+):
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyfile(test_show=SHOW, test_it=FIXTURES)
+    result = with_hypothesis("--hypothesis-profile=ftcheck", "-s", "-Werror::hypothesis.errors.HypothesisWarning")
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines("*SETTINGS None 25 *'generate'*'shrink', 'target'* True 0")
+    assert "explain" not in next(line for line in result.outlines if "SETTINGS" in line)
+
+
+def test_nobody_gets_it_unasked(pytester, with_hypothesis, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyfile(test_it=SHOW)
+    with_hypothesis("-s").stdout.fnmatch_lines(["*SETTINGS 0:00:00.200000 100 *"])
+
+
+def test_in_ci_it_stays_reproducible():
+    code = "from hypothesis import settings; print(settings.get_profile('ftcheck').derandomize)"
+    for variables, derandomized in (({"CI": "true"}, "True"), ({}, "False")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PATH": "", **variables}
+        )
+        assert done.stdout.strip() == derandomized
+
+
+def test_a_run_without_hypothesis_never_loads_it(pytester, with_hypothesis):
+    pytester.makepyfile(test_it="import sys\ndef test_it(tiny_distilbert): assert 'hypothesis' not in sys.modules")
+    with_hypothesis().assert_outcomes(passed=1)

@@ -36,35 +36,19 @@ needs_randomly = pytest.mark.skipif(
 HEAVY = ("torch", "transformers", "numpy", "scipy", "hypothesis", "tensorboard", "matplotlib")
 
 
-def test_xdist_carries_verdicts_and_traces_of_real_runs(pytester, run):
-    pytest.importorskip("xdist")
-    pytester.makepyfile(test_train=TRAINING)
-    result = run("-n2", "-v", subprocess=True)
-    result.assert_outcomes(passed=2, failed=1)
-    text = result.stdout.str()
-    for name in ("moves?head?", "moves?base?"):
-        result.stdout.fnmatch_lines([f"pass weights_move: * - test_train.py::test_{name}"])
-    result.stdout.fnmatch_lines(["fail weights_move: *", "     *test_train.py::test_does_not_move"])
-    assert text.count("= ftcheck =") == 1
-    assert "INTERNALERROR" not in text
-    # the failure itself: once, at the user's line
-    assert text.count("E       pytest_ftcheck.CheckFailed: weights_move: FAIL. ") == 1
-    assert "\ntest_train.py:13: CheckFailed" in text
-
-
 @needs_randomly
-def test_randomly_changes_the_order_and_nothing_else(pytester, run):
+def test_randomly_changes_the_order_and_nothing_else(pytester, run, trains):
     pytester.makepyfile(test_train=TRAINING)
     seen = []
     for seed in "12":
-        result = run("-v", f"--randomly-seed={seed}", alone=False, subprocess=True)
+        result = run("-v", f"--randomly-seed={seed}", alone=False)
         result.assert_outcomes(passed=2, failed=1)
         seen.append({line[line.index("->") - 8 :] for line in result.outlines if "->" in line and "█" in line})
     assert seen[0] == seen[1] != set()
 
 
 @needs_randomly
-def test_randomly_reseeds_torch_where_it_is_loaded(pytester, run):
+def test_randomly_reseeds_torch_where_it_is_loaded(pytester, run, trains):
     pytester.makepyfile(
         """
         import random
@@ -84,10 +68,10 @@ def test_randomly_reseeds_torch_where_it_is_loaded(pytester, run):
     )
     drawn = []
     for _ in range(2):
-        result = run("-s", "--randomly-seed=5", "--randomly-dont-reorganize", alone=False, subprocess=True)
+        result = run("-s", "--randomly-seed=5", "--randomly-dont-reorganize", alone=False)
         drawn.append([line[line.index("DRAWN") :] for line in result.outlines if "DRAWN" in line])
     assert drawn[0] == drawn[1] != []
-    other = run("-s", "--randomly-seed=6", "--randomly-dont-reorganize", alone=False, subprocess=True)
+    other = run("-s", "--randomly-seed=6", "--randomly-dont-reorganize", alone=False)
     assert not set(drawn[0]) & {line[line.index("DRAWN") :] for line in other.outlines if "DRAWN" in line}
 
 
@@ -123,6 +107,7 @@ def test_reseeding_takes_seeds_of_any_size():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+# ---------------------------------------------------------------------- pytest-xdist
 #: Fine-tunes are counted in a file: workers are other processes.
 COUNTED = """
 from pathlib import Path
@@ -135,54 +120,56 @@ def trace(finetune, tiny_distilbert, toy_batches):
         file.write("x")
     return finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3)
 
-def test_moves(trace):
+def test_weights(trace):
     assert_weights_move(trace)
 
 def test_finite(trace):
     assert_all_finite(trace)
 """
+THREADS = """
+import os
+import pytest
+import torch
+from torch import nn
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_threads(finetune, turn):
+    torch.set_num_threads(4 * (os.cpu_count() or 1))
+    before = torch.get_num_threads()
+    large = lambda: nn.Sequential(nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 2))
+    torch.manual_seed(0)
+    batch = torch.randn(4, 1000), torch.tensor([0, 1, 0, 1])
+    trace = finetune(large, [batch], steps=1, head="2", probes=())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert int(trace.environment["threads"]) == max(1, cores // 2)
+    assert torch.get_num_threads() == before
+"""
 
 
-def test_xdist_loadfile_fine_tunes_once_a_module(pytester, run):
+def test_xdist_carries_verdicts_shares_the_processors_and_fine_tunes_once_a_module(pytester, run):
+    """One session for the three: each starts two workers, and each of these imports torch."""
     pytest.importorskip("xdist")
-    pytester.makepyfile(test_a=COUNTED, test_b=COUNTED)
+    pytester.makepyfile(test_a=COUNTED, test_b=COUNTED, test_threads=THREADS, test_train=TRAINING)
     result = run("-n2", "--dist=loadfile", "-v", subprocess=True)
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=8, failed=1)
+    text = result.stdout.str()
+    for name in ("moves?head?", "moves?base?"):
+        result.stdout.fnmatch_lines([f"pass weights_move: * - test_train.py::test_{name}"])
+    result.stdout.fnmatch_lines(["fail weights_move: *", "     *test_train.py::test_does_not_move"])
+    assert text.count("= ftcheck =") == 1
+    assert "INTERNALERROR" not in text
+    # the failure itself: once, at the user's line
+    assert text.count("E       pytest_ftcheck.CheckFailed: weights_move: FAIL. ") == 1
+    assert "\ntest_train.py:13: CheckFailed" in text
     assert (pytester.path / "runs.txt").read_text() == "xx"
-    assert result.stdout.str().count("= ftcheck =") == 1
-    assert len([line for line in result.outlines if "->" in line and "█" in line]) == 2
-
-
-def test_xdist_workers_share_the_processors(pytester, run):
-    pytest.importorskip("xdist")
-    pytester.makepyfile(
-        """
-        import os
-        import pytest
-        import torch
-        from torch import nn
-
-        @pytest.mark.parametrize("turn", [1, 2])
-        def test_threads(finetune, turn):
-            torch.set_num_threads(4 * (os.cpu_count() or 1))
-            before = torch.get_num_threads()
-            large = lambda: nn.Sequential(nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 2))
-            torch.manual_seed(0)
-            batch = torch.randn(4, 1000), torch.tensor([0, 1, 0, 1])
-            trace = finetune(large, [batch], steps=1, head="2", probes=())
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            assert int(trace.environment["threads"]) == max(1, cores // 2)
-            assert torch.get_num_threads() == before
-        """
-    )
-    run("-n2", subprocess=True).assert_outcomes(passed=2)
+    assert len([line for line in result.outlines if "->" in line and "█" in line]) == 4
 
 
 # ---------------------------------------------------------------------- pytest-rerunfailures
-def test_a_rerun_comes_to_the_same_verdict_and_says_so(pytester, run):
+def test_a_rerun_comes_to_the_same_verdict_and_says_so(pytester, run, trains):
     pytest.importorskip("pytest_rerunfailures")
     pytester.makepyfile(test_train=TRAINING)
-    result = run("--reruns=2", "-v", "-k", "does_not_move", subprocess=True)
+    result = run("--reruns=2", "-v", "-k", "does_not_move")
     assert result.parseoutcomes() == {"failed": 1, "rerun": 2, "deselected": 2}
     result.stdout.fnmatch_lines(
         ["*note: deterministic: do not re-run; *", "fail (run again) weights_move: * - test_train.py::test_does_not_move",
@@ -192,10 +179,10 @@ def test_a_rerun_comes_to_the_same_verdict_and_says_so(pytester, run):
     assert result.stdout.str().count(" ran 3 times") == 1
 
 
-def test_what_the_message_advises_works(pytester, run):
+def test_what_the_message_advises_works(pytester, run, trains):
     pytest.importorskip("pytest_rerunfailures")
     pytester.makepyfile(test_train=TRAINING)
-    result = run("--reruns=2", "--rerun-except=CheckFailed", "-k", "does_not_move", subprocess=True)
+    result = run("--reruns=2", "--rerun-except=CheckFailed", "-k", "does_not_move")
     assert result.parseoutcomes() == {"failed": 1, "deselected": 2}
     assert " ran " not in result.stdout.str()
 
@@ -221,7 +208,7 @@ def test_a_verdict_that_changes_is_reported(pytester, run):
     assert " ran " not in run("--reruns=2", "-q").stdout.str()
 
 
-def test_a_suite_is_not_fine_tuned_again_for_a_rerun(pytester, run):
+def test_a_suite_is_not_fine_tuned_again_for_a_rerun(pytester, run, trains):
     pytest.importorskip("pytest_rerunfailures")
     pytester.makepyfile(
         subjects="""
@@ -240,7 +227,7 @@ def test_a_suite_is_not_fine_tuned_again_for_a_rerun(pytester, run):
         """
     )
     args = ("--ftcheck-model=subjects:made", "--ftcheck-model=subjects:broken", "-k", "weights_move or all_finite")
-    result = run("--reruns=1", *args, subprocess=True)
+    result = run("--reruns=1", *args)
     assert result.parseoutcomes() == {"failed": 3, "passed": 1, "rerun": 3, "deselected": 2 * (len(CHECKS) - 2)}
     assert (pytester.path / "runs.txt").read_text() == "x"
     # what the network did may be other next time: the item that met it tries again
@@ -300,7 +287,7 @@ def test_a_timeout_says_how_far_the_run_got(pytester, run):
     assert "slow was not fine-tuned: Failed: Timeout (>5.0s) from pytest-timeout" in text
 
 
-def test_an_error_in_the_users_code_tells_it_too(pytester, run):
+def test_an_error_in_the_users_code_tells_it_too(pytester, run, trains):
     pytester.makepyfile(
         """
         import torch
@@ -322,7 +309,7 @@ def test_an_error_in_the_users_code_tells_it_too(pytester, run):
                 raise RuntimeError("wrapped") from error
         """
     )
-    result = run(subprocess=True)
+    result = run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["the fine-tune stopped after [1-9]/20 steps (* s): KeyError: 'the ninth batch'"])
 
@@ -428,7 +415,7 @@ def test_unittest_cases_are_judged_like_others(pytester, run):
     assert text.count("= ftcheck =") == 1
 
 
-def test_hypothesis_finds_our_fixtures_healthy(pytester, run):
+def test_hypothesis_finds_our_fixtures_healthy(pytester, run, trains):
     pytest.importorskip("hypothesis")
     pytester.makepyfile(
         test_given="""
@@ -441,22 +428,22 @@ def test_hypothesis_finds_our_fixtures_healthy(pytester, run):
             assert trace.recipe.seed == seed
         """
     )
-    result = run("-v", alone=False, subprocess=True)
+    result = run("-v", alone=False)
     result.assert_outcomes(passed=1)
     assert "HealthCheck" not in result.stdout.str()
 
 
-def test_pytest_torch_shares_no_name_with_us(pytester, run):
+def test_pytest_torch_shares_no_name_with_us(pytester, run, trains):
     pytest.importorskip("pytest_torch")
     pytester.makepyfile("def test_it(): pass")
-    result = run("--fixtures", "-v", alone=False, subprocess=True)
+    result = run("--fixtures", "-v", alone=False)
     lines = result.outlines
     for name in NAMES:
         assert [line for line in lines if line.startswith(f"{name} ")] == [
             line for line in lines if line.startswith(f"{name} ") and "pytest_ftcheck" in line
         ]
     assert any("pytest_torch" in line for line in lines)
-    result = run("--ftcheck-steps=3", alone=False, subprocess=True)
+    result = run("--ftcheck-steps=3", alone=False)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["ftcheck: steps=3"])
 

@@ -115,7 +115,7 @@ class TestJson:
         pytester.makepyfile(
             test_it="from judging import judge\ndef test_a(): judge('pass')\ndef test_b(): raise KeyboardInterrupt"
         )
-        run("--ftcheck-json=ft.json", subprocess=True)
+        run("--ftcheck-json=ft.json", ctrl_c=True)
         session = SessionResult.load(pytester.path / "ft.json")
         assert (outcomes(session), session.exit_status) == ({"test_a": "passed"}, 2)
 
@@ -130,7 +130,7 @@ class TestJson:
                 raise KeyboardInterrupt
             """
         )
-        run("--ftcheck-json=ft.json", subprocess=True)
+        run("--ftcheck-json=ft.json", ctrl_c=True)
         session = SessionResult.load(pytester.path / "ft.json")
         assert outcomes(session) == {"test_a": "passed", "test_b": "error"}
         (stopped,) = session.broken
@@ -234,7 +234,7 @@ class TestXdist:
         pytest.importorskip("xdist")
         monkeypatch.setenv("GITHUB_ACTIONS", "true")
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project / "summary.md"))
-        alone = run("--ftcheck-json=a.json", subprocess=True)
+        alone = run("--ftcheck-json=a.json")
         (project / "summary.md").rename(project / "alone.md")
         result = run("--ftcheck-json=b.json", "-n2", "--dist=loadfile", subprocess=True)
         assert (project / "a.json").read_bytes() == (project / "b.json").read_bytes()
@@ -269,10 +269,10 @@ class TestGitHub:
         assert line.startswith(f"::error file=test_it.py,line={number},title=weights_move%3A fail")
         assert actions.read_text(encoding="utf-8").startswith("## ftcheck: 4 verdicts in 6 tests: 2 fail")
 
-    def test_are_left_to_the_plugin_that_annotates_everything(self, project, run, pytester, actions, monkeypatch):
+    def test_are_left_to_the_plugin_that_annotates_everything(self, project, run, pytester, actions):
         pytester.makepyfile(pytest_github_actions_annotate_failures="")
-        monkeypatch.setenv("PYTHONPATH", str(pytester.path))
-        text = run("-p", "pytest_github_actions_annotate_failures", subprocess=True).stdout.str()
+        pytester.syspathinsert()
+        text = run("-p", "pytest_github_actions_annotate_failures").stdout.str()
         assert "::error" not in text
         assert actions.exists()
 

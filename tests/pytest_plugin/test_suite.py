@@ -241,7 +241,7 @@ class TestDecorator:
         run().assert_outcomes(passed=2)
         assert len(made()) == 1
 
-    @pytest.mark.parametrize("distribution", ["loadgroup", "loadfile", "load"])
+    @pytest.mark.parametrize("distribution", ["loadgroup", "load"])
     def test_workers_fine_tune_a_subject_once(self, suite, run, made, distribution):
         pytest.importorskip("xdist")
         suite(
