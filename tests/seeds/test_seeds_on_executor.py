@@ -1,4 +1,7 @@
-"""Seeds and sweeps on real executors: the same results as here, bit for bit; what is raised there; workers that are killed."""
+"""Seeds and sweeps on real executors: the same results as here, bit for bit; what is raised there; workers that are killed.
+
+Ray, which takes a minute to start, is compared by the page docs/how-to/many-machines.md.
+"""
 
 from __future__ import annotations
 
@@ -118,37 +121,12 @@ def test_dask_gives_the_same(local):
         same(client.get_executor(pure=False), local)
 
 
-def test_ray_gives_the_same(local, page_code, monkeypatch):
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray = pytest.importorskip("ray")
-    RayExecutor = page_code("ray_executor.py")["RayExecutor"]
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    try:
-        same(RayExecutor(), local)
-    finally:
-        ray.shutdown()
-
-
 def test_submitit_gives_the_same(local, tmp_path):
     submitit = pytest.importorskip("submitit")
     executor = submitit.LocalExecutor(tmp_path)
     executor.update_parameters(timeout_min=5)
     runs = finetune(Small, rows(), **SHORT, seeds=3, executor=executor)
     assert [digest(trace) for trace in runs] == local[0]
-
-
-@pytest.fixture
-def page_code():
-    """The code of a file that docs/how-to/many-machines.md shows."""
-    from docs_outputs import DOCS, blocks
-
-    def load(name):
-        text = (DOCS / "how-to" / "many-machines.md").read_text(encoding="utf-8")
-        namespace = {"__name__": name.removesuffix(".py")}
-        exec(next(b.source for b in blocks(text) if b.name == name), namespace)
-        return namespace
-
-    return load
 
 
 # ---------------------------------------------------------------------- what decides the bits
