@@ -46,6 +46,8 @@ class KeptTensor:
         if self.values is None or identical(self.memory, self.values):
             return moved
         overwrite(self.memory, self.values)
+        if self.memory.layout is torch.sparse_coo:  # writing gave it other indices and values
+            use_memory(self.tensor, self.memory)
         return True
 
     def __str__(self) -> str:

@@ -36,6 +36,29 @@ class _Parts:
             raise NotRestored("; ".join(problems))
 
 
+class _KeptGradient(KeptTensor):
+    """A gradient from before the run. The run works on the tensor itself: a loop may hold its memory in other ways, too (views of one flat
+    buffer, a list of gradients), and zeroes it there."""
+
+    __slots__ = ("requires_grad",)
+
+    def __init__(self, grad: torch.Tensor) -> None:
+        super().__init__(grad, "a gradient")
+        self.requires_grad = grad.requires_grad
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether it was computed with ``create_graph=True``: zeroing in place detaches it, which cannot be undone."""
+        return self.tensor.grad_fn is not None
+
+    def restore(self) -> bool:
+        """Values, memory and flag as they were."""
+        differed = super().restore()
+        if self.tensor.requires_grad != self.requires_grad:
+            self.tensor.requires_grad_(self.requires_grad)
+        return differed
+
+
 class _KeptParameter(KeptTensor):
     """A parameter: its values, flag, gradient, hooks and attributes."""
 
@@ -47,14 +70,15 @@ class _KeptParameter(KeptTensor):
             super().__init__(p, name)
         else:
             self.tensor, self.name, self.memory, self.values = p, name, memory_of(p), None
-        self.requires_grad, self.grad = p.requires_grad, p.grad
+        self.requires_grad = p.requires_grad
+        self.grad = None if p.grad is None else _KeptGradient(p.grad)
         self.attributes = dict(vars(p))
         self.hooks = [(h, table, dict(table or ())) for h in self._HOOKS for table in [getattr(p, h, None)]]
 
     def lend_gradient(self) -> None:
-        """A run that adds to, or zeroes, an old gradient does it to a copy."""
-        if self.grad is not None:
-            self.tensor.grad = self.grad.clone()
+        """A run that zeroes an old gradient with a graph does it to a copy."""
+        if self.grad is not None and self.grad.has_graph:
+            self.tensor.grad = self.grad.tensor.clone()
 
     def restore(self) -> bool:
         """The parameter as it was when the snapshot was taken."""
@@ -62,14 +86,20 @@ class _KeptParameter(KeptTensor):
         differed = super().restore()
         if p.requires_grad != self.requires_grad:
             p.requires_grad_(self.requires_grad)
-        if p.grad is not self.grad:
-            p.grad = self.grad
         refill(vars(p), self.attributes)
         for name, table, hooks in self.hooks:
             if getattr(p, name, None) is not table:
                 setattr(p, name, table)
             if table is not None:
                 refill(table, hooks)
+        return self._restore_gradient() or differed
+
+    def _restore_gradient(self) -> bool:
+        """The same gradient with the same values; whether the values differed."""
+        differed = self.grad is not None and self.grad.restore()
+        grad = None if self.grad is None else self.grad.tensor
+        if self.tensor.grad is not grad:
+            self.tensor.grad = grad
         return differed
 
 
@@ -96,7 +126,7 @@ class ModelSnapshot(_Parts):
         self.parts += [ObjectAttributes(owner, keep) for owner in (*modules, *configs_in(modules))]
 
     def begin(self) -> None:
-        """Lend the parameters copies of their gradients: the old ones are not written to."""
+        """Lend the parameters copies of those gradients that could not be restored."""
         for kept in self._parameters:
             kept.lend_gradient()
 

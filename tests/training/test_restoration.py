@@ -510,6 +510,82 @@ def test_the_batches_are_as_before():
     assert bits(batches) == before
 
 
+# ------------------------------------------------------------------ gradients from before the run
+def one_flat_buffer(model):
+    """Gradients that are views of one tensor, which is zeroed as a whole."""
+    flat = torch.zeros(sum(p.numel() for p in model.parameters()))
+    pieces = flat.split([p.numel() for p in model.parameters()])
+    for p, piece in zip(model.parameters(), pieces, strict=True):
+        p.grad = piece.view_as(p)
+    return flat.zero_
+
+
+def a_list_made_before(model):
+    """Gradients that are zeroed through a list of them."""
+    model(torch.ones(2, 6)).sum().backward()
+    grads = [p.grad for p in model.parameters()]
+    return lambda: torch._foreach_zero_(grads)
+
+
+@pytest.mark.parametrize("kind", [one_flat_buffer, a_list_made_before])
+def test_a_step_that_zeroes_gradients_by_another_handle_trains_as_in_a_bare_loop(rows, kind):
+    def made():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+        zero, optimizer = kind(model), torch.optim.AdamW(model.parameters(), lr=2e-2)
+
+        def step(model, batch, optimizer, scheduler):
+            zero()
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return model, optimizer, step
+
+    model, optimizer, step = made()
+    expected = [step(model, rows[i % 8], optimizer, None).item() for i in range(12)]
+    model, optimizer, step = made()
+    before, places = state_of(model), [p.grad.data_ptr() for p in model.parameters()]
+    trace = finetune(model, rows, optimizer=optimizer, step=step, steps=12, head="2")
+    assert list(trace.losses) == expected
+    unchanged(model, before)
+    assert [p.grad.data_ptr() for p in model.parameters()] == places
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+def test_an_old_gradient_with_a_graph_keeps_it_and_one_that_requires_grad_does_so_still(rows):
+    def step(model, batch, optimizer, scheduler):
+        optimizer.zero_grad(set_to_none=False)
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    model = nn.Sequential(nn.Linear(6, 2))
+    F.cross_entropy(model(rows[0][0]), rows[0][1]).backward(create_graph=True)
+    model[0].bias.grad = model[0].bias.grad.detach().requires_grad_()
+    graph, before = model[0].weight.grad.grad_fn, state_of(model)
+    assert graph is not None
+    finetune(model, rows, step=step, steps=2, head="0")
+    assert model[0].weight.grad.grad_fn is graph
+    assert model[0].bias.grad.requires_grad
+    unchanged(model, before)
+
+
+def test_a_sparse_gradient_that_the_run_scales_is_as_before(rows):
+    def step(model, batch, optimizer, scheduler):
+        model.table.weight.grad._values().mul_(2)
+        model.table.weight.grad.mul_(3)
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+
+    model = Rich()
+    model.table = nn.Embedding(4, 2, sparse=True)
+    model.table(torch.tensor([1, 3])).sum().backward()
+    grad, before = model.table.weight.grad, model.table.weight.grad.to_dense()
+    finetune(model, rows, step=step, optimizer=torch.optim.SGD(model.parameters()), steps=2)
+    assert model.table.weight.grad is grad
+    assert torch.equal(grad.to_dense(), before)
+
+
 # ------------------------------------------------------------------ global states
 def globals_now():
     return {
