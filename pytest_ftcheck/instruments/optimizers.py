@@ -15,6 +15,8 @@ from torch.optim import Optimizer as TorchOptimizer
 _ADAM = ("adam", "lion", "lamb")
 #: Tensors whose optimizer state is read for its count of updates.
 STATES = 16
+#: Containers of more items are data, and are not searched for optimizers.
+MOST_PARTS = 10_000
 
 
 # ---------------------------------------------------------------------- the optimizer
@@ -24,6 +26,32 @@ def wrapped_optimizers(optimizer: Any) -> list[Any]:
     while optimizer is not None and not any(optimizer is o for o in found):
         found.append(optimizer)
         optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base_optimizer", None)
+    return found
+
+
+def held_optimizers(optimizer: TorchOptimizer) -> list[TorchOptimizer]:
+    """The optimizer and all that its attributes lead to (values, and items of lists, tuples and dicts), each once.
+
+    >>> p = torch.nn.Parameter(torch.ones(1))
+    >>> outer, inner = torch.optim.SGD([p]), torch.optim.Adam([p])
+    >>> outer.parts = {"others": [inner, outer]}
+    >>> [type(o).__name__ for o in held_optimizers(outer)]
+    ['SGD', 'Adam']
+    """
+    found: list[TorchOptimizer] = []
+    seen: dict[int, Any] = {}
+    todo: list[Any] = [optimizer]
+    while todo:
+        value = todo.pop(0)
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, TorchOptimizer):
+            found.append(value)
+            todo += wrapped_optimizers(value)  # some wrappers are read through a property
+            todo += [v for name, v in vars(value).items() if name not in ("state", "param_groups")]
+        elif isinstance(value, (list, tuple, dict)) and len(value) <= MOST_PARTS:
+            todo += value.values() if isinstance(value, dict) else value
     return found
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..core.recipe import Recipe
 from ..instruments.kept_attributes import ObjectAttributes
+from ..instruments.optimizers import held_optimizers
 from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
 from ..instruments.undo import Undo
 
@@ -78,7 +79,8 @@ class ShortRun:
         for model in _modules(trainer):
             undo.keep(ModelSnapshot(model))
         if isinstance(trainer.optimizer, torch.optim.Optimizer):
-            undo.keep(OptimizerSnapshot(trainer.optimizer))
+            for each in held_optimizers(trainer.optimizer):
+                undo.keep(OptimizerSnapshot(each))
         if trainer.lr_scheduler is not None:
             undo.keep(SchedulerSnapshot(trainer.lr_scheduler))
         handler = trainer.callback_handler

@@ -13,7 +13,7 @@ from ..core.formatting import as_given, describe_type
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..instruments.given import device as device_named
 from ..instruments.given import listable, switchable
-from ..instruments.optimizers import wrapped_optimizers
+from ..instruments.optimizers import held_optimizers
 from ..instruments.snapshots import ModelSnapshot, OptimizerSnapshot, SchedulerSnapshot
 from ..instruments.undisturbed import named_parameters_of
 from ..instruments.undo import Undo
@@ -153,10 +153,8 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
         made: torch.optim.Optimizer = kind(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
         return made
     if isinstance(optimizer, torch.optim.Optimizer):
-        for inner in wrapped_optimizers(optimizer):  # a wrapped optimizer has a state of its own
-            if not isinstance(inner, torch.optim.Optimizer):
-                break
-            undo.keep(OptimizerSnapshot(inner, undo.parameters))
+        for each in held_optimizers(optimizer):  # one inside another has a state of its own
+            undo.keep(OptimizerSnapshot(each, undo.parameters))
         return optimizer
     if not callable(optimizer):
         raise TypeError(
@@ -166,7 +164,9 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
     built = _built_optimizer(optimizer, model)
     if not isinstance(built, torch.optim.Optimizer):
         raise TypeError(f"optimizer(model) returned {describe_type(built)}: expected a torch.optim.Optimizer")
-    undo.keep(OptimizerSnapshot(built, undo.parameters | {id(p) for _, p in named_parameters_of(model)}))
+    known = undo.parameters | {id(p) for _, p in named_parameters_of(model)}
+    for each in held_optimizers(built):
+        undo.keep(OptimizerSnapshot(each, known))
     return built
 
 

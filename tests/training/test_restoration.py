@@ -705,6 +705,37 @@ def test_the_state_of_an_optimizer_inside_another_is_as_before(rows, attribute):
     assert optimizer_state(inner) == before
 
 
+@pytest.mark.parametrize("place", ["base", "a list", "a dict of tuples", "two deep", "a callable"])
+def test_the_states_of_optimizers_in_any_attribute_are_as_before(rows, place):
+    class Several(torch.optim.Optimizer):
+        def __init__(self, parts):
+            super().__init__([g for p in parts for g in p.param_groups], {})
+            self.parts = parts if place in ("a list", "a callable") else {"them": tuple(parts), "self": self}
+            if place in ("base", "two deep"):
+                self.parts, self.base = None, parts[0]
+            if place == "two deep":
+                self.base = torch.optim.SGD(parts[0].param_groups[0]["params"])
+                self.base.held = [parts]
+            self.now = lambda: parts
+
+        def step(self, closure=None):
+            for part in self.now():
+                part.step(closure)
+
+    torch.manual_seed(0)
+    model = Rich()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    parts = [torch.optim.SGD(trained[:2], lr=1e-2, momentum=0.9), torch.optim.AdamW(trained[2:], lr=1e-2)]
+    if place == "base":
+        parts = [torch.optim.AdamW(trained, lr=1e-2)]
+    optimizer = Several(parts)
+    F.cross_entropy(model(rows[0][0]), rows[0][1]).backward()
+    optimizer.step()
+    before = [optimizer_state(p) for p in parts]
+    finetune(model, rows, optimizer=(lambda _: optimizer) if place == "a callable" else optimizer, steps=2)
+    assert [optimizer_state(p) for p in parts] == before
+
+
 def test_an_exception_after_training_carries_the_trace(model, rows):
     """What was trained is known, and the measuring failed."""
     calls = []
