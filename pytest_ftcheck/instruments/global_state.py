@@ -40,6 +40,25 @@ def _set_numpy_errors(was: Any) -> None:
         sys.modules["numpy"].seterr(**was)
 
 
+def _numpy_print_options() -> Any:
+    numpy = sys.modules.get("numpy")
+    return numpy.get_printoptions() if numpy else None
+
+
+def _set_numpy_print_options(was: Any) -> None:
+    if was is not None:
+        sys.modules["numpy"].set_printoptions(**was)
+
+
+#: Half of it is a denormal number.
+_SMALLEST_NORMAL = sys.float_info.min
+
+
+def _flushes_denormals() -> bool:
+    """torch has no getter. The switch is one of the processor, so python's own numbers show it."""
+    return _SMALLEST_NORMAL / 2 == 0
+
+
 def _autocast(device: str) -> tuple[_Get, _Set]:
     def get() -> Any:
         return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
@@ -88,7 +107,42 @@ def _switches() -> list[tuple[_Get, _Set]]:
         # newer names of the precisions; torch refuses the older ones once these were used
         *(_attribute(owner, "fp32_precision") for owner in (torch.backends, cuda.matmul, cudnn, mkldnn)),
     ]
-    return [pair for pair in found if _read(pair[0]) is not _UNREADABLE]
+    return [pair for pair in (*found, *_rarer_switches()) if _read(pair[0]) is not _UNREADABLE]
+
+
+def _rarer_switches() -> list[tuple[_Get, _Set]]:
+    """Those that not each version of torch has are looked up when they are read."""
+    future, distribution = torch.__future__, torch.distributions.Distribution
+    invariants: Any = torch.sparse.check_sparse_tensor_invariants
+    cuda: Any = torch.backends.cuda
+    parts = [
+        getattr(owner, part)
+        for owner in (torch.backends.mkldnn, torch.backends.cudnn)
+        for part in ("matmul", "conv", "rnn")
+        if hasattr(owner, part)
+    ]
+    return [
+        (_flushes_denormals, torch.set_flush_denormal),
+        (_numpy_print_options, _set_numpy_print_options),
+        (
+            lambda: torch.autograd.is_multithreading_enabled(),
+            lambda was: torch.autograd.set_multithreading_enabled(was),
+        ),
+        (lambda: torch.is_autocast_cache_enabled(), lambda was: torch.set_autocast_cache_enabled(was)),
+        (lambda: distribution._validate_args, lambda was: distribution.set_default_validate_args(was)),
+        (
+            lambda: future.get_swap_module_params_on_conversion(),
+            lambda was: future.set_swap_module_params_on_conversion(was),
+        ),
+        (
+            lambda: future.get_overwrite_module_params_on_conversion(),
+            lambda was: future.set_overwrite_module_params_on_conversion(was),
+        ),
+        (lambda: torch._C._get_graph_executor_optimize(), lambda was: torch._C._set_graph_executor_optimize(was)),
+        (lambda: cuda.cudnn_sdp_enabled(), lambda was: cuda.enable_cudnn_sdp(was)),
+        (lambda: invariants.is_enabled(), lambda was: invariants.enable() if was else invariants.disable()),
+        *(_attribute(part, "fp32_precision") for part in parts),
+    ]
 
 
 _UNREADABLE = object()

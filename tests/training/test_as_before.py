@@ -220,6 +220,39 @@ SWITCHES = {
     "attention's kernels": (torch.backends.cuda.flash_sdp_enabled, lambda: torch.backends.cuda.enable_flash_sdp(False)),
     "numpy's errors": (numpy.geterr, lambda: numpy.seterr(all="ignore")),
     "autocast": (lambda: torch.is_autocast_enabled("cpu"), lambda: torch.set_autocast_enabled("cpu", True)),
+    "denormals": (lambda: float(torch.tensor(1e-40)), lambda: torch.set_flush_denormal(True)),
+    "numpy's print options": (numpy.get_printoptions, lambda: numpy.set_printoptions(precision=2)),
+    "autograd's threads": (
+        lambda: torch._C._is_multithreading_enabled(),
+        lambda: torch.autograd.set_multithreading_enabled(False),
+    ),
+    "autocast's cache": (torch.is_autocast_cache_enabled, lambda: torch.set_autocast_cache_enabled(False)),
+    "distributions": (
+        lambda: torch.distributions.Distribution._validate_args,
+        lambda: torch.distributions.Distribution.set_default_validate_args(False),
+    ),
+    "swapped parameters": (
+        torch.__future__.get_swap_module_params_on_conversion,
+        lambda: torch.__future__.set_swap_module_params_on_conversion(True),
+    ),
+    "overwritten parameters": (
+        torch.__future__.get_overwrite_module_params_on_conversion,
+        lambda: torch.__future__.set_overwrite_module_params_on_conversion(True),
+    ),
+    "the JIT's optimizer": (
+        torch._C._get_graph_executor_optimize,
+        lambda: torch._C._set_graph_executor_optimize(False),
+    ),
+    "sparse invariants": (
+        torch.sparse.check_sparse_tensor_invariants.is_enabled,
+        torch.sparse.check_sparse_tensor_invariants.enable,
+    ),
+    "oneDNN's precision": (
+        lambda: getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None),
+        lambda: (
+            hasattr(torch.backends.mkldnn, "matmul") and setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")
+        ),
+    ),
     "the default device": (torch.get_default_device, lambda: torch.set_default_device("meta")),
 }
 
