@@ -124,7 +124,8 @@ class Intent:
         if self.peak_lr is None or self.schedule is None:
             return None
         warm = self.warmup_steps or 0
-        if step < warm:
+        # its end, too: where the warm-up is the whole run, nothing falls after it
+        if warm and step <= warm:
             return self.peak_lr * step / warm
         if self.schedule == "constant":
             return self.peak_lr

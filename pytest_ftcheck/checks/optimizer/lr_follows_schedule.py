@@ -19,7 +19,8 @@ NAME = "lr_follows_schedule"
 #: Tolerated distance from the declared rate, as a share of the peak; a shift of one step is tolerated as well, because schedules count
 #: from 0 or from 1, and end at 0 or one step before it.
 TOLERANCE = 0.05
-#: Steps that must be off before the schedule is another one.
+#: Steps that must be off before the schedule is another one. A single step shows a rate above the peak, and no shape: a lower rate may
+#: be the first of a warm-up.
 LEAST_MISSES = 2
 #: Without a declared schedule: share of the run, at its end, and least steps, at a learning rate of zero.
 IDLE_SHARE, IDLE_STEPS = 0.25, 5
@@ -108,12 +109,13 @@ def _rates_of_other_optimizer(trace: Trace) -> list[tuple[float, ...]]:
 
 
 def _best(trace: Trace, series: Sequence[Sequence[float]]) -> tuple[Sequence[float], list[float | None]]:
-    """The group that comes nearest to the declaration, else the one with the highest rate; and the rate declared for each step."""
+    """The group that comes nearest to the declaration, else the one with the highest rate; and the rate declared for each step and for
+    the one after the last, which a schedule that counts from 1 has already."""
     intent, n = trace.intent, len(series[0])
     peak = intent.peak_lr if intent is not None else None
-    declarations = [_expected(intent, range(n))]
+    declarations = [_expected(intent, range(n + 1))]
     if any(skipped := _skipped(trace)):
-        declarations.append(_expected(intent, [i + k for i, k in enumerate(skipped)]))
+        declarations.append(_expected(intent, [i + k for i, k in enumerate([*skipped, skipped[-1]])]))
 
     def distance(pair: tuple[Sequence[float], list[float | None]]) -> tuple[float, float]:
         rates, expected = pair
@@ -138,7 +140,10 @@ def _skipped(trace: Trace) -> list[int]:
 
 
 def _misses(rates: Sequence[float], expected: Sequence[float | None], peak: float) -> list[int]:
-    """Steps at which the rate is too far from the declared one, and from that of the step before and after it."""
+    """Steps at which the rate is too far from the declared one, and from that of the step before and after it.
+
+    :param expected: the declared rate of each step, and of the one after the last.
+    """
     out = []
     for i, rate in enumerate(rates):
         near = [e for e in expected[max(0, i - 1) : i + 2] if e is not None]
@@ -201,12 +206,28 @@ def _against_intent(
     intent = trace.intent
     if intent is None or not intent.peak_lr:
         return None
+    if len(best) < LEAST_MISSES and max(best) <= intent.peak_lr * (1 + TOLERANCE):
+        return _too_few_steps(intent, best, expected)
     if all(e is None for e in expected):
         return _peak_alone(intent, best)
     misses = _misses(best, expected, intent.peak_lr)
     if len(misses) < min(LEAST_MISSES, len(best)):
         return _constant_group(intent, series, best, expected)
     return _deviation(intent, best, expected, misses)
+
+
+def _too_few_steps(intent: Intent, best: Sequence[float], expected: Sequence[float | None]) -> Verdict | None:
+    """What so few steps leave open: a rate at or below the peak that is not the declared one; None: it is."""
+    peak = float(intent.peak_lr or 0.0)
+    if not _misses(best, [peak if e is None else e for e in expected], peak):
+        return None
+    return Verdict(
+        NAME,
+        "inconclusive",
+        f"Declared: {_declaration(intent)}; {plural(len(best), 'step')} at a learning rate of {number(best[0])} "
+        "may be the first of a warm-up, or another schedule.",
+        remedy=f"train {LEAST_MISSES} steps or more",
+    )
 
 
 def _peak_alone(intent: Intent, best: Sequence[float]) -> Verdict | None:
@@ -229,7 +250,7 @@ def _constant_group(
     intent: Intent, series: Sequence[Sequence[float]], best: Sequence[float], expected: Sequence[float | None]
 ) -> Verdict | None:
     """The best group follows the schedule; another one stays constant although its rate should change with it."""
-    known = [e for e in expected if e is not None]
+    known = [e for e in expected[: len(best)] if e is not None]
     peak = float(intent.peak_lr or 0.0)
     if intent.thaw_step or max(known) - min(known) < 0.5 * peak:
         return None
@@ -249,7 +270,7 @@ def _deviation(
 ) -> Verdict:
     """How the learning rate differs from the declared schedule."""
     peak, reached, n = float(intent.peak_lr or 0.0), max(best), len(best)
-    known = [e for e in expected if e is not None]
+    known = [e for e in expected[:n] if e is not None]
     changing = max(known) - min(known) > 0.2 * peak
     declared = _declaration(intent)
     if not any(best):

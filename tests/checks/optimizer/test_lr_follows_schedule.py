@@ -8,6 +8,7 @@ import pytest
 
 from pytest_ftcheck import Intent, check_lr_follows_schedule, example_trace
 from pytest_ftcheck.core.observations import Group, Step
+from pytest_ftcheck.core.recipe import Recipe
 
 GOOD = example_trace()
 PLAN = Intent(peak_lr=1e-3, schedule="linear", warmup_steps=6, total_steps=60)
@@ -238,3 +239,32 @@ def test_the_headline_has_the_rate_that_is_left():
     headline = check_lr_follows_schedule(run([1e-3 * 0.5**i for i in range(40)], intent=None)).headline
     assert "is at most" in headline
     assert "of its highest" in headline
+
+
+@pytest.mark.parametrize(
+    ("rate", "plan", "status"),
+    [
+        (1e-3 / 6, PLAN, "pass"),  # a warm-up that counts from 1: the run ended after its first step
+        (1e-3, Intent(peak_lr=1e-3, schedule="linear", warmup_steps=1, total_steps=1), "pass"),
+        (1e-3, Intent(peak_lr=1e-3, schedule="constant", warmup_steps=1), "pass"),
+        (0.0, PLAN, "pass"),
+        (5e-4, PLAN, "inconclusive"),
+        (1e-4, Intent(peak_lr=1e-3, schedule="constant"), "inconclusive"),
+        (1e-4, Intent(peak_lr=1e-3), "inconclusive"),
+        (1e-2, PLAN, "fail"),
+        (1e-2, Intent(peak_lr=1e-3), "fail"),
+    ],
+)
+def test_one_step_decides_a_rate_above_the_peak_alone(rate, plan, status):
+    verdict = check_lr_follows_schedule(run([rate], intent=plan))
+    assert verdict.status == status
+    assert verdict.fault == ("peak_lr_differs" if status == "fail" else "")
+    assert ("may be the first of a warm-up" in verdict.headline) is (status == "inconclusive")
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1, 3])
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_a_recipe_of_our_own_follows_itself_for_one_step(warmup, schedule):
+    recipe = Recipe(steps=1 if warmup == 1 else 10, warmup=warmup, schedule=schedule)
+    rates = [recipe.lr_at(0)]
+    assert fault(rates, intent=Intent().filled(recipe)) == ""
