@@ -89,6 +89,13 @@ class Optimizer:
     #: Optimizer steps before which, in the same iteration, the scheduler had already stepped.
     scheduler_stepped_first: int = 0
 
+    @property
+    def maximizes(self) -> bool:
+        """Every group has ``maximize=True``, and no other optimizer steps on the model: all steps ascend what ``backward()`` was called
+        on."""
+        groups = [g for g in self.groups if g.tensors]
+        return bool(groups) and not self.other_optimizer_steps and all(g.settings.get("maximize") for g in groups)
+
 
 @dataclass(frozen=True)
 class Gradients:

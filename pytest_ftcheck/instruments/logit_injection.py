@@ -60,6 +60,7 @@ class Injector:
         self.model, self.reader, self.batch, self.site = model, reader, batch, site
         self._fired = 0
         self._form: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+        self._sign = 1.0
         self._memory: dict[nn.Module, list[Any]] = {}
         self._early = self._before_site()
         self._cpu, self._python = torch.get_rng_state(), random.getstate()
@@ -69,13 +70,19 @@ class Injector:
         self._form = form
         return self
 
+    def minus(self) -> Injector:
+        """The same for minus the loss."""
+        other = copy.copy(self)
+        other._sign = -self._sign
+        return other
+
     # ------------------------------------------------------------------ evaluating
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor | None = None, *, seed: int | None = None
     ) -> torch.Tensor:
         """The loss for these logits (and labels)."""
         value: torch.Tensor = self._evaluate(logits, lambda batch: as_loss(self.reader.loss(batch)[0]), labels, seed)
-        return value
+        return value if self._sign > 0 else -value
 
     def gradient(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, torch.Tensor | None]:
         """The loss and its gradient with respect to the logits; None: it has none."""

@@ -11,8 +11,10 @@ from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check, not_measured
 from . import faults
 from .record import ReferenceGradient, ReferenceStep
-from .reference_faults import NAME, OTHER, Comparison, reference_verdicts, settled
+from .reference_faults import NAME, OTHER, Comparison, descended_gradients, reference_verdicts, settled
 
+#: The note of a verdict on minus the gradient.
+MINUS = "the optimizer maximizes (maximize=True): compared is minus the gradient that it found, which it descends"
 LIMIT = (
     "the optimizer finds the gradient of the loss (cosine >= 0.99), and not exactly (cosine >= 0.999) that of the last batch alone, of the "
     "step before, or of all batches since the run began; no part points backwards; the length is the declared one"
@@ -64,7 +66,8 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
     >>> check_grads_match_reference(example_trace()).status
     'inconclusive'
     """
-    record = trace.measured(ReferenceGradient)
+    found_by_optimizer = trace.measured(ReferenceGradient)
+    record = None if found_by_optimizer is None else descended_gradients(trace, found_by_optimizer)
     rows = _rows(record) if record is not None else ()
     if found := reference_verdicts(trace):
         first, *others = found
@@ -85,7 +88,8 @@ def check_grads_match_reference(trace: Trace) -> Verdict:
     if not cosines and not record.watched_steps and not slopes:
         headline = f"{(record.reason or 'no gradient to compare').rstrip('.')}."
         return Verdict(NAME, "skipped", headline, measured=MEASURED)
-    results, notes = [], []
+    results: list[str] = []
+    notes = [] if record is found_by_optimizer else [MINUS]
     if cosines:
         least = min(cosines)
         gradient = "the loss's gradient" if least >= OTHER else "a gradient of another direction than the loss's"

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 
 from ...core.formatting import number, percent, plural, shorten
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
+from ..loss.objective import descends_minus_measured
 from ..spec import Fault
 from . import faults
 from .record import GradientMatch, ReferenceGradient, ReferenceStep, Slope
@@ -113,7 +115,7 @@ def reference_verdicts(trace: Trace) -> tuple[Verdict, ...]:
     record = trace.measured(ReferenceGradient)
     found: list[Verdict | None] = [clipping_without_effect(trace)]
     if record is not None:
-        view = Comparison(trace, record)
+        view = Comparison(trace, descended_gradients(trace, record))
         found = [*(finder(view) for finder in FINDERS), *found]
     return tuple(sorted((v for v in found if v is not None), key=lambda v: v.status != "fail"))
 
@@ -126,6 +128,38 @@ def found_by_reference(trace: Trace, *candidates: Fault) -> Fault | None:
             verdict = failed[fault.name]
             return fault.because(verdict.causes[0], verdict.remedy)
     return None
+
+
+def descended_gradients(trace: Trace, record: ReferenceGradient) -> ReferenceGradient:
+    """The record, with what an optimizer that maximizes descends: minus the gradient that it found.
+
+    That is so where it found the opposite of the loss's gradient at every step (a log-likelihood). If the loss is itself minus that of
+    the task, its opposite is what it climbs.
+    """
+    cosines = [m.cosine for s in record.steps if (m := s.part("all")) is not None and m.cosine is not None]
+    limit = BACKWARDS if Comparison(trace, record).reproduced else NEGATED
+    if not trace.optimizer.maximizes or not cosines or max(cosines) > limit or descends_minus_measured(trace):
+        return record
+    return replace(record, steps=tuple(_of_minus(step) for step in record.steps))
+
+
+def _of_minus(step: ReferenceStep) -> ReferenceStep:
+    """The step, with minus the gradient that the optimizer found; which tensors then fit least is not known."""
+
+    def minus(cosine: float | None) -> float | None:
+        return None if cosine is None else -cosine
+
+    parts = tuple(
+        replace(
+            m,
+            cosine=minus(m.cosine),
+            last_batch=minus(m.last_batch),
+            previous_step=minus(m.previous_step),
+            since_start=minus(m.since_start),
+        )
+        for m in step.parts
+    )
+    return replace(step, parts=parts, wrong_direction=(), least_aligned=())
 
 
 # ------------------------------------------------------------------ one function a fault

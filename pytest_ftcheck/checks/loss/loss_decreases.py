@@ -23,7 +23,7 @@ from ..optimizer.partly_frozen_head import blocks_gradients, explain_partly_froz
 from ..spec import Stage, Symptom, check
 from . import faults
 from .loss_in_loop import judge_loss_in_loop
-from .record import LossShape
+from .objective import MINUS, descended_losses, descended_shape
 
 NAME = "loss_decreases"
 #: Least relative drop of the probe loss that counts by itself: no broken trainer of 60 x 4 passed it (needs 60 steps or so).
@@ -69,6 +69,12 @@ def check_loss_decreases(trace: Trace, *, min_drop: float = LEAST_DROP, alpha: f
     """
     fraction("min_drop", min_drop)
     fraction("alpha", alpha)
+    descended = descended_losses(trace)
+    verdict = _judge_fall(descended, min_drop, alpha)
+    return verdict if descended is trace else dataclasses.replace(verdict, notes=(*verdict.notes, MINUS))
+
+
+def _judge_fall(trace: Trace, min_drop: float, alpha: float) -> Verdict:
     no_step = no_step_verdict(NAME, trace, _measured(trace.probe_loss))
     # an optimizer that no hook sees may have stepped: then the weights change, or the losses fall
     if no_step is not None and no_step.status == "fail" and (trace.backward_error or not _falls(trace.losses, alpha)):
@@ -501,7 +507,7 @@ def _on_another_scale(trace: Trace) -> bool:
 def _raises_the_labels(trace: Trace) -> bool:
     """The loss was measured at chosen logits, and raises the label's own logit in every row: it is the task's, though it may weight rows
     otherwise than the standard loss (class weights, focal)."""
-    shape = trace.measured(LossShape)
+    shape = descended_shape(trace)
     return shape is not None and shape.direction_known and shape.agreement == 1
 
 

@@ -11,6 +11,7 @@ from ..spec import Stage, Symptom, check, not_measured
 from . import faults, label_use, logit_response, loss_terms
 from .ctc_in_loop import CTC_BLANK_IN_TARGETS, CTC_ON_LOGITS, judge_ctc
 from .loss_in_loop import judge_loss_in_loop, loss_not_seen, term_without_gradient
+from .objective import MINUS, descended_shape, descends_minus_measured
 from .record import LossShape
 from .regression_targets import find_classes_as_numbers
 
@@ -111,7 +112,7 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
         return wrong
     if wrong := loss_terms.find_wrong_outputs(trace):
         return wrong
-    shape = trace.measured(LossShape)
+    shape = descended_shape(trace)
     if shape is None:
         declares = "" if trace.reading.task == "embedding" else "task"  # which then is judged: it is no other
         return not_measured("loss_matches_task", trace, LossShape, declares=declares)
@@ -129,7 +130,8 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
         return not_seen
     if remark := term_without_gradient(trace, "loss_matches_task"):
         return remark
-    return Verdict("loss_matches_task", "pass", _pass_headline(shape), notes=_notes(shape))
+    notes = (*((MINUS,) if descends_minus_measured(trace) else ()), *_notes(shape))
+    return Verdict("loss_matches_task", "pass", _pass_headline(shape), notes=notes)
 
 
 def _pass_headline(shape: LossShape) -> str:

@@ -145,6 +145,8 @@ class LossShape(Measurement, probe="loss_shape"):
     size_of_class: float | None = None
     #: Large logits stay the same when the last matrices are halved: they do not depend on the initial weights' scale. None: not large.
     scale_free: bool | None = None
+    #: The same of minus the loss, where the loss points away from the labels: an optimizer that maximizes descends that. None: it does not.
+    of_minus: LossShape | None = None
     #: Smallest number of values that a BatchNorm in training mode normalises over at once; its name.
     norm_values: int | None = None
     norm_name: str = ""

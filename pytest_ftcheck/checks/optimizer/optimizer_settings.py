@@ -14,6 +14,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..expected_roles import should_learn
 from ..gradients import faults as gradient_faults
+from ..loss.objective import descends_minus_measured
 from ..spec import Stage, check, combine
 from ..tensor_state import EPS_SHARE
 from . import faults
@@ -151,7 +152,7 @@ def _maximizes(trace: Trace) -> Verdict | None:
     fell = len(losses) > 1 and losses[-1] < losses[0]
     negative = bool(losses) and losses[0] < 0
     maximizing = [g for g in trace.optimizer.groups if g.settings.get("maximize") and g.tensors]
-    if not maximizing or fell or negative:
+    if not maximizing or fell or negative or descends_minus_measured(trace):
         return None
     rose = f": the loss went from {number(losses[0])} to {number(losses[-1])}" if len(losses) > 1 else ""
     return faults.MAXIMIZES.verdict(

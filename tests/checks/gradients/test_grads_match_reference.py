@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftcheck import Intent, check_grads_match_reference, check_grads_nonzero, example_trace
+from pytest_ftcheck.checks.gradients.grads_match_reference import MINUS
 from pytest_ftcheck.checks.gradients.record import (
     Exchange,
     GradientMatch,
@@ -24,6 +25,7 @@ from pytest_ftcheck.checks.gradients.reference_faults import (
     SAME,
     UNCLIPPED,
 )
+from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.core.observations import Iteration
 
 GOOD = example_trace()
@@ -365,3 +367,35 @@ def test_wording():
         "zero_grad() is called between the batches of a step, so 75 % of the rows never reach the weights",
     )
     assert verdict.remedy == "call zero_grad() only after optimizer.step(), under accelerator.accumulate(), too"
+
+
+# ------------------------------------------------------------------ an optimizer that maximizes
+def maximizing(*settings):
+    groups = tuple(replace(GOOD.optimizer.groups[0], settings=s) for s in settings or ({"maximize": 1.0},))
+    return replace(GOOD, optimizer=replace(GOOD.optimizer, groups=groups))
+
+
+ASCENDED = (step(0, cosine=-1.0, wrong_direction=("a",)), step(1, cosine=-1.0, wrong_direction=("a",)))
+
+
+def test_an_optimizer_that_maximizes_descends_the_opposite_of_the_gradient():
+    verdict = judged(
+        *(replace(s, parts=tuple(replace(p, cosine=-1.0) for p in s.parts)) for s in ASCENDED), trace=maximizing()
+    )
+    assert (verdict.status, verdict.notes) == ("pass", (MINUS,))
+    assert "cosine 1.00" in verdict.headline
+
+
+def test_a_part_that_goes_the_other_way_than_the_rest_is_negated_all_the_same():
+    assert outcome(judged(*ASCENDED, trace=maximizing())) == ("fail", "grads_negated")
+
+
+def test_groups_that_do_not_all_maximize_are_compared_as_they_are():
+    assert outcome(judged(*ASCENDED, trace=maximizing({"maximize": 1.0}, {}))) == ("fail", "grads_negated")
+
+
+def test_an_optimizer_that_maximizes_climbs_the_opposite_of_a_log_likelihood():
+    shape = LossShape(kind="single", cosine=-1.0, of_minus=LossShape(kind="single", cosine=1.0))
+    record = ReferenceGradient(steps=ASCENDED, loss_connected=True)
+    trace = replace(maximizing(), measurements={"reference": record, "loss_shape": shape})
+    assert outcome(check_grads_match_reference(trace)) == ("fail", "grads_negated")

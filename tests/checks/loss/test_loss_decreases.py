@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from pytest_ftcheck import Intent, check_loss_decreases, diagnose, example_trace
 from pytest_ftcheck.checks.loop.record import LoopCalls, LossCall
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, RISE
+from pytest_ftcheck.checks.loss.objective import MINUS
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.core.observations import Descent, Iteration, ProbeLoss, ProbeLossPoint
 
@@ -632,3 +633,50 @@ def test_a_reweighted_loss_may_raise_the_standard_loss(agreement, status):
     )
     trace = replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=points), measurements={"loss_shape": shape})
     assert check_loss_decreases(trace).status == status
+
+
+# ------------------------------------------------------------------ a maximized objective
+def maximizing(trace, *settings, other_steps=0):
+    """The trace, of an optimizer with these settings for a group each."""
+    groups = tuple(replace(trace.optimizer.groups[0], settings=s) for s in settings or ({"maximize": 1.0},))
+    optimizer = replace(trace.optimizer, groups=groups, other_optimizer_steps=other_steps)
+    return replace(trace, optimizer=optimizer)
+
+
+def of_probe(first, last, *, losses=None, **changes):
+    """A trace whose probe loss, and whose training loss, went from one number to another."""
+    trace = run(losses=losses or [first + (last - first) * i / 19 for i in range(20)])
+    points = tuple(replace(p, loss=v) for p, v in zip(trace.probe_loss.points, (first, last), strict=True))
+    return replace(trace, probe_loss=replace(trace.probe_loss, points=points), **changes)
+
+
+def test_a_maximized_log_likelihood_is_judged_by_its_rise():
+    verdict = check_loss_decreases(maximizing(of_probe(-0.7, -0.1)))
+    assert (verdict.status, verdict.notes[-1]) == ("pass", MINUS)
+    assert verdict.headline.startswith("The probe loss fell by 86 %, 0.7000 -> 0.1000")
+    assert check_loss_decreases(maximizing(of_probe(-0.7, -1.4))).status == "fail"
+
+
+def test_a_maximized_log_likelihood_without_a_probe():
+    trace = replace(of_probe(-0.7, -0.1), probe_loss=None)
+    assert check_loss_decreases(maximizing(trace)).status == "pass"
+    assert check_loss_decreases(trace).status == "fail"
+
+
+@pytest.mark.parametrize("settings", [({"maximize": 1.0}, {}), ({},)])
+def test_groups_that_do_not_all_maximize_are_judged_by_the_fall(settings):
+    assert check_loss_decreases(maximizing(of_probe(-0.7, -0.1), *settings)).status == "fail"
+    assert check_loss_decreases(maximizing(of_probe(-0.7, -0.1), other_steps=3)).status == "fail"
+
+
+def test_a_plain_loss_that_is_maximized_rises():
+    assert check_loss_decreases(maximizing(of_probe(0.7, 2.1))).status == "fail"
+    shape = {"loss_shape": LossShape(kind="single", cosine=0.9)}  # below zero, and yet a loss: minus a margin
+    assert check_loss_decreases(maximizing(of_probe(-0.7, -0.1, measurements=shape))).status == "fail"
+
+
+def test_a_loop_that_returns_the_loss_and_maximizes_minus_it():
+    falling = [0.7 - 0.03 * i for i in range(20)]
+    shape = LossShape(kind="single", cosine=-1.0, of_minus=LossShape(kind="single", cosine=1.0))
+    trace = of_probe(-0.7, -0.1, losses=falling, measurements={"loss_shape": shape})
+    assert check_loss_decreases(maximizing(trace)).status == "pass"

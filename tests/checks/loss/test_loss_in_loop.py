@@ -14,10 +14,13 @@ from pytest_ftcheck.core.observations import Metric
 CALLS = tuple(LossCall(i, "cross_entropy", "output", rows=16, predicted=0.5) for i in (0, 1, 2, 4))
 
 
-def fault(calls, accuracy=0.5):
+def fault(calls, accuracy=0.5, groups=({},)):
     metrics = () if accuracy is None else (Metric("accuracy", accuracy, 0.9, 64, "probe rows"),)
     loop = LoopCalls(recipe_loop=False, iterations=(0, 1, 2, 4), losses=tuple(calls))
-    verdict = judge_loss_in_loop(example_trace(metrics=metrics, measurements={"loop": loop}), "loss_matches_task")
+    trace = example_trace(metrics=metrics, measurements={"loop": loop})
+    of_settings = tuple(dataclasses.replace(trace.optimizer.groups[0], settings=s) for s in groups)
+    trace = dataclasses.replace(trace, optimizer=dataclasses.replace(trace.optimizer, groups=of_settings))
+    verdict = judge_loss_in_loop(trace, "loss_matches_task")
     return None if verdict is None else verdict.fault
 
 
@@ -31,6 +34,11 @@ def test_healthy_calls_show_nothing():
 
 def test_a_loss_that_is_always_maximised():
     assert fault(with_all(negated=True)) == "loss_negated"
+
+
+def test_what_is_maximised_by_a_maximizing_optimizer_is_descended():
+    assert fault(with_all(negated=True), groups=({"maximize": 1.0},)) is None
+    assert fault(with_all(negated=True), groups=({"maximize": 1.0}, {})) == "loss_negated"
 
 
 def test_an_adversarial_term_beside_a_loss_that_is_minimised():

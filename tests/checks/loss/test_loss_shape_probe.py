@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, FunnelConfig, FunnelForMaskedLM
 
 from pytest_ftcheck import Intent, check_logits_unbounded, check_loss_matches_task, check_loss_stable, finetune
+from pytest_ftcheck.checks.loss.objective import MINUS
 from pytest_ftcheck.checks.loss.probe.loss_shape import ASCENT_PASSES, PASSES
 from pytest_ftcheck.checks.loss.record import LossShape
 from pytest_ftcheck.core.trace import Trace
@@ -497,3 +498,28 @@ def test_what_runs_before_the_last_layer_is_computed_once():
         finetune(model, batches(), loss_fn=simple(F.cross_entropy), head="classifier", steps=2, probes=probes)
         passes.append(len(runs))
     assert passes[1] - passes[0] <= PASSES + ASCENT_PASSES + 1  # what cost() says, for about a hundred questions
+
+
+# ------------------------------------------------------------------ an optimizer that maximizes
+def ascending(loss, kind="single", **settings):
+    """The verdict on a loss of logits and labels, of an optimizer with these settings."""
+    torch.manual_seed(0)
+    model = Small(1 if kind in ("binary", "numbers") else CLASSES)
+    return check_loss_matches_task(
+        run(kind, simple(loss), model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3, **settings))
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [("single", F.cross_entropy), ("tags", bce), ("numbers", lambda z, y: F.mse_loss(z[:, 0], y))],
+)
+def test_minus_the_loss_is_judged_where_the_optimizer_maximizes(kind, loss):
+    verdict = ascending(lambda z, y: -loss(z, y), kind, maximize=True)
+    assert (verdict.status, verdict.notes[:1]) == ("pass", (MINUS,))
+    assert ascending(lambda z, y: -loss(z, y), kind).fault == "loss_negated"
+    assert MINUS not in ascending(loss, kind, maximize=True).notes
+
+
+def test_a_fault_of_minus_the_loss_is_named():
+    assert ascending(lambda z, y: -F.cross_entropy(z.softmax(-1), y), maximize=True).fault == "double_softmax"

@@ -43,6 +43,8 @@ PASSES, RECALLED_PASSES = 6, (0, 2)
 ASCENT_ROWS, ASCENT_PASSES = 2, 6
 #: Different whole numbers up to which labels may be classes.
 MOST_LEVELS = 32
+#: Sound losses have a cosine of 0.5 to 1 with the gradient of the standard loss: below minus that, a loss is the negative of one.
+AWAY = -0.5
 #: Logits of this size (rms around a row's mean) are large compared with those of a head near zero.
 LARGE = 1.0
 
@@ -90,8 +92,10 @@ class LossShapeProbe(Probe):
                     rows=self.rows,
                     reason=f"calling the loss with chosen logits raised {type(error).__name__}: {str(error)[:160]}",
                 )
+            labels = _labels(context)
             self.shape = dataclasses.replace(
                 shape,
+                of_minus=None if shape.of_minus is None else dataclasses.replace(shape.of_minus, **labels),
                 other_terms=self._other_terms(shape),
                 largest_margin=self._largest_margin(shape),
                 output_bounds=self._output_bounds(shape),
@@ -100,7 +104,7 @@ class LossShapeProbe(Probe):
                 norm_values=norm_values,
                 norm_name=norm_name,
                 **_spread(logits, "first"),
-                **_labels(context),
+                **labels,
             )
 
     def _largest_margin(self, shape: LossShape) -> float | None:
@@ -265,7 +269,11 @@ def _measure(
         if responds is None:
             continue
         shape = dataclasses.replace(shape, site=names[injector.site], depends=responds[0], differentiable=responds[1])
-        shape = queries.describe(shape, injector) if responds[1] else shape
+        if responds[1]:
+            known = queries.describe(shape, injector)
+            if known.cosine is not None and known.cosine < AWAY:
+                known = dataclasses.replace(known, of_minus=queries.describe(shape, injector.minus()))
+            shape = known
         break
     else:
         # the model itself returns plain logits, and the loss called it: its output is not used in the loss
