@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .tensor_bytes import of_bytes
+
 #: The number of workers, which pytest-xdist sets in each of them.
 WORKERS = "PYTEST_XDIST_WORKER_COUNT"
 
@@ -79,7 +81,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     if isinstance(value, torch.Tensor):
         dense = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
         yield f"{dense.dtype} {tuple(dense.shape)}".encode()
-        yield dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield of_bytes(dense, bytes) or b""
     elif isinstance(value, Mapping):  # BatchEncoding, too
         for key in sorted(value, key=str):
             yield str(key).encode("utf-8", "backslashreplace")

@@ -17,6 +17,7 @@ from .batches import with_labels, with_values
 from .model_outputs import as_loss, logits_in
 from .nested_values import cloned
 from .reader import Reader
+from .tensor_bytes import are_values
 
 
 def put_logits(output: Any, logits: torch.Tensor) -> Any:
@@ -125,6 +126,10 @@ class Injector:
 
             def replace(_: Any, __: Any, output: Any) -> Any:
                 self._fired += 1
+                if not are_values():
+                    raise ValueError(
+                        "the model is called inside a transform of torch.func, which its rows do not enter together"
+                    )
                 replaced = put_logits(output, logits if self._form is None else self._form(logits, -1))
                 if replaced is None:
                     raise ValueError("the output to be replaced has changed its shape")

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from .sharded_tensors import local
+from .tensor_bytes import are_values
 from .uncompiled import leave_uncompiled
 from .undisturbed import is_probing, off_while_probing
 
@@ -84,6 +85,8 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_dynamo_compiling():
             return func(*args, **kwargs)  # in a compiled graph nothing is observed, and nothing of ours is in it
+        if not are_values():
+            return func(*args, **kwargs)  # inside a transform of torch.func there is nothing to be read
         backward = func is torch.Tensor.backward or func is torch.autograd.backward
         if backward:
             if not is_probing() and (loss := _backpropagated(args, kwargs)) is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .kept_attributes import kind_of, own_attributes
+from .tensor_bytes import of_bytes
 from .undisturbed import modules_of, named_tensors_of
 
 #: Values compared of one model, and how deep objects inside objects are looked into.
@@ -92,8 +93,9 @@ def _walk(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[s
 
 def _digest(tensor: torch.Tensor) -> bytes:
     """Of its bytes; of a tensor that is large, or elsewhere, of how often it was written to."""
-    if tensor.device.type != "cpu" or tensor.numel() > 100_000 or tensor.layout is not torch.strided:
-        counted = 0 if tensor.is_inference() else tensor._version
-        return f"{id(tensor)} {counted}".encode()
-    plain = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1)
-    return hashlib.sha256(plain.view(torch.uint8).numpy().tobytes()).digest() if plain.numel() else b""
+    if tensor.device.type == "cpu" and tensor.numel() <= 100_000:
+        found = of_bytes(tensor, lambda view: hashlib.sha256(view).digest())
+        if found is not None:
+            return found
+    counted = 0 if tensor.is_inference() else tensor._version
+    return f"{id(tensor)} {counted}".encode()

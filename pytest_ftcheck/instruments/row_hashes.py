@@ -302,9 +302,10 @@ def _strip(ids: np.ndarray, keep: np.ndarray, pad: int | None) -> np.ndarray:
 
 def _numpy(value: torch.Tensor) -> np.ndarray:
     value = value.cpu()
-    if value.dtype == torch.bfloat16:
-        value = value.float()
-    return np.array(value.numpy())
+    # of a copy: numpy() makes the storage one that cannot be resized
+    own = value.float() if value.dtype == torch.bfloat16 else value.clone()
+    plain: np.ndarray = own.numpy()
+    return plain
 
 
 def vocabulary_of(model: nn.Module) -> int | None:

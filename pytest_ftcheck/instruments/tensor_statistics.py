@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 
 import torch
 
@@ -11,14 +10,6 @@ from ..core.observations import Histogram, Statistics
 from .sharded_tensors import local
 
 BINS = 48
-
-
-def digest(tensor: torch.Tensor) -> int | None:
-    """Checksum of every byte: shows whether anything changed, without a copy."""
-    if tensor.device.type == "meta" or tensor.is_sparse:
-        return None
-    flat = local(tensor).detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
 
 
 def nonfinite(buffer: torch.Tensor) -> int:

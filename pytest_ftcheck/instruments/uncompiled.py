@@ -9,13 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from .tensor_bytes import are_values
 
-def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
+
+def outside_graphs(hook: Callable[..., None], unread: Callable[[], None] | None = None) -> Callable[..., None]:
     """A hook of a module: where torch.compile traces through its place, the graph is the same as without it, and it is not called.
 
     The hooks of a model that is compiled as a whole run outside its graph, and are called. A copy of the module, also a pickled one, has
     in its place a function that does nothing: ``torch.save(model)`` works while the model is watched, and what it saves can be loaded
     where this package is not installed.
+
+    Where the model is called inside a transform of ``torch.func``, or with fake tensors, there are no values to be read: the hook is not
+    called. What it raises is dropped, as it runs inside the user's call of the model.
+
+    :param unread: called instead of the hook where there are no values: what it would have noted is not known.
 
     >>> import copy
     >>> hook = outside_graphs(print)
@@ -23,18 +30,25 @@ def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
     called
     >>> copy.deepcopy(hook)("not called")
     """
-    return _Hook(hook).__exit__
+    return _Hook(hook, unread).__exit__
 
 
 class _Hook:
     """A hook as a method of the name that `contextlib.nullcontext` has for one that does nothing: that is how a method is pickled."""
 
-    def __init__(self, hook: Callable[..., None] | None = None) -> None:
-        self._hook = hook
+    def __init__(self, hook: Callable[..., None] | None = None, unread: Callable[[], None] | None = None) -> None:
+        self._hook, self._unread = hook, unread
 
     def __exit__(self, *args: Any) -> None:
         if not torch.compiler.is_dynamo_compiling() and self._hook is not None:
-            self._hook(*args)
+            self._note(self._hook, *args)
+
+    def _note(self, hook: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(Exception):
+            if are_values():
+                hook(*args)
+            elif self._unread is not None:
+                self._unread()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return contextlib.nullcontext, ()

@@ -24,7 +24,8 @@ from ..instruments.optimizers import (
 )
 from ..instruments.sampled_elements import SampledElements
 from ..instruments.sharded_tensors import stored_parameters
-from ..instruments.tensor_statistics import digest, rms, series, statistics
+from ..instruments.tensor_bytes import digest
+from ..instruments.tensor_statistics import rms, series, statistics
 from .external_writes import ExternalWrites, share_retained
 from .gradient_statistics import GradientStatistics
 from .watched_optimizers import WatchedOptimizers

@@ -12,7 +12,8 @@ from ..core.observations import Buffer, Histogram, Statistics
 from ..instruments.parameter_roles import in_part, roles
 from ..instruments.sampled_elements import LARGE_BASE, LARGE_HEAD, row_stride
 from ..instruments.sharded_tensors import local, shape_here, stored_parameters
-from ..instruments.tensor_statistics import digest, nonfinite, statistics
+from ..instruments.tensor_bytes import digest
+from ..instruments.tensor_statistics import nonfinite, statistics
 
 
 @dataclass

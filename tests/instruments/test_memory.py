@@ -248,3 +248,47 @@ def test_what_is_half_lent_is_given_back():
     fresh.kept.pop()
     fresh.restore()
     assert [t.data_ptr() for t in tensors] == places
+
+
+class MemoryBank(nn.Module):
+    """Keeps a row of each batch in a buffer that grows where it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.classifier = nn.Linear(WIDTH, 8), nn.Linear(8, 2)
+        self.register_buffer("seen", torch.zeros(1, WIDTH))
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
+
+    def forward(self, x):
+        if self.training:
+            self.seen.resize_(len(self.seen) + 1, WIDTH)[-1].copy_(x[0])
+        return self.classifier(torch.relu(self.body(x)))
+
+
+def resizable(*things):
+    return [t.untyped_storage().resizable() for t in things]
+
+
+def test_a_buffer_grows_in_its_own_memory_while_it_is_watched(rows):
+    model = MemoryBank()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
+    with watch(model, probe_batch=rows[0]):
+        for x, y in rows:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    assert len(model.seen) == 1 + len(rows)
+    assert all(resizable(*model.buffers(), *rows[0], *optimizer.state[model.body.weight].values()))
+
+
+def test_what_a_run_has_read_can_be_resized_as_before(rows):
+    model = MemoryBank()
+    for p in model.body.parameters():
+        p.requires_grad_(False)
+    tokens = [(torch.randint(9, (16, WIDTH)), y.clone()) for _, y in rows]  # integers, as token ids are
+    held_out = [(x.clone(), y.clone()) for x, y in rows[:2]]
+    own = [(x.clone(), y.clone()) for x, y in rows]
+    finetune(model, own, eval_batches=held_out, lr=2e-2, steps=6)
+    model.body = nn.Sequential(nn.Embedding(9, 8), nn.Flatten(), nn.Linear(8 * WIDTH, 8))
+    finetune(model, tokens, lr=2e-2, steps=6)
+    assert all(resizable(*model.parameters(), *model.buffers(), *(t for b in (*own, *tokens, *held_out) for t in b)))

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import optimizer as optim_module
 
-from pytest_ftcheck import check_optimizer_covers_model, check_weights_move, diagnose, watch
+from pytest_ftcheck import check_optimizer_covers_model, check_weights_move, diagnose, finetune, watch
 from pytest_ftcheck.checks.loop.record import LoopCalls
+from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.instruments import loop_calls
 from pytest_ftcheck.integrations.framework_loop import StartedLoop
 
@@ -715,3 +716,66 @@ def test_what_nobody_can_watch(model):
         watch(3)
     with pytest.raises(TypeError, match="module is given, but the first argument"):
         watch(model, module=model)
+
+
+def by_per_sample_gradients(model, batch, optimizer, scheduler):
+    """As DP-SGD: a gradient a row, by ``torch.func``."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(weights, x, y):
+        return F.cross_entropy(torch.func.functional_call(model, weights, (x[None],)), y[None])
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")(weights, *batch)
+    for name, p in model.named_parameters():
+        p.grad = gradients[name].mean(0)
+    optimizer.step()
+
+
+def by_inner_step(model, batch):
+    """As MAML: the loss after a step on half of the rows."""
+    weights, (x, y) = dict(model.named_parameters()), batch
+
+    def loss(weights, rows):
+        return F.cross_entropy(torch.func.functional_call(model, weights, (x[rows],)), y[rows])
+
+    inner = torch.func.grad(loss)(weights, slice(0, None, 2))
+    return loss({name: p - 0.1 * inner[name] for name, p in weights.items()}, slice(1, None, 2))
+
+
+def by_row(model, batch):
+    """The model is called with one row of each batch at a time, by ``vmap``."""
+    return F.cross_entropy(torch.func.vmap(model, randomness="different")(batch[0][:, None])[:, 0], batch[1])
+
+
+def by_tangent(model, batch):
+    """A penalty on the change along a direction, by ``jvp``."""
+    x, y = batch
+    logits, tangent = torch.func.jvp(model, (x,), (torch.ones_like(x),))
+    return F.cross_entropy(logits, y) + 1e-3 * tangent.square().mean()
+
+
+@pytest.mark.parametrize("loss_fn", [by_inner_step, by_row, by_tangent])
+def test_a_loss_inside_a_transform_trains_the_same(loss_fn, model, rows):
+    def loop(model):
+        torch.manual_seed(1)
+        optimizer = adamw(model)
+        for batch in rows:
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            optimizer.step()
+
+    other = copy.deepcopy(model)
+    loop(other)
+    with watch(model, loss_fn=loss_fn, probe_batch=rows[0]) as w:
+        loop(model)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+    assert not diagnose(w.trace).having("fail")
+
+
+@pytest.mark.parametrize("loss_fn", [by_inner_step, by_row, by_tangent, None])
+def test_a_step_inside_a_transform_is_observed_where_it_can_be(loss_fn, model, rows):
+    kind = {"step": by_per_sample_gradients} if loss_fn is None else {"loss_fn": loss_fn}
+    trace = finetune(model, list(rows), optimizer=adamw(model), steps=8, probes=("modes", "loss_scale", "loop"), **kind)
+    assert len(trace.steps) == 8
+    assert not diagnose(trace).having("fail")
+    assert trace.measured(Modes).inputs_used == ()  # of the inner step's two calls one is not read

@@ -103,5 +103,9 @@ def _positions_and_types(call: Call, base: BaseModel | None, batch: Any, tokens:
 
 def _distinct(batch: Any, rows: int) -> int:
     """Different rows among the inputs of a batch."""
-    columns = [t.detach().reshape(rows, -1).double().cpu() for t in tensors_of(batch) if t.dim() and len(t) == rows]
+    columns = [
+        t.detach().reshape(rows, -1).to(torch.double, copy=True).cpu()
+        for t in tensors_of(batch)
+        if t.dim() and len(t) == rows
+    ]
     return len({b"".join(c[row].numpy().tobytes() for c in columns) for row in range(rows)})

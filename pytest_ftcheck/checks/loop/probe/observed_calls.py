@@ -26,6 +26,7 @@ from ....instruments.ctc_node import ctc_behind
 from ....instruments.linear_terms import RESHAPES, Term, is_linear
 from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ....instruments.probe import ModelContext, ProbeBase, ProbeContext
+from ....instruments.tensor_bytes import of_bytes
 from ....instruments.tokens import find_tokens
 from ....instruments.uncompiled import outside_graphs
 from ....instruments.undisturbed import is_probing, quiet
@@ -170,7 +171,9 @@ class LoopObserver(LoopCallListener):
         """From now on the loop's calls are noted; ``whole``: each call of ``backward()`` ends an iteration."""
         self.stop()
         self.iteration, self._batch, self._whole = iteration, batch, whole
-        self._handles.append(self.model.register_forward_hook(outside_graphs(self._called), with_kwargs=True))
+        self._handles.append(
+            self.model.register_forward_hook(outside_graphs(self._called, self._not_read), with_kwargs=True)
+        )
         for base in self.bases:
             hook = outside_graphs(self._hook_of(base))
             self._handles.append(base.module.register_forward_hook(hook, with_kwargs=True))
@@ -210,6 +213,10 @@ class LoopObserver(LoopCallListener):
             self._outputs |= {t.grad_fn for t in with_graph}
             self._memory |= {_memory_of(t) for t in with_graph if t.dim()}
             self._rows = _row_keys((args, kwargs))
+
+    def _not_read(self) -> None:
+        """Which rows the model was called with last is not known."""
+        self._rows = []
 
     def _hook_of(self, base: BaseModel) -> Any:
         signature = inspect.signature(base.module.forward)
@@ -429,7 +436,11 @@ def _two(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, 
 def _row_keys(arguments: Any) -> list[bytes]:
     """What tells rows apart: the first two-dimensional tensor that a model was called with."""
     first = next((t for t in tensors_in(arguments) if t.dim() == 2), None)
-    return [] if first is None else [row.numpy().tobytes() for row in first.detach().cpu().contiguous()]
+    whole = None if first is None else of_bytes(first, bytes)
+    if first is None or whole is None or not len(first):
+        return []
+    width = len(whole) // len(first)
+    return [whole[i * width : (i + 1) * width] for i in range(len(first))]
 
 
 def _labels_of_rows(batches: Sequence[Any]) -> dict[bytes, float | None]:

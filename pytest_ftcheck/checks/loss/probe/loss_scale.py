@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ....instruments.batches import tensors_in
 from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ....instruments.probe import ModelContext, ModelProbe
+from ....instruments.tensor_bytes import of_bytes
 from ....instruments.uncompiled import between_graphs, outside_graphs
 from ....instruments.undisturbed import is_probing
 from ..loss_scale_record import Backward, LossScale, Window
@@ -123,7 +124,9 @@ class StepObserver(LoopCallListener):
         # a loop may call the parts of the model and never the whole, as a Lightning module's training_step does; the hooks stay to the
         # end, for a compiled model is compiled again where one goes
         for module in (self.model, *self.model.children()):
-            self._hooks.append(module.register_forward_pre_hook(outside_graphs(self._called), with_kwargs=True))
+            self._hooks.append(
+                module.register_forward_pre_hook(outside_graphs(self._called, self._not_read), with_kwargs=True)
+            )
         self._begin()
 
     def stop(self) -> None:
@@ -156,6 +159,10 @@ class StepObserver(LoopCallListener):
             self._new_batch = self._new_batch and module is not self.model and given is None
             rows = None if given is None else len(given)
             self._batch = rows, _digest(given), kwargs.get("num_items_in_batch") is not None
+
+    def _not_read(self) -> None:
+        """Which rows the model was called with last is not known."""
+        self._batch, self._new_batch = (None, None, False), False
 
     def loss_called(self, function: str, loss: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A loss of torch, which may be behind the next ``backward()``."""
@@ -277,7 +284,8 @@ def _digest(tensor: torch.Tensor | None) -> Any:
         return None
     flat = tensor.detach().reshape(-1)
     some = flat[:: -(-flat.numel() // ELEMENTS)]
-    return tuple(tensor.shape), (some.double() if some.is_floating_point() else some).cpu().numpy().tobytes()
+    found = of_bytes(some.double() if some.is_floating_point() else some, bytes)
+    return None if found is None else (tuple(tensor.shape), found)
 
 
 def _place() -> tuple[Any, ...]:

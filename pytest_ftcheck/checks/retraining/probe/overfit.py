@@ -15,6 +15,7 @@ from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import named
 from ....instruments.tasks import IGNORED
+from ....instruments.tensor_bytes import of_bytes
 from ....instruments.tokens import find_tokens
 from ...head.probe.ablation import correct
 from ...head.probe.head import rows_of
@@ -317,5 +318,7 @@ def _attainable_from_prefixes(batch: Any, labels: torch.Tensor, shift: int) -> t
 
 
 def _bytes(value: torch.Tensor) -> bytes:
-    value = value.detach().cpu().contiguous()
-    return bytes(value.reshape(-1).view(torch.uint8).numpy().tobytes()) if value.numel() else b""
+    found = of_bytes(value, bytes)
+    if found is None:
+        raise TypeError("an input whose values cannot be read")
+    return found
