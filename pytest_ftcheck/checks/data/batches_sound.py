@@ -375,7 +375,8 @@ def _judge_same_batch(data: Data, trace: Trace) -> Verdict | None:
         return _verdict(
             data,
             faults.SAME_BATCH,
-            f"The model received the same batch at all {len(used)} observed steps; the steps were given {len(given)} different ones.",
+            f"In training mode the model received the same rows at all {len(used)} observed steps; the steps were given {len(given)} "
+            "different batches.",
             "the model receives the batch that the step is given",
         )
     batches = data.source_length or 0

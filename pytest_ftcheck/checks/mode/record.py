@@ -84,7 +84,8 @@ class Modes(Measurement, probe="modes"):
     dropped_logits_rate: float | None = None
     #: Where neither is: share of the logits that only passes in training mode set to exactly zero, others at each; None: there is none.
     zeroed_logits: float | None = None
-    #: Checksums of the tensor that each step's last pass received, and of the one in the batch that the step was given.
+    #: Checksums of the tensors that each step's passes in training mode received, of all of them together, and of the one in the batch that
+    #: the step was given.
     inputs_used: tuple[int, ...] = ()
     inputs_given: tuple[int, ...] = ()
     #: Batch normalisations that were in training mode at each observed step, and counted batches.

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pytest_ftcheck import (
     Intent,
     Trace,
+    check_batches_sound,
     check_dropout_active,
     check_eval_deterministic,
     check_grads_nonzero,
@@ -50,7 +51,8 @@ def traced(model, rows, steps=12, step=standard_step, **settings):
     """One run, through the user's own step unless ``step=None``."""
     if step is not None:
         settings.update(step=step, optimizer=torch.optim.SGD(model.parameters(), 0.1))
-    trace = finetune(model, rows, steps=steps, probes=("modes",), **settings)
+    settings.setdefault("probes", ("modes",))
+    trace = finetune(model, rows, steps=steps, **settings)
     assert Trace.from_json(trace.to_json()) == trace
     return trace
 
@@ -545,8 +547,41 @@ def test_a_step_that_keeps_one_batch(rows):
     modes = traced(model, rows, step=step).measured(Modes)
     assert len(set(modes.inputs_used)) == 1 < len(set(modes.inputs_given))
     assert modes.inputs_used[0] == modes.inputs_given[0]
+    assert check_batches_sound(traced(Net().train(), rows, step=step, probes=("modes", "data"))).fault == "same_batch"
     modes = traced(Net().train(), rows).measured(Modes)
     assert modes.inputs_used == modes.inputs_given
+
+
+def replays_before(model, batch, fixed):
+    return F.cross_entropy(model(fixed[0]), fixed[1]) + F.cross_entropy(model(batch[0]), batch[1])
+
+
+def replays_after(model, batch, fixed):
+    return F.cross_entropy(model(batch[0]), batch[1]) + F.cross_entropy(model(fixed[0]), fixed[1])
+
+
+def logs_after(model, batch, fixed):
+    loss = F.cross_entropy(model(batch[0]), batch[1])
+    with torch.no_grad():
+        model(fixed[0])
+    return loss
+
+
+@pytest.mark.parametrize("loss_of", [replays_before, replays_after, logs_after])
+def test_a_step_that_adds_the_same_rows_to_each_batch_has_another_batch_each_time(loss_of, rows):
+    fixed = rows[0]
+
+    def step(model, batch, optimizer, scheduler):
+        loss = loss_of(model, batch, fixed)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    trace = traced(Net().train(), rows, step=step, probes=("modes", "data"))
+    assert check_batches_sound(trace).status != "fail"
+    modes = trace.measured(Modes)
+    assert len(set(modes.inputs_used)) == len(set(modes.inputs_given)) > 1
 
 
 def test_a_batch_norm_that_stays_in_evaluation_mode(rows):

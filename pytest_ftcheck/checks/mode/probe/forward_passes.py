@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from ....instruments.kept_tensors import same_bits
+from ....instruments.tensor_bytes import digest
 from ....instruments.uncompiled import outside_graphs
+from ....instruments.undisturbed import is_probing
 from ..record import BatchNormStatistics
 from .dropout_sites import Site
 
@@ -20,18 +22,17 @@ from .dropout_sites import Site
 MOST_COMPARED = 1_000_000
 
 
-class LastTrainingPass:
-    """The model's last pass in training mode (those before it may be other probes'), by hooks until `remove`."""
+class TrainingPasses:
+    """The loop's passes of the model in training mode, by hooks until `remove`; those of probes are not the loop's."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.device = device
-        #: Checksums of the random states in which it began and ended; None: it drew no random numbers.
+        #: Checksums of the random states in which the last one that drew random numbers began and ended; None: none drew any.
         self.random_states: tuple[int, int] | None = None
-        #: Checksum of its input.
-        self.used: int | None = None
+        self._inputs: set[int | None] = set()
         self._began: int | None = None
         self._handles = [
-            model.register_forward_pre_hook(outside_graphs(self._begin), with_kwargs=True),
+            model.register_forward_pre_hook(outside_graphs(self._begin, self._not_read), with_kwargs=True),
             model.register_forward_hook(outside_graphs(self._end)),
         ]
 
@@ -40,18 +41,32 @@ class LastTrainingPass:
         for handle in self._handles:
             handle.remove()
 
-    def _random_state(self) -> int:
-        state = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
-        return zlib.crc32(state.numpy().tobytes())
+    @property
+    def used(self) -> int | None:
+        """Checksum of the inputs of all of them, each counted once; None: there was none, or one was not read."""
+        if None in self._inputs or not self._inputs:
+            return None
+        known = sorted(i for i in self._inputs if i is not None)
+        return known[0] if len(known) == 1 else zlib.crc32(repr(known).encode())
+
+    def _random_state(self) -> int | None:
+        return digest(torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state())
 
     def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._began = self._random_state() if module.training else None
-        if module.training:
-            self.used = input_checksum((args, kwargs))
+        self._began = None
+        if module.training and not is_probing():
+            self._inputs.add(input_checksum((args, kwargs)))
+            self._began = self._random_state()
 
     def _end(self, module: nn.Module, _args: Any, _out: Any) -> None:
-        if module.training and self._began is not None and (ended := self._random_state()) != self._began:
-            self.random_states = self._began, ended
+        began, self._began = self._began, None
+        if module.training and began is not None and (ended := self._random_state()) not in (began, None):
+            self.random_states = began, ended
+
+    def _not_read(self) -> None:
+        """A pass inside a transform of ``torch.func``."""
+        self._inputs.add(None)
+        self._began = None
 
 
 def input_checksum(value: Any) -> int | None:
@@ -59,7 +74,7 @@ def input_checksum(value: Any) -> int | None:
     if isinstance(value, torch.Tensor):
         if value.dim() < 2 or value.numel() > MOST_COMPARED:
             return None
-        return zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest(value)
     items = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
     return next((c for v in items if (c := input_checksum(v)) is not None), None)
 

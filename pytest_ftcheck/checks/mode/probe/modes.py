@@ -30,7 +30,7 @@ from .dropout_sites import (
     rate_at_the_end,
     zeroed_share,
 )
-from .forward_passes import BatchNormObserver, LastTrainingPass, input_checksum, modes_of_passes
+from .forward_passes import BatchNormObserver, TrainingPasses, input_checksum, modes_of_passes
 
 #: Rows run twice.
 ROWS = 4
@@ -66,7 +66,7 @@ class ModesProbe(Probe):
         self.random_states: list[tuple[int, int]] = []
         self.given: int | None = None
         self.used_and_given: list[tuple[int, int]] = []
-        self.last_pass: LastTrainingPass | None = None
+        self.passes: TrainingPasses | None = None
         self.unmeasured: dict[str, str] = {}
         self.fields: dict[str, Any] = {}
         self.in_evaluation: torch.Tensor | None = None
@@ -101,18 +101,18 @@ class ModesProbe(Probe):
         """Read the modes."""
         self.before_step = number, self.context.model.training, [s.module.training for s in self.sites]
         self.close()
-        self.last_pass = LastTrainingPass(self.context.model, self.context.device)
+        self.passes = TrainingPasses(self.context.model, self.context.device)
         self.given = input_checksum(split(batch)[0])
 
     def stepped(self, number: int) -> None:  # noqa: ARG002
         """Read the modes again: off is what was off before the step and is off after it."""
         assert self.before_step is not None
         self.due = False
-        if self.last_pass is not None:
-            if self.last_pass.random_states is not None:
-                self.random_states.append(self.last_pass.random_states)
-            if self.last_pass.used is not None and self.given is not None:
-                self.used_and_given.append((self.last_pass.used, self.given))
+        if self.passes is not None:
+            if self.passes.random_states is not None:
+                self.random_states.append(self.passes.random_states)
+            if self.passes.used is not None and self.given is not None:
+                self.used_and_given.append((self.passes.used, self.given))
             self.close()
         for norm in self.batch_norms:
             norm.observed += norm.module.training
@@ -128,9 +128,9 @@ class ModesProbe(Probe):
 
     def close(self) -> None:
         """Remove the hooks."""
-        if self.last_pass is not None:
-            self.last_pass.remove()
-            self.last_pass = None
+        if self.passes is not None:
+            self.passes.remove()
+            self.passes = None
 
     def after(self) -> None:
         """Run the model twice in each mode, and the user's evaluation once."""
