@@ -41,7 +41,16 @@ _CLIPPING = torch.nn.utils.clip_grad.__name__
 _CHOICES: set[Any] = {torch.argmax, torch.Tensor.argmax, torch.max, torch.Tensor.max, torch.topk, torch.Tensor.topk}
 #: All that is looked at.
 _NORMS: Any = torch._foreach_norm
-_OBSERVED = {torch.Tensor.backward, torch.autograd.backward, torch.clamp, _NORMS, _UNSCALE, *LOSSES, *_CHOICES}
+_OBSERVED = {
+    torch.Tensor.backward,
+    torch.autograd.backward,
+    torch.autograd.grad,
+    torch.clamp,
+    _NORMS,
+    _UNSCALE,
+    *LOSSES,
+    *_CHOICES,
+}
 
 
 class LoopCallListener:
@@ -49,6 +58,9 @@ class LoopCallListener:
 
     def backward_called(self, loss: torch.Tensor) -> None:
         """``loss.backward()`` or ``torch.autograd.backward(loss)`` is about to run; several losses come as their sum."""
+
+    def gradient_taken(self) -> None:
+        """``torch.autograd.grad`` is about to run: gradients of another way than ``backward()``."""
 
     def loss_called(self, function: str, loss: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """One of `LOSSES`, by its name, returned ``loss`` for these arguments; gradients were on."""
@@ -91,6 +103,8 @@ class _Calls(TorchFunctionMode):
         if backward:
             if not is_probing() and (loss := _backpropagated(args, kwargs)) is not None:
                 self._tell("backward_called", loss)
+        elif func is torch.autograd.grad and not is_probing():
+            self._tell("gradient_taken")
         elif func is _UNSCALE and not is_probing():
             self._tell("gradients_unscaled", args[2])
         out = func(*args, **kwargs)

@@ -42,6 +42,19 @@ LOSS_CUT_OFF = Fault(
     ),
     confidence="certain",
 )
+LOSS_WITHOUT_OUTPUT = Fault(
+    "loss_without_output",
+    Rank.LOSS_DISCONNECTED + 25,
+    "the loss does not depend on the model's output",
+    cause="backward() is only called on a penalty of the weights (weight decay, L1, L2): the loss of the model's output is computed and "
+    "dropped, or overwritten",
+    remedy="call backward() on the loss of the model's output plus the penalty",
+    explains=(
+        Symptom.STANDS_STILL,
+        Symptom.LOSS_WRONG,
+    ),
+    confidence="certain",
+)
 LOSS_IS_FLAT = Fault(
     "loss_is_flat",
     Rank.LOSS_DISCONNECTED + 70,

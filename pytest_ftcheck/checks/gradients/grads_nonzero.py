@@ -25,6 +25,7 @@ from ..tensor_state import (
 )
 from . import faults
 from .missing_gradient import FAULTS, MissingKind, explain_missing_gradient
+from .penalty_alone import penalty_alone_verdict
 from .severed import by_design, by_design_note, seldom, severed
 
 NAME = "grads_nonzero"
@@ -48,6 +49,7 @@ DESCRIPTIONS: dict[MissingKind, str] = {
     faults=(
         optimizer_faults.NO_STEP_TAKEN,
         faults.GRADIENTS_SWITCHED_OFF,
+        faults.LOSS_WITHOUT_OUTPUT,
         faults.PARAMETRIZATION_DECAYED,
         faults.GRADIENT_SATURATED,
         faults.NONFINITE,
@@ -92,6 +94,8 @@ def check_grads_nonzero(
             limit="backward runs at every iteration",
             measured=measured,
         )
+    if (verdict := penalty_alone_verdict(NAME, trace, measured)) is not None:
+        return verdict
     states = _states(tensors, trace)
     missing = [t for t in tensors if states[t.name] in ("none", "zero", "seldom")]
     bad = _faulty(tensors, states, missing, trace)

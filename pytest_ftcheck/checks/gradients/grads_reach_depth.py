@@ -16,6 +16,7 @@ from ...core.verdict import Verdict
 from ..spec import Stage, Symptom, check
 from ..tensor_state import EPS_SHARE, epsilon, gradient_state, largest_norm
 from . import faults
+from .penalty_alone import penalty_alone_verdict
 
 #: A gradient that is this many times smaller below than above has vanished if it is also too small for the optimizer.
 FALL = 1e3
@@ -50,7 +51,7 @@ class Layer:
 @check(
     stage=Stage.GRADIENTS,
     position=3,
-    faults=(faults.GRADS_VANISH, faults.GRADS_EXPLODE),
+    faults=(faults.LOSS_WITHOUT_OUTPUT, faults.GRADS_VANISH, faults.GRADS_EXPLODE),
     shows=(Symptom.STANDS_STILL, Symptom.BLOWS_UP, Symptom.INPUT_LOST),
 )
 def check_grads_reach_depth(trace: Trace) -> Verdict:
@@ -74,6 +75,8 @@ def check_grads_reach_depth(trace: Trace) -> Verdict:
             limit=LIMIT,
             measured=MEASURED,
         )
+    if (verdict := penalty_alone_verdict(NAME, trace, MEASURED)) is not None:
+        return verdict
     layers = _layers(trace)
     if len(layers) < 2:
         return Verdict(NAME, "skipped", "Fewer than two layers with a gradient to compare.", measured=MEASURED)

@@ -121,6 +121,8 @@ class LoopCalls(Measurement, probe="loop"):
     outputs: int = 0
     backwards: int = 0
     reached: int = 0
+    #: Every gradient that the loop took, in the other iterations of a watched loop, too, was that of a penalty of the weights alone.
+    weights_only: bool = False
 
     @property
     def detached(self) -> bool:

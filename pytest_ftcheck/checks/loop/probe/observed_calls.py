@@ -30,6 +30,7 @@ from ....instruments.tensor_bytes import of_bytes
 from ....instruments.tokens import find_tokens
 from ....instruments.uncompiled import outside_graphs
 from ....instruments.undisturbed import is_probing, quiet
+from ....instruments.weight_penalty import is_weight_penalty
 from ...inputs.probe.padding import received_mask
 from ..record import REGRESSION, BaseCall, CtcCall, LoopCalls, LossCall, LossParts
 from .bounded_input import bounds_of
@@ -112,6 +113,7 @@ class LoopProbe(ProbeBase[ModelContext]):
             outputs=seen.outputs,
             backwards=seen.backwards,
             reached=seen.reached,
+            weights_only=seen.weights_only is True,
             mask_effect=self.mask_effect,
         )
 
@@ -151,6 +153,8 @@ class LoopObserver(LoopCallListener):
         self.linear: list[_Linear] = []
         self.ctc: list[CtcCall] = []
         self.outputs = self.backwards = self.reached = self.iteration = 0
+        #: Whether every gradient so far was that of a penalty of the weights alone; None: there was none as yet.
+        self.weights_only: bool | None = None
         #: The base, token ids, mask and real tokens of a few rows to which the loop gave a wrong mask.
         self.example: tuple[BaseModel, torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
         self._through: nn.Module | None = (
@@ -335,6 +339,7 @@ class LoopObserver(LoopCallListener):
 
     def backward_called(self, loss: torch.Tensor) -> None:
         """Notes which losses and outputs are behind it."""
+        self._note_penalty(loss)
         if self._listening:
             with contextlib.suppress(Exception):
                 nodes = _behind(loss.grad_fn, self._outputs)
@@ -350,6 +355,18 @@ class LoopObserver(LoopCallListener):
             self._forget()
         if self._whole:
             self.iteration += 1
+
+    def _note_penalty(self, loss: torch.Tensor) -> None:
+        """At every call, until one is on something else than a penalty: which calls a loop makes may alternate."""
+        if self._on and not is_probing() and self.weights_only is not False:
+            self.weights_only = False  # also where the graph cannot be read
+            with contextlib.suppress(Exception):
+                self.weights_only = is_weight_penalty(loss.grad_fn, self.model)
+
+    def gradient_taken(self) -> None:
+        """What it is the gradient of is not looked at: so it is not certain that it is a penalty's."""
+        if self._on and not is_probing():
+            self.weights_only = False
 
 
 @dataclasses.dataclass(frozen=True)
