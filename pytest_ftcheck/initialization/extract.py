@@ -16,7 +16,7 @@ from ..instruments.global_state import GlobalState, preserved_globals, seed_ever
 from ..instruments.inference import InferenceMode
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
-from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
+from ..instruments.snapshots import BatchFlags, LoaderSnapshot, ModelSnapshot
 from ..instruments.tasks import IGNORED
 from ..instruments.undisturbed import quiet
 from ..instruments.undo import Undo
@@ -64,6 +64,7 @@ def extract_features(
         undo.keep(GlobalState(), LoaderSnapshot(batches), LoaderSnapshot(held_out))
         source = Batches(batches, None)
         other = Batches(held_out, None, "held_out") if held_out is not None and share is None else None
+        undo.keep(BatchFlags([*source.known, *(other.known if other is not None else ())]))
         with InferenceMode(False), torch.no_grad():
             module = module_of("model", model)
             prefixes = find_head(module, head)

@@ -21,7 +21,7 @@ from ..instruments.given import module as checked_module
 from ..instruments.given import switchable
 from ..instruments.global_state import GlobalState
 from ..instruments.inference import InferenceMode
-from ..instruments.snapshots import LoaderSnapshot, ModelSnapshot
+from ..instruments.snapshots import BatchFlags, LoaderSnapshot, ModelSnapshot
 from ..instruments.undisturbed import undisturbed
 from ..instruments.undo import Undo
 from .features import Features
@@ -83,6 +83,7 @@ def check_init(
         with InferenceMode(False), torch.enable_grad():
             rows = list(islice(iter(source), BATCHES))
             check_readable("batches", rows)
+            undo.keep(BatchFlags(rows))
             _check(model, rows)
             with undisturbed(model, weights=True):
                 return judge(measure(model, rows, expected, head, pretrained))

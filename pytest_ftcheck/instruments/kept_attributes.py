@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from .kept_tensors import KeptTensor, small
+from .kept_tensors import KeptLeaf, small
 
 Kind: TypeAlias = Literal["plain", "container", "generator", "other"]
 #: Attributes of every module: its mode and its tables of parameters, children and hooks.
@@ -71,7 +71,7 @@ class KeptContents:
 
     def __init__(self, values: Iterable[Any], keep: Callable[[Any], bool] = small) -> None:
         self.containers: list[tuple[Any, Any]] = []
-        self.parts: list[KeptTensor | KeptGenerator] = []
+        self.parts: list[KeptLeaf | KeptGenerator] = []
         seen: set[int] = set()
         todo = list(values)
         while todo:
@@ -82,7 +82,7 @@ class KeptContents:
             elif isinstance(value, torch.Tensor):
                 if id(value) not in seen and keep(value):
                     seen.add(id(value))
-                    self.parts.append(KeptTensor(value))
+                    self.parts.append(KeptLeaf(value))
             elif (kind == "container" or type(value) is tuple) and value and id(value) not in seen:
                 seen.add(id(value))
                 todo += self._inner(value, kind)
@@ -225,7 +225,7 @@ class PlainAttributes:
         self.names = tuple(mine)
         self.values: list[tuple[str, Any]] = []
         containers: list[Any] = []
-        self.tensors: list[KeptTensor] = []
+        self.tensors: list[KeptLeaf] = []
         self.generators: list[KeptGenerator] = []
         values = self.values
         for key in _not_own(self.names):
@@ -241,7 +241,7 @@ class PlainAttributes:
                     if callable(value):
                         continue
                 elif small(value):
-                    self.tensors.append(KeptTensor(value))
+                    self.tensors.append(KeptLeaf(value))
             values.append((key, value))
         self.contents = KeptContents(containers) if containers else None
         tables: tuple[dict[str, Any], ...] = (owner._buffers, owner._modules) if isinstance(owner, nn.Module) else ()

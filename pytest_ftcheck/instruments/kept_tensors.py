@@ -54,6 +54,49 @@ class KeptTensor:
         return self.name or f"a tensor of shape {tuple(self.values.shape if self.values is not None else ())}"
 
 
+def restore_flags(tensor: torch.Tensor, requires_grad: bool, grad: torch.Tensor | None) -> None:
+    """A leaf's ``requires_grad`` and ``.grad``. What was written in place became part of a graph, and is a leaf again; a view is left in
+    it, for torch detaches no view in place."""
+    if tensor.requires_grad != requires_grad:
+        if tensor.is_leaf:
+            tensor.requires_grad_(requires_grad)
+        elif not tensor._is_view():
+            tensor.detach_()
+    if tensor.is_leaf and tensor.grad is not grad:
+        tensor.grad = grad
+
+
+class KeptFlags:
+    """``requires_grad`` and ``.grad`` of a leaf, and the values of that gradient."""
+
+    __slots__ = ("grad", "requires_grad", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor, self.requires_grad = tensor, tensor.requires_grad
+        self.grad = None if tensor.grad is None else KeptLeaf(tensor.grad, "a gradient")
+
+    def restore(self) -> bool:
+        """As they were; whether the values of the gradient differed."""
+        differed = self.grad is not None and self.grad.restore()
+        restore_flags(self.tensor, self.requires_grad, None if self.grad is None else self.grad.tensor)
+        return differed
+
+
+class KeptLeaf(KeptTensor):
+    """A tensor as it is now: its values and, unless it is part of a graph, its flag and its gradient."""
+
+    __slots__ = ("flags",)
+
+    def __init__(self, tensor: torch.Tensor, name: str = "") -> None:
+        super().__init__(tensor, name)
+        self.flags = KeptFlags(tensor) if tensor.is_leaf else None
+
+    def restore(self) -> bool:
+        """As it was when it was kept; whether values differed."""
+        differed = super().restore()
+        return (self.flags is not None and self.flags.restore()) or differed
+
+
 class KeptTensors:
     """Several tensors as they are now, each as `KeptTensor` keeps one. Small plain ones are copied and compared side by side: of thousands
     the calls cost more than the numbers.

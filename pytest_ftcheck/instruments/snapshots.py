@@ -11,8 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.formatting import describe_type, one_line
+from .batches import tensors_in
 from .kept_attributes import KeptGenerator, ObjectAttributes, configs_in, kind_of, refill
-from .kept_tensors import KeptTensor, small
+from .kept_tensors import KeptFlags, KeptLeaf, KeptTensor, small
 from .sharded_tensors import memory_of
 from .undisturbed import modules_of, named_tensors_of
 from .undo import NotRestored, Restorable, restore_or_name
@@ -36,33 +37,14 @@ class _Parts:
             raise NotRestored("; ".join(problems))
 
 
-class _KeptGradient(KeptTensor):
-    """A gradient from before the run. The run works on the tensor itself: a loop may hold its memory in other ways, too (views of one flat
-    buffer, a list of gradients), and zeroes it there."""
-
-    __slots__ = ("requires_grad",)
-
-    def __init__(self, grad: torch.Tensor) -> None:
-        super().__init__(grad, "a gradient")
-        self.requires_grad = grad.requires_grad
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether it was computed with ``create_graph=True``: zeroing in place detaches it, which cannot be undone."""
-        return self.tensor.grad_fn is not None
-
-    def restore(self) -> bool:
-        """Values, memory and flag as they were."""
-        differed = super().restore()
-        if self.tensor.requires_grad != self.requires_grad:
-            self.tensor.requires_grad_(self.requires_grad)
-        return differed
-
-
 class _KeptParameter(KeptTensor):
-    """A parameter: its values, flag, gradient, hooks and attributes."""
+    """A parameter: its values, flag, gradient, hooks and attributes.
 
-    __slots__ = ("attributes", "grad", "hooks", "requires_grad")
+    The run works on an old gradient itself: a loop may hold its memory in other ways, too (views of one flat buffer, a list of
+    gradients), and zeroes it there.
+    """
+
+    __slots__ = ("attributes", "flags", "hooks")
     _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
     def __init__(self, p: torch.Tensor, name: str, *, values: bool) -> None:
@@ -70,37 +52,27 @@ class _KeptParameter(KeptTensor):
             super().__init__(p, name)
         else:
             self.tensor, self.name, self.memory, self.values = p, name, memory_of(p), None
-        self.requires_grad = p.requires_grad
-        self.grad = None if p.grad is None else _KeptGradient(p.grad)
+        self.flags = KeptFlags(p)
         self.attributes = dict(vars(p))
         self.hooks = [(h, table, dict(table or ())) for h in self._HOOKS for table in [getattr(p, h, None)]]
 
     def lend_gradient(self) -> None:
-        """A run that zeroes an old gradient with a graph does it to a copy."""
-        if self.grad is not None and self.grad.has_graph:
-            self.tensor.grad = self.grad.tensor.clone()
+        """A run that zeroes an old gradient in place takes its graph (``create_graph=True``) away for good: it does it to a copy."""
+        grad = self.tensor.grad
+        if grad is not None and not grad.is_leaf:
+            self.tensor.grad = grad.clone()
 
     def restore(self) -> bool:
         """The parameter as it was when the snapshot was taken."""
         p = self.tensor
         differed = super().restore()
-        if p.requires_grad != self.requires_grad:
-            p.requires_grad_(self.requires_grad)
         refill(vars(p), self.attributes)
         for name, table, hooks in self.hooks:
             if getattr(p, name, None) is not table:
                 setattr(p, name, table)
             if table is not None:
                 refill(table, hooks)
-        return self._restore_gradient() or differed
-
-    def _restore_gradient(self) -> bool:
-        """The same gradient with the same values; whether the values differed."""
-        differed = self.grad is not None and self.grad.restore()
-        grad = None if self.grad is None else self.grad.tensor
-        if self.tensor.grad is not grad:
-            self.tensor.grad = grad
-        return differed
+        return self.flags.restore() or differed
 
 
 class ModelSnapshot(_Parts):
@@ -116,7 +88,7 @@ class ModelSnapshot(_Parts):
         modules = modules_of(model)
         self._parameters = kept_parameters(named_tensors_of(model, "_parameters"), known, values=values)
         self.parts += self._parameters
-        buffers = [KeptTensor(b, n) for n, b in named_tensors_of(model, "_buffers")]
+        buffers = [KeptLeaf(b, n) for n, b in named_tensors_of(model, "_buffers")]
         self.parts += buffers
         kept = known | {id(b.tensor) for b in buffers}
 
@@ -218,6 +190,14 @@ class _LoadedState:
 
     def __str__(self) -> str:
         return f"the state of a {type(self.scheduler).__name__}"
+
+
+class BatchFlags(_Parts):
+    """``requires_grad`` and ``.grad`` of the tensors in these batches: a forward pass may switch them on (``x.requires_grad_()``)."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        super().__init__()
+        self.parts += [KeptFlags(t) for batch in batches for t in tensors_in(batch) if t.is_leaf]
 
 
 class LoaderSnapshot(_Parts):

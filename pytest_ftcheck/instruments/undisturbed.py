@@ -13,7 +13,7 @@ from torch import nn
 from .global_state import GlobalState
 from .inference import InferenceMode
 from .kept_attributes import configs_in, keep_attributes
-from .kept_tensors import FreshMemory, KeptTensors
+from .kept_tensors import FreshMemory, KeptTensors, restore_flags
 from .other_processes import alone
 from .undo import Undo
 
@@ -68,7 +68,7 @@ class _Switches:
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     """Restores random states, global switches, the mode of each module, all buffers, ``.grad`` and ``requires_grad`` of each
-    parameter, and what modules and their configs hold besides (see `PlainAttributes`).
+    parameter and buffer, and what modules and their configs hold besides (see `PlainAttributes`).
 
     :param weights: restore the weights, too: some models write into them in a forward pass (an embedding with ``max_norm``, a head
         that normalises itself). Once a weight was found changed, it is always restored.
@@ -163,18 +163,17 @@ class _Modes:
 
 
 class _Flags:
-    """``requires_grad`` and ``.grad`` of each parameter."""
+    """``requires_grad`` and ``.grad`` of each parameter and each buffer."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.flags = [(p, p.requires_grad, p.grad) for p in _distinct(m._parameters for m in modules)]
+        tensors = _distinct(table for m in modules for table in (m._parameters, m._buffers))
+        self.flags = [(t, t.requires_grad, t.grad) for t in tensors if t.is_leaf]
 
     def restore(self) -> None:
         """Flags and gradients as they were."""
-        for p, flag, grad in self.flags:
-            if p.requires_grad != flag:
-                p.requires_grad_(flag)
-            if p.grad is not grad:
-                p.grad = grad
+        for tensor, flag, grad in self.flags:
+            if tensor.requires_grad != flag or tensor.grad is not grad:
+                restore_flags(tensor, flag, grad)
 
 
 class _Weights:

@@ -30,6 +30,7 @@ from ..instruments.probe import ModelContext, ProbeContext, ProbeRunner
 from ..instruments.reader import Reader
 from ..instruments.recall import Recall
 from ..instruments.rounding_noise import noise_of_small_gradients
+from ..instruments.snapshots import BatchFlags
 from ..instruments.undisturbed import quiet
 from ..instruments.undo import Undo
 from ..instruments.work import allowance, call_work, row_work, tokens_of
@@ -71,6 +72,7 @@ class FinetuneRun:
         by_recipe = optimizer is None and scheduler is None
         self._notes: list[str] = list(recipe.warnings()) if by_recipe else []
         self.batches = Batches(batches, recipe.steps)
+        undo.keep(BatchFlags(self.batches.known))
         limit_threads(model, recipe)
         self._device = device_of(model)
         self._intent = own.get("intent")
@@ -87,6 +89,7 @@ class FinetuneRun:
         self._large = self._is_large()
         eval_batches = own.get("eval_batches")
         held_out = None if eval_batches is None else _held_out(eval_batches)
+        undo.keep(BatchFlags(held_out or ()))
         self._check_labels(held_out)
         self._optimizer = resolve_optimizer(model, optimizer, recipe, undo)
         self._scheduler = resolve_scheduler(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from pytest_ftcheck import Trace, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck import Trace, check_init, extract_features, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.instruments.undo import NotRestored, Undo
 
 
@@ -508,6 +508,39 @@ def test_the_batches_are_as_before():
     before = bits(batches)
     finetune(tiny_distilbert, batches, steps=3)
     assert bits(batches) == before
+
+
+# ------------------------------------------------------------------ flags and gradients of what is no parameter
+class Flagging(nn.Module):
+    """Makes its buffer, its plain tensors and its batch leaves with gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.classifier = nn.Linear(6, 6), nn.Linear(6, 2)
+        self.register_buffer("scale", torch.ones(6))
+        self.register_buffer("written", torch.ones(2))
+        self.plain, self.listed = torch.ones(6), [torch.ones(6)]
+
+    def forward(self, x):
+        for t in (self.scale, self.plain, *self.listed, x):
+            if t.is_leaf and not t.is_inference():
+                t.requires_grad_()
+        self.written = self._buffers["written"].detach_()
+        self.written.add_(self.classifier.bias)  # part of a graph
+        return self.classifier(self.body(x) * self.scale * self.plain * self.listed[0])
+
+
+@pytest.mark.parametrize("call", [finetune, check_init, extract_features], ids=lambda c: c.__name__)
+def test_flags_and_gradients_of_buffers_attributes_and_batches_are_as_before(rows, call):
+    model = Flagging()
+    model.scale.grad = torch.full((6,), 2.0)
+    given = model.scale.grad
+    tensors = [model.scale, model.written, model.plain, *model.listed, *(x for x, _ in rows)]
+    call(model, rows, **({"steps": 2, "lr": 1e-2} if call is finetune else {}))
+    assert [(t.requires_grad, t.is_leaf) for t in tensors] == [(False, True)] * len(tensors)
+    assert [t.grad for t in tensors if t.grad is not None] == [given]
+    assert given.tolist() == [2.0] * 6
+    assert model.written.tolist() == [1, 1]
 
 
 # ------------------------------------------------------------------ gradients from before the run
