@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 
 from ..instruments.sampled_elements import SampledElements
+from ..instruments.sharded_tensors import local
 
 #: A write that undoes this share of the displacement since the last one is a reset. Lookahead undoes half at most, a moving average
 #: with a decay of 0.9 or more nearly all.
 RESET = 0.7
 #: Before the first step there is no displacement to undo. A write of at least this share of the values' norm replaces them.
 REPLACED = 0.5
+#: Share of a write (squared norm) that may differ from a scaling of whole rows, of whole columns or of the tensor: an angle of 3 degrees.
+#: Rounding in float32 leaves far less; values that are put back differ by nearly all of it.
+NOT_SCALED = 2.5e-3
+#: Sampled elements for each row or column that is scaled on its own, at least: one element alone always looks scaled.
+LEAST_PER_GROUP = 2
+#: A projection goes no farther than back to the last values that met the constraint; rounding adds this share.
+ROUNDING = 1e-3
 
 
 class ExternalWrites:
@@ -23,6 +31,9 @@ class ExternalWrites:
         self.largest = torch.zeros(n, dtype=torch.float32, device=device)
         self.count = torch.zeros(n, dtype=torch.float32, device=device)
         self.resets = torch.zeros(n, dtype=torch.float32, device=device)
+        #: Writes that project onto a constraint: a clamp, or a limit on norms.
+        self.projections = torch.zeros(n, dtype=torch.float32, device=device)
+        self._groupings: list[_Grouping] | None = None
         #: Values of each tensor after it was last written to; before that, its initial values.
         self._last_written: torch.Tensor | None = None
 
@@ -43,12 +54,41 @@ class ExternalWrites:
             self.resets += norms > REPLACED * t.norms(torch.nan_to_num(start)).clamp_min(1e-30)
         else:
             displacement = torch.nan_to_num(before - self._last_written)
+            projected = (norms > 0) & self._is_projection(values, before, write, displacement)
+            self.projections += projected
             displacement *= self._not_masked(values)
             undone = -_sums(t, write * displacement)
-            self.resets += undone > RESET * _sums(t, displacement * displacement).clamp_min(1e-30)
+            reset = undone > RESET * _sums(t, displacement * displacement).clamp_min(1e-30)
+            self.resets += reset & ~projected
         for place, now, written in zip(t.split(self._last_written), t.split(values), (norms > 0).tolist(), strict=True):
             if written:
                 place.copy_(now)
+
+    def _is_projection(
+        self, values: torch.Tensor, before: torch.Tensor, write: torch.Tensor, displacement: torch.Tensor
+    ) -> torch.Tensor:
+        """For each tensor, whether the write is that of a constraint, which leaves alone what meets it.
+
+        A clamp sets what lies outside its bounds to the bounds, and these are the extremes of the values then. A limit on norms scales, by
+        rows, by columns or as a whole, and no farther than back to where the constraint was met. Values that are put back, initialized
+        again or averaged do neither.
+
+        :param displacement: from the values after the last write.
+        """
+        t = self.sampled
+        low, high = (torch.tensor(v, device=t.device).to(values) for v in t.extremes(values))
+        counts = torch.tensor(t.counts, device=t.device)
+        bounded = torch.clamp(before, low.repeat_interleave(counts), high.repeat_interleave(counts))
+        clamped = torch.tensor(t.all_of(bounded == values), device=t.device) & (low < high)
+        size = _sums(t, write * write)
+        near = size <= (1 + ROUNDING) * _sums(t, displacement * displacement)
+        near &= t.norms(values) > 0  # set to zero: nothing is left of what was scaled
+        if self._groupings is None:
+            self._groupings = [_Grouping(t, axis) for axis in ("all", "rows", "columns")]
+        scaled = torch.zeros_like(clamped)
+        for grouping in self._groupings:
+            scaled |= grouping.fits & (grouping.not_scaled(write, before) <= NOT_SCALED * size)
+        return clamped | (scaled & near)
 
     def _not_masked(self, values: torch.Tensor) -> torch.Tensor:
         """Elements that are not zero: a pruned weight or a padding row is set to zero again after each step. In a tensor of zeros, all."""
@@ -66,6 +106,39 @@ class ExternalWrites:
     def after_the_last_step(self, final: torch.Tensor, before: torch.Tensor) -> None:
         """A write after the last step undoes nothing of the training: only its size is recorded."""
         self.squares += self.sampled.norms(torch.nan_to_num(final - before)).double().square()
+
+
+class _Grouping:
+    """The sampled elements of each tensor by rows, by columns, or all in one group."""
+
+    def __init__(self, sampled: SampledElements, axis: str) -> None:
+        ids, tensors, fits = list[torch.Tensor](), list[int](), list[bool]()
+        for place, (index, count) in enumerate(zip(sampled.index, sampled.counts, strict=True)):
+            flat = torch.arange(count, device=sampled.device) if index is None else index.to(sampled.device).long()
+            p = local(sampled.parameters[place])
+            length = max(1, p.numel() // max(1, p.shape[0])) if p.dim() else 1
+            own = {"all": flat * 0, "rows": flat // length, "columns": flat % length}[axis]
+            groups, own = own.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+            fits.append(count >= LEAST_PER_GROUP * len(groups))
+            ids.append(own + len(tensors))
+            tensors += [place] * len(groups)
+        #: Whether the sample shows enough of each group.
+        self.fits = torch.tensor(fits, device=sampled.device)
+        self._ids = torch.cat(ids)
+        self._tensors = torch.tensor(tensors, device=sampled.device)
+        self._sampled = sampled
+
+    def not_scaled(self, write: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """For each tensor, the squared norm of what in the write is not a multiple of the values of each group."""
+        products, squares = (
+            torch.zeros(len(self._tensors), dtype=torch.float64, device=write.device).index_add_(
+                0, self._ids, v.double()
+            )
+            for v in (write * before, before * before)
+        )
+        explained = torch.zeros(len(self._sampled.counts), dtype=torch.float64, device=write.device)
+        explained.index_add_(0, self._tensors, products.square() / squares.clamp_min(1e-300))
+        return _sums(self._sampled, write.double().square()) - explained
 
 
 def share_retained(

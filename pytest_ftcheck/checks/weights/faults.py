@@ -41,6 +41,15 @@ WEIGHTS_RESET = Fault(
     explains=("weights_move", "frozen_stay_frozen"),
     confidence="certain",
 )
+CONSTRAINT_TOO_TIGHT = Fault(
+    "constraint_too_tight",
+    Rank.WEIGHTS + 22,
+    "a constraint on the weights takes back most of the updates",
+    cause="after each step the weights are clamped, or scaled to a norm, to bounds that leave little room to learn: a limit in the wrong "
+    "unit, or one that the pretrained weights do not meet",
+    remedy="compare the bound of clamp_, renorm or of the division by a norm with the values and norms that the weights begin with",
+    explains=("weights_move", "loss_decreases", "logits_unbounded", "grads_nonzero"),
+)
 RESTORE_WITHOUT_EFFECT = Fault(
     "restore_without_effect",
     Rank.WEIGHTS + 25,

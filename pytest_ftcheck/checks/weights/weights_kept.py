@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ...core.formatting import number, percent, plural
 from ...core.observations import Tensor
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..expected_roles import should_learn
+from ..learning import weight_of_suspicion
 from ..spec import Stage, check
 from . import faults
 from .record import Restores
@@ -24,6 +26,10 @@ NEARLY_EVERY_STEP = 0.8
 #: Share of a tensor's elements that ended elsewhere than they began: where the others are restored each time, that is a mask.
 WHOLE_TENSOR = 0.95
 
+#: Share of the initial values (rms) that one write took away: less than a hundredth of them was left. A limit in the wrong unit does that;
+#: a clip of 0.01, as in WGAN, leaves a tenth or more of the usual initializations.
+CRUSHED = 0.99
+
 
 @check(
     stage=Stage.WEIGHTS,
@@ -31,6 +37,7 @@ WHOLE_TENSOR = 0.95
     faults=(
         faults.WEIGHTS_OVERWRITTEN,
         faults.WEIGHTS_RESET,
+        faults.CONSTRAINT_TOO_TIGHT,
         faults.RESTORE_WITHOUT_EFFECT,
     ),
 )
@@ -39,6 +46,8 @@ def check_weights_kept(trace: Trace) -> Verdict:
 
     For each matrix, ``<displacement, U> / <U, U>``, with ``U`` the sum of the optimizer's updates, is the share of the updates that is
     kept (1 where nothing else writes). Writes between steps are counted as resets if they undo 70 % or more of the displacement so far.
+    A constraint (a clamp, or a limit on norms that scales rows, columns or all) resets nothing; one that leaves less than a quarter of the
+    updates fails where the run does not learn, and is advice where it does.
     Writes after the last step (weight averaging, the best checkpoint) do not affect the training and are only noted. A state that the loop
     restores is a copy: ``load_state_dict`` is not given the parameters' own memory, changed since ``state_dict()`` returned it.
 
@@ -60,6 +69,9 @@ def check_weights_kept(trace: Trace) -> Verdict:
         return Verdict(NAME, "pass", headline, limit=limit, measured=measured, notes=_written_after_the_run(tensors))
     overwritten = [t for t in tensors if _is_reset(t) or _is_overwritten(t)]
     if not _decisive(overwritten, tensors):
+        constrained = [t for t in written if _is_constrained(t)]
+        if _decisive(constrained, tensors):
+            return _constraint_too_tight(constrained, trace, limit, measured)
         largest = max(written, key=lambda t: t.motion.between_steps_largest)
         return Verdict(
             NAME,
@@ -84,17 +96,39 @@ def check_weights_kept(trace: Trace) -> Verdict:
         NAME,
         f"{_subject(overwritten, trace)} {verb} overwritten between optimizer steps, {when}: "
         f"{percent(max(0.0, _median_kept(overwritten)))} of {name}'s updates are kept (median).",
-        evidence=tuple(
-            {
-                "tensor": t.name,
-                "kept": None if t.motion.retained is None else percent(max(0.0, t.motion.retained)),
-                "writes": t.motion.between_steps_writes,
-                "resets": t.motion.resets,
-                "largest write (rms)": t.motion.between_steps_largest,
-                "largest step (rms)": t.motion.max_update,
-            }
-            for t in sorted(overwritten, key=lambda t: (t.part != "head", t.motion.retained or 0.0))
-        ),
+        evidence=_rows(overwritten),
+        limit=limit,
+        measured=measured,
+    )
+
+
+def _rows(tensors: Sequence[Tensor]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "tensor": t.name,
+            "kept": None if t.motion.retained is None else percent(max(0.0, t.motion.retained)),
+            "writes": t.motion.between_steps_writes,
+            "resets": t.motion.resets,
+            "largest write (rms)": t.motion.between_steps_largest,
+            "largest step (rms)": t.motion.max_update,
+        }
+        for t in sorted(tensors, key=lambda t: (t.part != "head", t.motion.retained or 0.0))
+    )
+
+
+def _constraint_too_tight(tensors: Sequence[Tensor], trace: Trace, limit: str, measured: str) -> Verdict:
+    verb = "is" if len(tensors) == 1 else "are"
+    status = weight_of_suspicion(trace)
+    what = f"{percent(max(0.0, _median_kept(tensors)))} of {trace.optimizer.name}'s updates are kept (median)"
+    if all(_is_crushed(t) for t in tensors):
+        what = f"less than {percent(1 - CRUSHED)} of the initial values is left"
+        # without them even a short run shows what keeps it from learning
+        status = "fail" if status == "inconclusive" else status
+    return faults.CONSTRAINT_TOO_TIGHT.verdict(
+        NAME,
+        f"{_subject(tensors, trace)} {verb} clamped or scaled to a constraint between optimizer steps: {what}.",
+        status,
+        evidence=_rows(tensors),
         limit=limit,
         measured=measured,
     )
@@ -129,9 +163,23 @@ def _is_reset(tensor: Tensor) -> bool:
 
 
 def _is_overwritten(tensor: Tensor) -> bool:
+    often = tensor.motion.between_steps_writes - tensor.motion.projections >= LEAST_WRITES
+    return often and _keeps_little(tensor)
+
+
+def _is_constrained(tensor: Tensor) -> bool:
+    little = _keeps_little(tensor) or (_as_a_whole(tensor) and _is_crushed(tensor))
+    return tensor.motion.projections >= LEAST_WRITES and little
+
+
+def _is_crushed(tensor: Tensor) -> bool:
+    first, taken = tensor.first.rms, tensor.motion.between_steps_largest
+    return first > 0 and taken >= CRUSHED * first and tensor.last.rms <= (1 - CRUSHED) * first
+
+
+def _keeps_little(tensor: Tensor) -> bool:
     kept = tensor.motion.retained
-    often = tensor.motion.between_steps_writes >= LEAST_WRITES
-    return _as_a_whole(tensor) and often and kept is not None and kept < LEAST_KEPT
+    return _as_a_whole(tensor) and kept is not None and kept < LEAST_KEPT
 
 
 def _as_a_whole(tensor: Tensor) -> bool:

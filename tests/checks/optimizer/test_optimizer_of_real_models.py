@@ -382,6 +382,23 @@ def unit_rows(model):
     return lambda i: model.body.weight.data.copy_(F.normalize(model.body.weight.data, dim=1))
 
 
+def tight_clamp(model):
+    return lambda i: [p.data.clamp_(-0.1, 0.1) for p in model.parameters()]
+
+
+def unit_classes(model):
+    return lambda i: model.classifier.weight.data.copy_(F.normalize(model.classifier.weight.data, dim=1))
+
+
+def max_norm(model):
+    weights = (model.body.weight, model.classifier.weight)
+    return lambda i: [w.data.copy_(w.data.renorm(2, 0, 0.3)) for w in weights]
+
+
+def unit_columns(model):
+    return lambda i: model.body.weight.data.copy_(F.normalize(model.body.weight.data, dim=0))
+
+
 def noise(model):
     return lambda i: [p.data.add_(torch.randn_like(p), alpha=1e-3) for p in model.parameters()]
 
@@ -403,6 +420,17 @@ def test_legitimate_writes(model, rows, kind):
     assert any(t.motion.between_steps_writes for t in trace.tensors)
     verdict = check_weights_kept(trace)
     assert verdict.status == "pass", str(verdict)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("kind", [tight_clamp, unit_classes, max_norm, unit_columns])
+def test_a_constraint_on_the_weights_resets_nothing(model, rows, kind):
+    trace = loop(model, adamw(model, lr=3e-2), rows, after=kind(model), steps=24)
+    written = [t for t in trace.tensors if t.motion.between_steps_writes and len(t.shape) > 1]
+    assert all(t.motion.projections >= t.motion.between_steps_writes - 1 for t in written)  # the first may go farther
+    assert max(t.motion.resets for t in written) <= 1
+    verdict = check_weights_kept(trace)
+    assert verdict.status in ("pass", "advice"), str(verdict)
 
 
 @pytest.mark.trains

@@ -125,3 +125,48 @@ def test_frozen_tensors_are_another_checks_business():
 
 def test_no_step():
     assert check_weights_kept(replace(GOOD, steps=())).status == "skipped"
+
+
+# ------------------------------------------------------------------ constraints
+CLAMPED = {"between_steps": 0.1, "between_steps_writes": 19, "between_steps_largest": 4e-5, "projections": 19}
+
+
+def not_learning(trace, steps):
+    """The same run with so many steps, and a loss that stays where it was."""
+    points = tuple(replace(p, loss=0.7, reference=0.7) for p in trace.probe_loss.points)
+    still = replace(trace.probe_loss, points=points)
+    return replace(trace, steps=trace.steps[:1] * steps, probe_loss=still, metrics=())
+
+
+def test_a_constraint_that_leaves_room():
+    verdict = check_weights_kept(written(**CLAMPED, retained=0.4))
+    assert verdict.status == "pass"
+    assert "40 % of the updates are kept" in verdict.headline
+
+
+def test_a_constraint_that_takes_back_most_is_advice_where_the_run_learns():
+    verdict = check_weights_kept(written(**CLAMPED, retained=0.1))
+    assert (verdict.status, verdict.fault) == ("advice", "constraint_too_tight")
+    assert "4 of 4 tensors are clamped or scaled to a constraint between optimizer steps: 10 %" in verdict.headline
+    assert check_weights_kept(written(**CLAMPED, retained=None)).status == "pass"
+    assert check_weights_kept(written(**{**CLAMPED, "projections": 1}, retained=0.1)).fault == "weights_overwritten"
+
+
+@pytest.mark.parametrize(("steps", "status"), [(59, "inconclusive"), (60, "fail")])
+def test_a_constraint_under_which_the_run_does_not_learn(steps, status):
+    verdict = check_weights_kept(not_learning(written(**CLAMPED, retained=0.1), steps))
+    assert (verdict.status, verdict.fault) == (status, "constraint_too_tight")
+
+
+def test_a_constraint_that_leaves_nothing_of_the_initial_values():
+    trace = not_learning(written(**{**CLAMPED, "between_steps_largest": 1.0}, retained=0.9), 40)
+    crushed = replace(
+        trace,
+        tensors=tuple(
+            replace(t, first=replace(t.first, rms=1.0), last=replace(t.last, rms=0.005)) for t in trace.tensors
+        ),
+    )
+    verdict = check_weights_kept(crushed)
+    assert (verdict.status, verdict.fault) == ("fail", "constraint_too_tight")
+    assert "less than 1.0 % of the initial values is left" in verdict.headline
+    assert check_weights_kept(trace).status == "pass"
