@@ -26,12 +26,17 @@ def backward_fault(trace: Trace) -> Fault:
 
 def _step_elsewhere_verdict(check: str, trace: Trace, measured: str) -> Verdict | None:
     """The verdict where the one optimizer that stepped holds no tensor of the model; None: that is not so."""
-    groups = trace.optimizer.groups
-    if not groups or any(g.tensors for g in groups):
+    if not _steps_elsewhere(trace):
         return None
-    name, stale = trace.optimizer.name, sum(g.not_in_model for g in groups)
+    name, stale = trace.optimizer.name, sum(g.not_in_model for g in trace.optimizer.groups)
     headline = f"{name} holds {plural(stale, 'tensor')} that are not in this model, and none that is: no step concerned the model."
     return optimizer_faults.STALE_OPTIMIZER.with_details(optimizer=name).verdict(check, headline, measured=measured)
+
+
+def _steps_elsewhere(trace: Trace) -> bool:
+    """Whether the one optimizer that stepped holds no tensor of the model."""
+    groups = trace.optimizer.groups
+    return bool(groups) and not any(g.tensors for g in groups)
 
 
 def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | None:
@@ -46,10 +51,10 @@ def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | N
     if trace.backward_error:
         headline = f"No optimizer step was taken because backward cannot run: {trace.backward_error}."
         return backward_fault(trace).verdict(check, headline, measured=measured)
-    if elsewhere := _step_elsewhere_verdict(check, trace, measured):
-        return elsewhere
     if by_hand := _updated_otherwise_verdict(check, trace, measured):
         return by_hand
+    if elsewhere := _step_elsewhere_verdict(check, trace, measured):
+        return elsewhere
     if not trace.iterations:
         fault = optimizer_faults.NO_STEP_TAKEN.because(*_NO_BATCH)
         return fault.verdict(
@@ -61,15 +66,20 @@ def no_step_verdict(check: str, trace: Trace, measured: str = "") -> Verdict | N
 
 
 def _updated_otherwise_verdict(check: str, trace: Trace, measured: str) -> Verdict | None:
-    """The verdict where most trainable tensors changed all the same: the loop, or an optimizer that is not torch's, updates them."""
+    """The verdict where most trainable tensors changed all the same: the loop, or an optimizer that is not torch's, updates them; or one
+    of torch updates copies of them (master weights), which the loop writes back."""
     trainable = [t for t in trace.tensors if t.trainable and t.numel and not t.replaced]
     changed = [t for t in trainable if t.motion.between_steps > 0]
     if 2 * len(changed) <= len(trainable):
         return None
+    seen = "No step of a torch optimizer was seen"
+    if _steps_elsewhere(trace):
+        held = plural(sum(g.not_in_model for g in trace.optimizer.groups), "tensor")
+        seen = f"{trace.optimizer.name} holds {held} outside this model (master weights?)"
     return Verdict(
         check,
         "inconclusive",
-        f"No step of a torch optimizer was seen, and {len(changed)} of {plural(len(trainable), 'trainable tensor')} changed all the same.",
+        f"{seen}, and {len(changed)} of {plural(len(trainable), 'trainable tensor')} changed all the same.",
         measured=measured,
         remedy="update the weights by a torch.optim.Optimizer: gradients and updates are read at its steps",
     )

@@ -66,3 +66,32 @@ def test_weights_that_the_loop_updates_by_hand(rows, rate):
         assert found["loss_decreases"].status == "pass"
     else:
         assert found["weights_move"].fault == "no_step_taken"
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("written_back", [True, False])
+def test_master_weights_that_the_loop_writes_back(rows, written_back):
+    model = torch.nn.Linear(6, 2).bfloat16()
+    masters = [p.detach().float().clone().requires_grad_() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(masters, lr=2e-2)
+    with watch(model) as w:
+        for x, y in rows * 3:
+            model.zero_grad()
+            cross_entropy(model(x.bfloat16()).float(), y).backward()
+            for master, p in zip(masters, model.parameters(), strict=True):
+                master.grad = p.grad.float()
+            optimizer.step()
+            if written_back:
+                with torch.no_grad():
+                    for master, p in zip(masters, model.parameters(), strict=True):
+                        p.copy_(master)
+    diagnosis = diagnose(w.trace)
+    found = {verdict.check: verdict for verdict in diagnosis.verdicts}
+    if written_back:
+        assert diagnosis.status == "undecided"
+        assert found["optimizer_covers_model"].status == found["weights_move"].status == "inconclusive"
+        assert found["weights_move"].headline == (
+            "AdamW holds 2 tensors outside this model (master weights?), and 2 of 2 trainable tensors changed all the same."
+        )
+    else:
+        assert found["weights_move"].fault == found["optimizer_covers_model"].fault == "stale_optimizer"

@@ -72,6 +72,7 @@ def check_optimizer_covers_model(trace: Trace) -> Verdict:
         _two_optimizers(learning, trace),
         None if trace.backward_error else no_step_verdict(NAME, trace),
         _accumulation(trace),
+        _updated_through_others(learning, trace),
     )
     if failure := combine(findings, limit=limit, measured=measured):
         return failure
@@ -134,7 +135,7 @@ def _named(tensor: Tensor, trace: Trace) -> bool:
 
 def _stale(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
     missing, stale = _not_in_optimizer(learning, trace), sum(g.not_in_model for g in trace.optimizer.groups)
-    if not missing or not stale:
+    if not missing or not stale or _all_moved(missing):
         return None
     name = trace.optimizer.name
     subject, verb = _subject(missing, trace)
@@ -142,6 +143,26 @@ def _stale(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
         NAME,
         f"{subject} should learn but {verb} not in {name}, which holds {plural(stale, 'tensor')} that are not in this model.",
         evidence=_rows(missing, "in no group of the optimizer"),
+    )
+
+
+def _all_moved(tensors: Sequence[Tensor]) -> bool:
+    return all(t.motion.share_changed > 0 for t in tensors)
+
+
+def _updated_through_others(learning: Sequence[Tensor], trace: Trace) -> Verdict | None:
+    """No optimizer holds them, and all moved: the optimizer's tensors may be copies of them, or the memory that they are part of."""
+    missing, stale = _not_in_optimizer(learning, trace), sum(g.not_in_model for g in trace.optimizer.groups)
+    if not missing or not stale or not _all_moved(missing):
+        return None
+    subject, verb = _subject(missing, trace)
+    return Verdict(
+        NAME,
+        "inconclusive",
+        f"{subject} {verb} not in {trace.optimizer.name}, which holds {plural(stale, 'tensor')} outside this model (master weights?), and "
+        "moved all the same.",
+        evidence=_rows(missing, "in no group of the optimizer, and moved"),
+        remedy="give the optimizer the model's own parameters, so that what it does to them can be read at its steps",
     )
 
 
