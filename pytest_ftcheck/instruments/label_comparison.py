@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .global_state import seed_everything
-from .model_outputs import logits_in
+from .model_outputs import logits_in, put_logits
 from .tasks import IGNORED
 from .undisturbed import quiet
 
@@ -41,6 +41,75 @@ def compares_only(loss: Callable[[torch.Tensor], Any], labels: torch.Tensor, cla
     if first is None or not (_apart(first, again) <= SAME and _apart(first, renumbered) <= SAME):
         return False
     return any(_apart(first, _value(loss, other)) >= OTHER for other in _merged(labels))
+
+
+def reads_no_labels(loss: Callable[[torch.Tensor], Any], labels: torch.Tensor, classes: int) -> bool:
+    """Whether a loss is the same, but for roundings, whatever the labels are: renumbered, and with two classes made one.
+
+    :param loss, classes: as for `compares_only`.
+
+    >>> z, y = torch.eye(4, 8), torch.tensor([0, 1, 0, 1])
+    >>> reads_no_labels(lambda y: z.sum(), y, 8), reads_no_labels(lambda y: nn.functional.cross_entropy(z, y), y, 8)
+    (True, False)
+    """
+    first, others = _value(loss, labels), (_renumbered(labels, classes), *_merged(labels))
+    # one class alone says little: all rows of it may have the same loss in another
+    return first is not None and len(others) > 1 and all(_apart(first, _value(loss, y)) <= SAME for y in others)
+
+
+def relates_outputs(model: nn.Module, loss: Callable[[], torch.Tensor]) -> bool:
+    """Whether a loss relates outputs of the model to each other: it calls the model several times, or the gradient of a row's output
+    depends on another row's.
+
+    So it is in self-supervised learning: two views of a row, and the other rows beside them. A loss of targets takes each row alone.
+
+    :param loss: calls the model.
+
+    >>> model, x = nn.Linear(4, 3), torch.randn(8, 4)
+    >>> def own_predictions(): return nn.functional.cross_entropy(model(x), model.forward(x).argmax(-1))
+    >>> relates_outputs(model, own_predictions), relates_outputs(model, lambda: (model(x) @ model(x).T).logsumexp(-1).mean())
+    (False, True)
+    """
+    first, again, other = (_gradient_of_outputs(model, loss, shift) for shift in (0.0, 0.0, 1.0))
+    if first is None or again is None or other is None:
+        return False
+    if len(first) > 1:
+        return True
+    rest, same, moved = (g[0][1:] for g in (first, again, other))
+    size = float(rest.abs().max()) if rest.numel() else 0.0
+    if not size or float((rest - same).abs().max()) > SAME * size:  # no gradient, or it differs from call to call
+        return False
+    return float((rest - moved).abs().max()) >= OTHER * size
+
+
+def _gradient_of_outputs(model: nn.Module, loss: Callable[[], torch.Tensor], shift: float) -> list[torch.Tensor] | None:
+    """The gradient at the output of each call of the model, the first row's moved by ``shift`` times their size; None: there is none."""
+    outputs: list[torch.Tensor] = []
+
+    def move(_model: nn.Module, _args: Any, output: Any) -> Any:
+        z = logits_in(output)
+        if z is None:
+            return None
+        noise = torch.zeros_like(z)
+        draws = torch.randn(z[:1].shape, generator=torch.Generator().manual_seed(0), device="cpu")
+        noise[:1] = shift * z.detach().float().pow(2).mean().sqrt() * draws.to(z.device)
+        outputs.append(z + noise)
+        return put_logits(output, outputs[-1])
+
+    hook = model.register_forward_hook(move)
+    try:
+        with quiet(model, grad=True):
+            seed_everything(0)
+            value = loss()
+            live = [z for z in outputs if z.requires_grad]
+            found = torch.autograd.grad(value, live, allow_unused=True)
+    except Exception:  # noqa: BLE001 - the user's loss
+        return None
+    finally:
+        hook.remove()
+    # a call without gradients is one of them: a target that a second view is compared with
+    known = [torch.zeros_like(z) if g is None else g.detach().float() for z, g in zip(live, found, strict=True)]
+    return known + [torch.zeros(0, device="cpu")] * (len(outputs) - len(known)) or None
 
 
 def trains_logits(

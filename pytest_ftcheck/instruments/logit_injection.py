@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,42 +13,11 @@ import torch
 from torch import nn
 
 from ..core.seeding import reseed
-from .batches import with_labels, with_values
-from .model_outputs import as_loss, logits_in
+from .batches import with_labels
+from .model_outputs import as_loss, logits_in, put_logits
 from .nested_values import cloned
 from .reader import Reader
 from .tensor_bytes import are_values
-
-
-def put_logits(output: Any, logits: torch.Tensor) -> Any:
-    """A module's output with other logits: a tensor, a mapping or an object with ``logits``, or a tuple; None: it has no logits."""
-    if isinstance(output, torch.Tensor):
-        return _fit(logits, output)
-    if isinstance(output, (Mapping, tuple, list)):
-        items: Any = output.items() if isinstance(output, Mapping) else enumerate(output)
-        tensors = {place: v for place, v in items if isinstance(v, torch.Tensor)}
-        if isinstance(output, Mapping):
-            place = next((k for k in ("logits", "prediction_logits") if k in tensors), None)
-        else:
-            place = next((i for i, v in tensors.items() if v.dim()), None)
-        fitted = None if place is None else _fit(logits, tensors[place])
-        return None if fitted is None else with_values(output, {(place,): fitted})
-    own = getattr(output, "logits", None)
-    if isinstance(own, torch.Tensor) and (fitted := _fit(logits, own)) is not None:
-        other = copy.copy(output)
-        other.logits = fitted
-        return other
-    return None
-
-
-def _fit(logits: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
-    """The logits in shape and dtype of what they replace; repeated at every position where positions are pooled later."""
-    z = logits.to(like.dtype) if like.is_floating_point() else logits
-    if z.shape == like.shape:
-        return z
-    if like.dim() == z.dim() + 1 and like.shape[0] == z.shape[0] and like.shape[2:] == z.shape[1:]:
-        return z.unsqueeze(1).expand(like.shape)
-    return z.reshape(like.shape) if z.numel() == like.numel() and like.shape[:1] == z.shape[:1] else None
 
 
 class Injector:
@@ -127,9 +96,7 @@ class Injector:
             def replace(_: Any, __: Any, output: Any) -> Any:
                 self._fired += 1
                 if not are_values():
-                    raise ValueError(
-                        "the model is called inside a transform of torch.func, which its rows do not enter together"
-                    )
+                    raise ValueError("the loss calls the model inside a transform of torch.func")
                 replaced = put_logits(output, logits if self._form is None else self._form(logits, -1))
                 if replaced is None:
                     raise ValueError("the output to be replaced has changed its shape")
@@ -165,7 +132,7 @@ class Injector:
 
         def recalled(*args: Any, **kwargs: Any) -> Any:
             nonlocal at
-            if self._fired:  # after the site: depends on the synthetic logits
+            if self._fired or in_transform():  # after the site: depends on the synthetic logits
                 return forward(*args, **kwargs)
             memory = self._memory.setdefault(module, [])
             if at == len(memory):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..core.formatting import describe_type
+from .batches import with_values
 from .task_readers.registered import logits_by_readers
 
 
@@ -85,3 +87,34 @@ def describe_output(output: Any) -> str:
     if isinstance(output, (tuple, list)):
         return f"a tuple of {len(output)}"
     return type(output).__name__
+
+
+def put_logits(output: Any, logits: torch.Tensor) -> Any:
+    """A module's output with other logits: a tensor, a mapping or an object with ``logits``, or a tuple; None: it has no logits."""
+    if isinstance(output, torch.Tensor):
+        return _fit(logits, output)
+    if isinstance(output, (Mapping, tuple, list)):
+        items: Any = output.items() if isinstance(output, Mapping) else enumerate(output)
+        tensors = {place: v for place, v in items if isinstance(v, torch.Tensor)}
+        if isinstance(output, Mapping):
+            place = next((k for k in ("logits", "prediction_logits") if k in tensors), None)
+        else:
+            place = next((i for i, v in tensors.items() if v.dim()), None)
+        fitted = None if place is None else _fit(logits, tensors[place])
+        return None if fitted is None else with_values(output, {(place,): fitted})
+    own = getattr(output, "logits", None)
+    if isinstance(own, torch.Tensor) and (fitted := _fit(logits, own)) is not None:
+        other = copy.copy(output)
+        other.logits = fitted
+        return other
+    return None
+
+
+def _fit(logits: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
+    """The logits in shape and dtype of what they replace; repeated at every position where positions are pooled later."""
+    z = logits.to(like.dtype) if like.is_floating_point() else logits
+    if z.shape == like.shape:
+        return z
+    if like.dim() == z.dim() + 1 and like.shape[0] == z.shape[0] and like.shape[2:] == z.shape[1:]:
+        return z.unsqueeze(1).expand(like.shape)
+    return z.reshape(like.shape) if z.numel() == like.numel() and like.shape[:1] == z.shape[:1] else None

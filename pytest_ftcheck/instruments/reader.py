@@ -14,7 +14,7 @@ from ..core.formatting import describe_type
 from ..core.observations import Reading
 from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
 from .configs import config_of
-from .label_comparison import compares_only, trains_logits
+from .label_comparison import compares_only, reads_no_labels, relates_outputs, trains_logits
 from .loss_state import LossState
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
@@ -31,6 +31,10 @@ Forward = Callable[[Any, Any], Any]
 #: So many float labels that are all 0 or 1 are not so by chance.
 SURELY_CLASSES = 8
 REGRESSION_LOSSES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
+SELF_SUPERVISED = (
+    "the loss reads no labels, and relates outputs of the model to each other, as self-supervised learning does: the batch's labels are no "
+    "task, and there are no metrics and no standard loss"
+)
 ZERO_OR_ONE = (
     "the labels of one output are floats that are all 0 or 1, and are fitted by mean squared error; for two classes make them whole "
     "numbers, or pass a loss_fn that computes binary_cross_entropy_with_logits"
@@ -66,6 +70,8 @@ class Reader:
         #: The outputs are embeddings: declared, or the loss only compares labels with each other.
         self.embeddings = False
         self._declared_embeddings = embeddings
+        #: The loss reads no labels, and relates outputs to each other: the labels of the batch are not its task.
+        self.self_supervised = False
         #: The model computes the loss itself.
         self.uses_own_loss = False
         #: Remarks for the trace.
@@ -271,7 +277,8 @@ class Reader:
             self.notes = [n for n in self.notes if n != self._code_note]
 
     def _recognise_embeddings(self, batch: Any, labels: Any) -> None:
-        """Labels that the user's loss only compares with each other, as metric learning does, name no output: there are no logits.
+        """Labels that the user's loss only compares with each other, as metric learning does, name no output: there are no logits. Nor are
+        there where it reads no labels at all, and relates outputs to each other.
 
         In bfloat16 losses of the class priors are equal by rounding, however the classes are numbered: the gradient tells them apart.
         """
@@ -285,6 +292,14 @@ class Reader:
                 "the loss only compares labels with each other, as in metric learning: the outputs are embeddings, and there are no "
                 "metrics and no standard loss"
             )
+        elif self._is_self_supervised(batch, labels, self.classes):
+            self.task, self.classes, self.self_supervised = None, None, True
+            self.notes.append(SELF_SUPERVISED)
+
+    def _is_self_supervised(self, batch: Any, labels: torch.Tensor, classes: int) -> bool:
+        if not reads_no_labels(lambda y: self._user_loss(own_copy(with_labels(batch, y)))[0], labels, classes):
+            return False
+        return relates_outputs(self.model, lambda: self.loss(batch)[0])
 
     def _read_as_embeddings(self, batch: Any, labels: Any) -> None:
         """Outputs that are declared to be embeddings are read as such, unless the loss treats them as the logits of classes."""

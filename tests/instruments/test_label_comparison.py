@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pytest_ftcheck import diagnose, finetune, tiny_distilbert, toy_batches
-from pytest_ftcheck.instruments.label_comparison import compares_only
+from pytest_ftcheck import Intent, check_loss_matches_task, diagnose, finetune, tiny_distilbert, toy_batches
+from pytest_ftcheck.instruments.label_comparison import compares_only, reads_no_labels
 from pytest_ftcheck.instruments.reader import Reader
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
@@ -55,6 +57,16 @@ def test_losses_of_pairs_only_compare(loss):
 @pytest.mark.parametrize("loss", [F.cross_entropy, F.multi_margin_loss, focal, own_predictions, noisy])
 def test_losses_of_logits_do_not(loss):
     assert not compares_only(lambda y: loss(vectors(), y), LABELS, 8)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, batch_hard, contrastive, noisy])
+def test_losses_that_read_labels(loss):
+    assert not reads_no_labels(lambda y: loss(vectors(), y), LABELS, 8)
+
+
+def test_one_class_alone_does_not_show_that_no_labels_are_read():
+    assert not reads_no_labels(lambda _: vectors().sum(), torch.zeros(8, dtype=torch.long), 8)
+    assert not reads_no_labels(lambda _: vectors().sum() * float("nan"), LABELS, 8)
 
 
 def test_rows_to_leave_out_stay_left_out():
@@ -137,3 +149,86 @@ def test_metric_learning_is_healthy_and_own_predictions_are_not(loss, fault):
     )
     causes = diagnose(trace).causes
     assert [c.fault for c in causes] == ([fault] if fault else [])
+
+
+# ------------------------------------------------------------------ self-supervised losses, beside labels that they do not read
+def two_views(model, x, width=0.05):
+    return model(x), model(x + width * torch.randn_like(x))
+
+
+def simclr(model, batch):
+    a, b = (F.normalize(z, dim=1) for z in two_views(model, batch[0]))
+    return F.cross_entropy(a @ b.T / 0.2, torch.arange(len(a)))
+
+
+def simclr_of_one_call(model, batch):
+    z = F.normalize(model(torch.cat([batch[0], batch[0] + 0.05])), dim=1)
+    n = len(batch[0])
+    return F.cross_entropy((z @ z.T / 0.2).fill_diagonal_(-1e9), (torch.arange(2 * n) + n) % (2 * n))
+
+
+def simsiam(model, batch):
+    a, b = two_views(model, batch[0])
+    return -F.cosine_similarity(a, b.detach()).mean()
+
+
+def barlow_twins(model, batch):
+    a, b = ((z - z.mean(0)) / z.std(0) for z in two_views(model, batch[0]))
+    c = a.T @ b / len(a)
+    return (c.diagonal() - 1).pow(2).sum() + 0.05 * (c - torch.diag(c.diagonal())).pow(2).sum()
+
+
+def triplet(model, batch):
+    x = batch[0]
+    return F.triplet_margin_loss(model(x), model(x + 0.1), model(x.roll(1, 0)))
+
+
+def of_argmax(model, batch):
+    z = model(batch[0])
+    return F.cross_entropy(z, z.argmax(-1))
+
+
+def numbers(count=4):
+    g = torch.Generator().manual_seed(0)
+    return [(x := torch.randn(16, 6, generator=g), (x[:, 0] > 0).long()) for _ in range(count)]
+
+
+def encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8))
+
+
+SELF = [simclr, simclr_of_one_call, simsiam, barlow_twins, triplet]
+
+
+@pytest.mark.parametrize("loss", SELF)
+def test_labels_beside_a_self_supervised_loss_are_no_task(loss):
+    reader = Reader(encoder(), numbers()[0], loss_fn=loss)
+    assert (reader.task, reader.self_supervised) == (None, True)
+    assert "self-supervised" in reader.notes[0]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        of_argmax,
+        lambda m, b: F.cross_entropy(m(b[0]), torch.zeros(16, dtype=torch.long)),  # the labels are forgotten
+        lambda m, b: (m(b[0]) * 0).sum() + 1,
+        lambda m, b: -(m(b[0]).softmax(-1) * m.forward(b[0]).log_softmax(-1)).sum(-1).mean(),
+        lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+    ],
+)
+def test_losses_that_take_each_row_alone_are_still_of_the_labels(loss):
+    assert Reader(encoder(), numbers()[0], loss_fn=loss).task == "single_label"
+
+
+@pytest.mark.parametrize("loss", SELF)
+def test_self_supervised_learning_is_no_fault_of_labels(loss):
+    trace = finetune(
+        encoder, numbers(), head="2", loss_fn=loss, lr=1e-2, steps=12, probes=["loss", "loss_shape", "loop"]
+    )
+    verdict = check_loss_matches_task(trace)
+    assert (verdict.status, verdict.fault) == ("skipped", "")
+    assert "reads no labels" in verdict.headline
+    declared = check_loss_matches_task(replace(trace, intent=Intent(task="single_label")))
+    assert declared.status == "inconclusive"

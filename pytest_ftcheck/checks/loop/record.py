@@ -65,6 +65,8 @@ class LossCall:
     predicted: float | None = None
     #: ``backward()`` multiplied its gradient by a negative number.
     negated: bool = False
+    #: Its classes are the rows of the batch: as many as rows, each the label of one (in-batch negatives).
+    of_rows: bool = False
     #: Its labels are what ``argmax`` (or ``max``, ``topk``) of the model's own outputs returned.
     chosen_by_model: bool = False
     #: Of a regression's loss: between what its input must lie, and the smallest and largest label. None: not known.

@@ -27,7 +27,8 @@ def find_own_predictions(shape: LossShape) -> Verdict | None:
     if shape.random or shape.uses_labels is not False or curve is None or curve.gain <= 0:
         return None
     right, wrong = curve.at(8.0)
-    if abs(right - wrong) > 0.05 * curve.gain or curve.uniform - wrong < 0.5 * curve.gain:
+    alike = abs(right - wrong) <= 0.05 * curve.gain  # false of NaN
+    if not alike or curve.uniform - wrong < 0.5 * curve.gain:
         return None
     return failure(
         faults.OWN_PREDICTIONS_AS_TARGETS,

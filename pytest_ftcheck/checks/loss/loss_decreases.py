@@ -199,7 +199,7 @@ def _not_finite(judge: _Judge) -> Verdict | None:
 
 def _negative(judge: _Judge) -> Verdict | None:
     trace = judge.trace
-    if trace.reading.task not in ("single_label", "multi_label") or trace.probe_loss is None:
+    if trace.reading.task not in ("single_label", "multi_label") or trace.probe_loss is None or not _of_classes(trace):
         return None
     # an entropy bonus may make a sound loss a little negative; half the entropy of the labels below the standard loss is no bonus
     gap = 0.5 * (trace.probe_loss.prior_entropy or math.log(trace.reading.classes or 2))
@@ -230,7 +230,12 @@ def _standard_loss_rises(judge: _Judge, change: _Change) -> Verdict | None:
         return None
     # another sound objective (smoothed labels, class weights, a teacher) may raise it a little: compare with the class-prior loss
     rise = (last - first) / max(abs(first), _class_prior_loss(judge.trace))
-    if not rise > RISE or _on_another_scale(judge.trace) or _raises_the_labels(judge.trace):
+    if (
+        not rise > RISE
+        or _on_another_scale(judge.trace)
+        or not _of_classes(judge.trace)
+        or _raises_the_labels(judge.trace)
+    ):
         return None
     return judge.verdict(
         "fail",
@@ -343,7 +348,8 @@ def _standard_loss_rises_slightly(judge: _Judge, change: _Change) -> Verdict | N
     first, last = change.first.reference, change.last.reference
     if first is None or last is None or not 0 < change.drop < judge.min_drop:
         return None
-    if not last - first > ROUNDING * max(abs(first), 1e-12) or _raises_the_labels(judge.trace):
+    other = _raises_the_labels(judge.trace) or not _of_classes(judge.trace)
+    if other or not last - first > ROUNDING * max(abs(first), 1e-12):
         return None
     return judge.verdict(
         "inconclusive",
@@ -502,6 +508,12 @@ def _on_another_scale(trace: Trace) -> bool:
     return trace.reading.task == "regression" and any(
         m.p_value is not None and m.p_value <= ALPHA for m in trace.metrics
     )
+
+
+def _of_classes(trace: Trace) -> bool:
+    """False where the outputs were seen to be no logits of the labels: then no standard loss of them says anything."""
+    shape = descended_shape(trace)
+    return shape is None or shape.of_classes
 
 
 def _raises_the_labels(trace: Trace) -> bool:

@@ -152,6 +152,9 @@ def _own_predictions(trace: Trace, loop: LoopCalls, name: str) -> Verdict | None
     rows = sum(call.rows for call in loop.losses if call.iteration == 0)
     if accuracy is None or len(loop.losses) < LEAST_CALLS or not rows or accuracy**rows > LUCK:
         return None
+    # similarities of two views are made from outputs, and are none: the largest is no prediction
+    if not all(call.input != "other" and not call.of_rows for call in loop.losses):
+        return None
     if not all(call.function in _LABELLED and call.predicted == 1 for call in loop.losses):
         return None
     headline = (

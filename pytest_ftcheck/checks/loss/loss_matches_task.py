@@ -7,12 +7,12 @@ from collections.abc import Callable
 from ...core.formatting import number, percent
 from ...core.trace import Trace
 from ...core.verdict import Verdict
-from ..spec import Stage, Symptom, check, not_measured
+from ..spec import Stage, Symptom, check, declared_not_measured, not_measured
 from . import faults, label_use, logit_response, loss_terms
 from .ctc_in_loop import CTC_BLANK_IN_TARGETS, CTC_ON_LOGITS, judge_ctc
 from .loss_in_loop import judge_loss_in_loop, loss_not_seen, term_without_gradient
 from .objective import MINUS, descended_shape, descends_minus_measured
-from .record import LossShape
+from .record import OF_NO_LABELS, LossShape
 from .regression_targets import find_classes_as_numbers
 
 #: What can be wrong with the loss function itself, the first to be reported first.
@@ -35,6 +35,11 @@ OF_THE_LOSS: tuple[Callable[[LossShape], Verdict | None], ...] = (
     label_use.find_counted_ignored_labels,
     label_use.find_ignored_class,
     label_use.find_ignored_rows,
+)
+#: Why a loss of other outputs than logits is not judged.
+NO_LOGITS = (
+    "the outputs are no logits of the labels: any confident answer has a higher loss than a uniform one (a likelihood with a mean and a "
+    "variance?)"
 )
 #: What depends on the run, or on what was declared.
 OF_THE_RUN: tuple[Callable[[Trace, LossShape], Verdict | None], ...] = (
@@ -117,13 +122,19 @@ def check_loss_matches_task(trace: Trace) -> Verdict:
         declares = "" if trace.reading.task == "embedding" else "task"  # which then is judged: it is no other
         return not_measured("loss_matches_task", trace, LossShape, declares=declares)
     if shape.reason is not None and shape.depends is None:
-        return not_measured("loss_matches_task", trace, LossShape, shape.reason)
+        declared = trace.intent is not None and trace.intent.task is not None and shape.reason == OF_NO_LABELS
+        judge = declared_not_measured if declared else not_measured
+        return judge("loss_matches_task", trace, LossShape, shape.reason)
     for find in OF_THE_LOSS:
         if (found := find(shape)) is not None:
             return found
     for find_in_run in OF_THE_RUN:
         if (found := find_in_run(trace, shape)) is not None:
             return found
+    if shape.reason is not None:
+        return declared_not_measured("loss_matches_task", trace, LossShape, shape.reason)
+    if not shape.of_classes:
+        return not_measured("loss_matches_task", trace, LossShape, NO_LOGITS)
     if numbers := find_classes_as_numbers(trace, shape, "loss_matches_task"):
         return numbers
     if not_seen := loss_not_seen(trace, "loss_matches_task"):

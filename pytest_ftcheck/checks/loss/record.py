@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 from ...core.measurement import Measurement
 
+#: Least cosine of a sound loss's gradient with that of the standard loss: 0.5 to 1 were measured.
+SOUND = 0.5
+#: Reasons why the loss was not measured: it reads no labels; it is NaN at chosen logits.
+OF_NO_LABELS = "the loss reads no labels, and relates outputs of the model to each other (self-supervised): it is not one of these labels"
+NOT_A_NUMBER = "the loss of chosen logits is NaN: it takes other outputs than those"
+
 
 @dataclass(frozen=True)
 class LossCurve:
@@ -156,6 +162,22 @@ class LossShape(Measurement, probe="loss_shape"):
         """Whether the gradient's direction in each row can be compared with the row's label."""
         return (
             not self.random and self.by_row and self.uses_labels is True and self.kind in ("single", "tags", "binary")
+        )
+
+    @property
+    def of_classes(self) -> bool:
+        """False where the outputs are seen to be no logits of the labels: the gradient is far from the standard loss's, and from its
+        opposite, and any confident answer, right or wrong, has a higher loss than a uniform one (a mean and a variance)."""
+        curve = self.curve
+        if (
+            self.kind not in ("single", "binary", "tags")
+            or curve is None
+            or self.cosine is None
+            or self.known is not None
+        ):
+            return True
+        return (
+            abs(self.cosine) >= SOUND or self.agreement == 1 or min(curve.right[-1], curve.wrong[-1]) <= curve.uniform
         )
 
     @property

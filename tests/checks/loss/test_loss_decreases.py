@@ -12,7 +12,7 @@ from pytest_ftcheck import Intent, check_loss_decreases, diagnose, example_trace
 from pytest_ftcheck.checks.loop.record import LoopCalls, LossCall
 from pytest_ftcheck.checks.loss.loss_decreases import ALPHA, LEAST_DROP, RISE
 from pytest_ftcheck.checks.loss.objective import MINUS
-from pytest_ftcheck.checks.loss.record import LossShape
+from pytest_ftcheck.checks.loss.record import SOUND, LossCurve, LossShape
 from pytest_ftcheck.core.observations import Descent, Iteration, ProbeLoss, ProbeLossPoint
 
 GOOD = example_trace()
@@ -633,6 +633,20 @@ def test_a_reweighted_loss_may_raise_the_standard_loss(agreement, status):
     )
     trace = replace(GOOD, probe_loss=replace(GOOD.probe_loss, points=points), measurements={"loss_shape": shape})
     assert check_loss_decreases(trace).status == status
+
+
+# ------------------------------------------------------------------ outputs that are no logits
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, "pass"), ({"cosine": SOUND}, "fail"), ({"cosine": -SOUND}, "fail"), ({"known": "bce"}, "fail")],
+)
+def test_a_likelihood_of_numbers_may_be_negative(changes, expected):
+    no_logits = LossCurve((0.0, 1.0, 32.0), (0.2, 1.3, 9.0), (0.2, 0.0, 9.0))
+    shape = replace(LossShape(kind="single", cosine=0.05, agreement=0.5, curve=no_logits), **changes)
+    trace = of_probe(0.7, -0.9, measurements={"loss_shape": shape})
+    points = tuple(replace(p, reference=r) for p, r in zip(trace.probe_loss.points, (0.7, 1.9), strict=True))
+    trace = replace(trace, probe_loss=replace(trace.probe_loss, points=points))
+    assert check_loss_decreases(trace).status == expected
 
 
 # ------------------------------------------------------------------ a maximized objective

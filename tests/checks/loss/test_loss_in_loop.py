@@ -56,6 +56,11 @@ def test_labels_that_are_the_predictions():
     assert fault(with_all(predicted=1.0)) == "own_predictions_as_targets"
 
 
+def test_similarities_of_the_rows_are_no_predictions():
+    assert fault(with_all(predicted=1.0, input="other")) is None
+    assert fault(with_all(predicted=1.0, of_rows=True)) is None
+
+
 def test_one_label_that_is_not_predicted_shows_that_labels_are_read():
     calls = with_all(predicted=1.0)
     assert fault([*calls[:-1], dataclasses.replace(calls[-1], predicted=15 / 16)]) is None

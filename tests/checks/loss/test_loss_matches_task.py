@@ -12,7 +12,7 @@ from pytest_ftcheck.checks.data.record import Data
 from pytest_ftcheck.checks.loss.label_use import LEAST_AGREEMENT, LEAST_OWN, LEAST_OWN_TOKENS
 from pytest_ftcheck.checks.loss.logit_response import LEAST_GAIN, WRONG_LOSSES, WRONG_WITH_A_FLOOR
 from pytest_ftcheck.checks.loss.loss_terms import HIGHEST_TEMPERATURE, LARGEST_OTHER_TERMS, NOTHING
-from pytest_ftcheck.checks.loss.record import LossCurve, LossShape
+from pytest_ftcheck.checks.loss.record import NOT_A_NUMBER, LossCurve, LossShape
 from pytest_ftcheck.core.intent import Intent
 from pytest_ftcheck.core.observations import Metric, ProbeLossPoint
 from pytest_ftcheck.core.trace import Trace
@@ -400,3 +400,18 @@ def test_the_declared_task(declared, changes, status):
     verdict = judged(trace, **changes)
     assert verdict.status == status
     assert (verdict.fault == "wrong_task") == (status == "fail")
+
+
+def test_nothing_is_said_of_a_loss_that_is_nan_at_chosen_logits():
+    verdict = judged(known=None, uses_labels=False, curve=None, reason=NOT_A_NUMBER)
+    assert (verdict.status, verdict.fault) == ("inconclusive", "")
+    assert "NaN" in verdict.headline
+    nan = curve(lambda m: math.nan)
+    assert judged(known=None, uses_labels=False, curve=nan).fault != "own_predictions_as_targets"
+
+
+def test_outputs_that_are_no_logits_are_not_judged():
+    both = curve(lambda m: m * m, lambda m: m * m)
+    verdict = judged(known=None, cosine=0.05, agreement=0.8, curve=both)
+    assert (verdict.status, verdict.fault) == ("skipped", "")
+    assert "no logits" in verdict.headline

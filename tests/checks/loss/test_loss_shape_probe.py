@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, FunnelConfig, FunnelForMaskedLM
 
-from pytest_ftcheck import Intent, check_logits_unbounded, check_loss_matches_task, check_loss_stable, finetune
+from pytest_ftcheck import Intent, check_logits_unbounded, check_loss_matches_task, check_loss_stable, finetune, watch
 from pytest_ftcheck.checks.loss.objective import MINUS
 from pytest_ftcheck.checks.loss.probe.loss_shape import ASCENT_PASSES, PASSES
 from pytest_ftcheck.checks.loss.record import LossShape
@@ -523,3 +523,30 @@ def test_minus_the_loss_is_judged_where_the_optimizer_maximizes(kind, loss):
 
 def test_a_fault_of_minus_the_loss_is_named():
     assert ascending(lambda z, y: -F.cross_entropy(z.softmax(-1), y), maximize=True).fault == "double_softmax"
+
+
+# ------------------------------------------------------------------ outputs that cannot be replaced, or are no logits
+def test_a_loss_that_is_nan_at_chosen_logits_is_not_measured():
+    def only_varied(z, y):
+        return (
+            F.cross_entropy((z - z.mean(0)) / z.std(0), y) / float(z.std() > 1e-3)
+            if float(z.std())
+            else z.sum() * float("nan")
+        )
+
+    found = check_loss_matches_task(run("single", simple(only_varied)))
+    assert (found.status, found.fault) == ("inconclusive", "")
+
+
+@pytest.mark.parametrize("wrap", [torch.func.vmap, lambda m: lambda x: torch.func.vmap(m)(x[:, None])[:, 0]])
+def test_a_model_that_the_loss_maps_over_rows_is_not_measured(wrap):
+    model, batch = Small(), batches()[0]
+    with watch(
+        model, probe_batch=batch, loss_fn=lambda m, b: F.cross_entropy(wrap(m)(b[0]), b[1]), head="classifier"
+    ) as w:
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    shape = w.trace.measured(LossShape)
+    assert (shape.depends, shape.curve) == (None, None)
+    assert "could not be passed" in shape.reason
+    assert check_loss_matches_task(w.trace).status == "skipped"

@@ -319,6 +319,7 @@ class LoopObserver(LoopCallListener):
         call = LossCall(
             *(self.iteration, function, form, rows, own, reordered, predicted),
             chosen_by_model=chosen,
+            of_rows=_of_rows(given, labels),
             bounds=bounds,
             label_range=of_labels,
         )
@@ -393,6 +394,18 @@ def _predicted(given: torch.Tensor, labels: torch.Tensor) -> float | None:
     if given.dim() != 2 or labels.shape != given.shape[:1] or labels.is_floating_point() or not len(labels):
         return None
     return float((given.detach().argmax(1) == labels).float().mean())
+
+
+def _of_rows(given: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether the classes are the rows of the batch: each is the label of one row, as of the similarities of two views."""
+    if (
+        given.dim() != 2
+        or given.shape[0] != given.shape[1]
+        or labels.shape != given.shape[:1]
+        or len(labels) < LEAST_ROWS
+    ):
+        return False
+    return bool((labels.sort().values == torch.arange(len(labels), device=labels.device)).all())
 
 
 def _form(given: torch.Tensor, outputs: set[Any]) -> str:

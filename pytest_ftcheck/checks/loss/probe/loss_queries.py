@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ....instruments.logit_injection import Injector
-from ..record import LossCurve, LossShape
+from ..record import NOT_A_NUMBER, LossCurve, LossShape
 from . import label_queries
 from .chosen_logits import ChosenLogits
 from .known_losses import STANDARD, TABLES, gradient_of, recognised
@@ -77,7 +77,8 @@ class LossQueries:
         """Classes and tags."""
         t = self.target
         right, wrong = t.sign(t.y), t.sign(t.wrong())
-        shape = dataclasses.replace(shape, curve=self._curve(injector, right, wrong))
+        curve = self._curve(injector, right, wrong)
+        shape = dataclasses.replace(shape, curve=curve, reason=NOT_A_NUMBER if curve is None else shape.reason)
         if random:
             return shape
         draws = self._gradients(injector)
@@ -107,10 +108,12 @@ class LossQueries:
             shape = dataclasses.replace(shape, unread_tags=unread, crossed_tags=crossed)
         return shape
 
-    def _curve(self, injector: Injector, right: torch.Tensor, wrong: torch.Tensor) -> LossCurve:
-        """The loss of the right and of a wrong answer, by margin."""
+    def _curve(self, injector: Injector, right: torch.Tensor, wrong: torch.Tensor) -> LossCurve | None:
+        """The loss of the right and of a wrong answer, by margin; None: it is NaN somewhere."""
         of_right = [float(injector.loss(self.chosen.along(right, m))) for m in MARGINS]
         of_wrong = [float(injector.loss(self.chosen.along(wrong, m))) if m else of_right[0] for m in MARGINS]
+        if any(map(math.isnan, (*of_right, *of_wrong))):
+            return None
         return LossCurve(MARGINS, tuple(of_right), tuple(of_wrong))
 
     def _gradients(self, injector: Injector, count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -19,7 +19,7 @@ from ....instruments.tasks import IGNORED
 from ....instruments.uncompiled import compiled
 from ....instruments.undisturbed import perturbed, quiet
 from ....instruments.work import PER_OUTPUT
-from ..record import LossShape
+from ..record import SOUND, LossShape
 from .class_start import centred, logits_of_class, size_of
 from .largest_margin import largest_margin, margin_of, output_bounds
 from .loss_queries import LossQueries, reach_of
@@ -43,8 +43,6 @@ PASSES, RECALLED_PASSES = 6, (0, 2)
 ASCENT_ROWS, ASCENT_PASSES = 2, 6
 #: Different whole numbers up to which labels may be classes.
 MOST_LEVELS = 32
-#: Sound losses have a cosine of 0.5 to 1 with the gradient of the standard loss: below minus that, a loss is the negative of one.
-AWAY = -0.5
 #: Logits of this size (rms around a row's mean) are large compared with those of a head near zero.
 LARGE = 1.0
 
@@ -271,7 +269,7 @@ def _measure(
         shape = dataclasses.replace(shape, site=names[injector.site], depends=responds[0], differentiable=responds[1])
         if responds[1]:
             known = queries.describe(shape, injector)
-            if known.cosine is not None and known.cosine < AWAY:
+            if known.cosine is not None and known.cosine <= -SOUND:
                 known = dataclasses.replace(known, of_minus=queries.describe(shape, injector.minus()))
             shape = known
         break

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from ....instruments.batches import split
 from ....instruments.probe import ProbeContext
 from ....instruments.tasks import IGNORED
+from ..record import OF_NO_LABELS
 
 #: Why there are none.
 OF_EMBEDDINGS = "the outputs are embeddings, and no logits"
@@ -68,6 +69,8 @@ def targets_of(context: ProbeContext, batch: Any, logits: torch.Tensor) -> Targe
     of_batch, task = split(batch)[1], context.reader.task
     if context.reader.embeddings:
         return OF_EMBEDDINGS
+    if context.reader.self_supervised:
+        return OF_NO_LABELS
     if not isinstance(of_batch, torch.Tensor) or task is None:
         return "labels and logits could not be matched"
     labels = context.reader.targets(of_batch)
