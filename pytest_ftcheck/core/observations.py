@@ -226,6 +226,9 @@ class Tensor:
     #: Name of the module around it that was to freeze it and does not: ``module.requires_grad = False`` sets an attribute that torch never
     #: reads. An empty name is the model itself; None: there is none.
     frozen_in_name_by: str | None = None
+    #: Of a frozen one: the trainable parameter of its shape that each write between steps took it a fraction of the way to, as an
+    #: exponential moving average does. None: it was not written to, or otherwise.
+    average_of: str | None = None
 
     @property
     def numel(self) -> int:

@@ -116,6 +116,12 @@ class SampledElements:
         self._latest = out
         return out
 
+    def values_like(self, place: int, other: int) -> torch.Tensor | None:
+        """The current values of one parameter where another one of its shape is sampled; None: it was given another number of elements."""
+        with torch.no_grad():
+            flat, index = self._flat(place), self.index[other]
+            return flat if flat is None or index is None else flat.index_select(0, index)
+
     def _piece(self, place: int, index: torch.Tensor | None) -> torch.Tensor:
         if place not in self.resized:
             flat = self._flat(place)

@@ -28,6 +28,7 @@ from ..instruments.tensor_bytes import digest
 from ..instruments.tensor_statistics import rms, series, statistics
 from .external_writes import ExternalWrites, share_retained
 from .gradient_statistics import GradientStatistics
+from .moving_averages import MovingAverages
 from .watched_optimizers import WatchedOptimizers
 from .watched_parameters import WatchedParameter
 
@@ -62,6 +63,7 @@ def tensor_records(
     gradients: GradientStatistics,
     max_update: torch.Tensor,
     writes: ExternalWrites,
+    averages: MovingAverages,
     rows: Sequence[torch.Tensor],
     steps: int,
     optimizers: WatchedOptimizers,
@@ -90,6 +92,7 @@ def tensor_records(
         known: dict[str, Any] = {
             "replaced": replaced,
             "orphaned": parameter is not None and replaced and not in_an_optimizer,
+            "average_of": averages.name(w.slot),
             "in_other_optimizer": id(w.parameter) in in_other_optimizers,
             "group": None if w.group is None else optimizers.offset(w.group[0]) + w.group[1],
         }

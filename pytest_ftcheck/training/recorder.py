@@ -27,6 +27,7 @@ from .clipped_norms import ClippedNorms
 from .external_writes import ExternalWrites
 from .gradient_norms import read_norms
 from .gradient_statistics import NO_GRADIENT, NOT_CONCERNED, GradientStatistics
+from .moving_averages import MovingAverages
 from .recorded_fields import GroupRates, optimizer_record, tensor_records
 from .sampled_histograms import histograms_of
 from .watched_optimizers import WatchedOptimizers
@@ -95,6 +96,7 @@ class Recorder:
         self._gradients = GradientStatistics(len(self._live), t.device)
         self._max_update = torch.zeros(len(self._live), dtype=torch.float32, device=t.device)
         self._writes = ExternalWrites(t)
+        self._averages = MovingAverages(t, self._live)
         self._decay = WeightDecay(t, self._live)
         self._rows: list[torch.Tensor] = []  # one a recorded step: norms of gradient, update and displacement
         self._recorded: list[int] = []
@@ -198,6 +200,7 @@ class Recorder:
         self._sampled.values(self._before)
         if not torch.equal(self._before, self._after):
             self._writes.update(self._before, self._after, self._start, first=not self.steps)
+            self._averages.update(self._before, self._after)
 
     def _after_step(self, optimizer: TorchOptimizer, *_: Any) -> None:
         loop_calls.pause()  # somebody may have subscribed since
@@ -352,6 +355,7 @@ class Recorder:
         counted = self._writes.not_masked(after_last_step)
         if not torch.equal(final, after_last_step):
             self._writes.after_the_last_step(final, after_last_step)
+            self._averages.update(final, after_last_step)
         if self.steps:
             self._after = final
             self._replace_last_histograms(len(self.steps) - 1)
@@ -371,6 +375,7 @@ class Recorder:
             gradients=self._gradients,
             max_update=self._max_update,
             writes=self._writes,
+            averages=self._averages,
             rows=self._rows,
             steps=len(self.steps),
             optimizers=self.optimizers,

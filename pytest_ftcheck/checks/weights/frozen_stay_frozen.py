@@ -62,6 +62,11 @@ def check_frozen_stay_frozen(
         return Verdict(NAME, "skipped", "nothing is frozen.", measured=measured)
     changed = [t for t in tensors if _changed(t)]
     changed_buffers = [b for b in buffers if not b.unchanged]
+    if averages := [t for t in changed if not selected and _is_average(t, trace)]:
+        changed = [t for t in changed if t not in averages]
+        changed_buffers = [b for b in changed_buffers if not _belongs_to(b, averages)]
+        if not changed and not changed_buffers:
+            return _moving_average(averages, measured)
     if not changed and not changed_buffers:
         headline = (
             f"{plural(len(tensors), 'parameter')} and {plural(len(buffers), 'buffer')} did not change by a single bit."
@@ -78,6 +83,37 @@ def check_frozen_stay_frozen(
         ),
         limit="not one bit changes",
         causes=tuple(fault.cause for fault in found),
+        measured=measured,
+    )
+
+
+def _is_average(tensor: Tensor, trace: Trace) -> bool:
+    """Nothing but writes between steps moved it, each towards one trainable parameter, and nobody declared it frozen."""
+    own = tensor.average_of is not None and tensor.motion.max_update == 0
+    return own and not ever_trainable(tensor) and not declared_frozen(tensor, trace)
+
+
+def _belongs_to(buffer: Buffer, averages: Sequence[Tensor]) -> bool:
+    """A buffer of the module that is averaged, or of one around it: its statistics, or the count of the averages."""
+    owner = buffer.name.rpartition(".")[0]
+    return bool(owner) and any(t.name.startswith(f"{owner}.") for t in averages)
+
+
+def _moving_average(averages: Sequence[Tensor], measured: str) -> Verdict:
+    first, verb = averages[0], "follows" if len(averages) == 1 else "follow"
+    return Verdict(
+        NAME,
+        "advice",
+        f"{plural(len(averages), 'frozen parameter')} {verb} a trainable one as a moving average does: {first.name} follows "
+        f"{first.average_of}.",
+        evidence=tuple(
+            {"name": t.name, "follows": t.average_of, "moved": percent(t.motion.share_changed)} for t in averages
+        ),
+        limit="not one bit changes, but for a teacher or target network",
+        causes=(
+            "a teacher or target network inside the model is updated towards the trained part (EMA, mean teacher, BYOL, MoCo)",
+        ),
+        remedy="nothing, if it is meant to; else exclude these parameters from the average",
         measured=measured,
     )
 

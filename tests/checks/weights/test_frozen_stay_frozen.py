@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_ftcheck import CheckFailed, Intent, assert_healthy, check_frozen_stay_frozen, example_trace, finetune
+from pytest_ftcheck import CheckFailed, Intent, assert_healthy, check_frozen_stay_frozen, example_trace, finetune, watch
 from pytest_ftcheck.core.example_trace import tensor
 from pytest_ftcheck.core.observations import Buffer
 
@@ -276,3 +276,80 @@ def test_a_flag_of_the_classs_own_is_fine():
 def test_what_is_declared_to_learn_is_not_frozen_by_a_flag():
     trace = trained(nn.Linear(6, 8), freeze_in_name("base"), Intent(trained=("base", "classifier")))
     assert check_frozen_stay_frozen(trace).status == "skipped"
+
+
+# ------------------------------------------------------------------ teachers that follow a student
+class Distilled(nn.Module):
+    """A student, and a frozen copy of it with a running statistic; the second matrix is larger than its sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = nn.Sequential(nn.Linear(4, 300), nn.ReLU(), nn.Linear(300, 5))
+        self.teacher = nn.Sequential(nn.Linear(4, 300), nn.ReLU(), nn.Linear(300, 5)).requires_grad_(False)
+        self.teacher.register_buffer("updates", torch.zeros(()))
+
+    def forward(self, x):
+        return self.student(x)
+
+    @torch.no_grad()
+    def update(self, how):
+        self.teacher.updates += 1
+        for student, teacher in zip(self.student.parameters(), self.teacher.parameters(), strict=True):
+            how(student, teacher)
+
+
+def followed(how, intent=None):
+    torch.manual_seed(0)
+    model = Distilled()
+    optimizer = torch.optim.AdamW(model.student.parameters(), lr=1e-2)
+    with watch(model, optimizer, intent=intent) as w:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            model.update(how)
+    return check_frozen_stay_frozen(w.trace)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("share", [0.001, 0.1, 1.0])
+def test_a_moving_average_of_the_student_is_advice(share):
+    verdict = followed(lambda student, teacher: teacher.lerp_(student, share))
+    assert (verdict.status, verdict.fault) == ("advice", "")
+    assert verdict.headline == (
+        "4 frozen parameters follow a trainable one as a moving average does: teacher.0.weight follows student.0.weight."
+    )
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda student, teacher: teacher.add_(torch.randn_like(teacher), alpha=0.01),
+        lambda student, teacher: teacher.lerp_(student, -0.1),
+        lambda student, teacher: teacher.lerp_(student.flip(0), 0.1),
+        lambda student, teacher: teacher.mul_(0.9),
+    ],
+    ids=["noise", "away", "rows exchanged", "shrunk"],
+)
+def test_frozen_parameters_that_move_otherwise_fail(how):
+    verdict = followed(how)
+    assert (verdict.status, verdict.fault) == ("fail", "frozen_written")
+
+
+@pytest.mark.trains
+def test_a_teacher_that_was_declared_frozen_must_stay():
+    verdict = followed(lambda student, teacher: teacher.lerp_(student, 0.1), Intent(frozen=("teacher",)))
+    assert verdict.status == "fail"
+
+
+def test_an_average_that_also_moved_otherwise_or_elsewhere():
+    trace = frozen_base(unchanged=False, average_of="classifier.weight")
+    assert check_frozen_stay_frozen(trace).status == "fail"  # something moved it inside a step
+    between = tuple(replace(t, motion=replace(t.motion, max_update=0.0)) for t in trace.tensors)
+    buffers = (Buffer("base_model.layer.0.lin.count", "base", True, False),)
+    assert check_frozen_stay_frozen(replace(trace, tensors=between, buffers=buffers)).status == "advice"
+    assert check_frozen_stay_frozen(replace(trace, tensors=between), "base").status == "fail"  # selected is declared
+    elsewhere = (Buffer("base_model.norm.running_mean", "base", True, False),)
+    verdict = check_frozen_stay_frozen(replace(trace, tensors=between, buffers=elsewhere))
+    assert verdict.fault == "frozen_statistics_drift"
