@@ -258,7 +258,7 @@ class Buffer:
     #: It belongs to a module whose parameters are all frozen.
     frozen: bool
     unchanged: bool
-    #: NaN and infinite values at the end.
+    #: NaN and +inf values at the end, without those that were there before the run and have not changed.
     nonfinite: int = 0
 
 

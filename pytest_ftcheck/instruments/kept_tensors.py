@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from .inference import InferenceMode
 from .sharded_tensors import is_sharded, local, memory_of
+from .tensor_bytes import parts_of
 from .undo import NotRestored, restore_or_name
 
 #: Integers of the same number of bytes: as such, -0.0 differs from 0.0, and a NaN equals itself.
@@ -51,7 +52,9 @@ class KeptTensor:
         return True
 
     def __str__(self) -> str:
-        return self.name or f"a tensor of shape {tuple(self.values.shape if self.values is not None else ())}"
+        if self.name or self.values is None or self.values.is_nested:  # a nested one has no shape
+            return self.name or "a tensor"
+        return f"a tensor of shape {tuple(self.values.shape)}"
 
 
 def restore_flags(tensor: torch.Tensor, requires_grad: bool, grad: torch.Tensor | None) -> None:
@@ -141,6 +144,7 @@ def _joins(t: torch.Tensor) -> bool:
         (type(t) is nn.Parameter or type(t) is torch.Tensor)
         and t.dtype in _JOINED_DTYPES
         and t.layout is torch.strided
+        and not t.is_nested
         and 0 < t.numel() <= SMALL
         and t.is_contiguous()
         and (t.is_cpu or t.is_cuda)
@@ -203,23 +207,51 @@ class FreshMemory:
 
 def _place(tensor: torch.Tensor) -> Any:
     """Where a tensor's elements are; None: it has no memory of the usual kind."""
-    if tensor.layout is not torch.strided or tensor.device.type == "meta" or not tensor.numel():
+    if not _is_dense(tensor) or tensor.device.type == "meta" or not tensor.numel():
         return None
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors are the same elements of the same memory."""
-    if a.layout is torch.sparse_coo and b.layout is torch.sparse_coo and a.shape == b.shape:
-        return same_memory(a._indices(), b._indices()) and same_memory(a._values(), b._values())
-    if a.layout is not torch.strided or b.layout is not torch.strided:
-        return False
+    if not _is_dense(a) or not _is_dense(b):
+        return _same_parts(a, b, same_memory) or _same_opaque(a, b)
     return (
         a.data_ptr() == b.data_ptr()
         and a.shape == b.shape
         and a.stride() == b.stride()
         and a.dtype == b.dtype
         and a.device == b.device
+    )
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether its elements lie in one memory; of a sparse or nested one they do not."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def _matching_parts(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The parts of two tensors side by side; none where they are not known, or of other shapes."""
+    one, two = parts_of(a) or (), parts_of(b) or ()
+    pairs = list(zip(one, two, strict=False))
+    return pairs if len(one) == len(two) and all(x.shape == y.shape for x, y in pairs) else []
+
+
+def _same_parts(a: torch.Tensor, b: torch.Tensor, same: Callable[[torch.Tensor, torch.Tensor], bool]) -> bool:
+    """Whether two tensors of one kind are made of the same parts. False where the parts are not known."""
+    if a.layout is not b.layout or a.is_nested is not b.is_nested or (not a.is_nested and a.shape != b.shape):
+        return False
+    pairs = _matching_parts(a, b)
+    return bool(pairs) and all(same(x, y) for x, y in pairs)
+
+
+def _same_opaque(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of oneDNN, whose elements have an order of their own, are the same ones."""
+    return bool(
+        a.is_mkldnn
+        and b.is_mkldnn
+        and a.shape == b.shape
+        and torch.ops.mkldnn.data_ptr(a) == torch.ops.mkldnn.data_ptr(b)
     )
 
 
@@ -244,22 +276,28 @@ def identical(a: torch.Tensor, b: torch.Tensor) -> bool:
     >>> identical(zero, -zero), identical(zero / 0, zero / 0)
     (False, True)
     """
-    if a.shape != b.shape or a.dtype != b.dtype or a.layout is not b.layout:
+    if a.dtype != b.dtype or a.layout is not b.layout:
         return False
     try:
-        return _same_bits(a, b)
+        if not _is_dense(a) or not _is_dense(b):
+            return _same_values(a, b)
+        return a.shape == b.shape and _same_bits(a, b)
     except (RuntimeError, TypeError):  # a layout, or a subclass, whose bits cannot be read
         return False
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.layout is torch.sparse_coo:
+def _same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Of two tensors that are made of parts, or whose elements have an order of their own."""
+    if a.is_mkldnn and b.is_mkldnn:
+        return identical(a.to_dense(), b.to_dense())
+    if a.layout is torch.sparse_coo and a.shape == b.shape:
         a, b = a.coalesce(), b.coalesce()
-        return torch.equal(a.indices(), b.indices()) and _same_bits(a.values(), b.values())
+    return _same_parts(a, b, identical)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.is_quantized:
         return torch.equal(a.int_repr(), b.int_repr())
-    if a.layout is not torch.strided:
-        return torch.equal(a, b)
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     if a.is_contiguous() and b.is_contiguous() and a.numel() * a.itemsize % 8 == 0 and a.itemsize < 8:
@@ -275,7 +313,11 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def overwrite(memory: torch.Tensor, values: torch.Tensor) -> None:
     """Write these values, each element once: also where rows share their memory, or a tensor was made in inference mode."""
     with InferenceMode(memory.is_inference()), torch.no_grad():
-        if memory.layout is torch.strided:
+        if not _is_dense(memory) and (parts := _matching_parts(memory, values)):
+            for into, part in parts:
+                overwrite(into, part)
+            return
+        if _is_dense(memory):
             for dim, stride in enumerate(memory.stride()):
                 if stride == 0 and memory.shape[dim] > 1:
                     memory, values = memory.narrow(dim, 0, 1), values.narrow(dim, 0, 1)
@@ -284,7 +326,7 @@ def overwrite(memory: torch.Tensor, values: torch.Tensor) -> None:
 
 def set_values(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Give a tensor these values; nothing is written where it has them."""
-    if tensor.shape != values.shape:
+    if _is_dense(tensor) and tensor.shape != values.shape:
         use_memory(tensor, values.clone())
     elif not identical(tensor.data, values):
         overwrite(tensor.data, values)

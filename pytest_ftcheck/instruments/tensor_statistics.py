@@ -8,17 +8,55 @@ import torch
 
 from ..core.observations import Histogram, Statistics
 from .sharded_tensors import local
+from .tensor_bytes import parts_of
 
 BINS = 48
 
 
-def nonfinite(buffer: torch.Tensor) -> int:
-    """NaN and +inf values of a buffer."""
-    if not buffer.is_floating_point() or buffer.device.type == "meta" or buffer.is_sparse:
-        return 0
-    buffer = local(buffer)
-    # attention masks contain -inf; a running statistic never does
-    return int((torch.isnan(buffer) | (buffer == math.inf)).sum())
+class NonfiniteElements:
+    """The NaN and +inf elements of a buffer as they are now; attention masks contain -inf, and a running statistic never does."""
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        values = _floats_of(buffer)
+        self._places = None if values is None else _nonfinite(values)
+        self._values = None if values is None or self._places is None else values[self._places].clone()
+        if self._values is not None and not self._values.numel():
+            self._places = self._values = None
+
+    def since(self, buffer: torch.Tensor) -> int:
+        """How many there are now that were not there before, with the same value.
+
+        >>> best = torch.tensor([math.inf, 1.0])
+        >>> before = NonfiniteElements(best)
+        >>> before.since(best), before.since(torch.tensor([math.nan, math.nan]))
+        (0, 2)
+        """
+        values = _floats_of(buffer)
+        if values is None:
+            return 0
+        now = _nonfinite(values)
+        count = int(now.sum())
+        if self._places is None or self._values is None or not count:
+            return count
+        if now.shape != self._places.shape:  # which of them were there is not known
+            return max(0, count - self._values.numel())
+        found, before = values[self._places.to(values.device)], self._values.to(values.device)
+        return count - int(((found == before) | ((found != found) & (before != before))).sum())
+
+
+def _nonfinite(values: torch.Tensor) -> torch.Tensor:
+    return torch.isnan(values) | (values == math.inf)
+
+
+def _floats_of(buffer: torch.Tensor) -> torch.Tensor | None:
+    """Its values in a dense tensor; None: it has no floating-point values that can be read."""
+    if not buffer.is_floating_point() or buffer.device.type == "meta":
+        return None
+    parts = parts_of(local(buffer))
+    if parts is None:
+        return None
+    floats = [part.detach() for part in parts if part.is_floating_point()]
+    return floats[0] if len(floats) == 1 else torch.cat([part.reshape(-1) for part in floats]) if floats else None
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:

@@ -404,6 +404,10 @@ class Recorder:
             "buffers": self._buffers.record(self._watched),
         }
 
+    def notes(self) -> list[str]:
+        """What of the model was not compared."""
+        return self._buffers.notes()
+
     def _replace_last_histograms(self, last: int) -> None:
         """The histograms of the last step are exact."""
         for w in self._watched:

@@ -380,6 +380,7 @@ class FinetuneRun:
     # ------------------------------------------------------------------ after
     def _trace(self, *, partial: bool) -> Trace:
         fields = self._recorder.finish()
+        self._notes += self._recorder.notes()
         metrics: tuple[Metric, ...] = ()
         noise: dict[str, float | None] = {}
         if not partial:

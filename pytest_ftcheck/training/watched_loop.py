@@ -303,7 +303,7 @@ class WatchedLoop:
         assert recorder is not None
         seconds = time.perf_counter() - self._began
         fields = recorder.finish()
-        self._notes += _notes_on(fields["optimizer"])
+        self._notes += [*_notes_on(fields["optimizer"]), *recorder.notes()]
         metrics: tuple[Metric, ...] = ()
         noise: dict[str, float | None] = {}
         if stopped is None:

@@ -13,7 +13,10 @@ from ..instruments.parameter_roles import in_part, roles
 from ..instruments.sampled_elements import LARGE_BASE, LARGE_HEAD, row_stride
 from ..instruments.sharded_tensors import local, shape_here, stored_parameters
 from ..instruments.tensor_bytes import digest
-from ..instruments.tensor_statistics import nonfinite, statistics
+from ..instruments.tensor_statistics import NonfiniteElements, statistics
+
+#: Buffers that a note names.
+NAMED = 5
 
 
 @dataclass
@@ -134,7 +137,18 @@ class WatchedBuffers:
 
     def __init__(self, model: nn.Module, head: Sequence[str]) -> None:
         self._model, self._head = model, head
-        self._digests = {name: digest(buffer) for name, buffer in model.named_buffers()}
+        self._before = {name: (digest(b), NonfiniteElements(b)) for name, b in model.named_buffers()}
+        #: Buffers whose values cannot be read; without memory there are none to be compared.
+        self._unread = [n for n, b in model.named_buffers() if self._before[n][0] is None and b.device.type != "meta"]
+
+    def notes(self) -> list[str]:
+        """Which buffers are not compared."""
+        if not self._unread:
+            return []
+        more = f", and {len(self._unread) - NAMED} more" if len(self._unread) > NAMED else ""
+        return [
+            f"buffers that were not compared, as their values cannot be read: {', '.join(self._unread[:NAMED])}{more}"
+        ]
 
     def record(self, watched: Sequence[WatchedParameter]) -> tuple[Buffer, ...]:
         """What became of them; ``watched`` are the parameters of the modules they belong to."""
@@ -146,9 +160,10 @@ class WatchedBuffers:
                 part="head" if in_part(name, self._head) else "base",
                 frozen=_in_frozen_module(name, frozen),
                 unchanged=name in now and digest(now[name]) == before,
-                nonfinite=nonfinite(now[name]) if name in now else 0,
+                nonfinite=nonfinite.since(now[name]) if name in now else 0,
             )
-            for name, before in self._digests.items()
+            for name, (before, nonfinite) in self._before.items()
+            if name not in self._unread
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import zlib
 
@@ -9,9 +10,13 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
+from pytest_ftcheck import check_all_finite, finetune, watch
 from pytest_ftcheck.instruments.environment import data_hash
+from pytest_ftcheck.instruments.kept_tensors import KeptTensors, identical, overwrite
 from pytest_ftcheck.instruments.tensor_bytes import digest, of_bytes
+from pytest_ftcheck.instruments.tensor_statistics import NonfiniteElements
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch says of some layouts that they are new
@@ -61,6 +66,81 @@ def test_what_is_made_of_parts_is_compared_by_them(kind):
     values = one.unbind()[1] if one.is_nested else one._values() if kind == "coo" else one.values()
     values.reshape(-1)[-1] = 9
     assert digest(one) != digest(two)
+
+
+@pytest.mark.parametrize("kind", [*IN_PARTS, "mkldnn"])
+def test_what_is_made_of_parts_is_kept_and_restored(kind):
+    make = IN_PARTS.get(kind, lambda: torch.ones(3).to_mkldnn())
+    tensor = make()
+    kept = KeptTensors([("it", tensor)])
+    assert kept.restore() == []
+    overwrite(tensor.data, other_values(make()))
+    assert kept.restore() == ["it"]
+    assert identical(tensor, make())
+    assert kept.restore() == []
+
+
+def other_values(tensor):
+    if tensor.is_mkldnn:
+        return (tensor.to_dense() * 2).to_mkldnn()
+    return tensor * 2
+
+
+class WithBuffer(nn.Module):
+    def __init__(self, buffer):
+        super().__init__()
+        self.body, self.classifier = nn.Linear(6, 8), nn.Linear(8, 2)
+        self.register_buffer("odd", buffer)
+
+    def forward(self, x):
+        return self.classifier(torch.relu(self.body(x)))
+
+
+@pytest.mark.parametrize("kind", [*IN_PARTS, "mkldnn"])
+@pytest.mark.trains
+def test_a_buffer_of_any_kind_is_trained_beside(kind, rows):
+    model = WithBuffer(IN_PARTS.get(kind, lambda: torch.ones(3).to_mkldnn())())
+    trace = finetune(model, list(rows), steps=2, probes=())
+    compared = [b.name for b in trace.buffers]
+    assert compared == ([] if kind == "mkldnn" else ["odd"])
+    assert any("not compared" in note and "odd" in note for note in trace.notes) is (kind == "mkldnn")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model) as w:
+        for x, y in rows[:2]:
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if kind == "csr":
+                model.odd.values().mul_(2)
+    assert [b.unchanged for b in w.trace.buffers] == ([] if kind == "mkldnn" else [kind != "csr"])
+
+
+@pytest.mark.trains
+def test_what_was_not_finite_before_the_training_is_no_event_of_it(rows):
+    model = WithBuffer(torch.tensor([math.inf, math.nan, 0.0]))
+    assert check_all_finite(finetune(model, list(rows), steps=2, probes=())).status == "pass"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model) as w:
+        x, y = rows[0]
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        model.odd[2] = math.inf
+    assert (check_all_finite(w.trace).fault, w.trace.buffers[0].nonfinite) == ("nonfinite_buffer", 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [
+        ([math.inf, 1.0], [math.inf, 2.0], 0),
+        ([math.inf, 1.0], [math.nan, 1.0], 1),
+        ([math.inf, 1.0], [1.0, math.inf], 1),
+        ([-math.inf, 1.0], [-math.inf, math.nan], 1),
+        ([math.nan], [math.nan, math.nan], 1),
+        ([0.0], [math.nan, math.nan], 2),
+        ([1, 2], [1, 2], 0),
+    ],
+)
+def test_nonfinite_elements_are_counted_where_they_are_new(before, after, count):
+    assert NonfiniteElements(torch.tensor(before)).since(torch.tensor(after)) == count
 
 
 def test_what_has_no_values_is_not_read():
