@@ -302,3 +302,17 @@ def table(rows: Sequence[Mapping[str, Any]], *, indent: str = "  ", most: int | 
     if len(shown) < len(rows):
         lines.append(f"{indent}... and {len(rows) - len(shown):,} more")
     return lines
+
+
+def at_iterations(found: Sequence[int], known: Sequence[int]) -> str:
+    """When something was seen: from its first iteration on, if it was seen at all that are known from there on.
+
+    >>> at_iterations([2, 3], [0, 1, 2, 3]), at_iterations([2], [0, 1, 2, 3]), at_iterations([0, 2], [0, 1, 2, 3])
+    ('from iteration 2 on', 'at iteration 2 alone', 'at 2 of 4 iterations, the first is 0')
+    """
+    first = found[0]
+    if list(found) == [i for i in known if i >= first]:
+        return f"from iteration {first} on"
+    if len(found) == 1:
+        return f"at iteration {first} alone"
+    return f"at {len(found):,} of {plural(len(known), 'iteration')}, the first is {first}"

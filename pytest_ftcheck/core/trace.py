@@ -111,6 +111,11 @@ class Trace:
         return tuple(i.loss for i in self.iterations if i.loss is not None)
 
     @property
+    def losses_by_iteration(self) -> dict[int, float]:
+        """The same by the iteration's index."""
+        return {i: it.loss for i, it in enumerate(self.iterations) if it.loss is not None}
+
+    @property
     def recipe_in_force(self) -> dict[str, Any]:
         """Fields of the recipe by name, without those that a loop, an optimizer or a scheduler of the user's decided.
 

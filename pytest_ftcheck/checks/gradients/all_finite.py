@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...core.formatting import number, plural
+from ...core.formatting import at_iterations, number, plural
 from ...core.observations import Buffer, Tensor
 from ...core.trace import Trace
 from ...core.verdict import Verdict
@@ -59,7 +59,9 @@ def check_all_finite(
     if not trace.steps and not trace.losses:
         headline = "Nothing was recorded: no loss and no optimizer step."
         return Verdict(NAME, "inconclusive", headline, remedy="see assert_weights_move", measured=MEASURED)
-    loss = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
+    losses = trace.losses_by_iteration
+    bad_losses = {i: v for i, v in losses.items() if not math.isfinite(v)}
+    loss = next(iter(bad_losses), None)
     # of the tensors whose gradient is bad at the first bad step, the last in the model's order is nearest to the loss
     bad = [(t.gradients.first_nonfinite, -i, t) for i, t in enumerate(tensors)]
     gradients = [
@@ -71,9 +73,10 @@ def check_all_finite(
         p.step for p in (trace.probe_loss.points if trace.probe_loss is not None else ()) if not math.isfinite(p.loss)
     ]
     findings = []
-    if loss is not None:
-        value = "NaN" if math.isnan(trace.iterations[loss].loss or 0) else "infinite"
-        findings.append(f"the loss is {value} from iteration {loss} on")
+    if bad_losses:
+        kinds = {"NaN" if math.isnan(v) else "infinite" for v in bad_losses.values()}
+        value = kinds.pop() if len(kinds) == 1 else "not finite"
+        findings.append(f"the loss is {value} {at_iterations([*bad_losses], [*losses])}")
     if gradients:
         step, tensor = gradients[0]
         findings.append(f"the first gradient is bad at step {step}, nearest to the loss in {tensor.name}")

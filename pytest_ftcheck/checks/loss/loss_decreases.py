@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.arguments import fraction
-from ...core.formatting import more_steps, number, percent, plural
+from ...core.formatting import at_iterations, more_steps, number, percent, plural
 from ...core.observations import Descent, ProbeLoss, ProbeLossPoint
 from ...core.trace import Trace
 from ...core.verdict import Status, Verdict
@@ -186,12 +186,13 @@ def _probe_change(trace: Trace, points: Sequence[ProbeLossPoint]) -> _Change:
 # ------------------------------------------------------------------ whether the losses can be judged
 def _not_finite(judge: _Judge) -> Verdict | None:
     trace = judge.trace
-    bad = next((i for i, v in enumerate(trace.iterations) if v.loss is not None and not math.isfinite(v.loss)), None)
-    if bad is None and (trace.probe_loss is None or all(math.isfinite(p.loss) for p in trace.probe_loss.points)):
+    losses = trace.losses_by_iteration
+    bad = [i for i, v in losses.items() if not math.isfinite(v)]
+    if not bad and (trace.probe_loss is None or all(math.isfinite(p.loss) for p in trace.probe_loss.points)):
         return None
     return judge.verdict(
         "fail",
-        f"The loss is not finite{f' from iteration {bad} on' if bad is not None else ' on the probe'}.",
+        f"The loss is not finite {at_iterations(bad, [*losses]) if bad else 'on the probe'}.",
         ["the run diverged, or computes something undefined; assert_all_finite names the first bad step and tensor"],
         "lower the learning rate; look for log(0), division by zero, overflow in low precision",
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...core.formatting import number, percent, plural
+from ...core.formatting import at_iterations, number, percent, plural
 from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Stage, Symptom, check
@@ -102,18 +102,18 @@ def _start(trace: Trace) -> float | None:
 
 
 def _find_not_finite(trace: Trace) -> Verdict | None:
-    losses = trace.losses
-    bad = next((i for i, v in enumerate(losses) if not math.isfinite(v)), None)
-    if bad is None and (trace.probe_loss is None or all(math.isfinite(p.loss) for p in trace.probe_loss.points)):
+    losses = trace.losses_by_iteration
+    bad = [i for i, v in losses.items() if not math.isfinite(v)]
+    if not bad and (trace.probe_loss is None or all(math.isfinite(p.loss) for p in trace.probe_loss.points)):
         return None
-    if bad == 0 or (
+    if (bad and bad == [*losses]) or (
         trace.probe_loss is not None and trace.probe_loss.points and not math.isfinite(trace.probe_loss.points[0].loss)
     ):
         where = "from the start, before any instability"
     else:
-        where = f"from iteration {bad} on" if bad is not None else "on the probe, after training"
+        where = at_iterations(bad, [*losses]) if bad else "on the probe, after training"
     start = _start(trace)
-    peak = max((v for v in losses if math.isfinite(v)), default=0.0)
+    peak = max((v for v in trace.losses if math.isfinite(v)), default=0.0)
     grew = start is not None and peak > SPIKE * start
     diverged = faults.DIVERGED.with_details(learning_rate=_learning_rate(trace))
     return _fail(

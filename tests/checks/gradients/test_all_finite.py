@@ -44,7 +44,18 @@ def test_all_is_finite():
 def test_a_loss_that_is_not_finite(value, word):
     verdict = check_all_finite(with_loss(value, 7))
     assert verdict.status == "fail"
-    assert f"The loss is {word} from iteration 7 on" in verdict.headline
+    assert f"The loss is {word} at iteration 7 alone" in verdict.headline
+
+
+def test_iterations_with_a_loss_that_is_not_finite_are_counted():
+    losses = [math.nan if i in (7, 9, 19) else 0.5 for i in range(20)]
+    several = replace(GOOD, iterations=tuple(Iteration(v, i, 1, True) for i, v in enumerate(losses)))
+    assert "The loss is NaN at 3 of 20 iterations, the first is 7" in check_all_finite(several).headline
+    mixed = replace(
+        several,
+        iterations=tuple(replace(i, loss=math.inf if n > 8 else math.nan) for n, i in enumerate(several.iterations)),
+    )
+    assert "The loss is not finite from iteration 0 on" in check_all_finite(mixed).headline
 
 
 def test_a_bad_gradient_names_the_step_and_the_tensor_nearest_to_the_loss():

@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_finite(value):
     losses = [0.7, 0.7, value, *[0.7] * 17]
     verdict = check_loss_decreases(run(0.5, losses=losses))
     assert verdict.status == "fail"
-    assert verdict.headline == "The loss is not finite from iteration 2 on."
+    assert verdict.headline == "The loss is not finite at iteration 2 alone."
     assert "assert_all_finite" in verdict.causes[0]
     trace = run(0.5)
     points = (*trace.probe_loss.points[:1], ProbeLossPoint(20, value, None))

@@ -87,6 +87,13 @@ def test_not_finite_after_growing_is_divergence():
     assert "from iteration 2 on" in verdict.headline
 
 
+def test_a_loss_that_is_finite_again_is_not_said_to_stay_so():
+    assert (
+        "at 2 of 5 iterations, the first is 0" in check_loss_stable(run([math.nan, 0.7, math.nan, 0.6, 0.5])).headline
+    )
+    assert "from the start" in check_loss_stable(run([math.nan] * 3)).headline
+
+
 def test_not_finite_out_of_nothing_is_another_fault():
     assert check_loss_stable(run([0.7, 0.7, math.inf])).fault == "loss_not_finite"
 
