@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .formatting import as_given, describe_type, one_line
+from .formatting import as_given, describe_type, one_line, text_of
 
 #: Bounds of what is counted: a slip beyond them means hours or gigabytes, and no honest call comes near.
 MOST_STEPS = 1_000_000
@@ -253,10 +253,7 @@ def path(name: str, value: Any) -> str:
 
 
 def _because(error: Exception) -> str:
-    try:
-        return f"{type(error).__name__}: {one_line(str(error), 200)}".removesuffix(": ")
-    except Exception:  # noqa: BLE001 - an exception of the user's
-        return type(error).__name__
+    return f"{type(error).__name__}: {one_line(text_of(error), 200)}".removesuffix(": ")
 
 
 def distinct(name: str, values: Sequence[Any]) -> None:

@@ -66,6 +66,21 @@ def as_given(value: Any, width: int = 80) -> str:
         return f"{describe_type(value)} whose repr raises {type(error).__name__}"
 
 
+def text_of(error: BaseException) -> str:
+    """The text of an exception; where reading that raises, what it raises. The text is not cleaned.
+
+    >>> class Unreadable(Exception):
+    ...     def __str__(self):
+    ...         raise RuntimeError("no text")
+    >>> text_of(ValueError("3 rows")), text_of(Unreadable())
+    ('3 rows', '(its text raises RuntimeError)')
+    """
+    try:
+        return str(error)
+    except Exception as own:  # noqa: BLE001 - an exception of the user's
+        return f"(its text raises {type(own).__name__})"
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage with two or three significant digits.
 

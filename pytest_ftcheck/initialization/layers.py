@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
+from ..core.formatting import text_of
 from ..instruments.global_state import preserved_globals
 from .heads import ACTIVATIONS
 
@@ -143,7 +144,7 @@ def _traced_layers(head: nn.Module) -> Iterator[Layer]:
         with preserved_globals():
             graph = _Tracer().trace(_one_argument(head))
     except Exception as error:  # noqa: BLE001 - whatever the user's forward does with a stand-in for its input
-        raise Unstackable(f"{name}.forward() cannot be traced ({str(error).strip()[:80]})") from None
+        raise Unstackable(f"{name}.forward() cannot be traced ({text_of(error).strip()[:80]})") from None
     finally:
         for module, mode in modes:
             module.training = mode

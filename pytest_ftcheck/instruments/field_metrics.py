@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from ..core.formatting import text_of
 from ..core.observations import Metric
 from .tasks import IGNORED
 
@@ -42,7 +43,7 @@ def measure_field(
             before, after = float(score(first, labels)), float(score(last, labels))
         except Exception as error:
             shapes = f"logits {tuple(last.shape)} and labels {tuple(labels.shape)}"
-            raise ValueError(f"{name} of {shapes} raised {type(error).__name__}: {error}") from error
+            raise ValueError(f"{name} of {shapes} raised {type(error).__name__}: {text_of(error)}") from error
         found.append(Metric(name, before, after, rows, source, lower_is_better=name in lower_is_better))
     return tuple(found)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from ..core.formatting import text_of
 from ..core.observations import Descent, Metric, ProbeLoss, ProbeLossPoint
 from .batches import device_of, rows_of, split, to_device
 from .field_metrics import measure_field
@@ -100,7 +101,7 @@ class LossTracker:
         try:
             loss, reference = self._mean_loss(self.batches, reference=True)
         except Exception as error:  # noqa: BLE001 - the user's model may do anything in eval mode
-            self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            self.skipped = f"{type(error).__name__}: {text_of(error).strip()[:200]}"
             return
         self.points = [p for p in self.points if p.step != step] + [ProbeLossPoint(step, loss, reference)]
 
@@ -111,7 +112,7 @@ class LossTracker:
         try:
             return self._mean_loss([to_device(b, device_of(self.model)) for b in batches], reference=False)[0]
         except Exception as error:  # noqa: BLE001
-            self.skipped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            self.skipped = f"{type(error).__name__}: {text_of(error).strip()[:200]}"
             return None
 
     def _mean_loss(self, batches: Sequence[Any], *, reference: bool) -> tuple[float, float | None]:
@@ -197,7 +198,7 @@ class MetricTracker:
         try:
             return gather_logits(self.model, self.reader, self.batches, self._recall)
         except Exception as error:  # noqa: BLE001 - no metric is worth breaking the run for
-            self.notes.append(f"metrics skipped: {type(error).__name__}: {str(error).strip()[:200]}")
+            self.notes.append(f"metrics skipped: {type(error).__name__}: {text_of(error).strip()[:200]}")
             return None
 
     def record(self) -> tuple[Metric, ...]:

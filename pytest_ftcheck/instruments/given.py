@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.formatting import as_given, describe_type, one_line
+from ..core.formatting import as_given, describe_type, one_line, text_of
 
 
 def device(name: str, value: Any) -> torch.device:
@@ -26,7 +26,7 @@ def device(name: str, value: Any) -> torch.device:
     try:
         found = torch.device(value)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{name}={as_given(value)}: {one_line(str(error), 200)}; {expected}") from None
+        raise ValueError(f"{name}={as_given(value)}: {one_line(text_of(error), 200)}; {expected}") from None
     if found.type == "meta":
         raise ValueError(f"{name}={as_given(value)}: it holds no values; {expected}")
     return found
@@ -44,7 +44,7 @@ def tensor(name: str, value: Any, expected: str = "a tensor or an array") -> tor
         try:
             value = torch.as_tensor(value)
         except Exception as error:  # noqa: BLE001 - torch has many, and the user's object may raise any
-            why = f"{type(error).__name__}: {one_line(str(error), 120)}"
+            why = f"{type(error).__name__}: {one_line(text_of(error), 120)}"
             raise TypeError(f"{name} is {describe_type(value)}: expected {expected} ({why})") from None
     kinds = {
         "on the meta device, without values": value.device.type == "meta",
@@ -85,7 +85,7 @@ def switchable(model: nn.Module, argument: str = "model") -> None:
             one.training = one.training
         except Exception as error:
             raise ValueError(
-                f"{where} refuses attributes, so that train() and eval() cannot switch it ({type(error).__name__}: {error}); "
+                f"{where} refuses attributes, so that train() and eval() cannot switch it ({type(error).__name__}: {text_of(error)}); "
                 "let its __setattr__ take the attribute training"
             ) from error
 

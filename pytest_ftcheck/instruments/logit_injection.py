@@ -132,7 +132,7 @@ class Injector:
 
         def recalled(*args: Any, **kwargs: Any) -> Any:
             nonlocal at
-            if self._fired or in_transform():  # after the site: depends on the synthetic logits
+            if self._fired or not are_values():  # after the site: depends on the synthetic logits
                 return forward(*args, **kwargs)
             memory = self._memory.setdefault(module, [])
             if at == len(memory):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
+from ..core.formatting import text_of
 from ..core.observations import Metric, Ranking
 from .ranking import ranking
 from .task_readers.registered import standard_loss
@@ -325,7 +326,7 @@ def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) 
         return float(fn(logits, labels))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error}"
+            f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {text_of(error)}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..core.formatting import text_of
 from .batches import fresh, in_words
 from .task_readers.interface import TaskReader
 from .task_readers.registered import LABELS
@@ -108,7 +109,7 @@ def _takes(parameters: list[str], keys: tuple[str, ...]) -> bool:
 
 
 def _in_short(error: Exception, width: int) -> str:
-    return f"{type(error).__name__}: {str(error).strip()[:width]}"
+    return f"{type(error).__name__}: {text_of(error).strip()[:width]}"
 
 
 def _parameters(forward: Any) -> tuple[list[str], bool]:

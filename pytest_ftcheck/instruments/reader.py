@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..core.formatting import describe_type
+from ..core.formatting import describe_type, text_of
 from ..core.observations import Reading
 from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
 from .configs import config_of
@@ -442,7 +442,7 @@ class Reader:
             called = "it" if name == "<lambda>" else name
             call = "model(**inputs)" if isinstance(split(batch)[0], Mapping) else "model(inputs)"
             raise ValueError(
-                f"loss_fn={name} raised {type(error).__name__}: {str(error).strip()[:200]}. It is called with the model and the batch, "
+                f"loss_fn={name} raised {type(error).__name__}: {text_of(error).strip()[:200]}. It is called with the model and the batch, "
                 "(model, batch) -> loss. For a function of logits and labels write one around it that ends in "
                 f"return {called}({call}, labels)"
             ) from error

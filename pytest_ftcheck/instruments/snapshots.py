@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..core.formatting import describe_type, one_line
+from ..core.formatting import describe_type, one_line, text_of
 from .batches import tensors_in
 from .kept_attributes import KeptGenerator, ObjectAttributes, configs_in, kind_of, refill
 from .kept_tensors import KeptFlags, KeptLeaf, KeptTensor, small
@@ -143,7 +143,7 @@ def _copied(value: Any, what: str) -> Any:
     try:
         return copy.deepcopy(value)
     except Exception as error:
-        why = f"{type(error).__name__}: {one_line(str(error), 200)}"
+        why = f"{type(error).__name__}: {one_line(text_of(error), 200)}"
         raise ValueError(
             f"{what} is {describe_type(value)} that cannot be copied ({why}), and so could not be restored: pass a function that makes it"
         ) from error

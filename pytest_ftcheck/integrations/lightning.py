@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..core.formatting import describe_type
+from ..core.formatting import describe_type, text_of
 from ..instruments.batches import own_copy
 from ..instruments.undisturbed import quiet, undisturbed
 from .framework_loop import LoopListener, StartedLoop
@@ -144,7 +144,7 @@ def _problem(step: TrainingStep, module: nn.Module, batch: Any) -> str | None:
         try:
             step(module, own_copy(batch))
         except Exception as error:  # noqa: BLE001 - the user's code, called out of turn, may raise anything
-            return f"{type(error).__name__}: {str(error).strip()[:160]}"
+            return f"{type(error).__name__}: {text_of(error).strip()[:160]}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.formatting import text_of
 from ..instruments.reader import LossFn
 from .framework_loop import LoopListener, StartedLoop
 from .loss_modules import with_loss_module
@@ -111,6 +112,6 @@ def _probe_batch(loader: Any) -> tuple[Any, str | None]:
     try:
         batch = training_rows(loader)
     except Exception as error:  # noqa: BLE001 - rows of the user's that do not fit into one batch are no reason not to train
-        why = f"{type(error).__name__}: {str(error).strip()[:160]}"
+        why = f"{type(error).__name__}: {text_of(error).strip()[:160]}"
         return None, f"rows from all over the train set do not make a batch ({why})"
     return batch, None if batch is not None else "the train set is a stream, and the training would miss the rows"

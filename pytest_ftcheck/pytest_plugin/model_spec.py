@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core.formatting import describe_type, one_line
+from ..core.formatting import describe_type, one_line, text_of
 from .named_object import named_object
 from .subject import Subject, check_name
 
@@ -124,7 +124,7 @@ def _found_first_here(name: str, load: Callable[..., Loaded]) -> Loaded:
             return load()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"hf:{name} is not a folder, is not in the cache, and cannot be loaded from the hub: {one_line(str(error), 300)}. "
+                f"hf:{name} is not a folder, is not in the cache, and cannot be loaded from the hub: {one_line(text_of(error), 300)}. "
                 "Without a network, name the folder of a checkpoint, or load it once while online"
             ) from None
 

@@ -6,7 +6,7 @@ import difflib
 import importlib
 from typing import Any
 
-from ..core.formatting import one_line
+from ..core.formatting import one_line, text_of
 
 
 def named_object(module: str, path: str, accepted: str) -> tuple[Any, str]:
@@ -35,7 +35,7 @@ def _has(thing: Any, part: str, name: str) -> bool:
     try:
         return hasattr(thing, part)
     except Exception as error:  # a property, or a __getattr__ of the user's
-        message = one_line(str(error), 300) or "no message"
+        message = one_line(text_of(error), 300) or "no message"
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {message}") from error
 
 
@@ -56,7 +56,7 @@ def _module(name: str, accepted: str) -> Any:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # the user's module may raise anything; pytest's skip is no Exception
-            message = one_line(str(error), 300) or "no message"
+            message = one_line(text_of(error), 300) or "no message"
             raise ValueError(f"{wanted} cannot be imported: {type(error).__name__}: {message}") from error
         found = wanted
     return module

@@ -11,7 +11,7 @@ import pytest
 from ..checks.assertions import enforce
 from ..checks.catalogue import CHECKS, SPECS
 from ..core import arguments
-from ..core.formatting import as_given, one_line
+from ..core.formatting import as_given, one_line, text_of
 from ..core.recipe import Recipe
 from ..core.verdict import CheckFailed
 from .options import FIELDS
@@ -151,7 +151,7 @@ class SubjectRuns:
                 self._done[subject] = self._run(subject)
             # pytest's fail and skip, also those of a timeout, do not derive from Exception
             except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
-                message, is_skip = one_line(str(error), 200), isinstance(error, pytest.skip.Exception)
+                message, is_skip = one_line(text_of(error), 200), isinstance(error, pytest.skip.Exception)
                 if not is_skip:
                     message = f"{type(error).__name__}: {message}"
                 self._failed[subject] = _Failed(message, is_skip, nodeid)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.files import write_atomically
-from ..core.formatting import one_line, plural
+from ..core.formatting import one_line, plural, text_of
 from ..reports.session_result import SessionResult
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _try(written: WrittenReports, what: str, write: Callable[[], str]) -> None:
     try:
         written.files.append(one_line(write(), 500))
     except Exception as error:  # noqa: BLE001 - a report must not cost the test results
-        reason = one_line(str(error) or type(error).__name__, 300)
+        reason = one_line(text_of(error) or type(error).__name__, 300)
         written.warnings.append(
             f"{one_line(what, 300)} was not written: {reason}. Test results and exit status are unaffected."
         )

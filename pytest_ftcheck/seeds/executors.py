@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from ..core.formatting import describe_type, one_line
+from ..core.formatting import describe_type, one_line, text_of
 
 #: How often a piece of work is begun whose worker dies.
 ATTEMPTS = 2
@@ -182,5 +182,5 @@ def _shut_down(made: list[Any]) -> None:
 
 
 def _in_words(error: BaseException) -> str:
-    text = one_line(str(error), 200)
+    text = one_line(text_of(error), 200)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

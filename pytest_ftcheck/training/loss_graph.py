@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..core.formatting import text_of
+
 #: Nodes of the graph that are read, those nearest to the loss first: a loss function has a handful, and behind them comes the model.
 NODES = 200
 #: Standard loss, as `Reader` names it -> names of autograd nodes, one of which its graph contains.
@@ -22,7 +24,7 @@ _NO_GRAPH = re.compile(r"does not require grad and does not have a grad_fn")
 
 def has_no_graph(error: BaseException) -> bool:
     """Whether backward failed because the loss has no graph."""
-    return isinstance(error, RuntimeError) and bool(_NO_GRAPH.search(str(error)))
+    return isinstance(error, RuntimeError) and bool(_NO_GRAPH.search(text_of(error)))
 
 
 def nodes_near(loss: Any) -> frozenset[str]:

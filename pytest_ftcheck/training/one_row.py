@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core.formatting import text_of
 from ..instruments.batches import rows_of
 
 
@@ -20,7 +21,7 @@ def one_row_error(error: ValueError, model: nn.Module, batch: Any, where: str) -
     'batches[3] has one row, and BatchNorm (1) cannot take the mean and '
     """
     norms = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
-    if "more than 1 value per channel" not in str(error) or not norms or rows_of(batch) != 1:
+    if "more than 1 value per channel" not in text_of(error) or not norms or rows_of(batch) != 1:
         return None
     return (
         f"{where} has one row, and BatchNorm ({norms[0]}) cannot take the mean and variance of one row while training: leave out the "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.formatting import as_given, describe_type
+from ..core.formatting import as_given, describe_type, text_of
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..instruments.given import device as device_named
 from ..instruments.given import listable, switchable
@@ -84,7 +84,7 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
             device = device_named("device", recipe.device) if recipe.device is not None else None
             model.to(device=device, dtype=getattr(torch, recipe.dtype) if recipe.dtype else None)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={as_given(recipe.device)}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"device={as_given(recipe.device)}: {text_of(error).splitlines()[0]}") from error
     return model  # type: ignore[no-any-return]
 
 
@@ -178,8 +178,8 @@ def _built_optimizer(factory: Callable[[nn.Module], Any], model: nn.Module) -> A
         if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
             raise
         raise TypeError(
-            f"optimizer={factory.__name__} is a class, called with the model, and raised TypeError: {error}; expected an optimizer or a "
-            f"callable(model) -> optimizer: lambda model: {factory.__name__}(model.parameters(), lr=...)"
+            f"optimizer={factory.__name__} is a class, called with the model, and raised TypeError: {text_of(error)}; "
+            f"expected an optimizer or a callable(model) -> optimizer: lambda model: {factory.__name__}(model.parameters(), lr=...)"
         ) from error
 
 
@@ -210,6 +210,6 @@ def _built_scheduler(factory: Any, optimizer: torch.optim.Optimizer) -> Any:
         return factory(optimizer)
     except TypeError as error:
         raise TypeError(
-            f"scheduler={factory.__name__} is a class, called with the optimizer alone, and raised TypeError: {error}; expected a "
+            f"scheduler={factory.__name__} is a class, called with the optimizer alone, and raised TypeError: {text_of(error)}; expected a "
             f"learning-rate scheduler or a callable(optimizer) -> scheduler: lambda optimizer: {factory.__name__}(optimizer, ...)"
         ) from error

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..checks.probes import probes_to_run
 from ..core import events
-from ..core.formatting import describe_type
+from ..core.formatting import describe_type, text_of
 from ..core.intent import Intent
 from ..core.observations import Descent, Metric, Reading, Tensor
 from ..core.recipe import Recipe
@@ -144,7 +144,7 @@ class FinetuneRun:
                 if self._user_step is None or loss_fn is not None or forward is not None:
                     raise
                 self._notes.append(
-                    f"no probes ran: the batches cannot be read, and with step= they need not be ({error})"
+                    f"no probes ran: the batches cannot be read, and with step= they need not be ({text_of(error)})"
                 )
                 return None
 
@@ -271,7 +271,7 @@ class FinetuneRun:
             return self._trace(partial=False)
         except BaseException as error:
             self._recorder.detach()
-            self._stopped = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            self._stopped = f"{type(error).__name__}: {text_of(error).strip()[:200]}"
             with contextlib.suppress(Exception):
                 error.ftcheck_trace = self._trace(partial=True)  # type: ignore[attr-defined]
             raise
@@ -338,7 +338,7 @@ class FinetuneRun:
                 error.add_note(one_row)
             raise
         except (IndexError, RuntimeError) as error:
-            text = "".join(str(error).strip().splitlines()[:1])
+            text = "".join(text_of(error).strip().splitlines()[:1])
             if self._reader is None or self._user_step is None or "out of bounds" not in text:
                 raise
             # a step may map the labels to others: only a label that its error names is at fault

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..checks.probes import chosen_probes, probes_to_run
 from ..core import arguments, events
-from ..core.formatting import describe_type, plural
+from ..core.formatting import describe_type, plural, text_of
 from ..core.intent import Intent
 from ..core.observations import Metric, Optimizer, Reading
 from ..core.recipe import Recipe
@@ -222,7 +222,7 @@ class WatchedLoop:
             if has_no_graph(error) and recorder.iterations:
                 recorder.iterations[-1].backward_error = "the loss has no graph"
             with contextlib.suppress(Exception):
-                self._trace = self._measure(f"{type(error).__name__}: {str(error).strip()[:200]}")
+                self._trace = self._measure(f"{type(error).__name__}: {text_of(error).strip()[:200]}")
                 _attach(self._trace, error)
             return
         self._trace = self._measure(None)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..core.formatting import text_of
 from ..core.trace import Trace
 from ..core.version import __version__
 from ..instruments.global_state import GlobalState
@@ -131,7 +132,7 @@ def _in_words(error: BaseException) -> dict[str, Any]:
     return {
         "class": type(error).__name__,
         "args": list(error.args) if plain else None,
-        "text": str(error),
+        "text": text_of(error),
         "where": f"in process {os.getpid()} on {socket.gethostname()}:\n{where}",
         "trace": trace.to_json() if isinstance(trace, Trace) else None,
     }

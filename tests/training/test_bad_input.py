@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -748,3 +749,24 @@ def test_more_labels_than_classes_names_num_labels_and_no_traceback_of_torch():
             finetune(model, batches, steps=2, loss_fn=loss_fn)
         assert caught.value.__suppress_context__
         assert caught.value.__cause__ is None
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_an_exception_without_a_text_is_the_users(number):
+    """Wherever it is raised: in the training it comes out, in a probe it is the probe's reason."""
+    calls = itertools.count(1)
+
+    def loss_fn(model, batch):
+        if next(calls) == number:
+            raise Unreadable
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    batches = [(torch.randn(4, 6), torch.tensor([0, 1, 0, 1]))]
+    with contextlib.suppress(Unreadable):
+        trace = finetune(Net(), batches, steps=2, loss_fn=loss_fn, probes=["loss"])
+        assert trace.probe_loss.skipped in (None, "Unreadable: (its text raises RuntimeError)")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...core import fail_level
 from ...core.events import Rerun, current, listening
-from ...core.formatting import one_line
+from ...core.formatting import one_line, text_of
 from ...core.hypothesis_target import in_example
 from ...core.trace import Trace
 from ...core.verdict import Verdict
@@ -154,7 +154,7 @@ class BaselineRecorder:
         try:
             outcome = self._outcome(run, trace, rerun)
         except Exception as error:  # noqa: BLE001 - an error of ours must not fail the user's training
-            outcome = RunOutcome(run.key, "error", (f"{type(error).__name__}: {one_line(str(error), 300)}",))
+            outcome = RunOutcome(run.key, "error", (f"{type(error).__name__}: {one_line(text_of(error), 300)}",))
             if self.strict and self.mode != "update":
                 run.verdict = self._not_compared(run.key, f"it could not be examined: {outcome.reasons[0]}")
         record.current.baseline.append(outcome)
@@ -217,11 +217,11 @@ class BaselineRecorder:
                     traces = list(rerun.seeds(self.seeds))
             except Exception as error:  # noqa: BLE001 - the user's code under a seed of ours, or an exhausted iterator
                 traces = [trace]
-                reasons = (f"it could not be repeated ({one_line(str(error) or type(error).__name__, 200)})",)
+                reasons = (f"it could not be repeated ({one_line(text_of(error) or type(error).__name__, 200)})",)
         try:
             entry = entry_of(traces, setup)
         except Unrecordable as error:
-            return RunOutcome(key, "unrecordable", (str(error),))
+            return RunOutcome(key, "unrecordable", (text_of(error),))
         return RunOutcome(key, "recorded", reasons, entry=entry, insensitive=insensitive_measures(entry, trace))
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ....core.formatting import text_of
 from ....instruments.batches import split, take_rows
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.task_readers.registered import prior_entropy
@@ -149,7 +150,7 @@ class HeadProbe(Probe):
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - the reason goes into the record
-            text = str(error).strip().splitlines()
+            text = text_of(error).strip().splitlines()
             reason = text[0][:200] if text else ""
             self.skipped[what] = reason if type(error) is ValueError else f"it raised {type(error).__name__}: {reason}"
             return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ....core.formatting import text_of
 from ....instruments.configs import config_of
 from ....instruments.model_call import unwrapped
 from ....instruments.parameter_roles import outside_head
@@ -48,7 +49,7 @@ class PretrainedProbe(ModelProbe):
                 raise ValueError(SHARDED)
             self.found = compare(context.model, context.intent.pretrained, context.head, own_range)
         except Exception as error:  # noqa: BLE001 - values that are declared and cannot be compared are no pass
-            self.found = Pretrained(0, 0, error=f"it raised {type(error).__name__}: {str(error).strip()[:200]}")
+            self.found = Pretrained(0, 0, error=f"it raised {type(error).__name__}: {text_of(error).strip()[:200]}")
 
     def record(self) -> Pretrained | None:
         """What was measured."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ....core.effect import Effect
+from ....core.formatting import text_of
 from ....instruments.base_model import rounded
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
@@ -190,7 +191,7 @@ class InputsProbe(Probe):
         if logits is None or len(logits) != self.sample.count:
             raise error
         self.output_count = OutputCount(self.sample.count, len(self.sample.rows), error.outputs)
-        self.unmeasured = dict.fromkeys(PARTS, str(error))
+        self.unmeasured = dict.fromkeys(PARTS, text_of(error))
 
     def _follow_first_tokens(self) -> None:
         """Where rows begin with different words: does the head read the vectors there, and no others?"""
@@ -236,7 +237,7 @@ class InputsProbe(Probe):
         try:
             found = measure()
         except Exception as error:  # noqa: BLE001 - the user's model may refuse an input that it was not made for
-            text = str(error).strip().splitlines()
+            text = text_of(error).strip().splitlines()
             self.unmeasured[part] = f"{type(error).__name__}: {text[0][:160] if text else ''}"
             return
         if isinstance(found, str):

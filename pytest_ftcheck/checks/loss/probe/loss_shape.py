@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....core.formatting import text_of
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.logit_injection import Injector, sites
 from ....instruments.parameter_roles import in_part
@@ -88,7 +89,7 @@ class LossShapeProbe(Probe):
             except Exception as error:  # noqa: BLE001 - the other measurements do not depend on it
                 shape = LossShape(
                     rows=self.rows,
-                    reason=f"calling the loss with chosen logits raised {type(error).__name__}: {str(error)[:160]}",
+                    reason=f"calling the loss with chosen logits raised {type(error).__name__}: {text_of(error)[:160]}",
                 )
             labels = _labels(context)
             self.shape = dataclasses.replace(

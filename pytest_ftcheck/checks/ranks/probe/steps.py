@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ....core.formatting import text_of
 from ....instruments.sharded_tensors import stored_parameters
 from ....instruments.uncompiled import between_graphs
 from ....instruments.undisturbed import is_probing
@@ -79,7 +80,7 @@ class StepObserver:
                 with torch.no_grad():
                     hook(optimizer)
             except Exception as error:  # noqa: BLE001
-                self.error = f"the record of a step raised {type(error).__name__}: {str(error).strip()[:200]}"
+                self.error = f"the record of a step raised {type(error).__name__}: {text_of(error).strip()[:200]}"
 
         return called
 
@@ -96,7 +97,7 @@ class StepObserver:
                     both = (gradient.detach(),) if before is None else (gradient.detach(), before)
                     self._sketches.put_sum(place, both, self._local)
             except Exception as error:  # noqa: BLE001
-                self.error = f"the record of a gradient raised {type(error).__name__}: {str(error).strip()[:200]}"
+                self.error = f"the record of a gradient raised {type(error).__name__}: {text_of(error).strip()[:200]}"
 
         return called
 
