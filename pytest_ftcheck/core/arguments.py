@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from .formatting import as_given, describe_type, one_line, text_of
 
+R = TypeVar("R")
 #: Bounds of what is counted: a slip beyond them means hours or gigabytes, and no honest call comes near.
 MOST_STEPS = 1_000_000
 MOST_THREADS = 1024
@@ -154,6 +156,47 @@ def callables(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and not callable(value):
             raise TypeError(f"{name} is {describe_type(value)}: expected a callable")
+
+
+def as_called(name: str, function: Any, error: BaseException, given: str, expected: str) -> str:
+    """The message for a function of the user's that could not be called, or raised: what it is called with, and what is accepted.
+
+    >>> as_called("loss_fn", len, TypeError("one argument"), "the model and the batch", "(model, batch) -> loss")
+    'loss_fn=len raised TypeError: one argument. It is called with the model and the batch, (model, batch) -> loss'
+    """
+    called = one_line(str(getattr(function, "__name__", type(function).__name__)), 80)
+    raised = f"{type(error).__name__}: {text_of(error).strip()[:200]}".rstrip(".")
+    return f"{name}={called} raised {raised}. It is called with {given}, {expected}"
+
+
+def call(name: str, function: Callable[..., R], given: Sequence[Any], with_: str, expected: str) -> R:
+    """What a function of the user's returns for these arguments.
+
+    :param with_: the arguments in words.  :param expected: its signature, for the message.
+    :raises TypeError: it takes another number of arguments. What it raises itself is not changed.
+
+    >>> call("evaluate", lambda m: 0.5, ["a model"], "the model", "(model) -> float")
+    0.5
+    """
+    try:
+        return function(*given)
+    except TypeError as error:
+        if _takes(function, len(given)):
+            raise
+        raise TypeError(as_called(name, function, error, with_, expected)) from error
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Whether it can be called with so many arguments; also where that is not known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def flag(name: str, value: Any, *, optional: bool = False) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..core.formatting import describe_type, text_of
+from ..core.arguments import as_called, call
+from ..core.formatting import describe_type
 from ..core.observations import Reading
 from .batches import device_of, fresh, in_words, own_copy, row_count, split, to_device, with_labels
 from .configs import config_of
@@ -92,7 +93,11 @@ class Reader:
         self._inputs = inputs
         how, outputs, logits, output, given = "the user's loss_fn", "the loss only", None, None, None
         if self.user_forward is not None:
-            logits, how, outputs = self.user_forward(self.model, fresh(batch)), "the user's forward", "logits"
+            given_to_it = (self.model, fresh(batch))
+            logits = call(
+                "forward", self.user_forward, given_to_it, "the model and the batch", "(model, batch) -> logits"
+            )
+            how, outputs = "the user's forward", "logits"
             if not isinstance(logits, torch.Tensor):
                 raise TypeError(f"forward returned {describe_type(logits)}: expected the logits, a tensor")
             output = logits
@@ -440,11 +445,10 @@ class Reader:
         except (TypeError, AttributeError) as error:
             name = getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
             called = "it" if name == "<lambda>" else name
-            call = "model(**inputs)" if isinstance(split(batch)[0], Mapping) else "model(inputs)"
+            way = "model(**inputs)" if isinstance(split(batch)[0], Mapping) else "model(inputs)"
+            said = as_called("loss_fn", self.loss_fn, error, "the model and the batch", "(model, batch) -> loss")
             raise ValueError(
-                f"loss_fn={name} raised {type(error).__name__}: {text_of(error).strip()[:200]}. It is called with the model and the batch, "
-                "(model, batch) -> loss. For a function of logits and labels write one around it that ends in "
-                f"return {called}({call}, labels)"
+                f"{said}. For a function of logits and labels write one around it that ends in return {called}({way}, labels)"
             ) from error
 
     def _user_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

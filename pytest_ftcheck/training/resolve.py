@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.arguments import call
 from ..core.formatting import as_given, describe_type, text_of
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..instruments.given import device as device_named
@@ -72,7 +73,7 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
                 "optimizer is an instance, but model is a factory: the optimizer cannot hold parameters that do not exist yet; "
                 "pass optimizer=callable(model) -> optimizer, or the module itself"
             )
-        model = model()
+        model = call("model", model, (), "no argument", "() -> torch.nn.Module")
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model factory returned {describe_type(model)}: expected a torch.nn.Module")
     check_parameters(model)
@@ -172,11 +173,11 @@ def resolve_optimizer(model: nn.Module, optimizer: Any, recipe: Recipe, undo: Un
 
 def _built_optimizer(factory: Callable[[nn.Module], Any], model: nn.Module) -> Any:
     """What the user's function, or class, makes of the model."""
+    if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
+        return call("optimizer", factory, (model,), "the model", "(model) -> optimizer")
     try:
         return factory(model)
     except TypeError as error:
-        if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
-            raise
         raise TypeError(
             f"optimizer={factory.__name__} is a class, called with the model, and raised TypeError: {text_of(error)}; "
             f"expected an optimizer or a callable(model) -> optimizer: lambda model: {factory.__name__}(model.parameters(), lr=...)"
@@ -205,7 +206,7 @@ def resolve_scheduler(
 def _built_scheduler(factory: Any, optimizer: torch.optim.Optimizer) -> Any:
     """What the user's function, or class, makes of the optimizer."""
     if not isinstance(factory, type):
-        return factory(optimizer)
+        return call("scheduler", factory, (optimizer,), "the optimizer", "(optimizer) -> scheduler")
     try:
         return factory(optimizer)
     except TypeError as error:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checks.probes import probes_to_run
 from ..core import events
+from ..core.arguments import call
 from ..core.formatting import describe_type, text_of
 from ..core.intent import Intent
 from ..core.observations import Descent, Metric, Reading, Tensor
@@ -245,7 +246,7 @@ class FinetuneRun:
         flags = [(p, p.requires_grad) for p in self._model.parameters()]
         with preserved_globals():
             try:
-                value: Any = self._user_metric(self._model)
+                value: Any = call("evaluate", self._user_metric, (self._model,), "the model", "(model) -> float")
                 if not isinstance(value, (int, float)) and not hasattr(value, "item"):
                     raise TypeError(f"evaluate(model) returned {describe_type(value)}: expected a number")
                 try:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..core import arguments
 from ..core.recipe import Recipe
 from ..instruments.averaged_weights import start_training
 from ..instruments.batches import device_of, to_device
@@ -21,6 +22,9 @@ from ..instruments.undisturbed import quiet
 from .finetune_arguments import StepFn
 from .loss_graph import has_no_graph
 from .recorder import Recorder
+
+#: What the user's own loop body is called with, in words, and its signature.
+_OF_STEP = ("the model, the batch, the optimizer and the scheduler", "(model, batch, optimizer, scheduler) -> loss")
 
 
 class TrainingStep:
@@ -56,7 +60,8 @@ class TrainingStep:
         """One iteration; the loss, and why backward could not run, if so."""
         try:
             if self._user_step is not None:
-                return _loss_of(self._user_step(self._model, batch, self._optimizer, self._scheduler)), None
+                given = (self._model, batch, self._optimizer, self._scheduler)
+                return _loss_of(arguments.call("step", self._user_step, given, *_OF_STEP)), None
             return self._recipe_step(batch), None
         except RuntimeError as error:
             if not has_no_graph(error):

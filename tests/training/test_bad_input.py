@@ -751,6 +751,45 @@ def test_more_labels_than_classes_names_num_labels_and_no_traceback_of_torch():
         assert caught.value.__cause__ is None
 
 
+# ------------------------------------------------------------------ functions that take other arguments
+def by_sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "given", "accepted"),
+    [
+        ("forward", {"forward": lambda model: model}, r"\(model, batch\) -> logits"),
+        ("step", {"step": lambda m, b: 1, "optimizer": by_sgd}, r"\(model, batch, optimizer, scheduler\) -> loss"),
+        ("optimizer", {"optimizer": lambda: 1}, r"\(model\) -> optimizer"),
+        ("scheduler", {"scheduler": lambda: 1, "optimizer": by_sgd}, r"\(optimizer\) -> scheduler"),
+        ("evaluate", {"evaluate": lambda: 1}, r"\(model\) -> float"),
+        ("model", {"model": lambda config: Net()}, r"\(\) -> torch\.nn\.Module"),
+        ("loss_fn", {"loss_fn": lambda batch: 1}, r"\(model, batch\) -> loss"),
+    ],
+)
+def test_a_function_of_other_arguments_is_named_with_what_is_accepted(argument, given, accepted):
+    batches = [(torch.randn(4, 6), torch.tensor([0, 1, 0, 1]))]
+    model = given.pop("model", None) or Net()
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^{argument}=.* raised TypeError: .* It is called with .*{accepted}"
+    ):
+        finetune(model, batches, steps=1, probes=[], **given)
+
+
+def test_what_such_a_function_raises_itself_is_not_changed():
+    own = TypeError("mine")
+
+    def step(model, batch, optimizer, scheduler):
+        raise own
+
+    with pytest.raises(TypeError) as raised:
+        finetune(
+            Net(), [(torch.randn(4, 6), torch.tensor([0, 1, 0, 1]))], steps=1, probes=[], step=step, optimizer=by_sgd
+        )
+    assert raised.value is own
+
+
 class Unreadable(Exception):
     def __str__(self):
         raise RuntimeError("no text")
