@@ -336,6 +336,8 @@ class Metric:
     ranking: Ranking | None = None
     #: Lower is better, as of a perplexity.
     lower_is_better: bool = False
+    #: Whether the outputs that it was computed of at the end are free of NaN and infinity (padded classes aside); None: not known.
+    outputs_finite: bool | None = None
 
 
 @dataclass(frozen=True)

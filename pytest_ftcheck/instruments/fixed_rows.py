@@ -197,6 +197,11 @@ class MetricTracker:
     def _gather(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         try:
             return gather_logits(self.model, self.reader, self.batches, self._recall)
+        except BatchRefused as refused:
+            # without held-out batches, it is a batch of the training that no metric is taken on
+            of = f"eval_batches[{refused.number}]: " if self.source == "held-out rows" else ""
+            self.notes.append(f"metrics skipped: {of}{refused}")
+            return None
         except Exception as error:  # noqa: BLE001 - no metric is worth breaking the run for
             self.notes.append(f"metrics skipped: {type(error).__name__}: {text_of(error).strip()[:200]}")
             return None
@@ -205,6 +210,8 @@ class MetricTracker:
         """Metrics now beside those at the start."""
         last = self._gather() if self.first is not None else None
         if self.first is None or last is None:
+            if self.custom and not self.notes:
+                self.notes.append("metrics skipped: no logits or labels could be read")
             return ()
         try:
             with np.errstate(all="ignore"):  # a diverged run has NaN among its scores
@@ -225,20 +232,32 @@ class MetricTracker:
         return tuple(found)
 
 
+class BatchRefused(Exception):
+    """The model raised an exception at one of the batches, whose number it is."""
+
+    def __init__(self, number: int, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {text_of(error).strip()[:200]}")
+        self.number = number
+
+
 def gather_logits(
     model: nn.Module, reader: Reader, batches: Sequence[Any], recall: Recall | None = None
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Logits and labels of all rows, on the CPU, dropout off; None where the model gives none.
 
     :param recall: keeps what stands before the head of the first rows, which later measurements are of.
+    :raises BatchRefused: the model cannot be called with one of them.
     """
     outputs, targets = [], []
     rows = 0
     with quiet(model):
-        for batch in batches:
+        for number, batch in enumerate(batches):
             moved = to_device(batch, device_of(model))
             with contextlib.nullcontext() if recall is None or rows >= KEPT_ROWS else recall.recalling():
-                logits, labels = reader.logits(moved), split(moved)[1]
+                try:
+                    logits, labels = reader.logits(moved), split(moved)[1]
+                except Exception as error:
+                    raise BatchRefused(number, error) from error
             rows += rows_of(moved)
             if logits is None or not isinstance(labels, torch.Tensor):
                 return None

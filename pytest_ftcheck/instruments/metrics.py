@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from ..core.formatting import text_of
+from ..core.arguments import as_called
+from ..core.formatting import as_given
 from ..core.observations import Metric, Ranking
 from .ranking import ranking
 from .task_readers.registered import standard_loss
@@ -308,7 +309,14 @@ def _user_metric(
         orders = [torch.randperm(len(labels), generator=generator, device="cpu") for _ in range(count)]
         permuted = [_value(name, fn, last, labels[order]) for order in orders]
         p, deviations = _p_value(after, permuted), _deviations(after, permuted)
-    return Metric(name, before, after, len(labels), source, baseline, p, deviations=deviations)
+    return Metric(
+        name, before, after, len(labels), source, baseline, p, deviations=deviations, outputs_finite=_finite(last)
+    )
+
+
+def _finite(outputs: torch.Tensor) -> bool:
+    """No NaN and no infinity; negative infinity stands for classes that cannot be chosen."""
+    return not bool((outputs.isnan() | (outputs == torch.inf)).any())
 
 
 def _majority_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -322,12 +330,16 @@ def _majority_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> t
 
 
 def _value(name: str, fn: MetricFn, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    of = f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
+    argument = f"metrics[{name!r}]"
     try:
-        return float(fn(logits, labels))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"metrics[{name!r}] failed on logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {text_of(error)}"
-        ) from error
+        value = fn(logits, labels)
+    except Exception as error:
+        raise ValueError(as_called(argument, fn, error, of, "(logits, labels) -> float")) from error
+    try:
+        return float(value)
+    except Exception as error:
+        raise ValueError(f"{argument} returned {as_given(value)} for {of}: expected a number") from error
 
 
 def _deviations(score: float, permuted: list[float]) -> float | None:

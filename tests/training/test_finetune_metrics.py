@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
+
 import pytest
 import torch
 from finetuned import FAST, Net, healthy
@@ -9,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_ftcheck import (
+    check_metric_improves,
+    diagnose,
     finetune,
     tiny_distilbert,
     toy_batches,
@@ -134,3 +140,47 @@ def test_key_biases_are_distinguished_from_real_gradients():
     assert all(t.gradients.noise > 0.05 for t in keys)
     others = [t for t in trace.tensors if t not in keys and t.gradients.noise is not None]
     assert all(t.gradients.noise < 0.05 for t in others)
+
+
+# ------------------------------------------------------------------ what was passed and cannot be measured
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (lambda logits: 1.0, "raised TypeError: .*It is called with logits .*, \\(logits, labels\\) -> float"),
+        (lambda logits, labels: "good", "returned 'good' for .*: expected a number"),
+        (lambda logits, labels: None, "returned None for .*: expected a number"),
+        (lambda logits, labels: {}["x"], "raised KeyError: 'x'"),
+        (lambda logits, labels: [][0], "raised IndexError"),
+        (lambda logits, labels: 1 / 0, "raised ZeroDivisionError"),
+    ],
+)
+def test_a_metric_of_the_users_that_fails_is_no_pass(rows, metric, said):
+    trace = finetune(Net(), rows, metrics={"own": metric}, probes=["metrics"], **FAST)
+    verdict = check_metric_improves(dataclasses.replace(trace, remeasure=None))
+    assert verdict.status == "inconclusive"
+    assert re.match(rf"Declared, and not judged: metrics=\. Not measured: metrics\['own'\].*{said}", verdict.headline)
+    judged = {v.check: v.status for v in diagnose(trace).verdicts}
+    assert judged["metric_improves"] == "inconclusive"
+
+
+def test_held_out_batches_that_the_model_does_not_take_are_no_pass(rows):
+    trace = finetune(Net(), rows, eval_batches=[rows[0], (rows[0][0][:, :3], rows[0][1])], probes=["metrics"], **FAST)
+    verdict = check_metric_improves(dataclasses.replace(trace, remeasure=None))
+    assert verdict.status == "inconclusive"
+    assert "eval_batches[1]: RuntimeError" in verdict.headline
+
+
+def test_no_metric_was_passed(rows):
+    for given in ({}, None):
+        trace = finetune(Net(), rows, metrics=given, loss_fn=lambda m, b: m(b[0]).square().mean(), probes=[], **FAST)
+        assert {v.check: v.status for v in diagnose(trace).verdicts}["metric_improves"] == "skipped"
+
+
+def test_a_metric_that_is_nan_is_not_blamed_on_finite_outputs(rows):
+    trace = finetune(Net(), rows, metrics={"own": lambda logits, labels: math.nan}, probes=["metrics"], **FAST)
+    verdict = check_metric_improves(trace)
+    assert verdict.status == "fail"
+    assert verdict.causes[0].startswith("metrics['own'] is NaN although the outputs are finite")
+    unknown = dataclasses.replace(trace.metrics[0], outputs_finite=False)
+    (cause,) = check_metric_improves(dataclasses.replace(trace, metrics=(unknown,))).causes
+    assert "the outputs are not finite" in cause

@@ -21,6 +21,8 @@ from .exchanged_classes import EXCHANGED_ROWS, exchanged_classes
 from .held_out_apart import held_out_apart
 
 NAME = "metric_improves"
+#: Begins the note of a run whose metrics could not be measured; the reason follows.
+METRICS_SKIPPED = "metrics skipped"
 #: Share of label permutations that may do as well by chance: the false-pass rate.
 ALPHA = 0.01
 #: Worse than chance is a score so many standard deviations below that of permuted labels (2.3e-4 of a normal distribution is below that).
@@ -65,13 +67,35 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     if metric is not None and metric not in [m.name for m in trace.metrics]:
         have = ", ".join(m.name for m in trace.metrics) or "none"
         raise ValueError(f"metric={as_given(metric)}: the trace has {have}")
+    if failed := _declared_and_failed(trace, metric):
+        return failed
     if not trace.metrics:
-        reason = next((n for n in trace.notes if n.startswith("metrics skipped")), "no logits or labels could be read")
+        reason = next((n for n in trace.notes if n.startswith(METRICS_SKIPPED)), "no logits or labels could be read")
         return Verdict(NAME, "skipped", f"There is no metric: {reason}.")
     if exchanged := _judge_exchange(trace):
         return exchanged
     judged = _Judged(trace, next(m for m in trace.metrics if metric in (None, m.name)), alpha)
     return _with_split(judged, _judge(judged))
+
+
+def _declared_and_failed(trace: Trace, metric: str | None) -> Verdict | None:
+    """The verdict where metrics of the user's, or held-out batches, were passed and cannot be measured; None: that is not so."""
+    reason = next((n for n in trace.notes if n.startswith(METRICS_SKIPPED)), None)
+    # what evaluate= returned may be there all the same, and may be asked for
+    if reason is None or metric is not None:
+        return None
+    why = reason.removeprefix(f"{METRICS_SKIPPED}: ").rstrip(".")
+    # that metrics of ours cannot be computed of outputs of several shapes is no fault of the batches
+    given = {"metrics=": "metrics" in trace.own_arguments, "eval_batches=": why.startswith("eval_batches[")}
+    if not any(given.values()):
+        return None
+    return Verdict(
+        NAME,
+        "inconclusive",
+        f"Declared, and not judged: {' and '.join(name for name, so in given.items() if so)}. Not measured: {why}.",
+        remedy="let metrics= be functions (logits, labels) -> float, and eval_batches= batches like the training's",
+        unmeasured="metrics",
+    )
 
 
 @dataclass(frozen=True)
@@ -122,12 +146,7 @@ class _Judged:
 
 def _judge(judged: _Judged) -> Verdict:
     if not math.isfinite(judged.metric.last):
-        return judged.verdict(
-            "fail",
-            judged.scores,
-            "the metric is not a number: the outputs are not finite",
-            remedy="see assert_all_finite",
-        )
+        return _judge_no_number(judged)
     if judged.metric.p_value is None:
         return _judge_without_p_value(judged)
     if _dropped(judged.metric):
@@ -139,6 +158,19 @@ def _judge(judged: _Judged) -> Verdict:
             remedy="try a tenth of the learning rate; check the label mapping",
         )
     return _judge_better(judged) if judged.metric.p_value <= judged.alpha else _judge_not_better(judged)
+
+
+def _judge_no_number(judged: _Judged) -> Verdict:
+    """The metric is NaN or infinite: because of the outputs, or of itself."""
+    m = judged.metric
+    what = "NaN" if math.isnan(m.last) else "infinite"
+    if m.outputs_finite:
+        cause = f"metrics[{m.name!r}] is {what} although the outputs are finite: it divides by zero, or takes the logarithm of zero"
+        return judged.verdict("fail", judged.scores, cause, remedy=f"let metrics[{m.name!r}] return a finite number")
+    cause = "the metric is not a number: the outputs are not finite"
+    if m.outputs_finite is None and not m.rows:  # it was not computed of outputs that are known
+        cause = f"evaluate(model) is {what}: by itself, or because the outputs are not finite"
+    return judged.verdict("fail", judged.scores, cause, remedy="see assert_all_finite")
 
 
 def _with_split(judged: _Judged, verdict: Verdict) -> Verdict:
