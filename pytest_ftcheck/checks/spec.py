@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, Concatenate, Literal, ParamSpec
 
-from ..core.formatting import describe_type
+from ..core.formatting import describe_type, text_of
 from ..core.measurement import Measurement, kind_of
 from ..core.trace import Trace
 from ..core.verdict import Status, Verdict
@@ -191,7 +191,16 @@ def check(
                 if arguments and not isinstance(arguments[0], Trace):
                     what = describe_type(arguments[0])
                     raise TypeError(f"trace is {what}: expected a trace from finetune() or watch()")
-                return one(*arguments, **options)
+                try:
+                    return one(*arguments, **options)
+                except (LookupError, ArithmeticError, AttributeError, AssertionError) as error:
+                    if not (arguments and arguments[0].read_back):
+                        raise
+                    what = f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
+                    raise ValueError(
+                        f"the trace was not saved so by this version, or was changed: {name} cannot judge it, for its values do not fit "
+                        f"together ({what}); measure again"
+                    ) from error
 
             return judge
 

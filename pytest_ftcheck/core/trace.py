@@ -103,6 +103,8 @@ class Trace:
     lengthen: Callable[[int, float], Trace] | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
     #: What an inconclusive check may use of longer runs; None: nothing, the run is judged as it is. Not saved.
     longer_runs: LongerRuns | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
+    #: It was read from JSON, so that its numbers may not fit together. Not saved.
+    read_back: bool = field(default=False, compare=False, repr=False, metadata=NOT_SAVED)
 
     # ------------------------------------------------------------------ reading
     @property
@@ -252,7 +254,7 @@ class Trace:
         if not isinstance(measurements, dict):
             raise ValueError(f"trace.measurements: expected an object, found {str(measurements)[:60]!r}")
         decoded = {probe: decode(kind_of(probe), value, f"trace.{probe}") for probe, value in measurements.items()}
-        return dataclasses.replace(trace, measurements=decoded)
+        return dataclasses.replace(trace, measurements=decoded, read_back=True)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_json` to a file, whole or not at all.

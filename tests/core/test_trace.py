@@ -8,6 +8,8 @@ import math
 
 import pytest
 
+from pytest_ftcheck import diagnose
+from pytest_ftcheck.checks.data.record import Data, Dependence
 from pytest_ftcheck.checks.mode.record import Modes
 from pytest_ftcheck.checks.retraining.record import Overfit
 from pytest_ftcheck.core.example_trace import example_trace, tensor
@@ -313,3 +315,20 @@ def test_metrics_survive():
 def test_why_nothing_was_measured(kind, skipped, part, reason):
     text = example_trace(skipped=skipped).why_not_measured(kind, part)
     assert text.endswith(reason) if kind is Modes else reason in text
+
+
+# ------------------------------------------------------------------ values that do not fit together
+def learnable(**changes):
+    """The example with a data measurement of which one value is changed, as a file may hold it."""
+    tests = {"rows": 300, "permutations": 99, "p_values": {"a": 0.01}, "simulated": 6, "detected": 6, "unit": "row"}
+    return json.dumps(raw(measurements={"data": encode(Data(dependence=Dependence(**{**tests, **changes})))}))
+
+
+@pytest.mark.parametrize("changes", [{"p_values": {}}, {"unit": "x"}])
+def test_a_trace_that_no_check_can_judge_is_one_error(changes):
+    trace = Trace.from_json(learnable(**changes))
+    with pytest.raises(ValueError, match="labels_learnable cannot judge it, for its values do not fit together"):
+        diagnose(trace)
+    with pytest.raises((IndexError, KeyError)):  # of a run of our own it is an error of ours
+        diagnose(dataclasses.replace(trace, read_back=False))
+    assert diagnose(Trace.from_json(learnable())).verdicts
