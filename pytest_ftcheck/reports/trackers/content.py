@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ...core import formatting
 from ...core.formatting import one_line, shorten
 from ...core.trace_writer import Setting
 from .. import chart_data
@@ -178,10 +179,10 @@ def texts(trace: Trace, diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     >>> [name for name, _ in texts(example_trace(), diagnose(example_trace()))]
     ['trace', 'diagnosis', 'should_the_weights_move_more']
     """
-    yield "trace", describe(trace, unicode=True)
+    yield "trace", formatting.clean(describe(trace, unicode=True))
     yield "diagnosis", str(diagnosis)
     if trace.tensors:
-        yield "should_the_weights_move_more", explain_weight_motion(trace)
+        yield "should_the_weights_move_more", formatting.clean(explain_weight_motion(trace))
 
 
 def clean(name: str) -> str:

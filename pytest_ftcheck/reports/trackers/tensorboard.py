@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core import arguments
+from ...core.formatting import as_given
 from ...core.trace_writer import Setting
 
 if TYPE_CHECKING:
@@ -39,11 +41,15 @@ class TensorBoardWriter:
     """Writes event files through torch's own ``SummaryWriter``.
 
     :param directory: one a run; created if missing.
-    :raises ImportError: the package ``tensorboard`` is missing.
+    :raises ImportError: the package ``tensorboard`` is missing.  :raises ValueError: it is a file.
     """
 
     def __init__(self, directory: str | PathLike[str]) -> None:
         self._directory = arguments.path("directory", directory)
+        if Path(self._directory).exists() and not Path(self._directory).is_dir():
+            raise ValueError(
+                f"directory={as_given(self._directory)} is a file: expected a directory for the event files of one run"
+            )
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

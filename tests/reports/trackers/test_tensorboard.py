@@ -260,3 +260,16 @@ def test_a_head_that_stands_still_is_a_line_at_zero(tmp_path):
     assert [e.value for e in events.Scalars("motion/head")] == [0.0] * 20
     assert events.Scalars("motion/base_model.layer.0")[-1].value == pytest.approx(0.25)
     assert "gradient_by_block/head" in events.Tags()["scalars"]
+
+
+def test_a_file_is_no_directory(trace, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"directory=.*file' is a file: expected a directory"):
+        trace.to_tensorboard(tmp_path / "file")
+
+
+def test_half_of_a_surrogate_pair_in_names(trace, tmp_path):
+    name = "layer\ud800"
+    named = tuple(dataclasses.replace(t, name=f"{name}.{t.name}") for t in trace.tensors)
+    dataclasses.replace(trace, tensors=named, head=(name,), notes=(name,)).to_tensorboard(tmp_path)
+    assert "text_summary" in str(read(tmp_path).Tags())
