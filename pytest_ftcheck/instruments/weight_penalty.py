@@ -27,6 +27,7 @@ def is_weight_penalty(root: Any, model: nn.Module) -> bool:
 
     :param root: autograd node of the loss.
 
+    >>> import torch
     >>> layer = nn.Linear(2, 2)
     >>> penalty = 1e-2 * sum((p**2).sum() for p in layer.parameters())
     >>> output = layer(torch.ones(1, 2))

@@ -175,8 +175,9 @@ def _built_optimizer(factory: Callable[[nn.Module], Any], model: nn.Module) -> A
     """What the user's function, or class, makes of the model."""
     if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
         return call("optimizer", factory, (model,), "the model", "(model) -> optimizer")
+    make: Callable[..., Any] = factory
     try:
-        return factory(model)
+        return make(model)
     except TypeError as error:
         raise TypeError(
             f"optimizer={factory.__name__} is a class, called with the model, and raised TypeError: {text_of(error)}; "
