@@ -63,15 +63,45 @@ class KeptGenerator:
             self.bits.state = self.state
 
 
+#: Arrays of more elements are data, not state: they are not kept.
+MOST_ELEMENTS = 100_000
+
+
+def _is_kept_array(value: Any) -> bool:
+    """A plain array of numpy's that is small enough to copy, and may be written to."""
+    of = type(value)
+    return (
+        of.__name__ == "ndarray"
+        and of.__module__ == "numpy"
+        and bool(value.flags.writeable)
+        and int(value.size) <= MOST_ELEMENTS
+    )
+
+
+class KeptArray:
+    """An array of numpy's as it is now. It is written to only where it differs."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.values = array, array.copy()
+
+    def restore(self) -> None:
+        """The values as they were."""
+        if self.array.tobytes() != self.values.tobytes():
+            self.array[...] = self.values
+
+    def __str__(self) -> str:
+        return f"an array of shape {self.values.shape}"
+
+
 class KeptContents:
-    """The items of containers, of the containers in them, and so on; the tensors and the generators among them.
+    """The items of containers, of the containers in them, and so on; the tensors, arrays and generators among them.
 
     :param keep: which tensors are kept.
     """
 
     def __init__(self, values: Iterable[Any], keep: Callable[[Any], bool] = small) -> None:
         self.containers: list[tuple[Any, Any]] = []
-        self.parts: list[KeptLeaf | KeptGenerator] = []
+        self.parts: list[KeptLeaf | KeptArray | KeptGenerator] = []
         seen: set[int] = set()
         todo = list(values)
         while todo:
@@ -83,6 +113,10 @@ class KeptContents:
                 if id(value) not in seen and keep(value):
                     seen.add(id(value))
                     self.parts.append(KeptLeaf(value))
+            elif kind == "other":
+                if id(value) not in seen and _is_kept_array(value):
+                    seen.add(id(value))
+                    self.parts.append(KeptArray(value))
             elif (kind == "container" or type(value) is tuple) and value and id(value) not in seen:
                 seen.add(id(value))
                 todo += self._inner(value, kind)
@@ -240,6 +274,8 @@ class PlainAttributes:
                 elif kind == "other":
                     if callable(value):
                         continue
+                    if _is_kept_array(value):
+                        containers.append(value)
                 elif small(value):
                     self.tensors.append(KeptLeaf(value))
             values.append((key, value))

@@ -543,6 +543,26 @@ def test_flags_and_gradients_of_buffers_attributes_and_batches_are_as_before(row
     assert model.written.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("call", [finetune, check_init], ids=lambda c: c.__name__)
+def test_arrays_among_a_models_attributes_are_as_before(rows, call):
+    class Counting(Rich):
+        def __init__(self):
+            super().__init__()
+            self.array, self.listed = numpy.array([0.0, -0.0, numpy.nan]), [{"a": (numpy.zeros(2, dtype=int),)}]
+
+        def forward(self, x):
+            self.array[...] = 1
+            self.listed[0]["a"][0][:] += 1
+            return super().forward(x)
+
+    model = Counting()
+    array, before = model.array, model.array.tobytes()
+    call(model, rows, **({"steps": 2, "lr": 1e-2} if call is finetune else {}))
+    assert model.array is array
+    assert array.tobytes() == before
+    assert model.listed[0]["a"][0].tolist() == [0, 0]
+
+
 # ------------------------------------------------------------------ gradients from before the run
 def one_flat_buffer(model):
     """Gradients that are views of one tensor, which is zeroed as a whole."""
