@@ -32,6 +32,8 @@ Forward = Callable[[Any, Any], Any]
 #: So many float labels that are all 0 or 1 are not so by chance.
 SURELY_CLASSES = 8
 REGRESSION_LOSSES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
+#: What torch says where a loss computes gradients while they are off.
+NEEDS_GRADIENTS = "require grad"
 SELF_SUPERVISED = (
     "the loss reads no labels, and relates outputs of the model to each other, as self-supervised learning does: the batch's labels are no "
     "task, and there are no metrics and no standard loss"
@@ -71,6 +73,7 @@ class Reader:
         #: The outputs are embeddings: declared, or the loss only compares labels with each other.
         self.embeddings = False
         self._declared_embeddings = embeddings
+        self._differentiates = False  # the user's loss needs gradients to be computed
         #: The loss reads no labels, and relates outputs to each other: the labels of the batch are not its task.
         self.self_supervised = False
         #: The model computes the loss itself.
@@ -452,6 +455,21 @@ class Reader:
             ) from error
 
     def _user_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The user's loss; where gradients are off, and it computes some itself (a gradient penalty, MAML), they are on inside it."""
+        if torch.is_grad_enabled():
+            return self._called_loss(batch)
+        if not self._differentiates:
+            try:
+                return self._called_loss(batch)
+            except RuntimeError as error:
+                if NEEDS_GRADIENTS not in str(error):
+                    raise
+        with torch.enable_grad():
+            value, logits = self._called_loss(batch)
+        self._differentiates = True
+        return _detached(value), _detached(logits)
+
+    def _called_loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         assert self.loss_fn is not None
         # a probe's call must not change what the loss function keeps for the next step
         with LossState(self.loss_fn, self.model).kept() if is_probing() else contextlib.nullcontext():
@@ -479,6 +497,10 @@ class Reader:
         """The standard loss of the task, from logits and the labels of a batch: cross-entropy, binary cross-entropy or mean squared
         error."""
         return standard_loss(self.task, logits, self.targets(labels))
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def _equals_one(value: Any, losses: Iterable[Callable[..., torch.Tensor]], z: torch.Tensor, y: torch.Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pytest_ftcheck import finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.instruments.loss_state import LossState
+from pytest_ftcheck.instruments.reader import Reader
 
 STEPS = 6
 
@@ -85,3 +86,45 @@ def test_what_it_does_not_keep_is_left_alone():
         model.mark = 1
     assert counting.calls == 0
     assert model.mark == 1
+
+
+# ------------------------------------------------------------------ losses that compute gradients themselves
+class Numbers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.classifier = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.classifier(torch.relu(self.body(x)))
+
+
+def with_penalty(model, batch):
+    """Cross-entropy and a penalty on the gradient at the inputs."""
+    x = batch[0].clone().requires_grad_()
+    z = model(x)
+    (gradient,) = torch.autograd.grad(z.sum(), x, create_graph=True)
+    return F.cross_entropy(z, batch[1]) + 0.01 * gradient.pow(2).mean()
+
+
+def test_a_gradient_penalty_is_evaluated_where_gradients_are_off():
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+    batch, model = (x, (x[:, 0] > 0).long()), Numbers()
+    trace = finetune(model, [batch], loss_fn=with_penalty, lr=1e-2, steps=2, probes=["loss", "loss_shape"])
+    assert trace.probe_loss.points[0].loss == pytest.approx(float(with_penalty(model, batch).detach()))
+    with torch.no_grad():
+        value, _ = Reader(model, batch, loss_fn=with_penalty).loss(batch)
+        assert not value.requires_grad
+        assert not torch.is_grad_enabled()
+
+
+def test_another_error_of_a_loss_is_raised_as_it_is():
+    calls = []
+
+    def broken(model, batch):
+        calls.append(1)
+        raise RuntimeError("no such table")
+
+    with torch.no_grad(), pytest.raises(RuntimeError, match="no such table"):
+        Reader(Numbers(), (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long)), loss_fn=broken)
+    assert len(calls) == 1
