@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
 
 import torch
 from torch import nn
@@ -112,7 +115,21 @@ def _freezes_in_name(model: nn.Module) -> dict[str, bool]:
 
 def _knows_it(of: type) -> bool:
     methods = (f for c in of.__mro__ if c not in (nn.Module, object) for f in vars(c).values())
-    return any("requires_grad" in code.co_names for f in methods if (code := getattr(f, "__code__", None)) is not None)
+    return any(_reads_own(code) for f in methods if (code := getattr(f, "__code__", None)) is not None)
+
+
+def _reads_own(code: CodeType) -> bool:
+    """Whether a method reads or sets ``self.requires_grad``; that of a tensor, which it may read as well, is another thing."""
+    if "requires_grad" not in code.co_names or not code.co_argcount:
+        return False
+    before: Any = None
+    for instruction in dis.get_instructions(code):
+        if instruction.argval == "requires_grad" and instruction.opname in ("LOAD_ATTR", "STORE_ATTR", "DELETE_ATTR"):
+            loaded = before.argval[-1] if isinstance(before.argval, tuple) else before.argval
+            if before.opname.startswith("LOAD_FAST") and loaded == code.co_varnames[0]:
+                return True
+        before = instruction
+    return False
 
 
 def _frozen_in_name_by(parameter: str, part: str, freezes: Mapping[str, bool], head: Sequence[str]) -> str | None:

@@ -286,7 +286,7 @@ def thawed_outside_the_optimizer(seed: int) -> Run:
     shows=lambda s: s.most("encoder") > 1e-3,
 )
 def requires_grad_set_on_the_module(seed: int) -> Run:
-    run = textual(seed)
+    run = textual(seed, beliefs={"trained": None})
     run.model.encoder.requires_grad = False
     return run
 

@@ -203,6 +203,13 @@ class Flagged(nn.Module):
         return y if self.requires_grad else y + 0.0
 
 
+class ReadsAnothers(nn.Linear):
+    """A method of it reads the flag of a tensor, as many of transformers' do: it knows no flag of its own."""
+
+    def frozen(self):
+        return [p for p in self.parameters() if not p.requires_grad]
+
+
 class Net(nn.Module):
     def __init__(self, base):
         super().__init__()
@@ -229,9 +236,9 @@ def freeze_in_name(of):
     return mark
 
 
-@pytest.mark.parametrize("of", ["base", ""])
-def test_a_flag_set_on_a_module_freezes_nothing(of):
-    trace = trained(nn.Linear(6, 8), freeze_in_name(of))
+@pytest.mark.parametrize(("of", "kind"), [("base", nn.Linear), ("", nn.Linear), ("base", ReadsAnothers)])
+def test_a_flag_set_on_a_module_freezes_nothing(of, kind):
+    trace = trained(kind(6, 8), freeze_in_name(of))
     verdict = check_frozen_stay_frozen(trace)
     assert (verdict.status, verdict.fault) == ("fail", "freeze_without_effect")
     assert f"set on {of or 'the model'}" in verdict.causes[0]
