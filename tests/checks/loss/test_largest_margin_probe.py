@@ -70,6 +70,23 @@ def test_a_bound_that_no_last_layer_shows(kind, scale):
     assert (verdict.status, verdict.fault) == ("fail", "logits_bounded")
 
 
+class Fragile(nn.Linear):
+    """Its outputs are NaN where its weights are far from the initial ones, as those of deep layers are."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return torch.where(y.detach().abs().max() < 8, y, torch.nan)
+
+
+@pytest.mark.parametrize(("kind", "fault"), [("cosine", "logits_bounded"), ("learnt", "")])
+def test_outputs_that_are_nan_far_out_are_no_sign_of_missing_bounds(kind, fault):
+    def fragile(model):
+        model.base = Fragile(8, 16)
+
+    verdict = check_logits_unbounded(run(F.cross_entropy, lambda: Head(kind), prepare=fragile))
+    assert verdict.fault == fault
+
+
 @pytest.mark.parametrize(
     ("kind", "scale"),
     [("plain", 1.0), ("distance", 1.0), ("conv", 1.0), ("cosine", 16.0), ("cosine", 5.0), ("learnt", 1.0)],

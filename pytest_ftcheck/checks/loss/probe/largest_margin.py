@@ -21,6 +21,8 @@ FAR = 50.0
 #: Lengths of the ascent's steps, as multiples of the tensor's own length: a linear layer needs only the first, normalised vectors need
 #: ever shorter ones to converge.
 LENGTHS = (2.0,) * 4 + tuple(0.8**i for i in range(18))
+#: Steps that are taken back because the outputs were NaN there; after more of them, too few are left to converge.
+MOST_UNDONE = 4
 
 
 def largest_margin(
@@ -76,28 +78,47 @@ def _ascend(
     parameters: list[nn.Parameter],
     enough: float,
 ) -> float | None:
-    best = -math.inf
+    best, undone = -math.inf, 0
+    step: list[tuple[nn.Parameter, torch.Tensor, float]] = []
     for length in LENGTHS:
         with quiet(model, grad=True):
             logits = reader.logits(batch)
             if logits is None:
                 return None
             margin, objective = objective_of(logits)
+            if (
+                not margin > -math.inf
+            ):  # NaN: the last step was too long for the layers between, and says nothing of a bound
+                undone += 1
+                if not step or undone > MOST_UNDONE:
+                    return None
+                _take(step, -1.0)
+                continue
             best = max(best, margin)
-            if best >= enough or not math.isfinite(margin):
-                return best if math.isfinite(margin) else math.inf
+            if best >= enough:
+                return best
             if not objective.requires_grad:
                 return None
             slopes = torch.autograd.grad(objective, parameters, allow_unused=True)
         if not any(g is not None and bool(g.any()) for g in slopes):
             return best if best > 0 else None
-        with torch.no_grad():
-            for p, g in zip(parameters, slopes, strict=True):
-                if g is None or not bool(g.any()):
-                    continue
-                size = max(float(torch.linalg.vector_norm(p.float())), 0.02 * p.numel() ** 0.5)
-                p.add_(g / torch.linalg.vector_norm(g.float()).to(g.dtype), alpha=length * size)
+        step = []
+        for p, g in zip(parameters, slopes, strict=True):
+            # far out some gradients are NaN, or overflow: their tensors stay
+            if g is not None and 0 < (norm := float(torch.linalg.vector_norm(g.float()))) < math.inf:
+                size = max(float(torch.linalg.vector_norm(p.detach().float())), 0.02 * p.numel() ** 0.5)
+                step.append((p, g / norm, length * size))
+        if not step:
+            return None
+        _take(step, 1.0)
     return best
+
+
+@torch.no_grad()
+def _take(step: list[tuple[nn.Parameter, torch.Tensor, float]], sign: float) -> None:
+    """Move along a step, or back."""
+    for p, direction, length in step:
+        p.add_(direction, alpha=sign * length)
 
 
 def margin_of(logits: torch.Tensor, target: Targets) -> float | None:
