@@ -237,7 +237,7 @@ class BatchRefused(Exception):
 
     def __init__(self, number: int, error: Exception) -> None:
         super().__init__(f"{type(error).__name__}: {text_of(error).strip()[:200]}")
-        self.number = number
+        self.number, self.error = number, error
 
 
 def gather_logits(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ....instruments.fixed_rows import gather_logits, joined
+from ....instruments.fixed_rows import BatchRefused, gather_logits, joined
 from ....instruments.metrics import cut_of, predictions, references
 from ....instruments.reader import Reader
 from ....instruments.tasks import IGNORED
@@ -28,7 +28,10 @@ class HeldOutLogits:
 
     def collect(self) -> None:
         """Compute the logits of all held-out rows, dropout off."""
-        pairs = [gather_logits(self.model, self.reader, [batch]) for batch in self.batches]
+        try:
+            pairs = [gather_logits(self.model, self.reader, [batch]) for batch in self.batches]
+        except BatchRefused as refused:
+            raise refused.error from None
         self.collected.append([pair for pair in pairs if pair is not None])
 
     def evaluation(self, evaluated: tuple[float, float] | None) -> Evaluation | None:
