@@ -30,24 +30,23 @@ def _print_options() -> tuple[_Get, _Set]:
     return (lambda: dict(vars(options))), (lambda was: vars(options).update(was))
 
 
-def _numpy_errors() -> Any:
-    numpy = sys.modules.get("numpy")
-    return numpy.geterr() if numpy else None
+def _of_numpy(get: str, set_: str) -> tuple[_Get, _Set]:
+    """A switch of numpy's, by the names of its functions; nothing where numpy is not imported."""
+
+    def read() -> Any:
+        numpy = sys.modules.get("numpy")
+        return getattr(numpy, get)() if numpy else None
+
+    def write(was: Any) -> None:
+        if was is not None:
+            getattr(sys.modules["numpy"], set_)(**was)
+
+    return read, write
 
 
-def _set_numpy_errors(was: Any) -> None:
-    if was is not None:
-        sys.modules["numpy"].seterr(**was)
-
-
-def _numpy_print_options() -> Any:
-    numpy = sys.modules.get("numpy")
-    return numpy.get_printoptions() if numpy else None
-
-
-def _set_numpy_print_options(was: Any) -> None:
-    if was is not None:
-        sys.modules["numpy"].set_printoptions(**was)
+def _called(owner: Any, get: str, set_: str) -> tuple[_Get, _Set]:
+    """A switch by the names of its functions, which are looked up when they are called: not each version of torch has them."""
+    return lambda: getattr(owner, get)(), lambda was: getattr(owner, set_)(was)
 
 
 #: Half of it is a denormal number.
@@ -103,7 +102,7 @@ def _switches() -> list[tuple[_Get, _Set]]:
         _autocast("cpu"),
         _autocast("cuda"),
         _print_options(),
-        (_numpy_errors, _set_numpy_errors),
+        _of_numpy("geterr", "seterr"),
         # newer names of the precisions; torch refuses the older ones once these were used
         *(_attribute(owner, "fp32_precision") for owner in (torch.backends, cuda.matmul, cudnn, mkldnn)),
     ]
@@ -112,34 +111,24 @@ def _switches() -> list[tuple[_Get, _Set]]:
 
 def _rarer_switches() -> list[tuple[_Get, _Set]]:
     """Those that not each version of torch has are looked up when they are read."""
-    future, distribution = torch.__future__, torch.distributions.Distribution
+    distribution: Any = torch.distributions.Distribution
     invariants: Any = torch.sparse.check_sparse_tensor_invariants
-    cuda: Any = torch.backends.cuda
     parts = [
         getattr(owner, part)
         for owner in (torch.backends.mkldnn, torch.backends.cudnn)
         for part in ("matmul", "conv", "rnn")
         if hasattr(owner, part)
     ]
+    conversion = ("swap_module_params_on_conversion", "overwrite_module_params_on_conversion")
     return [
         (_flushes_denormals, torch.set_flush_denormal),
-        (_numpy_print_options, _set_numpy_print_options),
-        (
-            lambda: torch.autograd.is_multithreading_enabled(),
-            lambda was: torch.autograd.set_multithreading_enabled(was),
-        ),
-        (lambda: torch.is_autocast_cache_enabled(), lambda was: torch.set_autocast_cache_enabled(was)),
+        _of_numpy("get_printoptions", "set_printoptions"),
+        _called(torch.autograd, "is_multithreading_enabled", "set_multithreading_enabled"),
+        _called(torch, "is_autocast_cache_enabled", "set_autocast_cache_enabled"),
         (lambda: distribution._validate_args, lambda was: distribution.set_default_validate_args(was)),
-        (
-            lambda: future.get_swap_module_params_on_conversion(),
-            lambda was: future.set_swap_module_params_on_conversion(was),
-        ),
-        (
-            lambda: future.get_overwrite_module_params_on_conversion(),
-            lambda was: future.set_overwrite_module_params_on_conversion(was),
-        ),
-        (lambda: torch._C._get_graph_executor_optimize(), lambda was: torch._C._set_graph_executor_optimize(was)),
-        (lambda: cuda.cudnn_sdp_enabled(), lambda was: cuda.enable_cudnn_sdp(was)),
+        *(_called(torch.__future__, f"get_{name}", f"set_{name}") for name in conversion),
+        _called(torch._C, "_get_graph_executor_optimize", "_set_graph_executor_optimize"),
+        _called(torch.backends.cuda, "cudnn_sdp_enabled", "enable_cudnn_sdp"),
         (lambda: invariants.is_enabled(), lambda was: invariants.enable() if was else invariants.disable()),
         *(_attribute(part, "fp32_precision") for part in parts),
     ]

@@ -31,14 +31,14 @@ class MovingAverages:
             return
         t = self._sampled
         write = values - before
-        norms = t.norms(write).tolist()
+        norms, was, moved = t.norms(write).tolist(), t.split(before), t.split(write)
         for place in self._frozen:
             if norms[place] == 0 or (place in self._source and self._source[place] is None):
                 continue
             known = self._source.get(place)
             candidates = range(len(self._live)) if known is None else (known,)
-            was, moved = t.split(before)[place], t.split(write)[place]
-            self._source[place] = next((c for c in candidates if self._leads(place, c, was, moved)), None)
+            leads = (c for c in candidates if self._leads(place, c, was[place], moved[place]))
+            self._source[place] = next(leads, None)
 
     def _leads(self, place: int, candidate: int, was: torch.Tensor, moved: torch.Tensor) -> bool:
         """Whether the write took a parameter a fraction of the way to a trainable one, as that is now."""

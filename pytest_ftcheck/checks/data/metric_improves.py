@@ -70,17 +70,23 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     if failed := _declared_and_failed(trace, metric):
         return failed
     if not trace.metrics:
-        reason = next((n for n in trace.notes if n.startswith(METRICS_SKIPPED)), "no logits or labels could be read")
-        return Verdict(NAME, "skipped", f"There is no metric: {reason}.")
+        return Verdict(
+            NAME, "skipped", f"There is no metric: {_skipped(trace) or 'no logits or labels could be read'}."
+        )
     if exchanged := _judge_exchange(trace):
         return exchanged
     judged = _Judged(trace, next(m for m in trace.metrics if metric in (None, m.name)), alpha)
     return _with_split(judged, _judge(judged))
 
 
+def _skipped(trace: Trace) -> str | None:
+    """The note that says why metrics could not be measured; None: there is none."""
+    return next((n for n in trace.notes if n.startswith(METRICS_SKIPPED)), None)
+
+
 def _declared_and_failed(trace: Trace, metric: str | None) -> Verdict | None:
     """The verdict where metrics of the user's, or held-out batches, were passed and cannot be measured; None: that is not so."""
-    reason = next((n for n in trace.notes if n.startswith(METRICS_SKIPPED)), None)
+    reason = _skipped(trace)
     # what evaluate= returned may be there all the same, and may be asked for
     if reason is None or metric is not None:
         return None

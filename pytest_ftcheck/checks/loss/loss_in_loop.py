@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ...core.formatting import number, percent, plural
@@ -47,7 +46,9 @@ def judge_loss_in_loop(trace: Trace, name: str) -> Verdict | None:
     loop = trace.measured(LoopCalls)
     if loop is None or not loop.losses:
         return None
-    finders = (_wrong_input, _labels_of_other_rows) if trace.optimizer.maximizes else _FINDERS
+    # an optimizer that maximizes descends what backward() maximises
+    negated = () if trace.optimizer.maximizes else (_negated,)
+    finders = (_wrong_input, *negated, _labels_of_other_rows)
     found = next((verdict for find in finders if (verdict := find(loop, name)) is not None), None)
     return found or _own_predictions(trace, loop, name)
 
@@ -177,10 +178,6 @@ def _labels_of_other_rows(loop: LoopCalls, name: str) -> Verdict | None:
         f"{percent(own)} of the rows have their own label."
     )
     return faults.LABELS_OF_OTHER_ROWS.verdict(name, headline, **_details(loop))
-
-
-#: In this order. An optimizer that maximizes descends what ``backward()`` maximises: the second is left out there.
-_FINDERS: tuple[Callable[[LoopCalls, str], Verdict | None], ...] = (_wrong_input, _negated, _labels_of_other_rows)
 
 
 def _details(loop: LoopCalls) -> dict[str, Any]:

@@ -86,9 +86,8 @@ def _ascend(
             if logits is None:
                 return None
             margin, objective = objective_of(logits)
-            if (
-                not margin > -math.inf
-            ):  # NaN: the last step was too long for the layers between, and says nothing of a bound
+            # the last step was too long for the layers between, and says nothing of a bound
+            if math.isnan(margin) or margin == -math.inf:
                 undone += 1
                 if not step or undone > MOST_UNDONE:
                     return None
