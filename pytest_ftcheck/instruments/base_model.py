@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core.effect import Effect
-from .undisturbed import perturbed
+from .undisturbed import parameters_of, perturbed
 
 #: Numbers that are compared at once: 2 MB.
 BLOCK = 2**18
@@ -166,9 +166,9 @@ def _blocks(rows: torch.Tensor) -> Iterator[torch.Tensor]:
 
 def precision_of(model: nn.Module) -> float:
     """Relative spacing of numbers in the coarsest dtype of the weights, or of matrix products on a GPU."""
-    coarsest = max((_eps(p) for p in model.parameters()), default=0.0)
+    coarsest = max(map(_eps, parameters_of(model)), default=0.0)
     fast = torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32
-    on_gpu = any(p.device.type == "cuda" for p in model.parameters())
+    on_gpu = any(p.device.type == "cuda" for p in parameters_of(model))
     return max(coarsest, 2.0**-10) if fast and on_gpu else coarsest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import functools
+import operator
 import random
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
@@ -210,29 +211,46 @@ def _not_own(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in _OWN)
 
 
+Reads: TypeAlias = Callable[[dict[str, Any]], tuple[Any, ...]]
+
+
+@functools.lru_cache(maxsize=4096)
+def _reading(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], Reads]:
+    """These names themselves, those of them that torch has not given, and what reads their values."""
+    own = _not_own(names)
+    if len(own) > 1:
+        return names, own, operator.itemgetter(*own)
+    return names, own, lambda mine: tuple(mine[name] for name in own)
+
+
 class PlainValues:
-    """The attributes of many objects that have nothing but plain values: numbers, texts, tuples, None."""
+    """The attributes of many objects that have nothing but plain values: numbers, texts, tuples, None. Of thousands the tuples that are
+    made cost more than the values, so names are kept once for all objects that have the same ones."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[dict[str, Any], tuple[str, ...], list[tuple[str, Any]]]] = []
+        self.attributes: list[dict[str, Any]] = []
+        self.readings: list[tuple[tuple[str, ...], tuple[str, ...], Reads]] = []
+        self.values: list[tuple[Any, ...]] = []
 
     def add(self, owner: Any) -> bool:
         """Keep this object's, too; False: it has others, or is a module with buffers or children."""
         mine = vars(owner)
         if mine.get("_modules") or mine.get("_buffers"):
             return False
-        names = tuple(mine)
-        values = [(name, mine[name]) for name in _not_own(names)]
-        for _, value in values:
-            if type(value) not in _IMMUTABLE:
-                return False
-        self.kept.append((mine, names, values))
+        reading = _reading(tuple(mine))
+        values = reading[2](mine)
+        if not _IMMUTABLE.issuperset(map(type, values)):
+            return False
+        self.attributes.append(mine)
+        self.readings.append(reading)
+        self.values.append(values)
         return True
 
     def restore(self) -> None:
         """Everything as it was when it was kept."""
-        for mine, names, values in self.kept:
-            _restore_values(mine, names, values)
+        for mine, (names, own, read), values in zip(self.attributes, self.readings, self.values, strict=True):
+            if tuple(mine) != names or not all(map(operator.is_, read(mine), values)):
+                _restore_values(mine, names, zip(own, values, strict=True))
 
 
 def _restore_values(mine: dict[str, Any], names: tuple[str, ...], values: Iterable[tuple[str, Any]]) -> None:

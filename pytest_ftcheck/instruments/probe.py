@@ -212,12 +212,10 @@ class ProbeRunner:
         self._without_passes = {kind.name for kind in kinds if issubclass(kind, ModelProbe)}
         left = allowance
         for kind in kinds:
-            probe = self._guard(kind.name, lambda kind=kind: kind(context), "init")  # type: ignore[misc]
-            if probe is None:
+            begun = self._guard(kind.name, lambda kind=kind: self._begin(kind), "init")  # type: ignore[misc]
+            if begun is None:
                 continue
-            cost = self._guard(kind.name, probe.cost, "cost")
-            if cost is None:
-                continue
+            probe, cost = begun
             reason = (
                 f"left out: it costs {cost:,.0f} rows through the model, and {max(0.0, left):,.0f} of the budget are left; "
                 "name it in probes= to run it all the same"
@@ -230,6 +228,11 @@ class ProbeRunner:
             left -= cost
             self.running.append(probe)
         self._all_probes = tuple(self.running)
+
+    def _begin(self, kind: type[ProbeBase[Any]]) -> tuple[ProbeBase[Any], float]:
+        """The probe, and what it costs."""
+        probe = kind(self.context)
+        return probe, probe.cost()
 
     def before(self) -> None:
         """Call every probe's `Probe.before`."""

@@ -17,8 +17,8 @@ from .kept_tensors import FreshMemory, KeptTensors, restore_flags
 from .other_processes import alone
 from .undo import Undo
 
-#: The weights of a model with more parameters are not copied as a precaution.
-COPIED = 20_000_000
+#: The weights of a model with more parameters are not copied as a precaution, nor those in more tensors: 5,000 small ones take as long.
+COPIED, COPIED_TENSORS = 20_000_000, 2_000
 #: Model -> names of weights that its forward pass was found to change.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
@@ -114,16 +114,22 @@ def perturbed(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """The same as ``model.modules()``, but faster, and not to be overridden: it is needed many times at every step of a run."""
-    found = {id(model): model}
-    left = [model]
+    """The same as ``list(model.modules())``, but faster, and not to be overridden: it is needed many times at every step of a run."""
+    found: dict[int, nn.Module] = {}
+    left: list[nn.Module | None] = [model]
     while left:
-        for child in left.pop()._modules.values():
-            if child is not None and (key := id(child)) not in found:
-                found[key] = child
-                if child._modules:
-                    left.append(child)
+        module = left.pop()
+        if module is None or (key := id(module)) in found:
+            continue
+        found[key] = module
+        if children := module._modules:
+            left.extend(reversed(list(children.values())))
     return list(found.values())
+
+
+def parameters_of(model: nn.Module) -> list[nn.Parameter]:
+    """The same as ``list(model.parameters())``, but faster, and not to be overridden."""
+    return _distinct(m._parameters for m in modules_of(model))
 
 
 def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Any]:
@@ -146,13 +152,14 @@ class _Modes:
     their parent."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self.modes = [(m, m.training) for m in modules]
+        # lists side by side: of thousands of modules the pairs cost more than what is in them, here and below
+        self.modules, self.on = modules, [m.training for m in modules]
 
     def restore(self) -> None:
         """The modes as they were."""
-        _switch(self.modes)
-        parents = [m for m, _ in self.modes if m._modules]
-        known = {id(m) for m, _ in self.modes} if parents else set()
+        _switch(zip(self.modules, self.on, strict=True))
+        parents = [m for m in self.modules if m._modules]
+        known = {id(m) for m in self.modules} if parents else set()
         while parents:
             parent = parents.pop()
             for child in parent._modules.values():
@@ -166,12 +173,15 @@ class _Flags:
     """``requires_grad`` and ``.grad`` of each parameter and each buffer."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        tensors = _distinct(table for m in modules for table in (m._parameters, m._buffers))
-        self.flags = [(t, t.requires_grad, t.grad) for t in tensors if t.is_leaf]
+        # a tensor that several modules share comes several times: finding out costs more than restoring it again
+        tables = [table for m in modules for table in (m._parameters, m._buffers) if table]
+        self.leaves = [t for table in tables for t in table.values() if t is not None and t.is_leaf]
+        self.flags = [t.requires_grad for t in self.leaves]
+        self.grads = [t.grad for t in self.leaves]
 
     def restore(self) -> None:
         """Flags and gradients as they were."""
-        for tensor, flag, grad in self.flags:
+        for tensor, flag, grad in zip(self.leaves, self.flags, self.grads, strict=True):
             if tensor.requires_grad != flag or tensor.grad is not grad:
                 restore_flags(tensor, flag, grad)
 
@@ -185,7 +195,7 @@ class _Weights:
         chosen: list[tuple[str, nn.Parameter]] = []
         if all_of_them or known:
             chosen = list(named_parameters_of(model))
-            if not all_of_them or sum(p.numel() for _, p in chosen) > COPIED:
+            if not all_of_them or len(chosen) > COPIED_TENSORS or sum(p.numel() for _, p in chosen) > COPIED:
                 capped = {id(m.weight) for m in modules_of(model) if getattr(m, "max_norm", None) is not None}
                 chosen = [(n, p) for n, p in chosen if n in known or (all_of_them and id(p) in capped)]
         self.kept = KeptTensors(chosen)

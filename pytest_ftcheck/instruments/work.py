@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from .batches import tensors_in
+from .undisturbed import parameters_of
 
 #: Probes may cost this share of the training itself, in rows through a forward pass (a training row counts as three) ...
 SHARE = 0.6
@@ -32,7 +33,7 @@ def row_work(model: nn.Module, tokens: int, outputs: int = 0) -> float:
 
     :param tokens: of a row.  :param outputs: numbers of a row in the logits: of a token-level head, outputs times tokens.
     """
-    size = sum(p.numel() for p in model.parameters())
+    size = sum(p.numel() for p in parameters_of(model))
     return 2.0 * max(1, size) * max(1, tokens) + PER_OUTPUT * outputs
 
 
@@ -42,7 +43,7 @@ def call_work(model: nn.Module) -> float:
     >>> call_work(nn.Linear(2, 2))
     0.0
     """
-    return PER_TENSOR * max(0, sum(1 for _ in model.parameters()) - FREE_TENSORS)
+    return PER_TENSOR * max(0, len(parameters_of(model)) - FREE_TENSORS)
 
 
 def allowance(model: nn.Module, rows: int, tokens: int, steps: int, outputs: int = 0) -> float:

@@ -25,7 +25,7 @@ from ..instruments.optimizers import (
 from ..instruments.sampled_elements import SampledElements
 from ..instruments.sharded_tensors import stored_parameters
 from ..instruments.tensor_bytes import digest
-from ..instruments.tensor_statistics import rms, series, statistics
+from ..instruments.tensor_statistics import rms, series, statistics_of
 from .external_writes import ExternalWrites, share_retained
 from .gradient_statistics import GradientStatistics
 from .moving_averages import MovingAverages
@@ -83,7 +83,8 @@ def tensor_records(
     now = stored_parameters(model, every_name=True)
     held_now = optimizers.held()
     tensors = []
-    for w in watched:
+    last_values = statistics_of([w.parameter for w in watched])
+    for w, last in zip(watched, last_values, strict=True):
         parameter = now.get(w.name)
         # as good as another parameter: what it is now cannot be compared with what it was
         resized = w.slot in sampled.resized
@@ -95,6 +96,7 @@ def tensor_records(
             "average_of": averages.name(w.slot),
             "in_other_optimizer": id(w.parameter) in in_other_optimizers,
             "group": None if w.group is None else optimizers.offset(w.group[0]) + w.group[1],
+            "last": last,
         }
         if w.slot is None:
             tensors.append(_unsampled(w, steps, **known))
@@ -197,7 +199,6 @@ def _tensor(w: WatchedParameter, **measured: Any) -> Tensor:
         lr_peak=w.lr_peak,
         entries=w.entries,
         first=w.first,
-        last=statistics(w.parameter),
         **measured,
     )
 

@@ -38,6 +38,9 @@ from .weight_decay import WeightDecay
 SERIES = 1024
 #: After this many steps or iterations, numbers that are still tensors become plain numbers: small tensors take more memory.
 CONVERTED_AT_ONCE = 64
+#: From one step with histograms to the next the number of the step grows by this factor; of more than so many tensors by the other, for
+#: 5,000 tensors took two training steps for those of 20 steps.
+GROWTH, MANY_TENSORS, GROWTH_OF_MANY = 1.5, 1_000, 4.0
 
 
 @dataclass
@@ -273,7 +276,8 @@ class Recorder:
                 self._rows, self._recorded, self._every = self._rows[::2], self._recorded[::2], 2 * self._every
         if number == self._next_histogram:
             self._add_histograms(number)
-            self._next_histogram = max(number + 1, math.ceil(1.5 * number))
+            growth = GROWTH if len(self._live) <= MANY_TENSORS else GROWTH_OF_MANY
+            self._next_histogram = max(number + 1, math.ceil(growth * number))
 
     def _note_elements_with_gradient(self, number: int) -> None:
         """Which sampled elements had a gradient at some step. Tensors of which all had one are read no more; which they are is found out

@@ -16,7 +16,7 @@ from ..instruments.parameter_roles import in_part, roles
 from ..instruments.sampled_elements import LARGE_BASE, LARGE_HEAD, row_stride
 from ..instruments.sharded_tensors import local, shape_here, stored_parameters
 from ..instruments.tensor_bytes import digest
-from ..instruments.tensor_statistics import NonfiniteElements, statistics
+from ..instruments.tensor_statistics import NonfiniteElements, statistics_of
 
 #: Buffers that a note names.
 NAMED = 5
@@ -75,7 +75,8 @@ def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParam
         parameters[id(p)] = p
     role, freezes = roles(model), _freezes_in_name(model)
     found, slot = [], 0
-    for key, (name, *aliases) in names.items():
+    first_values = statistics_of(list(parameters.values()))
+    for (key, (name, *aliases)), first in zip(names.items(), first_values, strict=True):
         p = parameters[key]
         part = "head" if any(in_part(n, head) for n in (name, *aliases)) else "base"
         sampled = p.is_floating_point() and p.device.type != "meta" and local(p).numel() > 0
@@ -91,7 +92,7 @@ def watch_parameters(model: nn.Module, head: Sequence[str]) -> list[WatchedParam
                 slot=slot if sampled else None,
                 digest=None if p.requires_grad else digest(p),
                 initial=None,
-                first=statistics(p),
+                first=first,
                 shard=shape_here(p),
                 frozen_in_name_by=_frozen_in_name_by(name, part, freezes, head),
             )

@@ -37,6 +37,8 @@ class WeightDecay:
             return None
         if self._momentum is None and any(s and s[1] for s in settings):
             self._momentum = self._sampled.zeros()
+        if (factor := self._one_factor(settings, lrs, held)) is not None:
+            return values * factor  # of thousands of tensors the pieces cost more than the numbers
         change = values.clone()
         before, pieces = self._sampled.split(values), self._sampled.split(change)
         buffers = () if self._momentum is None else self._sampled.split(self._momentum)
@@ -63,6 +65,15 @@ class WeightDecay:
         if still:
             torch._foreach_zero_(still)
         return change
+
+    def _one_factor(
+        self, settings: Sequence[tuple[float, float] | None], lrs: tuple[float, ...], held: dict[int, int]
+    ) -> float | None:
+        """What decay multiplied all elements by; None: not all by one factor."""
+        factors = {None if s is None or s[1] else -lr * s[0] for s, lr in zip(settings, lrs, strict=True)}
+        if len(factors) != 1 or any(w.parameter.grad is None or id(w.parameter) not in held for w in self._live):
+            return None
+        return factors.pop()
 
     @staticmethod
     def _separable(optimizer: Optimizer, group: dict[str, Any]) -> tuple[float, float] | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
+from pytest_ftcheck import finetune
 from pytest_ftcheck.core.observations import Histogram
 from pytest_ftcheck.instruments.kept_attributes import PlainAttributes, PlainValues, keep_attributes
 from pytest_ftcheck.instruments.kept_tensors import KeptTensors
 from pytest_ftcheck.instruments.sampled_elements import SampledElements, SampleSize
-from pytest_ftcheck.instruments.tensor_statistics import histogram_of
-from pytest_ftcheck.instruments.undisturbed import quiet
+from pytest_ftcheck.instruments.tensor_statistics import histogram_of, statistics, statistics_of
+from pytest_ftcheck.instruments.undisturbed import modules_of, parameters_of, quiet
 from pytest_ftcheck.instruments.work import FREE, FREE_TENSORS, PER_TENSOR, allowance, call_work, row_work
 from pytest_ftcheck.training.sampled_histograms import histograms_of
 
@@ -57,7 +60,7 @@ def test_modules_with_plain_values_are_kept_together_and_others_one_by_one():
     model[2].counts = []
     kept = keep_attributes(model.modules())
     assert isinstance(kept[0], PlainValues)
-    assert len(kept[0].kept) == 1
+    assert len(kept[0].attributes) == 1
     assert [type(k) for k in kept[1:]] == [PlainAttributes] * 3
     linear = model[0]
     linear.in_features, linear.new = -0.0, 1
@@ -101,6 +104,60 @@ def test_values_and_histograms_of_many_tensors_are_those_of_each():
             found = histograms_of(3, flat, sampled, [True, True, False, True], whole)
             assert found == expected
             assert isinstance(found[0], Histogram)
+
+
+def test_the_moments_of_many_tensors_are_those_of_each(monkeypatch):
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(1 + n) * 10.0 ** (n % 7 - 3)) for n in range(40)]
+    parameters[3].data[1], parameters[4].data[0] = float("nan"), float("inf")
+    others = [
+        nn.Parameter(torch.randn(3, 2).to(torch.bfloat16)),
+        nn.Parameter(torch.zeros(0)),
+        nn.Parameter(torch.zeros(2, 3)),
+    ]
+    parameters += others
+    expected = [statistics(p) for p in parameters]
+    assert statistics_of(parameters) == expected
+    monkeypatch.setattr("pytest_ftcheck.instruments.tensor_statistics.MANY_TENSORS", 10)
+    for place, (found, one) in enumerate(zip(statistics_of(parameters), expected, strict=True)):
+        if place in (3, 4, 40, 41):  # measured by itself
+            assert found == one
+        assert found.nonfinite == one.nonfinite
+        for name in ("mean", "std", "rms", "low", "high"):
+            assert abs(getattr(found, name) - getattr(one, name)) <= 1e-6 * one.rms, name
+
+
+def test_modules_and_parameters_come_in_torchs_order():
+    model = nn.Sequential(
+        nn.Linear(2, 2),
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+        nn.Transformer(4, 2, 1, 1, 4, batch_first=True),
+    )
+    model.add_module("again", model[0])
+    model.register_module("none", None)
+    model[1][0].weight = model[0].weight
+    assert list(map(id, modules_of(model))) == list(map(id, model.modules()))
+    assert list(map(id, parameters_of(model))) == list(map(id, model.parameters()))
+
+
+def test_a_run_with_many_tensors_records_fewer_histograms_and_nothing_else_differs(monkeypatch):
+    batches = [
+        (torch.randn(4, 4, generator=torch.Generator().manual_seed(i)), torch.tensor([0, 1, 0, 1])) for i in range(2)
+    ]
+
+    def trace():
+        torch.manual_seed(0)
+        return finetune(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), batches, head="1", steps=20)
+
+    few = trace()
+    for place in ("training.recorder.MANY_TENSORS", "instruments.undisturbed.COPIED_TENSORS"):
+        monkeypatch.setattr(f"pytest_ftcheck.{place}", 0)
+    many = trace()
+    assert [h.step for h in few.tensors[0].histograms] == [-1, 0, 1, 2, 3, 5, 8, 12, 18, 19]
+    assert [h.step for h in many.tensors[0].histograms] == [-1, 0, 1, 4, 16, 19]
+    without = [[dataclasses.replace(t, histograms=()) for t in found.tensors] for found in (few, many)]
+    assert without[0] == without[1]
+    assert few.measurements == many.measurements
 
 
 def test_the_budget_counts_the_calls_of_thousands_of_tensors_and_of_no_usual_model():

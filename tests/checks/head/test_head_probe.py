@@ -339,8 +339,9 @@ def test_extra_state_that_is_no_tensor_is_handed_back(rows):
     assert check_reload_keeps_head(run(Net(Extra(32, 2)), rows)).status == "pass"
 
 
-def test_of_a_large_model_the_head_alone_is_saved(rows, monkeypatch):
-    monkeypatch.setattr("pytest_ftcheck.checks.head.probe.reload.LARGE", 100)
+@pytest.mark.parametrize(("limit", "value"), [("LARGE", 100), ("MANY_TENSORS", 3)])
+def test_of_a_large_model_the_head_alone_is_saved(rows, monkeypatch, limit, value):
+    monkeypatch.setattr(f"pytest_ftcheck.checks.head.probe.reload.{limit}", value)
     reload = run(make(normal), rows).measured(Head).reload
     assert (reload.scope, reload.tensors, reload.difference) == ("head", 4, 0)
 

@@ -19,8 +19,9 @@ from ....instruments.undisturbed import modules_of, named_tensors_of, perturbed,
 from ....instruments.undo import Undo
 from ..record import Outside, Reload
 
-#: Parameters of a model above which only its head is written and read.
-LARGE = 5_000_000
+#: Parameters of a model above which only its head is written and read; and tensors, for `load_state_dict` looks through all names once
+#: for each child of a module: 5,000 tensors in one list took as long to load as four training steps.
+LARGE, MANY_TENSORS = 5_000_000, 2_000
 #: Every value is overwritten with this before reading back: unlike trained weights, and safe for norms and roots.
 GARBAGE = 0.1
 #: Fewer numbers cannot be recognised as random.
@@ -44,7 +45,8 @@ def reload(
     :param recalling: inside, what stands before the head is not computed again; of a large model nothing else is written.
     :raises ValueError: no logits, or logits that differ from one pass to the next.
     """
-    whole = sum(p.numel() for p in model.parameters()) <= LARGE
+    sizes = [p.numel() for p in model.parameters()]
+    whole = sum(sizes) <= LARGE and len(sizes) <= MANY_TENSORS
     with contextlib.nullcontext() if whole else recalling():
         logits = _logits(model, reader, batch)
         steady = _steady(model, reader, batch, logits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ....instruments.undisturbed import parameters_of
+
 #: Tensors that are read, from all over the model, and elements of each.
 TENSORS = 8
 ELEMENTS = 64
@@ -28,7 +30,7 @@ class GradientSample:
 
     def __init__(self, model: nn.Module) -> None:
         # those of sharded tensors are left alone: reading them is a message to all processes
-        found = [p for p in model.parameters() if type(p.grad) is torch.Tensor and not p.grad.is_sparse]
+        found = [p for p in parameters_of(model) if type(p.grad) is torch.Tensor and not p.grad.is_sparse]
         step = max(1, -(-len(found) // TENSORS))
         self._parameters = found[::step]
         self._values = [_some(p) for p in self._parameters]

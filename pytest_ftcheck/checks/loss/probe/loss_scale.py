@@ -22,7 +22,7 @@ from ....instruments.loop_calls import LoopCallListener, subscribe, unsubscribe
 from ....instruments.probe import ModelContext, ModelProbe
 from ....instruments.tensor_bytes import of_bytes
 from ....instruments.uncompiled import between_graphs, outside_graphs
-from ....instruments.undisturbed import is_probing
+from ....instruments.undisturbed import is_probing, parameters_of
 from ..loss_scale_record import Backward, LossScale, Window
 from .backpropagated import LossOutput, WeighedLoss, losses_behind, read_loss
 from .gradient_sample import GradientSample
@@ -137,7 +137,7 @@ class StepObserver(LoopCallListener):
 
     def _begin(self) -> None:
         self._open = _OpenWindow()
-        self._own = {id(p) for p in self.model.parameters()}
+        self._own = set(map(id, parameters_of(self.model)))
         subscribe(self)
 
     def _end(self) -> None:
