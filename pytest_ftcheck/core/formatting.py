@@ -81,6 +81,25 @@ def text_of(error: BaseException) -> str:
         return f"(its text raises {type(own).__name__})"
 
 
+def first_line_of(error: BaseException, most: int = 200) -> str:
+    """The first line of an exception's text, of so many characters at most; empty where it has none.
+
+    >>> first_line_of(ValueError("\\n 3 rows\\nand more")), first_line_of(ValueError())
+    ('3 rows', '')
+    """
+    return "".join(text_of(error).strip().splitlines()[:1])[:most]
+
+
+def named_error(error: BaseException, most: int = 200) -> str:
+    """An exception's type, and the first line of its text if it has any.
+
+    >>> named_error(ValueError("3 rows")), named_error(ValueError())
+    ('ValueError: 3 rows', 'ValueError')
+    """
+    line = first_line_of(error, most)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage with two or three significant digits.
 

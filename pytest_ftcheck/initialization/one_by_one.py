@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.formatting import text_of
+from ..core.formatting import named_error
 from ..core.recipe import OPTIMIZERS
 from ..instruments.global_state import GlobalState, preserved_globals, seed_everything
 from ..instruments.inference import InferenceMode
@@ -50,9 +50,7 @@ def _call_of(head: nn.Module, features: Features) -> Call:
             try:
                 out = call(made, x)
             except Exception as error:  # noqa: BLE001 - whatever the user's forward raises, the other way is tried
-                errors.append(
-                    f"{type(error).__name__}: {(text_of(error).strip().splitlines() or ['(no message)'])[0][:160]}"
-                )
+                errors.append(named_error(error, 160))
                 continue
             if isinstance(out, torch.Tensor) and out.dim() in (1, 2) and len(out) == len(x):
                 return call

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from ..core.formatting import text_of
+from ..core.formatting import named_error
 from ..core.intent import Intent
 from ..core.observations import Tensor
 from ..core.recipe import Recipe
@@ -313,6 +313,5 @@ class ProbeRunner:
                     self.not_applicable.append(name)
                 return None
             except Exception as error:  # noqa: BLE001 - no probe is worth breaking the run for
-                text = text_of(error).strip().splitlines()
-                self.skipped[name] = f"it raised {type(error).__name__}" + (f": {text[0][:200]}" if text else "")
+                self.skipped[name] = f"it raised {named_error(error)}"
                 return None

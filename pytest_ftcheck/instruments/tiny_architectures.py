@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.formatting import named_error
 from .tiny_tasks import CLASSES, DEFAULT, TASKS
 
 #: A model with more parameters than this was not made small by `SIZES`.
@@ -101,8 +102,7 @@ def tiny(kind: str, task: str = DEFAULT, **settings: Any) -> nn.Module:
         with torch.device("meta"):
             size = sum(p.numel() for p in model_class(config).parameters())
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise ValueError(f"{kind} cannot be made tiny: {type(error).__name__}: {lines[0][:200]}") from error
+        raise ValueError(f"{kind} cannot be made tiny: {named_error(error)}") from error
     if size > LARGEST:
         raise ValueError(f"{kind} cannot be made tiny: {size / 1e6:,.0f} M parameters with all its known sizes small")
     model: nn.Module = model_class(config)

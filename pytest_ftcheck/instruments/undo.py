@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from ..core.formatting import text_of
+from ..core.formatting import named_error
 
 T = TypeVar("T")
 #: Restoring is begun again after each interrupt (Ctrl-C, SystemExit), at most so often: something in it may raise each time.
@@ -153,7 +153,6 @@ def restore_or_name(kept: Restorable, problems: list[str]) -> object:
     except NotRestored as error:
         problems.append(str(error))
     except Exception as error:  # noqa: BLE001 - raised when all else is restored
-        text = text_of(error).strip().splitlines()
         name = str(kept) if type(kept).__str__ is not object.__str__ else type(kept).__name__
-        problems.append(f"{name} ({type(error).__name__}: {text[0][:200] if text else ''})")
+        problems.append(f"{name} ({named_error(error)})")
     return None

@@ -13,6 +13,7 @@ from torch import distributed
 
 from ..checks.ranks.record import Rank, Ranks
 from ..core import arguments
+from ..core.formatting import first_line_of
 from ..core.trace import Trace
 from .merge_ranks import merge_ranks, merged, own_record
 
@@ -95,8 +96,7 @@ def _all_here(group: Any, timeout: float) -> None:
     try:
         distributed.monitored_barrier(group, timedelta(seconds=timeout), wait_all_ranks=True)
     except RuntimeError as error:
-        text = str(error).strip().splitlines()[0]
         raise RuntimeError(
             f"w.gather(): not all ranks called it within {timeout:g} s: it is a collective, to be called on every rank after the "
-            f"with block ({text})"
+            f"with block ({first_line_of(error)})"
         ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..core.arguments import call
-from ..core.formatting import as_given, describe_type, text_of
+from ..core.formatting import as_given, describe_type, first_line_of, text_of
 from ..core.recipe import OPTIMIZERS, Recipe
 from ..instruments.given import device as device_named
 from ..instruments.given import listable, switchable
@@ -85,7 +85,7 @@ def resolve_model(model: Any, optimizer: Any, recipe: Recipe, undo: Undo) -> nn.
             device = device_named("device", recipe.device) if recipe.device is not None else None
             model.to(device=device, dtype=getattr(torch, recipe.dtype) if recipe.dtype else None)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={as_given(recipe.device)}: {text_of(error).splitlines()[0]}") from error
+            raise ValueError(f"device={as_given(recipe.device)}: {first_line_of(error)}") from error
     return model  # type: ignore[no-any-return]
 
 

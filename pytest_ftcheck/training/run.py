@@ -15,7 +15,7 @@ from torch import nn
 from ..checks.probes import probes_to_run
 from ..core import events
 from ..core.arguments import call
-from ..core.formatting import describe_type, text_of
+from ..core.formatting import describe_type, first_line_of, text_of
 from ..core.intent import Intent
 from ..core.observations import Descent, Metric, Reading, Tensor
 from ..core.recipe import Recipe
@@ -339,7 +339,7 @@ class FinetuneRun:
                 error.add_note(one_row)
             raise
         except (IndexError, RuntimeError) as error:
-            text = "".join(text_of(error).strip().splitlines()[:1])
+            text = first_line_of(error)
             if self._reader is None or self._user_step is None or "out of bounds" not in text:
                 raise
             # a step may map the labels to others: only a label that its error names is at fault

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.formatting import text_of
+from ....core.formatting import first_line_of
 from ....instruments.batches import rows_of, split, take_rows, tensors_in
 from ....instruments.global_state import seed_everything
 from ....instruments.model_outputs import as_loss
@@ -152,8 +152,7 @@ class AccumulationProbe(Probe):
                 except RuntimeError as error:
                     if not parts:
                         raise
-                    text = text_of(error).strip().splitlines() or [""]
-                    return Accumulated({"rows": math.inf}, (), math.inf), text[0][:160]
+                    return Accumulated({"rows": math.inf}, (), math.inf), first_line_of(error, 160)
                 state.put_back(put_back)
         return self._accumulated(whole, parts), ""
 

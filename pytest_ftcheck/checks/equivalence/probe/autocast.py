@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.formatting import text_of
+from ....core.formatting import named_error
 from ....instruments.batches import rows_of, take_rows, tensors_in
 from ....instruments.global_state import seed_everything
 from ....instruments.model_outputs import as_loss
@@ -146,8 +146,7 @@ class AutocastProbe(Probe):
             except LeftOut:
                 raise
             except Exception as error:  # noqa: BLE001 - the user's model may raise anything
-                text = text_of(error).strip().splitlines() or [""]
-                found.raised = f"{type(error).__name__}: {text[0][:200]}"
+                found.raised = named_error(error)
         return found
 
     def _gradients(self, loss: torch.Tensor, scale: float) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.formatting import text_of
+from ....core.formatting import named_error
 from .components import random_states, set_random_states
 
 #: ``(path, model, optimizer, scheduler)``: the user's functions that save a checkpoint, and load it.
@@ -24,8 +24,7 @@ class CheckpointFailed(Exception):
     """Saving or loading raised; `doing` says what was being done."""
 
     def __init__(self, doing: str, error: Exception) -> None:
-        text = (text_of(error).strip().splitlines() or [""])[0][:200]
-        super().__init__(f"{type(error).__name__}: {text}")
+        super().__init__(named_error(error))
         self.doing = doing
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ....core.formatting import text_of
+from ....core.formatting import first_line_of, named_error
 from ....instruments.batches import split, take_rows
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.task_readers.registered import prior_entropy
@@ -150,9 +150,8 @@ class HeadProbe(Probe):
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - the reason goes into the record
-            text = text_of(error).strip().splitlines()
-            reason = text[0][:200] if text else ""
-            self.skipped[what] = reason if type(error) is ValueError else f"it raised {type(error).__name__}: {reason}"
+            own = type(error) is ValueError  # ours: it says what is missing
+            self.skipped[what] = first_line_of(error) if own else f"it raised {named_error(error)}"
             return None
 
     def record(self) -> Head | None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ....core.effect import Effect
-from ....core.formatting import text_of
+from ....core.formatting import named_error, text_of
 from ....instruments.base_model import rounded
 from ....instruments.batches import row_count, split, take_rows, to_device
 from ....instruments.probe import Probe, ProbeContext
@@ -237,8 +237,7 @@ class InputsProbe(Probe):
         try:
             found = measure()
         except Exception as error:  # noqa: BLE001 - the user's model may refuse an input that it was not made for
-            text = text_of(error).strip().splitlines()
-            self.unmeasured[part] = f"{type(error).__name__}: {text[0][:160] if text else ''}"
+            self.unmeasured[part] = named_error(error, 160)
             return
         if isinstance(found, str):
             self.unmeasured[part] = found

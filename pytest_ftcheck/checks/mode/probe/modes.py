@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ....core.effect import Effect
-from ....core.formatting import text_of
+from ....core.formatting import named_error
 from ....instruments.base_model import BaseModel, effect, find_base_models, hidden_of, precision_of
 from ....instruments.batches import row_count, split, take_rows
 from ....instruments.global_state import seed_everything
@@ -174,8 +174,7 @@ class ModesProbe(Probe):
         try:
             call()
         except Exception as error:  # noqa: BLE001 - one mode may fail where the other does not
-            text = text_of(error).strip().splitlines()
-            self.unmeasured[part] = f"{type(error).__name__}: {text[0][:160] if text else ''}"
+            self.unmeasured[part] = named_error(error, 160)
 
     def _evaluation(self, batch: Any) -> None:
         """Evaluation mode: nothing should be random. Where something is: is it the base, and is that a library's?"""
