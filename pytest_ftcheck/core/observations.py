@@ -151,8 +151,10 @@ class Motion:
     between_steps_largest: float = 0.0
     #: How many of them undid most of the displacement so far (or, before the first step, replaced the initial values).
     resets: int = 0
-    #: How many of them project onto a constraint: a clamp, or a limit on norms. These are no resets.
+    #: How many of them project onto a constraint: a clamp, a limit on norms, or rounding. These are no resets.
     projections: int = 0
+    #: How many of these round: to the numbers of a narrower dtype, or to the multiples of a step.
+    roundings: int = 0
     #: Share of the summed updates still present in the final weights: <displacement, updates> / <updates, updates>.
     retained: float | None = None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..instruments.sampled_elements import SampledElements
-from ..instruments.sharded_tensors import local
+from .element_groups import ElementGroups
+from .rounded_values import Rounding
 
 #: A write that undoes this share of the displacement since the last one is a reset. Lookahead undoes half at most, a moving average
 #: with a decay of 0.9 or more nearly all.
@@ -15,8 +16,6 @@ REPLACED = 0.5
 #: Share of a write (squared norm) that may differ from a scaling of whole rows, of whole columns or of the tensor: an angle of 3 degrees.
 #: Rounding in float32 leaves far less; values that are put back differ by nearly all of it.
 NOT_SCALED = 2.5e-3
-#: Sampled elements for each row or column that is scaled on its own, at least: one element alone always looks scaled.
-LEAST_PER_GROUP = 2
 #: A projection goes no farther than back to the last values that met the constraint; rounding adds this share.
 ROUNDING = 1e-3
 
@@ -31,9 +30,14 @@ class ExternalWrites:
         self.largest = torch.zeros(n, dtype=torch.float32, device=device)
         self.count = torch.zeros(n, dtype=torch.float32, device=device)
         self.resets = torch.zeros(n, dtype=torch.float32, device=device)
-        #: Writes that project onto a constraint: a clamp, or a limit on norms.
+        #: Writes that project onto a constraint: a clamp, a limit on norms, or rounding.
         self.projections = torch.zeros(n, dtype=torch.float32, device=device)
-        self._groupings: list[_Grouping] | None = None
+        #: How many of these round.
+        self.roundings = torch.zeros(n, dtype=torch.float32, device=device)
+        self._groups: list[ElementGroups] | None = None
+        self._rounding: Rounding | None = None
+        #: Whether some tensor went from one grid point to another.
+        self._rounds = False
         #: Values of each tensor after it was last written to; before that, its initial values.
         self._last_written: torch.Tensor | None = None
 
@@ -55,6 +59,9 @@ class ExternalWrites:
         else:
             displacement = torch.nan_to_num(before - self._last_written)
             projected = (norms > 0) & self._is_projection(values, before, write, displacement)
+            rounded = self._is_rounding(values, before, norms > 0)
+            self.roundings += rounded
+            projected |= rounded
             self.projections += projected
             displacement *= self._not_masked(values)
             undone = -_sums(t, write * displacement)
@@ -80,15 +87,29 @@ class ExternalWrites:
         counts = torch.tensor(t.counts, device=t.device)
         bounded = torch.clamp(before, low.repeat_interleave(counts), high.repeat_interleave(counts))
         clamped = torch.tensor(t.all_of(bounded == values), device=t.device) & (low < high)
-        size = _sums(t, write * write)
+        size = _sums(t, write.double().square())
         near = size <= (1 + ROUNDING) * _sums(t, displacement * displacement)
         near &= t.norms(values) > 0  # set to zero: nothing is left of what was scaled
-        if self._groupings is None:
-            self._groupings = [_Grouping(t, axis) for axis in ("all", "rows", "columns")]
         scaled = torch.zeros_like(clamped)
-        for grouping in self._groupings:
-            scaled |= grouping.fits & (grouping.not_scaled(write, before) <= NOT_SCALED * size)
+        for groups in self._grouped():
+            scaled |= groups.fits & (size - _explained_by_scaling(groups, write, before) <= NOT_SCALED * size)
         return clamped | (scaled & near)
+
+    def _is_rounding(self, values: torch.Tensor, before: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """For each tensor, whether the write rounds it. Values that are put back may be numbers of a narrow dtype, too (a checkpoint in
+        bfloat16), but then no tensor ever has others than it had after the last write."""
+        if self._rounding is None:
+            self._rounding = Rounding(self.sampled, self._grouped())
+        rounded = self._rounding.rounded(values, before, written)
+        assert self._last_written is not None
+        same = torch.tensor(self.sampled.all_of(values == self._last_written), device=values.device)
+        self._rounds = self._rounds or bool((rounded & ~same).any())
+        return rounded & self._rounds
+
+    def _grouped(self) -> list[ElementGroups]:
+        if self._groups is None:
+            self._groups = [ElementGroups(self.sampled, axis) for axis in ("all", "rows", "columns")]
+        return self._groups
 
     def _not_masked(self, values: torch.Tensor) -> torch.Tensor:
         """Elements that are not zero: a pruned weight or a padding row is set to zero again after each step. In a tensor of zeros, all."""
@@ -108,37 +129,13 @@ class ExternalWrites:
         self.squares += self.sampled.norms(torch.nan_to_num(final - before)).double().square()
 
 
-class _Grouping:
-    """The sampled elements of each tensor by rows, by columns, or all in one group."""
-
-    def __init__(self, sampled: SampledElements, axis: str) -> None:
-        ids, tensors, fits = list[torch.Tensor](), list[int](), list[bool]()
-        for place, (index, count) in enumerate(zip(sampled.index, sampled.counts, strict=True)):
-            flat = torch.arange(count, device=sampled.device) if index is None else index.to(sampled.device).long()
-            p = local(sampled.parameters[place])
-            length = max(1, p.numel() // max(1, p.shape[0])) if p.dim() else 1
-            own = {"all": flat * 0, "rows": flat // length, "columns": flat % length}[axis]
-            groups, own = own.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-            fits.append(count >= LEAST_PER_GROUP * len(groups))
-            ids.append(own + len(tensors))
-            tensors += [place] * len(groups)
-        #: Whether the sample shows enough of each group.
-        self.fits = torch.tensor(fits, device=sampled.device)
-        self._ids = torch.cat(ids)
-        self._tensors = torch.tensor(tensors, device=sampled.device)
-        self._sampled = sampled
-
-    def not_scaled(self, write: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """For each tensor, the squared norm of what in the write is not a multiple of the values of each group."""
-        products, squares = (
-            torch.zeros(len(self._tensors), dtype=torch.float64, device=write.device).index_add_(
-                0, self._ids, v.double()
-            )
-            for v in (write * before, before * before)
-        )
-        explained = torch.zeros(len(self._sampled.counts), dtype=torch.float64, device=write.device)
-        explained.index_add_(0, self._tensors, products.square() / squares.clamp_min(1e-300))
-        return _sums(self._sampled, write.double().square()) - explained
+def _explained_by_scaling(groups: ElementGroups, write: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """For each tensor, the squared norm of what in the write is a multiple of the values of each group."""
+    products, squares = (
+        torch.zeros(len(groups.tensors), dtype=torch.float64, device=write.device).index_add_(0, groups.ids, v.double())
+        for v in (write * before, before * before)
+    )
+    return groups.sum(products.square() / squares.clamp_min(1e-300))
 
 
 def share_retained(

@@ -81,6 +81,7 @@ def _motion(shards: Sequence[Motion], first: Sequence[Statistics], sizes: Sequen
         between_steps_largest=max(m.between_steps_largest for m in shards),
         resets=max(m.resets for m in shards),
         projections=max(m.projections for m in shards),
+        roundings=max(m.roundings for m in shards),
         retained=sum(r * w for r, w in kept) / weight if weight else None,
     )
 

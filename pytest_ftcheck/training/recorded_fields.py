@@ -77,7 +77,10 @@ def tensor_records(
     """
     gradients.to_cpu()
     largest_updates = max_update.tolist()
-    between = [v.tolist() for v in (writes.squares, writes.count, writes.largest, writes.resets, writes.projections)]
+    between = [
+        v.tolist()
+        for v in (writes.squares, writes.count, writes.largest, writes.resets, writes.projections, writes.roundings)
+    ]
     stacked = torch.stack(list(rows)).cpu().double() if rows else torch.zeros(0, 3, len(sampled.counts), device="cpu")
     pieces = {name: sampled.split(vector) for name, vector in vectors.items()}
     now = stored_parameters(model, every_name=True)
@@ -141,7 +144,7 @@ def _motion(
     delta = last - first
     norm = float(torch.linalg.vector_norm(first))
     updates = own["by_gradient"] + own["by_decay"]
-    squares, writes, largest_write, resets, projections = between
+    squares, writes, largest_write, resets, projections, roundings = between
     return Motion(
         elements=delta.numel(),
         share_changed=int(torch.count_nonzero(delta)) / max(1, delta.numel()),
@@ -159,6 +162,7 @@ def _motion(
         between_steps_largest=largest_write * scale,
         resets=int(resets),
         projections=int(projections),
+        roundings=int(roundings),
         retained=share_retained(own["after_last_step"], own["start"], updates, own["counted"]),
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
+from pytest_ftcheck import diagnose, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.instruments.sampled_elements import SampledElements, sample_size
 from pytest_ftcheck.training.external_writes import ExternalWrites
 
 
-def after_writes(shape, write, *, feasible=True, steps=4):
+def after_writes(shape, write, *, feasible=True, steps=4, found=None):
     """Steps of noise on one parameter of the base, each followed by ``write(weight, its first values)``."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(0.1 * torch.randn(shape, generator=generator))
@@ -25,6 +26,8 @@ def after_writes(shape, write, *, feasible=True, steps=4):
         weight.data = write(weight.data, first)
         writes.update(sampled.values(sampled.zeros()), ended, start, first=False)
         assert writes.count.tolist() == [i + 1]
+    if found is not None:
+        found += [int(v) for v in (writes.projections, writes.roundings, writes.resets)]
     return int(writes.projections), int(writes.resets)
 
 
@@ -45,6 +48,69 @@ SHAPES = [(8, 6), (256, 64), (16, 8, 3, 3)]  # the second is larger than its sam
 )
 def test_constraints_are_projections(shape, write):
     assert after_writes(shape, write) == (4, 0)
+
+
+def at_random(w):
+    """Rounded to bfloat16, up or down."""
+    noise = torch.randint(0, 2**16, w.shape, dtype=torch.int32, generator=torch.Generator().manual_seed(2))
+    return ((w.contiguous().view(torch.int32) + noise) & -(2**16)).view(torch.float32)
+
+
+def in_steps(w, largest):
+    """Rounded to 127 steps on either side of zero."""
+    return (w * 127 / largest).round() * (largest / 127)
+
+
+ROUNDINGS = {
+    "bfloat16": lambda w: w.bfloat16().float(),
+    "float16": lambda w: w.half().float(),
+    "float8": lambda w: w.to(torch.float8_e4m3fn).float(),
+    "at random": at_random,
+    "steps": lambda w: (w * 256).round() / 256,
+    "8 bits a tensor": lambda w: in_steps(w, w.abs().max()),
+    "8 bits a row": lambda w: in_steps(w.flatten(1), w.flatten(1).abs().amax(1, keepdim=True).clamp_min(1e-12)).view_as(
+        w
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ROUNDINGS)
+def test_rounding_is_a_projection(shape, name):
+    if (name, shape) == ("8 bits a row", SHAPES[0]):
+        return  # six values of a row do not show their step
+    found = roundings_of(shape, lambda w, _: ROUNDINGS[name](w))
+    assert found == [4, 4, 0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_writes_do_not_round(shape):
+    narrow = torch.randn(shape, generator=torch.Generator().manual_seed(3)).bfloat16().float() / 8
+    for write in (
+        lambda w, _: w.clamp(-0.05, 0.05),
+        lambda w, first: w.lerp(first, 0.5),
+        lambda w, _: w + 1e-3 * torch.randn(w.shape, generator=torch.Generator().manual_seed(4)),
+        lambda w, first: narrow if first.equal(narrow) else first,
+        lambda w, _: narrow,  # a checkpoint in bfloat16, put back again and again
+    ):
+        assert roundings_of(shape, write)[1] == 0
+
+
+def test_one_other_write_and_the_later_ones_are_no_rounding():
+    writes = []
+
+    def write(w, first):
+        writes.append(1)
+        return first.clone() if len(writes) == 3 else w.bfloat16().float()
+
+    assert roundings_of((256, 64), write, feasible=False)[1] == 2
+
+
+def roundings_of(shape, write, *, feasible=True):
+    """Projections, roundings and resets of four writes."""
+    counts = []
+    after_writes(shape, write, feasible=feasible, found=counts)
+    return counts
 
 
 def test_columns_of_unit_norm():
@@ -70,8 +136,27 @@ def test_values_that_are_put_back_are_none(shape, write):
 
 @pytest.mark.parametrize(
     "write",
-    [lambda w, _: w / (8 * w.norm()) ** 2, lambda w, _: w.sign() * 0.05, lambda w, _: (16 * w).round() / 16],
-    ids=["normalised twice", "signs", "rounded"],
+    [lambda w, _: w / (8 * w.norm()) ** 2, lambda w, _: w.sign() * 0.05],
+    ids=["normalised twice", "signs"],
 )
 def test_scalings_that_do_not_keep_what_meets_them_are_none(write):
     assert after_writes((8, 6), write, feasible=False)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [("steps", {"weights_rounded"}), ("bfloat16", set()), ("at random", set()), ("8 bits a row", set())],
+)
+def test_a_loop_that_rounds_its_weights(name, faults):
+    def step(model, batch, optimizer, _):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(ROUNDINGS[name](p.detach().reshape(len(p) if p.dim() > 1 else 1, -1)).view_as(p))
+        return loss
+
+    found = diagnose(finetune(tiny_distilbert, toy_batches(), step=step, lr=5e-4))
+    assert {v.fault for v in found.having("fail")} == faults

@@ -50,6 +50,16 @@ CONSTRAINT_TOO_TIGHT = Fault(
     remedy="compare the bound of clamp_, renorm or of the division by a norm with the values and norms that the weights begin with",
     explains=("weights_move", "loss_decreases", "logits_unbounded", "grads_nonzero"),
 )
+WEIGHTS_ROUNDED = Fault(
+    "weights_rounded",
+    Rank.WEIGHTS + 23,
+    "weights are rounded after each step, and most of the updates with them",
+    cause="the loop rounds the weights that {optimizer} updates, to numbers that lie farther apart than its steps are long: most of what "
+    "it adds is lost again",
+    remedy="let {optimizer} update weights in float32, and round a copy for the forward pass; or round up or down at random, so that the "
+    "updates are kept on average",
+    explains=("weights_move", "loss_decreases"),
+)
 RESTORE_WITHOUT_EFFECT = Fault(
     "restore_without_effect",
     Rank.WEIGHTS + 25,

@@ -26,6 +26,7 @@ UpdateState = Literal[
     "below_budget",
     "slow",
     "rounded_away",
+    "rounded_in_loop",
     "restored",
     "unexplained",
 ]
@@ -53,6 +54,9 @@ DESCRIPTIONS: dict[UpdateState, _Description] = {
     ),
     "slow": _Description("steps negligible beside its size", "their steps are negligible beside their size"),
     "rounded_away": _Description("updates rounded away", "their updates are rounded away"),
+    "rounded_in_loop": _Description(
+        "moved by the optimizer, then rounded back", "the optimizer moved them, then they were rounded back"
+    ),
     "restored": _Description("moved by the optimizer, then reset", "the optimizer moved them, then they were reset"),
     "unexplained": _Description("nothing changed it", "nothing changed them"),
 }
@@ -67,7 +71,7 @@ def describe(state: UpdateState, tensors: Sequence[Tensor], trace: Trace, *, sev
     text = DESCRIPTIONS[state].several if several else DESCRIPTIONS[state].one
     if state == "slow" and (peak := max(t.lr_peak for t in tensors)):
         return f"{text} (peak LR {number(peak)})"
-    if state == "restored" and (update := max(t.motion.max_update for t in tensors)):
+    if state in ("restored", "rounded_in_loop") and (update := max(t.motion.max_update for t in tensors)):
         return f"{text} (steps of rms {number(update)})"
     if state == "not_in_optimizer":
         held = sum(g.tensors for g in trace.optimizer.groups)
@@ -101,6 +105,8 @@ def explain_no_update(state: UpdateState, tensors: Sequence[Tensor], trace: Trac
         return optimizer_faults.LR_BELOW_SPACING.with_details(
             dtype=first.dtype, lr=number(first.lr_peak), rms=number(first.first.rms)
         )
+    if state == "rounded_in_loop":
+        return faults.WEIGHTS_ROUNDED.with_details(optimizer=optimizer)
     if state == "restored":
         return faults.WEIGHTS_OVERWRITTEN.with_details(optimizer=optimizer)
     if state == "unexplained":

@@ -19,6 +19,8 @@ NAME = "weights_kept"
 #: Share of the updates that is still in the weights. Lookahead keeps a half, a norm constraint more; a running average with a decay
 #: of 0.9 copied in after every step keeps a tenth of the last steps.
 LEAST_KEPT = 0.25
+#: Where rounding leaves less than this, even a short run shows what keeps it from learning: what others learn in 20 steps takes it 200.
+LOST = 0.1
 #: Writes that are judged: a single one may be a checkpoint restored on purpose, or the second of two phases.
 LEAST_WRITES = 2
 #: Share of the steps after which writes come "after nearly every step".
@@ -38,6 +40,7 @@ CRUSHED = 0.99
         faults.WEIGHTS_OVERWRITTEN,
         faults.WEIGHTS_RESET,
         faults.CONSTRAINT_TOO_TIGHT,
+        faults.WEIGHTS_ROUNDED,
         faults.RESTORE_WITHOUT_EFFECT,
     ),
 )
@@ -119,14 +122,21 @@ def _rows(tensors: Sequence[Tensor]) -> tuple[dict[str, Any], ...]:
 def _constraint_too_tight(tensors: Sequence[Tensor], trace: Trace, limit: str, measured: str) -> Verdict:
     verb = "is" if len(tensors) == 1 else "are"
     status = weight_of_suspicion(trace)
+    rounded = all(t.motion.roundings == t.motion.between_steps_writes for t in tensors)
+    fault = (
+        faults.WEIGHTS_ROUNDED.with_details(optimizer=trace.optimizer.name) if rounded else faults.CONSTRAINT_TOO_TIGHT
+    )
+    if rounded and status == "inconclusive" and _median_kept(tensors) < LOST:
+        status = "fail"
+    how = "rounded" if rounded else "clamped or scaled to a constraint"
     what = f"{percent(max(0.0, _median_kept(tensors)))} of {trace.optimizer.name}'s updates are kept (median)"
     if all(_is_crushed(t) for t in tensors):
         what = f"less than {percent(1 - CRUSHED)} of the initial values is left"
         # without them even a short run shows what keeps it from learning
         status = "fail" if status == "inconclusive" else status
-    return faults.CONSTRAINT_TOO_TIGHT.verdict(
+    return fault.verdict(
         NAME,
-        f"{_subject(tensors, trace)} {verb} clamped or scaled to a constraint between optimizer steps: {what}.",
+        f"{_subject(tensors, trace)} {verb} {how} between optimizer steps: {what}.",
         status,
         evidence=_rows(tensors),
         limit=limit,

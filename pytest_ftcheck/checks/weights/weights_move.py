@@ -43,6 +43,8 @@ from .no_update import (
 )
 
 NAME = "weights_move"
+#: States of norms and biases that are no fault: their values lie far apart in a narrow dtype, beside the steps of the matrices.
+ROUNDED = ("rounded_away", "rounded_in_loop")
 #: Healthy Adam uses 0.15 to 0.7 of the summed learning rates in dense tensors; a random walk of a million steps uses 1e-3.
 LEAST_BUDGET = 1e-3
 #: Fine-tunes last 100 to 10,000 steps. A matrix that would need more steps than that, all in one direction, before its
@@ -243,6 +245,8 @@ def _state(t: Tensor, trace: Trace, largest: float, min_budget: float, max_steps
     low_precision = t.dtype in ("bfloat16", "float16")
     if low_precision and m.share_changed < LEAST_SHARE_CHANGED * m.share_with_gradient:
         return "rounded_away"
+    if m.share_changed == 0 and m.roundings and m.roundings == m.between_steps_writes:
+        return "rounded_in_loop"
     if m.share_changed == 0:
         return "restored" if m.between_steps > 0 or t.replaced else "unexplained"
     used = t.budget_used
@@ -318,7 +322,7 @@ def _exempt(tensors: Sequence[Tensor], states: Mapping[str, UpdateState | None],
     names = {t.name for t in negligible}
     lenient = split_faulty([*missing, *negligible], tensors, matrices=True)
     exempt |= {t.name for t in lenient.exempt if t.name in names}
-    return exempt | {t.name for t in tensors if states[t.name] == "rounded_away" and t.role in ("norm", "bias")}
+    return exempt | {t.name for t in tensors if states[t.name] in ROUNDED and t.role in ("norm", "bias")}
 
 
 # ------------------------------------------------------------------ slow steps that may be healthy
@@ -395,7 +399,12 @@ def _notes(
             f"{plural(len(noisy), 'tensor')} exempt, with a gradient that is rounding noise: {noisy[0].name}{_others(noisy)} "
             "(a constant that softmax or a norm layer cancels)"
         )
-    rounded = sorted(n for n in exempt if states[n] == "rounded_away")
+    rounded = sorted(n for n in exempt if states[n] in ROUNDED)
+    dtype = (
+        "in this dtype"
+        if any(states[n] == "rounded_away" for n in rounded)
+        else "by steps this short: they are rounded back"
+    )
     without_gradient = {t.name for t in tensors if t.gradients.max_norm == 0}
     unused = sorted(exempt & without_gradient)
     negligible = sorted(exempt - without_gradient - set(rounded))
@@ -409,7 +418,7 @@ def _notes(
             f"{plural(len(negligible), 'base tensor')} with a negligible gradient, in blocks whose matrices learn: {negligible[0]}"
         )
     if rounded:
-        notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move in this dtype: {rounded[0]}")
+        notes.append(f"{plural(len(rounded), 'norm or bias tensor')} cannot move {dtype}: {rounded[0]}")
     written = [t for t in tensors if t.motion.between_steps > 0.01 * t.motion.rms > 0]
     if written:
         notes.append(

@@ -158,6 +158,25 @@ def test_a_constraint_under_which_the_run_does_not_learn(steps, status):
     assert (verdict.status, verdict.fault) == (status, "constraint_too_tight")
 
 
+ROUNDED = {**CLAMPED, "roundings": 19}
+
+
+def test_rounding_that_loses_updates_is_advice_where_the_run_learns():
+    verdict = check_weights_kept(written(**ROUNDED, retained=0.05))
+    assert (verdict.status, verdict.fault) == ("advice", "weights_rounded")
+    assert "4 of 4 tensors are rounded between optimizer steps: 5.0 % of AdamW's updates are kept" in verdict.headline
+    assert check_weights_kept(written(**ROUNDED, retained=0.9)).status == "pass"
+    assert check_weights_kept(written(**{**ROUNDED, "roundings": 18}, retained=0.05)).fault == "constraint_too_tight"
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept", "status"), [(20, 0.2, "inconclusive"), (20, 0.05, "fail"), (60, 0.2, "fail")]
+)
+def test_rounding_under_which_the_run_does_not_learn(steps, kept, status):
+    verdict = check_weights_kept(not_learning(written(**ROUNDED, retained=kept), steps))
+    assert (verdict.status, verdict.fault) == (status, "weights_rounded")
+
+
 def test_a_constraint_that_leaves_nothing_of_the_initial_values():
     trace = not_learning(written(**{**CLAMPED, "between_steps_largest": 1.0}, retained=0.9), 40)
     crushed = replace(

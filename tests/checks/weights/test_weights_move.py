@@ -454,6 +454,22 @@ def test_norms_and_biases_that_low_precision_cannot_move_are_a_note():
     assert any("cannot move in this dtype: classifier.bias" in n for n in verdict.notes)
 
 
+BACK = {"share_changed": 0.0, "between_steps": 1e-3, "between_steps_writes": 19, "projections": 19, "roundings": 19}
+
+
+def test_norms_and_biases_that_the_loop_rounds_back_are_a_note():
+    verdict = check_weights_move(changed(HEAD[1:], motion=BACK))
+    assert verdict.status == "pass"
+    assert any("cannot move by steps this short: they are rounded back: classifier.bias" in n for n in verdict.notes)
+
+
+def test_matrices_that_the_loop_rounds_back():
+    verdict = check_weights_move(changed(HEAD, motion=BACK))
+    assert (verdict.status, verdict.fault) == ("fail", "weights_rounded")
+    assert "moved by the optimizer, then rounded back (steps of rms 4.00e-05)" in verdict.headline
+    assert check_weights_move(changed(HEAD, motion={**BACK, "roundings": 18})).fault == "weights_overwritten"
+
+
 @pytest.mark.parametrize(
     "fields", [{"motion": {**STILL, "max_update": 4e-5, "between_steps": 1e-3}}, {"motion": STILL, "replaced": True}]
 )
