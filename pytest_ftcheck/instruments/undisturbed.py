@@ -17,8 +17,8 @@ from .kept_tensors import FreshMemory, KeptTensors, restore_flags
 from .other_processes import alone
 from .undo import Undo
 
-#: The weights of a model with more parameters are not copied as a precaution, nor those in more tensors: 5,000 small ones take as long.
-COPIED, COPIED_TENSORS = 20_000_000, 2_000
+#: The weights of a model with more parameters are not copied as a precaution.
+COPIED = 20_000_000
 #: Model -> names of weights that its forward pass was found to change.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
@@ -195,7 +195,7 @@ class _Weights:
         chosen: list[tuple[str, nn.Parameter]] = []
         if all_of_them or known:
             chosen = list(named_parameters_of(model))
-            if not all_of_them or len(chosen) > COPIED_TENSORS or sum(p.numel() for _, p in chosen) > COPIED:
+            if not all_of_them or sum(p.numel() for _, p in chosen) > COPIED:
                 capped = {id(m.weight) for m in modules_of(model) if getattr(m, "max_norm", None) is not None}
                 chosen = [(n, p) for n, p in chosen if n in known or (all_of_them and id(p) in capped)]
         self.kept = KeptTensors(chosen)

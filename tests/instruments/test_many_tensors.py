@@ -150,14 +150,27 @@ def test_a_run_with_many_tensors_records_fewer_histograms_and_nothing_else_diffe
         return finetune(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), batches, head="1", steps=20)
 
     few = trace()
-    for place in ("training.recorder.MANY_TENSORS", "instruments.undisturbed.COPIED_TENSORS"):
-        monkeypatch.setattr(f"pytest_ftcheck.{place}", 0)
+    monkeypatch.setattr("pytest_ftcheck.training.recorder.MANY_TENSORS", 0)
     many = trace()
     assert [h.step for h in few.tensors[0].histograms] == [-1, 0, 1, 2, 3, 5, 8, 12, 18, 19]
     assert [h.step for h in many.tensors[0].histograms] == [-1, 0, 1, 4, 16, 19]
     without = [[dataclasses.replace(t, histograms=()) for t in found.tensors] for found in (few, many)]
     assert without[0] == without[1]
     assert few.measurements == many.measurements
+
+
+def test_weights_that_a_forward_pass_writes_are_restored_in_a_model_of_many_tensors_too():
+    class Renormalised(nn.Linear):
+        def forward(self, x):
+            self.weight.data.mul_(0.5)
+            return super().forward(x)
+
+    model = nn.Sequential(Renormalised(2, 2), nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in range(2500)))
+    first = model[0].weight.detach().clone()
+    for weights in (True, False):  # once seen to be written, they are restored without being asked for
+        with quiet(model, weights=weights):
+            model[0](torch.ones(1, 2))
+        assert torch.equal(model[0].weight, first)
 
 
 def test_the_budget_counts_the_calls_of_thousands_of_tensors_and_of_no_usual_model():
