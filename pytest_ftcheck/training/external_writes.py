@@ -18,6 +18,8 @@ REPLACED = 0.5
 NOT_SCALED = 2.5e-3
 #: A projection goes no farther than back to the last values that met the constraint; rounding adds this share.
 ROUNDING = 1e-3
+#: Fewer steps between two writes say nothing: a loop with two optimizers rounds after the steps of both.
+APART = 3
 
 
 class ExternalWrites:
@@ -36,15 +38,19 @@ class ExternalWrites:
         self.roundings = torch.zeros(n, dtype=torch.float32, device=device)
         self._groups: list[ElementGroups] | None = None
         self._rounding: Rounding | None = None
-        #: Whether some tensor went from one grid point to another.
-        self._rounds = False
+        #: Whether some tensor went to a grid point, and whether some went from one grid point to another.
+        self._rounds = self._moves = False
+        #: Writes that are no more than rounding; those of them that would be resets.
+        self._excused = torch.zeros(2, n, dtype=torch.float32, device=device)
+        #: Steps that had been taken when something was last written.
+        self._steps = 0
         #: Values of each tensor after it was last written to; before that, its initial values.
         self._last_written: torch.Tensor | None = None
 
-    def update(self, values: torch.Tensor, before: torch.Tensor, start: torch.Tensor, *, first: bool) -> None:
+    def update(self, values: torch.Tensor, before: torch.Tensor, start: torch.Tensor, *, steps: int) -> None:
         """The weights were ``before`` when the last step ended, and are ``values`` when the next one begins.
 
-        :param start: the values before the run.  :param first: no step has been taken yet.
+        :param start: the values before the run.  :param steps: how many steps have been taken.
         """
         t = self.sampled
         write = torch.nan_to_num(values - before)
@@ -54,19 +60,20 @@ class ExternalWrites:
         self.count += norms > 0
         if self._last_written is None:
             self._last_written = start.clone()
-        if first:
+        if not steps:
             self.resets += norms > REPLACED * t.norms(torch.nan_to_num(start)).clamp_min(1e-30)
         else:
             displacement = torch.nan_to_num(before - self._last_written)
             projected = (norms > 0) & self._is_projection(values, before, write, displacement)
-            rounded = self._is_rounding(values, before, norms > 0)
-            self.roundings += rounded
-            projected |= rounded
-            self.projections += projected
+            rounded = self._is_rounding(values, before, norms > 0, apart=steps - self._steps >= APART)
             displacement *= self._not_masked(values)
             undone = -_sums(t, write * displacement)
             reset = undone > RESET * _sums(t, displacement * displacement).clamp_min(1e-30)
-            self.resets += reset & ~projected
+            self.roundings += rounded
+            self.projections += projected | rounded
+            self.resets += reset & ~projected & ~rounded
+            self._excused += torch.stack([rounded & ~projected, rounded & ~projected & reset])
+        self._steps = steps
         for place, now, written in zip(t.split(self._last_written), t.split(values), (norms > 0).tolist(), strict=True):
             if written:
                 place.copy_(now)
@@ -95,16 +102,34 @@ class ExternalWrites:
             scaled |= groups.fits & (size - _explained_by_scaling(groups, write, before) <= NOT_SCALED * size)
         return clamped | (scaled & near)
 
-    def _is_rounding(self, values: torch.Tensor, before: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+    def _is_rounding(
+        self, values: torch.Tensor, before: torch.Tensor, written: torch.Tensor, *, apart: bool
+    ) -> torch.Tensor:
         """For each tensor, whether the write rounds it. Values that are put back may be numbers of a narrow dtype, too (a checkpoint in
-        bfloat16), but then no tensor ever has others than it had after the last write."""
+        bfloat16), but then no tensor ever has others than it had after the last write. The first of these writes may have changed them (a
+        checkpoint in 8 bits of weights in float32). It is told from rounding where the next one comes some steps later.
+
+        :param apart: several steps were taken since the last write.
+        """
         if self._rounding is None:
             self._rounding = Rounding(self.sampled, self._grouped())
         rounded = self._rounding.rounded(values, before, written)
         assert self._last_written is not None
         same = torch.tensor(self.sampled.all_of(values == self._last_written), device=values.device)
+        again = rounded & (self.roundings > 0)
         self._rounds = self._rounds or bool((rounded & ~same).any())
+        self._moves = self._moves or bool((again & ~same).any())
+        if apart and not self._moves and bool(again.any()):
+            self._take_back()
         return rounded & self._rounds
+
+    def _take_back(self) -> None:
+        """What was taken for rounding put values back."""
+        self.projections -= self._excused[0]
+        self.resets += self._excused[1]
+        self.roundings.zero_()
+        self._excused.zero_()
+        self._rounds = False
 
     def _grouped(self) -> list[ElementGroups]:
         if self._groups is None:

@@ -202,7 +202,7 @@ class Recorder:
             self.scaled_step(scale)
         self._sampled.values(self._before)
         if not torch.equal(self._before, self._after):
-            self._writes.update(self._before, self._after, self._start, first=not self.steps)
+            self._writes.update(self._before, self._after, self._start, steps=len(self.steps))
             self._averages.update(self._before, self._after)
 
     def _after_step(self, optimizer: TorchOptimizer, *_: Any) -> None:

@@ -11,7 +11,7 @@ from pytest_ftcheck.instruments.sampled_elements import SampledElements, sample_
 from pytest_ftcheck.training.external_writes import ExternalWrites
 
 
-def after_writes(shape, write, *, feasible=True, steps=4, found=None):
+def after_writes(shape, write, *, feasible=True, steps=4, found=None, every=1, size=0.01):
     """Steps of noise on one parameter of the base, each followed by ``write(weight, its first values)``."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(0.1 * torch.randn(shape, generator=generator))
@@ -21,10 +21,10 @@ def after_writes(shape, write, *, feasible=True, steps=4, found=None):
     writes, first = ExternalWrites(sampled), weight.data.clone()
     start = sampled.values(sampled.zeros())
     for i in range(steps):
-        weight.data = weight.data + 0.01 * torch.randn(shape, generator=generator)
+        weight.data = weight.data + size * torch.randn(shape, generator=generator)
         ended = sampled.values(sampled.zeros())
         weight.data = write(weight.data, first)
-        writes.update(sampled.values(sampled.zeros()), ended, start, first=False)
+        writes.update(sampled.values(sampled.zeros()), ended, start, steps=every * (i + 1))
         assert writes.count.tolist() == [i + 1]
     if found is not None:
         found += [int(v) for v in (writes.projections, writes.roundings, writes.resets)]
@@ -111,6 +111,24 @@ def roundings_of(shape, write, *, feasible=True):
     counts = []
     after_writes(shape, write, feasible=feasible, found=counts)
     return counts
+
+
+@pytest.mark.parametrize("name", ["float8", "8 bits a tensor"])
+def test_narrow_values_that_are_put_back_every_few_steps_are_no_rounding(name):
+    def put_back(_, first):
+        return ROUNDINGS[name](first)
+
+    found: list[int] = []
+    after_writes((256, 64), put_back, feasible=False, found=found, size=1e-4, every=4)
+    assert found[:2] == [0, 0]
+    assert found[2] >= 3  # the first one undoes less than it changes
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_rounding_every_few_steps_is_rounding(every):
+    found: list[int] = []
+    after_writes((256, 64), lambda w, _: w.bfloat16().float(), feasible=False, found=found, size=1e-3, every=every)
+    assert found == [4, 4, 0]
 
 
 def test_columns_of_unit_norm():
