@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ..core.formatting import block_of, plural
@@ -185,3 +186,11 @@ def frozen_note(tensors: Sequence[Tensor], chosen: Sequence[Tensor]) -> tuple[st
     if not head or any(t in tensors for t in head):
         return ()
     return (f"the whole head is frozen ({plural(len(head), 'tensor')}, {head[0].name} first): only the base learns",)
+
+
+def lr_rises(tensor: Tensor, trace: Trace) -> bool:
+    """Whether its learning rate rose until the run ended: the warm-up is still under way."""
+    rates = [s.lrs[tensor.group] for s in trace.steps if tensor.group is not None and tensor.group < len(s.lrs)]
+    # rates of another optimizer's steps are among them: they neither rise with ours nor end at our peak
+    rising = len(rates) > 1 and all(a <= b for a, b in pairwise(rates))
+    return rising and rates[-1] == tensor.lr_peak and rates[0] <= 0.5 * rates[-1]

@@ -12,6 +12,7 @@ from ...core.verdict import Verdict
 from ..expected_roles import should_learn
 from ..learning import weight_of_suspicion
 from ..spec import Stage, check
+from ..tensor_state import lr_rises
 from . import faults
 from .record import Restores
 
@@ -20,6 +21,7 @@ NAME = "weights_kept"
 #: of 0.9 copied in after every step keeps a tenth of the last steps.
 LEAST_KEPT = 0.25
 #: Where rounding leaves less than this, even a short run shows what keeps it from learning: what others learn in 20 steps takes it 200.
+#: Not while the learning rate still rises: after a warm-up to 1e-3 rounding to 8 bits keeps 98 %, in the first fifth of it 9 %.
 LOST = 0.1
 #: Writes that are judged: a single one may be a checkpoint restored on purpose, or the second of two phases.
 LEAST_WRITES = 2
@@ -126,7 +128,8 @@ def _constraint_too_tight(tensors: Sequence[Tensor], trace: Trace, limit: str, m
     fault = (
         faults.WEIGHTS_ROUNDED.with_details(optimizer=trace.optimizer.name) if rounded else faults.CONSTRAINT_TOO_TIGHT
     )
-    if rounded and status == "inconclusive" and _median_kept(tensors) < LOST:
+    warming_up = all(lr_rises(t, trace) for t in tensors)
+    if rounded and status == "inconclusive" and _median_kept(tensors) < LOST and not warming_up:
         status = "fail"
     how = "rounded" if rounded else "clamped or scaled to a constraint"
     what = f"{percent(max(0.0, _median_kept(tensors)))} of {trace.optimizer.name}'s updates are kept (median)"

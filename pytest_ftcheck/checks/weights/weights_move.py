@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from ...core import arguments
@@ -28,6 +27,7 @@ from ..tensor_state import (
     frozen_note,
     gradient_state,
     largest_norm,
+    lr_rises,
     split_faulty,
 )
 from . import faults
@@ -328,7 +328,7 @@ def _exempt(tensors: Sequence[Tensor], states: Mapping[str, UpdateState | None],
 # ------------------------------------------------------------------ slow steps that may be healthy
 def _may_be_healthy(slow: Sequence[Tensor], trace: Trace) -> str | None:
     """What would settle whether slow steps are healthy; None: they are not."""
-    if all(_lr_rises(t, trace) for t in slow):
+    if all(lr_rises(t, trace) for t in slow):
         return "the warm-up is still under way: run past its peak"
     if _adam_lr_for_sgd(trace):
         return None
@@ -353,14 +353,6 @@ def _adam_lr_for_sgd(trace: Trace) -> bool:
 
 def _highest_lr(trace: Trace) -> float:
     return max((g.lr_peak for g in trace.optimizer.groups), default=0.0)
-
-
-def _lr_rises(t: Tensor, trace: Trace) -> bool:
-    """Whether its learning rate rose until the run ended."""
-    rates = [s.lrs[t.group] for s in trace.steps if t.group is not None and t.group < len(s.lrs)]
-    # rates of another optimizer's steps are among them: they neither rise with ours nor end at our peak
-    rising = len(rates) > 1 and all(a <= b for a, b in pairwise(rates))
-    return rising and rates[-1] == t.lr_peak and rates[0] <= 0.5 * rates[-1]
 
 
 # ------------------------------------------------------------------ the message

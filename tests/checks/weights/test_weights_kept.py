@@ -177,6 +177,14 @@ def test_rounding_under_which_the_run_does_not_learn(steps, kept, status):
     assert (verdict.status, verdict.fault) == (status, "weights_rounded")
 
 
+def test_rounding_in_a_warm_up():
+    trace = not_learning(written(**ROUNDED, retained=0.05), 20)
+    rates = trace.steps[0].lrs
+    steps = tuple(replace(s, lrs=tuple(lr * (i + 1) / 20 for lr in rates)) for i, s in enumerate(trace.steps))
+    tensors = tuple(replace(t, lr_peak=steps[-1].lrs[t.group]) for t in trace.tensors)
+    assert check_weights_kept(replace(trace, steps=steps, tensors=tensors)).status == "inconclusive"
+
+
 def test_a_constraint_that_leaves_nothing_of_the_initial_values():
     trace = not_learning(written(**{**CLAMPED, "between_steps_largest": 1.0}, retained=0.9), 40)
     crushed = replace(
