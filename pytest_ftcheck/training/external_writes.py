@@ -117,7 +117,8 @@ class ExternalWrites:
         assert self._last_written is not None
         same = torch.tensor(self.sampled.all_of(values == self._last_written), device=values.device)
         again = rounded & (self.roundings > 0)
-        self._rounds = self._rounds or bool((rounded & ~same).any())
+        # small values that are set to zero look like rounding to a number of 8 bits
+        self._rounds = self._rounds or bool((rounded & ~same & (self.sampled.norms(values) > 0)).any())
         self._moves = self._moves or bool((again & ~same).any())
         if apart and not self._moves and bool(again.any()):
             self._take_back()

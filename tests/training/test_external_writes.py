@@ -11,10 +11,10 @@ from pytest_ftcheck.instruments.sampled_elements import SampledElements, sample_
 from pytest_ftcheck.training.external_writes import ExternalWrites
 
 
-def after_writes(shape, write, *, feasible=True, steps=4, found=None, every=1, size=0.01):
+def after_writes(shape, write, *, feasible=True, steps=4, found=None, every=1, size=0.01, scale=0.1):
     """Steps of noise on one parameter of the base, each followed by ``write(weight, its first values)``."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.nn.Parameter(0.1 * torch.randn(shape, generator=generator))
+    weight = torch.nn.Parameter(scale * torch.randn(shape, generator=generator))
     if feasible:
         weight.data = write(weight.data, weight.data.clone())
     sampled = SampledElements([weight], [sample_size(weight.shape, "base", "matrix")])
@@ -122,6 +122,12 @@ def test_narrow_values_that_are_put_back_every_few_steps_are_no_rounding(name):
     after_writes((256, 64), put_back, feasible=False, found=found, size=1e-4, every=4)
     assert found[:2] == [0, 0]
     assert found[2] >= 3  # the first one undoes less than it changes
+
+
+def test_small_values_that_are_set_to_zero_are_not_rounded():
+    found: list[int] = []
+    after_writes((256, 64), lambda w, _: 0 * w, feasible=False, found=found, size=1e-4, scale=1e-4)
+    assert found == [0, 0, 4]
 
 
 @pytest.mark.parametrize("every", [1, 4])
