@@ -18,7 +18,7 @@ from .kept_tensors import KeptLeaf, small
 Kind: TypeAlias = Literal["plain", "container", "generator", "other"]
 #: Attributes of every module: its mode and its tables of parameters, children and hooks.
 _OWN = frozenset(vars(nn.Module())) - {"_is_full_backward_hook"}
-_IMMUTABLE = frozenset({int, float, bool, str, tuple, type(None)})
+_IMMUTABLE = frozenset({int, float, bool, str, type(None)})
 _PLAIN = (*_IMMUTABLE, torch.Tensor)
 _CONTAINERS = (list, dict, set, collections.deque)
 #: Containers of more items are data, not state: they are kept, but what their items hold is not.
@@ -27,13 +27,18 @@ MOST_ITEMS = 10_000
 
 def _kind_of(of: type) -> Kind:
     """How an attribute of this type is kept."""
-    if of in _PLAIN:
+    if of in _PLAIN or issubclass(of, tuple):
         return "plain"
     if issubclass(of, _CONTAINERS):
         return "container"
     if issubclass(of, (random.Random, torch.Generator)) or of.__module__.startswith("numpy.random."):
         return "generator"
     return "other"
+
+
+def _is_immutable(value: Any) -> bool:
+    """A plain value, or a tuple of nothing else; a tuple may hold lists and tensors, which can be written to."""
+    return type(value) in _IMMUTABLE or (isinstance(value, tuple) and all(map(_is_immutable, value)))
 
 
 # cached: a model has hundreds of attributes of the same few types
@@ -118,7 +123,7 @@ class KeptContents:
                 if id(value) not in seen and _is_kept_array(value):
                     seen.add(id(value))
                     self.parts.append(KeptArray(value))
-            elif (kind == "container" or type(value) is tuple) and value and id(value) not in seen:
+            elif (kind == "container" or isinstance(value, tuple)) and value and id(value) not in seen:
                 seen.add(id(value))
                 todo += self._inner(value, kind)
             elif kind == "container" and id(value) not in seen:
@@ -239,7 +244,7 @@ class PlainValues:
             return False
         reading = _reading(tuple(mine))
         values = reading[2](mine)
-        if not _IMMUTABLE.issuperset(map(type, values)):
+        if not _IMMUTABLE.issuperset(map(type, values)) and not all(map(_is_immutable, values)):
             return False
         self.attributes.append(mine)
         self.readings.append(reading)
@@ -282,10 +287,9 @@ class PlainAttributes:
         values = self.values
         for key in _not_own(self.names):
             value = mine[key]
-            of = type(value)
-            if of not in _IMMUTABLE:
-                kind = kind_of(of)
-                if kind == "container":
+            if not _is_immutable(value):
+                kind = kind_of(type(value))
+                if kind == "container" or isinstance(value, tuple):
                     containers.append(value)
                 elif kind == "generator":
                     self.generators.append(KeptGenerator(value))

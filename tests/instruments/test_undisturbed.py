@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import namedtuple
 
 import numpy
 import pytest
@@ -258,6 +259,30 @@ def test_no_hook_is_left_when_time_is_up_between_two_steps():
     finetune(Net, rows(), step=step, steps=3, max_seconds=1e-9, probes=PROBES)
     assert not optimizers._global_optimizer_pre_hooks
     assert not optimizers._global_optimizer_post_hooks
+
+
+def test_what_tuples_hold_is_as_before():
+    memory = namedtuple("memory", "hidden seen")
+
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.state = (torch.zeros(2), [1])
+            self.memory = memory(torch.zeros(1), ({"rows": 1},))
+            self.size = (3, 3)
+
+    for model in (Cell(), nn.Sequential(nn.Linear(2, 2), Cell())):
+        cell = model if isinstance(model, Cell) else model[1]
+        state, kept = cell.state, cell.memory
+        with undisturbed(model):
+            cell.state[0].add_(1), cell.state[1].append(2)
+            cell.memory.hidden.add_(1), cell.memory.seen[0].clear()
+            cell.size = (1, 1)
+        assert cell.state is state
+        assert cell.memory is kept
+        assert (float(state[0].sum()), state[1]) == (0, [1])
+        assert (float(kept.hidden), kept.seen) == (0, ({"rows": 1},))
+        assert cell.size == (3, 3)
 
 
 def test_numbers_of_eight_bits_are_compared():
