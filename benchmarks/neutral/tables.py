@@ -123,7 +123,13 @@ def section(lines: Sequence[Line], totals: Mapping[str, int] | None = None) -> l
         return ["Fewer than five clean seeds were run: whether a fault hurts is not known.", ""]
     tools = by_tool(lines)
     if tools:
-        tools = [*tools, "", "Only what a tool reports as an error counts. All tools had these runs.", ""]
+        tools = [
+            *tools,
+            "",
+            "Only what a tool reports as an error counts, whatever it gives as the cause. All tools had these runs. So few clean seeds say "
+            "nothing of false alarms; those on our own healthy runs are [below](#all-cases).",
+            "",
+        ]
     return [
         "## Faults that others published",
         "",
