@@ -74,11 +74,12 @@ ROUNDINGS = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ROUNDINGS)
-def test_rounding_is_a_projection(shape, name):
-    if (name, shape) == ("8 bits a row", SHAPES[0]):
-        return  # six values of a row do not show their step
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    # six values of a row do not show their step
+    [(n, s) for n in ROUNDINGS for s in SHAPES if (n, s) != ("8 bits a row", SHAPES[0])],
+)
+def test_rounding_is_a_projection(name, shape):
     found = roundings_of(shape, lambda w, _: ROUNDINGS[name](w))
     assert found == [4, 4, 0]
 

@@ -74,6 +74,7 @@ LEAST_GAIN = 0.05
         gradient_faults.GRADIENTS_SWITCHED_OFF,
         *missing_gradient.FAULTS,
         faults.WEIGHTS_OVERWRITTEN,
+        faults.WEIGHTS_ROUNDED,
         faults.WEIGHTS_STILL,
     ),
     thresholds=(
