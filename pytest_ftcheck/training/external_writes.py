@@ -114,6 +114,8 @@ class ExternalWrites:
         if self._rounding is None:
             self._rounding = Rounding(self.sampled, self._grouped())
         rounded = self._rounding.rounded(values, before, written)
+        if not rounded.any():
+            return rounded
         assert self._last_written is not None
         same = torch.tensor(self.sampled.all_of(values == self._last_written), device=values.device)
         again = rounded & (self.roundings > 0)
