@@ -349,7 +349,7 @@ class Reading:
     inputs: str
     outputs: str
     loss: str
-    #: ``single_label``, ``multi_label``, ``regression``, ``embedding`` or None (unknown).
+    #: ``single_label``, ``multi_label``, ``class_probabilities``, ``regression``, ``embedding`` or None (unknown).
     task: str | None = None
     classes: int | None = None
     #: Name of the task reader (``token classification``, ``causal language model``, ...), and what a label is, in words; None: unknown.

@@ -17,6 +17,7 @@ from ..instruments.inference import InferenceMode
 from ..instruments.parameter_roles import find_head
 from ..instruments.reader import Reader
 from ..instruments.snapshots import BatchFlags, LoaderSnapshot, ModelSnapshot
+from ..instruments.task_readers.class_probabilities import ONE_CLASS, most_probable
 from ..instruments.tasks import IGNORED
 from ..instruments.undisturbed import quiet
 from ..instruments.undo import Undo
@@ -40,7 +41,8 @@ def extract_features(
 
     Taken where the head begins, so that ``head(features.x)`` are the logits; if a head takes all tokens and selects or pools them itself,
     before its first linear layer. One label a token: every token is a row, -100 left out. A linear head over all tokens
-    whose logits are those of one token (causal decoders): that token is the row.
+    whose logits are those of one token (causal decoders): that token is the row. Labels that are class probabilities become the most
+    probable class.
 
     :param model: any model that :func:`finetune` can read, or a function that makes one.
     :param batches: batches with labels.  :param held_out: other batches, or a share of the rows, drawn at random; None: none.
@@ -98,7 +100,7 @@ def _through(
         x,
         y,
         held_out=share if held is None else held,
-        task=reader.task,
+        task="single_label" if reader.task in ONE_CLASS else reader.task,
         classes=reader.classes,
         source=f"what enters {tap.where} of a {type(model).__name__}",
     )
@@ -150,8 +152,9 @@ class _Tap:
                 raise ValueError(
                     f"{source.argument}[{number}]: no labels, a tensor: expected one label a row or a token"
                 )
+            task, labels = most_probable(reader.task, labels)
             x, y = self._rows(*self._record(reader, moved), labels, f"{source.argument}[{number}]")
-            if reader.task == "single_label":
+            if task == "single_label":
                 keep = y != IGNORED
                 x, y = x[keep], y[keep]
             xs.append(x.detach().float().cpu().clone())

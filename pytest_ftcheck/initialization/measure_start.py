@@ -22,6 +22,7 @@ from ..instruments.global_state import seed_everything
 from ..instruments.model_call import unwrapped
 from ..instruments.parameter_roles import in_part
 from ..instruments.reader import Reader
+from ..instruments.task_readers.class_probabilities import ONE_CLASS
 from ..instruments.task_readers.registered import prior_entropy
 from ..instruments.undisturbed import quiet
 from .apply_scheme import head_layers
@@ -137,8 +138,9 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
     labels = [split(b)[1] for b in rows]
     if logits is None or task is None or not all(isinstance(y, torch.Tensor) for y in labels):
         return {"task": task}
-    y, z = torch.cat([v.reshape(-1) if task != "multi_label" else v for v in labels]), logits.double()
-    flat = z.reshape(-1, z.shape[-1]) if z.dim() > 1 and z.numel() != y.numel() else z
+    by_output = task in ("multi_label", "class_probabilities")
+    y, z = torch.cat([v.reshape(-1, v.shape[-1]) if by_output else v.reshape(-1) for v in labels]), logits.double()
+    flat = z.reshape(-1, z.shape[-1]) if z.dim() > 1 and (by_output or z.numel() != y.numel()) else z
     if task == "single_label" and flat.dim() > 1:
         keep = y != -100
         flat, y = flat[keep], y[keep]
@@ -150,7 +152,7 @@ def _first_loss(reader: Reader, rows: Sequence[Any], logits: torch.Tensor | None
     if task == "regression":
         size = float((y.double() ** 2).mean())
         return {**found, "prior_loss": size, "uniform_loss": size, "logit_spread": rms(drawn)}
-    if task == "single_label" and classes > 1:
+    if task in ONE_CLASS and classes > 1:
         spread, certain = rms(drawn - drawn.mean(1, keepdim=True)), flat.softmax(1).amax(1)
         even = math.log(classes)
     else:

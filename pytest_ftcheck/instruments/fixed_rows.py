@@ -18,6 +18,7 @@ from .field_metrics import measure_field
 from .metrics import MOST_TAKEN, MetricFn, measure
 from .reader import Reader
 from .recall import Recall
+from .task_readers.class_probabilities import most_probable
 from .task_readers.registered import prior_entropy
 from .tasks import IGNORED
 from .undisturbed import quiet
@@ -137,8 +138,9 @@ class LossTracker:
                     known = False
                 else:
                     standard += float(self.reader.reference(logits.float(), labels)) * rows
-                    if self.reader.task == "single_label" and logits.dim() == 2 and labels.dim() == 1:
-                        guessed.append((logits.argmax(1).cpu(), labels.cpu()))
+                    task, classes = most_probable(self.reader.task, labels)
+                    if task == "single_label" and logits.dim() == 2 and classes.dim() == 1:
+                        guessed.append((logits.argmax(1).cpu(), classes.cpu()))
         if reference:
             self._guessed = guessed
         if self._recall is not None and given is not None:

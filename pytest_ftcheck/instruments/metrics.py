@@ -14,6 +14,7 @@ from ..core.arguments import as_called
 from ..core.formatting import as_given
 from ..core.observations import Metric, Ranking
 from .ranking import ranking
+from .task_readers.class_probabilities import most_probable
 from .task_readers.registered import standard_loss
 
 MetricFn = Callable[[torch.Tensor, torch.Tensor], float]
@@ -27,12 +28,15 @@ LEAST = 99
 
 
 def predictions(task: str | None, logits: torch.Tensor, cut: float = 0.0) -> torch.Tensor:
-    """Predicted class of each row (``single_label``), tags on or off (``multi_label``), or values (``regression``).
+    """Predicted class of each row (``single_label``), tags on or off (``multi_label``), the classes' probabilities
+    (``class_probabilities``), or values (``regression``).
 
     :param cut: an output above it means yes: 0 for logits, see `cut_of`.
     """
     if task == "multi_label":
         return (logits > cut).long()
+    if task == "class_probabilities":
+        return logits.double().softmax(-1)
     if task == "regression":
         return logits.reshape(logits.shape[0], -1).squeeze(-1)
     return (logits.reshape(-1) > cut).long() if logits.shape[-1] == 1 or logits.dim() == 1 else logits.argmax(-1)
@@ -99,6 +103,21 @@ def r_squared(guess: np.ndarray, truth: np.ndarray) -> float:
     return 1 - float(((guess - truth) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
+def correlation(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Pearson's correlation of predicted and true probabilities, each class around its mean; 0 for any constant prediction.
+
+    A temperature in the loss, or in what made the labels, does little to it.
+    """
+    g, t = guess - guess.mean(0), truth - truth.mean(0)
+    size = float(np.sqrt((g**2).sum() * (t**2).sum()))
+    return float((g * t).sum()) / size if size > 1e-12 else 0.0 * size
+
+
+def top_accuracy(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Share of rows whose most probable class is predicted to be that."""
+    return float((guess.argmax(-1) == truth.argmax(-1)).mean())
+
+
 #: Metrics of single classes are computed of so many classes at most, and what each is taken for.
 MOST_CLASSES, MOST_TAKEN = 10, 50
 
@@ -110,6 +129,8 @@ def references(task: str, logits: torch.Tensor, labels: torch.Tensor, cut: float
     """
     logits = logits.float()
     out = {"loss": float(standard_loss(task, logits, labels))}
+    hard, labels = most_probable(task, labels)
+    task = hard or task
     if task == "single_label":
         keep = labels.reshape(-1) != -100
         flat = logits.reshape(-1, logits.shape[-1]) if logits.dim() > 1 else logits[:, None]
@@ -157,11 +178,16 @@ def _f1(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 _CLASSIFICATION = {"accuracy": accuracy, "precision": macro_precision, "recall": macro_recall}
+_PROBABILITIES = {"correlation": correlation, "accuracy": top_accuracy}
 _REGRESSION = {"r_squared": r_squared}
+#: Tasks whose predictions are classes, and no numbers.
+_OF_CLASSES = ("single_label", "multi_label")
 
 
 def _default_metrics(task: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
     """The default metrics of a task."""
+    if task == "class_probabilities":
+        return _PROBABILITIES
     return _REGRESSION if task == "regression" else _CLASSIFICATION
 
 
@@ -178,6 +204,8 @@ def measure(
     :param first: logits before, ``(rows, ...)``.  :param last: logits after.  :param labels: as in the batches.
     :param custom: the user's metrics, ``(logits, labels) -> float``, greater is better; None: the default ones.
     """
+    if task == "class_probabilities":  # of a row, or of a token
+        first, last, labels = (x.reshape(-1, x.shape[-1]) for x in (first, last, labels))
     keep = (
         labels != -100
         if task == "single_label"
@@ -206,7 +234,7 @@ def _ranking_where_blind(
     task: str | None, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor
 ) -> Ranking | None:
     """How the outputs rank the rows, where every row has the same prediction."""
-    if task not in ("single_label", "multi_label"):
+    if task not in _OF_CLASSES:
         return None
     after = predictions(task, last, cut_of(first, last)).numpy()
     return ranking(task, first, last, labels.long().numpy()) if bool((after == after[:1]).all()) else None
@@ -215,7 +243,7 @@ def _ranking_where_blind(
 def _standard_metrics(
     task: str, first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, source: str
 ) -> list[Metric]:
-    truth = (labels.long() if task != "regression" else labels.reshape(len(labels), -1).squeeze(-1).double()).numpy()
+    truth = _truth(task, labels)
     cut = cut_of(first, last)
     before, after = predictions(task, first, cut).numpy(), predictions(task, last, cut).numpy()
     majority = _majority(task, truth)
@@ -223,7 +251,7 @@ def _standard_metrics(
     classes = int(max(truth.max(), after.max())) + 1 if task == "single_label" else 0
     taken = taken_for(after, truth) if 0 < classes <= MOST_TAKEN else ()
     predicted, actual = (tuple(np.bincount(x, minlength=classes).tolist()) if classes else () for x in (after, truth))
-    blind = task != "regression" and bool((after == after[:1]).all())
+    blind = task in _OF_CLASSES and bool((after == after[:1]).all())
     ranked = ranking(task, first, last, truth) if blind else None
     out = []
     for name, fn in _default_metrics(task).items():
@@ -245,6 +273,13 @@ def _standard_metrics(
             )
         )
     return out
+
+
+def _truth(task: str, labels: torch.Tensor) -> np.ndarray:
+    """Labels as they are compared with `predictions`."""
+    if task == "class_probabilities":
+        return labels.double().numpy()
+    return (labels.reshape(len(labels), -1).squeeze(-1).double() if task == "regression" else labels.long()).numpy()
 
 
 def taken_for(guess: np.ndarray, truth: np.ndarray) -> tuple[tuple[int, float], ...]:
@@ -280,7 +315,9 @@ def _permuted_scores(task: str, guess: np.ndarray, truth: np.ndarray) -> dict[st
 
 
 def _majority(task: str, truth: np.ndarray) -> np.ndarray:
-    """The best constant prediction: the majority class, each tag's majority, or the mean."""
+    """The best constant prediction: the majority class, each tag's majority, the mean distribution, or the mean."""
+    if task == "class_probabilities":
+        return np.broadcast_to(truth.mean(0), truth.shape)
     if task == "regression":
         return np.full_like(truth, truth.mean())
     if task == "multi_label":
@@ -301,7 +338,7 @@ def _user_metric(
     after = _value(name, fn, last, labels)
     each = max(time.perf_counter() - began, 1e-6)
     baseline = None
-    if task in ("single_label", "multi_label", "regression"):
+    if task in (*_OF_CLASSES, "class_probabilities", "regression"):
         baseline = _value(name, fn, _majority_logits(task, last, labels), labels)
     p = deviations = None
     if (count := min(PERMUTATIONS, int(SECONDS / each))) >= LEAST:
@@ -320,6 +357,9 @@ def _finite(outputs: torch.Tensor) -> bool:
 
 
 def _majority_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    if task == "class_probabilities":
+        mean = labels.double().mean(0).clamp_min(1e-12).log()
+        return mean.to(logits.dtype).expand(logits.shape).clone()
     truth = (labels.double() if task == "regression" else labels.long()).numpy()
     majority = torch.from_numpy(np.array(_majority(task, truth)))  # a copy: of tags it cannot be written to
     if task == "regression":

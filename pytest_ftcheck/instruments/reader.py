@@ -20,6 +20,7 @@ from .loss_state import LossState
 from .model_call import ModelCall, unwrapped
 from .model_outputs import check_loss, describe_output, logits_in, loss_in
 from .row_hashes import vocabulary_of
+from .task_readers.class_probabilities import are_class_probabilities
 from .task_readers.interface import Example, FieldMetric, TaskReader
 from .task_readers.registered import declared_form, form_of, loss_in_words, reader_of, recognised, standard_loss
 from .tasks import IGNORED, earlier
@@ -134,6 +135,7 @@ class Reader:
             self._align(value, outputs_read, labels)
             self._recognise_two_classes(value, outputs_read, labels)
             self._recognise_numbers(value, outputs_read, labels)
+            self._recognise_shares(value, outputs_read, labels)
             self._count_outputs(outputs_read, inputs)
             if self._declared_embeddings:
                 self._read_as_embeddings(batch, labels)
@@ -146,6 +148,7 @@ class Reader:
             self._classify(logits, labels, own=True, strict=True)
             self._align(own, logits, labels)
             self._recognise_two_classes(own, logits, labels)
+            self._recognise_shares(own, logits, labels)
             if self._declared_embeddings:
                 self._read_as_embeddings(batch, labels)
             loss = "the model's own"
@@ -284,6 +287,13 @@ class Reader:
             self.task = "regression"
             self.notes = [n for n in self.notes if n != self._code_note]
 
+    def _recognise_shares(self, value: Any, logits: Any, labels: Any) -> None:
+        """Numbers that are 1 in all in each row are quantities where the loss is one for regression of the outputs themselves."""
+        if self.task == "class_probabilities" and _equals_one(
+            value, REGRESSION_LOSSES, logits.detach().float().reshape(-1), labels.float().reshape(-1)
+        ):
+            self.task, self.classes = "regression", None
+
     def _recognise_embeddings(self, batch: Any, labels: Any) -> None:
         """Labels that the user's loss only compares with each other, as metric learning does, name no output: there are no logits. Nor are
         there where it reads no labels at all, and relates outputs to each other.
@@ -332,12 +342,12 @@ class Reader:
         if self.task == "single_label":
             self.classes = 2 if logits.shape[-1] == 1 or logits.dim() == labels.dim() else logits.shape[-1]
             self._check_label_code(labels)
-        elif self.task == "multi_label":
+        elif self.task in ("multi_label", "class_probabilities"):
             self.classes = logits.shape[-1]
         elif self.task is None and declared is None and strict and not own:
             raise ValueError(
                 f"{self.argument}: labels {in_words(labels)} do not fit logits {in_words(logits)}: expected whole-number classes of shape "
-                f"{tuple(logits.shape[:-1])}, a multi-hot tensor of shape {tuple(logits.shape)}, or floats of shape "
+                f"{tuple(logits.shape[:-1])}, a multi-hot tensor or class probabilities of shape {tuple(logits.shape)}, or floats of shape "
                 f"{tuple(logits.shape[:-1])} for a model with one output"
             )
 
@@ -376,6 +386,11 @@ class Reader:
                     f"{where}: label {wrong} of row {outside[wrong]} is outside the head's {self.classes} classes: "
                     f"expected 0 to {self.classes - 1}, or {IGNORED} for a row to leave out{self._more_classes(low, high)}"
                 )
+        elif self.task == "class_probabilities" and not self.uses_own_loss and not are_class_probabilities(labels):
+            raise ValueError(
+                f"{where}: labels {in_words(labels)} are no class probabilities, as those of the first batch are: expected rows of numbers "
+                "from 0 to 1 that are 1 in all"
+            )
         elif self.task == "regression" and not bool(torch.isfinite(labels.float()).all()):
             raise ValueError(f"{where}: a label is NaN or infinite")
 
@@ -410,7 +425,9 @@ class Reader:
             raise ValueError(
                 f"{where}: labels {in_words(labels)} for {rows} rows: expected one a row, as in the first batch"
             )
-        same_form = labels.dim() == first.dim() and (self.task != "multi_label" or labels.shape[1:] == first.shape[1:])
+        same_form = labels.dim() == first.dim() and (
+            self.task not in ("multi_label", "class_probabilities") or labels.shape[1:] == first.shape[1:]
+        )
         if not same_form and not self.uses_own_loss:
             raise ValueError(
                 f"{where}: labels {in_words(labels)}, those of the first batch {in_words(first)}: expected the same form"

@@ -109,7 +109,7 @@ def _course(trace: Trace) -> list[str]:
     rows: list[Row] = [("training loss", _span(losses), sparkline(losses), remark if losses else "not reported", "")]
     rows += _probe(trace.probe_loss) if trace.probe_loss is not None else ()
     rows += _rates(trace)
-    baseline = "mean alone" if trace.reading.task == "regression" else "majority class"
+    baseline = "mean alone" if trace.reading.task in ("class_probabilities", "regression") else "majority class"
     for metric in trace.metrics:
         source = metric.source if metric.source.endswith(" rows") else f"rows ({metric.source})"
         remarks = [f"{metric.rows:,} {source}" if metric.rows else metric.source]

@@ -30,6 +30,7 @@ MODULES = (
     "controls",
     "controls_tasks",
     "altered",
+    "soft_labels",
 )
 for _name in MODULES:
     importlib.import_module(f"{__name__}.{_name}")

@@ -46,13 +46,14 @@ DROP = 3
 def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: float = ALPHA) -> Verdict:
     """A metric beats the best prediction that looks at no input, by more than chance.
 
-    The baseline is the majority class (each tag's majority; the mean for regression) on the same rows; chance is measured by permuting
-    the labels, so the test is exact for any metric and any class balance. With class weights against imbalance, accuracy may rightly
-    stay below the majority's: then macro recall decides. Where every row has the same prediction, as with rare tags, no such metric sees
-    anything, yours neither: then the area under the ROC curve decides, by permutation, too. Where held-out rows are unlike the training
-    rows, by their labels or their tokens, that is named among the causes of a metric that does not improve.
+    The baseline is the majority class (each tag's majority; the mean for regression and for class probabilities) on the same rows; chance
+    is measured by permuting the labels, so the test is exact for any metric and any class balance. With class weights against imbalance,
+    accuracy may rightly stay below the majority's: then macro recall decides. Where every row has the same prediction, as with rare tags,
+    no such metric sees anything, yours neither: then the area under the ROC curve decides, by permutation, too. Where held-out rows are
+    unlike the training rows, by their labels or their tokens, that is named among the causes of a metric that does not improve.
 
-    :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy or R squared.
+    :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy, R squared, or the
+        correlation of predicted and given probabilities.
     :param alpha: largest share of label permutations that may do as well.
     :raises ValueError: no such metric, or a limit out of range.
 
@@ -118,6 +119,8 @@ class _Judged:
 
     @property
     def baseline(self) -> str:
+        if self.trace.reading.task == "class_probabilities":
+            return "the mean label"
         return "the mean" if self.regression else "the majority class"
 
     @property

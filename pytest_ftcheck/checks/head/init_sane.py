@@ -10,6 +10,7 @@ from typing import Any
 from ...core.formatting import number, percent, plural
 from ...core.verdict import Verdict
 from ..loss.faults import INITIAL_LOSS_NOT_FINITE, INITIAL_LOSS_TOO_HIGH
+from ..loss.record import OF_CLASSES
 from ..spec import Fault
 from . import faults
 from .init_record import HeadStart, LayerSignal, TensorFit
@@ -288,7 +289,7 @@ def _drawn_bias(start: HeadStart) -> float:
 def _cost_of_sampled_shares(start: HeadStart) -> float:
     """What other class shares in these rows than in the last bias may cost, once in 1 / `ALPHA` batches; 0 where no bias was chosen."""
     last = start.layers[-1] if start.layers else None
-    if last is None or not last.bias or _drawn_bias(start) or start.task not in ("single_label", "multi_label"):
+    if last is None or not last.bias or _drawn_bias(start) or start.task not in OF_CLASSES:
         return 0.0
     from scipy.stats import chi2
 

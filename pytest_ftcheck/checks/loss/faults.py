@@ -45,17 +45,17 @@ WRONG_TASK = Fault(
 NLL_ON_RAW_LOGITS = Fault(
     "nll_on_raw_logits",
     Rank.LOSS + 20,
-    "nll_loss is applied to raw logits",
-    cause="nll_loss expects log-probabilities; of raw logits it returns the label's logit, negated",
-    remedy="use cross_entropy(logits, labels), or nll_loss(logits.log_softmax(-1), labels)",
+    "nll_loss or kl_div is applied to raw logits",
+    cause="nll_loss and kl_div expect log-probabilities; of raw logits they return the label's logit, negated",
+    remedy="use cross_entropy(logits, labels), or give logits.log_softmax(-1) to nll_loss or kl_div",
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
     confidence="certain",
 )
 NLL_ON_PROBABILITIES = Fault(
     "nll_on_probabilities",
     Rank.LOSS + 30,
-    "nll_loss is applied to probabilities",
-    cause="the logarithm is missing before nll_loss, so confident mistakes get no gradient",
+    "nll_loss or kl_div is applied to probabilities",
+    cause="the logarithm is missing before nll_loss or kl_div, so confident mistakes get no gradient",
     remedy="use cross_entropy(logits, labels), or log_softmax in place of softmax",
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
     confidence="certain",

@@ -12,7 +12,7 @@ from ...core.verdict import Verdict
 from ...seeds.thresholds import Threshold
 from ..spec import Stage, Symptom, check, run_not_measured
 from . import faults
-from .record import LossShape
+from .record import OF_CLASSES, LossShape
 
 #: The first standard loss as a multiple of ln(classes): above this no false alarm in 69 healthy runs, nor in 125 architectures.
 HIGHEST = 3.0
@@ -113,7 +113,7 @@ def _why_not_judged(trace: Trace, point: ProbeLossPoint) -> str | None:
         return "The loss of an untrained model is known for classes and tags, not for regression."
     if task == "embedding":
         return "The outputs are embeddings: there is no uniform prediction to compare with."
-    if task not in ("single_label", "multi_label"):
+    if task not in OF_CLASSES:
         return (
             "The task cannot be inferred from the outputs and labels, so the loss of a uniform prediction is not known."
         )

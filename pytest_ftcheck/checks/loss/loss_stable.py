@@ -11,7 +11,7 @@ from ...core.trace import Trace
 from ...core.verdict import Verdict
 from ..spec import Fault, Stage, Symptom, check
 from . import faults
-from .record import LossShape
+from .record import OF_CLASSES, LossShape
 
 #: Peak of the training losses over the first one (or over the loss of a uniform prediction) that is a fault if the run learns nothing in
 #: the end. The healthy runs measured stay below 2, single batches of 4 included.
@@ -90,7 +90,7 @@ def _start(trace: Trace) -> float | None:
     if first is None:
         return None
     candidates = [abs(first)]
-    if trace.reading.task in ("single_label", "multi_label"):
+    if trace.reading.task in OF_CLASSES:
         shape = trace.measured(LossShape)
         scale = shape.scale if shape is not None and shape.known else None
         classes = 2 if trace.reading.task == "multi_label" else max(2, trace.reading.classes or 2)
@@ -174,7 +174,7 @@ def _find_collapse(trace: Trace) -> Verdict | None:
 def _find_divergence(trace: Trace) -> Verdict | None:
     points = trace.probe_loss.points if trace.probe_loss is not None else ()
     start = _start(trace)
-    if len(points) < 2 or start is None or trace.reading.task not in ("single_label", "multi_label"):
+    if len(points) < 2 or start is None or trace.reading.task not in OF_CLASSES:
         return None
     last_quarter = trace.losses[-max(1, len(trace.losses) // 4) :]
     learns = bool(last_quarter) and sum(last_quarter) / len(last_quarter) < 0.9 * trace.losses[0]
@@ -214,7 +214,7 @@ def _find_tiny_batch(trace: Trace) -> Verdict | None:
 
 def _find_fast_fall(trace: Trace) -> Verdict | None:
     losses, start = trace.losses, _start(trace)
-    if start is None or trace.reading.task not in ("single_label", "multi_label") or losses[0] < 0.5 * start:
+    if start is None or trace.reading.task not in OF_CLASSES or losses[0] < 0.5 * start:
         return None
     early = losses[1 : FAST + 1]
     at = next((i + 1 for i, v in enumerate(early) if 0 <= v < SUSPICIOUS * losses[0]), None)

@@ -9,6 +9,8 @@ from ...core.measurement import Measurement
 
 #: Least cosine of a sound loss's gradient with that of the standard loss: 0.5 to 1 were measured.
 SOUND = 0.5
+#: Tasks whose standard loss is a cross-entropy, of a row or of a tag.
+OF_CLASSES = ("single_label", "multi_label", "class_probabilities")
 #: Reasons why the loss was not measured: it reads no labels; it is NaN at chosen logits.
 OF_NO_LABELS = "the loss reads no labels, and relates outputs of the model to each other (self-supervised): it is not one of these labels"
 NOT_A_NUMBER = "the loss of chosen logits is NaN: it takes other outputs than those"

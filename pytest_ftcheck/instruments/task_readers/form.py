@@ -1,4 +1,4 @@
-"""`Form`: one of the three ways in which labels and logits are compared, which every check knows."""
+"""`Form`: one of the four ways in which labels and logits are compared, which every check knows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 
 class Form(ABC):
-    """A way of comparing labels with logits; the task readers of `single_label`, `multi_label` and `regression` have one each."""
+    """A way of comparing labels with logits; the task readers of `single_label`, `multi_label`,
+    `class_probabilities` and `regression` have one each."""
 
     name: str
 

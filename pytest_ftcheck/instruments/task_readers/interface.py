@@ -11,7 +11,7 @@ import torch
 #: ``(logits, labels) -> float`` of all evaluated rows; labels that are -100 do not count.
 FieldMetric = Callable[[torch.Tensor, torch.Tensor], float]
 #: `TaskReader.form`.
-FORMS = ("single_label", "multi_label", "regression", "none")
+FORMS = ("single_label", "multi_label", "class_probabilities", "regression", "none")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Example:
     inputs: Any
     labels: torch.Tensor
     logits: torch.Tensor
-    #: ``single_label``, ``multi_label``, ``regression`` or None: how labels and logits are compared.
+    #: ``single_label``, ``multi_label``, ``class_probabilities``, ``regression`` or None: how labels and logits are compared.
     form: str | None
     #: The logits of a position are compared with the label so many positions later.
     shift: int = 0
@@ -52,8 +52,9 @@ class TaskReader:
     name: str = ""
     #: What a label is, in a few words, in `Reading.labels`.
     labels_are: str = ""
-    #: ``single_label`` (classes; -100 does not count), ``multi_label`` (tags that are 0 or 1) or ``regression`` (numbers); ``none``: labels
-    #: and logits are compared in no such way, and checks that need labels are skipped. None: as labels and logits look.
+    #: ``single_label`` (classes; -100 does not count), ``multi_label`` (tags that are 0 or 1), ``class_probabilities`` (a distribution over
+    #: the classes) or ``regression`` (numbers); ``none``: labels and logits are compared in no such way, and checks that need labels are
+    #: skipped. None: as labels and logits look.
     form: str | None = None
     #: Keys of a batch that has the labels of this task; a batch without one of them is not of this task.
     keys: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import torch
 
 from ...core.formatting import as_given, describe_type
 from .causal_lm import CausalLm
+from .class_probabilities import ClassProbabilities, Probabilities
 from .embeddings import Embeddings
 from .form import Form
 from .interface import FORMS, Example, TaskReader
@@ -24,7 +25,8 @@ from .token_classification import TokenClassification
 
 #: Keys of the labels in a batch of any other task.
 LABELS = ("labels", "label")
-_FORMS: tuple[Form, ...] = (Tags(), Numbers(), Classes())
+#: The first that matches is the one.
+_FORMS: tuple[Form, ...] = (Tags(), Probabilities(), Numbers(), Classes())
 _BY_NAME: dict[str, Form] = {form.name: form for form in _FORMS}
 #: The most special first: the first that fits is the one.
 _OURS: tuple[TaskReader, ...] = (
@@ -36,6 +38,7 @@ _OURS: tuple[TaskReader, ...] = (
     MaskedLm(),
     TokenClassification(),
     MultiLabel(),
+    ClassProbabilities(),
     Regression(),
     SingleLabel(),
 )
@@ -143,12 +146,14 @@ def declared_form(example: Example, located: TaskReader | None) -> str | None:
 
 # ---------------------------------------------------------------------- forms
 def form_of(logits: torch.Tensor, labels: torch.Tensor, *, regression: bool = False) -> str | None:
-    """``single_label``, ``multi_label``, ``regression`` or None (they do not fit).
+    """``single_label``, ``multi_label``, ``class_probabilities``, ``regression`` or None (they do not fit).
 
     >>> form_of(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
     'single_label'
     >>> form_of(torch.zeros(4, 3), torch.eye(4)[:, :3])
     'multi_label'
+    >>> form_of(torch.zeros(4, 2), torch.tensor([[0.9, 0.1]] * 4))
+    'class_probabilities'
     >>> form_of(torch.zeros(4, 1), torch.rand(4))
     'regression'
     """

@@ -30,6 +30,8 @@ def class_counts(target: np.ndarray | None, task: str | None) -> tuple[int, ...]
         return ()
     if task == "multi_label" and target.ndim == 2:
         return tuple(int(v) for v in (target > 0.5).sum(0))
+    if task == "class_probabilities":
+        target, task = target.argmax(-1), "single_label"
     if task != "single_label":
         return ()
     flat = target.reshape(-1).astype(np.int64)

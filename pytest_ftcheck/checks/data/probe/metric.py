@@ -12,6 +12,7 @@ from torch import nn
 from ....instruments.fixed_rows import BatchRefused, gather_logits, joined
 from ....instruments.metrics import cut_of, predictions, references
 from ....instruments.reader import Reader
+from ....instruments.task_readers.class_probabilities import ONE_CLASS, most_probable
 from ....instruments.tasks import IGNORED
 from ..record import Evaluation
 
@@ -50,6 +51,7 @@ class HeldOutLogits:
         first_references, last_references = references(task, first, labels, cut), references(task, last, labels, cut)
         first_mistakes, last_mistakes = (mistakes(task, pairs) for pairs in self.collected)
         changed = baseline = None
+        task, labels = most_probable(task, labels)
         if task == "single_label":
             keep = labels.reshape(-1) != IGNORED
             first_guess, last_guess = (predictions(task, x, cut).reshape(-1)[keep] for x in (first, last))
@@ -78,13 +80,15 @@ def _joined(pairs: Sequence[Pair]) -> Pair | None:
     except RuntimeError:  # of different forms
         return None
     if logits.dim() > 2:  # one label a token
-        logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+        labels = labels.reshape(-1, *labels.shape[logits.dim() - 1 :])
+        logits = logits.reshape(-1, logits.shape[-1])
     return logits, labels
 
 
 def mistakes(task: str, pairs: Sequence[Pair]) -> dict[str, float]:
     """What common mistakes make of the accuracy, computed batch by batch as in an evaluation loop."""
-    if task != "single_label" or any(x.dim() != 2 or y.dim() != 1 or x.shape[1] < 2 for x, y in pairs):
+    pairs = [(x, most_probable(task, y)[1]) for x, y in pairs]
+    if task not in ONE_CLASS or any(x.dim() != 2 or y.dim() != 1 or x.shape[1] < 2 for x, y in pairs):
         return {}
     over_rows = over_all = compared = over_argmin = rows = 0
     all_pairs: list[float] = []

@@ -18,6 +18,7 @@ from ....instruments.global_state import seed_everything
 from ....instruments.parameter_roles import in_part
 from ....instruments.probe import Probe, ProbeContext
 from ....instruments.reader import Reader
+from ....instruments.task_readers.class_probabilities import ONE_CLASS, most_probable
 from ....instruments.tasks import IGNORED
 from ....instruments.uncompiled import compiled
 from ....instruments.undisturbed import perturbed, quiet
@@ -165,10 +166,9 @@ class AblationProbe(Probe):
         return Outcome(total / max(1, rows), right / count if count else None)
 
     def _baseline(self) -> float | None:
-        if self.context.reader.task != "single_label":
+        if self.context.reader.task not in ONE_CLASS:
             return None
-        labels = [split(b)[1].reshape(-1).cpu() for b in self.batches]
-        flat = torch.cat(labels).long()
+        flat = _labels(self.batches, self.context.reader.task).cpu()
         counts = torch.bincount(flat[flat != IGNORED])
         return float(counts.max() / counts.sum()) if len(counts) else None
 
@@ -177,7 +177,7 @@ class AblationProbe(Probe):
         """One linear layer on the head's input, in closed form."""
         context = self.context
         layers = linear_layers(context.model, context.head)
-        if context.reader.task != "single_label" or len(layers) < 2:
+        if context.reader.task not in ONE_CLASS or len(layers) < 2:
             return None
         fitted = [to_device(b, context.device) for b in first_rows(context.batches.known, self.fitted)]
         with context.recalling():
@@ -186,7 +186,7 @@ class AblationProbe(Probe):
             return None
         first = train.order[0]
         x, held = train.inputs[first].double(), test.inputs.get(first)
-        y, answers = _labels(fitted), _labels(self.batches)
+        y, answers = (_labels(batches, context.reader.task) for batches in (fitted, self.batches))
         if held is None or len(x) != len(y) or len(held) != len(answers) or x.shape[1] > WIDEST:
             return None
         classes = max(2, train.logits.shape[1])
@@ -287,7 +287,8 @@ def _block(name: str) -> str:
 
 
 def correct(task: str | None, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
-    """Which predictions are correct; None for tasks without correct and wrong."""
+    """Which predictions are correct; None for tasks without correct and wrong. Of class probabilities the most probable class counts."""
+    task, labels = most_probable(task, labels)
     if task == "multi_label":
         return (logits > 0) == (labels > 0.5)
     if task != "single_label":
@@ -298,8 +299,9 @@ def correct(task: str | None, logits: torch.Tensor, labels: torch.Tensor) -> tor
     return (logits.reshape(-1, logits.shape[-1]).argmax(-1) == flat)[flat != IGNORED]
 
 
-def _labels(batches: Sequence[Any]) -> torch.Tensor:
-    return torch.cat([split(b)[1].reshape(-1) for b in batches]).long()
+def _labels(batches: Sequence[Any], task: str | None) -> torch.Tensor:
+    """One class for each label."""
+    return torch.cat([most_probable(task, split(b)[1])[1].reshape(-1) for b in batches]).long()
 
 
 def ridge(x: torch.Tensor, y: torch.Tensor, held: torch.Tensor, classes: int, strength: float = 0.01) -> torch.Tensor:

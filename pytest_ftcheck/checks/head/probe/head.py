@@ -11,6 +11,7 @@ import torch
 from ....core.formatting import first_line_of, named_error
 from ....instruments.batches import split, take_rows
 from ....instruments.probe import Probe, ProbeContext
+from ....instruments.task_readers.class_probabilities import ONE_CLASS
 from ....instruments.task_readers.registered import prior_entropy
 from ....instruments.uncompiled import compiled
 from ....instruments.work import COSTLY
@@ -88,11 +89,12 @@ class HeadProbe(Probe):
         return tuple(describe_layer(n, modules[n], modules.get(feeds.get(n, "")), last=n == order[-1]) for n in order)
 
     def _measure_logits(self, logits: torch.Tensor) -> None:
-        if self.context.reader.task != "single_label" or logits.shape[-1] < 2 or logits.dim() != 2:
+        task = self.context.reader.task
+        if task not in ONE_CLASS or logits.shape[-1] < 2 or logits.dim() != 2:
             return
         self.logit_spread = float(((logits - logits.mean(1, keepdim=True)) ** 2).mean()) ** 0.5
         labels = [split(b)[1] for b in self.batches]
-        chance = prior_entropy("single_label", labels)
+        chance = prior_entropy(task, labels)
         if chance and all(isinstance(y, torch.Tensor) for y in labels):
             self.loss_over_chance = float(self.context.reader.reference(logits, torch.cat(labels))) / chance
 

@@ -13,6 +13,7 @@ from ....instruments.base_model import BaseModel
 from ....instruments.batches import row_count, rows_of, split, to_device
 from ....instruments.probe import ProbeContext
 from ....instruments.row_hashes import RowReader, Rows, first_occurrences
+from ....instruments.task_readers.class_probabilities import ONE_CLASS, most_probable
 from ....instruments.uncompiled import compiled
 from ....instruments.undisturbed import perturbed
 from ....instruments.work import FREE
@@ -42,10 +43,10 @@ def readout(context: ProbeContext, altered: Sequence[BaseModel]) -> Readout | No
     """
     model, reader = context.model, context.reader
     layers = linear_layers(model, context.head)
-    if not (altered or context.edited) or reader.task != "single_label" or not layers or compiled(model):
+    if not (altered or context.edited) or reader.task not in ONE_CLASS or not layers or compiled(model):
         return None
     batches = _batches(context)
-    labels = torch.cat([split(b)[1].reshape(-1) for b in batches]).long()
+    labels = torch.cat([most_probable(reader.task, split(b)[1])[1].reshape(-1) for b in batches]).long()
     chosen = _distinct(context, batches)
     if len(chosen) < LEAST or len(labels) != sum(map(rows_of, batches)) or bool((labels < 0).any()):
         return None

@@ -24,7 +24,7 @@ from ..record import SOUND, LossShape
 from .class_start import centred, logits_of_class, size_of
 from .largest_margin import largest_margin, margin_of, output_bounds
 from .loss_queries import LossQueries, reach_of
-from .targets import OF_EMBEDDINGS, Targets, targets_of
+from .targets import OF_EMBEDDINGS, Targets, targets_of, with_clear_labels
 
 #: Rows used; where a row has many outputs so many that there are at most ``CELLS`` logits, but not fewer than ``FEW_ROWS``.
 ROWS, FEW_ROWS = 16, 4
@@ -253,6 +253,7 @@ def _measure(
     target = targets_of(context, batch, logits)
     if isinstance(target, str):
         return LossShape(rows=rows, reason=target)
+    batch = with_clear_labels(batch, target)
     names = {m: n for n, m in context.model.named_modules()}
     shape = LossShape(rows=rows, kind=target.kind, outputs=target.outputs, by_row=logits.dim() < 3)
     queries = LossQueries(batch, target, logits)

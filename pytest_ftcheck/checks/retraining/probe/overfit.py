@@ -14,6 +14,7 @@ from ....instruments.global_state import seed_everything
 from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import named
+from ....instruments.task_readers.class_probabilities import ONE_CLASS, most_probable
 from ....instruments.tasks import IGNORED
 from ....instruments.tensor_bytes import of_bytes
 from ....instruments.tokens import find_tokens
@@ -282,18 +283,18 @@ def attainable(task: str | None, batch: Any, shift: int = 0) -> tuple[float | No
     for i in range(count):
         key = b"|".join(_bytes(v[i]) for v in tensors) if tensors else str(i).encode()
         groups.setdefault(key, []).append(i)
-    several = labels.numel() > count
-    accuracy = 1.0 if task in ("single_label", "multi_label") else None
-    if len(groups) == count:
+    several = most_probable(task, labels)[1].numel() > count
+    accuracy = 1.0 if task in (*ONE_CLASS, "multi_label") else None
+    if len(groups) == count and task != "class_probabilities":  # whose own entropy is always left
         return 0.0, accuracy
-    if task == "single_label" and several:
+    if task in ONE_CLASS and several:
         return None, None
     floor = right = 0.0
     for members in groups.values():
         own = labels[torch.as_tensor(members, device=labels.device)]
         floor += len(members) * (constant_prediction_loss(task, [own]) or 0.0)
-        if task == "single_label":
-            right += int(torch.unique(own, return_counts=True)[1].max())
+        if task in ONE_CLASS:
+            right += int(torch.unique(most_probable(task, own)[1], return_counts=True)[1].max())
         elif task == "multi_label":
             on = own.double().mean(0)
             right += len(members) * float(torch.maximum(on, 1 - on).mean())

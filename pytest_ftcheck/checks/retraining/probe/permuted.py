@@ -18,6 +18,7 @@ from ....instruments.global_state import seed_everything
 from ....instruments.model_outputs import as_loss
 from ....instruments.probe import LeftOut, Probe, ProbeContext
 from ....instruments.row_hashes import RowReader, Rows
+from ....instruments.task_readers.class_probabilities import ONE_CLASS, most_probable
 from ....instruments.undisturbed import quiet
 from ...head.probe.head import first_rows, rows_of
 from ..record import Permuted, Rerun
@@ -292,11 +293,12 @@ def _constant_loss(task: str | None, batches: Sequence[Any]) -> float | None:
 
 def _baseline(task: str | None, held: Sequence[Any]) -> float | None:
     labels = [split(b)[1] for b in held]
-    if not labels or task not in ("single_label", "multi_label"):
+    if not labels or task not in (*ONE_CLASS, "multi_label"):
         return None
     if task == "multi_label":
         on = torch.cat([y.float() for y in labels]).mean(0)
         return float(torch.maximum(on, 1 - on).mean())
-    flat = torch.cat([y[counted(task, y)].reshape(-1) for y in labels])
+    classes = [most_probable(task, y) for y in labels]
+    flat = torch.cat([y[counted(task, y)].reshape(-1) for task, y in classes])
     counts = torch.unique(flat, return_counts=True)[1]
     return float(counts.max() / counts.sum()) if len(counts) else None
