@@ -135,7 +135,7 @@ class Reader:
             self._align(value, outputs_read, labels)
             self._recognise_two_classes(value, outputs_read, labels)
             self._recognise_numbers(value, outputs_read, labels)
-            self._recognise_shares(value, outputs_read, labels)
+            self._recognise_shares(value, outputs_read, batch)
             self._count_outputs(outputs_read, inputs)
             if self._declared_embeddings:
                 self._read_as_embeddings(batch, labels)
@@ -148,7 +148,7 @@ class Reader:
             self._classify(logits, labels, own=True, strict=True)
             self._align(own, logits, labels)
             self._recognise_two_classes(own, logits, labels)
-            self._recognise_shares(own, logits, labels)
+            self._recognise_shares(own, logits, batch)
             if self._declared_embeddings:
                 self._read_as_embeddings(batch, labels)
             loss = "the model's own"
@@ -287,11 +287,20 @@ class Reader:
             self.task = "regression"
             self.notes = [n for n in self.notes if n != self._code_note]
 
-    def _recognise_shares(self, value: Any, logits: Any, labels: Any) -> None:
-        """Numbers that are 1 in all in each row are quantities where the loss is one for regression of the outputs themselves."""
-        if self.task == "class_probabilities" and _equals_one(
-            value, REGRESSION_LOSSES, logits.detach().float().reshape(-1), labels.float().reshape(-1)
-        ):
+    def _recognise_shares(self, value: Any, logits: Any, batch: Any) -> None:
+        """Numbers that are 1 in all in each row are quantities where the loss is one for regression of the outputs themselves.
+
+        It is so for other labels, too: two losses that are alike once are so by chance in one batch of a hundred.
+        """
+        if self.task != "class_probabilities":
+            return
+        z, labels = logits.detach().float().reshape(-1), split(batch)[1]
+        other = labels.roll(1, -1)
+        if not _equals_one(value, REGRESSION_LOSSES, z, labels.float().reshape(-1)):
+            return
+        with torch.no_grad():
+            of_other = self.loss(with_labels(batch, other))[0]
+        if _equals_one(of_other, REGRESSION_LOSSES, z, other.float().reshape(-1)):
             self.task, self.classes = "regression", None
 
     def _recognise_embeddings(self, batch: Any, labels: Any) -> None:

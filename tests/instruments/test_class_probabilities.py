@@ -145,6 +145,35 @@ def test_healthy_ways_to_teach_them(loss_of):
     assert {m.name: round(m.baseline, 6) for m in trace.metrics}["correlation"] == 0
 
 
+def jeffreys(z, y):
+    return ((z.softmax(-1) - y) * (z.log_softmax(-1) - y.log())).sum(-1).mean()
+
+
+def of_distribution_functions(z, y):
+    return ((z.softmax(-1).cumsum(-1) - y.cumsum(-1)) ** 2).sum(-1).mean()
+
+
+def of_a_density(z, y):
+    """The negative log-likelihood of a Dirichlet distribution, which is negative where the density is above 1."""
+    return -torch.distributions.Dirichlet(F.softplus(z) + 1e-3).log_prob(y).mean()
+
+
+@pytest.mark.parametrize("loss_of", [jeffreys, of_distribution_functions, of_a_density])
+def test_other_sound_losses_of_distributions(loss_of):
+    trace = run(loss_fn=lambda model, batch: loss_of(model(batch["x"]), batch["labels"]), steps=60)
+    assert trace.reading.task == "class_probabilities"
+    assert_healthy(trace)
+
+
+def test_a_loss_that_happens_to_have_the_value_of_a_squared_error_is_none():
+    batches = taught()
+    with torch.no_grad():
+        z = Net()(batches[0]["x"])
+        factor = float(F.mse_loss(z, batches[0]["labels"]) / F.cross_entropy(z, batches[0]["labels"]))
+    trace = run(loss_fn=lambda m, b: factor * F.cross_entropy(m(b["x"]), b["labels"]), steps=2)
+    assert trace.reading.task == "class_probabilities"
+
+
 @pytest.mark.parametrize(
     ("loss_of", "fault"),
     [

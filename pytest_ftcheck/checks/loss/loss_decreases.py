@@ -24,7 +24,6 @@ from ..spec import Stage, Symptom, check
 from . import faults
 from .loss_in_loop import judge_loss_in_loop
 from .objective import MINUS, descended_losses, descended_shape
-from .record import OF_CLASSES
 
 NAME = "loss_decreases"
 #: Least relative drop of the probe loss that counts by itself: no broken trainer of 60 x 4 passed it (needs 60 steps or so).
@@ -201,7 +200,8 @@ def _not_finite(judge: _Judge) -> Verdict | None:
 
 def _negative(judge: _Judge) -> Verdict | None:
     trace = judge.trace
-    if trace.reading.task not in OF_CLASSES or trace.probe_loss is None or not _of_classes(trace):
+    # that a probability of each class is a cross-entropy's label is not certain: the likelihood of a density may be above 1
+    if trace.reading.task not in ("single_label", "multi_label") or trace.probe_loss is None or not _of_classes(trace):
         return None
     # an entropy bonus may make a sound loss a little negative; half the entropy of the labels below the standard loss is no bonus
     gap = 0.5 * (trace.probe_loss.prior_entropy or math.log(trace.reading.classes or 2))

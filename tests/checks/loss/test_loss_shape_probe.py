@@ -199,6 +199,25 @@ def test_a_sound_loss_passes(name):
         assert check(trace).status in ("pass", "skipped"), str(check(trace))
 
 
+def test_many_grades_whose_neighbours_are_nearly_right():
+    """Distances of distribution functions: of ten classes, the one beside the label costs less than a uniform prediction."""
+
+    def steps(model, batch):
+        z, y = model(batch[0]), hot(batch[1], 10)
+        return (z.softmax(-1).cumsum(-1) - y.cumsum(-1)).abs().sum(-1).mean()
+
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    y = (2 * x[:, 0] + 5).long().clamp(0, 9)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+    batches = list(zip(x.split(16), y.split(16), strict=True))
+    trace = finetune(net, batches, steps=8, lr=1e-3, head="2", loss_fn=steps, probes=["loss", "loss_shape", "data"])
+    shape = trace.measured(LossShape)
+    assert shape is not None
+    assert shape.class_weights == ()  # the middle grades have shorter gradients, which is no weight
+    verdict = check_loss_matches_task(trace)
+    assert verdict.status == "pass", str(verdict)
+
+
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_wrong_loss_is_named(name):
     kind, loss, end = WRONG[name]

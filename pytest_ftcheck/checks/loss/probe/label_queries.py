@@ -149,7 +149,8 @@ def ignored_classes(chosen: ChosenLogits, injector: Injector) -> tuple[tuple[int
 
 def class_weights(chosen: ChosenLogits, injector: Injector) -> tuple[float, ...]:
     """How much a row of each class counts in the loss, relative to their mean: length of its gradient at equal logits, where the classes
-    differ in nothing but their weight (also in focal and smoothed losses); empty: more classes than rows, or not measured."""
+    differ in nothing but their weight (also in focal and smoothed losses); empty: they differ in more than that (classes with an order),
+    more classes than rows, or not measured."""
     target = chosen.target
     classes, n = (2 if target.kind == "binary" else target.outputs), int(target.keep.sum())
     if classes < 2 or classes > n:
@@ -162,7 +163,14 @@ def class_weights(chosen: ChosenLogits, injector: Injector) -> tuple[float, ...]
         return ()
     if g is None:
         return ()
-    lengths = torch.linalg.vector_norm(target.flat(g).double().reshape(len(y), -1), dim=1)
+    rows = target.flat(g).double().reshape(len(y), -1)
+    if target.kind == "single":
+        # the label's logit is raised, and all others are lowered alike
+        expected = 1 / classes - F.one_hot(y.clamp(min=0), classes).double()
+        same = F.cosine_similarity(rows, expected, dim=1) >= SAME_GRADIENT
+        if not bool((same | (rows == 0).all(1))[target.keep].all()):
+            return ()
+    lengths = torch.linalg.vector_norm(rows, dim=1)
     sizes = torch.stack([lengths[target.keep & (y == c)].mean() for c in range(classes)])
     return (
         tuple((sizes / sizes.mean()).tolist()) if bool(torch.isfinite(sizes).all()) and bool((sizes > 0).any()) else ()

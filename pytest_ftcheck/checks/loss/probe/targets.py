@@ -52,9 +52,9 @@ class Targets:
         return 2.0 * y.float() - 1
 
     def wrong(self) -> torch.Tensor:
-        """A wrong answer for each label: another class, the flipped tags."""
+        """A wrong answer for each label: the flipped tags; a class far from its own, for classes with an order may forgive the next one."""
         if self.kind == "single":
-            return (self.y + 1) % self.outputs
+            return (self.y + max(1, self.outputs // 2)) % self.outputs
         return 1 - self.y
 
     def as_labels(self, y: torch.Tensor) -> torch.Tensor:
