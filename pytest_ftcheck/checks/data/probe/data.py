@@ -306,7 +306,5 @@ def _taken(target: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _single(target: np.ndarray | None, task: str | None) -> np.ndarray | None:
-    """Labels of rows that have one class each, or the most probable ones."""
-    if task == "class_probabilities" and target is not None and target.ndim == 2:
-        return np.asarray(target.argmax(-1))
+    """Labels of rows that have one class each; class probabilities may be others each time a row is mixed."""
     return target if task == "single_label" and target is not None and target.ndim == 1 else None
