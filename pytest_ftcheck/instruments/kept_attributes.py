@@ -229,18 +229,21 @@ def _reading(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], 
 
 
 class PlainValues:
-    """The attributes of many objects that have nothing but plain values: numbers, texts, tuples, None. Of thousands the tuples that are
-    made cost more than the values, so names are kept once for all objects that have the same ones."""
+    """The attributes of many objects that have nothing but plain values: numbers, texts, tuples, None; and the children of modules among
+    them. Of thousands the tuples that are made cost more than the values, so names are kept once for all objects that have the same
+    ones."""
 
     def __init__(self) -> None:
         self.attributes: list[dict[str, Any]] = []
         self.readings: list[tuple[tuple[str, ...], tuple[str, ...], Reads]] = []
         self.values: list[tuple[Any, ...]] = []
+        self.children: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def add(self, owner: Any) -> bool:
-        """Keep this object's, too; False: it has others, or is a module with buffers or children."""
+        """Keep this object's, too; False: it has others, or is a module with buffers."""
         mine = vars(owner)
-        if mine.get("_modules") or mine.get("_buffers"):
+        children = mine.get("_modules")
+        if mine.get("_buffers") or (children and not isinstance(children, dict)):  # those of a scripted module are none
             return False
         reading = _reading(tuple(mine))
         values = reading[2](mine)
@@ -249,6 +252,8 @@ class PlainValues:
         self.attributes.append(mine)
         self.readings.append(reading)
         self.values.append(values)
+        if children:
+            self.children.append((children, dict(children)))
         return True
 
     def restore(self) -> None:
@@ -256,6 +261,7 @@ class PlainValues:
         for mine, (names, own, read), values in zip(self.attributes, self.readings, self.values, strict=True):
             if tuple(mine) != names or not all(map(operator.is_, read(mine), values)):
                 _restore_values(mine, names, zip(own, values, strict=True))
+        _restore_entries(self.children)
 
 
 def _restore_values(mine: dict[str, Any], names: tuple[str, ...], values: Iterable[tuple[str, Any]]) -> None:
@@ -266,6 +272,14 @@ def _restore_values(mine: dict[str, Any], names: tuple[str, ...], values: Iterab
     if tuple(mine) != names:
         for name in [n for n, v in mine.items() if n not in names and not callable(v)]:
             del mine[name]
+
+
+def _restore_entries(tables: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """The buffers and children that modules had; those that came since stay."""
+    for now, before in tables:
+        for name, entry in before.items():
+            if name not in now or now[name] is not entry:  # a scripted module's table has no get()
+                now[name] = entry
 
 
 _MISSING = object()
@@ -314,10 +328,7 @@ class PlainAttributes:
             tensor.restore()
         for generator in self.generators:
             generator.restore()
-        for now, before in self.tables:
-            for name, entry in before.items():
-                if name not in now or now[name] is not entry:  # a scripted module's table has no get()
-                    now[name] = entry
+        _restore_entries(self.tables)
 
     def __str__(self) -> str:
         return f"the attributes of a {type(self.owner).__name__}"

@@ -9,6 +9,8 @@ from ..core.observations import Ranking
 
 #: Label permutations, and numbers (rows times classes) above which none are made.
 PERMUTATIONS, MOST = 999, 20_000
+#: Numbers that are processed at once, about: 16 MB.
+AT_ONCE = 2_000_000
 
 
 def ranking(task: str | None, first: torch.Tensor, last: torch.Tensor, truth: np.ndarray) -> Ranking | None:
@@ -39,17 +41,19 @@ def ranking(task: str | None, first: torch.Tensor, last: torch.Tensor, truth: np
     on, counts = on[:, judged], positive[judged].astype(float)
     ranks = {name: _ranks(x[:, judged]) for name, x in (("first", before), ("last", after))}
 
-    def area(which: str, order: np.ndarray | None = None) -> float:
-        labels = on if order is None else on[order]
-        sums = (ranks[which] * labels).sum(0)
-        return float(((sums - counts * (counts + 1) / 2) / (counts * (len(on) - counts))).mean())
+    def areas(which: str, orders: np.ndarray) -> np.ndarray:
+        sums = (ranks[which] * on[orders]).sum(1)
+        return np.asarray(((sums - counts * (counts + 1) / 2) / (counts * (len(on) - counts))).mean(1))
 
     rng = np.random.default_rng(0)
-    begun, score = area("first"), area("last")
-    orders = [rng.permutation(len(on)) for _ in range(PERMUTATIONS)]
-    by_chance = [(area("first", order), area("last", order)) for order in orders]
-    as_good = sum(last >= score - 1e-12 for _, last in by_chance)
-    as_much = sum(last - first >= score - begun - 1e-12 for first, last in by_chance)
+    as_it_is = np.arange(len(on))[None]
+    begun, score = float(areas("first", as_it_is)[0]), float(areas("last", as_it_is)[0])
+    orders = np.stack([rng.permutation(len(on)) for _ in range(PERMUTATIONS)])
+    as_good = as_much = 0
+    for some in np.array_split(orders, max(1, orders.shape[0] * on.size // AT_ONCE)):
+        first_area, last_area = areas("first", some), areas("last", some)
+        as_good += int((last_area >= score - 1e-12).sum())
+        as_much += int((last_area - first_area >= score - begun - 1e-12).sum())
     return Ranking(begun, score, (1 + as_good) / (1 + PERMUTATIONS), (1 + as_much) / (1 + PERMUTATIONS))
 
 

@@ -60,15 +60,17 @@ def test_modules_with_plain_values_are_kept_together_and_others_one_by_one():
     model[2].counts = []
     kept = keep_attributes(model.modules())
     assert isinstance(kept[0], PlainValues)
-    assert len(kept[0].attributes) == 1
-    assert [type(k) for k in kept[1:]] == [PlainAttributes] * 3
+    assert len(kept[0].attributes) == 2  # the Sequential, whose children are kept, too, and its first layer
+    assert [type(k) for k in kept[1:]] == [PlainAttributes] * 2
     linear = model[0]
     linear.in_features, linear.new = -0.0, 1
     linear.forward = lambda x: x  # a function in place of a method is left alone
     linear.training = False
     model[2].counts.append(1)
+    norm, model[1] = model[1], nn.Identity()
     for one in kept:
         one.restore()
+    assert model[1] is norm
     assert linear.in_features == 2
     assert not hasattr(linear, "new")
     assert "forward" in vars(linear)
