@@ -45,7 +45,7 @@ WRONG_TASK = Fault(
 NLL_ON_RAW_LOGITS = Fault(
     "nll_on_raw_logits",
     Rank.LOSS + 20,
-    "nll_loss or kl_div is applied to raw logits",
+    "raw logits are given to nll_loss or kl_div",
     cause="nll_loss and kl_div expect log-probabilities; of raw logits they return the label's logit, negated",
     remedy="use cross_entropy(logits, labels), or give logits.log_softmax(-1) to nll_loss or kl_div",
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
@@ -54,7 +54,7 @@ NLL_ON_RAW_LOGITS = Fault(
 NLL_ON_PROBABILITIES = Fault(
     "nll_on_probabilities",
     Rank.LOSS + 30,
-    "nll_loss or kl_div is applied to probabilities",
+    "probabilities are given to nll_loss or kl_div",
     cause="the logarithm is missing before nll_loss or kl_div, so confident mistakes get no gradient",
     remedy="use cross_entropy(logits, labels), or log_softmax in place of softmax",
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
@@ -63,7 +63,7 @@ NLL_ON_PROBABILITIES = Fault(
 NLL_ON_SIGMOID = Fault(
     "nll_on_sigmoid",
     Rank.LOSS + 40,
-    "nll_loss is applied to sigmoid outputs",
+    "sigmoid outputs are given to nll_loss",
     cause="nll_loss is given sigmoid(logits), but expects log-probabilities",
     remedy="use cross_entropy(logits, labels) on the raw logits",
     explains=(Symptom.LOSS_WRONG, Symptom.STANDS_STILL),
