@@ -29,6 +29,20 @@ def trace():
     events.current().traced(TRACE)
 """
 
+#: A module of the project: a model for `toy_batches` that needs no transformers, whose import takes half of a short session.
+LIGHT = """
+from torch import nn
+
+class Light(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.base, self.classifier = nn.Embedding(200, 16), nn.Linear(16, 2)
+
+    def forward(self, inputs):
+        ids, length, mask = inputs
+        return self.classifier((self.base(ids) * mask[..., None]).sum(1) / length[:, None])
+"""
+
 Run = Callable[..., pytest.RunResult]
 NEIGHBOURS = ("randomly", "pytest_torch", "hypothesispytest", "anyio", "asyncio")
 
@@ -62,7 +76,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     ):  # lines are cut elsewhere only; what runs here is no news there
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    pytester.makepyfile(judging=JUDGING)
+    pytester.makepyfile(judging=JUDGING, light=LIGHT)
 
     def run(*arguments: str, alone: bool = True, subprocess: bool = False, ctrl_c: bool = False) -> pytest.RunResult:
         others: tuple[str, ...] = tuple(f"-pno:{name}" for name in NEIGHBOURS) if alone else ()

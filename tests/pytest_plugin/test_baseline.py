@@ -494,7 +494,7 @@ def test_workers_of_xdist_compare_and_the_controller_writes(suite, run, pytester
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(["ftcheck baseline: b.json: 5 added"])
     assert sorted(runs_of(pytester.path / "b.json")) == KEYS
-    result = run(BASELINE, "-n2", "-k", "test_a or test_twice", subprocess=True)
+    result = run(BASELINE, "-n1", "-k", "test_a or test_twice", subprocess=True)
     result.stdout.fnmatch_lines(["ftcheck baseline: b.json, 3 runs: 3 identical bit for bit"])
     assert result.stdout.str().count("ftcheck baseline:") == 1
     assert "made by no test" not in result.stdout.str()

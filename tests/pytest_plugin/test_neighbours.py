@@ -14,18 +14,19 @@ from pytest_ftcheck.pytest_plugin.fixtures import NAMES
 
 TRAINING = """
 import pytest
+from light import Light
 from pytest_ftcheck import assert_weights_move
 
 @pytest.fixture(scope="module")
-def trace(finetune, tiny_distilbert, toy_batches):
-    return finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3)
+def trace(finetune, toy_batches):
+    return finetune(Light, toy_batches(4, 8), steps=4, lr=1e-3)
 
 @pytest.mark.parametrize("part", ["head", "base"])
 def test_moves(trace, part):
     assert_weights_move(trace, part=part)
 
-def test_does_not_move(finetune, tiny_distilbert, toy_batches):
-    assert_weights_move(finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=0.0))
+def test_does_not_move(finetune, toy_batches):
+    assert_weights_move(finetune(Light, toy_batches(4, 8), steps=4, lr=0.0))
 """
 
 # found and not imported: it imports numpy, which pytester would take back, and numpy cannot be imported twice
@@ -112,13 +113,14 @@ def test_reseeding_takes_seeds_of_any_size():
 COUNTED = """
 from pathlib import Path
 import pytest
+from light import Light
 from pytest_ftcheck import assert_weights_move, assert_all_finite
 
 @pytest.fixture(scope="module")
-def trace(finetune, tiny_distilbert, toy_batches):
+def trace(finetune, toy_batches):
     with Path("runs.txt").open("a") as file:
         file.write("x")
-    return finetune(tiny_distilbert, toy_batches(4, 8), steps=4, lr=1e-3)
+    return finetune(Light, toy_batches(4, 8), steps=4, lr=1e-3)
 
 def test_weights(trace):
     assert_weights_move(trace)
@@ -160,7 +162,7 @@ def test_xdist_carries_verdicts_shares_the_processors_and_fine_tunes_once_a_modu
     assert "INTERNALERROR" not in text
     # the failure itself: once, at the user's line
     assert text.count("E       pytest_ftcheck.CheckFailed: weights_move: FAIL. ") == 1
-    assert "\ntest_train.py:13: CheckFailed" in text
+    assert "\ntest_train.py:14: CheckFailed" in text
     assert (pytester.path / "runs.txt").read_text() == "xx"
     assert len([line for line in result.outlines if "->" in line and "█" in line]) == 4
 
@@ -213,12 +215,13 @@ def test_a_suite_is_not_fine_tuned_again_for_a_rerun(pytester, run, trains):
     pytester.makepyfile(
         subjects="""
         from pathlib import Path
-        from pytest_ftcheck import tiny_distilbert, toy_batches
+        from light import Light
+        from pytest_ftcheck import toy_batches
 
         def made():
             with Path("runs.txt").open("a") as file:
                 file.write("x")
-            return {"model": tiny_distilbert, "batches": toy_batches(4, 8), "lr": 0.0, "steps": 4}
+            return {"model": Light, "batches": toy_batches(4, 8), "lr": 0.0, "steps": 4}
 
         def broken():
             with Path("broken.txt").open("a") as file:
@@ -335,7 +338,7 @@ def test_coverage_sees_the_users_code(pytester, run):
         def test_it(finetune):
             torch.manual_seed(0)
             batches = [(torch.randn(8, 4), torch.arange(8) % 2)]
-            assert_weights_move(finetune(make, batches, steps=3, lr=1e-2, head="1"))
+            assert_weights_move(finetune(make, batches, steps=3, lr=1e-2, head="1", probes=()))
         """,
     )
     result = run("--cov=mine", "--cov-report=term-missing", "-v", subprocess=True)

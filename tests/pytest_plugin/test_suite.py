@@ -15,13 +15,14 @@ pytestmark = pytest.mark.usefixtures("trains")
 SUBJECTS = """
 import os
 from pathlib import Path
-from pytest_ftcheck import Subject, parametrize_with_checks, tiny_distilbert, toy_batches
+from light import Light
+from pytest_ftcheck import Subject, parametrize_with_checks, toy_batches
 
 def counted(name):
     def make():
         with Path("made.txt").open("a") as file:
             file.write(f"{name} {os.environ.get('PYTEST_XDIST_WORKER', '')}\\n")
-        return tiny_distilbert()
+        return Light()
     return make
 
 GOOD = Subject("good", counted("good"), lambda: toy_batches(4, 8), lr=1e-3, steps=4)
@@ -31,7 +32,7 @@ def make_broken():
     raise RuntimeError("the checkpoint is not there")
 
 def make_lazily():
-    return Subject("inner", tiny_distilbert, toy_batches(4, 8), lr=0.0, steps=4,
+    return Subject("inner", Light, toy_batches(4, 8), lr=0.0, steps=4,
                    expected_failures={"weights_move": "nothing is trained yet"})
 """
 GROUPS = """
