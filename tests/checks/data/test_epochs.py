@@ -143,7 +143,7 @@ def test_a_shift_of_three_rows_is_named_where_the_order_is_kept():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_healthy_labels_never_fail(way):
-    for seed in SEEDS:
+    for seed in SEEDS if way in OFTEN else FEW_SEEDS:
         trace = WAYS[way](texts(seed), seed)
         assert check_labels_learnable(trace).status == "pass"
         assert {check(trace).status for check in (check_batches_sound, check_no_leak)} == {"pass"}
