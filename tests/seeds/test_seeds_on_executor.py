@@ -87,6 +87,7 @@ def plain(result):
 
 
 def same(executor, local):
+    """Several workers at once are those of `pool`; of other libraries one is started, for each imports torch."""
     runs = finetune(Small, rows(), **SHORT, seeds=3, executor=executor)
     assert [digest(trace) for trace in runs] == local[0]
     assert plain(sweep(Head(6, 2, widths=[8]), FEATURES, **GRID, executor=executor)) == local[1]
@@ -105,7 +106,7 @@ def test_this_thread_gives_the_same(local):
 
 def test_loky_gives_the_same(local):
     loky = pytest.importorskip("loky")
-    executor = loky.ProcessPoolExecutor(2)
+    executor = loky.ProcessPoolExecutor(1)
     try:
         same(executor, local)
     finally:
@@ -115,7 +116,7 @@ def test_loky_gives_the_same(local):
 def test_dask_gives_the_same(local):
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
         same(client.get_executor(pure=False), local)
