@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import linecache
 import pkgutil
 
 import pytest
@@ -83,6 +84,13 @@ def test_every_module_and_function_says_what_it_is_for(name):
     assert [n for n in silent if not n.startswith("pytest_")] == []  # hooks are described by pytest
 
 
+@pytest.fixture
+def _no_source_changes(monkeypatch):
+    """The debugger inside doctest asks the disk about each source file that was ever read, before each docstring."""
+    monkeypatch.setattr(linecache, "checkcache", lambda filename=None: None)
+
+
+@pytest.mark.usefixtures("_no_source_changes")
 @pytest.mark.parametrize("name", ["pytest_ftcheck", *MODULES])
 def test_the_examples_of_a_module_run(name):
     module = importlib.import_module(name)
@@ -90,6 +98,7 @@ def test_the_examples_of_a_module_run(name):
     assert failed == 0
 
 
+@pytest.mark.usefixtures("_no_source_changes")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_examples_of_a_public_name_run(name):
     """A name that gives the package as its module is passed over by ``doctest.testmod``."""
