@@ -72,7 +72,7 @@ def test_the_histogram_stands_still_while_every_element_moves(trace):
 
 def test_twenty_steps_are_enough(finetune):
     batches, _ = founding.news()
-    trace = finetune(founding.make_model, batches, head="classifier", lr=5e-5, steps=20)
+    trace = finetune(founding.make_model, batches, head="classifier", lr=5e-5, steps=20, probes=["loss", "descent"])
     assert_weights_move(trace, part="head")
     assert_grads_nonzero(trace, part="head")
     assert_loss_decreases(trace)
