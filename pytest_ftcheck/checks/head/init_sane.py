@@ -291,12 +291,12 @@ def _cost_of_sampled_shares(start: HeadStart) -> float:
     last = start.layers[-1] if start.layers else None
     if last is None or not last.bias or _drawn_bias(start) or start.task not in OF_CLASSES:
         return 0.0
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
     outputs = max(1, start.outputs or 0)
     # the loss of tags is their mean
     free, averaged = (outputs, outputs) if start.task == "multi_label" else (max(1, outputs - 1), 1)
-    return float(chi2.isf(ALPHA, free)) / (2 * start.rows * averaged)
+    return float(chdtri(free, ALPHA)) / (2 * start.rows * averaged)
 
 
 def _find_wrong_loss(start: HeadStart) -> Verdict | None:
