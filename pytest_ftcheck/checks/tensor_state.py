@@ -62,8 +62,12 @@ def gradient_state(tensor: Tensor, trace: Trace, largest: float) -> GradientStat
 
 
 def _cancels(tensor: Tensor, trace: Trace) -> bool:
-    """A bias that is added to all embeddings alike: their differences, and so the loss, do not depend on it."""
-    if tensor.role != "bias" or not of_embeddings(trace):
+    """A bias beside a weight that has a gradient: the layer's outputs have one, too, and its sum over the rows is zero.
+
+    So it is where the loss depends on differences of outputs alone, of embeddings or of the scores of a pair: what is added to all of them
+    alike cancels, and moving it would change nothing.
+    """
+    if tensor.role != "bias":
         return False
     module = tensor.name.rpartition(".")[0]
     return any(t.name.rpartition(".")[0] == module and t.gradients.max_norm > 0 for t in trace.tensors)

@@ -50,6 +50,8 @@ class Reader:
 
     All of it is decided on the first batch, with ``quiet`` around it.
 
+    :param trained_elsewhere: a loop of the user's trains, and its loss is not known: what the standard loss is decides nothing but what is
+        measured.
     :raises ValueError: the batch has no labels and nothing else defines the loss; labels do not fit the logits; no way of calling the
         model works; the loss is not a scalar.
     """
@@ -63,6 +65,7 @@ class Reader:
         forward: Forward | None = None,
         embeddings: bool = False,
         argument: str = "batches",
+        trained_elsewhere: bool = False,
     ) -> None:
         self.model, self.loss_fn, self.user_forward, self.argument = model, loss_fn, forward, argument
         self.task: str | None = None
@@ -74,6 +77,7 @@ class Reader:
         #: The outputs are embeddings: declared, or the loss only compares labels with each other.
         self.embeddings = False
         self._declared_embeddings = embeddings
+        self._trained_elsewhere = trained_elsewhere
         self._differentiates = False  # the user's loss needs gradients to be computed
         #: The loss reads no labels, and relates outputs to each other: the labels of the batch are not its task.
         self.self_supervised = False
@@ -159,10 +163,13 @@ class Reader:
             )
         else:
             self._classify(logits, labels, own=False, strict=True)
-            loss = self._standard_loss(logits, labels)
             one_each = self.task == "regression" and logits is not None and logits.numel() == len(labels)
             if one_each and len(labels) >= SURELY_CLASSES and bool(((labels == 0) | (labels == 1)).all()):
-                self.notes.append(ZERO_OR_ONE)
+                if self._trained_elsewhere:  # most loops give such labels to binary_cross_entropy_with_logits
+                    self.task, self.classes = "single_label", 2
+                else:
+                    self.notes.append(ZERO_OR_ONE)
+            loss = self._standard_loss(logits, labels)
         if self.loss_fn is None:
             self._count_outputs(logits, inputs)
         self._recognise_task(logits if logits is not None else given, labels)
@@ -357,7 +364,7 @@ class Reader:
             raise ValueError(
                 f"{self.argument}: labels {in_words(labels)} do not fit logits {in_words(logits)}: expected whole-number classes of shape "
                 f"{tuple(logits.shape[:-1])}, a multi-hot tensor or class probabilities of shape {tuple(logits.shape)}, or floats of shape "
-                f"{tuple(logits.shape[:-1])} for a model with one output"
+                f"{tuple(logits.shape[:-1])} for a model with one output; for any others pass loss_fn=(model, batch) -> loss"
             )
 
     def _check_label_code(self, labels: torch.Tensor) -> None:
@@ -386,7 +393,8 @@ class Reader:
             )
         self._compare_with_first(inputs, labels, where)
         if self.task == "single_label" and self.classes and labels.numel():
-            if (labels.is_floating_point() and not self.uses_own_loss) or labels.is_complex():
+            as_floats = self.uses_own_loss or self._trained_elsewhere
+            if (labels.is_floating_point() and not as_floats) or labels.is_complex():
                 raise ValueError(f"{where}: labels are {in_words(labels)}, those of the first batch whole numbers")
             if outside := self.labels_outside(labels):
                 low, high = min(outside), max(outside)

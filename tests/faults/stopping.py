@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .cases import Classifier, Run, adamw, control, cross_entropy, fault, packed, reviews, standard_step, textual
+from .numerics import tabular
 
 CONTINUES = ("training_continues",)
 STOP, LONG = 12, 60
@@ -264,4 +265,19 @@ def split_in_the_order_of_the_file(seed: int) -> Run:
     run = textual(seed, rows=lambda s, n: reviews(s, n, weights=[0.5, 0.4, 0.1]), evaluate=lambda m: 0.0, steps=LONG)
     run.eval_batches = packed(reviews(50_000 + seed, 96, weights=[0.05, 0.05, 0.9]))
     run.clean, run.evaluate = run.eval_batches, None
+    return run
+
+
+@fault(
+    "evaluation",
+    "The training rows are divided by 255 on their way into the loader, the held-out rows are not",
+    "github.com/mindee/doctr/issues/214",
+    ("batches_sound", "metric_improves"),
+    ("numbers_apart",),
+    advised=True,
+)
+def held_out_rows_not_scaled(seed: int) -> Run:
+    run = tabular(seed)
+    run.eval_batches = [(255 * x, y) for x, y in run.eval_batches]
+    run.evaluate = None
     return run

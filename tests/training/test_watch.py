@@ -12,10 +12,13 @@ from torch.optim import optimizer as optim_module
 from watched import Net, agrees_with, train, weights
 
 from pytest_ftcheck import (
+    Intent,
+    assert_healthy,
     check_all_finite,
     check_grads_nonzero,
     check_loss_decreases,
     check_loss_matches_task,
+    check_metric_improves,
     check_weights_move,
     watch,
 )
@@ -150,6 +153,47 @@ def test_a_probe_batch_is_looked_at_before_and_after(model, rows):
     assert {m.name for m in w.trace.metrics} == {"accuracy", "precision", "recall"}
     assert check_loss_decreases(w.trace).status == "pass"
     assert w.trace.reading.loss == "cross-entropy of the logits"
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("intent", [None, Intent(task="regression")])
+def test_float_labels_of_0_and_1_are_two_classes_in_a_loop_of_ones_own(rows, column, intent):
+    torch.manual_seed(0)
+    model = Net()
+    model.classifier = nn.Linear(model.classifier.in_features, 1)
+    binary = [(x, y.float()[:, None] if column else y.float()) for x, y in rows]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with watch(model, optimizer, probe_batch=binary[0], intent=intent) as w:
+        for _ in range(4):
+            for x, y in binary:
+                optimizer.zero_grad()
+                F.binary_cross_entropy_with_logits(model(x).reshape(y.shape), y).backward()
+                optimizer.step()
+    reading = w.trace.reading
+    if intent is not None:
+        assert (reading.task, reading.loss) == ("regression", "mean squared error")
+        return
+    assert (reading.task, reading.loss) == ("single_label", "binary cross-entropy of one logit")
+    for check in (check_loss_decreases, check_metric_improves):
+        assert check(w.trace).status == "pass", str(check(w.trace))
+
+
+def test_the_scores_of_pairs_need_no_bias(rows):
+    """A reward model: what is added to the scores of both texts cancels in their difference, and has a gradient of exactly zero."""
+    torch.manual_seed(0)
+    model = Net()
+    model.classifier = nn.Linear(model.classifier.in_features, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.01)
+    with watch(model, optimizer) as w:
+        for _ in range(4):
+            for x, y in rows:
+                optimizer.zero_grad()
+                chosen, rejected = (model(x[y == c]) for c in (1, 0))
+                few = min(len(chosen), len(rejected))
+                F.relu(1 - chosen[:few] + rejected[:few]).mean().backward()
+                optimizer.step()
+    assert w.trace.tensor("classifier.bias").gradients.max_norm == 0
+    assert_healthy(w.trace)
 
 
 def test_a_probe_batch_with_a_loss_fn(model, rows):

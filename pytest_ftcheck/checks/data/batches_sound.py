@@ -95,6 +95,7 @@ BETTER = 0.01
         faults.ROWS_REPEATED,
         faults.LABELS_APART,
         faults.TOKENS_APART,
+        faults.NUMBERS_APART,
     ),
     measurements=(Data,),
 )

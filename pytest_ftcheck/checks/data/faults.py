@@ -251,6 +251,15 @@ LABELS_APART = Fault(
     explains=("metric_improves",),
     confidence="possible",
 )
+NUMBERS_APART = Fault(
+    "numbers_apart",
+    Rank.EVALUATION + 8,
+    "held-out inputs are on another scale than the training inputs",
+    cause="one part was scaled or standardised (divided by 255, say), and the other was not, or by other numbers",
+    remedy="pass both parts through one function, whose numbers come from the training rows",
+    explains=("metric_improves",),
+    confidence="possible",
+)
 METRIC_WRONG = Fault(
     "metric_wrong",
     Rank.EVALUATION + 10,

@@ -1,4 +1,4 @@
-"""Whether training and held-out rows are rows of one kind: their labels, and the tokens of their texts."""
+"""Whether training and held-out rows are rows of one kind: their labels, their numbers, and the tokens of their texts."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ MOST_ONE_ID = 0.6
 CLEAR, MIN_VOCABULARY = 6.0, 100
 
 
+#: Times as large as those of the other part, where the sizes of the rows do not even overlap. Pixels of 0 to 255 that one part divides by
+#: 255 are 255 times as large; other sources have other levels, but not all rows of one beyond all of the other.
+OTHER_SCALE = 10.0
+
+
 @dataclass(frozen=True)
 class Apart:
     """One way in which training and held-out rows differ."""
@@ -51,7 +56,7 @@ def held_out_apart(trace: Trace) -> tuple[Apart, ...]:
     data = trace.measured(Data)
     if data is None or data.source == "the probe batch":
         return ()
-    found = _tokens(data), None if one_part_is_balanced(data) else _labels(data)
+    found = _tokens(data), _numbers(data), None if one_part_is_balanced(data) else _labels(data)
     return tuple(apart for apart in found if apart is not None)
 
 
@@ -123,6 +128,28 @@ def _balanced(counts: Sequence[int]) -> bool:
         return True
     even = [sum(counts) / len(counts)] * len(counts)
     return min(counts) > 0 and _chi_squared(counts, even, len(counts) - 1) >= EVEN
+
+
+def _numbers(data: Data) -> Apart | None:
+    shift = data.number_shift
+    if shift is None or shift.rows < MIN_TRAINED or shift.held_out_rows < MIN_HELD_OUT:
+        return None
+    small, large = sorted((shift.training, shift.held_out), key=lambda sizes: sizes[1])
+    if small[2] >= large[0] or large[1] < OTHER_SCALE * small[1]:
+        return None
+    times = f"{number(large[1] / small[1])} times" if small[1] > 0 else "infinitely many times"
+    which = "held-out" if large == shift.held_out else "training"
+    return Apart(
+        faults.NUMBERS_APART,
+        f"The numbers of {plural(shift.held_out_rows, 'held-out row')} are on another scale than those of {shift.rows:,} training rows: "
+        f"those of the {which} rows are {times} as large.",
+        f"sizes of the rows (root mean squares) that overlap, or medians less than {OTHER_SCALE:g} times as large",
+        tuple(
+            {"rows": name, "least": sizes[0], "median": sizes[1], "largest": sizes[2]}
+            for name, sizes in (("training", shift.training), ("held-out", shift.held_out))
+        ),
+        decisive=True,
+    )
 
 
 def _tokens(data: Data) -> Apart | None:

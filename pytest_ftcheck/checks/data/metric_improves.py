@@ -38,6 +38,7 @@ DROP = 3
     faults=(
         faults.CLASSES_EXCHANGED,
         faults.TOKENS_APART,
+        faults.NUMBERS_APART,
         faults.LABELS_APART,
     ),
     thresholds=(Threshold("alpha", "at most", "share of label permutations that score as well", 1e-9, 1 - 1e-9),),

@@ -97,6 +97,18 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class NumberShift:
+    """The size of the numbers in training rows beside that in held-out rows: the root mean square of a row."""
+
+    #: Rows compared.
+    rows: int
+    held_out_rows: int
+    #: Least, median and largest row of each part.
+    training: tuple[float, float, float]
+    held_out: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class TokenShift:
     """The ids of training rows beside those of held-out rows."""
 
@@ -278,6 +290,8 @@ class Data(Measurement, probe="data"):
     relabelled: Relabelled | None = None
     overlap: Overlap | None = None
     token_shift: TokenShift | None = None
+    #: Sizes of the floats in training and in held-out rows; None: there are none, or there are no held-out rows.
+    number_shift: NumberShift | None = None
     #: None: not counted (a sampler that draws with replacement, or only the probe batch).
     copies: Copies | None = None
     evaluation: Evaluation | None = None

@@ -26,7 +26,7 @@ from ..tensor_state import (
 from . import faults
 from .missing_gradient import FAULTS, MissingKind, explain_missing_gradient
 from .penalty_alone import penalty_alone_verdict
-from .severed import by_design, by_design_note, seldom, severed
+from .severed import by_design, by_design_note, seldom, severed, unread_note
 
 NAME = "grads_nonzero"
 LIMIT = (
@@ -102,7 +102,9 @@ def check_grads_nonzero(
     faulty = [t for t in tensors if t.name in bad]
     designed = by_design(trace)
     exempt = [t for t in missing if t.name not in bad]
-    notes = frozen_note(tensors, chosen) + _notes(tensors, states, [t for t in exempt if t.name not in designed])
+    notes = frozen_note(tensors, chosen) + _notes(tensors, states)
+    if unread := [t.name for t in exempt if t.name not in designed]:
+        notes += (unread_note(unread, trace),)
     notes += by_design_note({t.name for t in exempt}, trace)
     if not faulty:
         norms = [t.gradients.max_norm for t in tensors if states[t.name] in ("fine", "transient")]
@@ -186,7 +188,7 @@ def _row(t: Tensor, state: str) -> dict[str, Any]:
     }
 
 
-def _notes(tensors: Sequence[Tensor], states: Mapping[str, str], exempt: Sequence[Tensor]) -> tuple[str, ...]:
+def _notes(tensors: Sequence[Tensor], states: Mapping[str, str]) -> tuple[str, ...]:
     notes = []
     for state, text in (
         ("noise", "whose true gradient is zero (what is measured is rounding noise)"),
@@ -201,10 +203,4 @@ def _notes(tensors: Sequence[Tensor], states: Mapping[str, str], exempt: Sequenc
         if t.part == "head" and states[t.name] == "fine" and reached < 0.5:
             notes.append(f"{percent(1 - reached)} of {t.name} never got a gradient: dead units, or unused rows")
             break
-    if exempt:
-        others = " and others" if len(exempt) > 1 else ""
-        notes.append(
-            f"{plural(len(exempt), 'base tensor')} without gradient, in modules that nothing else depends on: {exempt[0].name}{others}; "
-            "freeze them if that is intended"
-        )
     return tuple(notes)

@@ -100,3 +100,15 @@ def explain_severed(tensors: Sequence[Tensor], trace: Trace, *, smooth: bool) ->
         else "a step function (argmax, argmin, a comparison, rounding, topk) without a straight-through estimator"
     )
     return faults.GRAPH_CUT.with_details(tensors=names, effect=effect, reason=reason)
+
+
+def unread_note(names: Sequence[str], trace: Trace) -> str:
+    """What is said of tensors of the base without gradient that are no fault; that nothing reads them is said where it was measured."""
+    measured = trace.measured(ReferenceGradient) is not None
+    why = (
+        "in modules that nothing else depends on"
+        if measured
+        else "and whether an output depends on them was not measured"
+    )
+    others = " and others" if len(names) > 1 else ""
+    return f"{plural(len(names), 'base tensor')} without gradient, {why}: {names[0]}{others}; freeze them if that is intended"

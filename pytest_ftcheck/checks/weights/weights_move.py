@@ -15,7 +15,7 @@ from ...seeds.thresholds import Threshold
 from ..expected_roles import FROZEN_BY_DESIGN, ever_trainable, not_yet_unfrozen, should_learn
 from ..gradients import faults as gradient_faults
 from ..gradients import missing_gradient
-from ..gradients.severed import by_design, by_design_note, severed
+from ..gradients.severed import by_design, by_design_note, severed, unread_note
 from ..no_step import no_step_verdict
 from ..optimizer import faults as optimizer_faults
 from ..spec import Stage, Symptom, check
@@ -132,7 +132,7 @@ def check_weights_move(
     exempt = _exempt([t for t in tensors if t not in noisy], states, trace)
     faulty = [t for t in tensors if states[t.name] is not None and t.name not in exempt]
     designed = exempt & by_design(trace).keys()
-    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noisy, exempt - designed, states))
+    notes = (*frozen_note(tensors, chosen), *_notes(tensors, noisy, exempt - designed, states, trace))
     notes += by_design_note(designed, trace)
     budget_limit = (
         f"rms displacement by gradients >= {min_budget:g} of the summed learning rates (healthy Adam: 0.15 to 0.7)"
@@ -385,6 +385,7 @@ def _notes(
     noisy: Sequence[Tensor],
     exempt: set[str],
     states: Mapping[str, UpdateState | None],
+    trace: Trace,
 ) -> tuple[str, ...]:
     notes = []
     if noisy:
@@ -402,10 +403,7 @@ def _notes(
     unused = sorted(exempt & without_gradient)
     negligible = sorted(exempt - without_gradient - set(rounded))
     if unused:
-        notes.append(
-            f"{plural(len(unused), 'base tensor')} without gradient, in modules that nothing else depends on: "
-            f"{unused[0]}{_others(unused)}; freeze them if that is intended"
-        )
+        notes.append(unread_note(unused, trace))
     if negligible:
         notes.append(
             f"{plural(len(negligible), 'base tensor')} with a negligible gradient, in blocks whose matrices learn: {negligible[0]}"

@@ -13,6 +13,7 @@ from pytest_ftcheck.checks.data.record import (
     Copies,
     Data,
     Drawn,
+    NumberShift,
     Order,
     Relabelled,
     SharedInputs,
@@ -327,6 +328,9 @@ TREC = {"counts": (86, 1250, 1162, 1223, 835, 896), "held_out_counts": (9, 94, 1
         ("labels_apart", {"counts": (240, 80), "held_out_counts": (20, 44)}),
         ("tokens_apart", {"token_shift": replace(SHIFT, distance=0.47)}),
         ("tokens_apart", {"token_shift": replace(SHIFT, distance=0.3, risen_to=0.23)}),
+        ("numbers_apart", {"number_shift": NumberShift(320, 64, (0.3, 0.5, 0.7), (70.0, 128.0, 180.0))}),
+        ("numbers_apart", {"number_shift": NumberShift(320, 64, (70.0, 128.0, 180.0), (0.3, 0.5, 0.7))}),
+        ("numbers_apart", {"number_shift": NumberShift(320, 64, (0.5, 1.0, 1.5), (0.0, 0.0, 0.0))}),
     ],
 )
 def test_what_is_no_fault_and_worth_a_remark(fault, changes):
@@ -337,6 +341,10 @@ def test_what_is_no_fault_and_worth_a_remark(fault, changes):
 @pytest.mark.parametrize(
     "changes",
     [
+        {"number_shift": NumberShift(320, 64, (0.3, 0.5, 0.7), (3.0, 4.9, 7.0))},  # louder, of another source
+        {"number_shift": NumberShift(320, 64, (0.3, 0.5, 80.0), (70.0, 128.0, 180.0))},  # the rows overlap
+        {"number_shift": NumberShift(320, 31, (0.3, 0.5, 0.7), (70.0, 128.0, 180.0))},
+        {"number_shift": NumberShift(320, 64, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))},
         {"classes": 12},  # 320 rows may well miss a rare one of twelve
         {"classes": 3, "held_out_counts": (30, 30, 1)},
         {"copies": Copies(160, 39, 1), "median_values": 10.0},

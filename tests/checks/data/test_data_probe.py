@@ -508,6 +508,18 @@ def test_an_evaluation_that_is_tokenised_otherwise(change, fault):
     assert (verdict.status, verdict.fault) == ("fail" if fault else "pass", fault)
 
 
+@pytest.mark.parametrize(("factor", "fault"), [(255.0, "numbers_apart"), (3.0, "")])
+def test_held_out_numbers_that_are_not_scaled(factor, fault):
+    g = torch.Generator().manual_seed(0)
+    pixels = [(torch.rand(16, 3, 4, 4, generator=g), torch.arange(16) % 2) for _ in range(8)]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    trace = finetune(
+        model, pixels[:5], eval_batches=[(factor * x, y) for x, y in pixels[5:]], steps=5, head="1", probes=PROBES
+    )
+    verdict = check_batches_sound(trace)
+    assert (verdict.status, verdict.fault) == ("advice" if fault else "pass", fault)
+
+
 def shuffled_copies(batches, times):
     rows = [{k: v[i] for k, v in b.items()} for b in batches for i in range(len(b["labels"]))] * times
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()

@@ -10,7 +10,7 @@ import torch
 
 from pytest_ftcheck import check_metric_improves, example_trace, finetune, tiny_distilbert, toy_batches
 from pytest_ftcheck.checks.data.metric_improves import ALPHA, WORSE
-from pytest_ftcheck.checks.data.record import Data, Order, Tokens, TokenShift
+from pytest_ftcheck.checks.data.record import Data, NumberShift, Order, Tokens, TokenShift
 from pytest_ftcheck.core.observations import Metric, Ranking
 from pytest_ftcheck.core.trace import Trace
 from pytest_ftcheck.instruments.metrics import measure
@@ -439,6 +439,14 @@ def test_held_out_rows_unlike_the_training_rows(data, fault, words):
     assert verdict.causes[0].startswith(words)
     assert "steps=" in verdict.remedy
     assert judge_split(data, ACCURACY) == judge(ACCURACY)  # advice of batches_sound, where the metric is fine
+
+
+def test_held_out_numbers_on_another_scale():
+    data = replace(SAME, number_shift=NumberShift(320, 64, (0.3, 0.5, 0.7), (70.0, 128.0, 180.0)))
+    for metric in (WORSE_THAN_BEFORE, NOT_YET):
+        assert (judge_split(data, metric).status, judge_split(data, metric).fault) == ("fail", "numbers_apart")
+    assert "256 times as large" in judge_split(data, NOT_YET).headline
+    assert judge_split(data, ACCURACY).status == "pass"  # advice of batches_sound
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.6, "fail"), (0.59, "inconclusive")])

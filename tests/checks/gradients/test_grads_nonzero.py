@@ -90,8 +90,15 @@ def test_gradients_that_are_zero_at_every_step():
     assert {r["steps at zero"] for r in verdict.evidence} == {"100 %"}
 
 
+def test_a_bias_whose_own_weight_has_a_gradient_cancels():
+    """The score of a reward model: its loss depends on differences of two scores alone, whatever is added to both."""
+    verdict = check_grads_nonzero(with_gradients(("classifier.bias",), **ZERO))
+    assert verdict.status == "pass"
+    assert check_grads_nonzero(with_gradients(("classifier.weight",), **ZERO)).status == "fail"
+
+
 def test_a_layer_that_stays_zero_is_named():
-    trace = with_gradients(("classifier.bias",), **ZERO)
+    trace = with_gradients(BASE, **ZERO)
     trace = replace(
         trace,
         tensors=tuple(

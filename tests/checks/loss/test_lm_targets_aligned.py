@@ -308,6 +308,17 @@ def test_a_prefix_that_sees_itself_and_a_model_that_sees_all(prefix, fault):
 
 
 @pytest.mark.trains
+@pytest.mark.parametrize(("hides", "fault"), [(True, ""), (False, "next_token_visible")])
+def test_ids_and_labels_of_a_tuple(hides, fault):
+    """Nothing but its shape says that the input is ids of tokens: one label a number, and a model with a table of embeddings."""
+    model = PrefixModel(0 if hides else 12, 11)
+    batches = [(b["input_ids"][:, :-1], b["input_ids"][:, 1:]) for b in texts(lambda x, g: x.clone())]
+    trace = finetune(model, batches, steps=1, probes=["lm_targets"], forward=lambda m, b: m(b[0], None), head="decoder")
+    assert check_lm_targets_aligned(trace).fault == fault, trace.measured(LmTargets)
+    assert check_lm_targets_aligned(trace).status == ("fail" if fault else "pass")
+
+
+@pytest.mark.trains
 @pytest.mark.parametrize(("kind", "settings", "fault"), [
     ("bert", {}, ""), ("bert", {"is_decoder": False}, "next_token_visible"), ("xlnet", {}, ""),
 ])  # fmt: skip

@@ -48,6 +48,7 @@ from .epochs import (
 from .exchange_gain import MOST_PASSES, measure_answer_gain, measure_source_gain
 from .label_dependence import measure_dependence
 from .metric import HeldOutLogits
+from .number_shift import number_shift
 from .sequence_dependence import measure_sequence_dependence
 from .token_shift import token_shift
 
@@ -217,6 +218,7 @@ class DataProbe(Probe):
             relabelled=relabelled(rows.contents, single, first),
             overlap=self._overlap(held, keys, first),
             token_shift=token_shift(data, held),
+            number_shift=number_shift(data, held),
             copies=None
             if source == "the probe batch" or draws_with_replacement(batches.source)
             else copies_of_rows(data, data_keys, data_single),

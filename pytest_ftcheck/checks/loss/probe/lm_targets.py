@@ -45,12 +45,10 @@ class LmTargetsProbe(Probe):
         if self.decoder is not None:
             if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or labels.is_floating_point():
                 raise LeftOut("there is not one label a token")
-        elif (
-            tokens is None
-            or not tokens.certain
-            or (isinstance(labels, torch.Tensor) and labels.shape != tokens.ids.shape)
-        ):
+        elif tokens is None or (isinstance(labels, torch.Tensor) and labels.shape != tokens.ids.shape):
             raise LeftOut("there is not one label a token")
+        elif not tokens.certain and not isinstance(labels, torch.Tensor):
+            raise LeftOut("it is not certain which input holds the ids of the tokens")
         self.rows = min(ROWS, row_count(split(context.fixed_batches[0])[0]) or 1)
         self.found: LmTargets | None = None
 
