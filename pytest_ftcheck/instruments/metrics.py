@@ -357,12 +357,11 @@ def _finite(outputs: torch.Tensor) -> bool:
 
 
 def _majority_logits(task: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    # a copy: of tags it cannot be written to
+    majority = torch.from_numpy(np.array(_majority(task, _truth(task, labels))))
     if task == "class_probabilities":
-        mean = labels.double().mean(0).clamp_min(1e-12).log()
-        return mean.to(logits.dtype).expand(logits.shape).clone()
-    truth = (labels.double() if task == "regression" else labels.long()).numpy()
-    majority = torch.from_numpy(np.array(_majority(task, truth)))  # a copy: of tags it cannot be written to
-    if task == "regression":
+        majority = majority.clamp_min(1e-12).log()
+    if task in ("class_probabilities", "regression"):
         return majority.to(logits.dtype).reshape(logits.shape)
     if task == "multi_label" or logits.shape[-1] == 1 or logits.dim() == 1:
         return (2.0 * majority - 1).to(logits.dtype).reshape(logits.shape)

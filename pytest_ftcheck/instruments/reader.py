@@ -50,8 +50,8 @@ class Reader:
 
     All of it is decided on the first batch, with ``quiet`` around it.
 
-    :param trained_elsewhere: a loop of the user's trains, and its loss is not known: what the standard loss is decides nothing but what is
-        measured.
+    :param zero_or_one_are_classes: floats of one output that are all 0 or 1 are two classes, without a ``loss_fn`` too: where a loop of the
+        user's trains, the standard loss decides nothing but what is measured.
     :raises ValueError: the batch has no labels and nothing else defines the loss; labels do not fit the logits; no way of calling the
         model works; the loss is not a scalar.
     """
@@ -65,7 +65,7 @@ class Reader:
         forward: Forward | None = None,
         embeddings: bool = False,
         argument: str = "batches",
-        trained_elsewhere: bool = False,
+        zero_or_one_are_classes: bool = False,
     ) -> None:
         self.model, self.loss_fn, self.user_forward, self.argument = model, loss_fn, forward, argument
         self.task: str | None = None
@@ -77,7 +77,7 @@ class Reader:
         #: The outputs are embeddings: declared, or the loss only compares labels with each other.
         self.embeddings = False
         self._declared_embeddings = embeddings
-        self._trained_elsewhere = trained_elsewhere
+        self._zero_or_one_are_classes = zero_or_one_are_classes
         self._differentiates = False  # the user's loss needs gradients to be computed
         #: The loss reads no labels, and relates outputs to each other: the labels of the batch are not its task.
         self.self_supervised = False
@@ -165,7 +165,7 @@ class Reader:
             self._classify(logits, labels, own=False, strict=True)
             one_each = self.task == "regression" and logits is not None and logits.numel() == len(labels)
             if one_each and len(labels) >= SURELY_CLASSES and bool(((labels == 0) | (labels == 1)).all()):
-                if self._trained_elsewhere:  # most loops give such labels to binary_cross_entropy_with_logits
+                if self._zero_or_one_are_classes:  # most loops give such labels to binary_cross_entropy_with_logits
                     self.task, self.classes = "single_label", 2
                 else:
                     self.notes.append(ZERO_OR_ONE)
@@ -393,7 +393,7 @@ class Reader:
             )
         self._compare_with_first(inputs, labels, where)
         if self.task == "single_label" and self.classes and labels.numel():
-            as_floats = self.uses_own_loss or self._trained_elsewhere
+            as_floats = self.uses_own_loss or self._zero_or_one_are_classes
             if (labels.is_floating_point() and not as_floats) or labels.is_complex():
                 raise ValueError(f"{where}: labels are {in_words(labels)}, those of the first batch whole numbers")
             if outside := self.labels_outside(labels):

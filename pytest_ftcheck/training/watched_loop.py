@@ -129,7 +129,7 @@ class WatchedLoop:
                             loss_fn=self._loss_fn,
                             embeddings=self._intent is not None and self._intent.task == "embedding",
                             argument="probe_batch",
-                            trained_elsewhere=self._intent is None or self._intent.task != "regression",
+                            zero_or_one_are_classes=self._intent is None or self._intent.task != "regression",
                         )
                         reader.check_labels(probe_batch, 0, "probe_batch")
                 except Exception:

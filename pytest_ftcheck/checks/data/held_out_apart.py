@@ -32,8 +32,6 @@ ONE_ID = 0.2
 MOST_ONE_ID = 0.6
 #: Standard deviations of random divisions by which a distance must exceed their mean; and embedding tables below this are alphabets.
 CLEAR, MIN_VOCABULARY = 6.0, 100
-
-
 #: Times as large as those of the other part, where the sizes of the rows do not even overlap. Pixels of 0 to 255 that one part divides by
 #: 255 are 255 times as large; other sources have other levels, but not all rows of one beyond all of the other.
 OTHER_SCALE = 10.0

@@ -51,7 +51,7 @@ def check_metric_improves(trace: Trace, metric: str | None = None, *, alpha: flo
     is measured by permuting the labels, so the test is exact for any metric and any class balance. With class weights against imbalance,
     accuracy may rightly stay below the majority's: then macro recall decides. Where every row has the same prediction, as with rare tags,
     no such metric sees anything, yours neither: then the area under the ROC curve decides, by permutation, too. Where held-out rows are
-    unlike the training rows, by their labels or their tokens, that is named among the causes of a metric that does not improve.
+    unlike the training rows, by their labels, numbers or tokens, that is named among the causes of a metric that does not improve.
 
     :param metric: name of one of the trace's metrics; default: the first of yours, else accuracy, R squared, or the
         correlation of predicted and given probabilities.

@@ -10,8 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 from .form import Form, same_shape, whole
 from .interface import Example, TaskReader
 
-#: What a row's probabilities may miss 1 by, for each class: roundings of the type that they are kept in, and of text (0.333).
-TEXT = 1e-3
+#: What a row's probabilities may miss 1 by: rounded in a text (0.333), or, where that is more, by a rounding of their type for each class.
+ROUNDED = 1e-3
 #: The forms in which a row has one class: as its label, or as the most probable one.
 ONE_CLASS = ("single_label", "class_probabilities")
 
@@ -59,7 +59,7 @@ def are_class_probabilities(labels: torch.Tensor) -> bool:
     """
     if whole(labels) or labels.is_complex() or labels.dim() < 2 or not labels.numel():
         return False
-    rounding = max(TEXT, labels.shape[-1] * torch.finfo(labels.dtype).eps)
+    rounding = max(ROUNDED, labels.shape[-1] * torch.finfo(labels.dtype).eps)
     y = labels.detach().double()
     return bool((y >= 0).all()) and bool(((y.sum(-1) - 1).abs() <= rounding).all())
 
